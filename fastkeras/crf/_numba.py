@@ -1,0 +1,170 @@
+"""Compiled by Numba, parallel over the batch; for machines where no C++ could be compiled.
+
+Computes in float64 whatever the dtype and rounds once at the end. Functions compile on first use.
+"""
+
+from threading import Lock
+
+import numpy as np
+from numba import njit, prange
+
+from fastkeras.crf._numba_recursions import (
+    add_gradients,
+    best_path,
+    log_likelihood_of,
+    log_partition_of,
+    score_of,
+    write_marginals,
+)
+from fastkeras.crf.gradients import Gradients
+
+# Sequences are summed in this many groups, each in order and then group after group: a constant,
+# so that sums over the batch do not depend on the number of threads.
+GROUPS = 16
+
+_one_call = Lock()  # Numba's own thread pool aborts the process if two Python threads enter it
+
+
+def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    with _one_call:
+        return _log_partition(*chain)
+
+
+def sequence_score(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    with _one_call:
+        return _sequence_score(_own(tags), *chain)
+
+
+def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    with _one_call:
+        return _log_likelihood(_own(tags), *chain)
+
+
+def log_likelihood_and_gradients(
+    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
+):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    with _one_call:
+        value, d_emissions, *shared = _gradients(_own(tags), *chain, _own(weights, np.float64))
+    return value, Gradients(d_emissions, *(_sum_in_order(part, emissions.dtype) for part in shared))
+
+
+def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    with _one_call:
+        return _marginals(*chain)
+
+
+def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    with _one_call:
+        return _viterbi(*chain)
+
+
+def _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    """Return the arguments of the compiled functions: few types, so few compilations."""
+    if mask is None:
+        mask = np.arange(emissions.shape[1]) < lengths[:, None]
+    transitions = _own(transitions, np.float64)
+    peak = transitions.max()
+    peak = peak if np.isfinite(peak) else 0.0
+    with np.errstate(under="ignore"):
+        factors = np.exp(transitions - peak)
+    scores = (transitions, factors, float(peak))
+    boundaries = (_own(start_transitions, np.float64), _own(end_transitions, np.float64))
+    return _own(emissions), _own(mask), *scores, *boundaries
+
+
+def _own(array, dtype=None):
+    """Return the array contiguous and writeable: Numba compiles anew for read-only ones."""
+    return np.require(array, dtype, "CAW")
+
+
+def _sum_in_order(parts, dtype):
+    total = np.zeros(parts.shape[1:])
+    for part in parts:
+        total += part
+    return total.astype(dtype)
+
+
+# The parallel loops hold one call each: what else stands in them costs seconds of compilation.
+
+
+@njit(cache=True, parallel=True)
+def _log_partition(emissions, mask, transitions, factors, peak, start, end):
+    log_z = np.zeros(len(emissions), emissions.dtype)
+    for b in prange(len(emissions)):
+        log_z[b] = log_partition_of(emissions[b], mask[b], transitions, factors, peak, start, end)
+    return log_z
+
+
+@njit(cache=True, parallel=True)
+def _sequence_score(tags, emissions, mask, transitions, factors, peak, start, end):
+    score = np.zeros(len(emissions), emissions.dtype)
+    for b in prange(len(emissions)):
+        score[b] = score_of(tags[b], emissions[b], mask[b], transitions, start, end)
+    return score
+
+
+@njit(cache=True, parallel=True)
+def _log_likelihood(tags, emissions, mask, transitions, factors, peak, start, end):
+    value = np.zeros(len(emissions), emissions.dtype)
+    for b in prange(len(emissions)):
+        value[b] = log_likelihood_of(
+            tags[b], emissions[b], mask[b], transitions, factors, peak, start, end
+        )
+    return value
+
+
+@njit(cache=True, parallel=True)
+def _gradients(tags, emissions, mask, transitions, factors, peak, start, end, weights):
+    batch, _, num_tags = emissions.shape
+    groups = min(batch, GROUPS)
+    value = np.zeros(batch, emissions.dtype)
+    d_emissions = np.zeros_like(emissions)
+    d_transitions = np.zeros((groups, num_tags, num_tags))
+    d_start = np.zeros((groups, num_tags))
+    d_end = np.zeros((groups, num_tags))
+    for g in prange(groups):
+        for b in range(batch * g // groups, batch * (g + 1) // groups):
+            value[b] = add_gradients(
+                tags[b],
+                emissions[b],
+                mask[b],
+                transitions,
+                factors,
+                peak,
+                start,
+                end,
+                weights[b],
+                d_emissions[b],
+                d_transitions[g],
+                d_start[g],
+                d_end[g],
+            )
+    return value, d_emissions, d_transitions, d_start, d_end
+
+
+@njit(cache=True, parallel=True)
+def _marginals(emissions, mask, transitions, factors, peak, start, end):
+    batch, _, num_tags = emissions.shape
+    unary = np.zeros_like(emissions)
+    counts = np.zeros((batch, num_tags, num_tags), emissions.dtype)
+    for b in prange(batch):
+        write_marginals(
+            emissions[b], mask[b], transitions, factors, peak, start, end, unary[b], counts[b]
+        )
+    return unary, counts
+
+
+@njit(cache=True, parallel=True)
+def _viterbi(emissions, mask, transitions, factors, peak, start, end):
+    batch, steps, _ = emissions.shape
+    tags = np.zeros((batch, steps), np.int32)
+    score = np.zeros(batch, emissions.dtype)
+    for b in prange(batch):
+        score[b] = best_path(emissions[b], mask[b], transitions, start, end, tags[b])
+    return tags, score
