@@ -1,0 +1,84 @@
+# Every verb makes what it needs: environments in .venv*, the compiled parts beside the sources.
+# On a bare machine Python 3.11, gcc and make are enough.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+CSRC := $(shell find csrc -name '*.cc' -o -name '*.h')
+KERNELS := $(filter-out %/module.cc %/python.cc %/tensorflow.cc,$(filter %.cc,$(CSRC)))
+CXX_FILES := $(CSRC) $(wildcard tests/csrc/*.cc)
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: build demo test test-backends test-jax test-torch sanitize lint format bench docs clean
+
+build: .venv/.built
+
+.venv/.installed: pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP) 'setuptools>=77' pybind11 --editable '.[tensorflow-cpu,test]'
+	touch $@
+
+.venv/.built: .venv/.installed $(CSRC)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+.venv/.demo: .venv/.installed
+	$(BIN)/python $(PIP) --editable '.[demo]'
+	touch $@
+
+demo: build .venv/.demo
+	$(BIN)/python examples/segment.py
+
+test: build
+	$(BIN)/python -m pytest -n 2 --ignore=tests/backends
+
+# Keras takes one backend a process, so each has an environment of its own.
+test-backends: test-jax test-torch
+
+test-jax test-torch: test-%: .venv-%/.installed build
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest tests/backends
+
+.venv-%/.installed: pyproject.toml setup.py
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python $(PIP) $(if $(filter torch,$*),torch==2.13.0) --editable '.[$*,test]'
+	touch $@
+
+# The kernels alone under the compiler's run-time checks: memory and arithmetic, then data races.
+sanitize: build/sanitize/address,undefined build/sanitize/thread
+	ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 build/sanitize/address,undefined
+	build/sanitize/thread
+
+build/sanitize/%: $(CXX_FILES)
+	mkdir -p $(@D)
+	$(CXX) -std=gnu++17 -O1 -g -fsanitize=$* -fno-sanitize-recover=all -fno-omit-frame-pointer \
+	  -pthread -Wall -Wextra -Werror -Icsrc $(KERNELS) tests/csrc/crf_test.cc -o $@
+
+.venv-lint/.installed: pyproject.toml
+	test -x .venv-lint/bin/python || $(PYTHON) -m venv .venv-lint
+	.venv-lint/bin/python $(PIP) $$(sed -n 's/^lint = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
+	touch $@
+
+lint: .venv-lint/.installed
+	.venv-lint/bin/ruff check
+	.venv-lint/bin/ruff format --check
+	.venv-lint/bin/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: .venv-lint/.installed
+	.venv-lint/bin/ruff check --fix
+	.venv-lint/bin/ruff format
+	.venv-lint/bin/clang-format -i $(CXX_FILES)
+
+.venv-bench/.installed: pyproject.toml setup.py
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python $(PIP) --editable '.[tensorflow-cpu,bench]'
+	touch $@
+
+bench: .venv-bench/.installed build
+	.venv-bench/bin/python -m pytest bench
+
+docs: .venv-bench/.installed build
+	.venv-bench/bin/python bench/plot.py
+
+clean:
+	rm -rf build dist .venv .venv-* *.egg-info fastkeras/*.so .pytest_cache .ruff_cache

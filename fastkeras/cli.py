@@ -1,0 +1,93 @@
+"""The command `fastkeras`."""
+
+import argparse
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import fastkeras
+from fastkeras._engines import DOMAINS, FORCED, engines
+
+
+def main(arguments=None):
+    """Run one command.
+
+    Args:
+        arguments: list of strings; None takes those of the process.
+
+    Returns:
+        The exit status: 0, or 1 if `doctor` finds that nothing compiled can run here.
+
+    Example:
+        >>> main(["--version"])
+        Traceback (most recent call last):
+        SystemExit: 0
+    """
+    parser = argparse.ArgumentParser(
+        prog="fastkeras",
+        description="Native kernels for Keras 3: structured layers, faster and more exact.",
+        epilog="In Python: `from fastkeras.layers import CRF`, `from fastkeras.crf import viterbi`.",
+    )
+    parser.add_argument("--version", action="version", version=f"fastkeras {fastkeras.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser(
+        "doctor",
+        help="tell what is installed, which engines can run here, and why the others cannot",
+        description="Tell what is installed, which engines can run here, and why the others "
+        "cannot. Put the output into a bug report. The exit status is 1 if nothing compiled runs.",
+    )
+    given = parser.parse_args(arguments)
+    if given.command == "doctor":
+        return doctor()
+    parser.print_help()
+    return 0
+
+
+def doctor():
+    """Print versions, the processor's means, and each domain's engines; return the exit status."""
+    print(f"fastkeras     {fastkeras.__version__}")
+    print(f"Python        {platform.python_version()}, {platform.system()} {platform.machine()}")
+    for title, names in {
+        "NumPy": ["numpy"],
+        "Numba": ["numba"],
+        "Keras": ["keras"],
+        "TensorFlow": ["tensorflow", "tensorflow-cpu", "tf-nightly"],
+        "JAX": ["jax"],
+        "PyTorch": ["torch"],
+    }.items():
+        print(f"{title:13} {_version(names) or 'not installed'}")
+    states = {domain: engines(domain) for domain in DOMAINS}
+    if "keras" in sys.modules:  # only if an engine could load it
+        print(f"Keras backend {sys.modules['keras'].backend.backend()}")
+    print(f"instructions  {_instruction_set()}")
+    print(f"processors    {len(os.sched_getaffinity(0)) if _has_affinity() else os.cpu_count()}")
+    if os.environ.get(FORCED):
+        print(f"{FORCED}={os.environ[FORCED]}")
+    for domain, of_domain in states.items():
+        print(f"\n{domain}")
+        for engine, state in of_domain.items():
+            print(f"  {engine:18} {state}")
+    compiled = {"native", "tensorflow_native"}
+    return 0 if any(s[e] == "ready" for s in states.values() for e in compiled & s.keys()) else 1
+
+
+def _version(names):
+    for name in names:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _instruction_set():
+    try:
+        from fastkeras import _core
+    except ImportError:
+        return "unknown: fastkeras._core is missing"
+    return _core.instruction_set()
+
+
+def _has_affinity():
+    return hasattr(os, "sched_getaffinity")  # Linux; a container may own fewer than it sees

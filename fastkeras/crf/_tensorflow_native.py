@@ -1,0 +1,108 @@
+"""The C++ kernels as TensorFlow ops: eager and in graphs, any batch and number of steps, CPU.
+
+The values are differentiable once, with respect to all scores; csrc/crf/tensorflow.cc has the ops.
+"""
+
+import tensorflow as tf
+from tensorflow.python.eager.record import could_possibly_record
+
+from fastkeras._tf_ops import library
+from fastkeras.crf.gradients import Gradients
+
+LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = range(3)  # `Quantity` in csrc/crf/crf.h
+
+
+def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    return _value(chain, tf.zeros((0, 0), tf.int32), LOG_PARTITION)
+
+
+def sequence_score(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    return _value(chain, tf.convert_to_tensor(tags), SEQUENCE_SCORE)
+
+
+def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    return _value(chain, tf.convert_to_tensor(tags), LOG_LIKELIHOOD)
+
+
+def log_likelihood_and_gradients(
+    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
+):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    tags = tf.convert_to_tensor(tags)
+    value, workspace = library.fastkeras_crf_value(
+        *chain, tags, quantity=LOG_LIKELIHOOD, num_threads=_num_threads()
+    )
+    gradients = library.fastkeras_crf_gradient(
+        *chain,
+        tags,
+        value,
+        workspace,
+        tf.convert_to_tensor(weights),
+        quantity=LOG_LIKELIHOOD,
+        num_threads=_num_threads(),
+    )
+    return value, Gradients(*gradients)
+
+
+def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    return tuple(library.fastkeras_crf_marginals(*chain, num_threads=_num_threads()))
+
+
+def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    return tuple(library.fastkeras_crf_viterbi(*chain, num_threads=_num_threads()))
+
+
+def _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    """The six inputs every op begins with; an empty mask stands for none."""
+    mask = tf.zeros((0, 0), tf.bool) if mask is None else mask
+    chain = (emissions, transitions, start_transitions, end_transitions, lengths, mask)
+    return [tf.convert_to_tensor(tensor) for tensor in chain]
+
+
+def _value(chain, tags, quantity):
+    # Without a tape nobody can ask for the gradient, except through a function traced here and
+    # differentiated from outside: then `_value_gradient` computes the workspace late.
+    return library.fastkeras_crf_value(
+        *chain,
+        tags,
+        quantity=quantity,
+        keep_workspace=could_possibly_record(),
+        num_threads=_num_threads(),
+    ).value
+
+
+def _num_threads():
+    return tf.config.threading.get_intra_op_parallelism_threads()  # 0: all processors
+
+
+@tf.RegisterGradient("Fastkeras>CrfValue")
+def _value_gradient(op, d_value, _):
+    chain_and_tags = op.inputs
+    value, workspace = op.outputs
+    attributes = {"quantity": op.get_attr("quantity"), "num_threads": op.get_attr("num_threads")}
+    if not op.get_attr("keep_workspace"):
+        value, workspace = library.fastkeras_crf_value(*chain_and_tags, **attributes)
+    d_emissions, d_transitions, d_start, d_end = library.fastkeras_crf_gradient(
+        *chain_and_tags, value, workspace, d_value, **attributes
+    )
+    return d_emissions, d_transitions, d_start, d_end, None, None, None
+
+
+def _not_differentiable(what):
+    def gradient(op, *_):
+        raise NotImplementedError(
+            f"{what} cannot be differentiated by engine='tensorflow_native'; "
+            "engine='keras' can, or FASTKERAS_ENGINE=keras"
+        )
+
+    return gradient
+
+
+tf.RegisterGradient("Fastkeras>CrfGradient")(_not_differentiable("the gradient of a CRF"))
+tf.RegisterGradient("Fastkeras>CrfMarginals")(_not_differentiable("marginals"))
+tf.RegisterGradient("Fastkeras>CrfViterbi")(_not_differentiable("the score of viterbi"))
