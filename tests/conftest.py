@@ -1,0 +1,37 @@
+"""Fixtures of every domain: the engines, a seeded generator, hypothesis' settings."""
+
+import os
+import zlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hypothesis
+import numpy as np
+import pytest
+
+import fastkeras
+
+hypothesis.settings.register_profile(
+    "fastkeras", max_examples=40, deadline=None, print_blob=True, derandomize=False
+)
+hypothesis.settings.load_profile("fastkeras")
+
+
+def engines_of(domain):
+    """Return one pytest parameter for each engine; an absent one is skipped with its reason."""
+    return [
+        pytest.param(name, marks=[] if state == "ready" else pytest.mark.skip(reason=state))
+        for name, state in fastkeras.engines(domain).items()
+    ]
+
+
+@pytest.fixture(scope="session", params=engines_of("crf"))
+def engine(request):
+    """Every engine of the CRF that is ready here, by name."""
+    return request.param
+
+
+@pytest.fixture
+def rng(request):
+    """A generator whose seed is the name of the test."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
