@@ -1,0 +1,287 @@
+// Cuts a batch into tasks for the kernels, puts the parts of a value and of its gradient together,
+// and sends what the scaled domain cannot hold down the exact path.
+
+#include "crf/crf.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "crf/exact.h"
+#include "crf/plan.h"
+#include "crf/planning.h"
+#include "parallel.h"
+
+namespace fastkeras::crf {
+namespace {
+
+template <typename T>
+double Score(const Plan<T>& plan, int64_t b, const int32_t* tags) {
+  const Chains<T>& chains = plan.chains;
+  const T* emissions = chains.emissions + b * chains.steps * chains.num_tags;
+  tags += b * chains.steps;
+  double score = 0;
+  int64_t before = 0;
+  for (int64_t s = 0; s < plan.counts[b]; ++s) {
+    const int64_t t = StepAt(plan, b, s);
+    const int64_t tag = tags[t];
+    score += emissions[t * chains.num_tags + tag];
+    score +=
+        s == 0 ? chains.start_transitions[tag] : chains.transitions[before * chains.num_tags + tag];
+    if (s == plan.counts[b] - 1) score += chains.end_transitions[tag];
+    before = tag;
+  }
+  return score;
+}
+
+// Adds weight to the gradient wherever the gold path of a sequence goes.
+template <typename T>
+void AddGold(const Plan<T>& plan, int64_t b, const int32_t* tags, T weight, T* d_emissions,
+             T* pairs, int64_t stride) {
+  const Chains<T>& chains = plan.chains;
+  tags += b * chains.steps;
+  int64_t before = 0;
+  for (int64_t s = 0; s < plan.counts[b]; ++s) {
+    const int64_t t = StepAt(plan, b, s);
+    if (d_emissions) d_emissions[(b * chains.steps + t) * chains.num_tags + tags[t]] += weight;
+    if (s > 0) pairs[before * stride + tags[t]] += weight;
+    before = tags[t];
+  }
+}
+
+// The rows of the gradient that no sweep writes: steps that are not valid, sequences left out.
+template <typename T>
+void ClearRows(const Plan<T>& plan, int64_t b, bool left_out, T* d_emissions) {
+  const int64_t row = plan.chains.num_tags, rows = plan.chains.steps;
+  T* gradient = d_emissions + b * rows * row;
+  const int64_t written = left_out || plan.step_index ? 0 : plan.counts[b];
+  std::fill(gradient + written * row, gradient + rows * row, T(0));
+}
+
+// pairs[i, j] of a group, so far sums of alpha r, become derivatives by the transitions.
+template <typename T>
+void Weigh(const Plan<T>& plan, int width, T factor, T* pairs, int64_t stride) {
+  const Panels<T>& weights = plan.weights;
+  for (int v = 0; v < weights.vectors; v += 2) {
+    const int64_t columns = (v + 2 <= weights.vectors ? 2 : 1) * width;
+    for (int64_t i = 0; i < weights.num_tags; ++i) {
+      const T* row = weights.data + v * width * weights.num_tags + i * columns;
+      T* sums = pairs + i * stride + v * width;
+      for (int64_t k = 0; k < columns; ++k) sums[k] *= factor * row[k];
+    }
+  }
+}
+
+// The marginals' part of a gradient, and the gold path's where tags are given: rows of d_emissions,
+// and pairs (groups, num_tags, stride) for every group of `group_size` sorted sequences.
+template <typename T>
+void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const double* value,
+           const T* weights, T* d_emissions, T* pairs, int64_t group_size) {
+  const Plan<T>& plan = planning.plan;
+  const int64_t batch = plan.chains.batch;
+  const int64_t stride = planning.stride(), group_area = plan.chains.num_tags * stride;
+  const std::unique_ptr<double[]> relative(new double[batch]);
+  double largest = 0;
+  for (int64_t b = 0; b < batch; ++b) {
+    const bool counts = plan.counts[b] > 0 && value[b] != -INFINITY;
+    relative[b] = counts ? static_cast<double>(weights[b]) : 0;
+    if (!(std::abs(relative[b]) <= largest)) largest = std::abs(relative[b]);
+  }
+  const std::unique_ptr<double[]> swept(new double[batch]);
+  for (int64_t b = 0; b < batch; ++b) {
+    swept[b] = plan.inexact[b] || largest == 0 ? 0 : relative[b] / largest;
+  }
+  const GradientOutputs<T> out = {
+      tags, static_cast<T>(sign), swept.get(), largest, d_emissions, pairs, group_size};
+  const int64_t block = planning.block();
+  const int64_t task_size = std::max(block, group_size);
+  ParallelFor((batch + task_size - 1) / task_size, planning.num_threads, [&](int64_t task) {
+    const int64_t first = task * task_size, last = std::min(batch, first + task_size);
+    std::fill(pairs + first / group_size * group_area,
+              pairs + (last + group_size - 1) / group_size * group_area, T(0));
+    for (int64_t k = first; k < last; ++k) {
+      const int64_t b = plan.order[k];
+      ClearRows(plan, b, relative[b] == 0 || plan.inexact[b], d_emissions);
+    }
+    for (int64_t k = first; k < last; k += block) {
+      planning.kernels.backward(plan, out, k, std::min(last, k + block));
+    }
+    for (int64_t k = first; k < last; k += group_size) {
+      Weigh(plan, planning.kernels.width, static_cast<T>(sign * largest),
+            pairs + k / group_size * group_area, stride);
+    }
+    for (int64_t k = first; k < last; ++k) {
+      const int64_t b = plan.order[k];
+      if (relative[b] == 0) continue;
+      T* group = pairs + k / group_size * group_area;
+      if (plan.inexact[b]) {
+        ExactGradient(plan, b, sign * relative[b],
+                      d_emissions + b * plan.chains.steps * plan.chains.num_tags, group, stride);
+      }
+      if (tags) {
+        AddGold(plan, b, tags, weights[b], plan.inexact[b] ? d_emissions : nullptr, group, stride);
+      }
+    }
+  });
+}
+
+// The gradients by start and end are those of the first and last valid emissions, added up.
+template <typename T>
+void AddEnds(const Plan<T>& plan, const T* d_emissions, T* d_start, T* d_end) {
+  const int64_t num_tags = plan.chains.num_tags;
+  const std::unique_ptr<double[]> sums(new double[2 * num_tags]());
+  for (int64_t b = 0; b < plan.chains.batch; ++b) {
+    if (plan.counts[b] == 0) continue;
+    const T* rows = d_emissions + b * plan.chains.steps * num_tags;
+    const T* first = rows + StepAt(plan, b, 0) * num_tags;
+    const T* last = rows + StepAt(plan, b, plan.counts[b] - 1) * num_tags;
+    for (int64_t j = 0; j < num_tags; ++j) sums[j] += first[j];
+    for (int64_t j = 0; j < num_tags; ++j) sums[num_tags + j] += last[j];
+  }
+  std::copy(sums.get(), sums.get() + num_tags, d_start);
+  std::copy(sums.get() + num_tags, sums.get() + 2 * num_tags, d_end);
+}
+
+template <typename T>
+void LogPartitions(const Planning<T>& planning, double* value) {
+  const Plan<T>& plan = planning.plan;
+  const int64_t block = planning.block();
+  ParallelFor((plan.chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
+    const int64_t first = task * block, last = std::min(plan.chains.batch, first + block);
+    planning.kernels.forward(plan, first, last, value);
+    for (int64_t k = first; k < last; ++k) {
+      const int64_t b = plan.order[k];
+      if (plan.inexact[b]) value[b] = ExactLogPartition(plan, b);
+    }
+  });
+}
+
+}  // namespace
+
+template <typename T>
+int64_t WorkspaceSize(int64_t batch, int64_t steps, int64_t num_tags) {
+  return batch * steps * (2 * num_tags + 1) + batch;
+}
+
+template <typename T>
+void Value(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* value, T* workspace,
+           int num_threads) {
+  const Planning<T> planning(chains, quantity != Quantity::kSequenceScore, workspace, num_threads);
+  const std::unique_ptr<double[]> log_partition(new double[chains.batch]());
+  if (quantity != Quantity::kSequenceScore) LogPartitions(planning, log_partition.get());
+  for (int64_t b = 0; b < chains.batch; ++b) {
+    if (quantity == Quantity::kLogPartition) {
+      value[b] = static_cast<T>(log_partition[b]);
+      continue;
+    }
+    double score = Score(planning.plan, b, tags);
+    if (quantity == Quantity::kLogLikelihood && score != -INFINITY) {
+      score = std::min(score - log_partition[b], 0.0);  // above 0 by rounding only
+    }
+    value[b] = static_cast<T>(score);
+  }
+}
+
+template <typename T>
+void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, const T* value,
+              const T* workspace, const T* weights, T* d_emissions, T* d_transitions, T* d_start,
+              T* d_end, int num_threads) {
+  const bool marginals = quantity != Quantity::kSequenceScore;
+  const Planning<T> planning(chains, marginals, const_cast<T*>(workspace), num_threads);
+  const Plan<T>& plan = planning.plan;
+  const int64_t num_tags = chains.num_tags, stride = planning.stride();
+  if (!marginals) {
+    std::fill(d_emissions, d_emissions + chains.batch * chains.steps * num_tags, T(0));
+    std::fill(d_transitions, d_transitions + num_tags * num_tags, T(0));
+    for (int64_t b = 0; b < chains.batch; ++b) {
+      if (value[b] == -INFINITY) continue;
+      AddGold(plan, b, tags, weights[b], d_emissions, d_transitions, num_tags);
+    }
+    AddEnds(plan, d_emissions, d_start, d_end);
+    return;
+  }
+  const bool gold = quantity == Quantity::kLogLikelihood;
+  const int64_t group_size = planning.group_size();
+  const int64_t groups = (chains.batch + group_size - 1) / group_size;
+  const std::unique_ptr<T[]> pairs(new T[groups * num_tags * stride]);
+  const std::unique_ptr<double[]> values(new double[chains.batch]);
+  std::copy(value, value + chains.batch, values.get());
+  Sweep(planning, gold ? tags : nullptr, gold ? -1 : 1, values.get(), weights, d_emissions,
+        pairs.get(), group_size);
+  AddEnds(plan, d_emissions, d_start, d_end);
+  const int64_t rows = std::max<int64_t>(1, 4096 / num_tags);
+  ParallelFor((num_tags + rows - 1) / rows, planning.num_threads, [&](int64_t task) {
+    for (int64_t i = task * rows; i < std::min(num_tags, (task + 1) * rows); ++i) {
+      for (int64_t j = 0; j < num_tags; ++j) {
+        double sum = 0;
+        for (int64_t g = 0; g < groups; ++g) sum += pairs[(g * num_tags + i) * stride + j];
+        d_transitions[i * num_tags + j] = static_cast<T>(sum);
+      }
+    }
+  });
+}
+
+template <typename T>
+void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
+  const int64_t batch = chains.batch, num_tags = chains.num_tags;
+  const std::unique_ptr<T[]> workspace(
+      new T[WorkspaceSize<T>(batch, chains.steps, chains.num_tags)]);
+  const Planning<T> planning(chains, true, workspace.get(), num_threads);
+  const std::unique_ptr<double[]> value(new double[batch]);
+  LogPartitions(planning, value.get());
+  const int64_t stride = planning.stride();
+  const std::unique_ptr<T[]> pairs(new T[batch * num_tags * stride]), ones(new T[batch]);
+  std::fill(ones.get(), ones.get() + batch, T(1));
+  Sweep(planning, nullptr, 1, value.get(), ones.get(), unary, pairs.get(), int64_t{1});
+  ParallelFor(batch, planning.num_threads, [&](int64_t k) {
+    for (int64_t i = 0; i < num_tags; ++i) {
+      const T* row = pairs.get() + (k * num_tags + i) * stride;
+      std::copy(row, row + num_tags, counts + (planning.plan.order[k] * num_tags + i) * num_tags);
+    }
+  });
+}
+
+template <typename T>
+void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) {
+  const Planning<T> planning(chains, false, nullptr, num_threads);
+  const Plan<T>& plan = planning.plan;
+  const int64_t num_tags = chains.num_tags, block = planning.block();
+  const std::unique_ptr<T[]> transposed(new T[num_tags * num_tags]);
+  for (int64_t i = 0; i < num_tags; ++i) {
+    for (int64_t j = 0; j < num_tags; ++j) {
+      transposed[j * num_tags + i] = chains.transitions[i * num_tags + j];
+    }
+  }
+  std::fill(tags, tags + chains.batch * chains.steps, 0);
+  ParallelFor((chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
+    const int64_t first = task * block, last = std::min(chains.batch, first + block);
+    planning.kernels.viterbi(plan, transposed.get(), first, last, tags);
+    for (int64_t k = first; k < last; ++k) {
+      const int64_t b = plan.order[k];
+      score[b] = static_cast<T>(Score(plan, b, tags));
+    }
+  });
+}
+
+int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const int32_t* tags,
+                           const int32_t* lengths, const bool* mask) {
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t end = mask ? steps : lengths[b];
+    for (int64_t k = b * steps; k < b * steps + end; ++k) {
+      if ((!mask || mask[k]) && (tags[k] < 0 || tags[k] >= num_tags)) return k;
+    }
+  }
+  return -1;
+}
+
+#define FASTKERAS_INSTANTIATE(T)                                                            \
+  template int64_t WorkspaceSize<T>(int64_t, int64_t, int64_t);                             \
+  template void Value<T>(const Chains<T>&, const int32_t*, Quantity, T*, T*, int);          \
+  template void Gradient<T>(const Chains<T>&, const int32_t*, Quantity, const T*, const T*, \
+                            const T*, T*, T*, T*, T*, int);                                 \
+  template void Marginals<T>(const Chains<T>&, T*, T*, int);                                \
+  template void Viterbi<T>(const Chains<T>&, int32_t*, T*, int);
+FASTKERAS_INSTANTIATE(float)
+FASTKERAS_INSTANTIATE(double)
+
+}  // namespace fastkeras::crf

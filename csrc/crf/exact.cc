@@ -1,0 +1,191 @@
+#include "crf/exact.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace fastkeras::crf {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kSafe = 1e-280;  // sums above this lost nothing to underflow
+constexpr double kSafeGap = 600;  // nats that the factors of a pair's marginal may be apart
+
+double LargestFinite(const std::vector<double>& scores) {
+  const double largest = *std::max_element(scores.begin(), scores.end());
+  return largest == -kInfinity ? 0 : largest;
+}
+
+// out[j] = log sum_i exp(scores[i] + A[i, j]), or with A transposed. Products of exponentials where
+// they hold, and the sum itself, element by element, where they underflow.
+class LogProduct {
+ public:
+  template <typename T>
+  LogProduct(const T* transitions, int64_t num_tags, bool transpose)
+      : num_tags_(num_tags), matrix_(num_tags * num_tags), weights_(num_tags * num_tags) {
+    for (int64_t i = 0; i < num_tags; ++i) {
+      for (int64_t j = 0; j < num_tags; ++j) {
+        matrix_[(transpose ? j * num_tags + i : i * num_tags + j)] = transitions[i * num_tags + j];
+      }
+    }
+    peak_ = LargestFinite(matrix_);
+    for (int64_t k = 0; k < num_tags * num_tags; ++k) weights_[k] = std::exp(matrix_[k] - peak_);
+  }
+
+  void operator()(const std::vector<double>& scores, double* out) {
+    const double peak = LargestFinite(scores);
+    std::fill(out, out + num_tags_, 0.0);
+    for (int64_t i = 0; i < num_tags_; ++i) {
+      const double scaled = std::exp(scores[i] - peak);
+      if (scaled == 0) continue;
+      const double* row = weights_.data() + i * num_tags_;
+      for (int64_t j = 0; j < num_tags_; ++j) out[j] += scaled * row[j];
+    }
+    for (int64_t j = 0; j < num_tags_; ++j) {
+      out[j] = out[j] > kSafe ? std::log(out[j]) + peak + peak_ : Column(scores, j);
+    }
+  }
+
+ private:
+  double Column(const std::vector<double>& scores, int64_t j) const {
+    double peak = -kInfinity, sum = 0;
+    for (int64_t i = 0; i < num_tags_; ++i) {
+      peak = std::max(peak, scores[i] + matrix_[i * num_tags_ + j]);
+    }
+    if (peak == -kInfinity) return peak;
+    for (int64_t i = 0; i < num_tags_; ++i) {
+      sum += std::exp(scores[i] + matrix_[i * num_tags_ + j] - peak);
+    }
+    return std::log(sum) + peak;
+  }
+
+  int64_t num_tags_;
+  std::vector<double> matrix_, weights_;
+  double peak_;
+};
+
+template <typename T>
+struct Sequence {
+  const Plan<T>& plan;
+  int64_t index, steps, num_tags;
+  const T* emissions;
+
+  Sequence(const Plan<T>& p, int64_t b)
+      : plan(p),
+        index(b),
+        steps(p.counts[b]),
+        num_tags(p.chains.num_tags),
+        emissions(p.chains.emissions + b * p.chains.steps * p.chains.num_tags) {}
+
+  double Emission(int64_t s, int64_t j) const {
+    double score = emissions[StepAt(plan, index, s) * num_tags + j];
+    if (s == 0) score += plan.chains.start_transitions[j];
+    if (s == steps - 1) score += plan.chains.end_transitions[j];
+    return score;
+  }
+};
+
+double LogSum(const double* scores, int64_t count) {
+  const double peak = *std::max_element(scores, scores + count);
+  if (peak == -kInfinity) return peak;
+  double sum = 0;
+  for (int64_t k = 0; k < count; ++k) sum += std::exp(scores[k] - peak);
+  return std::log(sum) + peak;
+}
+
+// Fills alpha (steps, num_tags), each row taken down by its log-sum, and returns the total of
+// those. Without `keep`, alpha is one row, overwritten.
+template <typename T>
+double Forward(const Sequence<T>& sequence, bool keep, std::vector<double>& alpha) {
+  const int64_t num_tags = sequence.num_tags;
+  LogProduct product(sequence.plan.chains.transitions, num_tags, false);
+  std::vector<double> scores(num_tags);
+  alpha.resize((keep ? sequence.steps : 1) * num_tags);
+  double total = 0;
+  for (int64_t s = 0; s < sequence.steps; ++s) {
+    double* row = alpha.data() + (keep ? s * num_tags : 0);
+    if (s == 0) {
+      std::fill(row, row + num_tags, 0.0);
+    } else {
+      const double* before = keep ? row - num_tags : row;
+      scores.assign(before, before + num_tags);
+      product(scores, row);
+    }
+    for (int64_t j = 0; j < num_tags; ++j) row[j] += sequence.Emission(s, j);
+    const double sum = LogSum(row, num_tags);
+    total += sum;
+    if (sum == -kInfinity) return sum;
+    for (int64_t j = 0; j < num_tags; ++j) row[j] -= sum;
+  }
+  return total;
+}
+
+}  // namespace
+
+template <typename T>
+double ExactLogPartition(const Plan<T>& plan, int64_t sequence) {
+  std::vector<double> alpha;
+  return Forward(Sequence<T>(plan, sequence), false, alpha);
+}
+
+template <typename T>
+void ExactGradient(const Plan<T>& plan, int64_t b, double factor, T* gradient, T* pairs,
+                   int64_t stride) {
+  const Sequence<T> sequence(plan, b);
+  const int64_t num_tags = sequence.num_tags;
+  const T* transitions = plan.chains.transitions;
+  std::vector<double> alpha;
+  if (Forward(sequence, true, alpha) == -kInfinity) return;
+  LogProduct product(transitions, num_tags, true);
+  const double transition_peak = *std::max_element(transitions, transitions + num_tags * num_tags);
+  std::vector<double> weights(num_tags * num_tags), suffix(num_tags), beta(num_tags, 0.0);
+  std::vector<double> joint(num_tags), right(num_tags), pair(num_tags * num_tags);
+  for (int64_t k = 0; k < num_tags * num_tags; ++k) {
+    weights[k] = std::exp(transitions[k] - transition_peak);
+  }
+  for (int64_t s = sequence.steps - 1; s >= 0; --s) {
+    const double* row = alpha.data() + s * num_tags;
+    for (int64_t j = 0; j < num_tags; ++j) joint[j] = row[j] + beta[j];
+    const double log_sum = LogSum(joint.data(), num_tags);
+    T* marginals = gradient + StepAt(plan, b, s) * num_tags;
+    for (int64_t j = 0; j < num_tags; ++j) {
+      marginals[j] += static_cast<T>(factor * std::exp(joint[j] - log_sum));
+    }
+    if (s == 0) break;
+    const double* before = row - num_tags;
+    for (int64_t j = 0; j < num_tags; ++j) suffix[j] = sequence.Emission(s, j) + beta[j];
+    product(suffix, beta.data());
+    for (int64_t i = 0; i < num_tags; ++i) joint[i] = before[i] + beta[i];
+    const double pair_sum = LogSum(joint.data(), num_tags);
+    const double left_peak = *std::max_element(before, before + num_tags);
+    const double right_peak = *std::max_element(suffix.begin(), suffix.end());
+    const bool apart = !(left_peak + transition_peak + right_peak - pair_sum < kSafeGap);
+    double total = 0;
+    for (int64_t j = 0; j < num_tags; ++j) right[j] = std::exp(suffix[j] - right_peak);
+    for (int64_t i = 0; i < num_tags; ++i) {
+      const double left = std::exp(before[i] - left_peak);
+      for (int64_t j = 0; j < num_tags; ++j) {
+        const int64_t k = i * num_tags + j;
+        pair[k] = apart ? std::exp(before[i] + transitions[k] + suffix[j] - pair_sum)
+                        : left * weights[k] * right[j];
+        total += pair[k];
+      }
+    }
+    for (int64_t i = 0; i < num_tags; ++i) {
+      for (int64_t j = 0; j < num_tags; ++j) {
+        pairs[i * stride + j] += static_cast<T>(factor / total * pair[i * num_tags + j]);
+      }
+    }
+    const double level = *std::max_element(beta.begin(), beta.end());
+    for (double& score : beta) score -= level;
+  }
+}
+
+#define FASTKERAS_INSTANTIATE(T)                                 \
+  template double ExactLogPartition<T>(const Plan<T>&, int64_t); \
+  template void ExactGradient<T>(const Plan<T>&, int64_t, double, T*, T*, int64_t);
+FASTKERAS_INSTANTIATE(float)
+FASTKERAS_INSTANTIATE(double)
+
+}  // namespace fastkeras::crf

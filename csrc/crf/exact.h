@@ -1,0 +1,24 @@
+// The cold path: one sequence in log space and double, every element as exact as its own sum, for
+// scores that the scaled domain cannot hold. Slower by the exponentials and logarithms it takes.
+
+#ifndef FASTKERAS_CRF_EXACT_H_
+#define FASTKERAS_CRF_EXACT_H_
+
+#include <cstdint>
+
+#include "crf/plan.h"
+
+namespace fastkeras::crf {
+
+template <typename T>
+double ExactLogPartition(const Plan<T>& plan, int64_t sequence);
+
+// Adds factor * marginals to the gradient (steps, num_tags) of the sequence's emissions and factor
+// * expected counts to pairs (num_tags, stride). Nothing is added if no sequence is possible.
+template <typename T>
+void ExactGradient(const Plan<T>& plan, int64_t sequence, double factor, T* gradient, T* pairs,
+                   int64_t stride);
+
+}  // namespace fastkeras::crf
+
+#endif  // FASTKERAS_CRF_EXACT_H_

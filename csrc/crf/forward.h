@@ -1,0 +1,305 @@
+// The forward sweep in the scaled domain: alpha_t = (alpha_{t-1} W) * E_t * 2^-k.
+
+#ifndef FASTKERAS_CRF_FORWARD_H_
+#define FASTKERAS_CRF_FORWARD_H_
+
+#include "crf/plan.h"
+#include "crf/products.h"
+#include "math.h"
+#include "simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+constexpr int kChunk = 32;  // steps whose rows are prepared, or summed up, at once
+
+template <typename T>
+struct Row {  // how a row of num_tags elements lies in vectors
+  int64_t num_tags;
+  int vectors;
+  int tail;  // elements of the last vector
+
+  explicit Row(int64_t n)
+      : num_tags(n),
+        vectors(static_cast<int>((n + Simd<T>::kWidth - 1) / Simd<T>::kWidth)),
+        tail(static_cast<int>(n - (vectors - 1) * int64_t{Simd<T>::kWidth})) {}
+  FASTKERAS_INLINE Vec<T> LoadVector(const T* row, int v) const {
+    row += v * Simd<T>::kWidth;
+    return v + 1 < vectors ? Load(row) : LoadFirst(row, tail);
+  }
+  FASTKERAS_INLINE void StoreVector(T* row, int v, Vec<T> value) const {
+    row += v * Simd<T>::kWidth;
+    v + 1 < vectors ? Store(row, value) : StoreFirst(row, value, tail);
+  }
+  // `padding` where the last vector goes past the row.
+  FASTKERAS_INLINE Vec<T> Pad(int v, Vec<T> value, T padding) const {
+    if (v + 1 < vectors) return value;
+    for (int lane = tail; lane < Simd<T>::kWidth; ++lane) value[lane] = padding;
+    return value;
+  }
+  FASTKERAS_INLINE T SumOf(const T* row) const {
+    Vec<T> sum = {};
+    for (int v = 0; v < vectors; ++v) sum += LoadVector(row, v);
+    return Sum(sum);
+  }
+};
+
+// out = exp(x - peak), with peak = max x the result; rows of nothing but -inf give zeros and 0.
+template <typename T>
+FASTKERAS_INLINE T ExpOfRow(const Row<T>& shape, const T* emissions, const T* start, const T* end,
+                            T* out) {
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  const auto scores = [&](int v) {
+    Vec<T> x = shape.LoadVector(emissions, v);
+    if (start) x += shape.LoadVector(start, v);
+    if (end) x += shape.LoadVector(end, v);
+    return shape.Pad(v, x, -kInfinity);
+  };
+  Vec<T> peaks = Broadcast(-kInfinity);
+  for (int v = 0; v < shape.vectors; ++v) peaks = Max(scores(v), peaks);
+  T peak = Largest(peaks);
+  if (peak == -kInfinity) peak = 0;
+  for (int v = 0; v < shape.vectors; ++v) {
+    shape.StoreVector(out, v, ExpOfNonPositive<T>(scores(v) - peak));
+  }
+  return peak;
+}
+
+// The exponent of a positive normal number, kept where 2^-exponent is normal too.
+FASTKERAS_INLINE int Exponent(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const int exponent = (bits >> 23) - 127;
+  return exponent < -120 ? -120 : exponent > 120 ? 120 : exponent;
+}
+FASTKERAS_INLINE int Exponent(double x) {
+  int64_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const int exponent = static_cast<int>(bits >> 52) - 1023;
+  return exponent < -1000 ? -1000 : exponent > 1000 ? 1000 : exponent;
+}
+template <typename T>
+FASTKERAS_INLINE T PowerOfTwo(int exponent) {
+  if constexpr (sizeof(T) == 4) {
+    const int32_t bits = (exponent + 127) << 23;
+    T power;
+    std::memcpy(&power, &bits, sizeof(power));
+    return power;
+  } else {
+    const int64_t bits = int64_t{exponent + 1023} << 52;
+    T power;
+    std::memcpy(&power, &bits, sizeof(power));
+    return power;
+  }
+}
+
+// One sequence on its way through time.
+template <typename T>
+struct Traveller {
+  int64_t sequence;
+  int64_t steps;
+  const T* emissions;  // of the sequence
+  T* alpha;            // its rows; without a workspace, room for one chunk
+  T* emission;
+  T* scales;         // null: not kept
+  T scale;           // of the next step
+  int64_t exponent;  // sum of the binary exponents taken out
+  double peaks;      // sum of the peaks of the emissions taken out
+  T gap;             // nats below its row's peak of the best emission that counts as zero
+  bool inexact;
+};
+
+// Looks at a row that has elements below `safe`. They may be zeros that are meant, where every way
+// to this tag is forbidden; anything else has lost digits.
+template <typename T>
+void Inspect(const crf::Plan<T>& plan, Traveller<T>& traveller, int64_t step, const T* previous,
+             const T* row, T safe) {
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  const int64_t num_tags = plan.chains.num_tags;
+  const T* x = traveller.emissions + crf::StepAt(plan, traveller.sequence, step) * num_tags;
+  const auto score = [&](int64_t j) {
+    T s = x[j];
+    if (step == 0) s += plan.chains.start_transitions[j];
+    if (step == traveller.steps - 1) s += plan.chains.end_transitions[j];
+    return s;
+  };
+  T peak = -kInfinity;
+  for (int64_t j = 0; j < num_tags; ++j) peak = score(j) > peak ? score(j) : peak;
+  for (int64_t j = 0; j < num_tags; ++j) {
+    if (row[j] >= safe || score(j) == -kInfinity) continue;
+    const T gap = peak - score(j);
+    if (gap > crf::kForbidden<T>) {
+      traveller.gap = gap < traveller.gap ? gap : traveller.gap;
+      continue;
+    }
+    bool reachable = step == 0;
+    for (int64_t i = 0; !reachable && i < num_tags; ++i) {
+      reachable = previous[i] > 0 &&
+                  plan.peak - plan.chains.transitions[i * num_tags + j] <= crf::kForbidden<T>;
+    }
+    if (reachable) {
+      traveller.inexact = true;
+      return;
+    }
+  }
+}
+
+// One step of kRows sequences; `smallest` collects what kWatched has to look at.
+template <bool kWatched, int kRows, typename T>
+FASTKERAS_INLINE void ForwardRows(const crf::Plan<T>& plan, const Row<T>& shape,
+                                  const T* const* previous, const T* const* emission,
+                                  const T* scale, T* const* alpha, Vec<T>* totals,
+                                  Vec<T>* smallest) {
+  RowsProduct<SumProduct, kRows>(
+      previous, plan.weights, [&](int m, int v, Vec<T> sum) FASTKERAS_LAMBDA_INLINE {
+        const Vec<T> row = (sum * scale[m]) * shape.LoadVector(emission[m], v);
+        shape.StoreVector(alpha[m], v, row);
+        totals[m] += row;
+        if constexpr (kWatched) {
+          const Vec<T> padded = shape.Pad(v, row, T(1));
+          smallest[m] = padded < smallest[m] ? padded : smallest[m];
+        }
+      });
+}
+
+template <bool kWatched, typename T>
+void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count, T* idle) {
+  const Row<T> shape(plan.chains.num_tags);
+  const int64_t num_tags = shape.num_tags;
+  // Above this, the products that a sum lost to underflow do not show in it.
+  const T kept_digits = T(1) / std::numeric_limits<T>::epsilon() * T(num_tags) * T(num_tags);
+  const T smallest_safe = std::numeric_limits<T>::min() * kept_digits;
+  const T *previous[crf::kMaxBlock], *emission[crf::kMaxBlock];
+  T *alpha[crf::kMaxBlock], scale[crf::kMaxBlock];
+  for (int m = 0; m < crf::kMaxBlock; ++m) {  // rows that only fill up a group of rows
+    previous[m] = emission[m] = idle;
+    alpha[m] = idle + num_tags;
+    scale[m] = 0;
+  }
+  int active = count;
+  for (int64_t begin = 0; begin < travellers[0].steps; begin += kChunk) {
+    for (int m = 0; m < active; ++m) {
+      Traveller<T>& traveller = travellers[m];
+      const int64_t row_begin = plan.alpha ? begin : 0;
+      const int64_t end = traveller.steps < begin + kChunk ? traveller.steps : begin + kChunk;
+      for (int64_t s = begin; s < end; ++s) {
+        traveller.peaks += ExpOfRow(
+            shape, traveller.emissions + crf::StepAt(plan, traveller.sequence, s) * num_tags,
+            s == 0 ? plan.chains.start_transitions : nullptr,
+            s == traveller.steps - 1 ? plan.chains.end_transitions : nullptr,
+            traveller.emission + (row_begin + s - begin) * num_tags);
+      }
+    }
+    const int64_t end = travellers[0].steps < begin + kChunk ? travellers[0].steps : begin + kChunk;
+    for (int64_t s = begin; s < end; ++s) {
+      while (travellers[active - 1].steps <= s) {
+        --active;
+        previous[active] = emission[active] = idle;
+        alpha[active] = idle + num_tags;
+        scale[active] = 0;
+      }
+      const int64_t row = plan.alpha ? s : s - begin;
+      Vec<T> totals[crf::kMaxBlock] = {}, smallest[crf::kMaxBlock];
+      for (int m = 0; m < crf::kMaxBlock; ++m) smallest[m] = Broadcast(T(1));
+      for (int m = 0; m < active; ++m) {
+        emission[m] = travellers[m].emission + row * num_tags;
+        alpha[m] = travellers[m].alpha + row * num_tags;
+        scale[m] = travellers[m].scale;
+        if (travellers[m].scales) travellers[m].scales[s] = scale[m];
+      }
+      if (s == 0) {
+        for (int m = 0; m < active; ++m) {
+          for (int v = 0; v < shape.vectors; ++v) {
+            const Vec<T> first = shape.LoadVector(emission[m], v);
+            shape.StoreVector(alpha[m], v, first);
+            totals[m] += first;
+            const Vec<T> padded = shape.Pad(v, first, T(1));
+            smallest[m] = padded < smallest[m] ? padded : smallest[m];
+          }
+        }
+      } else {
+        InRowGroups(active, [&](int m, auto rows) FASTKERAS_LAMBDA_INLINE {
+          ForwardRows<kWatched, decltype(rows)::value>(plan, shape, previous + m, emission + m,
+                                                       scale + m, alpha + m, totals + m,
+                                                       smallest + m);
+        });
+      }
+      const bool rescale = s % plan.period == plan.period - 1;
+      for (int m = 0; m < active; ++m) {
+        travellers[m].scale = 1;
+        if (rescale) {
+          const T total = Sum(totals[m]);
+          if (total > 0) {
+            const int exponent = Exponent(total);
+            travellers[m].scale = PowerOfTwo<T>(-exponent);
+            if (s + 1 < travellers[m].steps) travellers[m].exponent += exponent;
+          }
+        }
+        if constexpr (kWatched) {
+          const T safe = scale[m] > 1 ? smallest_safe * scale[m] : smallest_safe;
+          if (-Largest(-smallest[m]) < safe && !travellers[m].inexact) {
+            Inspect(plan, travellers[m], s, previous[m], alpha[m], safe);
+          }
+        }
+        previous[m] = alpha[m];
+      }
+    }
+  }
+}
+
+// For the sorted sequences first..last-1, at most kMaxBlock of them.
+template <typename T>
+void Forward(const crf::Plan<T>& plan, int64_t first, int64_t last, double* value) {
+  const crf::Chains<T>& chains = plan.chains;
+  const int64_t num_tags = chains.num_tags;
+  const int count = static_cast<int>(last - first);
+  const int64_t kept_rows = plan.alpha ? 0 : kChunk;
+  const Buffer<T> rows((2 * count * kept_rows + 2) * num_tags);
+  for (int64_t k = 0; k < 2 * num_tags; ++k) rows.data[k] = 0;
+  Traveller<T> travellers[crf::kMaxBlock];
+  int travelling = 0;
+  for (int m = 0; m < count; ++m) {
+    const int64_t b = plan.order[first + m];
+    value[b] = 0;
+    plan.inexact[b] = false;
+    if (plan.counts[b] == 0) continue;
+    Traveller<T>& traveller = travellers[travelling++];
+    traveller = {};
+    traveller.sequence = b;
+    traveller.steps = plan.counts[b];
+    traveller.emissions = chains.emissions + b * chains.steps * num_tags;
+    traveller.alpha = plan.alpha ? plan.alpha + b * chains.steps * num_tags
+                                 : rows.data + (2 + 2 * m * kChunk) * num_tags;
+    traveller.emission = plan.alpha ? plan.emission + b * chains.steps * num_tags
+                                    : rows.data + (2 + (2 * m + 1) * kChunk) * num_tags;
+    traveller.scales = plan.alpha ? plan.scale + b * chains.steps : nullptr;
+    traveller.scale = 1;
+    traveller.gap = plan.forbidden_gap;
+  }
+  if (travelling == 0) return;
+  if (plan.watched) {
+    ForwardBlock<true>(plan, travellers, travelling, rows.data);
+  } else {
+    ForwardBlock<false>(plan, travellers, travelling, rows.data);
+  }
+  const Row<T> shape(num_tags);
+  for (int m = 0; m < travelling; ++m) {
+    const Traveller<T>& traveller = travellers[m];
+    const int64_t n = traveller.steps;
+    const int64_t last_row = plan.alpha ? n - 1 : (n - 1) % kChunk;
+    const double scaled =
+        std::log(static_cast<double>(shape.SumOf(traveller.alpha + last_row * num_tags))) +
+        traveller.exponent * 0.693147180559945309417;
+    value[traveller.sequence] = scaled + traveller.peaks + (n - 1) * static_cast<double>(plan.peak);
+    // All paths through something that counted as zero, together, at most:
+    const double lost = n * std::log(static_cast<double>(num_tags)) - traveller.gap;
+    plan.inexact[traveller.sequence] = traveller.inexact || !(lost < scaled - 40);
+  }
+}
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_CRF_FORWARD_H_

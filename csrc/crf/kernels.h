@@ -1,0 +1,58 @@
+// The table of the kernels that this file's instruction set was compiled to. Included once by each
+// kernels_<set>.cc.
+
+#include "crf/backward.h"
+#include "crf/forward.h"
+#include "crf/plan.h"
+#include "crf/viterbi.h"
+#include "math.h"
+#include "simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+// panels = the matrix, or its exponentials below the peak, cut into panels (plan.h).
+template <typename T>
+void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool exponentials, T peak,
+                   T* panels) {
+  constexpr int64_t kWidth = Simd<T>::kWidth;
+  const int64_t vectors = (num_tags + kWidth - 1) / kWidth;
+  for (int64_t v = 0; v < vectors; v += 2) {
+    const int64_t columns = (v + 2 <= vectors ? 2 : 1) * kWidth;
+    T* panel = panels + v * kWidth * num_tags;
+    for (int64_t i = 0; i < num_tags; ++i) {
+      T* row = panel + i * columns;
+      for (int64_t k = 0; k < columns; ++k) {
+        const int64_t j = v * kWidth + k;
+        row[k] = j >= num_tags ? -std::numeric_limits<T>::infinity()
+                               : matrix[transpose ? j * num_tags + i : i * num_tags + j];
+      }
+      if (!exponentials) continue;
+      for (int64_t k = 0; k < columns; k += kWidth) {
+        Store(row + k, ExpOfNonPositive<T>(Load(row + k) - peak));
+      }
+    }
+  }
+}
+
+template <typename T>
+constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth, CutIntoPanels<T>, Forward<T>, Backward<T>,
+                                      Viterbi<T>};
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+namespace fastkeras::crf {
+
+#define FASTKERAS_NAME_OF(set, type) FASTKERAS_JOIN(set, type)
+#define FASTKERAS_JOIN(set, type) set##_##type
+const Kernels<float>* FASTKERAS_NAME_OF(FASTKERAS_ISA, float)() {
+  return &FASTKERAS_ISA::kKernels<float>;
+}
+const Kernels<double>* FASTKERAS_NAME_OF(FASTKERAS_ISA, double)() {
+  return &FASTKERAS_ISA::kKernels<double>;
+}
+
+}  // namespace fastkeras::crf

@@ -1,0 +1,1 @@
+#include "crf/kernels.h"

@@ -1,0 +1,93 @@
+// What the kernels of every instruction set share: the batch sorted and cut into blocks, the
+// transitions in the scaled domain, and where the recursions keep their rows. docs/crf.md has the
+// mathematics.
+
+#ifndef FASTKERAS_CRF_PLAN_H_
+#define FASTKERAS_CRF_PLAN_H_
+
+#include <cstdint>
+
+#include "crf/crf.h"
+
+namespace fastkeras::crf {
+
+constexpr int kMaxBlock = 8;  // sequences that go through time together
+
+// Scores this many nats below the best of their kind can only be meant to forbid: they count as
+// zero in the scaled domain, as long as what is lost by that cannot show.
+template <typename T>
+constexpr T kForbidden = sizeof(T) == 4 ? 500 : 4000;
+
+// A K x K matrix cut into panels of two vectors (one, where K is small or a vector is left over):
+// panel after panel, each row of a panel contiguous, padded with zeros.
+template <typename T>
+struct Panels {
+  const T* data;
+  int64_t num_tags;
+  int vectors;  // of a padded row
+};
+
+template <typename T>
+struct Plan {
+  Chains<T> chains;
+  const int64_t* order;       // (batch) sequences, most valid steps first
+  const int64_t* counts;      // (batch) valid steps of each sequence
+  const int32_t* step_index;  // (batch, steps) the valid steps of each sequence, or null: 0, 1, ...
+
+  // The scaled domain: weights[i, j] = exp(transitions[i, j] - peak).
+  Panels<T> weights;             // rows i, for the forward sweep
+  Panels<T> weights_transposed;  // rows j, for the backward sweep
+  T peak;                        // the largest transition
+  bool watched;     // underflow may cost accuracy: look for it, and redo those sequences exactly
+  int64_t period;   // steps between rescalings
+  T forbidden_gap;  // nats below the peak of the best transition whose weight counts as zero
+
+  // Rows written by the forward sweep and read by the backward sweep; null: not kept.
+  T* alpha;       // (batch, steps, num_tags)
+  T* emission;    // (batch, steps, num_tags), exp(emissions - row peak)
+  T* scale;       // (batch, steps), powers of two
+  bool* inexact;  // (batch) set where the scaled domain cannot answer
+};
+
+// Tells the source row of a sequence's valid step s.
+template <typename T>
+inline __attribute__((always_inline)) int64_t StepAt(const Plan<T>& plan, int64_t sequence,
+                                                     int64_t s) {
+  return plan.step_index ? plan.step_index[sequence * plan.chains.steps + s] : s;
+}
+
+// Outputs of the backward sweep. Pairwise sums go to `pairs`, a padded (num_tags, stride) matrix
+// for each group of sequences; group g holds the sorted sequences g * group_size and following.
+template <typename T>
+struct GradientOutputs {
+  const int32_t* tags;    // null: no gold path
+  T marginal_sign;        // of the marginals in the gradient: 1 for log Z, -1 for the likelihood
+  const double* weights;  // (batch), over the largest magnitude; 0 leaves a sequence out
+  double largest_weight;
+  T* emissions;  // (batch, steps, num_tags)
+  T* pairs;      // (groups, num_tags, stride)
+  int64_t group_size;
+};
+
+// The kernels of one instruction set and type.
+template <typename T>
+struct Kernels {
+  int width;  // lanes of a vector
+  void (*cut_into_panels)(const T* matrix, int64_t num_tags, bool transpose, bool exponentials,
+                          T peak, T* panels);
+  // These three take the sorted sequences first..last-1 through time together, at most kMaxBlock.
+  // `forward` writes log Z of each to value[sequence], and plan.inexact[sequence].
+  void (*forward)(const Plan<T>& plan, int64_t first, int64_t last, double* value);
+  void (*backward)(const Plan<T>& plan, const GradientOutputs<T>& out, int64_t first, int64_t last);
+  // Reads the transitions themselves in plan.weights, and transposed; writes the valid steps' tags.
+  void (*viterbi)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last,
+                  int32_t* tags);
+};
+
+// Those of the instruction set that answers now (crf.h).
+template <typename T>
+const Kernels<T>& CurrentKernels();
+
+}  // namespace fastkeras::crf
+
+#endif  // FASTKERAS_CRF_PLAN_H_

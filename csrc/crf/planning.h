@@ -1,0 +1,48 @@
+// Owns what a Plan points to, and decides how a batch is cut up.
+
+#ifndef FASTKERAS_CRF_PLANNING_H_
+#define FASTKERAS_CRF_PLANNING_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "crf/plan.h"
+
+namespace fastkeras::crf {
+
+template <typename T>
+struct Planning {
+  Plan<T> plan;
+  const Kernels<T>& kernels;
+  int num_threads;
+
+  // `exponentials`: the transitions in the scaled domain, for the sweeps; otherwise as they are,
+  // for Viterbi. `workspace` has WorkspaceSize elements or is null.
+  Planning(const Chains<T>& chains, bool exponentials, T* workspace, int num_threads);
+
+  // Elements of a row of num_tags, rounded up to whole vectors.
+  int64_t stride() const { return int64_t{plan.weights.vectors} * kernels.width; }
+
+  // Sorted sequences that a task takes through time together: many share the loads of the
+  // transitions, few leave work for every thread. Results do not depend on it.
+  int64_t block() const;
+
+  // Sorted sequences whose expected transition counts are summed together. Results depend on it, so
+  // it is a matter of the problem alone: as small as the memory for one sum a group allows.
+  int64_t group_size() const;
+
+ private:
+  void FindValidSteps();
+  void ChooseScaling();
+
+  std::vector<int64_t> order_, counts_;
+  std::vector<int32_t> step_index_;
+  std::unique_ptr<T[]> panels_;
+  std::unique_ptr<bool[]> inexact_;
+  int64_t valid_ = 0;  // steps in all
+};
+
+}  // namespace fastkeras::crf
+
+#endif  // FASTKERAS_CRF_PLANNING_H_

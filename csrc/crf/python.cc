@@ -1,0 +1,145 @@
+// NumPy in, NumPy out; the arguments are checked at the door of fastkeras.crf.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <stdexcept>
+
+#include "crf/crf.h"
+#include "parallel.h"
+
+namespace py = pybind11;
+
+namespace fastkeras::crf {
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+int default_num_threads = 0;  // all processors
+
+template <typename T>
+struct Arguments {
+  Chains<T> chains;
+  Array<bool> mask;  // keeps the memory that `chains` points to
+
+  Arguments(const Array<T>& emissions, const Array<T>& transitions, const Array<int32_t>& lengths,
+            const py::object& given_mask, const Array<T>& start, const Array<T>& end)
+      : chains{emissions.shape(0), emissions.shape(1), emissions.shape(2),
+               emissions.data(),   transitions.data(), start.data(),
+               end.data(),         lengths.data(),     nullptr} {
+    if (given_mask.is_none()) return;
+    mask = given_mask.cast<Array<bool>>();
+    chains.mask = mask.data();
+  }
+};
+
+template <typename T>
+Array<T> Value(const Array<T>& emissions, const Array<int32_t>& tags, const Array<T>& transitions,
+               const Array<int32_t>& lengths, const py::object& mask, const Array<T>& start,
+               const Array<T>& end, int quantity) {
+  const Arguments<T> arguments(emissions, transitions, lengths, mask, start, end);
+  Array<T> value(arguments.chains.batch);
+  const int32_t* path = tags.data();
+  T* out = value.mutable_data();
+  py::gil_scoped_release release;
+  Value<T>(arguments.chains, path, static_cast<Quantity>(quantity), out, nullptr,
+           default_num_threads);
+  return value;
+}
+
+template <typename T>
+py::tuple ValueAndGradient(const Array<T>& emissions, const Array<int32_t>& tags,
+                           const Array<T>& transitions, const Array<int32_t>& lengths,
+                           const py::object& mask, const Array<T>& start, const Array<T>& end,
+                           const Array<T>& weights, int quantity) {
+  const Arguments<T> arguments(emissions, transitions, lengths, mask, start, end);
+  const Chains<T>& chains = arguments.chains;
+  Array<T> value(chains.batch), d_emissions({chains.batch, chains.steps, chains.num_tags}),
+      d_transitions({chains.num_tags, chains.num_tags}), d_start(chains.num_tags),
+      d_end(chains.num_tags);
+  const int32_t* path = tags.data();
+  const T* factors = weights.data();
+  T *out = value.mutable_data(), *emission_out = d_emissions.mutable_data(),
+    *transition_out = d_transitions.mutable_data(), *start_out = d_start.mutable_data(),
+    *end_out = d_end.mutable_data();
+  {
+    py::gil_scoped_release release;
+    const std::unique_ptr<T[]> workspace(
+        new T[WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags)]);
+    const auto asked = static_cast<Quantity>(quantity);
+    Value<T>(chains, path, asked, out, workspace.get(), default_num_threads);
+    Gradient<T>(chains, path, asked, out, workspace.get(), factors, emission_out, transition_out,
+                start_out, end_out, default_num_threads);
+  }
+  return py::make_tuple(value, d_emissions, d_transitions, d_start, d_end);
+}
+
+template <typename T>
+py::tuple Marginals(const Array<T>& emissions, const Array<T>& transitions,
+                    const Array<int32_t>& lengths, const py::object& mask, const Array<T>& start,
+                    const Array<T>& end) {
+  const Arguments<T> arguments(emissions, transitions, lengths, mask, start, end);
+  const Chains<T>& chains = arguments.chains;
+  Array<T> unary({chains.batch, chains.steps, chains.num_tags}),
+      counts({chains.batch, chains.num_tags, chains.num_tags});
+  T *unary_out = unary.mutable_data(), *counts_out = counts.mutable_data();
+  {
+    py::gil_scoped_release release;
+    Marginals<T>(chains, unary_out, counts_out, default_num_threads);
+  }
+  return py::make_tuple(unary, counts);
+}
+
+template <typename T>
+py::tuple Viterbi(const Array<T>& emissions, const Array<T>& transitions,
+                  const Array<int32_t>& lengths, const py::object& mask, const Array<T>& start,
+                  const Array<T>& end) {
+  const Arguments<T> arguments(emissions, transitions, lengths, mask, start, end);
+  const Chains<T>& chains = arguments.chains;
+  Array<int32_t> tags({chains.batch, chains.steps});
+  Array<T> score(chains.batch);
+  int32_t* tags_out = tags.mutable_data();
+  T* score_out = score.mutable_data();
+  {
+    py::gil_scoped_release release;
+    Viterbi<T>(chains, tags_out, score_out, default_num_threads);
+  }
+  return py::make_tuple(tags, score);
+}
+
+template <typename T>
+void BindOf(py::module_& module) {  // float and double are overloads, told apart by the arrays
+  module.def("crf_value", &Value<T>, py::arg("emissions").noconvert(), py::arg("tags").noconvert(),
+             py::arg("transitions").noconvert(), py::arg("lengths").noconvert(), py::arg("mask"),
+             py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert(),
+             py::arg("quantity"));
+  module.def("crf_value_and_gradient", &ValueAndGradient<T>, py::arg("emissions").noconvert(),
+             py::arg("tags").noconvert(), py::arg("transitions").noconvert(),
+             py::arg("lengths").noconvert(), py::arg("mask"),
+             py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert(),
+             py::arg("weights").noconvert(), py::arg("quantity"));
+  module.def("crf_marginals", &Marginals<T>, py::arg("emissions").noconvert(),
+             py::arg("transitions").noconvert(), py::arg("lengths").noconvert(), py::arg("mask"),
+             py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert());
+  module.def("crf_viterbi", &Viterbi<T>, py::arg("emissions").noconvert(),
+             py::arg("transitions").noconvert(), py::arg("lengths").noconvert(), py::arg("mask"),
+             py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert());
+}
+
+}  // namespace
+
+void BindCrf(py::module_& module) {
+  BindOf<float>(module);
+  BindOf<double>(module);
+  module.def("instruction_set", &InstructionSet);
+  module.def("set_instruction_set", [](const char* name) {
+    if (SetInstructionSet(name)) return;
+    throw std::invalid_argument(std::string("name='") + name + "' is not of this processor");
+  });
+  module.def("num_threads", [] { return NumThreads(default_num_threads); });
+  module.def("set_num_threads", [](int num_threads) { default_num_threads = num_threads; });
+}
+
+}  // namespace fastkeras::crf

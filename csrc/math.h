@@ -1,0 +1,61 @@
+// Elementary functions on vectors, each with its range and error bound. Include after simd.h.
+
+#ifndef FASTKERAS_MATH_H_
+#define FASTKERAS_MATH_H_
+
+#include "simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+template <typename T>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  static constexpr float kLowest = -87.33654f;  // exp(kLowest) is the smallest normal number
+  static constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
+  static constexpr float kLn2High = 0.693359375f;
+  static constexpr float kLn2Low = -2.12194440e-4f;
+  static constexpr int kMantissa = 23;
+  static constexpr int kDegree = 7;
+};
+
+template <>
+struct ExpConstants<double> {
+  static constexpr double kLowest = -708.3964185322641;
+  static constexpr double kRound = 6755399441055744.0;
+  static constexpr double kLn2High = 0.693145751953125;
+  static constexpr double kLn2Low = 1.42860682030941723212e-6;
+  static constexpr int kMantissa = 52;
+  static constexpr int kDegree = 13;
+};
+
+// exp(x) for x <= 0, -inf included: 1.5 ulp, and exactly 0 where the result would not be normal.
+// With n = round(x / ln 2) and |r| <= ln(2) / 2, exp(x) = 2^n exp(r), exp(r) by its Taylor series.
+template <typename T>
+FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
+  using C = ExpConstants<T>;
+  using Int = typename Simd<T>::Int;
+  const Vec<T> shifted = x * T(1.44269504088896340736) + C::kRound;
+  const Vec<T> n = shifted - C::kRound;
+  const Vec<T> r = (x - n * C::kLn2High) - n * C::kLn2Low;
+  T factorial[C::kDegree + 1] = {1};
+  for (int k = 1; k <= C::kDegree; ++k) factorial[k] = factorial[k - 1] * T(k);
+  Vec<T> series = Broadcast<T>(T(1) / factorial[C::kDegree]);
+#pragma GCC unroll 16
+  for (int k = C::kDegree - 1; k >= 0; --k) series = series * r + T(1) / factorial[k];
+  Int bits, exponent;
+  std::memcpy(&bits, &series, sizeof(bits));
+  std::memcpy(&exponent, &shifted, sizeof(exponent));
+  bits += exponent << C::kMantissa;
+  std::memcpy(&series, &bits, sizeof(bits));
+  return x < C::kLowest ? Vec<T>{} : series;
+}
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_MATH_H_

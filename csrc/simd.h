@@ -1,0 +1,191 @@
+// Vectors of one instruction set. A file that defines FASTKERAS_AVX512 or FASTKERAS_AVX2 before it
+// includes this compiles everything below for that set, in a namespace of its own; the caller picks
+// one at run time. No standard header may be included after this one: its inline functions would
+// be compiled for the wider set, and the linker might keep that copy for everybody.
+
+#ifndef FASTKERAS_SIMD_H_
+#define FASTKERAS_SIMD_H_
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#if defined(FASTKERAS_AVX512) || defined(FASTKERAS_AVX2)
+#include <immintrin.h>
+#endif
+
+#if defined(FASTKERAS_AVX512)
+#define FASTKERAS_ISA avx512
+#define FASTKERAS_VECTOR_BYTES 64
+#define FASTKERAS_TARGET "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"
+#elif defined(FASTKERAS_AVX2)
+#define FASTKERAS_ISA avx2
+#define FASTKERAS_VECTOR_BYTES 32
+#define FASTKERAS_TARGET "avx2,fma"
+#else
+#define FASTKERAS_ISA portable
+#define FASTKERAS_VECTOR_BYTES 16
+#endif
+
+#define FASTKERAS_PRAGMA(text) FASTKERAS_STRING_PRAGMA(text)
+#define FASTKERAS_STRING_PRAGMA(text) _Pragma(#text)
+#if !defined(FASTKERAS_TARGET)
+#define FASTKERAS_BEGIN_ISA
+#define FASTKERAS_END_ISA
+#elif defined(__clang__)
+#define FASTKERAS_BEGIN_ISA \
+  FASTKERAS_PRAGMA(         \
+      clang attribute push(__attribute__((target(FASTKERAS_TARGET))), apply_to = function))
+#define FASTKERAS_END_ISA FASTKERAS_PRAGMA(clang attribute pop)
+#else
+#define FASTKERAS_BEGIN_ISA          \
+  FASTKERAS_PRAGMA(GCC push_options) \
+  FASTKERAS_PRAGMA(GCC target(FASTKERAS_TARGET))
+#define FASTKERAS_END_ISA FASTKERAS_PRAGMA(GCC pop_options)
+#endif
+
+#define FASTKERAS_INLINE inline __attribute__((always_inline))
+#define FASTKERAS_LAMBDA_INLINE __attribute__((always_inline))
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+template <typename T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  static constexpr int kWidth = FASTKERAS_VECTOR_BYTES / 4;
+  typedef float Vec __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
+  typedef int32_t Int __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
+};
+
+template <>
+struct Simd<double> {
+  static constexpr int kWidth = FASTKERAS_VECTOR_BYTES / 8;
+  typedef double Vec __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
+  typedef int64_t Int __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
+};
+
+template <typename T>
+using Vec = typename Simd<T>::Vec;
+
+// Uninitialised memory that a task works in; rows of whole vectors start on cache lines.
+template <typename T>
+struct Buffer {
+  T* data;
+  FASTKERAS_INLINE explicit Buffer(int64_t size)
+      : data(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64))) {}
+  FASTKERAS_INLINE ~Buffer() { std::free(data); }
+  Buffer(const Buffer&) = delete;
+};
+
+template <typename T>
+FASTKERAS_INLINE Vec<T> Broadcast(T value) {
+  return value - Vec<T>{};
+}
+
+template <typename T>
+FASTKERAS_INLINE Vec<T> Load(const T* from) {
+  Vec<T> v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+template <typename T>
+FASTKERAS_INLINE void Store(T* to, Vec<T> v) {
+  std::memcpy(to, &v, sizeof(v));
+}
+
+template <typename V>
+FASTKERAS_INLINE V Max(V a, V b) {
+  return a > b ? a : b;
+}
+
+// The first `count` elements, 1 <= count <= kWidth, and zeros; nothing past them is touched.
+#if defined(FASTKERAS_AVX512)
+FASTKERAS_INLINE Vec<float> LoadFirst(const float* from, int count) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>(0xffffu >> (16 - count)), from);
+}
+FASTKERAS_INLINE Vec<double> LoadFirst(const double* from, int count) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>(0xffu >> (8 - count)), from);
+}
+FASTKERAS_INLINE void StoreFirst(float* to, Vec<float> v, int count) {
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>(0xffffu >> (16 - count)), v);
+}
+FASTKERAS_INLINE void StoreFirst(double* to, Vec<double> v, int count) {
+  _mm512_mask_storeu_pd(to, static_cast<__mmask8>(0xffu >> (8 - count)), v);
+}
+#elif defined(FASTKERAS_AVX2)
+alignas(32) constexpr int32_t kOnesThenZeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+FASTKERAS_INLINE __m256i FirstLanes(int count32) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kOnesThenZeros + 8 - count32));
+}
+FASTKERAS_INLINE Vec<float> LoadFirst(const float* from, int count) {
+  return _mm256_maskload_ps(from, FirstLanes(count));
+}
+FASTKERAS_INLINE Vec<double> LoadFirst(const double* from, int count) {
+  return _mm256_maskload_pd(from, FirstLanes(2 * count));
+}
+FASTKERAS_INLINE void StoreFirst(float* to, Vec<float> v, int count) {
+  _mm256_maskstore_ps(to, FirstLanes(count), v);
+}
+FASTKERAS_INLINE void StoreFirst(double* to, Vec<double> v, int count) {
+  _mm256_maskstore_pd(to, FirstLanes(2 * count), v);
+}
+#else
+template <typename T>
+FASTKERAS_INLINE Vec<T> LoadFirst(const T* from, int count) {
+  Vec<T> v = {};
+  std::memcpy(&v, from, count * sizeof(T));
+  return v;
+}
+template <typename T>
+FASTKERAS_INLINE void StoreFirst(T* to, Vec<T> v, int count) {
+  std::memcpy(to, &v, count * sizeof(T));
+}
+#endif
+
+// Sum and Largest reduce a vector; FirstEqual is the first lane where a equals b, kWidth if none.
+#if defined(FASTKERAS_AVX512)
+FASTKERAS_INLINE float Sum(Vec<float> v) { return _mm512_reduce_add_ps(v); }
+FASTKERAS_INLINE double Sum(Vec<double> v) { return _mm512_reduce_add_pd(v); }
+FASTKERAS_INLINE float Largest(Vec<float> v) { return _mm512_reduce_max_ps(v); }
+FASTKERAS_INLINE double Largest(Vec<double> v) { return _mm512_reduce_max_pd(v); }
+FASTKERAS_INLINE int FirstEqual(Vec<float> a, Vec<float> b) {
+  return __builtin_ctz(_mm512_cmpeq_ps_mask(a, b) | 1u << 16);
+}
+FASTKERAS_INLINE int FirstEqual(Vec<double> a, Vec<double> b) {
+  return __builtin_ctz(_mm512_cmpeq_pd_mask(a, b) | 1u << 8);
+}
+#else
+template <typename V>
+FASTKERAS_INLINE int FirstEqual(V a, V b) {
+  const auto equal = a == b;
+  int lane = 0;
+  for (const int width = sizeof(V) / sizeof(a[0]); lane < width && !equal[lane];) ++lane;
+  return lane;
+}
+template <typename V>
+FASTKERAS_INLINE auto Sum(V v) {
+  auto sum = v[0];
+  for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) sum += v[i];
+  return sum;
+}
+template <typename V>
+FASTKERAS_INLINE auto Largest(V v) {
+  auto largest = v[0];
+  for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) largest = v[i] > largest ? v[i] : largest;
+  return largest;
+}
+#endif
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_SIMD_H_

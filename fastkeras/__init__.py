@@ -1,0 +1,31 @@
+"""Native kernels for Keras 3: structured layers, faster and more exact.
+
+Names load on first use, so `import fastkeras` costs nothing but this file.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_LAZY = {  # public name: the module that holds it, or the module itself
+    "engines": "fastkeras._engines",
+    "crf": "fastkeras.crf",
+    "layers": "fastkeras.layers",
+    "losses": "fastkeras.losses",
+    "metrics": "fastkeras.metrics",
+}
+
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fastkeras' has no attribute {name!r}")
+    module = import_module(_LAZY[name])
+    value = getattr(module, name, module)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__

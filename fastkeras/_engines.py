@@ -1,0 +1,97 @@
+"""Which module answers a call: `fastkeras.<domain>._<engine>`."""
+
+import os
+from functools import cache
+from importlib import import_module
+
+DOMAINS = {"crf": ("tensorflow_native", "native", "numba", "keras", "reference")}
+AUTOMATIC = {  # by the package of the array's type, fastest first
+    "numpy": ("native", "numba", "reference"),
+    "tensorflow": ("tensorflow_native", "keras"),
+    "jax": ("keras",),
+    "jaxlib": ("keras",),
+    "torch": ("keras",),
+}
+FORCED = "FASTKERAS_ENGINE"
+
+
+def family_of(array):
+    """Return the array family, a key of `AUTOMATIC`; whatever is unknown goes through NumPy."""
+    package = type(array).__module__.partition(".")[0]
+    return package if package in AUTOMATIC else "numpy"
+
+
+def engine_for(domain, array, engine=None):
+    """Return the module of `domain` that answers for `array`.
+
+    A named engine is used or raises; only an unnamed one falls through to the next. NumPy arrays
+    may be handed to every engine by name, since all of them can convert.
+    """
+    family = family_of(array)
+    automatic = AUTOMATIC[family]
+    able = DOMAINS[domain] if family == "numpy" else automatic
+    forced = os.environ.get(FORCED)
+    if engine is None and forced in able:
+        engine = forced
+    if engine is None and family == "tensorflow" and _inside_xla():
+        engine = "keras"  # a custom op has no XLA kernel
+    if engine is None:
+        return _first(domain, automatic)
+    if engine not in able:
+        raise ValueError(
+            f"engine={engine!r} does not take a {family} array; these do: {', '.join(able)}"
+        )
+    return _load(domain, engine)
+
+
+def engines(domain):
+    """Tell which engines of a domain can run here, and why the others cannot.
+
+    Args:
+        domain: the name of a domain, e.g. "crf".
+
+    Returns:
+        A dict, engine name to "ready" or the reason why it is not.
+
+    Raises:
+        ValueError: there is no such domain.
+
+    Example:
+        >>> import fastkeras
+        >>> fastkeras.engines("crf")["reference"]
+        'ready'
+    """
+    if domain not in DOMAINS:
+        raise ValueError(f"domain={domain!r} is unknown; these exist: {', '.join(DOMAINS)}")
+    return {name: _state(domain, name) for name in DOMAINS[domain]}
+
+
+def _inside_xla():
+    from tensorflow.python.framework import ops
+    from tensorflow.python.ops import control_flow_util
+
+    return control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+
+
+@cache
+def _load(domain, engine):
+    return import_module(f"fastkeras.{domain}._{engine}")
+
+
+@cache
+def _first(domain, able):
+    for name in able:
+        if _state(domain, name) == "ready":
+            return _load(domain, name)
+    raise ImportError(
+        f"fastkeras.{domain}: " + "; ".join(f"{name}: {_state(domain, name)}" for name in able)
+    )
+
+
+@cache
+def _state(domain, engine):
+    try:
+        _load(domain, engine)
+    except ImportError as error:
+        return str(error)
+    return "ready"

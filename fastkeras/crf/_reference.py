@@ -1,0 +1,138 @@
+"""The algorithm as text: one sequence and one step at a time, in log space, in the dtype given.
+
+Works in float32, float64 and longdouble. Slow on purpose; every other engine is tested against it.
+"""
+
+import numpy as np
+
+from fastkeras.crf.gradients import Gradients
+
+
+def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    log_partition = np.zeros(len(emissions), emissions.dtype)
+    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+        if len(steps):
+            alpha = _forward(emissions[b, steps], transitions, start_transitions)
+            log_partition[b] = _log_sum_exp(alpha[-1] + end_transitions)
+    return log_partition
+
+
+def sequence_score(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
+    score = np.zeros(len(emissions), emissions.dtype)
+    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+        if len(steps):
+            path = tags[b, steps]
+            score[b] = (
+                start_transitions[path[0]]
+                + emissions[b, steps, path].sum()
+                + transitions[path[:-1], path[1:]].sum()
+                + end_transitions[path[-1]]
+            )
+    return score
+
+
+def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
+    chain = (transitions, lengths, mask, start_transitions, end_transitions)
+    score = sequence_score(emissions, tags, *chain)
+    impossible = np.isneginf(score)
+    log_z = np.where(impossible, 0, log_partition(emissions, *chain))
+    return np.minimum(score - log_z, 0)  # above 0 by rounding only
+
+
+def log_likelihood_and_gradients(
+    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
+):
+    chain = (transitions, lengths, mask, start_transitions, end_transitions)
+    likelihood = log_likelihood(emissions, tags, *chain)
+    unary, counts = marginals(emissions, *chain)
+    d_emissions = np.zeros_like(emissions)
+    d_transitions = np.zeros_like(transitions)
+    d_start = np.zeros_like(start_transitions)
+    d_end = np.zeros_like(end_transitions)
+    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+        if len(steps) == 0 or np.isneginf(likelihood[b]):
+            continue
+        path = tags[b, steps]
+        gold_counts = np.zeros_like(transitions)
+        np.add.at(gold_counts, (path[:-1], path[1:]), 1)
+        d_emissions[b] = -weights[b] * unary[b]
+        d_emissions[b, steps, path] += weights[b]
+        d_transitions += weights[b] * (gold_counts - counts[b])
+        d_start += d_emissions[b, steps[0]]
+        d_end += d_emissions[b, steps[-1]]
+    return likelihood, Gradients(d_emissions, d_transitions, d_start, d_end)
+
+
+def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    batch, _, num_tags = emissions.shape
+    unary = np.zeros_like(emissions)
+    counts = np.zeros((batch, num_tags, num_tags), emissions.dtype)
+    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+        if len(steps) == 0:
+            continue
+        x = emissions[b, steps]
+        alpha = _forward(x, transitions, start_transitions)
+        beta = _backward(x, transitions, end_transitions)
+        log_z = _log_sum_exp(alpha[-1] + beta[-1])
+        if np.isneginf(log_z):
+            continue  # no sequence is possible
+        unary[b, steps] = np.exp(alpha + beta - log_z)
+        for t in range(1, len(steps)):
+            pair = alpha[t - 1][:, None] + transitions + (x[t] + beta[t])[None, :]
+            counts[b] += np.exp(pair - log_z)
+    return unary, counts
+
+
+def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    tags = np.zeros(emissions.shape[:2], np.int32)
+    score = np.zeros(len(emissions), emissions.dtype)
+    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+        if len(steps) == 0:
+            continue
+        x = emissions[b, steps]
+        best = start_transitions + x[0]  # best[j]: of all paths that end in j
+        came_from = []
+        for t in range(1, len(steps)):
+            candidates = best[:, None] + transitions
+            came_from.append(candidates.argmax(axis=0))  # the lowest tag of a tie
+            best = candidates.max(axis=0) + x[t]
+        best = best + end_transitions
+        path = [best.argmax()]
+        for pointers in reversed(came_from):
+            path.append(pointers[path[-1]])
+        tags[b, steps] = path[::-1]
+        score[b] = best.max()
+    return tags, score
+
+
+def _forward(x, transitions, start_transitions):
+    """alpha[t, j]: log-sum of the scores of all prefixes that end in tag j at step t."""
+    alpha = np.empty_like(x)
+    alpha[0] = start_transitions + x[0]
+    for t in range(1, len(x)):
+        alpha[t] = _log_sum_exp(alpha[t - 1][:, None] + transitions) + x[t]
+    return alpha
+
+
+def _backward(x, transitions, end_transitions):
+    """beta[t, i]: log-sum of the scores of all suffixes that follow tag i at step t."""
+    beta = np.empty_like(x)
+    beta[-1] = end_transitions
+    for t in range(len(x) - 1, 0, -1):
+        beta[t - 1] = _log_sum_exp((transitions + (x[t] + beta[t])[None, :]).T)
+    return beta
+
+
+def _log_sum_exp(scores):
+    """Over the first axis; a column of nothing but −inf gives −inf, not NaN."""
+    peak = scores.max(axis=0)
+    finite_peak = np.where(np.isneginf(peak), 0, peak)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(scores - finite_peak).sum(axis=0)) + finite_peak
+
+
+def _valid_steps(emissions, lengths, mask):
+    """For each sequence, the indices of the steps that take part."""
+    if mask is None:
+        return [np.arange(length) for length in lengths]
+    return [np.flatnonzero(row) for row in mask]
