@@ -61,6 +61,7 @@ template <>
 struct Simd<float> {
   static constexpr int kWidth = FASTKERAS_VECTOR_BYTES / 4;
   typedef float Vec __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
+  typedef float Unaligned __attribute__((vector_size(FASTKERAS_VECTOR_BYTES), aligned(4)));
   typedef int32_t Int __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
 };
 
@@ -68,6 +69,7 @@ template <>
 struct Simd<double> {
   static constexpr int kWidth = FASTKERAS_VECTOR_BYTES / 8;
   typedef double Vec __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
+  typedef double Unaligned __attribute__((vector_size(FASTKERAS_VECTOR_BYTES), aligned(8)));
   typedef int64_t Int __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
 };
 
@@ -89,16 +91,18 @@ FASTKERAS_INLINE Vec<T> Broadcast(T value) {
   return value - Vec<T>{};
 }
 
+// Of the element's alignment and, to the compiler, of its type: a store of floats changes no pointer.
+template <typename T>
+using Unaligned = typename Simd<T>::Unaligned;
+
 template <typename T>
 FASTKERAS_INLINE Vec<T> Load(const T* from) {
-  Vec<T> v;
-  std::memcpy(&v, from, sizeof(v));
-  return v;
+  return *reinterpret_cast<const Unaligned<T>*>(from);
 }
 
 template <typename T>
 FASTKERAS_INLINE void Store(T* to, Vec<T> v) {
-  std::memcpy(to, &v, sizeof(v));
+  *reinterpret_cast<Unaligned<T>*>(to) = v;
 }
 
 template <typename V>

@@ -29,26 +29,21 @@ struct Returner {
   T* r;      // padded rows of one chunk
 };
 
-// marginal = alpha * beta and r = E * beta * scale of one step; returns the sum of the marginals,
-// which is the weight but for rounding. Tags that no prefix reaches have alpha 0, and a beta that
-// may have grown without bound: they stay out.
+// marginal = alpha * beta and r = E * beta * scale of one step. Tags that no prefix reaches have
+// alpha 0, and a beta that may have grown without bound: they stay out.
 template <typename T>
-FASTKERAS_INLINE T MarginalRow(const Row<T>& shape, const Returner<T>& back, int64_t step, T sign,
-                               T* gradient, T* r) {
+FASTKERAS_INLINE void MarginalRow(const Row<T>& shape, const Returner<T>& back, int64_t step,
+                                  T sign, T* gradient, T* r) {
   constexpr int kWidth = Simd<T>::kWidth;
   const T* alpha = back.alpha + step * shape.num_tags;
   const T* emission = back.emission + step * shape.num_tags;
   const T scale = back.scales[step];
-  Vec<T> total = {};
   for (int v = 0; v < shape.vectors; ++v) {
     const Vec<T> prefix = shape.LoadVector(alpha, v);
     const Vec<T> suffix = prefix > 0 ? Load(back.beta + v * kWidth) : Vec<T>{};
-    const Vec<T> marginal = prefix * suffix;
-    total += marginal;
-    shape.StoreVector(gradient, v, marginal * sign);
+    shape.StoreVector(gradient, v, prefix * suffix * sign);
     Store(r + v * kWidth, shape.LoadVector(emission, v) * suffix * scale);
   }
-  return Sum(total);
 }
 
 // For the sorted sequences first..last-1, at most kMaxBlock of them. Sequences whose weight is 0
@@ -60,7 +55,9 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
   const Row<T> shape(chains.num_tags);
   const int64_t num_tags = chains.num_tags;
   const int64_t stride = int64_t{shape.vectors} * Simd<T>::kWidth;
-  const Buffer<T> rows(((last - first) * (kChunk + 1) + 2) * stride);
+  const int64_t panel_size = 2 * kChunk * Simd<T>::kWidth;
+  const Buffer<T> rows(((last - first) * (kChunk + 1) + 2) * stride + panel_size);
+  T* const panel = rows.data + ((last - first) * (kChunk + 1) + 2) * stride;
   T* const idle = rows.data;
   for (int64_t k = 0; k < 2 * stride; ++k) idle[k] = 0;
   Returner<T> returners[crf::kMaxBlock];
@@ -102,14 +99,14 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
           Store(back.beta + v * Simd<T>::kWidth, shape.Pad(v, Broadcast(first_beta), 0));
         }
       }
-      T drift[crf::kMaxBlock];
+      T drift[crf::kMaxBlock];  // the marginals of a step sum to the weight but for rounding
       for (int m = 0; m < active; ++m) {
         const Returner<T>& back = returners[m];
         const int64_t t = crf::StepAt(plan, back.sequence, s);
         T* gradient = back.gradient + t * num_tags;
         T* r = back.r + (s - begin) * stride;
-        const T total = MarginalRow(shape, back, s, sign, gradient, r);
-        drift[m] = back.weight / total;
+        MarginalRow(shape, back, s, sign, gradient, r);
+        if (s == begin) drift[m] = back.weight * sign / shape.SumOf(gradient);
         if (back.tags) gradient[back.tags[t]] += back.weight * static_cast<T>(out.largest_weight);
         r_rows[m] = r;
       }
@@ -135,7 +132,7 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
       const int64_t to = back.steps < begin + kChunk ? back.steps : begin + kChunk;
       if (to <= from) continue;
       AddOuterProducts(back.alpha + (from - 1) * num_tags, back.r + (from - begin) * stride,
-                       to - from, num_tags, stride, back.pairs);
+                       to - from, num_tags, stride, panel, back.pairs);
     }
   }
 }

@@ -211,12 +211,14 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
   AddEnds(plan, d_emissions, d_start, d_end);
   const int64_t rows = std::max<int64_t>(1, 4096 / num_tags);
   ParallelFor((num_tags + rows - 1) / rows, planning.num_threads, [&](int64_t task) {
+    const std::unique_ptr<double[]> sums(new double[num_tags]);
     for (int64_t i = task * rows; i < std::min(num_tags, (task + 1) * rows); ++i) {
-      for (int64_t j = 0; j < num_tags; ++j) {
-        double sum = 0;
-        for (int64_t g = 0; g < groups; ++g) sum += pairs[(g * num_tags + i) * stride + j];
-        d_transitions[i * num_tags + j] = static_cast<T>(sum);
+      std::fill(sums.get(), sums.get() + num_tags, 0.0);
+      for (int64_t g = 0; g < groups; ++g) {
+        const T* row = pairs.get() + (g * num_tags + i) * stride;
+        for (int64_t j = 0; j < num_tags; ++j) sums[j] += row[j];
       }
+      std::copy(sums.get(), sums.get() + num_tags, d_transitions + i * num_tags);
     }
   });
 }

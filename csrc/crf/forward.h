@@ -19,11 +19,14 @@ struct Row {  // how a row of num_tags elements lies in vectors
   int64_t num_tags;
   int vectors;
   int tail;  // elements of the last vector
+  typename Simd<T>::Int within_tail;
 
   explicit Row(int64_t n)
       : num_tags(n),
         vectors(static_cast<int>((n + Simd<T>::kWidth - 1) / Simd<T>::kWidth)),
-        tail(static_cast<int>(n - (vectors - 1) * int64_t{Simd<T>::kWidth})) {}
+        tail(static_cast<int>(n - (vectors - 1) * int64_t{Simd<T>::kWidth})) {
+    for (int lane = 0; lane < Simd<T>::kWidth; ++lane) within_tail[lane] = lane < tail ? -1 : 0;
+  }
   FASTKERAS_INLINE Vec<T> LoadVector(const T* row, int v) const {
     row += v * Simd<T>::kWidth;
     return v + 1 < vectors ? Load(row) : LoadFirst(row, tail);
@@ -34,36 +37,50 @@ struct Row {  // how a row of num_tags elements lies in vectors
   }
   // `padding` where the last vector goes past the row.
   FASTKERAS_INLINE Vec<T> Pad(int v, Vec<T> value, T padding) const {
-    if (v + 1 < vectors) return value;
-    for (int lane = tail; lane < Simd<T>::kWidth; ++lane) value[lane] = padding;
-    return value;
+    return v + 1 < vectors ? value : within_tail ? value : Broadcast(padding);
   }
   FASTKERAS_INLINE T SumOf(const T* row) const {
     Vec<T> sum = {};
     for (int v = 0; v < vectors; ++v) sum += LoadVector(row, v);
     return Sum(sum);
   }
+  FASTKERAS_INLINE T SmallestOf(const T* row) const {
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
+    Vec<T> negative = Broadcast(-kInfinity);
+    for (int v = 0; v < vectors; ++v) negative = Max(Pad(v, -LoadVector(row, v), -kInfinity), negative);
+    return -Largest(negative);
+  }
 };
 
-// out = exp(x - peak), with peak = max x the result; rows of nothing but -inf give zeros and 0.
-template <typename T>
-FASTKERAS_INLINE T ExpOfRow(const Row<T>& shape, const T* emissions, const T* start, const T* end,
-                            T* out) {
+// out = exp(scores - peak), with peak = max scores the result; a row of nothing but -inf gives zeros
+// and 0. `scores` yields vector v.
+template <typename T, typename Scores>
+FASTKERAS_INLINE T ExpOfScores(const Row<T>& shape, const Scores& scores, T* out) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  const auto scores = [&](int v) {
-    Vec<T> x = shape.LoadVector(emissions, v);
-    if (start) x += shape.LoadVector(start, v);
-    if (end) x += shape.LoadVector(end, v);
-    return shape.Pad(v, x, -kInfinity);
-  };
-  Vec<T> peaks = Broadcast(-kInfinity);
-  for (int v = 0; v < shape.vectors; ++v) peaks = Max(scores(v), peaks);
+  Vec<T> peaks = shape.Pad(0, scores(0), -kInfinity);
+  for (int v = 1; v < shape.vectors; ++v) peaks = Max(shape.Pad(v, scores(v), -kInfinity), peaks);
   T peak = Largest(peaks);
   if (peak == -kInfinity) peak = 0;
   for (int v = 0; v < shape.vectors; ++v) {
     shape.StoreVector(out, v, ExpOfNonPositive<T>(scores(v) - peak));
   }
   return peak;
+}
+
+template <typename T>
+FASTKERAS_INLINE T ExpOfRow(const Row<T>& shape, const T* emissions, const T* start, const T* end,
+                            T* out) {
+  if (!start && !end) {
+    return ExpOfScores(
+        shape, [&](int v) FASTKERAS_LAMBDA_INLINE { return shape.LoadVector(emissions, v); }, out);
+  }
+  const auto scores = [&](int v) FASTKERAS_LAMBDA_INLINE {
+    Vec<T> x = shape.LoadVector(emissions, v);
+    if (start) x += shape.LoadVector(start, v);
+    if (end) x += shape.LoadVector(end, v);
+    return x;
+  };
+  return ExpOfScores(shape, scores, out);
 }
 
 // The exponent of a positive normal number, kept where 2^-exponent is normal too.
@@ -145,24 +162,6 @@ void Inspect(const crf::Plan<T>& plan, Traveller<T>& traveller, int64_t step, co
   }
 }
 
-// One step of kRows sequences; `smallest` collects what kWatched has to look at.
-template <bool kWatched, int kRows, typename T>
-FASTKERAS_INLINE void ForwardRows(const crf::Plan<T>& plan, const Row<T>& shape,
-                                  const T* const* previous, const T* const* emission,
-                                  const T* scale, T* const* alpha, Vec<T>* totals,
-                                  Vec<T>* smallest) {
-  RowsProduct<SumProduct, kRows>(
-      previous, plan.weights, [&](int m, int v, Vec<T> sum) FASTKERAS_LAMBDA_INLINE {
-        const Vec<T> row = (sum * scale[m]) * shape.LoadVector(emission[m], v);
-        shape.StoreVector(alpha[m], v, row);
-        totals[m] += row;
-        if constexpr (kWatched) {
-          const Vec<T> padded = shape.Pad(v, row, T(1));
-          smallest[m] = padded < smallest[m] ? padded : smallest[m];
-        }
-      });
-}
-
 template <bool kWatched, typename T>
 void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count, T* idle) {
   const Row<T> shape(plan.chains.num_tags);
@@ -200,8 +199,6 @@ void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count,
         scale[active] = 0;
       }
       const int64_t row = plan.alpha ? s : s - begin;
-      Vec<T> totals[crf::kMaxBlock] = {}, smallest[crf::kMaxBlock];
-      for (int m = 0; m < crf::kMaxBlock; ++m) smallest[m] = Broadcast(T(1));
       for (int m = 0; m < active; ++m) {
         emission[m] = travellers[m].emission + row * num_tags;
         alpha[m] = travellers[m].alpha + row * num_tags;
@@ -210,26 +207,22 @@ void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count,
       }
       if (s == 0) {
         for (int m = 0; m < active; ++m) {
-          for (int v = 0; v < shape.vectors; ++v) {
-            const Vec<T> first = shape.LoadVector(emission[m], v);
-            shape.StoreVector(alpha[m], v, first);
-            totals[m] += first;
-            const Vec<T> padded = shape.Pad(v, first, T(1));
-            smallest[m] = padded < smallest[m] ? padded : smallest[m];
-          }
+          for (int64_t j = 0; j < num_tags; ++j) alpha[m][j] = emission[m][j];
         }
       } else {
         InRowGroups(active, [&](int m, auto rows) FASTKERAS_LAMBDA_INLINE {
-          ForwardRows<kWatched, decltype(rows)::value>(plan, shape, previous + m, emission + m,
-                                                       scale + m, alpha + m, totals + m,
-                                                       smallest + m);
+          RowsProduct<SumProduct, decltype(rows)::value>(
+              previous + m, plan.weights, [&](int k, int v, Vec<T> sum) FASTKERAS_LAMBDA_INLINE {
+                shape.StoreVector(alpha[m + k], v,
+                                  (sum * scale[m + k]) * shape.LoadVector(emission[m + k], v));
+              });
         });
       }
       const bool rescale = s % plan.period == plan.period - 1;
       for (int m = 0; m < active; ++m) {
         travellers[m].scale = 1;
         if (rescale) {
-          const T total = Sum(totals[m]);
+          const T total = shape.SumOf(alpha[m]);
           if (total > 0) {
             const int exponent = Exponent(total);
             travellers[m].scale = PowerOfTwo<T>(-exponent);
@@ -238,7 +231,7 @@ void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count,
         }
         if constexpr (kWatched) {
           const T safe = scale[m] > 1 ? smallest_safe * scale[m] : smallest_safe;
-          if (-Largest(-smallest[m]) < safe && !travellers[m].inexact) {
+          if (shape.SmallestOf(alpha[m]) < safe && !travellers[m].inexact) {
             Inspect(plan, travellers[m], s, previous[m], alpha[m], safe);
           }
         }

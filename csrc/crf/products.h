@@ -113,22 +113,21 @@ FASTKERAS_INLINE void InRowGroups(int count, const Body& body) {
   }
 }
 
-// sums[i][:] += sum over `steps` of left[s][i] * right[s][:], for `rows` tags i and one panel
-// width.
+// sums[i][:] += sum over `steps` of left[s][i] * right[s][:], for kRows tags i and one panel.
 template <int kRows, int kVectors, typename T>
-FASTKERAS_INLINE void OuterTile(const T* left, int64_t left_stride, const T* right,
-                                int64_t right_stride, int64_t steps, T* sums) {
+FASTKERAS_INLINE void OuterTile(const T* left, int64_t left_stride, const T* right, int64_t steps,
+                                T* sums, int64_t sums_stride) {
   constexpr int kWidth = Simd<T>::kWidth;
   Vec<T> tile[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) tile[i][v] = Load(sums + i * right_stride + v * kWidth);
+    for (int v = 0; v < kVectors; ++v) tile[i][v] = Load(sums + i * sums_stride + v * kWidth);
   }
   for (int64_t s = 0; s < steps; ++s) {
     Vec<T> row[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) row[v] = Load(right + s * right_stride + v * kWidth);
+    for (int v = 0; v < kVectors; ++v) row[v] = Load(right + (s * kVectors + v) * kWidth);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const Vec<T> scalar = Broadcast(left[s * left_stride + i]);
@@ -139,33 +138,43 @@ FASTKERAS_INLINE void OuterTile(const T* left, int64_t left_stride, const T* rig
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) Store(sums + i * right_stride + v * kWidth, tile[i][v]);
+    for (int v = 0; v < kVectors; ++v) Store(sums + i * sums_stride + v * kWidth, tile[i][v]);
   }
 }
 
+template <int kVectors, typename T>
+FASTKERAS_INLINE void OuterPanel(const T* left, const T* right, int64_t steps, int64_t num_tags,
+                                 T* sums, int64_t stride) {
+  int64_t i = 0;
+  const auto cover = [&](auto rows) FASTKERAS_LAMBDA_INLINE {
+    constexpr int kRows = decltype(rows)::value;
+    for (; i + kRows <= num_tags; i += kRows) {
+      OuterTile<kRows, kVectors>(left + i, num_tags, right, steps, sums + i * stride, stride);
+    }
+  };
+  cover(std::integral_constant<int, kMaxRows>());
+  cover(std::integral_constant<int, 2>());
+  cover(std::integral_constant<int, 1>());
+}
+
 // sums (num_tags, stride) += left^T right, over `steps` rows: left (steps, num_tags), right
-// (steps, stride), where stride is num_tags rounded up to whole vectors.
+// (steps, stride), where stride is num_tags rounded up to whole vectors. `panel` has room for two
+// vectors of each step: rows far apart would throw each other out of the cache.
 template <typename T>
 FASTKERAS_INLINE void AddOuterProducts(const T* left, const T* right, int64_t steps,
-                                       int64_t num_tags, int64_t stride, T* sums) {
+                                       int64_t num_tags, int64_t stride, T* panel, T* sums) {
   constexpr int kWidth = Simd<T>::kWidth;
-  for (int64_t j = 0; j < stride; j += 2 * kWidth) {
-    const bool pair = j + 2 * kWidth <= stride;
-    int64_t i = 0;
-    const auto cover = [&](auto rows) {
-      constexpr int kRows = decltype(rows)::value;
-      for (; i + kRows <= num_tags; i += kRows) {
-        if (pair) {
-          OuterTile<kRows, 2>(left + i, num_tags, right + j, stride, steps, sums + i * stride + j);
-        } else {
-          OuterTile<kRows, 1>(left + i, num_tags, right + j, stride, steps, sums + i * stride + j);
-        }
-      }
-    };
-    cover(std::integral_constant<int, kMaxRows>());
-    cover(std::integral_constant<int, 2>());
-    cover(std::integral_constant<int, 1>());
+  int64_t j = 0;
+  for (; j + 2 * kWidth <= stride; j += 2 * kWidth) {
+    for (int64_t s = 0; s < steps; ++s) {
+      Store(panel + 2 * s * kWidth, Load(right + s * stride + j));
+      Store(panel + (2 * s + 1) * kWidth, Load(right + s * stride + j + kWidth));
+    }
+    OuterPanel<2>(left, panel, steps, num_tags, sums + j, stride);
   }
+  if (j == stride) return;
+  for (int64_t s = 0; s < steps; ++s) Store(panel + s * kWidth, Load(right + s * stride + j));
+  OuterPanel<1>(left, panel, steps, num_tags, sums + j, stride);
 }
 
 }  // namespace fastkeras::FASTKERAS_ISA
