@@ -93,16 +93,17 @@ def _value_gradient(op, d_value, _):
     return d_emissions, d_transitions, d_start, d_end, None, None, None
 
 
-def _not_differentiable(what):
+def _not_differentiable(what, advice):
     def gradient(op, *_):
         raise NotImplementedError(
-            f"{what} cannot be differentiated by engine='tensorflow_native'; "
-            "engine='keras' can, or FASTKERAS_ENGINE=keras"
+            f"{what} cannot be differentiated by engine='tensorflow_native'; {advice}"
         )
 
     return gradient
 
 
-tf.RegisterGradient("Fastkeras>CrfGradient")(_not_differentiable("the gradient of a CRF"))
-tf.RegisterGradient("Fastkeras>CrfMarginals")(_not_differentiable("marginals"))
-tf.RegisterGradient("Fastkeras>CrfViterbi")(_not_differentiable("the score of viterbi"))
+KERAS = "engine='keras' can, named in the call or as FASTKERAS_ENGINE"
+GOLD = "take the sequence_score of its tags instead"
+tf.RegisterGradient("Fastkeras>CrfGradient")(_not_differentiable("the gradient of a CRF", KERAS))
+tf.RegisterGradient("Fastkeras>CrfMarginals")(_not_differentiable("marginals", KERAS))
+tf.RegisterGradient("Fastkeras>CrfViterbi")(_not_differentiable("the score of viterbi", GOLD))

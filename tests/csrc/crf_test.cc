@@ -1,0 +1,287 @@
+// Runs the CRF kernels under the sanitizers, on every instruction set that this processor has.
+//
+// Inputs and outputs live in arrays of exactly their size, so that the sanitizer sees a step
+// outside. The numbers are checked against a forward recursion in long double, coarsely: tests/crf/
+// has the suite that judges accuracy.
+
+#include "crf/crf.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+using namespace fastkeras::crf;
+
+namespace {
+
+constexpr int kRounds = 250;
+constexpr int32_t kIgnoredTag = -100;
+std::mt19937 generator(20240229);
+
+int Pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
+
+template <typename V>
+V PickFrom(std::initializer_list<V> values) {
+  return values.begin()[Pick(0, static_cast<int>(values.size()) - 1)];
+}
+
+template <typename T>
+struct Problem {
+  Problem() {
+    batch = Pick(0, 9);
+    steps = PickFrom({0, 1, 2, 3, 8, 21, 70});
+    num_tags = PickFrom({1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 70});
+    const double scale = PickFrom({0.1, 1.0, 30.0, 1000.0});
+    emissions = Scores(batch * steps * num_tags, scale);
+    transitions = Scores(num_tags * num_tags, scale);
+    start = Scores(num_tags, scale);
+    end = Scores(num_tags, scale);
+    for (int b = 0; b < batch; ++b) lengths.push_back(Pick(0, steps));
+    if (Pick(0, 1)) mask.reset(new bool[batch * steps]);
+    for (int i = 0; i < batch * steps; ++i) {
+      if (mask) mask[i] = Pick(0, 3) > 0;
+      tags.push_back(Valid(i / steps, i % steps) ? Pick(0, num_tags - 1) : kIgnoredTag);
+    }
+    for (int b = 0; b < batch; ++b) weights.push_back(static_cast<T>(Pick(-2, 2)));
+  }
+
+  // Some of them −inf, or so low that they mean it.
+  std::vector<T> Scores(int size, double scale) {
+    std::vector<T> scores(size);
+    std::normal_distribution<double> normal(0, scale);
+    const double forbidden = PickFrom({0.0, -1e4, -std::numeric_limits<double>::infinity()});
+    const int percent = forbidden < 0 ? PickFrom({5, 50, 100}) : 0;
+    for (T& score : scores) {
+      score = static_cast<T>(Pick(1, 100) <= percent ? forbidden : normal(generator));
+    }
+    return scores;
+  }
+
+  bool Valid(int b, int t) const { return mask ? mask[b * steps + t] : t < lengths[b]; }
+
+  std::vector<int> ValidSteps(int b) const {
+    std::vector<int> valid;
+    for (int t = 0; t < steps; ++t) {
+      if (Valid(b, t)) valid.push_back(t);
+    }
+    return valid;
+  }
+
+  Chains<T> chains() const {
+    return {batch,        steps,      num_tags,       emissions.data(), transitions.data(),
+            start.data(), end.data(), lengths.data(), mask.get()};
+  }
+
+  std::string Text() const {
+    return "batch " + std::to_string(batch) + ", steps " + std::to_string(steps) + ", num_tags " +
+           std::to_string(num_tags) + (mask ? ", mask, " : ", ") +
+           (sizeof(T) == 4 ? "float" : "double");
+  }
+
+  int batch, steps, num_tags;
+  std::vector<T> emissions, transitions, start, end, weights;
+  std::vector<int32_t> lengths, tags;
+  std::unique_ptr<bool[]> mask;
+};
+
+template <typename T>
+struct Results {
+  std::vector<T> value[3], d_emissions[3], d_transitions[3], d_start[3], d_end[3];
+  std::vector<T> unary, counts, score;
+  std::vector<int32_t> tags;
+
+  bool operator==(const Results& other) const {
+    const auto same = [](const auto& a, const auto& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0;
+    };
+    bool equal = same(unary, other.unary) && same(counts, other.counts);
+    equal = equal && same(score, other.score) && tags == other.tags;
+    for (int q = 0; q < 3; ++q) {
+      equal = equal && same(value[q], other.value[q]) && same(d_emissions[q], other.d_emissions[q]);
+      equal = equal && same(d_transitions[q], other.d_transitions[q]);
+      equal = equal && same(d_start[q], other.d_start[q]) && same(d_end[q], other.d_end[q]);
+    }
+    return equal;
+  }
+};
+
+template <typename T>
+Results<T> Run(const Problem<T>& problem, int num_threads) {
+  const Chains<T> chains = problem.chains();
+  const int batch = problem.batch, steps = problem.steps, num_tags = problem.num_tags;
+  Results<T> results;
+  for (int q = 0; q < 3; ++q) {
+    const auto quantity = static_cast<Quantity>(q);
+    const int32_t* tags = q == 0 ? nullptr : problem.tags.data();
+    std::vector<T> alone(batch), workspace(WorkspaceSize<T>(batch, steps, num_tags));
+    results.value[q].resize(batch);
+    results.d_emissions[q].resize(batch * steps * num_tags);
+    results.d_transitions[q].resize(num_tags * num_tags);
+    results.d_start[q].resize(num_tags);
+    results.d_end[q].resize(num_tags);
+    Value<T>(chains, tags, quantity, alone.data(), nullptr, num_threads);
+    Value(chains, tags, quantity, results.value[q].data(), workspace.data(), num_threads);
+    Gradient(chains, tags, quantity, results.value[q].data(), workspace.data(),
+             problem.weights.data(), results.d_emissions[q].data(), results.d_transitions[q].data(),
+             results.d_start[q].data(), results.d_end[q].data(), num_threads);
+  }
+  results.unary.resize(batch * steps * num_tags);
+  results.counts.resize(batch * num_tags * num_tags);
+  Marginals(chains, results.unary.data(), results.counts.data(), num_threads);
+  results.tags.resize(batch * steps);
+  results.score.resize(batch);
+  Viterbi(chains, results.tags.data(), results.score.data(), num_threads);
+  return results;
+}
+
+long double LogAddExp(long double a, long double b) {
+  const long double high = std::max(a, b), low = std::min(a, b);
+  return std::isinf(low) ? high : high + std::log1p(std::exp(low - high));
+}
+
+struct Expected {
+  long double log_partition = 0, gold = 0, best = 0;
+  long double magnitude = 1;  // what rounding errors are relative to
+};
+
+template <typename T>
+Expected Reference(const Problem<T>& problem, int b) {
+  Expected expected;
+  const std::vector<int> valid = problem.ValidSteps(b);
+  if (valid.empty()) return expected;
+  const int num_tags = problem.num_tags;
+  const long double impossible = -std::numeric_limits<long double>::infinity();
+  std::vector<long double> sum(problem.start.begin(), problem.start.end()), best = sum;
+  int previous_gold = -1;
+  for (size_t s = 0; s < valid.size(); ++s) {
+    const T* x = &problem.emissions[(b * problem.steps + valid[s]) * num_tags];
+    const int gold = problem.tags[b * problem.steps + valid[s]];
+    if (s > 0) {
+      const std::vector<long double> sums = sum, bests = best;
+      for (int j = 0; j < num_tags; ++j) {
+        sum[j] = best[j] = impossible;
+        for (int i = 0; i < num_tags; ++i) {
+          const long double pair = problem.transitions[i * num_tags + j];
+          sum[j] = LogAddExp(sum[j], sums[i] + pair);
+          best[j] = std::max(best[j], bests[i] + pair);
+        }
+      }
+    }
+    for (int j = 0; j < num_tags; ++j) sum[j] += x[j], best[j] += x[j];
+    expected.gold +=
+        x[gold] + (s ? problem.transitions[previous_gold * num_tags + gold] : problem.start[gold]);
+    previous_gold = gold;
+  }
+  expected.gold += problem.end[previous_gold];
+  expected.log_partition = expected.best = impossible;
+  for (int j = 0; j < num_tags; ++j) {
+    expected.log_partition = LogAddExp(expected.log_partition, sum[j] + problem.end[j]);
+    expected.best = std::max(expected.best, best[j] + problem.end[j]);
+  }
+  for (long double score : {expected.log_partition, expected.gold, expected.best}) {
+    if (std::isfinite(score)) expected.magnitude += std::fabs(score);
+  }
+  expected.magnitude += 1e4L * valid.size();
+  return expected;
+}
+
+int failures = 0;
+
+void Expect(bool condition, const char* what, const std::string& where) {
+  if (condition) return;
+  std::printf("FAILED: %s (%s, %s)\n", what, where.c_str(), InstructionSet());
+  ++failures;
+}
+
+template <typename T>
+bool Near(T actual, long double expected, long double magnitude) {
+  if (!std::isfinite(expected)) return actual == expected;
+  return std::fabs(actual - expected) <= 64 * std::numeric_limits<T>::epsilon() * magnitude;
+}
+
+template <typename T>
+void Check(const Problem<T>& problem, const Results<T>& results) {
+  const std::string where = problem.Text();
+  const int num_tags = problem.num_tags;
+  for (int b = 0; b < problem.batch; ++b) {
+    const Expected expected = Reference(problem, b);
+    const bool possible = std::isfinite(expected.log_partition);
+    const long double log_likelihood =
+        std::isfinite(expected.gold) ? expected.gold - expected.log_partition : expected.gold;
+    const long double magnitude = expected.magnitude;
+    Expect(Near(results.value[0][b], expected.log_partition, magnitude), "log_partition", where);
+    Expect(Near(results.value[1][b], expected.gold, magnitude), "sequence_score", where);
+    Expect(Near(results.value[2][b], log_likelihood, magnitude), "log_likelihood", where);
+    Expect(results.value[2][b] <= 0, "log_likelihood is not positive", where);
+    Expect(Near(results.score[b], expected.best, magnitude), "score of viterbi", where);
+    const std::vector<int> valid = problem.ValidSteps(b);
+    for (int t = 0; t < problem.steps; ++t) {
+      const T* unary = &results.unary[(b * problem.steps + t) * num_tags];
+      long double sum = 0;
+      for (int j = 0; j < num_tags; ++j) sum += unary[j];
+      const bool counts = possible && problem.Valid(b, t);
+      // Scores of 1e4 leave few digits of a probability in float.
+      Expect(std::fabs(sum - counts) < 0.02, "unary marginals sum to one", where);
+      const int32_t tag = results.tags[b * problem.steps + t];
+      Expect(problem.Valid(b, t) ? tag >= 0 && tag < num_tags : tag == 0, "viterbi's tags", where);
+    }
+    long double pairs = 0;
+    for (int k = 0; k < num_tags * num_tags; ++k)
+      pairs += results.counts[b * num_tags * num_tags + k];
+    const int expected_pairs = possible && !valid.empty() ? static_cast<int>(valid.size()) - 1 : 0;
+    Expect(std::fabs(pairs - expected_pairs) < 0.02 * (1 + expected_pairs), "counts", where);
+  }
+  for (int q = 0; q < 3; ++q) {
+    for (const auto* array :
+         {&results.d_emissions[q], &results.d_transitions[q], &results.d_start[q],
+          &results.d_end[q], &results.unary, &results.counts}) {
+      Expect(std::all_of(array->begin(), array->end(), [](T x) { return std::isfinite(x); }),
+             "gradients and marginals are finite", where);
+    }
+  }
+}
+
+template <typename T>
+void CheckTagsOutOfRange(Problem<T>& problem) {
+  const auto first = [&] {
+    return FirstTagOutOfRange(problem.batch, problem.steps, problem.num_tags, problem.tags.data(),
+                              problem.lengths.data(), problem.mask.get());
+  };
+  Expect(first() == -1, "tags in range", problem.Text());
+  for (int i = 0; i < problem.batch * problem.steps; ++i) {
+    if (!problem.Valid(i / problem.steps, i % problem.steps)) continue;
+    problem.tags[i] = PickFrom({-1, problem.num_tags, std::numeric_limits<int32_t>::max()});
+    Expect(first() == i, "the tag out of range", problem.Text());
+    return;
+  }
+}
+
+template <typename T>
+int Rounds() {
+  for (int round = 0; round < kRounds; ++round) {
+    Problem<T> problem;
+    for (const char* set : {"portable", "avx2", "avx512"}) {
+      if (!SetInstructionSet(set)) continue;
+      const Results<T> results = Run(problem, 1);
+      Check(problem, results);
+      Expect(Run(problem, 3) == results, "three threads give one thread's bits", problem.Text());
+    }
+    CheckTagsOutOfRange(problem);
+  }
+  return kRounds;
+}
+
+}  // namespace
+
+int main() {
+  const int rounds = Rounds<float>() + Rounds<double>();
+  std::printf("%d random batches on every instruction set, %d failures\n", rounds, failures);
+  return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+}
