@@ -1,0 +1,174 @@
+"""The CRF: our engines and the peers, correct first, on the same two cores."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from crf_providers import IN_LOG_SPACE, PROVIDERS, Problem, draw
+
+from fastkeras import crf
+
+WORKLOADS = {  # batch, steps, tags
+    "named entities": (32, 128, 9),
+    "fine-grained tags": (64, 256, 32),
+    "speech": (16, 512, 128),
+    "long documents": (8, 2048, 16),
+    "morphology": (256, 64, 64),
+    "many states": (4, 4096, 512),
+}
+FUNCTIONS = ("log-likelihood", "gradient", "viterbi")
+LARGEST_FOR_REFERENCE = 128  # tags; above, the checked native engine in float64 is exact enough
+LARGEST_FOR_LOG_SPACE = 2**32  # bytes they may keep; above, they get an eighth of the steps
+SECONDS = 2.0  # of timed rounds for each benchmark, one round at least
+problems, exact_results = {}, {}
+
+
+@pytest.mark.parametrize(
+    ("workload", "function", "provider"),
+    [
+        pytest.param(workload, function, provider, id=f"{workload}-{function}-{provider}")
+        for workload in WORKLOADS
+        for function in FUNCTIONS
+        for provider in PROVIDERS
+    ],
+)
+def test_crf(benchmark, records, quick, workload, function, provider):
+    batch, steps, num_tags = WORKLOADS[workload]
+    problem = problem_of(workload)
+    kept = 4 * batch * steps * num_tags**2
+    factor = 8 if provider in IN_LOG_SPACE and kept > LARGEST_FOR_LOG_SPACE else 1
+    if factor > 1:
+        problem = problem.shortened(factor)
+    try:
+        call = PROVIDERS[provider](problem)[function]
+    except ImportError as error:
+        pytest.skip(str(error))
+    errors = check(function, call(), problem, exact(workload, problem, factor))
+    start = time.perf_counter()
+    call()
+    once = time.perf_counter() - start
+    rounds = int(np.clip((SECONDS / 10 if quick else SECONDS) / once, 3 if once < 2 else 1, 200))
+    benchmark.group = f"{workload} {batch}×{steps}×{num_tags}, {function}"
+    benchmark.pedantic(call, rounds=rounds, warmup_rounds=min(rounds // 10, 3))
+    seconds = factor * np.array(benchmark.stats.stats.data)
+    low, median, high = np.percentile(seconds, [20, 50, 80]).tolist()
+    row = {"median": median, "p20": low, "p80": high, "rounds": rounds, **errors}
+    if factor > 1:
+        row["steps_scaled_by"] = factor
+    benchmark.extra_info.update(row)
+    of_workload = records.setdefault("crf", {}).setdefault(workload, {"shape": WORKLOADS[workload]})
+    of_workload["valid_steps"] = int(problem_of(workload).lengths.sum())
+    of_workload.setdefault(function, {})[provider] = row
+
+
+def problem_of(workload):
+    if workload not in problems:
+        problems.clear()  # one at a time in memory
+        exact_results.clear()
+        problems[workload] = draw(*WORKLOADS[workload])
+    return problems[workload]
+
+
+def exact(workload, problem, factor):
+    """The problem in float64: values, gradients, and the scores of the best paths."""
+    if factor not in exact_results:
+        wide = Problem(*(a.astype(np.float64) if a.dtype.kind == "f" else a for a in problem))
+        x, tags, a, lengths, start, end = wide
+        small = a.shape[0] <= LARGEST_FOR_REFERENCE
+        chain = {"start_transitions": start, "end_transitions": end}
+        chain["engine"] = "reference" if small else None
+        value, gradients = crf.log_likelihood_and_gradients(x, tags, a, lengths, **chain)
+        score = crf.viterbi(x, a, lengths, **chain)[1]
+        exact_results[factor] = wide, value, gradients, score
+    return exact_results[factor]
+
+
+def check(function, found, problem, exact):
+    """Assert that it is the right function at float32's accuracy, and return its errors."""
+    wide, value, gradients, score = exact
+    x, _, a, lengths, start, end = wide
+    if function == "viterbi":
+        chain = {"start_transitions": start, "end_transitions": end, "engine": "reference"}
+        lost = np.abs(score - crf.sequence_score(x, found, a, lengths, **chain)).max()
+        assert lost <= 1e-5 * np.abs(score).max(), f"the path is {lost} worse than the best"
+        return {"error": float(lost)}
+    values = found if function == "log-likelihood" else found[0]
+    error = np.abs(values - value).max()
+    assert error <= 1e-4 * np.abs(value).max(), f"log-likelihood is wrong by {error}"
+    if function == "log-likelihood":
+        return {"error": float(error)}
+    valid = problem.valid()[..., None]
+    gradient_error = np.abs(np.where(valid, found[1] - gradients.emissions, 0)).max()
+    counts_error = np.abs(found[2] - gradients.transitions).max()
+    assert gradient_error <= 1e-2, f"the gradient of the emissions is wrong by {gradient_error}"
+    assert counts_error <= 1e-3 * lengths.sum(), f"that of the transitions by {counts_error}"
+    return {"error": float(error), "gradient_error": float(gradient_error)}
+
+
+def test_arithmetic_limit(records, quick):
+    """The rates that the time of an ideal kernel is computed from: the best anybody reaches."""
+    import torch
+
+    torch.set_num_threads(2)
+    products = []
+    for rows, size in [(16, 128), (64, 128), (64, 512), (512, 512), (1024, 1024)]:
+        left, right = np.ones((rows, size), np.float32), np.ones((size, size), np.float32)
+        out = np.empty_like(left)
+        t_left, t_right, t_out = map(torch.from_numpy, (left, right, out))
+        flops = 2 * rows * size * size
+        products.append(flops / fastest(lambda: np.matmul(left, right, out=out)))  # noqa: B023
+        products.append(flops / fastest(lambda: torch.mm(t_left, t_right, out=t_out)))  # noqa: B023
+    values = np.linspace(-9, 0, 8192, dtype=np.float32)
+    out = np.empty_like(values)
+    t_values, t_out = torch.from_numpy(values), torch.from_numpy(out)
+    exps = [
+        2 * len(values) / fastest(lambda: np.exp(values, out=out)),  # both use one thread here
+        2 * len(values) / fastest(lambda: torch.exp(t_values, out=t_out)),
+    ]
+    records["limit"] = {"flops_per_second": max(products), "exps_per_second": max(exps)}
+    assert min(records["limit"].values()) > 1e8
+
+
+def fastest(call, seconds=0.2):
+    best, end = np.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(10):
+            call()
+        best = min(best, (time.perf_counter() - start) / 10)
+    return best
+
+
+MEMORY = """
+import re
+from pathlib import Path
+import numpy as np
+from fastkeras import crf
+
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+def workspace(batch, steps, num_tags):
+    x = np.random.default_rng(0).standard_normal((batch, steps, num_tags), np.float32)
+    tags = np.zeros((batch, steps), np.int32)
+    a = np.zeros((num_tags, num_tags), np.float32)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = kilobytes("VmRSS")
+    crf.log_likelihood_and_gradients(x, tags, a, engine="native")
+    return 1024 * (kilobytes("VmHWM") - before) / x.nbytes - 1  # 1: the gradient, a result
+
+workspace(2, 8, 4)
+print(workspace(256, 512, 64))
+"""
+
+
+def test_workspace_is_at_most_three_times_the_emissions(records):
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert run.returncode == 0, run.stderr
+    records["workspace_in_emissions"] = round(float(run.stdout), 3)
+    assert records["workspace_in_emissions"] <= 3

@@ -1,0 +1,103 @@
+"""The same two cores for everybody; the machine, the results file and the ratios at the end."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+CORES = sorted(os.sched_getaffinity(0))[:2]
+os.sched_setaffinity(0, CORES)  # inherited by every thread that any library starts later
+for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+    os.environ[f"{library}_NUM_THREADS"] = str(len(CORES))
+os.environ["OMP_WAIT_POLICY"] = "passive"  # spinning threads of one would slow down the next
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE))
+PACKAGES = ("numpy", "numba", "tensorflow-cpu", "keras", "jax", "torch", "pytorch-crf")
+results = {}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="a tenth of the time; writes no results")
+    parser.addoption("--results", type=Path, help="default: bench/results/<machine>.json")
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "benchmark_columns"):
+        config.option.benchmark_quiet = True
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info.clear()
+    machine_info.update(machine())
+
+
+def machine():
+    """What a time means nothing without."""
+    installed = {}
+    for package in PACKAGES:
+        try:
+            installed[package] = version(package)
+        except PackageNotFoundError:
+            installed[package] = None
+    git = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True, cwd=HERE)
+    return {
+        "cpu": cpu(),
+        "instruction_set": instruction_set(),
+        "threads": len(CORES),
+        "python": platform.python_version(),
+        "versions": installed,
+        "commit": git.stdout.strip(),
+    }
+
+
+def cpu():
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def instruction_set():
+    try:
+        from fastkeras import _core
+    except ImportError:
+        return None
+    return _core.instruction_set()
+
+
+@pytest.fixture(scope="session")
+def quick(request):
+    return request.config.option.quick
+
+
+@pytest.fixture(scope="session")
+def records():
+    """What the benchmarks of this run have found, for the results file and the summary."""
+    results.setdefault("machine", machine())
+    return results
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if "crf" not in results:
+        return
+    from crf_summary import summary
+
+    for line in summary(results):
+        terminalreporter.write_line(line)
+    name = re.sub(r"[^a-z0-9]+", "-", f"{results['machine']['cpu']} {len(CORES)} cores".lower())
+    path = config.option.results or HERE / "results" / f"crf-{name.strip('-')}.json"
+    is_whole = not (config.option.quick or config.option.keyword)
+    if config.option.results or is_whole:
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f"partial-{path.name}")
+        partial.write_text(json.dumps(results, indent=1) + "\n")
+        partial.replace(path)
+        terminalreporter.write_line(f"written: {path}")

@@ -1,0 +1,86 @@
+"""The ratios of a run, against what they should be."""
+
+OURS = "tensorflow_native"
+COMPOSITE, PYTORCH = "keras, XLA", "pytorch-crf"
+COMPOSITES = ("keras", "keras, XLA")
+
+
+def targets(function, num_tags):
+    """Yield (peers of which the fastest counts, how many times faster we have to be)."""
+    if function == "gradient":
+        yield COMPOSITES, 5 if num_tags <= 32 else 3 if num_tags <= 128 else 2
+        yield (PYTORCH,), 25
+    if function == "viterbi":
+        yield COMPOSITES, 3 if num_tags == 9 else 8  # 9: call overhead rules
+        yield (PYTORCH,), 20
+
+
+def ratio(rows, peers, ours=OURS):
+    """Return (median ratio, its low, its high): how many times the fastest peer's time is ours.
+
+    Low and high pair the 20th percentile of one with the 80th of the other.
+    """
+    peer = min((rows[name] for name in peers), key=lambda row: row["median"])
+    mine = rows[ours]
+    return tuple(
+        peer[a] / mine[b] for a, b in (("median", "median"), ("p20", "p80"), ("p80", "p20"))
+    )
+
+
+def arithmetic_limit(workload, function, limit):
+    """Seconds of an ideal kernel: flops at the rate of a GEMM, then exponentials at theirs."""
+    num_tags, steps = workload["shape"][2], workload["valid_steps"]
+    flops = {"log-likelihood": 2, "gradient": 6}[function] * steps * num_tags**2
+    return flops / limit["flops_per_second"] + steps * num_tags / limit["exps_per_second"]
+
+
+def summary(results):
+    """The lines that end a run."""
+    yield ""
+    yield f"CRF on {results['machine']['cpu']}, {results['machine']['threads']} threads, float32"
+    yield "medians, and how many times longer than tensorflow_native"
+    for name, workload in results["crf"].items():
+        batch, steps, num_tags = workload["shape"]
+        yield ""
+        yield f"{name} ({batch}, {steps}, {num_tags})"
+        for function in ("log-likelihood", "gradient", "viterbi"):
+            yield from of_function(workload, function, results.get("limit"))
+    if "workspace_in_emissions" in results:
+        yield ""
+        yield f"workspace of loss + gradient: {results['workspace_in_emissions']} × the emissions"
+
+
+def of_function(workload, function, limit):
+    rows = workload.get(function)
+    if not rows:
+        return
+    ours = rows.get(OURS)
+    yield f"  {function}"
+    for provider, row in rows.items():
+        times = f"{row['median'] / ours['median']:8.2f} ×" if ours else ""
+        errors = f"error {row['error']:.1e}"
+        if "gradient_error" in row:
+            errors += f", of the gradient {row['gradient_error']:.1e}"
+        scaled = ", from fewer steps" if "steps_scaled_by" in row else ""
+        yield f"    {provider:20}{1000 * row['median']:12.3f} ms {times}   {errors}{scaled}"
+    num_tags = workload["shape"][2]
+    if limit and function != "viterbi":
+        ideal = arithmetic_limit(workload, function, limit)
+        yield f"    {'arithmetic limit':20}{1000 * ideal:12.3f} ms"
+        if "native" in rows:
+            times = rows["native"]["median"] / ideal
+            aim = verdict(times, 2.5, at_most=True) if num_tags >= 32 else ""
+            yield f"    native is {times:.2f} × the limit{aim}"
+    for peers, aim in targets(function, num_tags):
+        peers = [name for name in peers if name in rows]
+        if ours and peers:
+            middle, low, high = ratio(rows, peers)
+            fastest = min(peers, key=lambda name: rows[name]["median"])
+            spread = f"{middle:.1f} × as fast as {fastest} ({low:.1f} to {high:.1f})"
+            yield f"    {spread}{verdict(middle, aim)}"
+
+
+def verdict(value, aim, at_most=False):
+    reached = value <= aim if at_most else value >= aim
+    words = "at most" if at_most else "at least"
+    return f"; to reach: {words} {aim} ×: {'yes' if reached else 'NO'}"
