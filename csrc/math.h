@@ -37,7 +37,7 @@ struct ExpConstants<double> {
 template <typename T>
 FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
   using C = ExpConstants<T>;
-  using Int = typename Simd<T>::Int;
+  using Bits = typename Simd<T>::Bits;  // unsigned: below kLowest the sum wraps, and is not used
   const Vec<T> shifted = x * T(1.44269504088896340736) + C::kRound;
   const Vec<T> n = shifted - C::kRound;
   const Vec<T> r = (x - n * C::kLn2High) - n * C::kLn2Low;
@@ -46,7 +46,7 @@ FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
   Vec<T> series = Broadcast<T>(T(1) / factorial[C::kDegree]);
 #pragma GCC unroll 16
   for (int k = C::kDegree - 1; k >= 0; --k) series = series * r + T(1) / factorial[k];
-  Int bits, exponent;
+  Bits bits, exponent;
   std::memcpy(&bits, &series, sizeof(bits));
   std::memcpy(&exponent, &shifted, sizeof(exponent));
   bits += exponent << C::kMantissa;

@@ -8,7 +8,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -63,6 +62,7 @@ struct Simd<float> {
   typedef float Vec __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
   typedef float Unaligned __attribute__((vector_size(FASTKERAS_VECTOR_BYTES), aligned(4)));
   typedef int32_t Int __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
+  typedef uint32_t Bits __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
 };
 
 template <>
@@ -71,27 +71,19 @@ struct Simd<double> {
   typedef double Vec __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
   typedef double Unaligned __attribute__((vector_size(FASTKERAS_VECTOR_BYTES), aligned(8)));
   typedef int64_t Int __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
+  typedef uint64_t Bits __attribute__((vector_size(FASTKERAS_VECTOR_BYTES)));
 };
 
 template <typename T>
 using Vec = typename Simd<T>::Vec;
-
-// Uninitialised memory that a task works in; rows of whole vectors start on cache lines.
-template <typename T>
-struct Buffer {
-  T* data;
-  FASTKERAS_INLINE explicit Buffer(int64_t size)
-      : data(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64))) {}
-  FASTKERAS_INLINE ~Buffer() { std::free(data); }
-  Buffer(const Buffer&) = delete;
-};
 
 template <typename T>
 FASTKERAS_INLINE Vec<T> Broadcast(T value) {
   return value - Vec<T>{};
 }
 
-// Of the element's alignment and, to the compiler, of its type: a store of floats changes no pointer.
+// Of the element's alignment and, to the compiler, of its type: a store of floats changes no
+// pointer.
 template <typename T>
 using Unaligned = typename Simd<T>::Unaligned;
 

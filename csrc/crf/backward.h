@@ -7,6 +7,7 @@
 #include "crf/forward.h"
 #include "crf/plan.h"
 #include "crf/products.h"
+#include "memory.h"
 #include "simd.h"
 
 FASTKERAS_BEGIN_ISA

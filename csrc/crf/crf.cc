@@ -10,6 +10,7 @@
 #include "crf/exact.h"
 #include "crf/plan.h"
 #include "crf/planning.h"
+#include "memory.h"
 #include "parallel.h"
 
 namespace fastkeras::crf {
@@ -203,11 +204,11 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
   const bool gold = quantity == Quantity::kLogLikelihood;
   const int64_t group_size = planning.group_size();
   const int64_t groups = (chains.batch + group_size - 1) / group_size;
-  const std::unique_ptr<T[]> pairs(new T[groups * num_tags * stride]);
+  const Buffer<T> pairs(groups * num_tags * stride);
   const std::unique_ptr<double[]> values(new double[chains.batch]);
   std::copy(value, value + chains.batch, values.get());
   Sweep(planning, gold ? tags : nullptr, gold ? -1 : 1, values.get(), weights, d_emissions,
-        pairs.get(), group_size);
+        pairs.data, group_size);
   AddEnds(plan, d_emissions, d_start, d_end);
   const int64_t rows = std::max<int64_t>(1, 4096 / num_tags);
   ParallelFor((num_tags + rows - 1) / rows, planning.num_threads, [&](int64_t task) {
@@ -215,7 +216,7 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
     for (int64_t i = task * rows; i < std::min(num_tags, (task + 1) * rows); ++i) {
       std::fill(sums.get(), sums.get() + num_tags, 0.0);
       for (int64_t g = 0; g < groups; ++g) {
-        const T* row = pairs.get() + (g * num_tags + i) * stride;
+        const T* row = pairs.data + (g * num_tags + i) * stride;
         for (int64_t j = 0; j < num_tags; ++j) sums[j] += row[j];
       }
       std::copy(sums.get(), sums.get() + num_tags, d_transitions + i * num_tags);
@@ -226,18 +227,17 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
 template <typename T>
 void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   const int64_t batch = chains.batch, num_tags = chains.num_tags;
-  const std::unique_ptr<T[]> workspace(
-      new T[WorkspaceSize<T>(batch, chains.steps, chains.num_tags)]);
-  const Planning<T> planning(chains, true, workspace.get(), num_threads);
+  const Buffer<T> workspace(WorkspaceSize<T>(batch, chains.steps, num_tags));
+  const Planning<T> planning(chains, true, workspace.data, num_threads);
   const std::unique_ptr<double[]> value(new double[batch]);
   LogPartitions(planning, value.get());
   const int64_t stride = planning.stride();
-  const std::unique_ptr<T[]> pairs(new T[batch * num_tags * stride]), ones(new T[batch]);
-  std::fill(ones.get(), ones.get() + batch, T(1));
-  Sweep(planning, nullptr, 1, value.get(), ones.get(), unary, pairs.get(), int64_t{1});
+  const Buffer<T> pairs(batch * num_tags * stride), ones(batch);
+  std::fill(ones.data, ones.data + batch, T(1));
+  Sweep(planning, nullptr, 1, value.get(), ones.data, unary, pairs.data, int64_t{1});
   ParallelFor(batch, planning.num_threads, [&](int64_t k) {
     for (int64_t i = 0; i < num_tags; ++i) {
-      const T* row = pairs.get() + (k * num_tags + i) * stride;
+      const T* row = pairs.data + (k * num_tags + i) * stride;
       std::copy(row, row + num_tags, counts + (planning.plan.order[k] * num_tags + i) * num_tags);
     }
   });

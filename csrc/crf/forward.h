@@ -6,6 +6,7 @@
 #include "crf/plan.h"
 #include "crf/products.h"
 #include "math.h"
+#include "memory.h"
 #include "simd.h"
 
 FASTKERAS_BEGIN_ISA
@@ -47,13 +48,14 @@ struct Row {  // how a row of num_tags elements lies in vectors
   FASTKERAS_INLINE T SmallestOf(const T* row) const {
     constexpr T kInfinity = std::numeric_limits<T>::infinity();
     Vec<T> negative = Broadcast(-kInfinity);
-    for (int v = 0; v < vectors; ++v) negative = Max(Pad(v, -LoadVector(row, v), -kInfinity), negative);
+    for (int v = 0; v < vectors; ++v)
+      negative = Max(Pad(v, -LoadVector(row, v), -kInfinity), negative);
     return -Largest(negative);
   }
 };
 
-// out = exp(scores - peak), with peak = max scores the result; a row of nothing but -inf gives zeros
-// and 0. `scores` yields vector v.
+// out = exp(scores - peak), with peak = max scores the result; a row of nothing but -inf gives
+// zeros and 0. `scores` yields vector v.
 template <typename T, typename Scores>
 FASTKERAS_INLINE T ExpOfScores(const Row<T>& shape, const Scores& scores, T* out) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();

@@ -25,7 +25,7 @@ struct InstructionSetEntry {
 };
 
 const InstructionSetEntry kSets[] = {
-    // widest first
+// widest first
 #if defined(__x86_64__)
     {"avx512",
      [] {

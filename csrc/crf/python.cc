@@ -3,10 +3,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <memory>
 #include <stdexcept>
+#include <string>
 
 #include "crf/crf.h"
+#include "memory.h"
 #include "parallel.h"
 
 namespace py = pybind11;
@@ -66,11 +67,10 @@ py::tuple ValueAndGradient(const Array<T>& emissions, const Array<int32_t>& tags
     *end_out = d_end.mutable_data();
   {
     py::gil_scoped_release release;
-    const std::unique_ptr<T[]> workspace(
-        new T[WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags)]);
+    const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
     const auto asked = static_cast<Quantity>(quantity);
-    Value<T>(chains, path, asked, out, workspace.get(), default_num_threads);
-    Gradient<T>(chains, path, asked, out, workspace.get(), factors, emission_out, transition_out,
+    Value<T>(chains, path, asked, out, workspace.data, default_num_threads);
+    Gradient<T>(chains, path, asked, out, workspace.data, factors, emission_out, transition_out,
                 start_out, end_out, default_num_threads);
   }
   return py::make_tuple(value, d_emissions, d_transitions, d_start, d_end);
