@@ -56,12 +56,14 @@ def chain_arguments(
 
 def like(result, emissions):
     """Cast what an engine computed back to the dtype of the emissions the caller gave."""
-    dtype = _Tensors.dtype(emissions) if family_of(emissions) != "numpy" else None
-    if dtype is None:
-        dtype = getattr(emissions, "dtype", result.dtype)
-        if not isinstance(result, np.ndarray) or np.dtype(dtype).name not in FLOATS:
-            return result  # a named tensor engine answers in tensors; lists have no dtype
-        return result.astype(dtype, copy=False)
+    if family_of(emissions) == "numpy":
+        dtype = emissions.dtype.name if hasattr(emissions, "dtype") else None
+        if dtype not in FLOATS:
+            return result  # lists have no dtype, integers are no scores
+        if isinstance(result, np.ndarray):
+            return result.astype(emissions.dtype, copy=False)
+    else:
+        dtype = _Tensors.dtype(emissions)
     return result if _Tensors.dtype(result) == dtype else _Tensors().cast(result, dtype)
 
 
