@@ -9,13 +9,54 @@ from strategies import is_valid
 
 VALUES = ("log_partition", "sequence_score", "log_likelihood")
 FUNCTIONS = (*VALUES, "log_likelihood_and_gradients", "marginals", "viterbi")
+WITHOUT_TAGS = ("log_partition", "marginals", "viterbi")
 WIDER = {"float32": "float64", "float64": "longdouble"}
 ULPS = 4  # roundings on the way: a sum of two scores, exp, log, a quotient
 
 
+def check(function, chain, engine):
+    """Assert that an engine is as accurate as the reference; `chain` is float32 or float64."""
+    dtype = chain["emissions"].dtype.name
+    results = call(function, chain, engine)
+    exact = call_reference(function, chain, WIDER[dtype])
+    rounded = call_reference(function, chain, dtype)
+    if function == "viterbi":  # there may be several best paths: their scores are compared
+        own = _own_score(results[0], chain)
+        results, exact, rounded = [results[1], own], [exact[1]] * 2, [rounded[1]] * 2
+    scale = largest_score(chain)
+    scales = [scale] * len(results)
+    if function in ("sequence_score", "log_likelihood", "log_likelihood_and_gradients"):
+        scales[0] = max(scale, largest_score(chain, chain["tags"]))
+    for arrays in zip(results, exact, rounded, scales, strict=True):
+        assert_as_accurate_as_reference(*arrays)
+
+
+def assert_as_accurate_as_reference(result, exact, rounded, scale):
+    """Assert |engine − exact| <= 2 · |reference in the same dtype − exact| + ULPS ulp.
+
+    The largest error over the array counts, on both sides: the reference is exact here and there
+    by luck. The ulp is that of the dtype at the largest magnitude there is to handle: of the
+    results, of a score (`scale`), or exp(0) = 1. −inf has to be −inf; nothing may be NaN.
+
+    Args:
+        result, exact, rounded: arrays; of the engine, of the reference in the next wider type, and
+            of the reference in the dtype that the engine computes in.
+        scale: the largest magnitude of a score that can matter, see `largest_score`.
+    """
+    assert result.shape == exact.shape
+    assert not np.isnan(result).any()
+    possible = ~np.isneginf(exact)
+    np.testing.assert_array_equal(~np.isneginf(result), possible)
+    error = _largest(result[possible].astype(exact.dtype) - exact[possible])
+    scale = np.asarray(max(1, _largest(exact[possible]), scale), rounded.dtype)
+    allowed = 2 * _largest(rounded[possible].astype(exact.dtype) - exact[possible])
+    allowed += ULPS * np.spacing(scale).astype(exact.dtype)
+    assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
+
+
 def call(function, chain, engine, **more):
     """Call a function of fastkeras.crf through its public door; return a list of arrays."""
-    if function in ("log_partition", "marginals", "viterbi"):
+    if function in WITHOUT_TAGS:
         chain = {name: value for name, value in chain.items() if name != "tags"}
     return _arrays(getattr(crf, function)(**chain, **more, engine=engine))
 
@@ -25,7 +66,7 @@ def call_reference(function, chain, dtype, weights=None):
     x, tags, transitions, lengths, mask, start, end = _arguments(chain)
     x, transitions, start, end = (a.astype(dtype) for a in (x, transitions, start, end))
     arguments = [x, transitions, lengths, mask, start, end]
-    if function not in ("log_partition", "marginals", "viterbi"):
+    if function not in WITHOUT_TAGS:
         arguments.insert(1, tags)
     if function == "log_likelihood_and_gradients":
         weights = np.ones(len(x)) if weights is None else weights
@@ -33,47 +74,32 @@ def call_reference(function, chain, dtype, weights=None):
     return _arrays(getattr(_reference, function)(*arguments))
 
 
-def assert_as_accurate_as_reference(results, exact, rounded, chain):
-    """Assert |engine − exact| <= 2 · |reference in the same dtype − exact| + ULPS ulp.
+def largest_score(chain, tags=None):
+    """Return the largest magnitude of a single score on the paths given, or on the best paths.
 
-    The largest error over each array counts, on both sides: the reference is exact here and there
-    by luck. The ulp is that of the dtype at the largest magnitude there is to handle: of the
-    results, of a score on the best path, or exp(0) = 1. −inf has to be −inf; nothing may be NaN.
-
-    Args:
-        results, exact, rounded: lists of arrays; of the engine, of the reference in the next wider
-            type, and of the reference in the dtype of the results.
-        chain: the arguments of the call.
-    """
-    assert len(results) == len(exact) == len(rounded)
-    for result, truth, peer in zip(results, exact, rounded, strict=True):
-        assert result.shape == truth.shape
-        assert not np.isnan(result).any()
-        possible = ~np.isneginf(truth)
-        np.testing.assert_array_equal(~np.isneginf(result), possible)
-        error = _largest(result[possible].astype(truth.dtype) - truth[possible])
-        allowed = 2 * _largest(peer[possible].astype(truth.dtype) - truth[possible])
-        scale = max(1, _largest(truth[possible]), largest_score(chain))
-        allowed += ULPS * np.spacing(np.asarray(scale, result.dtype)).astype(truth.dtype)
-        assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
-
-
-def largest_score(chain):
-    """Return the largest magnitude of a single score on the best paths, or 0.
-
-    Only those paths have a probability that rounding can move; what forbids the others, −1e4 for
+    Only the best have a probability that rounding can move; what forbids the others, −1e4 for
     instance, does not count.
     """
     x, _, transitions, lengths, mask, start, end = _arguments(chain)
-    tags, score = _reference.viterbi(x, transitions, lengths, mask, start, end)
+    if tags is None:
+        tags, _ = _reference.viterbi(x, transitions, lengths, mask, start, end)
     largest = 0.0
     for b, valid in enumerate(is_valid(lengths, mask, *x.shape[:2])):
         path = tags[b, valid]
-        if len(path) == 0 or np.isneginf(score[b]):
-            continue
-        steps = (x[b, valid, path], transitions[path[:-1], path[1:]], start[path[0]], end[path[-1]])
-        largest = max(largest, *map(_largest, steps))
+        if len(path):
+            steps = (x[b, valid, path], transitions[path[:-1], path[1:]])
+            scores = np.concatenate([*steps, [start[path[0]], end[path[-1]]]])
+            largest = max(largest, _largest(scores[np.isfinite(scores)]))
     return largest
+
+
+def _own_score(tags, chain):
+    """Return the exact score of decoded tags, which are 0 at steps that are not valid."""
+    assert tags.dtype == np.int32
+    valid = is_valid(chain["lengths"], chain["mask"], *tags.shape)
+    np.testing.assert_array_equal(tags[~valid], 0)
+    wider = WIDER[chain["emissions"].dtype.name]
+    return call_reference("sequence_score", {**chain, "tags": tags}, wider)[0]
 
 
 def _arguments(chain):

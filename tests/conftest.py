@@ -12,7 +12,12 @@ import pytest
 import fastkeras
 
 hypothesis.settings.register_profile(
-    "fastkeras", max_examples=40, deadline=None, print_blob=True, derandomize=False
+    "fastkeras",
+    max_examples=40,
+    deadline=None,
+    print_blob=True,
+    derandomize=False,
+    phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
 )
 hypothesis.settings.load_profile("fastkeras")
 
