@@ -1,0 +1,150 @@
+"""Draws docs/img and fills the marked parts of README.md, from bench/results/*.json alone."""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+PROVIDERS = {  # in the table: name, color
+    "tensorflow_native": ("**fastkeras**", "#2166ac"),
+    "keras, XLA": ("composite, XLA", "#8c8c8c"),
+    "JAX scan": ("JAX scan", "#b8b8b8"),
+    "pytorch-crf": ("pytorch-crf", "#dddddd"),
+}
+TITLES = {"gradient": "Loss and gradient", "viterbi": "Viterbi"}
+
+
+def main():
+    for path in sorted((ROOT / "bench" / "results").glob("crf-*.json")):
+        results = json.loads(path.read_text())
+        draw(results, ROOT / "docs" / "img" / "crf.svg")
+        fill(ROOT / "README.md", "crf", table(results, path))
+    sys.path.append(str(ROOT / "examples"))
+    import segment_report
+
+    for path in sorted((ROOT / "bench" / "results").glob("demo-*.json")):
+        results = json.loads(path.read_text())
+        segment_report.draw(results, ROOT / "docs" / "img" / "segment.png")
+        fill(ROOT / "README.md", "demo", f"```\n{segment_report.report(results).strip()}\n```")
+
+
+def table(results, path):
+    """The README's table: a row for each workload, time and error for each provider."""
+    lines = []
+    for function, title in TITLES.items():
+        names = [name for name, _ in PROVIDERS.values()]
+        lines += [f"| {title} | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+        for workload, row in results["crf"].items():
+            shape = " × ".join(map(str, row["shape"]))
+            cells = [cell(row[function], name) for name in PROVIDERS]
+            lines.append(f"| {workload}, {shape} | {' | '.join(cells)} |")
+        lines.append("")
+    machine = results["machine"]
+    versions = machine["versions"]
+    packages = {
+        "TensorFlow": "tensorflow-cpu",
+        "Keras": "keras",
+        "torch": "torch",
+        "pytorch-crf": "pytorch-crf",
+        "JAX": "jax",
+    }
+    named = ", ".join(f"{name} {versions[package]}" for name, package in packages.items())
+    note = (
+        "Shapes are batch × steps × tags, lengths between half the steps and all of them. A cell "
+        "is the median time and, after ±, the largest error against float64: of the gradient with "
+        "respect to the emissions, and of the score of the path that was found. "
+        f"{machine['cpu']} ({machine['instruction_set']}), {machine['threads']} threads for "
+        f"everybody, float32, {named}; [{path.name}](bench/results/{path.name})."
+    )
+    if any("steps_scaled_by" in row for row in rows(results)):
+        note += " ≈: from an eighth of the steps; all of them need more memory than there is."
+    return "\n".join([*lines, note])
+
+
+def rows(results):
+    for workload in results["crf"].values():
+        for function in TITLES:
+            yield from workload[function].values()
+
+
+def cell(rows, name):
+    row = rows.get(name)
+    if row is None:
+        return ""
+    about = "≈ " if "steps_scaled_by" in row else ""
+    text = f"{about}{milliseconds(row['median'])} ±{row.get('gradient_error', row['error']):.0e}"
+    text = text.replace("e-0", "e-").replace("±0e+00", "±0")
+    ours = next(iter(PROVIDERS))
+    if name == ours:
+        return f"**{text}**"
+    return f"{text} · {row['median'] / rows[ours]['median']:.1f}×"
+
+
+def milliseconds(seconds):
+    value = 1000 * seconds
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:,.{digits}f} ms"
+
+
+def fill(path, name, text):
+    """Replace what stands between the markers of this name."""
+    begin, end = f"<!-- {name}: begin, made by bench/plot.py -->", f"<!-- {name}: end -->"
+    whole = path.read_text("utf-8")
+    before, _, rest = whole.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{path} has no markers {begin!r} … {end!r}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
+
+
+def draw(results, path):
+    """Times as multiples of fastkeras' own, on a logarithmic scale."""
+    style = {"font.size": 9.5, "svg.hashsalt": "fastkeras", "axes.titleweight": "bold"}
+    workloads = results["crf"]
+    with plt.rc_context(style):
+        figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+        for axes, (function, title) in zip(panels, TITLES.items(), strict=True):
+            draw_function(axes, workloads, function)
+            axes.set_title(f"{title}: times as long as fastkeras", loc="left")
+        panels[0].set_yticks(
+            range(len(workloads)),
+            [f"{name}\n{' × '.join(map(str, row['shape']))}" for name, row in workloads.items()],
+        )
+        panels[0].invert_yaxis()
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
+def draw_function(axes, workloads, function):
+    height = 0.8 / len(PROVIDERS)
+    for i, (provider, (name, color)) in enumerate(PROVIDERS.items()):
+        places, times = [], []
+        for j, workload in enumerate(workloads.values()):
+            if provider in workload[function]:
+                ours = workload[function]["tensorflow_native"]["median"]
+                places.append(j + (i - (len(PROVIDERS) - 1) / 2) * height)
+                times.append(workload[function][provider]["median"] / ours)
+        axes.barh(places, times, 0.9 * height, color=color, label=name.strip("*"))
+        for place, time in zip(places, times, strict=True):
+            if time != 1:
+                axes.text(time * 1.06, place, f"{time:.3g}×", va="center", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(left=min(0.8, axes.get_xlim()[0]), right=axes.get_xlim()[1] * 1.6)
+    axes.axvline(1, color="#2166ac", lw=0.8)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#eeeeee")
+    axes.set_axisbelow(True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The network of the segmentation example, its batches, and a training that may be interrupted."""
+
+import json
+import os
+import time
+
+import keras
+import numpy as np
+import peoples_daily as corpus
+from keras import layers, ops
+
+from fastkeras.layers import CRF
+
+PAIRS = 32768  # rows of the embedding of character pairs, which are hashed
+WIDTH = 128
+HEADS = ("softmax", "crf")
+
+
+def network(vocabulary_size, head, engine=None):
+    """Character numbers (batch, steps) → scores of b, m, e, s (batch, steps, 4).
+
+    Padding is set to zero after every layer, so a sentence gets the same scores in any batch.
+    """
+    characters = layers.Input((None,), dtype="int32", name="characters")
+    mask = ops.not_equal(characters, corpus.PADDING)
+    valid = ops.cast(mask, "float32")[..., None]
+    before = ops.pad(characters, [[0, 0], [1, 0]])[:, :-1]
+    pairs = (before * 7919 + characters) % PAIRS
+    x = layers.Concatenate()(
+        [
+            layers.Embedding(vocabulary_size + 2, WIDTH, name="character")(characters),
+            layers.Embedding(PAIRS, WIDTH // 2, name="pair")(pairs),
+        ]
+    )
+    x = layers.Dropout(0.3)(x) * valid
+    for _ in range(3):
+        x = layers.Conv1D(WIDTH, 3, padding="same", activation="relu")(x)
+        x = layers.Dropout(0.2)(x) * valid
+    x = layers.Dense(len(corpus.TAG_NAMES), name="scores")(x)
+    if head == "crf":
+        x = CRF(engine=engine, name="crf")(x, mask=mask)
+    return keras.Model(characters, x, name=head)
+
+
+def compiled(vocabulary_size, head, steps, engine=None, jit_compile="auto"):
+    """The network, ready for `fit`; the learning rate falls to zero over `steps`."""
+    model = network(vocabulary_size, head, engine)
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, steps))
+    if head == "crf":
+        crf = model.get_layer("crf")
+        model.compile(optimizer, loss=crf.loss, jit_compile=jit_compile)
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss=loss, jit_compile=jit_compile)
+    return model
+
+
+class Batches(keras.utils.PyDataset):
+    """Sentences of about one length together, padded with 0, in a new order every epoch.
+
+    A batch is (characters, tags), with `weighted` also the weight of each character, 0 at padding.
+    """
+
+    def __init__(self, characters, tags, weighted, characters_in_batch=3200):
+        super().__init__()
+        self.characters, self.tags, self.weighted = characters, tags, weighted
+        self.lengths = np.array([len(sentence) for sentence in characters])
+        longest_first = np.argsort(-self.lengths, kind="stable")
+        self.bounds = batch_bounds(self.lengths[longest_first], characters_in_batch)
+        self.random = np.random.default_rng(0)
+        self.on_epoch_end()
+
+    def on_epoch_end(self):
+        jitter = self.random.uniform(0, 4, len(self.lengths))
+        batches = np.split(np.argsort(jitter - self.lengths), self.bounds)
+        self.batches = [batches[i] for i in self.random.permutation(len(batches))]
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        members = self.batches[index]
+        characters = padded([self.characters[i] for i in members])
+        tags = padded([self.tags[i] for i in members])
+        if self.weighted:
+            return characters, tags, (characters != corpus.PADDING).astype("float32")
+        return characters, tags
+
+
+def batch_bounds(lengths, characters_in_batch):
+    """Where to cut sentences, longest first, into batches of so many characters with padding."""
+    bounds, start = [], 0
+    for i in range(len(lengths)):
+        if i > start and (i - start + 1) * lengths[start] > characters_in_batch:
+            bounds.append(i)
+            start = i
+    return bounds
+
+
+def padded(arrays):
+    result = np.full((len(arrays), max(map(len, arrays))), corpus.PADDING, np.int32)
+    for row, array in zip(result, arrays, strict=True):
+        row[: len(array)] = array
+    return result
+
+
+def train(head, data, epochs, folder):
+    """Return (model with its best weights, list of what was measured after every epoch).
+
+    All progress is in `folder`: an interrupted training goes on after its last whole epoch.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    curves_file, best_file = folder / "curves.json", folder / "best.weights.h5"
+    curves = json.loads(curves_file.read_text()) if curves_file.exists() else []
+    batches = Batches(data.characters, data.tags, weighted=head == "softmax")
+    model = compiled(len(data.vocabulary), head, epochs * len(batches))
+    decode = decoder(model)
+
+    def keep(epoch, logs):
+        segmented, _ = segment(data.validation_texts, data.vocabulary, decode)
+        logs["val_f1"] = corpus.score(data.validation, segmented)[2]
+        earlier = curves[:epoch]  # an epoch that was interrupted after this point is repeated
+        curves[:] = [*earlier, {"loss": float(logs["loss"]), "val_f1": logs["val_f1"]}]
+        if logs["val_f1"] >= max(point["val_f1"] for point in curves):
+            write(best_file, model.save_weights)
+        write(curves_file, lambda path: path.write_text(json.dumps(curves)))
+
+    if len(curves) < epochs:
+        keeping = keras.callbacks.LambdaCallback(on_epoch_end=keep)
+        backup = keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False)
+        model.fit(batches, epochs=epochs, callbacks=[keeping, backup])
+    model.load_weights(best_file)
+    return model, curves
+
+
+def decoder(model):
+    """Return the function character numbers (batch, steps) → tags (batch, steps)."""
+    if model.name == "crf":
+        decoding = model.get_layer("crf").decode(model)
+        return lambda characters: np.asarray(decoding.predict_on_batch(characters))
+    return lambda characters: model.predict_on_batch(characters).argmax(-1)
+
+
+def segment(texts, vocabulary, decode, batch=128):
+    """Return (the words of each text, the tags of each sentence)."""
+    cut = [corpus.sentences(text) for text in texts]
+    numbers = corpus.encode([piece for pieces in cut for piece in pieces], vocabulary)
+    tags = [None] * len(numbers)
+    by_length = np.argsort([len(sentence) for sentence in numbers])
+    for start in range(0, len(by_length), batch):
+        members = by_length[start : start + batch]
+        for i, row in zip(members, decode(padded([numbers[i] for i in members])), strict=True):
+            tags[i] = row[: len(numbers[i])].tolist()
+    of_sentences = iter(tags)
+    words = [
+        corpus.words_of(text, [tag for _ in pieces for tag in next(of_sentences)])
+        for text, pieces in zip(texts, cut, strict=True)
+    ]
+    return words, tags
+
+
+def step_times(data, turns=15):
+    """Return ({name: median seconds of a training step}, shape of the batch that was timed).
+
+    All see the same batch of median length, and take turns. The composites are the CRF made of
+    Keras operations, as TensorFlow runs it and compiled by XLA.
+    """
+    kinds = {
+        "softmax": ("softmax", None, False),
+        "fastkeras": ("crf", None, False),
+        "composite": ("crf", "keras", False),
+        "composite under XLA": ("crf", "keras", True),
+    }
+    batch = {head: median_batch(data, weighted=head == "softmax") for head in HEADS}
+    size = len(data.vocabulary)
+    models = {name: compiled(size, head, 1000, *how) for name, (head, *how) in kinds.items()}
+    seconds = {name: [] for name in kinds}
+    for turn in range(turns):
+        for name, (head, *_) in kinds.items():
+            start = time.perf_counter()
+            models[name].train_on_batch(*batch[head])
+            if turn >= 2:  # the first two trace and compile
+                seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(of)) for name, of in seconds.items()}, batch["crf"][0].shape
+
+
+def median_batch(data, weighted):
+    batches = Batches(data.characters, data.tags, weighted)
+    by_size = sorted(range(len(batches)), key=lambda index: len(batches.batches[index]))
+    return batches[by_size[len(by_size) // 2]]
+
+
+def write(path, save):
+    """Call `save` with a temporary name beside `path`, then rename: whole or not at all."""
+    temporary = path.with_name(f"partial-{path.name}")
+    save(temporary)
+    os.replace(temporary, path)
