@@ -8,8 +8,8 @@ the largest transition, is 0. Two domains, chosen by `scores_are_near`:
     logs    log-sum-exp over pairs of tags, for transitions so far apart that a product of
             probabilities would lose a path: hard constraints, −inf or −1e4.
 
-No scan stores a pair of tags for each step. docs/crf.md has the derivation, and the argument why the
-scaled domain is safe while the transitions are near each other.
+No scan stores a pair of tags for each step. docs/crf.md has the derivation, and the argument why
+the scaled domain is safe while the transitions are near each other.
 """
 
 from keras import backend, ops
@@ -104,7 +104,9 @@ def _forward_logs(x, transitions, valid, first):
     return alpha, ops.ones_like(log_scale), log_scale
 
 
-def _posterior_scaled(x, transitions, valid, alpha, scale, unary_weights, pair_weights, per_sequence):
+def _posterior_scaled(
+    x, transitions, valid, alpha, scale, unary_weights, pair_weights, per_sequence
+):
     potentials = ops.exp(x)
     pair_potentials = ops.exp(transitions)
     transposed = ops.transpose(pair_potentials)

@@ -1,0 +1,65 @@
+"""Models that predict tags."""
+
+import sys
+
+import keras
+
+from fastkeras.crf.targets import layer_of, mask_of
+
+
+def decoding_model(layer, model, confidence):
+    """`CRF.decode`: the graph of a functional model, ended differently; else a model around it."""
+    output = "tags and confidence" if confidence else "tags"
+    for tensor in getattr(model, "outputs", None) or ():
+        operation, node_index, _ = tensor._keras_history
+        if operation is layer:
+            call = layer._inbound_nodes[node_index].arguments
+            return keras.Model(model.inputs, layer(*call.args, **{**call.kwargs, "output": output}))
+    return CRFDecoder(model, confidence)
+
+
+@keras.saving.register_keras_serializable(package="fastkeras")
+class CRFDecoder(keras.Model):
+    """Predicts the tags of a model, of any kind, that returns the output of a `CRF` layer.
+
+    Made by `CRF.decode` for subclassed and nested models.
+
+    Args:
+        model: the model.
+        confidence: whether to give the probability of each decoded tag, too.
+        **kwargs: of `keras.Model`.
+    """
+
+    def __init__(self, model, confidence=False, **kwargs):
+        super().__init__(**kwargs)
+        self.model = model
+        self.confidence = confidence
+
+    def call(self, inputs):
+        """Tags, or (tags, probabilities)."""
+        emissions = self.model(inputs, training=False)
+        return layer_of(emissions).decoded(emissions, mask_of(emissions), self.confidence)
+
+    def get_config(self):
+        """The configuration."""
+        model = keras.saving.serialize_keras_object(self.model)
+        return {**super().get_config(), "model": model, "confidence": self.confidence}
+
+    @classmethod
+    def from_config(cls, config):
+        """The decoder of a configuration."""
+        model = keras.saving.deserialize_keras_object(config.pop("model"))
+        return cls(model, **config)
+
+
+def is_exporting():
+    """Whether Keras is writing a model for serving, which must not need a custom op.
+
+    Keras gives no other sign of it than who is calling.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("keras.src.export"):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,324 @@
+"""The CRF as a Keras layer."""
+
+import keras
+from keras import ops
+from keras.src.backend.common.masking import set_keras_mask
+
+from fastkeras import crf
+from fastkeras.crf.decoder import decoding_model, is_exporting
+from fastkeras.crf.loss import CRFLoss
+from fastkeras.crf.metrics import CRFAccuracy
+from fastkeras.crf.targets import at_least_float32, mark, mask_of
+
+OUTPUTS = ("emissions", "tags", "tags and confidence")
+
+
+@keras.saving.register_keras_serializable(package="fastkeras")
+class CRF(keras.layers.Layer):
+    """Linear-chain conditional random field over the scores of a sequence tagger.
+
+    The last layer of a model. It owns the transition scores and returns the emissions, on which
+    `crf.loss` and `crf.accuracy` work; `crf.decode(model)` is the model that predicts tags. Steps
+    are masked by the Keras mask: padding on either side, holes, and a masked first step.
+
+    Args:
+        num_tags: number of tags; None for the last dimension of the input.
+        use_boundaries: whether the first and the last tag of a sequence get scores of their own.
+        use_kernel: whether to project the input to num_tags first, as a Dense layer does.
+        transitions_initializer, boundary_initializer, kernel_initializer, bias_initializer: of the
+            weights; transitions are initialised as seen by `crf.transitions`.
+        transitions_regularizer, boundary_regularizer, kernel_regularizer, bias_regularizer: same.
+        transitions_constraint, boundary_constraint, kernel_constraint, bias_constraint: same.
+        learning_rate_multiplier: transitions and boundaries are stored divided by this number and
+            multiplied by it on use. An optimizer whose step does not depend on the scale of the
+            gradient, as Adam's, so moves them this many times faster; under plain SGD it is the
+            square.
+        engine: a name in `fastkeras.engines("crf")`, or None for the fastest.
+        **kwargs: of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: float, shape (batch, steps, channels); with channels = num_tags unless `use_kernel`.
+        mask: bool, shape (batch, steps), or None for the mask that comes with the inputs.
+        output: "emissions"; "tags"; or "tags and confidence", see `decode`.
+
+    Returns:
+        Emissions, shape (batch, steps, num_tags), in the compute dtype; or int32 tags of shape
+        (batch, steps), 0 at masked steps.
+
+    Raises:
+        ValueError: an argument out of range, or inputs of another rank or size.
+
+    Example:
+        >>> import keras
+        >>> from fastkeras.layers import CRF
+        >>> inputs = keras.Input((None,), dtype="int32")
+        >>> x = keras.layers.Embedding(100, 8, mask_zero=True)(inputs)
+        >>> crf = CRF(5, use_kernel=True)
+        >>> model = keras.Model(inputs, crf(x))
+        >>> model.compile("adam", loss=crf.loss, metrics=[crf.accuracy])
+        >>> crf.decode(model).output.dtype
+        'int32'
+
+    Source: Huang, Xu & Yu, 2015, "Bidirectional LSTM-CRF models for sequence tagging"; the
+        multiplier follows bert4keras.
+    """
+
+    def __init__(
+        self,
+        num_tags=None,
+        use_boundaries=True,
+        use_kernel=False,
+        transitions_initializer="glorot_uniform",
+        boundary_initializer="zeros",
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        transitions_regularizer=None,
+        boundary_regularizer=None,
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        transitions_constraint=None,
+        boundary_constraint=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        learning_rate_multiplier=1.0,
+        engine=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_tags is not None and (not isinstance(num_tags, int) or num_tags < 1):
+            raise ValueError(f"num_tags must be an integer >= 1 or None, got {num_tags!r}")
+        if not learning_rate_multiplier > 0:
+            raise ValueError(
+                f"learning_rate_multiplier must be above 0, got {learning_rate_multiplier!r}"
+            )
+        self.num_tags = num_tags
+        self.use_boundaries = use_boundaries
+        self.use_kernel = use_kernel
+        self.transitions_initializer = keras.initializers.get(transitions_initializer)
+        self.boundary_initializer = keras.initializers.get(boundary_initializer)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.transitions_regularizer = keras.regularizers.get(transitions_regularizer)
+        self.boundary_regularizer = keras.regularizers.get(boundary_regularizer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.transitions_constraint = keras.constraints.get(transitions_constraint)
+        self.boundary_constraint = keras.constraints.get(boundary_constraint)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.learning_rate_multiplier = float(learning_rate_multiplier)
+        self.engine = engine
+        self.supports_masking = True
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def build(self, input_shape):
+        """Create the weights for inputs of shape (batch, steps, channels)."""
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError("the last dimension of the inputs of a CRF must be known, got None")
+        num_tags = self.num_tags or channels
+        if num_tags != channels and not self.use_kernel:
+            raise ValueError(
+                f"inputs must have num_tags = {num_tags} channels, got {channels}; with "
+                "use_kernel=True the layer projects them"
+            )
+        self.num_tags = num_tags
+        if self.use_kernel:
+            self.kernel = self.add_weight(
+                (channels, num_tags),
+                self.kernel_initializer,
+                name="kernel",
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
+            self.bias = self.add_weight(
+                (num_tags,),
+                self.bias_initializer,
+                name="bias",
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        self._transitions = self._add_scores("transitions", (num_tags, num_tags))
+        if self.use_boundaries:
+            self._start = self._add_scores("start_transitions", (num_tags,))
+            self._end = self._add_scores("end_transitions", (num_tags,))
+
+    def call(self, inputs, mask=None, output="emissions"):
+        """See the class."""
+        if self.use_kernel:
+            emissions = ops.matmul(inputs, self.kernel) + self.bias
+        else:
+            emissions = inputs + ops.zeros((), inputs.dtype)  # a tensor of its own, to be marked
+        if output != "emissions":
+            return self.decoded(emissions, mask, confidence=output != "tags")
+        mark(emissions, self)
+        if mask is not None:
+            set_keras_mask(emissions, mask)
+        return emissions
+
+    def compute_output_spec(self, inputs, mask=None, output="emissions"):
+        """Shapes and dtypes of what `call` returns."""
+        if output not in OUTPUTS:
+            raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")
+        batch, steps, _ = inputs.shape
+        dtype = self.compute_dtype
+        if output == "emissions":
+            return keras.KerasTensor((batch, steps, self.num_tags), dtype)
+        tags = keras.KerasTensor((batch, steps), "int32")
+        if output == "tags":
+            return tags
+        return tags, keras.KerasTensor((batch, steps), keras.backend.result_type(dtype, "float32"))
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the emissions."""
+        return (*input_shape[:-1], self.num_tags)
+
+    @property
+    def transitions(self):
+        """Transition scores, float tensor (num_tags, num_tags); [i, j] scores i → j."""
+        return self._effective(self._transitions)
+
+    @property
+    def start_transitions(self):
+        """Scores of the first tag, float tensor (num_tags,), or None without boundaries."""
+        return self._effective(self._start) if self.use_boundaries else None
+
+    @property
+    def end_transitions(self):
+        """Scores of the last tag, float tensor (num_tags,), or None without boundaries."""
+        return self._effective(self._end) if self.use_boundaries else None
+
+    @property
+    def loss(self):
+        """A new `CRFLoss` of this layer, for `model.compile`."""
+        return CRFLoss(self)
+
+    @property
+    def accuracy(self):
+        """A new `CRFAccuracy` of this layer, for `model.compile`."""
+        return CRFAccuracy(self)
+
+    def log_likelihood(self, emissions, tags, mask=None):
+        """`fastkeras.crf.log_likelihood` with this layer's weights.
+
+        Args:
+            emissions: what the layer returned, shape (batch, steps, num_tags).
+            tags: integers of shape (batch, steps).
+            mask: bool, shape (batch, steps), or None for the mask that comes with the emissions.
+
+        Returns:
+            Shape (batch,), at least float32.
+        """
+        emissions, chain = self._chain(emissions, mask)
+        return crf.log_likelihood(at_least_float32(emissions), tags, **chain)
+
+    def viterbi(self, emissions, mask=None):
+        """`fastkeras.crf.viterbi` with this layer's weights: (tags, score).
+
+        Args:
+            emissions, mask: as in `log_likelihood`.
+
+        Returns:
+            int32 tags, shape (batch, steps), and scores, shape (batch,), at least float32.
+        """
+        emissions, chain = self._chain(emissions, mask)
+        return crf.viterbi(at_least_float32(emissions), **chain)
+
+    def marginals(self, emissions, mask=None):
+        """`fastkeras.crf.marginals` with this layer's weights: (unary, transition counts).
+
+        Args:
+            emissions, mask: as in `log_likelihood`.
+
+        Returns:
+            Probabilities, shape (batch, steps, num_tags), and expected numbers of transitions,
+            shape (batch, num_tags, num_tags), at least float32.
+        """
+        emissions, chain = self._chain(emissions, mask)
+        return crf.marginals(at_least_float32(emissions), **chain)
+
+    def decode(self, model, confidence=False):
+        """The model that predicts tags, sharing the weights of `model`.
+
+        Args:
+            model: a model whose output is the output of this layer.
+            confidence: whether to give the probability of each decoded tag at its step, too.
+
+        Returns:
+            A keras.Model from the same inputs to int32 tags, shape (batch, steps), 0 at masked
+            steps; with `confidence` to (tags, probabilities), both (batch, steps). It is saved,
+            loaded and exported like any other; `model.export` writes no op of fastkeras.
+
+        Example:
+            >>> import keras
+            >>> import numpy as np
+            >>> from fastkeras.layers import CRF
+            >>> crf = CRF()
+            >>> model = keras.Sequential([keras.Input((None, 2)), crf])
+            >>> tags, probability = crf.decode(model, confidence=True).predict(
+            ...     np.array([[[0.0, 9.0], [9.0, 0.0]]]), verbose=0
+            ... )
+            >>> tags, bool((probability > 0.9).all())
+            (array([[1, 0]], dtype=int32), True)
+        """
+        return decoding_model(self, model, confidence)
+
+    def decoded(self, emissions, mask, confidence=False):
+        """Tags, or (tags, probability of each), without gradients; for the decoding models."""
+        emissions, chain = self._chain(at_least_float32(emissions), mask)
+        for name in ("transitions", "start_transitions", "end_transitions"):
+            if chain[name] is not None:
+                chain[name] = ops.stop_gradient(chain[name])
+        if is_exporting():
+            chain["engine"] = "keras"
+        emissions = ops.stop_gradient(emissions)
+        tags, _ = crf.viterbi(emissions, **chain)
+        if not confidence:
+            return tags
+        unary, _ = crf.marginals(emissions, **chain)
+        return tags, ops.take_along_axis(unary, tags[..., None], axis=-1)[..., 0]
+
+    def __dir__(self):
+        # Keras saves the state of whatever dir() shows, and these two are made anew at each look
+        return [name for name in super().__dir__() if name not in ("loss", "accuracy")]
+
+    def get_config(self):
+        """The configuration."""
+        config = super().get_config()
+        for name in ("num_tags", "use_boundaries", "use_kernel", "learning_rate_multiplier"):
+            config[name] = getattr(self, name)
+        for name in ("transitions", "boundary", "kernel", "bias"):
+            for kind in ("initializer", "regularizer", "constraint"):
+                serialize = getattr(keras, f"{kind}s").serialize
+                config[f"{name}_{kind}"] = serialize(getattr(self, f"{name}_{kind}"))
+        return {**config, "engine": self.engine}
+
+    def _add_scores(self, name, shape):
+        kind = "transitions" if len(shape) == 2 else "boundary"
+        initializer = getattr(self, f"{kind}_initializer")
+        regularizer = getattr(self, f"{kind}_regularizer")
+        constraint = getattr(self, f"{kind}_constraint")
+        multiplier = self.learning_rate_multiplier
+        return self.add_weight(
+            shape,
+            lambda shape, dtype: initializer(shape, dtype) / multiplier,
+            name=name,
+            autocast=False,
+            regularizer=regularizer and (lambda weight: regularizer(weight * multiplier)),
+            constraint=constraint and (lambda weight: constraint(weight * multiplier) / multiplier),
+        )
+
+    def _effective(self, scores):
+        return ops.convert_to_tensor(scores) * self.learning_rate_multiplier
+
+    def _chain(self, emissions, mask):
+        if not self.built:
+            raise ValueError(f"the layer {self.name!r} has no weights yet: call it on inputs first")
+        emissions = ops.convert_to_tensor(emissions)
+        return emissions, {
+            "transitions": self.transitions,
+            "mask": mask_of(emissions) if mask is None else mask,
+            "start_transitions": self.start_transitions,
+            "end_transitions": self.end_transitions,
+            "engine": self.engine,
+        }

@@ -1,0 +1,68 @@
+"""The negative log-likelihood as a Keras loss."""
+
+from weakref import ref
+
+import keras
+from keras import ops
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras.src.losses.loss import reduce_weighted_values
+
+from fastkeras.crf.metrics import update_inside_loss
+from fastkeras.crf.targets import integer_tags, layer_of, sequence_weights
+
+
+@keras.saving.register_keras_serializable(package="fastkeras")
+class CRFLoss(keras.losses.Loss):
+    """Negative log-likelihood of the tags, averaged over the batch; never negative.
+
+    `crf.loss` is one. It takes the transitions from the `CRF` layer whose output it is given, and
+    the mask from there too, so that it is saved and loaded with the model like any other loss.
+
+    Labels are integers of shape (batch, steps) or (batch, steps, 1), or one-hot of shape (batch,
+    steps, num_tags); at masked steps they may be anything. `sample_weight` has shape (batch,). A
+    label out of range at a valid step is an error, or a loss of NaN where a compiled graph cannot
+    raise. A sequence that the scores rule out (−inf) has an infinite loss and no gradient.
+
+    Args:
+        layer: the `CRF` layer to ask where y_pred does not come straight from one.
+        reduction: as in `keras.losses.Loss`; "sum_over_batch_size" is the mean over sequences.
+        name: name of the loss.
+
+    Raises:
+        ValueError: y_pred is no output of a CRF layer and no layer was given; labels or weights of
+            another shape.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from fastkeras.layers import CRF
+        >>> crf = CRF()
+        >>> model = keras.Sequential([keras.layers.Dense(3), crf])
+        >>> model.compile("adam", loss=crf.loss, metrics=[crf.accuracy])
+        >>> history = model.fit(np.ones((2, 5, 4)), np.ones((2, 5), int), verbose=0)
+        >>> sorted(history.history)
+        ['accuracy', 'loss']
+
+    Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
+    """
+
+    def __init__(self, layer=None, reduction="sum_over_batch_size", name="crf_loss"):
+        super().__init__(name=name, reduction=reduction)
+        self._layer = None if layer is None else ref(layer)  # not to be saved as a part of the loss
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # not the method of keras.losses.Loss: that casts labels to float, and multiplies losses of
+        # shape (batch,) by a mask of shape (batch, steps)
+        with keras.name_scope(self.name):
+            sample_weight = sequence_weights(sample_weight)
+            losses = self.call(y_true, y_pred)
+            update_inside_loss(y_true, y_pred, sample_weight)
+            return reduce_weighted_values(
+                losses, sample_weight=sample_weight, reduction=self.reduction, dtype=losses.dtype
+            )
+
+    def call(self, y_true, y_pred):
+        tags = integer_tags(y_true, y_pred)
+        if in_symbolic_scope():  # Keras builds its state with tensors that come from no layer
+            return ops.sum(y_pred, axis=(1, 2))
+        return -layer_of(y_pred, self._layer and self._layer()).log_likelihood(y_pred, tags)

@@ -1,0 +1,5 @@
+"""Keras layers."""
+
+from fastkeras.crf.layer import CRF
+
+__all__ = ["CRF"]

@@ -1,0 +1,5 @@
+"""Keras losses."""
+
+from fastkeras.crf.loss import CRFLoss
+
+__all__ = ["CRFLoss"]

@@ -1,0 +1,5 @@
+"""Keras metrics."""
+
+from fastkeras.crf.metrics import CRFAccuracy
+
+__all__ = ["CRFAccuracy"]
