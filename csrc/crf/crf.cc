@@ -94,7 +94,9 @@ void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const 
   }
   const GradientOutputs<T> out = {
       tags, static_cast<T>(sign), swept.get(), largest, d_emissions, pairs, group_size};
-  const int64_t block = planning.block();
+  // Sequences of a group add up chunk by chunk, so their block must not depend on num_threads.
+  const int64_t block =
+      group_size > 1 ? std::min<int64_t>(kMaxBlock, group_size) : planning.block();
   const int64_t task_size = std::max(block, group_size);
   ParallelFor((batch + task_size - 1) / task_size, planning.num_threads, [&](int64_t task) {
     const int64_t first = task * task_size, last = std::min(batch, first + task_size);
