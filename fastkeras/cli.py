@@ -46,6 +46,7 @@ def main(arguments=None):
 
 def doctor():
     """Print versions, the processor's means, and each domain's engines; return the exit status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its greetings are not the report
     print(f"fastkeras     {fastkeras.__version__}")
     print(f"Python        {platform.python_version()}, {platform.system()} {platform.machine()}")
     for title, names in {
@@ -60,8 +61,9 @@ def doctor():
     states = {domain: engines(domain) for domain in DOMAINS}
     if "keras" in sys.modules:  # only if an engine could load it
         print(f"Keras backend {sys.modules['keras'].backend.backend()}")
-    print(f"instructions  {_instruction_set()}")
-    print(f"processors    {len(os.sched_getaffinity(0)) if _has_affinity() else os.cpu_count()}")
+    instruction_set, num_threads = _compiled()
+    print(f"instructions  {instruction_set}")
+    print(f"threads       {num_threads}")
     if os.environ.get(FORCED):
         print(f"{FORCED}={os.environ[FORCED]}")
     for domain, of_domain in states.items():
@@ -81,13 +83,9 @@ def _version(names):
     return None
 
 
-def _instruction_set():
+def _compiled():
     try:
         from fastkeras import _core
     except ImportError:
-        return "unknown: fastkeras._core is missing"
-    return _core.instruction_set()
-
-
-def _has_affinity():
-    return hasattr(os, "sched_getaffinity")  # Linux; a container may own fewer than it sees
+        return "unknown, fastkeras._core is missing", os.cpu_count()
+    return _core.instruction_set(), _core.num_threads()

@@ -97,18 +97,22 @@ struct Results {
   std::vector<T> unary, counts, score;
   std::vector<int32_t> tags;
 
-  bool operator==(const Results& other) const {
-    const auto same = [](const auto& a, const auto& b) {
-      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0;
+  // The name of an array whose bits differ, or null.
+  const char* Difference(const Results& other) const {
+    const auto differ = [](const auto& a, const auto& b) {
+      return !a.empty() && std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) != 0;
     };
-    bool equal = same(unary, other.unary) && same(counts, other.counts);
-    equal = equal && same(score, other.score) && tags == other.tags;
     for (int q = 0; q < 3; ++q) {
-      equal = equal && same(value[q], other.value[q]) && same(d_emissions[q], other.d_emissions[q]);
-      equal = equal && same(d_transitions[q], other.d_transitions[q]);
-      equal = equal && same(d_start[q], other.d_start[q]) && same(d_end[q], other.d_end[q]);
+      if (differ(value[q], other.value[q])) return "value";
+      if (differ(d_emissions[q], other.d_emissions[q])) return "d_emissions";
+      if (differ(d_transitions[q], other.d_transitions[q])) return "d_transitions";
+      if (differ(d_start[q], other.d_start[q])) return "d_start";
+      if (differ(d_end[q], other.d_end[q])) return "d_end";
     }
-    return equal;
+    if (differ(unary, other.unary)) return "unary";
+    if (differ(counts, other.counts)) return "counts";
+    if (differ(score, other.score)) return "score";
+    return differ(tags, other.tags) ? "tags" : nullptr;
   }
 };
 
@@ -271,7 +275,9 @@ int Rounds() {
       if (!SetInstructionSet(set)) continue;
       const Results<T> results = Run(problem, 1);
       Check(problem, results);
-      Expect(Run(problem, 3) == results, "three threads give one thread's bits", problem.Text());
+      const char* difference = Run(problem, 3).Difference(results);
+      Expect(!difference, "three threads give one thread's bits",
+             problem.Text() + ", " + (difference ? difference : ""));
     }
     CheckTagsOutOfRange(problem);
   }
