@@ -27,7 +27,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="fastkeras",
         description="Native kernels for Keras 3: structured layers, faster and more exact.",
-        epilog="In Python: `from fastkeras.layers import CRF`, `from fastkeras.crf import viterbi`.",
+        epilog="In Python: `from fastkeras.layers import CRF`; `from fastkeras.crf import viterbi`",
     )
     parser.add_argument("--version", action="version", version=f"fastkeras {fastkeras.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")

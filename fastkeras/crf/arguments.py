@@ -18,13 +18,15 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 def chain_arguments(
     emissions, transitions, lengths, mask, start_transitions, end_transitions, tags=None
 ):
-    """Return (emissions, tags, transitions, lengths, mask, start, end), checked; tags may be None."""
+    """Return (emissions, tags, transitions, lengths, mask, start, end), all checked."""
     arrays = _NumPy if family_of(emissions) == "numpy" else _Tensors()
     emissions = arrays.floats("emissions", emissions)
     _expect_rank("emissions", emissions, 3, "(batch, steps, num_tags)")
     batch, steps, num_tags = emissions.shape
     if num_tags is None or num_tags < 1:
-        raise ValueError(f"emissions must have a known num_tags >= 1, got shape {_shape(emissions)}")
+        raise ValueError(
+            f"emissions must have a known num_tags >= 1, got shape {_shape(emissions)}"
+        )
     compute = "float64" if arrays.dtype(emissions) == "float64" else "float32"
     emissions = arrays.cast(emissions, compute)
 
