@@ -115,8 +115,4 @@ def _arrays(result):
     """Flatten tuples, and turn tensors of any kind into NumPy arrays."""
     if isinstance(result, tuple):
         return [array for part in result for array in _arrays(part)]
-    if not isinstance(result, np.ndarray):
-        from keras import ops
-
-        result = ops.convert_to_numpy(result)
-    return [result]
+    return [np.asarray(result)]

@@ -1,5 +1,7 @@
 """Every function of every engine against the reference in the next wider type."""
 
+from functools import cache
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -65,23 +67,96 @@ def test_half_precision_is_float32_rounded_at_both_ends(engine, function, dtype,
 
 
 @pytest.mark.parametrize("scale", (1.0, 20.0))
-def test_131072_steps_in_float32_lose_no_digit(engine, scale, rng):
+def test_131072_steps_in_float32_lose_no_digit(engine, scale):
     if engine == "reference":
-        pytest.skip("the bound here is independent of the reference, which is not recentred")
-    chain = random_chain(rng, 1, MANY_STEPS, 5, scale)
+        pytest.skip("the reference is not recentred: in float32 it is one of those that drift")
+    chain, exact = long_chain(scale)
+    values = {"rtol": 4 * np.finfo("float32").eps, "atol": 0}
+    probabilities = {"rtol": 0, "atol": 1e-6}
+    for function in ("log_partition", "viterbi"):
+        np.testing.assert_allclose(call(function, chain, engine)[-1], exact[function][-1], **values)
+    function = "log_likelihood_and_gradients"
+    (likelihood, d_emissions, *_), (truth, d_truth, *_) = (
+        call(function, chain, engine),
+        exact[function],
+    )
+    np.testing.assert_allclose(likelihood, truth, **values)
+    np.testing.assert_allclose(d_emissions, d_truth, **probabilities)
+    (unary, counts), (truth, counts_truth) = call("marginals", chain, engine), exact["marginals"]
+    np.testing.assert_allclose(unary, truth, **probabilities)
+    np.testing.assert_allclose(counts, counts_truth, rtol=1e-6)
+
+
+@cache
+def long_chain(scale):
+    """Return a chain and what the reference says in float64; one for all engines, it takes long."""
+    chain = random_chain(np.random.default_rng(0), 1, MANY_STEPS, 4, scale)
     chain["lengths"] = None
-    for function in ("log_partition", "sequence_score", "viterbi"):
-        result, exact = (a[-1] for a in (call(function, chain, engine), _exactly(function, chain)))
-        np.testing.assert_allclose(result, exact, rtol=4 * np.finfo("float32").eps)
-    likelihood, gradient, *_ = call("log_likelihood_and_gradients", chain, engine)
-    exact, exact_gradient, *_ = _exactly("log_likelihood_and_gradients", chain)
-    np.testing.assert_allclose(likelihood, exact, rtol=4 * np.finfo("float32").eps)
-    np.testing.assert_allclose(gradient, exact_gradient, rtol=0, atol=1e-6)
-    unary, counts = call("marginals", chain, engine)
-    exact_unary, exact_counts = _exactly("marginals", chain)
-    np.testing.assert_allclose(unary, exact_unary, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(counts, exact_counts, rtol=1e-6)
+    functions = ("log_partition", "viterbi", "log_likelihood_and_gradients", "marginals")
+    return chain, {name: call_reference(name, chain, "float64") for name in functions}
 
 
-def _exactly(function, chain):
-    return call_reference(function, chain, "float64")
+def chain_of(x, transitions, tags=None):
+    """Return the arguments for one sequence without boundaries."""
+    x = np.asarray(x)[None]
+    tags = np.zeros(x.shape[:2], int) if tags is None else np.asarray(tags)[None]
+    arguments = dict.fromkeys(("lengths", "mask", "start_transitions", "end_transitions"))
+    return {"emissions": x, "tags": tags, "transitions": np.asarray(transitions), **arguments}
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("blocked", (-1e4, -np.inf))
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_path_behind_by_more_than_underflow_is_not_lost(engine, function, blocked, dtype):
+    # Both paths end 120 nats behind the best local tag, which no path that is allowed can take:
+    # in scaled float32 nothing is left of them, although they are all there is.
+    for behind in (120, 2000):
+        x = np.array([[0, -behind], [-behind, 0]], dtype)
+        transitions = np.array([[0, blocked], [blocked, 0]], dtype)
+        check(function, chain_of(x, transitions, [1, 1]), engine)
+    log_z = call("log_partition", chain_of(x / np.asarray(20, dtype), transitions), engine)[0]
+    np.testing.assert_allclose(log_z, np.log(2) - 100, rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("scale", (60.0, 1000.0))
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_hard_constraints_on_confident_scores(engine, function, scale, dtype, rng):
+    for blocked in (-1e4, -np.inf):
+        chain = random_chain(rng, 2, 20, 9, 1.0, dtype)
+        chain["emissions"] = (chain["emissions"] * scale).astype(dtype)
+        chain["transitions"][rng.random((9, 9)) < 0.6] = blocked
+        check(function, chain, engine)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_component_that_leads_first_may_lose(engine, function, dtype):
+    # Tags 0 and 1 lead by 150 and then by 900 nats, and lose at the end by 1,800: whoever has
+    # dropped tags 2 and 3 on the way is wrong. The -1e4 between them is never worth its price.
+    x = np.zeros((12, 4), dtype)
+    x[0, :2] = 150
+    x[3, :2] = 750
+    x[9, 2:] = 2700
+    x += np.linspace(0, 1, x.size, dtype=dtype).reshape(x.shape)
+    transitions = np.full((4, 4), -1e4, dtype)
+    transitions[:2, :2] = [[0.5, -0.25], [0.125, 1]]
+    transitions[2:, 2:] = [[-1, 0.5], [0.25, 0]]
+    chain = chain_of(x, transitions, [2, 3] * 6)
+    check(function, chain, engine)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_components_apart_while_a_third_leads_a_while(engine, function, dtype):
+    # 0, 1 and 2 are worlds of their own: 2 leads by 1,500 nats in the middle, and its last step is
+    # forbidden; 0 and 1 share what is left, one of them early, the other one late.
+    x = np.zeros((15, 3), dtype)
+    x[1, 0] = 120
+    x[5:9, :2] = -375
+    x[13, 1] = 121
+    x[14, 2] = -np.inf
+    transitions = np.full((3, 3), -np.inf, dtype)
+    np.fill_diagonal(transitions, [0.25, -0.5, 2])
+    chain = chain_of(x, transitions, [1] * 15)
+    check(function, chain, engine)
