@@ -11,7 +11,8 @@ namespace fastkeras {
 
 void* Allocate(size_t bytes) {
   constexpr size_t kHugePage = size_t{2} << 20;
-  const size_t alignment = bytes >= 2 * kHugePage ? kHugePage : 64;
+  constexpr size_t kNeverReused = size_t{32} << 20;  // malloc maps these anew each time
+  const size_t alignment = bytes >= kNeverReused ? kHugePage : 64;
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
   void* const memory = std::aligned_alloc(alignment, rounded > 0 ? rounded : alignment);
   if (!memory) throw std::bad_alloc();

@@ -39,7 +39,10 @@ FASTKERAS_INLINE void MarginalRow(const Row<T>& shape, const Returner<T>& back, 
   const T* alpha = back.alpha + step * shape.num_tags;
   const T* emission = back.emission + step * shape.num_tags;
   const T scale = back.scales[step];
+  const int64_t ahead = step >= 2 ? -2 * shape.num_tags : 0;  // too many streams for the processor
   for (int v = 0; v < shape.vectors; ++v) {
+    __builtin_prefetch(alpha + ahead + v * kWidth);
+    __builtin_prefetch(emission + ahead + v * kWidth);
     const Vec<T> prefix = shape.LoadVector(alpha, v);
     const Vec<T> suffix = prefix > 0 ? Load(back.beta + v * kWidth) : Vec<T>{};
     shape.StoreVector(gradient, v, prefix * suffix * sign);
@@ -108,7 +111,6 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
         T* r = back.r + (s - begin) * stride;
         MarginalRow(shape, back, s, sign, gradient, r);
         if (s == begin) drift[m] = back.weight * sign / shape.SumOf(gradient);
-        if (back.tags) gradient[back.tags[t]] += back.weight * static_cast<T>(out.largest_weight);
         r_rows[m] = r;
       }
       if (s == 0) continue;
@@ -129,8 +131,15 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
     }
     for (int m = 0; m < active; ++m) {
       const Returner<T>& back = returners[m];
-      const int64_t from = begin > 1 ? begin : 1;
       const int64_t to = back.steps < begin + kChunk ? back.steps : begin + kChunk;
+      if (back.tags) {  // now, since a load would have had to wait for the row's store
+        const T weight = back.weight * static_cast<T>(out.largest_weight);
+        for (int64_t s = begin; s < to; ++s) {
+          const int64_t t = crf::StepAt(plan, back.sequence, s);
+          back.gradient[t * num_tags + back.tags[t]] += weight;
+        }
+      }
+      const int64_t from = begin > 1 ? begin : 1;
       if (to <= from) continue;
       AddOuterProducts(back.alpha + (from - 1) * num_tags, back.r + (from - begin) * stride,
                        to - from, num_tags, stride, panel, back.pairs);
