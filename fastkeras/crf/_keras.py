@@ -4,13 +4,15 @@ Every function can be differentiated again. On TensorFlow and JAX the first grad
 one of recursions.py, not automatic differentiation through a loop.
 """
 
+from functools import wraps
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import backend, ops
 
 from fastkeras.crf.arguments import _NumPy as on_numpy
 from fastkeras.crf.gradients import Gradients
-from fastkeras.crf.recursions import FLOOR, IMPOSSIBLE, forward, posterior, scan
+from fastkeras.crf.recursions import FLOOR, IMPOSSIBLE, forward, pair_sums, posterior, scan
 
 BLOCK = 256  # steps summed in a row; sums of sums keep their digits in float32
 
@@ -35,12 +37,37 @@ class Gold(NamedTuple):
     in_range: Any  # bool (batch)
 
 
+def _engine_function(function):
+    """Check what depends on values, where there are values; compile for JAX.
+
+    An eager loop of JAX is compiled anew at each call, unless the function around it is compiled.
+    """
+    takes_tags = "tags" in function.__code__.co_varnames[: function.__code__.co_argcount]
+    compiled = function
+    if backend.backend() == "jax":
+        from jax import jit
+
+        compiled = jit(function)
+
+    @wraps(function)
+    def checked(emissions, *arguments):
+        _, lengths, mask = arguments[1:4] if takes_tags else arguments[:3]
+        _check_lengths(lengths, emissions)
+        if takes_tags:
+            _check_tags(emissions, arguments[0], lengths, mask)
+        return compiled(emissions, *arguments)
+
+    return checked
+
+
+@_engine_function
 def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     value = -_relative_score(chain, -chain.shift)
     return ops.where(value > IMPOSSIBLE, value, -float("inf"))
 
 
+@_engine_function
 def sequence_score(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     gold = _gold(chain, tags)
@@ -48,21 +75,24 @@ def sequence_score(emissions, tags, transitions, lengths, mask, start_transition
     return _settle(value, gold)
 
 
+@_engine_function
 def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     gold = _gold(chain, tags)
     value = _relative_score(chain, gold.score)
-    value = value - ops.stop_gradient(ops.maximum(value, 0))  # above 0 by rounding only
+    value = value - ops.stop_gradient(ops.where(value > 0, value, 0))  # by rounding only
     return _settle(value, gold)
 
 
+@_engine_function
 def log_likelihood_and_gradients(
     emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
 ):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     gold = _gold(chain, tags)
     alpha, scale, log_scale = forward(chain.x, chain.transitions, chain.valid, chain.first)
-    likelihood = ops.minimum(_sum_over_steps(gold.score - log_scale), 0)
+    likelihood = _sum_over_steps(gold.score - log_scale)
+    likelihood = ops.where(likelihood > 0, 0, likelihood)  # above 0 by rounding only
     weights = ops.where(gold.possible, ops.convert_to_tensor(weights, dtype=likelihood.dtype), 0)
     unary, counts = posterior(
         chain.x, chain.transitions, chain.valid, chain.first, alpha, scale, weights
@@ -73,20 +103,18 @@ def log_likelihood_and_gradients(
     pair_weights = ops.where(chain.first, 0, unary_weights)
     one_hot = ops.one_hot(tags, num_tags, dtype=unary.dtype)
     d_x = one_hot * unary_weights[..., None] - unary
-    gold_counts = ops.segment_sum(
-        ops.reshape(pair_weights, (-1,)),
-        ops.reshape(previous * num_tags + tags, (-1,)),
-        num_segments=num_tags * num_tags,
-    )
+    before = ops.one_hot(previous, num_tags, dtype=unary.dtype)
+    gold_counts = pair_sums(before, one_hot * pair_weights[..., None])
     gradients = Gradients(
         ops.transpose(d_x, (1, 0, 2)),
-        ops.reshape(gold_counts, (num_tags, num_tags)) - counts,
+        gold_counts - counts,
         ops.sum(ops.where(chain.first[..., None], d_x, 0), axis=(0, 1)),
         ops.sum(ops.where(chain.last[..., None], d_x, 0), axis=(0, 1)),
     )
     return _settle(likelihood, gold), gradients
 
 
+@_engine_function
 def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     alpha, scale, log_scale = forward(chain.x, chain.transitions, chain.valid, chain.first)
@@ -98,6 +126,7 @@ def marginals(emissions, transitions, lengths, mask, start_transitions, end_tran
     return ops.transpose(unary, (1, 0, 2)), counts
 
 
+@_engine_function
 def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     zeros = ops.zeros(ops.shape(chain.x)[1:], chain.x.dtype)
@@ -134,18 +163,17 @@ def _chain(emissions, transitions, lengths, mask, start_transitions, end_transit
         for value in (transitions, start_transitions, end_transitions)
     )
     lengths = ops.convert_to_tensor(lengths, dtype="int32")
-    _check_lengths(lengths, emissions)
     x = ops.transpose(emissions, (1, 0, 2))
     if mask is None:
         t = ops.arange(ops.shape(x)[0], dtype="int32")[:, None]
         valid = t < lengths
-        first = ops.logical_and(valid, t == 0)
+        first = valid & (t == 0)
         last = t == lengths - 1
     else:
         valid = ops.transpose(ops.convert_to_tensor(mask, dtype="bool"))
         rank = ops.cumsum(ops.cast(valid, "int32"), axis=0)
-        first = ops.logical_and(valid, rank == 1)
-        last = ops.logical_and(valid, rank == ops.sum(ops.cast(valid, "int32"), axis=0))
+        first = valid & (rank == 1)
+        last = valid & (rank == rank[-1:])
     # what stands at a step that is not valid may be NaN: it gets neither into values nor gradients
     x = _floored(ops.where(valid[..., None], x, 0))
     x = x + ops.where(first[..., None], start, 0) + ops.where(last[..., None], end, 0)
@@ -170,15 +198,14 @@ def _floored(scores):
 def _gold(chain, tags):
     num_tags = chain.x.shape[-1]
     tags = ops.convert_to_tensor(tags, dtype="int32")
-    _check_tags(chain, tags)
     given = ops.transpose(tags)
     tags, previous = _tags_and_previous(chain, given)
-    in_range = ops.logical_or(~chain.valid, given == tags)
+    in_range = (given == tags) | ~chain.valid
     unary = ops.take_along_axis(chain.x, tags[..., None], axis=-1)[..., 0]
     pairs = ops.take(ops.reshape(chain.transitions, (-1,)), previous * num_tags + tags)
     pairs = ops.where(chain.first, 0, pairs)
-    worst = ops.minimum(ops.minimum(unary, pairs), chain.shift)
-    possible = ops.logical_or(~chain.valid, worst > IMPOSSIBLE)
+    possible = (unary > IMPOSSIBLE) & (pairs > IMPOSSIBLE) & (chain.shift > IMPOSSIBLE)
+    possible = possible | ~chain.valid
     score = ops.where(chain.valid, unary + pairs, 0)
     return Gold(score, ops.all(possible, axis=0), ops.all(in_range, axis=0))
 
@@ -213,18 +240,18 @@ def _relative_score(chain, gold):
         return _sum_over_steps(gold - log_scale)
 
     @ops.custom_gradient
-    def score(x, transitions, gold):
-        alpha, scale, log_scale = forward(x, transitions, chain.valid, chain.first)
+    def score(x, transitions, gold, valid, first):  # JAX allows it to close over no tensor
+        alpha, scale, log_scale = forward(x, transitions, valid > 0, first > 0)
 
         def gradient(weights):
-            unary, counts = posterior(
-                x, transitions, chain.valid, chain.first, alpha, scale, weights
-            )
-            return -unary, -counts, ops.where(chain.valid, weights, 0)
+            unary, counts = posterior(x, transitions, valid > 0, first > 0, alpha, scale, weights)
+            d_gold = ops.where(valid > 0, weights, 0)
+            return -unary, -counts, d_gold, ops.zeros_like(valid), ops.zeros_like(first)
 
         return _sum_over_steps(gold - log_scale), gradient
 
-    return score(chain.x, chain.transitions, gold)
+    valid, first = (ops.cast(steps, gold.dtype) for steps in (chain.valid, chain.first))
+    return score(chain.x, chain.transitions, gold, valid, first)
 
 
 def _sum_over_steps(values):
@@ -244,15 +271,18 @@ def _check_lengths(lengths, emissions):
         on_numpy.check_lengths(ops.convert_to_numpy(lengths), emissions.shape[1])
 
 
-def _check_tags(chain, tags):
+def _check_tags(emissions, tags, lengths, mask):
     """As for arrays; a graph, which cannot raise, gives NaN instead."""
-    if _is_concrete(tags) and _is_concrete(chain.valid):
-        valid = ops.convert_to_numpy(chain.valid).T
-        on_numpy.check_tags(ops.convert_to_numpy(tags), None, valid, chain.x.shape[-1])
+    if _is_concrete(tags) and _is_concrete(lengths if mask is None else mask):
+        lengths = ops.convert_to_numpy(lengths) if mask is None else None
+        mask = None if mask is None else ops.convert_to_numpy(mask)
+        on_numpy.check_tags(ops.convert_to_numpy(tags), lengths, mask, emissions.shape[2])
 
 
 def _is_concrete(tensor):
     name = backend.backend()
+    if isinstance(tensor, np.ndarray):
+        return True
     if name == "tensorflow":
         return hasattr(tensor, "numpy")  # a symbolic tensor has no such attribute
     if name == "jax":

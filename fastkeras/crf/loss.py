@@ -51,6 +51,7 @@ class CRFLoss(keras.losses.Loss):
         self._layer = None if layer is None else ref(layer)  # not to be saved as a part of the loss
 
     def __call__(self, y_true, y_pred, sample_weight=None):
+        """The loss of a batch, reduced."""
         # not the method of keras.losses.Loss: that casts labels to float, and multiplies losses of
         # shape (batch,) by a mask of shape (batch, steps)
         with keras.name_scope(self.name):
@@ -62,6 +63,7 @@ class CRFLoss(keras.losses.Loss):
             )
 
     def call(self, y_true, y_pred):
+        """Negative log-likelihoods, shape (batch,)."""
         tags = integer_tags(y_true, y_pred)
         if in_symbolic_scope():  # Keras builds its state with tensors that come from no layer
             return ops.sum(y_pred, axis=(1, 2))

@@ -79,7 +79,7 @@ def _forward_scaled(x, transitions, valid, first):
 
     def step(alpha, inputs):
         potentials, valid, first = inputs
-        joined = ops.where(first, potentials, ops.matmul(alpha, pair_potentials) * potentials)
+        joined = ops.where(first, potentials, (alpha @ pair_potentials) * potentials)
         scale = ops.sum(joined, axis=-1, keepdims=True)
         alpha = ops.where(valid, joined / scale, alpha)
         return alpha, (alpha, ops.where(valid, scale, 1)[:, 0])
@@ -113,7 +113,7 @@ def _posterior_scaled(
 
     def step(beta, inputs):
         potentials, valid = inputs
-        before = ops.matmul(potentials * beta, transposed)
+        before = (potentials * beta) @ transposed
         before = before / ops.sum(before, axis=-1, keepdims=True)
         return ops.where(valid, before, beta), (beta,)
 
@@ -124,7 +124,7 @@ def _posterior_scaled(
     mass = ops.sum(unary, axis=-1)
     # p(i at t-1, j at t) = alpha[t-1, i] · potential(i, j) · after[t, j], and they sum to 1
     after = potentials * beta * (pair_weights / (scale * mass))[..., None]
-    counts = pair_potentials * _pair_sums(_at_the_step_before(alpha), after, per_sequence)
+    counts = pair_potentials * pair_sums(_at_the_step_before(alpha), after, per_sequence)
     return unary * (unary_weights / mass)[..., None], counts
 
 
@@ -164,6 +164,8 @@ def scan(step, carry, inputs, like, reverse=False):
     without which XLA cannot differentiate it.
     """
     if backend.backend() != "tensorflow":
+        if inputs[0].shape[0] == 0:  # torch cannot stack the outputs of no step
+            return carry, tuple(ops.zeros((0, *y.shape), y.dtype) for y in like)
         return ops.scan(step, carry, inputs, reverse=reverse)
     import tensorflow as tf
 
@@ -182,6 +184,15 @@ def scan(step, carry, inputs, like, reverse=False):
     return carry, tuple(output.stack() for output in outputs)
 
 
+def pair_sums(before, after, per_sequence=False):
+    """Sum over the steps (and the batch) of before[t, b, i] · after[t, b, j]."""
+    if per_sequence:
+        return ops.einsum("tbi,tbj->bij", before, after)
+    num_tags = before.shape[-1]
+    before = ops.transpose(ops.reshape(before, (-1, num_tags)))
+    return before @ ops.reshape(after, (-1, num_tags))
+
+
 def _zeros(x):
     """What one step holds, (batch, num_tags)."""
     return ops.zeros(ops.shape(x)[1:], x.dtype)
@@ -190,12 +201,3 @@ def _zeros(x):
 def _at_the_step_before(alpha):
     # the first row is never used: no sequence has a transition into its first valid step
     return ops.concatenate([ops.ones_like(alpha[:1]), alpha[:-1]], axis=0)
-
-
-def _pair_sums(before, after, per_sequence):
-    """Sum over the steps (and the batch) of before[t, b, i] · after[t, b, j]."""
-    if per_sequence:
-        return ops.einsum("tbi,tbj->bij", before, after)
-    num_tags = before.shape[-1]
-    before = ops.transpose(ops.reshape(before, (-1, num_tags)))
-    return ops.matmul(before, ops.reshape(after, (-1, num_tags)))

@@ -12,6 +12,7 @@ MARK = "_fastkeras_crf"
 
 
 def mark(emissions, layer):
+    """Remember the layer whose output this is."""
     set_tensor_attr(emissions, MARK, layer)
 
 
