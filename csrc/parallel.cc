@@ -36,14 +36,15 @@ struct Job {
 class Pool {
  public:
   void Run(Job& job) {
+    const int helpers = job.helpers_wanted;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      for (; num_workers_ < job.helpers_wanted; ++num_workers_) {
+      for (; num_workers_ < helpers; ++num_workers_) {
         std::thread([this] { Serve(); }).detach();
       }
       jobs_.push_back(&job);
     }
-    for (int i = 0; i < job.helpers_wanted; ++i) wake_.notify_one();
+    for (int i = 0; i < helpers; ++i) wake_.notify_one();
     job.Work();
     std::unique_lock<std::mutex> lock(mutex_);
     jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
