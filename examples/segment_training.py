@@ -11,8 +11,7 @@ from keras import layers, ops
 
 from fastkeras.layers import CRF
 
-PAIRS = 32768  # rows of the embedding of character pairs, which are hashed
-WIDTH = 128
+PAIRS = 131072  # rows of the embedding of character pairs, which are hashed
 HEADS = ("softmax", "crf")
 
 
@@ -28,17 +27,17 @@ def network(vocabulary_size, head, engine=None):
     pairs = (before * 7919 + characters) % PAIRS
     x = layers.Concatenate()(
         [
-            layers.Embedding(vocabulary_size + 2, WIDTH, name="character")(characters),
-            layers.Embedding(PAIRS, WIDTH // 2, name="pair")(pairs),
+            layers.Embedding(vocabulary_size + 2, 128, name="character")(characters),
+            layers.Embedding(PAIRS, 32, name="pair")(pairs),
         ]
     )
-    x = layers.Dropout(0.3)(x) * valid
+    x = layers.Dropout(0.4)(x) * valid
     for _ in range(3):
-        x = layers.Conv1D(WIDTH, 3, padding="same", activation="relu")(x)
-        x = layers.Dropout(0.2)(x) * valid
+        x = layers.Conv1D(128, 3, padding="same", activation="relu")(x)
+        x = layers.Dropout(0.3)(x) * valid
     x = layers.Dense(len(corpus.TAG_NAMES), name="scores")(x)
     if head == "crf":
-        x = CRF(engine=engine, name="crf")(x, mask=mask)
+        x = CRF(learning_rate_multiplier=10, engine=engine, name="crf")(x, mask=mask)
     return keras.Model(characters, x, name=head)
 
 
@@ -46,6 +45,7 @@ def compiled(vocabulary_size, head, steps, engine=None, jit_compile="auto"):
     """The network, ready for `fit`; the learning rate falls to zero over `steps`."""
     model = network(vocabulary_size, head, engine)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, steps))
+    optimizer.build(model.trainable_variables)  # there to be restored after an interruption
     if head == "crf":
         crf = model.get_layer("crf")
         model.compile(optimizer, loss=crf.loss, jit_compile=jit_compile)
@@ -58,12 +58,13 @@ def compiled(vocabulary_size, head, steps, engine=None, jit_compile="auto"):
 class Batches(keras.utils.PyDataset):
     """Sentences of about one length together, padded with 0, in a new order every epoch.
 
-    A batch is (characters, tags), with `weighted` also the weight of each character, 0 at padding.
+    A batch is (characters, tags, weights). The softmax head takes a weight for each character, 0 at
+    padding. The CRF takes one for each sentence: 1 / length, or the long ones would rule the steps.
     """
 
-    def __init__(self, characters, tags, weighted, characters_in_batch=3200):
+    def __init__(self, characters, tags, head, characters_in_batch=3200):
         super().__init__()
-        self.characters, self.tags, self.weighted = characters, tags, weighted
+        self.characters, self.tags, self.head = characters, tags, head
         self.lengths = np.array([len(sentence) for sentence in characters])
         longest_first = np.argsort(-self.lengths, kind="stable")
         self.bounds = batch_bounds(self.lengths[longest_first], characters_in_batch)
@@ -82,9 +83,10 @@ class Batches(keras.utils.PyDataset):
         members = self.batches[index]
         characters = padded([self.characters[i] for i in members])
         tags = padded([self.tags[i] for i in members])
-        if self.weighted:
-            return characters, tags, (characters != corpus.PADDING).astype("float32")
-        return characters, tags
+        weights = (characters != corpus.PADDING).astype("float32")
+        if self.head == "crf":
+            weights = 1 / weights.sum(axis=1)
+        return characters, tags, weights
 
 
 def batch_bounds(lengths, characters_in_batch):
@@ -112,7 +114,7 @@ def train(head, data, epochs, folder):
     folder.mkdir(parents=True, exist_ok=True)
     curves_file, best_file = folder / "curves.json", folder / "best.weights.h5"
     curves = json.loads(curves_file.read_text()) if curves_file.exists() else []
-    batches = Batches(data.characters, data.tags, weighted=head == "softmax")
+    batches = Batches(data.characters, data.tags, head)
     model = compiled(len(data.vocabulary), head, epochs * len(batches))
     decode = decoder(model)
 
@@ -159,33 +161,39 @@ def segment(texts, vocabulary, decode, batch=128):
     return words, tags
 
 
-def step_times(data, turns=15):
+def step_times(data):
     """Return ({name: median seconds of a training step}, shape of the batch that was timed).
 
-    All see the same batch of median length, and take turns. The composites are the CRF made of
-    Keras operations, as TensorFlow runs it and compiled by XLA.
+    All see the same batch of median length. The composites are the CRF made of Keras operations, as
+    TensorFlow runs it, and with the whole model compiled by XLA.
     """
-    kinds = {
+    batch = {head: median_batch(data, head) for head in HEADS}
+
+    def timed(turns, kinds):
+        models = {
+            name: compiled(len(data.vocabulary), head, 1000, *how)
+            for name, (head, *how) in kinds.items()
+        }
+        seconds = {name: [] for name in kinds}
+        for turn in range(turns + 2):  # the first two trace and compile
+            for name, (head, *_) in kinds.items():
+                start = time.perf_counter()
+                models[name].train_on_batch(*batch[head])
+                if turn >= 2:
+                    seconds[name].append(time.perf_counter() - start)
+        return {name: float(np.median(of)) for name, of in seconds.items()}
+
+    taking_turns = {
         "softmax": ("softmax", None, False),
         "fastkeras": ("crf", None, False),
         "composite": ("crf", "keras", False),
-        "composite under XLA": ("crf", "keras", True),
     }
-    batch = {head: median_batch(data, weighted=head == "softmax") for head in HEADS}
-    size = len(data.vocabulary)
-    models = {name: compiled(size, head, 1000, *how) for name, (head, *how) in kinds.items()}
-    seconds = {name: [] for name in kinds}
-    for turn in range(turns):
-        for name, (head, *_) in kinds.items():
-            start = time.perf_counter()
-            models[name].train_on_batch(*batch[head])
-            if turn >= 2:  # the first two trace and compile
-                seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(of)) for name, of in seconds.items()}, batch["crf"][0].shape
+    seconds = timed(40, taking_turns) | timed(5, {"composite under XLA": ("crf", "keras", True)})
+    return seconds, batch["crf"][0].shape
 
 
-def median_batch(data, weighted):
-    batches = Batches(data.characters, data.tags, weighted)
+def median_batch(data, head):
+    batches = Batches(data.characters, data.tags, head)
     by_size = sorted(range(len(batches)), key=lambda index: len(batches.batches[index]))
     return batches[by_size[len(by_size) // 2]]
 
