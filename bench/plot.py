@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).parents[1]
 PROVIDERS = {  # in the table: name, color
     "tensorflow_native": ("**fastkeras**", "#2166ac"),
+    "native": ("**fastkeras**, NumPy", "#92c5de"),
     "keras, XLA": ("composite, XLA", "#8c8c8c"),
     "JAX scan": ("JAX scan", "#b8b8b8"),
     "pytorch-crf": ("pytorch-crf", "#dddddd"),
@@ -30,7 +31,9 @@ def main():
     for path in sorted((ROOT / "bench" / "results").glob("demo-*.json")):
         results = json.loads(path.read_text())
         segment_report.draw(results, ROOT / "docs" / "img" / "segment.png")
-        fill(ROOT / "README.md", "demo", f"```\n{segment_report.report(results).strip()}\n```")
+        text = f"```\n{segment_report.report(results).strip()}\n```"
+        fill(ROOT / "README.md", "demo", text)
+        fill(ROOT / "examples" / "README.md", "demo", text)
 
 
 def table(results, path):
@@ -56,8 +59,9 @@ def table(results, path):
     named = ", ".join(f"{name} {versions[package]}" for name, package in packages.items())
     note = (
         "Shapes are batch × steps × tags, lengths between half the steps and all of them. A cell "
-        "is the median time and, after ±, the largest error against float64: of the gradient with "
-        "respect to the emissions, and of the score of the path that was found. "
+        "is the median time and, after ±, the largest errors against float64: of a log-likelihood "
+        "and of the gradient with respect to the emissions; for Viterbi, what the score of the path "
+        "found falls short of the best. "
         f"{machine['cpu']} ({machine['instruction_set']}), {machine['threads']} threads for "
         f"everybody, float32, {named}; [{path.name}](bench/results/{path.name})."
     )
@@ -77,12 +81,16 @@ def cell(rows, name):
     if row is None:
         return ""
     about = "≈ " if "steps_scaled_by" in row else ""
-    text = f"{about}{milliseconds(row['median'])} ±{row.get('gradient_error', row['error']):.0e}"
-    text = text.replace("e-0", "e-").replace("±0e+00", "±0")
+    errors = [row[key] for key in ("error", "gradient_error") if key in row]
+    text = f"{about}{milliseconds(row['median'])} ± {' / '.join(map(short, errors))}"
     ours = next(iter(PROVIDERS))
     if name == ours:
         return f"**{text}**"
     return f"{text} · {row['median'] / rows[ours]['median']:.1f}×"
+
+
+def short(error):
+    return f"{error:.0e}".replace("e-0", "e-") if error else "0"
 
 
 def milliseconds(seconds):
@@ -132,7 +140,7 @@ def draw_function(axes, workloads, function):
                 ours = workload[function]["tensorflow_native"]["median"]
                 places.append(j + (i - (len(PROVIDERS) - 1) / 2) * height)
                 times.append(workload[function][provider]["median"] / ours)
-        axes.barh(places, times, 0.9 * height, color=color, label=name.strip("*"))
+        axes.barh(places, times, 0.9 * height, color=color, label=name.replace("*", ""))
         for place, time in zip(places, times, strict=True):
             if time != 1:
                 axes.text(time * 1.06, place, f"{time:.3g}×", va="center", fontsize=8)

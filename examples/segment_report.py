@@ -40,7 +40,8 @@ def report(results):
     batch, steps = results["batch"]
     lines += [
         "",
-        f"one training step, {batch} sentences of {steps} characters      ms   than softmax",
+        f"one training step, {batch} sentences of {steps} characters".ljust(48)
+        + "ms   than softmax",
     ]
     for name, value in seconds.items():
         more = "" if name == "softmax" else f"{1000 * (value - seconds['softmax']):+12.1f}"
@@ -113,7 +114,12 @@ def draw_transitions(figure, axes, transitions):
         if not np.isnan(value):
             color = "white" if abs(value) > 0.6 * largest else INK
             axes.text(
-                j, i, f"{value:+.1f}".replace("-", "−"), ha="center", va="center", color=color
+                j,
+                i,
+                f"{value:+.1f}".replace("-", "−").replace("−0.0", "+0.0"),
+                ha="center",
+                va="center",
+                color=color,
             )
     axes.set_xticks(range(5), [*TAGS, "[end]"])
     axes.set_yticks(range(5), ["[start]", *TAGS])
