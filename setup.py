@@ -15,7 +15,10 @@ OPS = "fastkeras.libfastkeras_tf_ops"  # `_tf_ops.so` would hide the module `_tf
 HEADERS = [str(path) for path in Path("csrc").rglob("*.h")]
 BINDINGS = {"module.cc", "python.cc", "tensorflow.cc"}
 KERNELS = [str(path) for path in Path("csrc").rglob("*.cc") if path.name not in BINDINGS]
-FLAGS = "-std=gnu++17 -O3 -g0 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -pthread"
+FLAGS = (
+    "-std=gnu++17 -O3 -g0 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -pthread"
+    " -Wno-maybe-uninitialized"  # gcc warns of its own intrinsics
+)
 
 
 def part(name, sources):
