@@ -60,8 +60,8 @@ def table(results, path):
     note = (
         "Shapes are batch × steps × tags, lengths between half the steps and all of them. A cell "
         "is the median time and, after ±, the largest errors against float64: of a log-likelihood "
-        "and of the gradient with respect to the emissions; for Viterbi, what the score of the path "
-        "found falls short of the best. "
+        "and of the gradient with respect to the emissions; for Viterbi, how far the path "
+        "found falls short of the best score. "
         f"{machine['cpu']} ({machine['instruction_set']}), {machine['threads']} threads for "
         f"everybody, float32, {named}; [{path.name}](bench/results/{path.name})."
     )
