@@ -4,13 +4,11 @@ Every function can be differentiated again. On TensorFlow and JAX the first grad
 one of recursions.py, not automatic differentiation through a loop.
 """
 
-from functools import wraps
 from typing import Any, NamedTuple
 
-import numpy as np
 from keras import backend, ops
 
-from fastkeras.crf.arguments import _NumPy as on_numpy
+from fastkeras.crf.eager import engine_function
 from fastkeras.crf.gradients import Gradients
 from fastkeras.crf.recursions import FLOOR, IMPOSSIBLE, forward, pair_sums, posterior, scan
 
@@ -37,37 +35,14 @@ class Gold(NamedTuple):
     in_range: Any  # bool (batch)
 
 
-def _engine_function(function):
-    """Check what depends on values, where there are values; compile for JAX.
-
-    An eager loop of JAX is compiled anew at each call, unless the function around it is compiled.
-    """
-    takes_tags = "tags" in function.__code__.co_varnames[: function.__code__.co_argcount]
-    compiled = function
-    if backend.backend() == "jax":
-        from jax import jit
-
-        compiled = jit(function)
-
-    @wraps(function)
-    def checked(emissions, *arguments):
-        _, lengths, mask = arguments[1:4] if takes_tags else arguments[:3]
-        _check_lengths(lengths, emissions)
-        if takes_tags:
-            _check_tags(emissions, arguments[0], lengths, mask)
-        return compiled(emissions, *arguments)
-
-    return checked
-
-
-@_engine_function
+@engine_function
 def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     value = -_relative_score(chain, -chain.shift)
     return ops.where(value > IMPOSSIBLE, value, -float("inf"))
 
 
-@_engine_function
+@engine_function
 def sequence_score(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     gold = _gold(chain, tags)
@@ -75,7 +50,7 @@ def sequence_score(emissions, tags, transitions, lengths, mask, start_transition
     return _settle(value, gold)
 
 
-@_engine_function
+@engine_function
 def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     gold = _gold(chain, tags)
@@ -84,7 +59,7 @@ def log_likelihood(emissions, tags, transitions, lengths, mask, start_transition
     return _settle(value, gold)
 
 
-@_engine_function
+@engine_function
 def log_likelihood_and_gradients(
     emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
 ):
@@ -114,7 +89,7 @@ def log_likelihood_and_gradients(
     return _settle(likelihood, gold), gradients
 
 
-@_engine_function
+@engine_function
 def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     alpha, scale, log_scale = forward(chain.x, chain.transitions, chain.valid, chain.first)
@@ -126,7 +101,7 @@ def marginals(emissions, transitions, lengths, mask, start_transitions, end_tran
     return ops.transpose(unary, (1, 0, 2)), counts
 
 
-@_engine_function
+@engine_function
 def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     zeros = ops.zeros(ops.shape(chain.x)[1:], chain.x.dtype)
@@ -264,29 +239,3 @@ def _sum_over_steps(values):
 
 def _argmax(scores):
     return ops.cast(ops.argmax(scores, axis=-1), "int32")
-
-
-def _check_lengths(lengths, emissions):
-    if _is_concrete(lengths):
-        on_numpy.check_lengths(ops.convert_to_numpy(lengths), emissions.shape[1])
-
-
-def _check_tags(emissions, tags, lengths, mask):
-    """As for arrays; a graph, which cannot raise, gives NaN instead."""
-    if _is_concrete(tags) and _is_concrete(lengths if mask is None else mask):
-        lengths = ops.convert_to_numpy(lengths) if mask is None else None
-        mask = None if mask is None else ops.convert_to_numpy(mask)
-        on_numpy.check_tags(ops.convert_to_numpy(tags), lengths, mask, emissions.shape[2])
-
-
-def _is_concrete(tensor):
-    name = backend.backend()
-    if isinstance(tensor, np.ndarray):
-        return True
-    if name == "tensorflow":
-        return hasattr(tensor, "numpy")  # a symbolic tensor has no such attribute
-    if name == "jax":
-        from jax.core import Tracer
-
-        return not isinstance(tensor, Tracer)
-    return name != "torch" or tensor.device.type != "meta"

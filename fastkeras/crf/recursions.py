@@ -164,8 +164,6 @@ def scan(step, carry, inputs, like, reverse=False):
     without which XLA cannot differentiate it.
     """
     if backend.backend() != "tensorflow":
-        if inputs[0].shape[0] == 0:  # torch cannot stack the outputs of no step
-            return carry, tuple(ops.zeros((0, *y.shape), y.dtype) for y in like)
         return ops.scan(step, carry, inputs, reverse=reverse)
     import tensorflow as tf
 

@@ -1,0 +1,106 @@
+"""Eager calls of the `keras` engine: what they check, and how they are compiled."""
+
+from functools import cache, wraps
+
+import numpy as np
+from keras import backend, ops, tree
+
+from fastkeras.crf import _reference
+from fastkeras.crf.arguments import _NumPy as on_numpy
+
+
+def engine_function(function):
+    """Check what depends on values, where there are values, and compile eager calls.
+
+    Eagerly, a loop of TensorFlow is slow, and one of JAX is compiled anew at each call.
+    """
+    takes_tags = "tags" in function.__code__.co_varnames[: function.__code__.co_argcount]
+    compiled = function
+    if backend.backend() == "jax":
+        from jax import jit
+
+        compiled = jit(function)
+    elif backend.backend() == "tensorflow":
+        compiled = _in_a_graph(function, takes_tags)
+
+    @wraps(function)
+    def checked(emissions, *arguments):
+        _, lengths, mask = arguments[1:4] if takes_tags else arguments[:3]
+        _check_lengths(lengths, emissions)
+        if takes_tags:
+            _check_tags(emissions, arguments[0], lengths, mask)
+        if 0 in emissions.shape and None not in emissions.shape:
+            return _of_no_steps(function.__name__, emissions, *arguments)
+        return compiled(emissions, *arguments)
+
+    return checked
+
+
+def _of_no_steps(name, *arguments):
+    """The results without a valid step, whatever the scores; loops over nothing are not portable."""
+    zeros = [
+        None if a is None else np.zeros(a.shape, backend.standardize_dtype(a.dtype))
+        for a in arguments
+    ]
+    return tree.map_structure(ops.convert_to_tensor, getattr(_reference, name)(*zeros))
+
+
+def _in_a_graph(function, takes_tags):
+    import tensorflow as tf
+
+    mask_at = 4 if takes_tags else 3
+
+    @cache
+    def graph(num_tags, dtype, masked, weighted):
+        x, transitions, boundary, weights = (
+            tf.TensorSpec(shape, dtype)
+            for shape in ((None, None, num_tags), (num_tags, num_tags), (num_tags,), (None,))
+        )
+        steps = [tf.TensorSpec((None, None), tf.bool)] if masked else []
+        tags = [tf.TensorSpec((None, None), tf.int32)] if takes_tags else []
+        lengths = tf.TensorSpec((None,), tf.int32)
+        signature = [x, *tags, transitions, lengths, *steps, boundary, boundary]
+        signature += [weights] if weighted else []
+
+        def call(*tensors):
+            mask = [] if masked else [None]
+            return function(*tensors[:mask_at], *mask, *tensors[mask_at:])
+
+        return tf.function(call, input_signature=signature, autograph=False)
+
+    @wraps(function)
+    def call(*arguments):
+        if not tf.executing_eagerly():
+            return function(*arguments)
+        weighted = len(arguments) > mask_at + 3
+        tensors = [ops.convert_to_tensor(a) for a in arguments if a is not None]
+        masked = arguments[mask_at] is not None
+        return graph(tensors[0].shape[2], tensors[0].dtype, masked, weighted)(*tensors)
+
+    return call
+
+
+def _check_lengths(lengths, emissions):
+    if _is_concrete(lengths):
+        on_numpy.check_lengths(ops.convert_to_numpy(lengths), emissions.shape[1])
+
+
+def _check_tags(emissions, tags, lengths, mask):
+    """As for arrays; a graph, which cannot raise, gives NaN instead."""
+    if _is_concrete(tags) and _is_concrete(lengths if mask is None else mask):
+        lengths = ops.convert_to_numpy(lengths) if mask is None else None
+        mask = None if mask is None else ops.convert_to_numpy(mask)
+        on_numpy.check_tags(ops.convert_to_numpy(tags), lengths, mask, emissions.shape[2])
+
+
+def _is_concrete(tensor):
+    name = backend.backend()
+    if isinstance(tensor, np.ndarray):
+        return True
+    if name == "tensorflow":
+        return hasattr(tensor, "numpy")  # a symbolic tensor has no such attribute
+    if name == "jax":
+        from jax.core import Tracer
+
+        return not isinstance(tensor, Tracer)
+    return name != "torch" or tensor.device.type != "meta"
