@@ -240,7 +240,12 @@ def test_a_mask_with_holes_equals_the_compacted_sequences(engine, function, chai
         spread = np.zeros_like(expected[by_step])
         np.put_along_axis(spread, at, expected[by_step], axis=1)
         expected[by_step] = spread
-    assert_same(results, expected)
+    if engine in SUMS_IN_ORDER:
+        assert_same(results, expected)
+        return
+    atol = tolerance(chain, largest_score(chain, chain["tags"])) * valid.size
+    for result, other in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, other, rtol=0, atol=atol)
 
 
 def many_chains(rng, dtype, num_tags):
