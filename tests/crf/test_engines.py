@@ -84,7 +84,8 @@ def test_131072_steps_in_float32_lose_no_digit(engine, scale):
     np.testing.assert_allclose(d_emissions, d_truth, **probabilities)
     (unary, counts), (truth, counts_truth) = call("marginals", chain, engine), exact["marginals"]
     np.testing.assert_allclose(unary, truth, **probabilities)
-    np.testing.assert_allclose(counts, counts_truth, rtol=1e-6)
+    roundings = np.sqrt(MANY_STEPS) * np.finfo("float32").eps / 2  # of a sum, if independent
+    np.testing.assert_allclose(counts, counts_truth, rtol=roundings)
 
 
 @cache
