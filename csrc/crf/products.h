@@ -113,7 +113,8 @@ FASTKERAS_INLINE void InRowGroups(int count, const Body& body) {
   }
 }
 
-// sums[i][:] += sum over `steps` of left[s][i] * right[s][:], for kRows tags i and one panel.
+// sums[i][:] += sum over `steps` of left[s][i] * right[s][:], for kRows tags i and one panel. These
+// steps are summed apart first: next to the sums of a long chain each alone would be rounded away.
 template <int kRows, int kVectors, typename T>
 FASTKERAS_INLINE void OuterTile(const T* left, int64_t left_stride, const T* right, int64_t steps,
                                 T* sums, int64_t sums_stride) {
@@ -122,7 +123,7 @@ FASTKERAS_INLINE void OuterTile(const T* left, int64_t left_stride, const T* rig
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) tile[i][v] = Load(sums + i * sums_stride + v * kWidth);
+    for (int v = 0; v < kVectors; ++v) tile[i][v] = Vec<T>{};
   }
   for (int64_t s = 0; s < steps; ++s) {
     Vec<T> row[kVectors];
@@ -138,7 +139,10 @@ FASTKERAS_INLINE void OuterTile(const T* left, int64_t left_stride, const T* rig
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) Store(sums + i * sums_stride + v * kWidth, tile[i][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      T* sum = sums + i * sums_stride + v * kWidth;
+      Store(sum, Load(sum) + tile[i][v]);
+    }
   }
 }
 
