@@ -40,7 +40,7 @@ def arguments():
     )
     parser.add_argument("sentences", nargs="*", help="cut these with the model trained before")
     parser.add_argument("--train", action="store_true", help="train (also if no sentence is given)")
-    parser.add_argument("--epochs", type=int, default=4, help="of each head (default: 4)")
+    parser.add_argument("--epochs", type=int, default=5, help="of each head (default: 5)")
     parser.add_argument(
         "--paragraphs", type=int, help="train on the first so many paragraphs only: a quick try"
     )

@@ -25,16 +25,13 @@ def network(vocabulary_size, head, engine=None):
     valid = ops.cast(mask, "float32")[..., None]
     before = ops.pad(characters, [[0, 0], [1, 0]])[:, :-1]
     pairs = (before * 7919 + characters) % PAIRS
-    x = layers.Concatenate()(
-        [
-            layers.Embedding(vocabulary_size + 2, 128, name="character")(characters),
-            layers.Embedding(PAIRS, 32, name="pair")(pairs),
-        ]
-    )
-    x = layers.Dropout(0.4)(x) * valid
+    x = layers.Embedding(vocabulary_size + 2, 128, name="character")(characters)
+    pair = layers.Embedding(PAIRS, 32, name="pair")(pairs)
+    pair = layers.Dropout(0.5, noise_shape=(None, None, 1))(pair)  # new text has pairs never seen
+    x = layers.Dropout(0.2)(layers.Concatenate()([x, pair])) * valid
     for _ in range(3):
         x = layers.Conv1D(128, 3, padding="same", activation="relu")(x)
-        x = layers.Dropout(0.3)(x) * valid
+        x = layers.Dropout(0.2)(x) * valid
     x = layers.Dense(len(corpus.TAG_NAMES), name="scores")(x)
     if head == "crf":
         x = CRF(learning_rate_multiplier=10, engine=engine, name="crf")(x, mask=mask)
