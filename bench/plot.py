@@ -21,6 +21,7 @@ TITLES = {"gradient": "Loss and gradient", "viterbi": "Viterbi"}
 
 
 def main():
+    (ROOT / "docs" / "img").mkdir(parents=True, exist_ok=True)
     for path in sorted((ROOT / "bench" / "results").glob("crf-*.json")):
         results = json.loads(path.read_text())
         draw(results, ROOT / "docs" / "img" / "crf.svg")
@@ -126,7 +127,6 @@ def draw(results, path):
         panels[0].invert_yaxis()
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
 

@@ -40,7 +40,7 @@ def report(results):
     batch, steps = results["batch"]
     lines += [
         "",
-        f"one training step, {batch} sentences of {steps} characters".ljust(48)
+        f"one training step, {batch} sentences of {steps} characters".ljust(52)
         + "ms   than softmax",
     ]
     for name, value in seconds.items():
