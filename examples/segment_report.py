@@ -46,7 +46,7 @@ def report(results):
     for name, value in seconds.items():
         more = "" if name == "softmax" else f"{1000 * (value - seconds['softmax']):+12.1f}"
         label = f"{name} head" if name == "softmax" else f"CRF, {name}"
-        lines.append(f"  {label:44}{1000 * value:8.1f}  {more}")
+        lines.append(f"  {label:44}{1000 * value:8.1f}  {more}".rstrip())
     return "\n".join(lines) + f"\n\nAll of it took {results['minutes']:.1f} minutes."
 
 
