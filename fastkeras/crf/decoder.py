@@ -9,12 +9,15 @@ from fastkeras.crf.targets import layer_of, mask_of
 
 def decoding_model(layer, model, confidence):
     """`CRF.decode`: the graph of a functional model, ended differently; else a model around it."""
-    output = "tags and confidence" if confidence else "tags"
     for tensor in getattr(model, "outputs", None) or ():
         operation, node_index, _ = tensor._keras_history
         if operation is layer:
             call = layer._inbound_nodes[node_index].arguments
-            return keras.Model(model.inputs, layer(*call.args, **{**call.kwargs, "output": output}))
+            outputs = [layer(*call.args, **{**call.kwargs, "output": "tags"})]
+            if confidence:
+                outputs.append(layer(*call.args, **{**call.kwargs, "output": "confidence"}))
+            inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+            return keras.Model(inputs, outputs if confidence else outputs[0])
     return CRFDecoder(model, confidence)
 
 
@@ -36,9 +39,13 @@ class CRFDecoder(keras.Model):
         self.confidence = confidence
 
     def call(self, inputs):
-        """Tags, or (tags, probabilities)."""
+        """Tags, or [tags, probabilities]."""
         emissions = self.model(inputs, training=False)
-        return layer_of(emissions).decoded(emissions, mask_of(emissions), self.confidence)
+        layer, mask = layer_of(emissions), mask_of(emissions)
+        tags = layer.decoded(emissions, mask)
+        if not self.confidence:
+            return tags
+        return [tags, layer.decoded(emissions, mask, "confidence")]
 
     def get_config(self):
         """The configuration."""

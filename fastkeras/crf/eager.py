@@ -37,7 +37,7 @@ def engine_function(function):
 
 
 def _of_no_steps(name, *arguments):
-    """The results without a valid step, whatever the scores; loops over nothing are not portable."""
+    """The results without any step, whatever the scores; loops over nothing are not portable."""
     zeros = [
         None if a is None else np.zeros(a.shape, backend.standardize_dtype(a.dtype))
         for a in arguments

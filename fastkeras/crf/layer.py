@@ -10,7 +10,7 @@ from fastkeras.crf.loss import CRFLoss
 from fastkeras.crf.metrics import CRFAccuracy
 from fastkeras.crf.targets import at_least_float32, mark, mask_of
 
-OUTPUTS = ("emissions", "tags", "tags and confidence")
+OUTPUTS = ("emissions", "tags", "confidence")
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -39,11 +39,11 @@ class CRF(keras.layers.Layer):
     Call arguments:
         inputs: float, shape (batch, steps, channels); with channels = num_tags unless `use_kernel`.
         mask: bool, shape (batch, steps), or None for the mask that comes with the inputs.
-        output: "emissions"; "tags"; or "tags and confidence", see `decode`.
+        output: "emissions"; "tags"; or "confidence", the probability of each of these tags.
 
     Returns:
-        Emissions, shape (batch, steps, num_tags), in the compute dtype; or int32 tags of shape
-        (batch, steps), 0 at masked steps.
+        Emissions, shape (batch, steps, num_tags), in the compute dtype; or int32 tags, or their
+        probabilities in at least float32, of shape (batch, steps) and 0 at masked steps.
 
     Raises:
         ValueError: an argument out of range, or inputs of another rank or size.
@@ -150,7 +150,7 @@ class CRF(keras.layers.Layer):
         else:
             emissions = inputs + ops.zeros((), inputs.dtype)  # a tensor of its own, to be marked
         if output != "emissions":
-            return self.decoded(emissions, mask, confidence=output != "tags")
+            return self.decoded(emissions, mask, output)
         mark(emissions, self)
         if mask is not None:
             set_keras_mask(emissions, mask)
@@ -164,10 +164,8 @@ class CRF(keras.layers.Layer):
         dtype = self.compute_dtype
         if output == "emissions":
             return keras.KerasTensor((batch, steps, self.num_tags), dtype)
-        tags = keras.KerasTensor((batch, steps), "int32")
-        if output == "tags":
-            return tags
-        return tags, keras.KerasTensor((batch, steps), keras.backend.result_type(dtype, "float32"))
+        dtype = "int32" if output == "tags" else keras.backend.result_type(dtype, "float32")
+        return keras.KerasTensor((batch, steps), dtype)
 
     def compute_output_shape(self, input_shape):
         """Shape of the emissions."""
@@ -246,7 +244,7 @@ class CRF(keras.layers.Layer):
 
         Returns:
             A keras.Model from the same inputs to int32 tags, shape (batch, steps), 0 at masked
-            steps; with `confidence` to (tags, probabilities), both (batch, steps). It is saved,
+            steps; with `confidence` to [tags, probabilities], both (batch, steps). It is saved,
             loaded and exported like any other; `model.export` writes no op of fastkeras.
 
         Example:
@@ -263,8 +261,8 @@ class CRF(keras.layers.Layer):
         """
         return decoding_model(self, model, confidence)
 
-    def decoded(self, emissions, mask, confidence=False):
-        """Tags, or (tags, probability of each), without gradients; for the decoding models."""
+    def decoded(self, emissions, mask, output="tags"):
+        """What `call` returns for the outputs "tags" and "confidence"; without gradients."""
         emissions, chain = self._chain(at_least_float32(emissions), mask)
         for name in ("transitions", "start_transitions", "end_transitions"):
             if chain[name] is not None:
@@ -273,10 +271,10 @@ class CRF(keras.layers.Layer):
             chain["engine"] = "keras"
         emissions = ops.stop_gradient(emissions)
         tags, _ = crf.viterbi(emissions, **chain)
-        if not confidence:
+        if output == "tags":
             return tags
         unary, _ = crf.marginals(emissions, **chain)
-        return tags, ops.take_along_axis(unary, tags[..., None], axis=-1)[..., 0]
+        return ops.take_along_axis(unary, tags[..., None], axis=-1)[..., 0]
 
     def __dir__(self):
         # Keras saves the state of whatever dir() shows, and these two are made anew at each look

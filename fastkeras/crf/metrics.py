@@ -45,22 +45,27 @@ class CRFAccuracy(keras.metrics.Metric):
         named = layer is None or isinstance(layer, str)
         self._layer = None if named else ref(layer)  # not to be saved as a part of the metric
         self._layer_name = layer if named else layer.name
-        self._weighted = False
-        self._is_updated = False
         self.right = self.add_variable((), initializer="zeros", name="right")
         self.steps = self.add_variable((), initializer="zeros", name="steps")
+        if (
+            backend.backend() == "jax"
+        ):  # what `update_inside_loss` counted, without and with weights
+            self.batch = self.add_variable((2, 2), initializer="zeros", name="batch")
+            self._has_batch = False
         _metrics.add(self)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Count the steps of a batch; `sample_weight` of shape (batch,) or None."""
         tags = integer_tags(y_true, y_pred)
         sample_weight = sequence_weights(sample_weight)
-        if in_symbolic_scope():  # Keras builds its state with tensors that come from no layer
-            self._weighted = sample_weight is not None
-        elif backend.backend() == "jax" and get_stateless_scope() is not None:
-            self._expect_update_inside_loss()
+        if in_symbolic_scope():
+            return  # Keras builds its state with tensors that come from no layer
+        if backend.backend() == "jax" and get_stateless_scope() is not None:
+            right, steps = self._counted_inside_loss()[0 if sample_weight is None else 1]
         else:
-            self._update(tags, y_pred, sample_weight)
+            right, steps = self._count(tags, y_pred, sample_weight)
+        self.right.assign_add(right)
+        self.steps.assign_add(steps)
 
     def result(self):
         """The accuracy so far; 0 before the first valid step."""
@@ -73,7 +78,7 @@ class CRFAccuracy(keras.metrics.Metric):
     def _layer_of(self, y_pred):
         return layer_of(y_pred, self._layer and self._layer())
 
-    def _update(self, tags, y_pred, sample_weight):
+    def _count(self, tags, y_pred, sample_weight):
         mask = mask_of(y_pred)
         found = self._layer_of(y_pred).decoded(y_pred, mask)
         weights = ops.ones_like(found, dtype=self.dtype)
@@ -81,32 +86,32 @@ class CRFAccuracy(keras.metrics.Metric):
             weights = weights * ops.cast(mask, self.dtype)
         if sample_weight is not None:
             weights = weights * ops.cast(sample_weight, self.dtype)[:, None]
-        right = ops.cast(found == tags, self.dtype) * weights
-        self.right.assign_add(ops.sum(right))
-        self.steps.assign_add(ops.sum(weights))
+        return ops.sum(ops.cast(found == tags, self.dtype) * weights), ops.sum(weights)
 
-    def _expect_update_inside_loss(self):
-        if not self._is_updated:
+    def _counted_inside_loss(self):
+        if not self._has_batch:
             raise ValueError(
                 "with JAX the accuracy of a CRF is computed along with crf.loss: compile both"
             )
-        self._is_updated = False
+        self._has_batch = False
+        return ops.convert_to_tensor(self.batch)
 
 
 def update_inside_loss(y_true, y_pred, sample_weight):
-    """On JAX, update the metrics of the model whose loss is being computed.
+    """On JAX, count for the metrics of the model whose loss is being computed.
 
     Keras' JAX trainer updates metrics outside the differentiated function: there y_pred has lost
     mask and mark, and the trainable variables are those of before the first step. The loss still
-    has all three, and the metrics' state is in its scope.
+    has all three, and the metrics' variables are in its scope.
     """
     scope = get_stateless_scope()
     if backend.backend() != "jax" or scope is None or in_symbolic_scope():
         return
     for metric in list(_metrics):
-        of_this_model = scope.get_current_value(metric.right) is not None
+        of_this_model = scope.get_current_value(metric.batch) is not None
         name = metric._layer_name
         if of_this_model and name in (None, metric._layer_of(y_pred).name):
-            weights = sample_weight if metric._weighted else None
-            metric._update(integer_tags(y_true, y_pred), y_pred, weights)
-            metric._is_updated = True
+            tags = integer_tags(y_true, y_pred)
+            counts = [metric._count(tags, y_pred, weights) for weights in (None, sample_weight)]
+            metric.batch.assign(ops.stack([ops.stack(count) for count in counts]))
+            metric._has_batch = True

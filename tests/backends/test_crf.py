@@ -1,0 +1,203 @@
+"""The `keras` engine and the layer on the backend of the environment: JAX or torch.
+
+Run by `make test-backends`, which sets KERAS_BACKEND and has an environment for each.
+"""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from fastkeras import crf as functions
+from fastkeras.crf import _reference
+from fastkeras.layers import CRF
+
+# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+BATCH, STEPS, NUM_TAGS, WORDS, IGNORED = 4, 6, 3, 10, -100
+
+
+def chain(rng, hard):
+    """Return (arguments of the engine, tags): a masked first step, a hole, an empty sequence."""
+    emissions = rng.normal(size=(BATCH, STEPS, NUM_TAGS))
+    transitions = rng.normal(size=(NUM_TAGS, NUM_TAGS))
+    start, end = rng.normal(size=(2, NUM_TAGS))
+    mask = np.ones((BATCH, STEPS), bool)
+    mask[0, [0, 2, 5]] = mask[1] = False
+    if hard:
+        transitions[0, 1:] = -np.inf, -1e4
+        emissions[2, 3, 0] = -np.inf
+    tags = np.where(mask, 2, IGNORED)
+    arrays = (emissions, transitions, start, end)
+    return [a.astype("float32") for a in arrays], mask, tags
+
+
+def call(function, scores, mask, *tags):
+    emissions, transitions, start, end = (ops.convert_to_tensor(a) for a in scores)
+    result = getattr(functions, function)(
+        emissions,
+        *(ops.convert_to_tensor(t) for t in tags),
+        transitions,
+        mask=ops.convert_to_tensor(mask),
+        start_transitions=start,
+        end_transitions=end,
+    )
+    return [np.asarray(ops.convert_to_numpy(a)) for a in keras.tree.flatten(result)]
+
+
+def reference(function, scores, mask, *tags):
+    emissions, transitions, start, end = (a.astype("float64") for a in scores)
+    tags = [np.where(mask, t, 0) for t in tags]
+    weights = [np.ones(len(emissions))] if function == "log_likelihood_and_gradients" else []
+    arguments = (emissions, *tags, transitions, None, mask, start, end, *weights)
+    return keras.tree.flatten(getattr(_reference, function)(*arguments))
+
+
+@pytest.mark.parametrize("hard", (False, True))
+@pytest.mark.parametrize("function", ("log_partition", "marginals", "viterbi"))
+def test_functions_without_tags_agree_with_the_reference(function, hard, rng):
+    scores, mask, _ = chain(rng, hard)
+    results = call(function, scores, mask), reference(function, scores, mask)
+    for result, exact in zip(*results, strict=True):
+        np.testing.assert_allclose(result, exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("hard", (False, True))
+@pytest.mark.parametrize(
+    "function", ("sequence_score", "log_likelihood", "log_likelihood_and_gradients")
+)
+def test_functions_of_tags_agree_with_the_reference(function, hard, rng):
+    scores, mask, tags = chain(rng, hard)
+    results = call(function, scores, mask, tags), reference(function, scores, mask, tags)
+    for result, exact in zip(*results, strict=True):
+        np.testing.assert_allclose(result, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tag_out_of_range_raises(rng):
+    scores, mask, tags = chain(rng, False)
+    tags[2, 1] = NUM_TAGS
+    with pytest.raises(ValueError, match=r"tags must be in 0\.\.2 at valid steps, got 3 at \[2, 1"):
+        call("log_likelihood", scores, mask, tags)
+
+
+def log_likelihood(scores, mask, tags, transitions):
+    """Return Σ log p as a function of a tensor of transitions."""
+    emissions, _, start, end = (ops.convert_to_tensor(a) for a in scores)
+    likelihood = functions.log_likelihood(
+        emissions,
+        ops.convert_to_tensor(tags),
+        transitions,
+        mask=ops.convert_to_tensor(mask),
+        start_transitions=start,
+        end_transitions=end,
+    )
+    return ops.sum(likelihood)
+
+
+def first_and_second_derivative(function, point):
+    """Return the gradient, and the Hessian as (size, size), of a function of a tensor."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        point = ops.convert_to_tensor(point)
+        first, second = jax.grad(function)(point), jax.jacrev(jax.grad(function))(point)
+    else:
+        import torch
+
+        point = torch.tensor(point, requires_grad=True)
+        (first,) = torch.autograd.grad(function(point), point, create_graph=True)
+        rows = [torch.autograd.grad(d, point, retain_graph=True)[0] for d in first.flatten()]
+        first, second = first.detach(), torch.stack(rows)
+    return np.asarray(first), np.asarray(second).reshape(NUM_TAGS**2, NUM_TAGS**2)
+
+
+@pytest.mark.parametrize("hard", (False, True))
+def test_the_backend_differentiates_once_and_twice(hard, rng):
+    scores, mask, tags = chain(rng, hard)
+    first, second = first_and_second_derivative(
+        lambda transitions: log_likelihood(scores, mask, tags, transitions), scores[1]
+    )
+    np.testing.assert_allclose(first, exact_gradient(scores, mask, tags), rtol=1e-4, atol=1e-5)
+
+    step, size = 1e-5, NUM_TAGS**2
+    numeric = np.zeros((size, size))
+    for i in range(size):
+        change = np.zeros(size)
+        change[i] = step
+        higher, lower = (
+            exact_gradient(scores, mask, tags, sign * change.reshape(NUM_TAGS, NUM_TAGS))
+            for sign in (1, -1)
+        )
+        numeric[i] = (higher - lower).ravel() / (2 * step)
+    np.testing.assert_allclose(second, numeric, rtol=1e-3, atol=1e-4)
+
+
+def exact_gradient(scores, mask, tags, change=0):
+    """Return the reference's derivative with respect to the transitions, in float64."""
+    emissions, transitions, start, end = (a.astype("float64") for a in scores)
+    scores = (emissions, transitions + change, start, end)
+    return reference("log_likelihood_and_gradients", scores, mask, tags)[2]
+
+
+@pytest.fixture
+def data(rng):
+    """Words with 0 as padding, and tags that follow from a word and the word before."""
+    words = rng.integers(1, WORDS, (16, 7))
+    words[np.arange(7) >= rng.integers(2, 8, 16)[:, None]] = 0
+    words[0] = [0, 3, 0, 5, 7, 0, 0]
+    tags = np.where(np.roll(words, 1, axis=1) > 5, 0, words % NUM_TAGS)
+    tags[words == 0] = IGNORED
+    return words.astype("int32"), tags.astype("int32")
+
+
+def test_fit_save_load_and_decode(data, tmp_path):
+    words, tags = data
+    crf = CRF(NUM_TAGS, use_kernel=True)
+    inputs = keras.Input((7,), dtype="int32")
+    embedded = keras.layers.Embedding(WORDS, 8, mask_zero=True)(inputs)
+    model = keras.Model(inputs, crf(embedded))
+    optimizer = keras.optimizers.Adam(0.05)
+    model.compile(optimizer, crf.loss, metrics=[crf.accuracy], weighted_metrics=[crf.accuracy])
+    history = model.fit(words, tags, epochs=10, batch_size=8, verbose=0).history
+    assert history["loss"][-1] < 0.8 * history["loss"][0]
+
+    weights = np.linspace(0, 2, len(words)).astype("float32")
+    found = crf.decode(model).predict(words, batch_size=16, verbose=0)
+    emissions = model.predict(words, batch_size=16, verbose=0)
+    scores = (crf.transitions, crf.start_transitions, crf.end_transitions)
+    scores = [emissions, *(np.asarray(ops.convert_to_numpy(s)) for s in scores)]
+    mask = words > 0
+    decoded, _ = reference("viterbi", scores, mask)
+    (likelihood,) = reference("log_likelihood", scores, mask, tags)
+    np.testing.assert_array_equal(found, decoded)
+    right, steps = (found == tags) & mask, mask * weights[:, None]
+    expected = {
+        "loss": -(likelihood * weights).mean(),
+        "accuracy": right.sum() / mask.sum(),
+        "weighted_accuracy": (right * steps).sum() / steps.sum(),
+    }
+    options = {"sample_weight": weights, "batch_size": 16, "verbose": 0, "return_dict": True}
+    results = model.evaluate(words, tags, **options)
+    assert results == pytest.approx(expected, rel=1e-4)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.evaluate(words, tags, **options) == pytest.approx(expected, rel=1e-4)
+    again = loaded.fit(words, tags, epochs=2, batch_size=8, verbose=0).history
+    assert again["loss"][-1] < history["loss"][-1]
+    tags_again, probability = (
+        loaded.layers[-1].decode(loaded, confidence=True).predict(words, batch_size=16, verbose=0)
+    )
+    assert tags_again.dtype == np.int32
+    assert (probability[mask] > 0.2).all() and (probability[~mask] == 0).all()
+
+
+def test_one_step_without_compilation(data):
+    words, tags = data
+    crf = CRF(NUM_TAGS, use_kernel=True, learning_rate_multiplier=2.0)
+    model = keras.Sequential([keras.layers.Embedding(WORDS, 8, mask_zero=True), crf])
+    model.compile("adam", crf.loss, metrics=[crf.accuracy], run_eagerly=True)
+    first = model.train_on_batch(words, tags, return_dict=True)
+    assert np.isfinite(first["loss"]) and 0 < first["accuracy"] < 1
+    assert model.evaluate(words, tags, verbose=0)[0] < first["loss"]
