@@ -6,8 +6,10 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 #elif defined(__unix__) || defined(__APPLE__)
@@ -39,9 +41,10 @@ class Pool {
     const int helpers = job.helpers_wanted;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      for (; num_workers_ < helpers; ++num_workers_) {
-        std::thread([this] { Serve(); }).detach();
+      while (static_cast<int>(workers_.size()) < helpers) {
+        workers_.push_back(std::thread([this] { Serve(); }));
       }
+      KeepOffTheCallersProcessor();
       jobs_.push_back(&job);
     }
     for (int i = 0; i < helpers; ++i) wake_.notify_one();
@@ -66,10 +69,33 @@ class Pool {
     }
   }
 
+  // A worker is woken on the processor of its caller if no other looks idle, and one where a thread
+  // of TensorFlow's pool spins does not: both would then share one processor for milliseconds. On a
+  // machine with many processors there is an idle one.
+  void KeepOffTheCallersProcessor() {
+#if defined(__linux__)
+    constexpr size_t kFewWorkers = 8;
+    const int processor = sched_getcpu();
+    if (processor == avoided_ && workers_.size() == placed_) return;
+    cpu_set_t allowed;
+    if (workers_.size() > kFewWorkers || sched_getaffinity(0, sizeof(allowed), &allowed) != 0)
+      return;
+    CPU_CLR(processor, &allowed);
+    if (CPU_COUNT(&allowed) == 0) return;
+    for (std::thread& worker : workers_) {
+      pthread_setaffinity_np(worker.native_handle(), sizeof(allowed), &allowed);
+    }
+    avoided_ = processor;
+    placed_ = workers_.size();
+#endif
+  }
+
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Job*> jobs_;
-  int num_workers_ = 0;
+  std::vector<std::thread> workers_;  // never joined
+  int avoided_ = -1;                  // the processor that they keep off
+  size_t placed_ = 0;                 // how many of them do
 };
 
 // Never destroyed, since its threads outlive main; a forked child, which inherits no threads, gets
