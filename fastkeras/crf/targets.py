@@ -19,6 +19,11 @@ def mark(emissions, layer):
 def layer_of(y_pred, made_from=None):
     """The CRF layer whose output y_pred is, or else the one that loss or metric was made from."""
     layer = get_tensor_attr(y_pred, MARK)
+    if layer is None and backend.backend() == "torch":
+        raise ValueError(
+            "y_pred must be the output of a fastkeras CRF layer, unchanged; torch.compile loses it, "
+            "and the mask: compile the model with jit_compile=False"
+        )
     if layer is None:
         layer = made_from
     if layer is None:

@@ -201,3 +201,13 @@ def test_one_step_without_compilation(data):
     first = model.train_on_batch(words, tags, return_dict=True)
     assert np.isfinite(first["loss"]) and 0 < first["accuracy"] < 1
     assert model.evaluate(words, tags, verbose=0)[0] < first["loss"]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch.compile is torch's")
+def test_an_output_that_lost_its_mask_is_refused_on_torch(data):
+    words, tags = data
+    crf = CRF(NUM_TAGS, use_kernel=True)
+    emissions = crf(keras.layers.Embedding(WORDS, 8, mask_zero=True)(words))
+    assert np.isfinite(float(crf.loss(tags, emissions)))
+    with pytest.raises(ValueError, match=r"torch\.compile loses it, and the mask"):
+        crf.loss(tags, emissions.clone())
