@@ -45,6 +45,9 @@ def summary(results):
         yield f"{name} ({batch}, {steps}, {num_tags})"
         for function in ("log-likelihood", "gradient", "viterbi"):
             yield from of_function(workload, function, results.get("limit"))
+    if "empty_call" in results:
+        yield ""
+        yield f"a tf.function that does nothing takes {1000 * results['empty_call']:.3f} ms"
     if "workspace_in_emissions" in results:
         yield ""
         yield f"workspace of loss + gradient: {results['workspace_in_emissions']} × the emissions"
