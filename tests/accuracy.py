@@ -24,24 +24,28 @@ def check(function, chain, engine):
         own = _own_score(results[0], chain)
         results, exact, rounded = [results[1], own], [exact[1]] * 2, [rounded[1]] * 2
     scale = largest_score(chain)
-    scales = [scale] * len(results)
+    scales, sums = [scale] * len(results), [0.0] * len(results)
     if function in ("sequence_score", "log_likelihood", "log_likelihood_and_gradients"):
         scales[0] = max(scale, largest_score(chain, chain["tags"]))
-    for arrays in zip(results, exact, rounded, scales, strict=True):
+    if function != "marginals":  # the first result, or of `viterbi` both, are sums over the steps
+        sums[0] = sums[-1 if function == "viterbi" else 0] = scales[0] * chain["tags"].shape[1]
+    for arrays in zip(results, exact, rounded, scales, sums, strict=True):
         assert_as_accurate_as_reference(*arrays)
 
 
-def assert_as_accurate_as_reference(result, exact, rounded, scale):
+def assert_as_accurate_as_reference(result, exact, rounded, scale, largest_sum=0.0):
     """Assert |engine − exact| <= 2 · |reference in the same dtype − exact| + ULPS ulp.
 
     The largest error over the array counts, on both sides: the reference is exact here and there
     by luck. The ulp is that of the dtype at the largest magnitude there is to handle: of the
-    results, of a score (`scale`), or exp(0) = 1. −inf has to be −inf; nothing may be NaN.
+    results, of a score (`scale`), or exp(0) = 1. Sums over steps may be accumulated in float64, so
+    an ulp of it at the `largest_sum` counts too. −inf has to be −inf; nothing may be NaN.
 
     Args:
         result, exact, rounded: arrays; of the engine, of the reference in the next wider type, and
             of the reference in the dtype that the engine computes in.
         scale: the largest magnitude of a score that can matter, see `largest_score`.
+        largest_sum: the largest magnitude of a sum over the steps, 0 if the result is none.
     """
     assert result.shape == exact.shape
     assert not np.isnan(result).any()
@@ -50,7 +54,7 @@ def assert_as_accurate_as_reference(result, exact, rounded, scale):
     error = _largest(result[possible].astype(exact.dtype) - exact[possible])
     scale = np.asarray(max(1, _largest(exact[possible]), scale), rounded.dtype)
     allowed = 2 * _largest(rounded[possible].astype(exact.dtype) - exact[possible])
-    allowed += ULPS * np.spacing(scale).astype(exact.dtype)
+    allowed += ULPS * (np.spacing(scale).astype(exact.dtype) + np.spacing(float(largest_sum)))
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
 
 
