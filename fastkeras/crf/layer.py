@@ -2,7 +2,6 @@
 
 import keras
 from keras import ops
-from keras.src.backend.common.masking import set_keras_mask
 
 from fastkeras import crf
 from fastkeras.crf.decoder import decoding_model, is_exporting
@@ -151,9 +150,7 @@ class CRF(keras.layers.Layer):
             emissions = inputs + ops.zeros((), inputs.dtype)  # a tensor of its own, to be marked
         if output != "emissions":
             return self.decoded(emissions, mask, output)
-        mark(emissions, self)
-        if mask is not None:
-            set_keras_mask(emissions, mask)
+        mark(emissions, self, mask)
         return emissions
 
     def compute_output_spec(self, inputs, mask=None, output="emissions"):

@@ -5,24 +5,27 @@ from a file, which knows no layer, finds the right one, and so does the loss of 
 """
 
 from keras import backend, ops
-from keras.src.backend.common.masking import get_keras_mask
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.tensor_attributes import get_tensor_attr, set_tensor_attr
 
 MARK = "_fastkeras_crf"
 
 
-def mark(emissions, layer):
-    """Remember the layer whose output this is."""
-    set_tensor_attr(emissions, MARK, layer)
+def mark(emissions, layer, mask):
+    """Remember the layer whose output this is, and give it the mask of the call, as Keras does."""
+    set_tensor_attr(emissions, MARK, (layer, mask is not None))
+    if mask is not None:
+        set_keras_mask(emissions, mask)
 
 
 def layer_of(y_pred, made_from=None):
     """The CRF layer whose output y_pred is, or else the one that loss or metric was made from."""
-    layer = get_tensor_attr(y_pred, MARK)
-    if layer is None and backend.backend() == "torch":
+    layer, is_masked = get_tensor_attr(y_pred, MARK) or (None, False)
+    lost_mask = is_masked and get_keras_mask(y_pred) is None
+    if backend.backend() == "torch" and (layer is None or lost_mask):
         raise ValueError(
-            "y_pred must be the output of a fastkeras CRF layer, unchanged; torch.compile loses it, "
-            "and the mask: compile the model with jit_compile=False"
+            "y_pred must be the output of a fastkeras CRF layer, unchanged; torch.compile loses "
+            "that, and the mask: compile the model with jit_compile=False"
         )
     if layer is None:
         layer = made_from

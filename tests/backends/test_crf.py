@@ -208,6 +208,6 @@ def test_an_output_that_lost_its_mask_is_refused_on_torch(data):
     words, tags = data
     crf = CRF(NUM_TAGS, use_kernel=True)
     emissions = crf(keras.layers.Embedding(WORDS, 8, mask_zero=True)(words))
-    assert np.isfinite(float(crf.loss(tags, emissions)))
-    with pytest.raises(ValueError, match=r"torch\.compile loses it, and the mask"):
+    assert crf.loss(tags, emissions).item() > 0
+    with pytest.raises(ValueError, match=r"torch\.compile loses that, and the mask"):
         crf.loss(tags, emissions.clone())
