@@ -8,7 +8,7 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.losses.loss import reduce_weighted_values
 
 from fastkeras.crf.metrics import update_inside_loss
-from fastkeras.crf.targets import integer_tags, layer_of, sequence_weights
+from fastkeras.crf.targets import integer_tags, layer_of, mask_of, sequence_weights
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -64,7 +64,8 @@ class CRFLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Negative log-likelihoods, shape (batch,)."""
-        tags = integer_tags(y_true, y_pred)
         if in_symbolic_scope():  # Keras builds its state with tensors that come from no layer
+            integer_tags(y_true, y_pred)
             return ops.sum(y_pred, axis=(1, 2))
-        return -layer_of(y_pred, self._layer and self._layer()).log_likelihood(y_pred, tags)
+        layer, mask = layer_of(y_pred, self._layer and self._layer()), mask_of(y_pred)
+        return -layer.log_likelihood(y_pred, integer_tags(y_true, y_pred), mask)
