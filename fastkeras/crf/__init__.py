@@ -43,7 +43,8 @@ def log_partition(
 
     Args:
         emissions: float, shape (batch, steps, num_tags). Scores in nats, not probabilities; −inf
-            forbids a tag. float16 and bfloat16 are computed in float32.
+            forbids a tag. float16 and bfloat16 are computed in float32, and rounded once, at the
+            end; a result beyond 65,504 is infinite in float16.
         transitions: float, shape (num_tags, num_tags); [i, j] scores i → j; −inf forbids it.
         lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. Nothing at or past a sequence's
             length is read. None: all steps are valid.

@@ -57,13 +57,17 @@ def chain_arguments(
 
 
 def like(result, emissions):
-    """Cast what an engine computed back to the dtype of the emissions the caller gave."""
+    """Cast what an engine computed back to the dtype of the emissions the caller gave.
+
+    What is beyond float16, at 65,504, becomes infinite.
+    """
     if family_of(emissions) == "numpy":
         dtype = emissions.dtype.name if hasattr(emissions, "dtype") else None
         if dtype not in FLOATS:
             return result  # lists have no dtype, integers are no scores
         if isinstance(result, np.ndarray):
-            return result.astype(emissions.dtype, copy=False)
+            with np.errstate(over="ignore"):
+                return result.astype(emissions.dtype, copy=False)
     else:
         dtype = _Tensors.dtype(emissions)
     return result if _Tensors.dtype(result) == dtype else _Tensors().cast(result, dtype)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accuracy import FUNCTIONS, call, call_reference, check
+from accuracy import FUNCTIONS, call, call_reference, check, largest_score
 from strategies import chains
 
 BIG_SHAPES = ((3, 70, 9), (5, 40, 33), (2, 17, 128))  # batch, steps, num_tags
@@ -75,7 +75,8 @@ def test_131072_steps_in_float32_lose_no_digit(engine, scale):
         pytest.skip("the reference is not recentred: in float32 it is one of those that drift")
     chain, exact = long_chain(scale)
     values = {"rtol": 4 * np.finfo("float32").eps, "atol": 0}
-    probabilities = {"rtol": 0, "atol": 1e-6}
+    ulp = np.spacing(np.float32(largest_score(chain)))
+    probabilities = {"rtol": 0, "atol": max(1e-6, ulp)}  # no better than the scores they come from
     for function in ("log_partition", "viterbi"):
         np.testing.assert_allclose(call(function, chain, engine)[-1], exact[function][-1], **values)
     function = "log_likelihood_and_gradients"
