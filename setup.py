@@ -1,17 +1,21 @@
-"""Builds the two compiled parts, `_core` and `libfastkeras_tf_ops.so`; neither is required.
+"""Builds the compiled parts, `_core` and two libraries of TensorFlow ops; none is required.
 
 Everything else about the package is in pyproject.toml; docs/packaging.md has the reasons.
 """
 
 import os
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 OPS = "fastkeras.libfastkeras_tf_ops"  # `_tf_ops.so` would hide the module `_tf_ops.py`
+VARIABLE_OPS = "fastkeras.libfastkeras_tf_variable_ops"  # and the TensorFlow that it fits
+NEEDS_TENSORFLOW = {"csrc/optimizers/tensorflow.cc"}  # its headers: variables are not in the C API
 HEADERS = [str(path) for path in Path("csrc").rglob("*.h")]
 BINDINGS = {"module.cc", "python.cc", "tensorflow.cc"}
 KERNELS = [str(path) for path in Path("csrc").rglob("*.cc") if path.name not in BINDINGS]
@@ -27,6 +31,19 @@ def part(name, sources):
     return Extension(
         name, sources, depends=HEADERS, optional=True, language="c++", include_dirs=["csrc"]
     )
+
+
+def tensorflow():
+    """Return folder and minor version of the TensorFlow to build for, or None.
+
+    A build in isolation does not see what is installed, but knows where that is.
+    """
+    for place in [*sys.path, sysconfig.get_path("platlib")]:
+        if Path(place, "tensorflow", "include", "tensorflow", "core", "public").is_dir():
+            for found in metadata.distributions(path=[place]):
+                if found.name in ("tensorflow", "tensorflow-cpu", "tensorflow_cpu"):
+                    return Path(place, "tensorflow"), "_".join(found.version.split(".")[:2])
+    return None
 
 
 class BuildParts(build_ext):
@@ -48,7 +65,11 @@ class BuildParts(build_ext):
                 )
             target = Path(self.get_ext_fullpath(extension.name))
             self.mkpath(str(target.parent))
-            link_flags = ["-pthread", *(self.stub() if extension.name == OPS else [])]
+            link_flags = ["-pthread"]
+            if extension.name == OPS:
+                link_flags += self.stub()
+            if extension.name.startswith(VARIABLE_OPS):
+                link_flags += [f"-L{TENSORFLOW[0]}", "-l:libtensorflow_framework.so.2"]
             self.compiler.link_shared_object(
                 objects, str(target), extra_postargs=link_flags, target_lang="c++"
             )
@@ -63,7 +84,8 @@ class BuildParts(build_ext):
                 [source],
                 output_dir=self.build_temp,
                 include_dirs=self.include_dirs + extension.include_dirs,
-                extra_postargs=FLAGS.split(),
+                extra_postargs=FLAGS.split()
+                + extension.extra_compile_args * (source in NEEDS_TENSORFLOW),
             )
         return path
 
@@ -78,7 +100,7 @@ class BuildParts(build_ext):
 
     def get_ext_filename(self, name):
         """TensorFlow loads the ops by path, so their file carries no tag of a Python."""
-        if name == OPS or name == OPS.partition(".")[2]:
+        if name.rpartition(".")[2].startswith("lib"):
             return name.replace(".", "/") + ".so"
         return super().get_ext_filename(name)
 
@@ -87,10 +109,20 @@ class BuildParts(build_ext):
         return []
 
 
-setup(
-    ext_modules=[
-        part("fastkeras._core", ["csrc/module.cc", *Path("csrc").glob("*/python.cc")]),
-        part(OPS, Path("csrc").glob("*/tensorflow.cc")),
-    ],
-    cmdclass={"build_ext": BuildParts},
-)
+TENSORFLOW = tensorflow()
+PARTS = [
+    part("fastkeras._core", ["csrc/module.cc", *Path("csrc").glob("*/python.cc")]),
+    part(OPS, {str(path) for path in Path("csrc").glob("*/tensorflow.cc")} - NEEDS_TENSORFLOW),
+]
+if TENSORFLOW:
+    folder, version = TENSORFLOW
+    PARTS.append(part(f"{VARIABLE_OPS}_{version}", NEEDS_TENSORFLOW))
+    PARTS[-1].extra_compile_args = [
+        "-isystem",
+        f"{folder}/include",
+        "-D_GLIBCXX_USE_CXX11_ABI=1",
+        "-DEIGEN_MAX_ALIGN_BYTES=64",
+        "-Wno-deprecated-declarations",  # what a newer TensorFlow deprecates an older one needs
+    ]
+
+setup(ext_modules=PARTS, cmdclass={"build_ext": BuildParts})

@@ -2,11 +2,28 @@
 
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
+#include <string>
+
+#include "instruction_set.h"
+#include "parallel.h"
+
 namespace fastkeras::crf {
 void BindCrf(pybind11::module_& module);
+}
+namespace fastkeras::optimizers {
+void BindOptimizers(pybind11::module_& module);
 }
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Kernels for NumPy arrays, behind the engine `native`.";
+  module.def("instruction_set", &fastkeras::InstructionSet);
+  module.def("set_instruction_set", [](const char* name) {
+    if (fastkeras::SetInstructionSet(name)) return;
+    throw std::invalid_argument(std::string("name='") + name + "' is not of this processor");
+  });
+  module.def("num_threads", [] { return fastkeras::NumThreads(0); });
+  module.def("set_num_threads", &fastkeras::SetNumThreads);
   fastkeras::crf::BindCrf(module);
+  fastkeras::optimizers::BindOptimizers(module);
 }

@@ -126,6 +126,17 @@ int NumProcessors() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
+namespace {
+std::atomic<int> default_num_threads{0};
+}
+
+int NumThreads(int num_threads) {
+  if (num_threads <= 0) num_threads = default_num_threads;
+  return num_threads > 0 ? num_threads : NumProcessors();
+}
+
+void SetNumThreads(int num_threads) { default_num_threads = num_threads; }
+
 namespace internal {
 
 void RunTasks(int64_t tasks, int num_threads, void (*run)(void*, int64_t), void* context) {

@@ -11,8 +11,10 @@ namespace fastkeras {
 // Processors this process may use.
 int NumProcessors();
 
-// How many threads `num_threads` asks for: all processors if it is not positive.
-inline int NumThreads(int num_threads) { return num_threads > 0 ? num_threads : NumProcessors(); }
+// How many threads `num_threads` asks for. If it is not positive: what SetNumThreads said, and all
+// processors if that was not positive either.
+int NumThreads(int num_threads);
+void SetNumThreads(int num_threads);
 
 namespace internal {
 void RunTasks(int64_t tasks, int num_threads, void (*run)(void*, int64_t), void* context);

@@ -13,6 +13,7 @@ _LAZY = {  # public name: the module that holds it, or the module itself
     "layers": "fastkeras.layers",
     "losses": "fastkeras.losses",
     "metrics": "fastkeras.metrics",
+    "optimizers": "fastkeras.optimizers",
 }
 
 __all__ = ["__version__", *_LAZY]

@@ -4,7 +4,8 @@ import os
 from functools import cache
 from importlib import import_module
 
-DOMAINS = {"crf": ("tensorflow_native", "native", "numba", "keras", "reference")}
+_ENGINES = ("tensorflow_native", "native", "numba", "keras", "reference")
+DOMAINS = {"crf": _ENGINES, "optimizers": _ENGINES}
 AUTOMATIC = {  # by the package of the array's type, fastest first
     "numpy": ("native", "numba", "reference"),
     "tensorflow": ("tensorflow_native", "keras"),

@@ -58,11 +58,6 @@ void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads);
 int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const int32_t* tags,
                            const int32_t* lengths, const bool* mask);
 
-// The instruction set that answers: "avx512", "avx2" or "portable". SetInstructionSet lets a test
-// take a lesser one; it returns false, and changes nothing, if this processor has no such set.
-const char* InstructionSet();
-bool SetInstructionSet(const char* name);
-
 }  // namespace fastkeras::crf
 
 #endif  // FASTKERAS_CRF_CRF_H_

@@ -84,7 +84,7 @@ struct Kernels {
                   int32_t* tags);
 };
 
-// Those of the instruction set that answers now (crf.h).
+// Those of the instruction set that answers now (instruction_set.h).
 template <typename T>
 const Kernels<T>& CurrentKernels();
 

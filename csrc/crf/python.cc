@@ -3,12 +3,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <stdexcept>
-#include <string>
-
 #include "crf/crf.h"
 #include "memory.h"
-#include "parallel.h"
 
 namespace py = pybind11;
 
@@ -18,7 +14,7 @@ namespace {
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
-int default_num_threads = 0;  // all processors
+constexpr int kDefaultNumThreads = 0;
 
 template <typename T>
 struct Arguments {
@@ -46,7 +42,7 @@ Array<T> Value(const Array<T>& emissions, const Array<int32_t>& tags, const Arra
   T* out = value.mutable_data();
   py::gil_scoped_release release;
   Value<T>(arguments.chains, path, static_cast<Quantity>(quantity), out, nullptr,
-           default_num_threads);
+           kDefaultNumThreads);
   return value;
 }
 
@@ -69,9 +65,9 @@ py::tuple ValueAndGradient(const Array<T>& emissions, const Array<int32_t>& tags
     py::gil_scoped_release release;
     const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
     const auto asked = static_cast<Quantity>(quantity);
-    Value<T>(chains, path, asked, out, workspace.data, default_num_threads);
+    Value<T>(chains, path, asked, out, workspace.data, kDefaultNumThreads);
     Gradient<T>(chains, path, asked, out, workspace.data, factors, emission_out, transition_out,
-                start_out, end_out, default_num_threads);
+                start_out, end_out, kDefaultNumThreads);
   }
   return py::make_tuple(value, d_emissions, d_transitions, d_start, d_end);
 }
@@ -87,7 +83,7 @@ py::tuple Marginals(const Array<T>& emissions, const Array<T>& transitions,
   T *unary_out = unary.mutable_data(), *counts_out = counts.mutable_data();
   {
     py::gil_scoped_release release;
-    Marginals<T>(chains, unary_out, counts_out, default_num_threads);
+    Marginals<T>(chains, unary_out, counts_out, kDefaultNumThreads);
   }
   return py::make_tuple(unary, counts);
 }
@@ -104,7 +100,7 @@ py::tuple Viterbi(const Array<T>& emissions, const Array<T>& transitions,
   T* score_out = score.mutable_data();
   {
     py::gil_scoped_release release;
-    Viterbi<T>(chains, tags_out, score_out, default_num_threads);
+    Viterbi<T>(chains, tags_out, score_out, kDefaultNumThreads);
   }
   return py::make_tuple(tags, score);
 }
@@ -133,13 +129,6 @@ void BindOf(py::module_& module) {  // float and double are overloads, told apar
 void BindCrf(py::module_& module) {
   BindOf<float>(module);
   BindOf<double>(module);
-  module.def("instruction_set", &InstructionSet);
-  module.def("set_instruction_set", [](const char* name) {
-    if (SetInstructionSet(name)) return;
-    throw std::invalid_argument(std::string("name='") + name + "' is not of this processor");
-  });
-  module.def("num_threads", [] { return NumThreads(default_num_threads); });
-  module.def("set_num_threads", [](int num_threads) { default_num_threads = num_threads; });
 }
 
 }  // namespace fastkeras::crf

@@ -17,6 +17,9 @@
 #include <string>
 #include <vector>
 
+#include "instruction_set.h"
+
+using namespace fastkeras;
 using namespace fastkeras::crf;
 
 namespace {

@@ -1,0 +1,44 @@
+// What the step asks of an instruction set: loops over a stretch of one variable.
+
+#ifndef FASTKERAS_OPTIMIZERS_KERNELS_H_
+#define FASTKERAS_OPTIMIZERS_KERNELS_H_
+
+#include <cstdint>
+
+#include "optimizers/optimizers.h"
+
+namespace fastkeras::optimizers {
+
+// A transform whose norms are known: what is left to do to each element.
+struct Elementwise {
+  enum Kind { kScale, kZero, kClip, kAddParameter } kind;
+  double operand;
+};
+
+// T is the type that is computed in. Slots of fewer than three are null past the last.
+template <typename T>
+struct Kernels {
+  // One for each rule. The gradient counts `scale` times; the last scaling of a chain so costs no
+  // pass over it.
+  void (*rules[static_cast<int>(Rule::kCount)])(const double* coefficients, double decay,
+                                                double scale, T* parameter, const T* gradient,
+                                                T* const* slots, int64_t size);
+  // Lamb's moments, and the sums of the squares of the decayed parameter and of the direction.
+  void (*lamb_norms)(const double* coefficients, double decay, double scale, const T* parameter,
+                     const T* gradient, T* const* slots, int64_t size, double* sums);
+  void (*transform)(const Elementwise* steps, int64_t count, const T* parameter, T* gradient,
+                    int64_t size);
+  double (*sum_of_squares)(const T* values, int64_t size);
+  double (*sum_of_magnitudes)(const T* values, int64_t size);
+  // Between T and what a variable is stored as.
+  void (*load)(Dtype dtype, const void* from, int64_t first, int64_t size, T* to);
+  void (*store)(Dtype dtype, const T* from, int64_t first, int64_t size, void* to);
+};
+
+// Those of the instruction set that answers now (instruction_set.h).
+template <typename T>
+const Kernels<T>& CurrentKernels();
+
+}  // namespace fastkeras::optimizers
+
+#endif  // FASTKERAS_OPTIMIZERS_KERNELS_H_

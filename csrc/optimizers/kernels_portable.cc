@@ -1,0 +1,1 @@
+#include "optimizers/table.h"

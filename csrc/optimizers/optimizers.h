@@ -1,0 +1,82 @@
+// One optimizer step over all variables at once: gradient transforms, weight decay, learning-rate
+// multipliers and the update rule in one pass over memory, and one more read of a gradient for each
+// norm that its transforms ask for. docs/optimizers.md has the formulas.
+
+#ifndef FASTKERAS_OPTIMIZERS_OPTIMIZERS_H_
+#define FASTKERAS_OPTIMIZERS_OPTIMIZERS_H_
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace fastkeras::optimizers {
+
+// In the order of RULES in fastkeras/optimizers/rules.py, which also has the coefficients of each.
+enum class Rule {
+  kSgd,
+  kMomentum,
+  kNesterov,
+  kAdam,
+  kAmsgrad,
+  kNadam,
+  kLion,
+  kRmsprop,
+  kRmspropMomentum,
+  kCenteredRmsprop,
+  kCenteredRmspropMomentum,
+  kAdagrad,
+  kLamb,
+  kCount
+};
+constexpr int kMaxSlots = 3;
+constexpr int kMaxCoefficients = 6;
+int NumSlots(Rule rule);
+
+// In the order of FUSED in fastkeras/optimizers/transforms.py.
+enum class TransformKind {
+  kScale,
+  kZero,
+  kClipByValue,
+  kAddDecayedWeights,
+  kClipByNorm,
+  kClipByL1Norm,
+  kNormalize,
+  kClipByGlobalNorm,
+  kSanitize,
+  kCount
+};
+
+struct Transform {
+  TransformKind kind;
+  double operand;
+  int group;  // of kClipByGlobalNorm: all gradients of one group share their norm
+};
+
+enum class Dtype { kFloat32, kFloat64, kFloat16, kBfloat16 };
+
+// Slots are of type double if the parameter is, and else float.
+struct Variable {
+  void* parameter;
+  const void* gradient;
+  void* slots[kMaxSlots];
+  int64_t size;
+  Dtype dtype;                            // float64 is computed in itself, all others in float32
+  Dtype gradient_dtype;                   // float64 if and only if `dtype` is
+  bool frozen;                            // nothing of it is read or written
+  double coefficients[kMaxCoefficients];  // of the rule, the learning rate among them
+  double decay;                           // the parameter loses this fraction before the update
+  std::vector<Transform> chain;
+};
+
+// Calls fn(task) for each task in 0..tasks-1, on any threads in any order, and returns when all are
+// done.
+using Executor = std::function<void(int64_t tasks, const std::function<void(int64_t)>& fn)>;
+
+// Updates parameters and slots in place. The result does not depend on the executor, bit for bit.
+// Returns false, and has changed nothing, if a gradient to be sanitized was not finite. Throws
+// std::invalid_argument if groups wait for each other.
+bool Step(Rule rule, std::vector<Variable>& variables, const Executor& executor);
+
+}  // namespace fastkeras::optimizers
+
+#endif  // FASTKERAS_OPTIMIZERS_OPTIMIZERS_H_

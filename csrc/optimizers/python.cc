@@ -1,0 +1,66 @@
+// NumPy in, NumPy out, in place; the arguments are checked at the door of fastkeras.optimizers.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <tuple>
+
+#include "optimizers/optimizers.h"
+#include "parallel.h"
+
+namespace py = pybind11;
+
+namespace fastkeras::optimizers {
+namespace {
+
+using Arrays = std::vector<py::array>;
+using Chains = std::vector<std::vector<std::tuple<int, double, int>>>;
+
+Dtype DtypeOf(const py::array& array) {
+  const std::string name = py::str(array.dtype());
+  if (name == "float32") return Dtype::kFloat32;
+  if (name == "float64") return Dtype::kFloat64;
+  if (name == "float16") return Dtype::kFloat16;
+  if (name == "bfloat16") return Dtype::kBfloat16;
+  throw py::type_error("no kernel for dtype " + name);
+}
+
+bool StepArrays(int rule, Arrays parameters, Arrays gradients, std::vector<Arrays> slots,
+                const std::vector<bool>& frozen, const py::array_t<double>& coefficients,
+                const py::array_t<double>& decays, const Chains& chains) {
+  std::vector<Variable> variables(parameters.size());
+  for (size_t i = 0; i < variables.size(); ++i) {
+    Variable& variable = variables[i];
+    variable.parameter = parameters[i].mutable_data();
+    variable.gradient = gradients[i].data();
+    for (size_t s = 0; s < slots[i].size(); ++s) variable.slots[s] = slots[i][s].mutable_data();
+    variable.size = parameters[i].size();
+    variable.dtype = DtypeOf(parameters[i]);
+    variable.gradient_dtype = DtypeOf(gradients[i]);
+    variable.frozen = frozen[i];
+    for (py::ssize_t c = 0; c < coefficients.shape(1); ++c) {
+      variable.coefficients[c] = coefficients.at(i, c);
+    }
+    variable.decay = decays.at(i);
+    for (const auto& [kind, operand, group] : chains[i]) {
+      variable.chain.push_back({static_cast<TransformKind>(kind), operand, group});
+    }
+  }
+  py::gil_scoped_release release;
+  return Step(static_cast<Rule>(rule), variables,
+              [](int64_t tasks, const std::function<void(int64_t)>& fn) {
+                ParallelFor(tasks, 0, [&fn](int64_t task) { fn(task); });
+              });
+}
+
+}  // namespace
+
+void BindOptimizers(py::module_& module) {
+  module.def("optimizer_step", &StepArrays, py::arg("rule"), py::arg("parameters"),
+             py::arg("gradients"), py::arg("slots"), py::arg("frozen"), py::arg("coefficients"),
+             py::arg("decays"), py::arg("chains"));
+}
+
+}  // namespace fastkeras::optimizers

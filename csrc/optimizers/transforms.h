@@ -1,0 +1,142 @@
+// Transforms of a gradient, the norms they need, and the types that variables are stored in.
+// Compiled once for each instruction set.
+
+#include "optimizers/kernels.h"
+#include "simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+template <typename T>
+void Transform(const optimizers::Elementwise* steps, int64_t count, const T* __restrict parameter,
+               T* __restrict gradient, int64_t size) {
+  using Kind = optimizers::Elementwise::Kind;
+  for (int64_t s = 0; s < count; ++s) {
+    const T operand = static_cast<T>(steps[s].operand);
+    switch (steps[s].kind) {
+      case Kind::kScale:
+        for (int64_t i = 0; i < size; ++i) gradient[i] *= operand;
+        break;
+      case Kind::kZero:
+        for (int64_t i = 0; i < size; ++i) gradient[i] = 0;
+        break;
+      case Kind::kClip:  // NaN stays NaN
+        for (int64_t i = 0; i < size; ++i) {
+          const T g = gradient[i] < -operand ? -operand : gradient[i];
+          gradient[i] = g > operand ? operand : g;
+        }
+        break;
+      case Kind::kAddParameter:
+        for (int64_t i = 0; i < size; ++i) gradient[i] += parameter[i] * operand;
+        break;
+    }
+  }
+}
+
+// Sums fn(element) in float64, whatever T is, in lanes whose number is the same on every machine.
+template <typename T, typename Function>
+FASTKERAS_INLINE double SumInLanes(const T* __restrict values, int64_t size, Function fn) {
+  constexpr int kLanes = 32;
+  double lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int k = 0; k < kLanes; ++k) lanes[k] += fn(static_cast<double>(values[i + k]));
+  }
+  for (int k = 0; i + k < size; ++k) lanes[k] += fn(static_cast<double>(values[i + k]));
+  double sum = 0;
+  for (const double lane : lanes) sum += lane;
+  return sum;
+}
+
+template <typename T>
+double SumOfSquares(const T* values, int64_t size) {
+  return SumInLanes(values, size, [](double x) FASTKERAS_LAMBDA_INLINE { return x * x; });
+}
+
+template <typename T>
+double SumOfMagnitudes(const T* values, int64_t size) {
+  return SumInLanes(values, size,
+                    [](double x) FASTKERAS_LAMBDA_INLINE { return __builtin_fabs(x); });
+}
+
+// float16 and bfloat16 by their bits, since not every compiler knows the types.
+FASTKERAS_INLINE float FromBits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+FASTKERAS_INLINE uint32_t ToBits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+FASTKERAS_INLINE float FromBfloat16(uint16_t half) {
+  return FromBits(static_cast<uint32_t>(half) << 16);
+}
+
+// To the nearest, ties to even; NaN stays NaN.
+FASTKERAS_INLINE uint16_t ToBfloat16(float value) {
+  const uint32_t bits = ToBits(value);
+  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
+}
+
+FASTKERAS_INLINE float FromFloat16(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t magnitude = half & 0x7fffu;
+  // The exponent has 15 for 1 here and 127 there; the product is exact, subnormal halves too.
+  const float finite = FromBits(magnitude << 13) * FromBits((127u + 112u) << 23);
+  const uint32_t bits = magnitude >= 0x7c00u ? (magnitude << 13 | 0x7f800000u) : ToBits(finite);
+  return FromBits(bits | sign);
+}
+
+// To the nearest, ties to even.
+FASTKERAS_INLINE uint16_t ToFloat16(float value) {
+  const uint32_t bits = ToBits(value);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  // Adding this rounds to the multiples of a half's ulp: 2^-24 below 2^-14, where it is constant.
+  const uint32_t exponent = magnitude & 0x7f800000u;
+  const float grid = FromBits((exponent < 113u << 23 ? 113u << 23 : exponent) + (13u << 23));
+  const float rounded = (FromBits(magnitude) + grid) - grid;
+  const uint32_t scaled = ToBits(rounded * FromBits((127u - 112u) << 23)) >> 13;
+  const uint32_t finite = scaled > 0x7c00u ? 0x7c00u : scaled;
+  const uint32_t half = magnitude > 0x7f800000u    ? 0x7e00u
+                        : magnitude >= 0x477ff000u ? 0x7c00u
+                                                   : finite;
+  return static_cast<uint16_t>(half | sign);
+}
+
+template <typename T>
+void LoadAs(optimizers::Dtype dtype, const void* from, int64_t first, int64_t size,
+            T* __restrict to) {
+  if (dtype == optimizers::Dtype::kFloat16) {
+    const uint16_t* __restrict const halves = static_cast<const uint16_t*>(from) + first;
+    for (int64_t i = 0; i < size; ++i) to[i] = FromFloat16(halves[i]);
+  } else if (dtype == optimizers::Dtype::kBfloat16) {
+    const uint16_t* __restrict const halves = static_cast<const uint16_t*>(from) + first;
+    for (int64_t i = 0; i < size; ++i) to[i] = FromBfloat16(halves[i]);
+  } else {
+    std::memcpy(to, static_cast<const T*>(from) + first, static_cast<size_t>(size) * sizeof(T));
+  }
+}
+
+template <typename T>
+void StoreAs(optimizers::Dtype dtype, const T* __restrict from, int64_t first, int64_t size,
+             void* to) {
+  if (dtype == optimizers::Dtype::kFloat16) {
+    uint16_t* __restrict const halves = static_cast<uint16_t*>(to) + first;
+    for (int64_t i = 0; i < size; ++i) halves[i] = ToFloat16(static_cast<float>(from[i]));
+  } else if (dtype == optimizers::Dtype::kBfloat16) {
+    uint16_t* __restrict const halves = static_cast<uint16_t*>(to) + first;
+    for (int64_t i = 0; i < size; ++i) halves[i] = ToBfloat16(static_cast<float>(from[i]));
+  } else {
+    std::memcpy(static_cast<T*>(to) + first, from, static_cast<size_t>(size) * sizeof(T));
+  }
+}
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA

@@ -1,0 +1,31 @@
+"""Fused optimizers: transforms, layered learning rates and the update in one pass over memory.
+
+`AdamW` and its like stand in for those of `keras.optimizers`; `transforms` and the multipliers of
+learning rates go into any of them. docs/optimizers.md has the formulas and the sources.
+"""
+
+from importlib import import_module
+
+_WHERE = {
+    **dict.fromkeys(
+        ("SGD", "Adam", "AdamW", "Nadam", "Lion", "Lamb", "Adafactor", "RMSprop", "Adagrad"),
+        "fastkeras.optimizers.stock",
+    ),
+    "layerwise_decay": "fastkeras.optimizers.multipliers",
+    "set_learning_rate_multiplier": "fastkeras.optimizers.multipliers",
+    "update": "fastkeras.optimizers.functional",
+    "transforms": "fastkeras.optimizers.transforms",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name):  # the kernels work without Keras
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fastkeras.optimizers' has no attribute {name!r}")
+    module = import_module(_WHERE[name])
+    return module if name == "transforms" else getattr(module, name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,82 @@
+"""The rules of rules.py compiled by Numba: the same text, one element at a time."""
+
+import numba
+import numpy as np
+
+from fastkeras.optimizers import _reference, rules, transforms
+
+NORMS = ("lamb", "adafactor")  # need more than one element
+OPTIONS = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
+
+
+def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
+    active = [i for i in range(len(parameters)) if not frozen[i]]
+    halves = any(parameters[i].dtype.itemsize == 2 for i in active)
+    if rule in NORMS or halves:
+        arguments = (parameters, gradients, slots, frozen, coefficients, decays, chains)
+        return _reference.step(rule, *arguments)
+    transformed, finite = transforms.apply(
+        np,
+        [gradients[i] for i in active],
+        [parameters[i] for i in active],
+        [chains[i] for i in active],
+    )
+    if not finite:
+        return parameters, slots, False
+    for i, gradient in zip(active, transformed, strict=True):
+        dtype = parameters[i].dtype.type
+        c = tuple(dtype(value) for value in coefficients[i])
+        flat = [array.reshape(-1) for array in (parameters[i], gradient, *slots[i])]
+        _compiled(rule)(*flat, dtype(decays[i]), c)
+    return parameters, slots, True
+
+
+_COMPILED = {}
+
+
+def _compiled(rule):
+    if rule not in _COMPILED:
+        update = numba.njit(getattr(rules, rule))
+        _COMPILED[rule] = _LOOPS[len(rules.RULES[rule].slots)](update)
+    return _COMPILED[rule]
+
+
+def _loop_0(update):
+    @numba.njit(**OPTIONS)
+    def loop(p, g, decay, c):
+        for i in numba.prange(p.size):
+            p[i] = update(np, p[i] - p[i] * decay, g[i], (), c)[0]
+
+    return loop
+
+
+def _loop_1(update):
+    @numba.njit(**OPTIONS)
+    def loop(p, g, first, decay, c):
+        for i in numba.prange(p.size):
+            p[i], (first[i],) = update(np, p[i] - p[i] * decay, g[i], (first[i],), c)
+
+    return loop
+
+
+def _loop_2(update):
+    @numba.njit(**OPTIONS)
+    def loop(p, g, first, second, decay, c):
+        for i in numba.prange(p.size):
+            slots = (first[i], second[i])
+            p[i], (first[i], second[i]) = update(np, p[i] - p[i] * decay, g[i], slots, c)
+
+    return loop
+
+
+def _loop_3(update):
+    @numba.njit(**OPTIONS)
+    def loop(p, g, first, second, third, decay, c):
+        for i in numba.prange(p.size):
+            slots = (first[i], second[i], third[i])
+            p[i], (first[i], second[i], third[i]) = update(np, p[i] - p[i] * decay, g[i], slots, c)
+
+    return loop
+
+
+_LOOPS = (_loop_0, _loop_1, _loop_2, _loop_3)

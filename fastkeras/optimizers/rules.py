@@ -1,0 +1,219 @@
+"""The update rules: what each keeps, its scalars, and what one step does to one variable.
+
+Everything is written once for any array library: `xp` is NumPy in the engine `reference` and
+`keras.ops` in the engine `keras`. Scalars that depend on the step come from `coefficients`, in
+float64 where the library has it, whatever the dtype of the variables; a kernel gets them ready.
+docs/optimizers.md has the formulas in their usual notation, with sources.
+"""
+
+import math
+from typing import NamedTuple
+
+
+class Rule(NamedTuple):
+    """One row of the table below.
+
+    `coefficients(xp, h, learning_rate, multiplier, t)` takes the hyperparameters `h` (a dict), the
+    rate of all variables, the multiplier of one or of each, and the number of the step, from 1.
+    `update(xp, p, g, slots, c)` returns the new parameter and the new slots; transforms of the
+    gradient and weight decay come before it.
+    """
+
+    slots: tuple
+    coefficients: callable
+    update: callable
+
+
+def sgd(xp, p, g, slots, c):
+    (rate,) = c
+    return p - g * rate, ()
+
+
+def momentum(xp, p, g, slots, c):
+    rate, mu = c
+    momentum = slots[0] * mu - g * rate
+    return p + momentum, (momentum,)
+
+
+def nesterov(xp, p, g, slots, c):
+    rate, mu = c
+    momentum = slots[0] * mu - g * rate
+    return p + (momentum * mu - g * rate), (momentum,)
+
+
+def adam(xp, p, g, slots, c):
+    rate, rest_1, rest_2, epsilon = c
+    momentum = slots[0] + (g - slots[0]) * rest_1
+    velocity = slots[1] + (g * g - slots[1]) * rest_2
+    return p - momentum * rate / (xp.sqrt(velocity) + epsilon), (momentum, velocity)
+
+
+def amsgrad(xp, p, g, slots, c):
+    rate, rest_1, rest_2, epsilon = c
+    momentum = slots[0] + (g - slots[0]) * rest_1
+    velocity = slots[1] + (g * g - slots[1]) * rest_2
+    largest = xp.maximum(slots[2], velocity)
+    return p - momentum * rate / (xp.sqrt(largest) + epsilon), (momentum, velocity, largest)
+
+
+def nadam(xp, p, g, slots, c):
+    of_momentum, of_gradient, rest_1, rest_2, unbias_2, epsilon = c
+    momentum = slots[0] + (g - slots[0]) * rest_1
+    velocity = slots[1] + (g * g - slots[1]) * rest_2
+    step = momentum * of_momentum + g * of_gradient
+    return p - step / (xp.sqrt(velocity * unbias_2) + epsilon), (momentum, velocity)
+
+
+def lion(xp, p, g, slots, c):
+    rate, beta_1, rest_1, beta_2, rest_2 = c
+    direction = xp.sign(slots[0] * beta_1 + g * rest_1)
+    return p - direction * rate, (slots[0] * beta_2 + g * rest_2,)
+
+
+def rmsprop(xp, p, g, slots, c):
+    rate, rho, rest, epsilon = c
+    velocity = slots[0] * rho + g * g * rest
+    return p - g * rate / xp.sqrt(velocity + epsilon), (velocity,)
+
+
+def rmsprop_momentum(xp, p, g, slots, c):
+    rate, rho, rest, epsilon, mu = c
+    velocity = slots[0] * rho + g * g * rest
+    momentum = slots[1] * mu + g * rate / xp.sqrt(velocity + epsilon)
+    return p - momentum, (velocity, momentum)
+
+
+def centered_rmsprop(xp, p, g, slots, c):
+    rate, rho, rest, epsilon = c
+    velocity = slots[0] * rho + g * g * rest
+    average = slots[1] * rho + g * rest
+    return p - g * rate / xp.sqrt(velocity - average * average + epsilon), (velocity, average)
+
+
+def centered_rmsprop_momentum(xp, p, g, slots, c):
+    rate, rho, rest, epsilon, mu = c
+    velocity = slots[0] * rho + g * g * rest
+    average = slots[2] * rho + g * rest
+    spread = xp.sqrt(velocity - average * average + epsilon)
+    momentum = slots[1] * mu + g * rate / spread
+    return p - momentum, (velocity, momentum, average)
+
+
+def adagrad(xp, p, g, slots, c):
+    rate, epsilon = c
+    accumulator = slots[0] + g * g
+    return p - g * rate / xp.sqrt(accumulator + epsilon), (accumulator,)
+
+
+def lamb(xp, p, g, slots, c):
+    rate, rest_1, rest_2, unbias_1, unbias_2, epsilon = c
+    momentum = slots[0] + (g - slots[0]) * rest_1
+    velocity = slots[1] + (g * g - slots[1]) * rest_2
+    direction = momentum * unbias_1 / (xp.sqrt(velocity * unbias_2) + epsilon)
+    of_parameter = xp.sqrt(xp.sum(p * p))
+    of_direction = xp.sqrt(xp.sum(direction * direction))
+    nothing = (of_parameter == 0) | (of_direction == 0)
+    one = xp.ones_like(of_direction)
+    trust = xp.where(nothing, one, of_parameter / xp.where(nothing, one, of_direction))
+    return p - direction * (trust * rate), (momentum, velocity)
+
+
+def adafactor(xp, p, g, slots, c):
+    multiplier, rho, beta_2, epsilon_1, epsilon_2, threshold = c
+    row, column, velocity = slots
+    square = g * g + epsilon_1
+    if len(p.shape) >= 2:  # the last two axes are factored
+        row = row * beta_2 + xp.mean(square, axis=-1) * (1 - beta_2)
+        column = column * beta_2 + xp.mean(square, axis=-2) * (1 - beta_2)
+        share = row / xp.mean(row, axis=-1, keepdims=True)
+        velocity = xp.expand_dims(share, -1) * xp.expand_dims(column, -2)
+    else:
+        velocity = velocity * beta_2 + square * (1 - beta_2)
+    update = g / xp.sqrt(velocity)
+    one = xp.ones_like(xp.mean(update))
+    update = update / xp.maximum(one, xp.sqrt(xp.mean(update * update)) / threshold)
+    size = xp.maximum(one * epsilon_2, xp.sqrt(xp.mean(p * p)))
+    return p - update * (size * rho * multiplier), (row, column, velocity)
+
+
+def _bias(xp, beta, t):
+    """1 − beta ** t, also where beta is so near to 1 that float32 would lose most digits of it."""
+    return -xp.expm1(t * math.log(beta)) if beta > 0 else 1.0
+
+
+def _of_sgd(xp, h, learning_rate, multiplier, t):
+    return (learning_rate * multiplier,)
+
+
+def _of_momentum(xp, h, learning_rate, multiplier, t):
+    return learning_rate * multiplier, h["momentum"]
+
+
+def _of_adam(xp, h, learning_rate, multiplier, t):
+    rate = learning_rate * multiplier * xp.sqrt(_bias(xp, h["beta_2"], t))
+    rate = rate / _bias(xp, h["beta_1"], t)
+    return rate, 1 - h["beta_1"], 1 - h["beta_2"], h["epsilon"]
+
+
+def _of_nadam(xp, h, learning_rate, multiplier, t):
+    rate, product = learning_rate * multiplier, h["u_product"]
+    now, then = (h["beta_1"] * (1 - 0.5 * xp.exp((t + i) * math.log(0.96))) for i in (0, 1))
+    of_momentum = rate * then / (1 - product * then)
+    of_gradient = rate * (1 - now) / (1 - product)
+    unbias_2 = 1 / _bias(xp, h["beta_2"], t)
+    return of_momentum, of_gradient, 1 - h["beta_1"], 1 - h["beta_2"], unbias_2, h["epsilon"]
+
+
+def _of_lion(xp, h, learning_rate, multiplier, t):
+    rate = learning_rate * multiplier
+    return rate, h["beta_1"], 1 - h["beta_1"], h["beta_2"], 1 - h["beta_2"]
+
+
+def _of_rmsprop(xp, h, learning_rate, multiplier, t):
+    return learning_rate * multiplier, h["rho"], 1 - h["rho"], h["epsilon"]
+
+
+def _of_rmsprop_momentum(xp, h, learning_rate, multiplier, t):
+    return learning_rate * multiplier, h["rho"], 1 - h["rho"], h["epsilon"], h["momentum"]
+
+
+def _of_adagrad(xp, h, learning_rate, multiplier, t):
+    return learning_rate * multiplier, h["epsilon"]
+
+
+def _of_lamb(xp, h, learning_rate, multiplier, t):
+    unbias_1, unbias_2 = 1 / _bias(xp, h["beta_1"], t), 1 / _bias(xp, h["beta_2"], t)
+    rate = learning_rate * multiplier
+    return rate, 1 - h["beta_1"], 1 - h["beta_2"], unbias_1, unbias_2, h["epsilon"]
+
+
+def _of_adafactor(xp, h, learning_rate, multiplier, t):
+    bounded = xp.minimum(learning_rate, xp.exp(-0.5 * xp.log(t)))
+    beta_2 = -xp.expm1(h["beta_2_decay"] * xp.log(t))
+    return multiplier, bounded, beta_2, h["epsilon_1"], h["epsilon_2"], h["clip_threshold"]
+
+
+_MOMENTS = ("momentum", "velocity")
+
+RULES = {  # in the order of `Rule` in csrc/optimizers/optimizers.h, which has no Adafactor
+    "sgd": Rule((), _of_sgd, sgd),
+    "momentum": Rule(("momentum",), _of_momentum, momentum),
+    "nesterov": Rule(("momentum",), _of_momentum, nesterov),
+    "adam": Rule(_MOMENTS, _of_adam, adam),
+    "amsgrad": Rule((*_MOMENTS, "velocity_hat"), _of_adam, amsgrad),
+    "nadam": Rule(_MOMENTS, _of_nadam, nadam),
+    "lion": Rule(("momentum",), _of_lion, lion),
+    "rmsprop": Rule(("velocity",), _of_rmsprop, rmsprop),
+    "rmsprop_momentum": Rule(("velocity", "momentum"), _of_rmsprop_momentum, rmsprop_momentum),
+    "centered_rmsprop": Rule(("velocity", "average_gradient"), _of_rmsprop, centered_rmsprop),
+    "centered_rmsprop_momentum": Rule(
+        ("velocity", "momentum", "average_gradient"),
+        _of_rmsprop_momentum,
+        centered_rmsprop_momentum,
+    ),
+    "adagrad": Rule(("accumulator",), _of_adagrad, adagrad),
+    "lamb": Rule(_MOMENTS, _of_lamb, lamb),
+    "adafactor": Rule(("row", "column", "velocity"), _of_adafactor, adafactor),
+}
+
+NUMBERS = {rule: number for number, rule in enumerate(RULES)}  # what the kernels know them by

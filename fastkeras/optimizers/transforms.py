@@ -1,0 +1,282 @@
+"""Transforms of the gradient: what happens to it between backward pass and update rule.
+
+A transform is one of the functions below, or any Python function of yours,
+`(gradient, variable) -> gradient`; `chain` puts several in order. The names are those of optax.
+"""
+
+from typing import NamedTuple
+
+FUSED = (  # in the order of `TransformKind` in csrc/optimizers/optimizers.h
+    "scale",
+    "zero",
+    "clip_by_value",
+    "add_decayed_weights",
+    "clip_by_norm",
+    "clip_by_l1_norm",
+    "normalize",
+    "clip_by_global_norm",
+    "sanitize",
+)
+
+
+class Transform(NamedTuple):
+    """One transform, by name.
+
+    `operand` is its number, and `of` whose gradients a global norm spans: "group", "all", or once
+    the optimizer is built the number of the group.
+    """
+
+    name: str
+    operand: float = 0.0
+    of: str | int = "group"
+
+
+def chain(*transforms):
+    """Apply several transforms in the order given.
+
+    Args:
+        *transforms: transforms, functions `(gradient, variable) -> gradient`, or chains.
+
+    Returns:
+        A tuple, the form in which an optimizer takes them.
+
+    Example:
+        >>> chain(centralize(), clip_by_norm(1.0))
+        (Transform(name='centralize', operand=0.0, of='group'),
+         Transform(name='clip_by_norm', operand=1.0, of='group'))
+    """
+    steps = []
+    for given in transforms:
+        if isinstance(given, (list, tuple)) and not isinstance(given, Transform):
+            steps.extend(chain(*given))
+        elif isinstance(given, Transform) or callable(given):
+            steps.append(given)
+        else:
+            raise TypeError(
+                "transforms must be those of fastkeras.optimizers.transforms or functions "
+                f"(gradient, variable) -> gradient, got {given!r}"
+            )
+    return tuple(steps)
+
+
+def scale(factor):
+    """Multiply the gradient by a number."""
+    return Transform("scale", _number("factor", factor))
+
+
+def zero():
+    """Replace the gradient by zeros, NaN too; moments decay, and weight decay goes on."""
+    return Transform("zero")
+
+
+def clip_by_value(largest):
+    """Clip each element to [−largest, largest]."""
+    return Transform("clip_by_value", _positive("largest", largest))
+
+
+def clip_by_norm(largest):
+    """Scale the gradient of a variable down to a Euclidean norm of at most `largest`."""
+    return Transform("clip_by_norm", _positive("largest", largest))
+
+
+def clip_by_l1_norm(largest):
+    """Scale the gradient of a variable down to a sum of magnitudes of at most `largest`."""
+    return Transform("clip_by_l1_norm", _positive("largest", largest))
+
+
+def clip_by_global_norm(largest, of="group"):
+    """Scale gradients down together, to a Euclidean norm of all of them of at most `largest`.
+
+    Args:
+        largest: the norm, above 0.
+        of: "group" for the variables that one entry of `gradient_transforms` matches; "all" for
+            those of every entry that has such a transform. Frozen variables do not count.
+    """
+    if of not in ("group", "all"):
+        raise ValueError(f'of must be "group" or "all", got {of!r}')
+    return Transform("clip_by_global_norm", _positive("largest", largest), of)
+
+
+def adaptive_clip(ratio):
+    """Clip the gradient of each unit to `ratio` times the norm of its weights, or of 0.001.
+
+    A unit is an index of the last axis; a vector is one unit. Brock et al. 2021, "High-Performance
+    Large-Scale Image Recognition Without Normalization", https://arxiv.org/abs/2102.06171.
+    """
+    return Transform("adaptive_clip", _positive("ratio", ratio))
+
+
+def centralize():
+    """Subtract from the gradient of each unit its mean; vectors are left alone.
+
+    Yong et al. 2020, "Gradient Centralization", https://arxiv.org/abs/2004.01461.
+    """
+    return Transform("centralize")
+
+
+def normalize():
+    """Divide the gradient of a variable by its Euclidean norm; zeros stay zeros."""
+    return Transform("normalize")
+
+
+def add_decayed_weights(factor):
+    """Add the variable times `factor`: L2 regularisation, which is not decoupled weight decay."""
+    return Transform("add_decayed_weights", _number("factor", factor))
+
+
+def add_noise(stddev):
+    """Add Gaussian noise of the standard deviation given, anew each step.
+
+    Neelakantan et al. 2015, "Adding Gradient Noise Improves Learning for Very Deep Networks",
+    https://arxiv.org/abs/1511.06807.
+    """
+    return Transform("add_noise", _positive("stddev", stddev))
+
+
+def sanitize():
+    """Skip the whole step, and count it in `optimizer.skipped_steps`, at a NaN or an infinity."""
+    return Transform("sanitize")
+
+
+def split(steps):
+    """Cut a chain into what has to run before the kernel, and what the kernel does itself."""
+    unfused = [i for i, step in enumerate(steps) if callable(step) or step.name not in FUSED]
+    first = unfused[-1] + 1 if unfused else 0
+    return steps[:first], steps[first:]
+
+
+def encode(step):
+    """Return what the kernels know a transform by: number, operand, group."""
+    return FUSED.index(step.name), step.operand, 0 if step.of == "group" else step.of
+
+
+def apply(xp, gradients, parameters, chains, variables=None, noise=None):
+    """Transform gradients with an array library; the engines `reference` and `keras` do it so.
+
+    Args:
+        xp: NumPy or `keras.ops`.
+        gradients: list of arrays.
+        parameters: list of arrays of the same shapes.
+        chains: list of tuples of transforms, one for each gradient.
+        variables: what Python functions among the transforms get, if not the parameters.
+        noise: function of a gradient, for `add_noise`: standard normal numbers of its shape.
+
+    Returns:
+        The list of gradients, and whether all that were to be sanitized are finite.
+    """
+    gradients, positions, finite = list(gradients), [0] * len(gradients), True
+    while any(at < len(steps) for at, steps in zip(positions, chains, strict=True)):
+        before = list(positions)
+        for i, steps in enumerate(chains):
+            while positions[i] < len(steps) and not _is_global(steps[positions[i]]):
+                step = steps[positions[i]]
+                if callable(step):
+                    gradients[i] = step(gradients[i], (variables or parameters)[i])
+                elif step.name == "sanitize":
+                    finite = finite & xp.all(xp.isfinite(gradients[i]))
+                elif step.name == "add_noise":
+                    gradients[i] = gradients[i] + noise(gradients[i]) * step.operand
+                else:
+                    function = _FUNCTIONS[step.name]
+                    gradients[i] = function(xp, gradients[i], parameters[i], step.operand)
+                positions[i] += 1
+        _clip_complete_groups(xp, gradients, chains, positions)
+        if positions == before:
+            raise ValueError("gradient_transforms: groups of global norms wait for each other")
+    return gradients, finite
+
+
+def _clip_complete_groups(xp, gradients, chains, positions):
+    ahead = {}  # group: the variables that still have it ahead
+    for i, steps in enumerate(chains):
+        for step in steps[positions[i] :]:
+            if _is_global(step):
+                ahead.setdefault(step.of, []).append(i)
+    for group, members in ahead.items():
+        at_it = [i for i in members if _is_at(chains[i], positions[i], group)]
+        if len(at_it) < len(members):
+            continue
+        widest = max((gradients[i].dtype for i in members), key=lambda dtype: "64" in str(dtype))
+        squares = sum(_cast(xp, _sum(xp, gradients[i] * gradients[i]), widest) for i in members)
+        for i in members:
+            largest = chains[i][positions[i]].operand
+            gradients[i] = gradients[i] * _clipping(xp, xp.sqrt(squares), largest, gradients[i])
+            positions[i] += 1
+
+
+def _is_global(step):
+    return isinstance(step, Transform) and step.name == "clip_by_global_norm"
+
+
+def _is_at(steps, position, group):
+    return position < len(steps) and _is_global(steps[position]) and steps[position].of == group
+
+
+def _sum(xp, values):
+    return xp.sum(xp.reshape(values, (-1,)))
+
+
+def _clipping(xp, norm, largest, like):
+    """1, or what brings the norm down to `largest`; NaN if it is not finite."""
+    one = xp.ones_like(norm)
+    factor = xp.where(norm > largest, largest / xp.maximum(norm, largest), one)
+    factor = xp.where(xp.isfinite(norm), factor, one * float("nan"))
+    return _cast(xp, factor, like.dtype)
+
+
+def _cast(xp, value, dtype):
+    return xp.cast(value, dtype) if hasattr(xp, "cast") else value.astype(dtype)
+
+
+def _clip_by_norm(xp, g, p, largest):
+    return g * _clipping(xp, xp.sqrt(_sum(xp, g * g)), largest, g)
+
+
+def _clip_by_l1_norm(xp, g, p, largest):
+    return g * _clipping(xp, _sum(xp, xp.abs(g)), largest, g)
+
+
+def _normalize(xp, g, p, _):
+    squares = _sum(xp, g * g)
+    one = xp.ones_like(squares)
+    return g / xp.sqrt(xp.where(squares == 0, one, squares))
+
+
+def _adaptive_clip(xp, g, p, ratio):
+    axes = tuple(range(max(1, len(g.shape) - 1))) if g.shape else None
+    norm = xp.sqrt(xp.sum(g * g, axis=axes, keepdims=True))
+    weights = xp.sqrt(xp.sum(p * p, axis=axes, keepdims=True))
+    largest = xp.maximum(weights, xp.ones_like(weights) * 1e-3) * ratio
+    floor = xp.ones_like(norm) * 1e-6
+    return xp.where(norm > largest, g * (largest / xp.maximum(norm, floor)), g)
+
+
+def _centralize(xp, g, p, _):
+    if len(g.shape) < 2:
+        return g
+    return g - xp.mean(g, axis=tuple(range(len(g.shape) - 1)), keepdims=True)
+
+
+_FUNCTIONS = {
+    "scale": lambda xp, g, p, factor: g * factor,
+    "zero": lambda xp, g, p, _: xp.zeros_like(g),
+    "clip_by_value": lambda xp, g, p, largest: xp.clip(g, -largest, largest),
+    "add_decayed_weights": lambda xp, g, p, factor: g + p * factor,
+    "clip_by_norm": _clip_by_norm,
+    "clip_by_l1_norm": _clip_by_l1_norm,
+    "normalize": _normalize,
+    "adaptive_clip": _adaptive_clip,
+    "centralize": _centralize,
+}
+
+
+def _number(name, value):
+    if not isinstance(value, (int, float)) or value != value:
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def _positive(name, value):
+    if _number(name, value) <= 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+    return float(value)

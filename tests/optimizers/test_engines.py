@@ -1,0 +1,251 @@
+"""Every engine of the optimizers against the reference, on all that hypothesis draws."""
+
+import inspect
+from importlib import import_module
+
+import ml_dtypes  # noqa: F401  (NumPy then knows bfloat16)
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastkeras
+from accuracy import assert_as_accurate_as_reference
+from conftest import engines_of
+from fastkeras import _core, _engines
+from fastkeras.optimizers import transforms, update
+from fastkeras.optimizers.rules import RULES
+
+FUSED_RULES = [rule for rule in RULES if rule != "adafactor"]
+SIZES = (0, 1, 3, 16, 17, 100, 2048, 2049, 16384, 40000)
+COMMON = transforms.clip_by_global_norm(0.7)
+CHAINS = (
+    (),
+    (transforms.scale(-0.3),),
+    (transforms.zero(),),
+    (transforms.clip_by_value(0.5),),
+    (transforms.clip_by_norm(0.3),),
+    (transforms.clip_by_l1_norm(3.0),),
+    (transforms.normalize(),),
+    (transforms.add_decayed_weights(0.1),),
+    (COMMON,),
+    (transforms.sanitize(), transforms.clip_by_norm(0.3)),
+    (transforms.sanitize(), transforms.add_decayed_weights(0.2), transforms.normalize()),
+    (transforms.clip_by_norm(2.0), transforms.scale(3.0), COMMON, transforms.clip_by_value(0.01)),
+    (transforms.centralize(), transforms.clip_by_norm(1.0)),
+    (transforms.adaptive_clip(0.01), transforms.scale(2.0)),
+    (lambda gradient, variable: gradient + variable, COMMON),
+)
+WIDE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+
+
+@pytest.fixture(scope="module", params=engines_of("optimizers"))
+def engine(request):
+    return request.param
+
+
+@st.composite
+def problems(draw, rules=FUSED_RULES, dtypes=("float32", "float64"), chains=CHAINS):
+    """Draw the arguments of `update`, and the gradients of three steps."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
+    rule = draw(st.sampled_from(rules), label="rule")
+    sizes = draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=4), label="sizes")
+    shapes = [(size,) if size % 4 or draw(st.booleans()) else (size // 4, 4) for size in sizes]
+    per_variable = {"min_size": len(shapes), "max_size": len(shapes)}
+    scale = draw(st.sampled_from((1e-4, 1.0, 100.0)), label="scale of the gradients")
+    of = [np.dtype(draw(st.sampled_from(dtypes), label="dtype")) for _ in shapes]
+    settings = {
+        "multipliers": draw(st.lists(st.sampled_from((0.0, 0.1, 1.0, 3.0)), **per_variable)),
+        "weight_decays": draw(st.lists(st.sampled_from((0.0, 0.01, 0.3)), **per_variable)),
+        "transforms": draw(st.lists(st.sampled_from(chains), **per_variable)),
+        "learning_rate": draw(st.sampled_from((1e-3, 0.1))),
+    }
+    first = draw(st.sampled_from((1, 2, 1000)), label="first step")
+    parameters = [rng.standard_normal(shape).astype(d) for shape, d in zip(shapes, of, strict=True)]
+    gradients = [
+        [
+            (scale * rng.standard_normal(shape)).astype(d)
+            for shape, d in zip(shapes, of, strict=True)
+        ]
+        for _ in range(3)
+    ]
+    return rule, parameters, gradients, first, settings
+
+
+def run(problem, engine, dtype=None):
+    """Do the steps of a problem; return parameters and slots. `dtype` replaces all dtypes."""
+    rule, parameters, gradients, first, settings = problem
+    parameters = [p.astype(dtype or p.dtype) for p in parameters]
+    slots = [
+        tuple(np.zeros(p.shape, WIDE.get(p.dtype.name, p.dtype)) for _ in RULES[rule].slots)
+        for p in parameters
+    ]
+    product = 1.0
+    for step, of_step in enumerate(gradients, start=first):
+        product *= 0.9 * (1 - 0.5 * 0.96**step)
+        more = {"u_product": product} if rule == "nadam" else {}
+        of_step = [g.astype(p.dtype) for g, p in zip(of_step, parameters, strict=True)]
+        assert update(
+            rule, parameters, of_step, slots, step=step, engine=engine, **settings, **more
+        )
+    return [*parameters, *(slot for of_parameter in slots for slot in of_parameter)]
+
+
+def check(problem, engine):
+    """Assert that each array is as accurate as the reference's, in units of its largest number."""
+    results, rounded = run(problem, engine), run(problem, "reference")
+    exact = run(problem, "reference", np.longdouble)
+    for result, of_exact, of_rounded in zip(results, exact, rounded, strict=True):
+        unit = 2.0 ** -np.floor(np.log2(max(np.abs(of_exact).max(initial=0), 1e-30)))
+        arrays = (np.asarray(a * a.dtype.type(unit)) for a in (result, of_exact, of_rounded))
+        assert_as_accurate_as_reference(*arrays, scale=1.0)
+
+
+@given(problem=problems())
+def test_every_engine_is_as_accurate_as_the_reference(engine, problem):
+    check(problem, engine)
+
+
+@given(problem=problems(dtypes=("float16", "bfloat16"), chains=CHAINS[:6]))
+def test_halves_are_computed_in_float32_and_rounded_once(engine, problem):
+    rule, parameters, gradients, first, settings = problem
+    one_step = (rule, parameters, gradients[:1], first, settings)
+    wide = (rule, [p.astype(np.float32) for p in parameters], gradients[:1], first, settings)
+    exact = run(wide, "reference", "float64")
+    for i, (result, of_exact) in enumerate(zip(run(one_step, engine), exact, strict=True)):
+        digits = {"float16": 10, "bfloat16": 7, "float32": 22}[result.dtype.name]
+        ulp = 2.0 ** np.floor(np.log2(np.maximum(np.abs(of_exact), 2.0**-14))) * 2.0**-digits
+        error = np.abs(result.astype(np.float64) - of_exact)
+        # Half an ulp, and that float32 may have been on the other side of the tie.
+        assert (error <= (0.5 + 2.0 ** (digits - 21)) * ulp + 1e-7 * (i < len(parameters))).all()
+
+
+@given(problem=problems())
+def test_results_do_not_depend_on_the_number_of_threads(problem):
+    before = _core.num_threads()
+    results = []
+    for num_threads in (1, 2, 5):
+        _core.set_num_threads(num_threads)
+        results.append(run(problem, "native"))
+    _core.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("instruction_set", ["portable", "avx2", "avx512"])
+@given(problem=problems())
+def test_every_instruction_set_is_as_accurate_as_the_reference(instruction_set, problem):
+    before = _core.instruction_set()
+    try:
+        _core.set_instruction_set(instruction_set)
+    except ValueError as error:
+        pytest.skip(str(error))
+    try:
+        check(problem, "native")
+    finally:
+        _core.set_instruction_set(before)
+
+
+@given(problem=problems(dtypes=["float32"]))
+def test_engines_on_numpy_and_on_tensorflow_give_the_same_bits(problem):
+    if fastkeras.engines("optimizers")["tensorflow_native"] != "ready":
+        pytest.skip(fastkeras.engines("optimizers")["tensorflow_native"])
+    for a, b in zip(run(problem, "native"), run(problem, "tensorflow_native"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def arrays(*shapes, value=1.0):
+    return [np.full(shape, value, np.float32) for shape in shapes]
+
+
+def test_a_frozen_variable_is_not_touched(engine):
+    parameters, gradients = arrays(5, 5), arrays(5, 5, value=np.nan)
+    slots = [tuple(arrays(5, 5, value=2.0)) for _ in parameters]
+    decays, frozen = [0.1, 0.1], [0.0, 0.0]
+    settings = {"learning_rate": 0.1, "multipliers": frozen, "weight_decays": decays}
+    assert update("adam", parameters, gradients, slots, **settings, engine=engine)
+    assert all((p == 1).all() for p in parameters)
+    assert all((slot == 2).all() for of_parameter in slots for slot in of_parameter)
+
+
+def test_a_frozen_variable_does_not_count_in_a_norm(engine):
+    parameters, gradients = arrays(1, 1), [np.float32([3.0]), np.float32([1e6])]
+    chains = [(transforms.clip_by_global_norm(1.5),)] * 2
+    settings = {"learning_rate": 1.0, "multipliers": [1.0, 0.0], "transforms": chains}
+    update("sgd", parameters, gradients, [(), ()], **settings, engine=engine)
+    np.testing.assert_array_equal(parameters, [[-0.5], [1.0]])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rule", ["adam", "lamb"])
+def test_sanitize_skips_the_whole_step(engine, rule, bad):
+    parameters, gradients = arrays(20, 30000), arrays(20, 30000)
+    gradients[1][29_999] = bad
+    slots = [tuple(arrays(p.shape, p.shape)) for p in parameters]
+    chains = [(transforms.clip_by_norm(1.0),), (transforms.sanitize(),)]
+    settings = {"learning_rate": 0.1, "transforms": chains, "weight_decays": [0.1, 0.1]}
+    assert not update(rule, parameters, gradients, slots, **settings, engine=engine)
+    for array in [*parameters, *(slot for of_parameter in slots for slot in of_parameter)]:
+        assert (array == 1).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_clipping_by_a_norm_that_is_not_finite_says_so_everywhere(engine, bad):
+    (parameter,), (gradient,) = arrays(40), arrays(40)
+    gradient[7] = bad
+    chains = [(transforms.clip_by_norm(1.0),)]
+    update(
+        "sgd", [parameter], [gradient], [()], learning_rate=0.1, transforms=chains, engine=engine
+    )
+    assert np.isnan(parameter).all()
+
+
+def test_zero_removes_what_is_not_finite(engine):
+    (parameter,), gradient = arrays(40), np.full(40, np.nan, np.float32)
+    chains = [(transforms.zero(),)]
+    update(
+        "sgd", [parameter], [gradient], [()], learning_rate=0.1, transforms=chains, engine=engine
+    )
+    assert (parameter == 1).all()
+
+
+def test_groups_that_wait_for_each_other_are_an_error(engine):
+    first, second = (transforms.clip_by_global_norm(1.0)._replace(of=of) for of in (1, 2))
+    step = import_module(f"fastkeras.optimizers._{engine}").step
+    c, none = np.full((2, 1), 0.1), np.zeros(2)
+    chains = [(first, second), (second, first)]
+    with pytest.raises(Exception, match="wait for each other"):
+        step("sgd", arrays(3, 3), arrays(3, 3), [(), ()], none == 1, c, none, chains)
+
+
+@pytest.mark.parametrize("name", _engines.DOMAINS["optimizers"])
+def test_engines_have_the_signature_of_the_reference(name):
+    signatures = [
+        list(inspect.signature(import_module(f"fastkeras.optimizers._{n}").step).parameters)
+        for n in (name, "reference")
+    ]
+    assert signatures[0] == signatures[1]
+
+
+BAD = {
+    "rule='adm'": {"rule": "adm"},
+    "gradients must be 1": {"gradients": []},
+    r"gradients\[0\] must have the shape": {"gradients": arrays(4)},
+    r"gradients\[0\] must be float32, got float64": {"gradients": [np.ones(3)]},
+    r"slots\[0\] of rule 'adam' must be": {"slots": [()]},
+    r"slots\[0\], velocity, must be float32": {"slots": [(arrays(3)[0], np.ones(3))]},
+    r"parameters\[0\] must be floating, got int32": {"parameters": [np.ones(3, np.int32)]},
+    r"parameters\[0\] must be contiguous": {"parameters": [np.ones(6, np.float32)[::2]]},
+    "multipliers must be 1": {"multipliers": [1, 2]},
+    "unexpected arguments: beta": {"beta": 0.1},
+    "transforms must be those": {"transforms": [("clip",)]},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_arguments_are_named(message):
+    good = {"rule": "adam", "parameters": arrays(3), "gradients": arrays(3)}
+    good |= {"slots": [tuple(arrays(3, 3))], "learning_rate": 0.1}
+    with pytest.raises((ValueError, TypeError), match=message):
+        update(**good | BAD[message])
