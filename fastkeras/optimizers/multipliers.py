@@ -1,0 +1,129 @@
+"""Learning rates by variable: multipliers of the one learning rate of the optimizer.
+
+Schedules and callbacks move the learning rate; the ratios between the variables stay.
+"""
+
+import weakref
+
+import keras
+
+from fastkeras.optimizers import matching
+
+_ATTRIBUTE = "learning_rate_multiplier"  # of a variable: what set_learning_rate_multiplier said
+_OPTIMIZERS = weakref.WeakSet()  # built ones, which follow such changes
+
+
+def set_learning_rate_multiplier(target, multiplier):
+    """Let a layer of any model train at `multiplier` times the learning rate, from the next step.
+
+    Holds for every fastkeras optimizer, built or yet to be built, and goes before its
+    `learning_rate_multipliers`. It can be changed at any time: between epochs, in a callback.
+
+    Args:
+        target: a layer, a model, a variable, or a list of these.
+        multiplier: a number, at least 0; 0 freezes, and costs nothing. None takes back what was
+            set before.
+
+    Raises:
+        ValueError: `multiplier` is negative, or `target` has no variables yet.
+
+    Example:
+        >>> import keras
+        >>> from fastkeras.optimizers import Adam, set_learning_rate_multiplier
+        >>> layer = keras.layers.Dense(1)
+        >>> model = keras.Sequential([keras.Input((2,)), layer])
+        >>> set_learning_rate_multiplier(layer, 0.1)
+        >>> optimizer = Adam(0.01)
+        >>> optimizer.build(model.trainable_variables)
+        >>> optimizer.learning_rate_multipliers
+        [0.1, 0.1]
+    """
+    variables = matching.variables_of(target)
+    if not variables:
+        raise ValueError(f"target: {target!r} has no variables; build it first")
+    for variable in variables:
+        setattr(variable, _ATTRIBUTE, None if multiplier is None else _checked(multiplier))
+    for optimizer in list(_OPTIMIZERS):
+        optimizer._refresh_multipliers()
+
+
+def layerwise_decay(model, decay, *, layers=None, minimum=0.0):
+    """Return multipliers that fall from the last layer of a model to the first.
+
+    The last layer has 1, the one before it `decay`, then `decay ** 2`, and so on: "discriminative
+    fine-tuning" of Howard and Ruder 2018, https://arxiv.org/abs/1801.06146.
+
+    Args:
+        model: a model whose layers are built.
+        decay: a number above 0, usually 0.65 to 0.95.
+        layers: the layers from first to last, if `model.layers` is not it; a list in its place
+            holds layers that share a multiplier. Layers without weights are passed over.
+        minimum: no multiplier falls below it.
+
+    Returns:
+        A list of pairs `(layer, multiplier)` for `learning_rate_multipliers`.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="a"),
+        ...                           keras.layers.ReLU(), keras.layers.Dense(1, name="b")])
+        >>> [(layer.name, multiplier) for layer, multiplier in layerwise_decay(model, 0.5)]
+        [('a', 0.5), ('b', 1.0)]
+    """
+    if not isinstance(decay, (int, float)) or not decay > 0:
+        raise ValueError(f"decay must be above 0, got {decay!r}")
+    chosen = [layer for layer in layers or model.layers if matching.trainable_of(layer)]
+    if not chosen:
+        raise ValueError("model: no layer has trainable variables; build the model first")
+    last = len(chosen) - 1
+    return [(layer, max(minimum, decay ** (last - i))) for i, layer in enumerate(chosen)]
+
+
+def checked(given):
+    """Return `learning_rate_multipliers` as they were given, or raise."""
+    if given is None or callable(given) or is_by_position(given):
+        return given
+    if isinstance(given, dict) and "class_name" in given:  # a function, from a saved model
+        return keras.saving.deserialize_keras_object(given)
+    return matching.pairs("learning_rate_multipliers", given)
+
+
+def resolve(given, variables):
+    """Return one multiplier for each variable, in their order.
+
+    Args:
+        given: None; pairs `(target, multiplier)` (see `matching.resolve`); a function of a
+            variable; or numbers, one for each variable.
+        variables: list of variables.
+    """
+    if given is None:
+        values = [1.0] * len(variables)
+    elif callable(given):
+        values = [_checked(given(variable)) for variable in variables]
+    elif is_by_position(given):
+        values = [_checked(value) for value in given]
+        if len(values) != len(variables):
+            raise ValueError(
+                f"learning_rate_multipliers: {len(values)} numbers for {len(variables)} variables"
+            )
+    else:
+        found = matching.resolve("learning_rate_multipliers", given, variables)
+        values = [1.0 if k is None else _checked(given[k][1]) for k in found]
+    said = (getattr(variable, _ATTRIBUTE, None) for variable in variables)
+    return [value if own is None else own for own, value in zip(said, values, strict=True)]
+
+
+def is_by_position(given):
+    """Tell whether multipliers were given as numbers, one for each variable."""
+    return isinstance(given, (list, tuple)) and all(isinstance(x, (int, float)) for x in given)
+
+
+def follow(optimizer):
+    """Let a built optimizer hear of later changes."""
+    _OPTIMIZERS.add(optimizer)
+
+
+def _checked(multiplier):
+    if not isinstance(multiplier, (int, float)) or not 0 <= multiplier < float("inf"):
+        raise ValueError(f"a learning rate multiplier must be at least 0, got {multiplier!r}")
+    return float(multiplier)

@@ -1,0 +1,152 @@
+"""The optimizers of Keras, fused: which rule each is, and where its slots are."""
+
+import keras
+from keras import ops
+
+from fastkeras.optimizers.optimizer import Fused, wide
+
+_DOC = """`keras.optimizers.{name}`, with one kernel call for all variables.
+
+Arguments, defaults, formulas and variables are those of Keras, so that saved states go both ways;
+its documentation holds, and these arguments come on top.
+
+Args:
+    learning_rate_multipliers: pairs `(target, multiplier)`; a variable trains at the learning rate
+        times the multiplier of the first pair that matches it, or times 1. A target is a regular
+        expression that is searched in `variable.path`, a layer, a model, a variable, or a list of
+        these. Or a function of a variable, or one number for each variable. 0 freezes at no cost:
+        neither variable nor moments are touched, and they may be unfrozen at any time.
+    gradient_transforms: a transform or chain for all gradients, or pairs `(target, chain)`, of
+        which the first match counts; see `fastkeras.optimizers.transforms`. They come after the
+        arguments `clipnorm`, `clipvalue` and `global_clipnorm`, and before weight decay.
+    weight_decay_overrides: pairs `(target, weight_decay)` that go before `weight_decay` and
+        `exclude_from_weight_decay`. The decay is decoupled and goes at the variable's own rate:
+        it loses `weight_decay · learning_rate · multiplier` of itself.
+    ema_bias_correction: with `use_ema`, divide out the weight of the first value, so that the
+        average is one of all values from the start. Under `gradient_accumulation_steps` the average
+        moves once an update, where that of Keras moves at each call.
+
+Raises:
+    ValueError: a target matches no variable (when built), a multiplier is negative, or whatever
+        Keras refuses.
+
+Example:
+    >>> import keras
+    >>> from fastkeras.optimizers import {name}
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="body"),
+    ...                           keras.layers.Dense(1, name="head")])
+    >>> optimizer = {name}(0.01, learning_rate_multipliers=[("body", 0.1)])
+    >>> model.compile(optimizer, "mse")
+    >>> optimizer.build(model.trainable_variables)
+    >>> optimizer.learning_rate_multipliers
+    [0.1, 0.1, 1.0, 1.0]
+"""
+
+
+class _OfAdam(Fused):
+    _HYPERPARAMETERS = ("beta_1", "beta_2", "epsilon")
+
+    def _rule(self):
+        return "amsgrad" if self.amsgrad else "adam"
+
+    def _slots(self, position):
+        slots = (self._momentums[position], self._velocities[position])
+        return (*slots, self._velocity_hats[position]) if self.amsgrad else slots
+
+
+class Adam(_OfAdam, keras.optimizers.Adam):  # noqa: D101
+    pass
+
+
+class AdamW(_OfAdam, keras.optimizers.AdamW):  # noqa: D101
+    pass
+
+
+class SGD(Fused, keras.optimizers.SGD):  # noqa: D101
+    _HYPERPARAMETERS = ("momentum",)
+
+    def _rule(self):
+        if self.momentum == 0:
+            return "sgd"
+        return "nesterov" if self.nesterov else "momentum"
+
+    def _slots(self, position):
+        return (self.momentums[position],) if self.momentum != 0 else ()
+
+
+class Nadam(Fused, keras.optimizers.Nadam):  # noqa: D101
+    _HYPERPARAMETERS = ("beta_1", "beta_2", "epsilon")
+
+    def _rule(self):
+        return "nadam"
+
+    def _slots(self, position):
+        return self._momentums[position], self._velocities[position]
+
+    def _before_step(self):
+        product = self._u_product
+        number = ops.cast(self.iterations + 1, product.dtype)
+        self.assign(product, product * self.beta_1 * (1.0 - 0.5 * ops.power(0.96, number)))
+
+    def _hyperparameters(self):
+        return super()._hyperparameters() | {"u_product": wide(self._u_product)}
+
+
+class Lion(Fused, keras.optimizers.Lion):  # noqa: D101
+    _HYPERPARAMETERS = ("beta_1", "beta_2")
+
+    def _rule(self):
+        return "lion"
+
+    def _slots(self, position):
+        return (self._momentums[position],)
+
+
+class Lamb(Fused, keras.optimizers.Lamb):  # noqa: D101
+    _HYPERPARAMETERS = ("beta_1", "beta_2", "epsilon")
+
+    def _rule(self):
+        return "lamb"
+
+    def _slots(self, position):
+        return self._momentums[position], self._velocities[position]
+
+
+class RMSprop(Fused, keras.optimizers.RMSprop):  # noqa: D101
+    _HYPERPARAMETERS = ("rho", "momentum", "epsilon")
+
+    def _rule(self):
+        rule = "rmsprop_momentum" if self.momentum > 0 else "rmsprop"
+        return f"centered_{rule}" if self.centered else rule
+
+    def _slots(self, position):
+        # A list is empty where the rule does not keep such a slot.
+        lists = (self._velocities, self._momentums, self._average_gradients)
+        return tuple(slots[position] for slots in lists if slots)
+
+
+class Adagrad(Fused, keras.optimizers.Adagrad):  # noqa: D101
+    _HYPERPARAMETERS = ("epsilon",)
+
+    def _rule(self):
+        return "adagrad"
+
+    def _slots(self, position):
+        return (self._accumulators[position],)
+
+
+class Adafactor(Fused, keras.optimizers.Adafactor):  # noqa: D101
+    _HYPERPARAMETERS = ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold")
+
+    def _rule(self):
+        return "adafactor"
+
+    def _slots(self, position):
+        return self._r[position], self._c[position], self._v[position]
+
+
+OPTIMIZERS = (SGD, Adam, AdamW, Nadam, Lion, Lamb, Adafactor, RMSprop, Adagrad)
+
+for _class in OPTIMIZERS:
+    _class.__doc__ = _DOC.format(name=_class.__name__)
+    keras.saving.register_keras_serializable("fastkeras")(_class)
