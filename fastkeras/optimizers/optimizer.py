@@ -101,7 +101,7 @@ class Fused:
 
     def save_own_variables(self, store):
         for i, variable in enumerate(self._saved_variables()):
-            store[str(i)] = _numpy(variable)
+            store[str(i)] = variable.numpy()
 
     def load_own_variables(self, store):
         variables = self._saved_variables()
@@ -280,7 +280,8 @@ def _untrained(value, dtype="float32"):
 
 
 def _numpy(variable):
-    return ops.convert_to_numpy(ops.convert_to_tensor(variable))
+    # A tensor, not the variable: on TensorFlow, NumPy 2 warns of how Keras reads that.
+    return ops.convert_to_numpy(ops.stop_gradient(variable))
 
 
 def _any_has(chains, name):
