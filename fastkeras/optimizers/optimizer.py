@@ -14,6 +14,14 @@ from fastkeras.optimizers.rules import RULES
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if ON_TENSORFLOW:
     import tensorflow as tf
+
+    traced = tf.autograph.experimental.do_not_convert  # converting costs seconds, for nothing
+else:
+
+    def traced(function):
+        return function
+
+
 WIDE = "float64" if ON_TENSORFLOW else "float32"  # of scalars: JAX has float64 only when asked
 
 
@@ -151,6 +159,7 @@ class Fused:
         if not self._fusing:
             super()._apply_weight_decay(variables)
 
+    @traced
     def _backend_apply_gradients(self, gradients, variables):
         self._fusing = True
         try:
