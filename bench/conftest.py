@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,13 +17,14 @@ os.sched_setaffinity(0, CORES)  # inherited by every thread that any library sta
 for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
     os.environ[f"{library}_NUM_THREADS"] = str(len(CORES))
 os.environ["OMP_WAIT_POLICY"] = "passive"  # spinning threads of one would slow down the next
+os.environ["GOMP_SPINCOUNT"] = "0"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 PACKAGES = ("numpy", "numba", "tensorflow-cpu", "keras", "jax", "torch", "pytorch-crf")
-results = {}
+results = {}  # by domain
 
 
 def pytest_addoption(parser):
@@ -78,26 +80,27 @@ def quick(request):
     return request.config.option.quick
 
 
-@pytest.fixture(scope="session")
-def records():
-    """What the benchmarks of this run have found, for the results file and the summary."""
-    results.setdefault("machine", machine())
-    return results
+@pytest.fixture(scope="module")
+def records(request):
+    """What the benchmarks of a file have found, for its results file and its summary."""
+    domain = request.module.__name__.rpartition("bench_")[2]
+    return results.setdefault(domain, {"machine": machine()})
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if "crf" not in results:
-        return
-    from crf_summary import summary
+    for domain, own in results.items():
+        write(terminalreporter, config, domain, own)
 
-    for line in summary(results):
+
+def write(terminalreporter, config, domain, own):
+    for line in import_module(f"{domain}_summary").summary(own):
         terminalreporter.write_line(line)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{results['machine']['cpu']} {len(CORES)} cores".lower())
-    path = config.option.results or HERE / "results" / f"crf-{name.strip('-')}.json"
+    name = re.sub(r"[^a-z0-9]+", "-", f"{own['machine']['cpu']} {len(CORES)} cores".lower())
+    path = config.option.results or HERE / "results" / f"{domain}-{name.strip('-')}.json"
     is_whole = not (config.option.quick or config.option.keyword)
     if config.option.results or is_whole:
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f"partial-{path.name}")
-        partial.write_text(json.dumps(results, indent=1) + "\n")
+        partial.write_text(json.dumps(own, indent=1) + "\n")
         partial.replace(path)
         terminalreporter.write_line(f"written: {path}")

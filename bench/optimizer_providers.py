@@ -1,0 +1,160 @@
+"""Who does the optimizer step: for each provider, a function that makes a step of a problem.
+
+Each is given the gradients, as after a backward pass, and updates its own copy of the parameters.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+LEARNING_RATE, WEIGHT_DECAY, EPSILON, CLIP = 1e-4, 0.01, 1e-7, 1.0
+SETTINGS = {"learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "epsilon": EPSILON}
+
+
+class Problem(NamedTuple):
+    parameters: list  # of float32 arrays
+    gradients: list
+    groups: list  # of each: the number of its layer, which has a learning rate of its own
+
+    def multipliers(self, rates):
+        return [0.9 ** (max(self.groups) - group) if rates else 1.0 for group in self.groups]
+
+
+class Step(NamedTuple):
+    call: callable
+    parameters: callable  # returns the parameters, by position
+    first_call_compiles: bool = False
+
+
+def transformer(width, inner, layers, vocabulary, seed=0):
+    """The shapes of BERT's variables, and a layer number for each, from the embeddings up."""
+    embeddings = [(vocabulary, width), (512, width), (2, width), (width,), (width,)]
+    square = [(width, width), (width,)]
+    layer = [*square * 4, (width,), (width,)]
+    layer += [(width, inner), (inner,), (inner, width), (width,), (width,), (width,)]
+    shapes = [*embeddings, *layer * layers, *square]
+    groups = [0] * len(embeddings) + [1 + i for i in range(layers) for _ in layer]
+    groups += [layers + 1] * len(square)
+    rng = np.random.default_rng(seed)
+    parameters = [0.02 * rng.standard_normal(shape, np.float32) for shape in shapes]
+    gradients = [1e-3 * rng.standard_normal(shape, np.float32) for shape in shapes]
+    return Problem(parameters, gradients, groups)
+
+
+def of_keras(problem, optimizer, jit_compile=False):
+    import keras
+    import tensorflow as tf
+
+    variables = [keras.Variable(p, name=f"v{i}") for i, p in enumerate(problem.parameters)]
+    gradients = [tf.constant(g) for g in problem.gradients]
+    optimizer = optimizer(variables)
+    optimizer.build(variables)
+
+    @tf.function(jit_compile=jit_compile)
+    def step():
+        optimizer.apply(gradients, variables)
+
+    return Step(step, lambda: [np.asarray(v.value) for v in variables], True)
+
+
+def fastkeras_step(problem, rates, clip):
+    from fastkeras.optimizers import AdamW
+
+    def optimizer(variables):
+        return AdamW(
+            **SETTINGS,
+            global_clipnorm=CLIP if clip else None,
+            learning_rate_multipliers=problem.multipliers(rates) if rates else None,
+        )
+
+    return of_keras(problem, optimizer)
+
+
+def fastkeras_numpy(problem, rates, clip):
+    from fastkeras.optimizers import transforms, update
+
+    parameters = [p.copy() for p in problem.parameters]
+    slots = [(np.zeros_like(p), np.zeros_like(p)) for p in parameters]
+    chain = [(transforms.clip_by_global_norm(CLIP),)] * len(parameters) if clip else None
+    settings = {
+        "learning_rate": LEARNING_RATE,
+        "weight_decays": [WEIGHT_DECAY] * len(parameters),
+        "multipliers": problem.multipliers(rates),
+        "transforms": chain,
+        "engine": "native",
+    }
+    count = iter(range(1, 10**9))
+
+    def step():
+        update("adam", parameters, problem.gradients, slots, step=next(count), **settings)
+
+    return Step(step, lambda: parameters)
+
+
+def keras_step(problem, rates, clip, jit_compile=False):
+    import keras
+
+    if rates:
+        raise ImportError("has one learning rate for all")
+
+    def optimizer(variables):
+        return keras.optimizers.AdamW(**SETTINGS, global_clipnorm=CLIP if clip else None)
+
+    return of_keras(problem, optimizer, jit_compile)
+
+
+def keras_xla(problem, rates, clip):
+    return keras_step(problem, rates, clip, jit_compile=True)
+
+
+def keras_multi_optimizer(problem, rates, clip):
+    import keras
+
+    if clip or not rates:
+        raise ImportError("is for learning rates by layer; its global norms are by layer too")
+    own = {}
+    for group, multiplier in zip(problem.groups, problem.multipliers(rates), strict=True):
+        if group not in own:
+            settings = {**SETTINGS, "learning_rate": multiplier * LEARNING_RATE}
+            own[group] = keras.optimizers.AdamW(**settings)
+
+    def optimizer(variables):
+        group_of = {v.path: group for v, group in zip(variables, problem.groups, strict=True)}
+        return keras.optimizers.MultiOptimizer(lambda variable: own[group_of[variable.path]])
+
+    return of_keras(problem, optimizer)
+
+
+def torch_fused(problem, rates, clip):
+    import torch
+
+    torch.set_num_threads(2)
+    parameters = [torch.nn.Parameter(torch.tensor(p)) for p in problem.parameters]
+    for parameter, gradient in zip(parameters, problem.gradients, strict=True):
+        parameter.grad = torch.tensor(gradient)
+    groups = {}
+    for p, group, multiplier in zip(
+        parameters, problem.groups, problem.multipliers(rates), strict=True
+    ):
+        key = group if rates else 0
+        groups.setdefault(key, {"params": [], "lr": multiplier * LEARNING_RATE})["params"].append(p)
+    optimizer = torch.optim.AdamW(
+        list(groups.values()), weight_decay=WEIGHT_DECAY, eps=EPSILON, fused=True
+    )
+
+    def step():
+        if clip:  # in place: from the second step on it has little to do, but does not know it
+            torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+
+    return Step(step, lambda: [p.detach().numpy() for p in parameters])
+
+
+PROVIDERS = {
+    "fastkeras": fastkeras_step,
+    "fastkeras, NumPy": fastkeras_numpy,
+    "keras": keras_step,
+    "keras, XLA": keras_xla,
+    "keras MultiOptimizer": keras_multi_optimizer,
+    "torch fused": torch_fused,
+}

@@ -1,0 +1,64 @@
+"""The ratios of a run of bench_optimizer.py, against what they should be."""
+
+OURS = "fastkeras"
+TARGETS = {  # of the processor time: peer, times ours, in which case; "at most" for a bound on ours
+    "one rate": {"torch fused": 1.0, "keras": 4.5, "keras, XLA": 1.6},
+    "rates by layer": {"torch fused": 1.0, "keras MultiOptimizer": 5.0},
+    "global norm": {"torch fused": 1.3, "keras": 4.8, "keras, XLA": 2.4},
+}
+SMALL = {"torch fused": 1 / 1.1}  # call overhead
+LARGEST_SWEEPS = 1.15
+FIRST_CALL = 1.5  # seconds
+
+
+def ratio(ours, peer, clock="cpu"):
+    """Return (median ratio, its low, its high): how many times ours the peer takes."""
+    a, b = ours[clock], peer[clock]
+    return b["median"] / a["median"], b["p20"] / a["p80"], b["p80"] / a["p20"]
+
+
+def summary(results):
+    """The lines that end a run."""
+    machine = results["machine"]
+    yield ""
+    yield f"AdamW step on {machine['cpu']}, {machine['threads']} threads, float32"
+    for model, of_model in results["optimizer"].items():
+        if "variables" not in of_model:
+            continue
+        count, numbers = of_model["variables"], of_model["numbers"]
+        for case in TARGETS:
+            if case in of_model:
+                yield ""
+                yield f"{model} ({count} variables, {numbers / 1e6:.1f} million), {case}"
+                yield from of_case(model, case, of_model[case], of_model.get("sweep"))
+
+
+def of_case(model, case, rows, sweep):
+    for provider, row in rows.items():
+        first = f"   first call {row['first_call']:.1f} s" if "first_call" in row else ""
+        yield f"  {provider:22}{times(row)}   error {row['error']:.2f} ulp{first}"
+    if sweep:
+        yield f"  {'bytes moved':22}{times(sweep)}"
+    ours = rows.get(OURS)
+    if not ours:
+        return
+    small = model == "small"
+    for peer, aim in TARGETS[case].items():
+        if peer in rows:
+            aim = SMALL.get(peer, aim) if small else aim
+            middle, low, high = ratio(ours, rows[peer])
+            spread = f"{middle:.2f} × less than {peer} ({low:.2f} to {high:.2f})"
+            yield f"  {spread}; to reach: {aim:.2g}: {'yes' if middle >= aim else 'NO'}"
+    if sweep and case != "global norm" and not small:
+        middle, low, high = ratio(sweep, ours, "wall")
+        reached = "yes" if middle <= LARGEST_SWEEPS else "NO"
+        spread = f"{middle:.2f} × the time of moving the bytes ({low:.2f} to {high:.2f})"
+        yield f"  {spread}; to reach: at most {LARGEST_SWEEPS}: {reached}"
+    if not small:
+        reached = "yes" if ours["first_call"] <= FIRST_CALL else "NO"
+        yield f"  first call {ours['first_call']:.2f} s; to reach: {FIRST_CALL}: {reached}"
+
+
+def times(row):
+    cpu, wall = (1000 * row[clock]["median"] for clock in ("cpu", "wall"))
+    return f"processor {cpu:8.1f} ms   clock {wall:8.1f} ms"
