@@ -62,6 +62,8 @@ def test_optimizer(benchmark, records, quick, model, case, provider):
     row = {"cpu": percentiles(cpu), "wall": percentiles(wall), "error": error, "rounds": rounds}
     if step.first_call_compiles:
         row["first_call"] = first_call
+    if step.state_bytes:
+        row["state_bytes"] = step.state_bytes()
     benchmark.extra_info.update(row)
     of_model = records.setdefault("optimizer", {}).setdefault(model, {})
     of_model["variables"] = len(problem.parameters)

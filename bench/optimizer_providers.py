@@ -23,6 +23,7 @@ class Problem(NamedTuple):
 class Step(NamedTuple):
     call: callable
     parameters: callable  # returns the parameters, by position
+    state_bytes: callable = None
     first_call_compiles: bool = False
 
 
@@ -54,10 +55,13 @@ def of_keras(problem, optimizer, jit_compile=False):
     def step():
         optimizer.apply(gradients, variables)
 
-    return Step(step, lambda: [np.asarray(v.value) for v in variables], True)
+    def state_bytes():
+        return sum(v.value.numpy().nbytes for v in optimizer.variables)
+
+    return Step(step, lambda: [np.asarray(v.value) for v in variables], state_bytes, True)
 
 
-def fastkeras_step(problem, rates, clip):
+def fastkeras_step(problem, rates, clip, moment_bits=32):
     from fastkeras.optimizers import AdamW
 
     def optimizer(variables):
@@ -65,9 +69,14 @@ def fastkeras_step(problem, rates, clip):
             **SETTINGS,
             global_clipnorm=CLIP if clip else None,
             learning_rate_multipliers=problem.multipliers(rates) if rates else None,
+            moment_bits=moment_bits,
         )
 
     return of_keras(problem, optimizer)
+
+
+def fastkeras_8_bits(problem, rates, clip):
+    return fastkeras_step(problem, rates, clip, moment_bits=8)
 
 
 def fastkeras_numpy(problem, rates, clip):
@@ -152,6 +161,7 @@ def torch_fused(problem, rates, clip):
 
 PROVIDERS = {
     "fastkeras": fastkeras_step,
+    "fastkeras, 8 bits": fastkeras_8_bits,
     "fastkeras, NumPy": fastkeras_numpy,
     "keras": keras_step,
     "keras, XLA": keras_xla,

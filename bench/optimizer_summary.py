@@ -9,6 +9,7 @@ TARGETS = {  # of the processor time: peer, times ours, in which case; "at most"
 SMALL = {"torch fused": 1 / 1.1}  # call overhead
 LARGEST_SWEEPS = 1.15
 FIRST_CALL = 1.5  # seconds
+QUANTIZED = {"times": 0.65, "memory": 0.27}  # of that in float32
 
 
 def ratio(ours, peer, clock="cpu"):
@@ -49,6 +50,16 @@ def of_case(model, case, rows, sweep):
             middle, low, high = ratio(ours, rows[peer])
             spread = f"{middle:.2f} × less than {peer} ({low:.2f} to {high:.2f})"
             yield f"  {spread}; to reach: {aim:.2g}: {'yes' if middle >= aim else 'NO'}"
+    eight = rows.get("fastkeras, 8 bits")
+    if eight and not small:
+        middle, low, high = ratio(ours, eight)
+        reached = "yes" if middle <= QUANTIZED["times"] else "NO"
+        spread = f"8 bits take {middle:.2f} × the time ({low:.2f} to {high:.2f})"
+        yield f"  {spread}; to reach: at most {QUANTIZED['times']}: {reached}"
+        memory = eight["state_bytes"] / ours["state_bytes"]
+        reached = "yes" if memory <= QUANTIZED["memory"] else "NO"
+        text = f"8 bits take {memory:.3f} × the memory, embeddings in 32 bits included"
+        yield f"  {text}; to reach: at most {QUANTIZED['memory']}: {reached}"
     if sweep and case != "global norm" and not small:
         middle, low, high = ratio(sweep, ours, "wall")
         reached = "yes" if middle <= LARGEST_SWEEPS else "NO"

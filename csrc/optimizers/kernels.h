@@ -33,6 +33,9 @@ struct Kernels {
   // Between T and what a variable is stored as.
   void (*load)(Dtype dtype, const void* from, int64_t first, int64_t size, T* to);
   void (*store)(Dtype dtype, const T* from, int64_t first, int64_t size, void* to);
+  // Between T and 8 bits, from the begin of a block on; null if T is double.
+  void (*dequantize)(bool has_sign, const uint8_t* codes, const float* scales, int64_t size, T* to);
+  void (*quantize)(bool has_sign, const T* from, int64_t size, uint8_t* codes, float* scales);
 };
 
 // Those of the instruction set that answers now (instruction_set.h).

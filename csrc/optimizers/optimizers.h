@@ -30,7 +30,9 @@ enum class Rule {
 };
 constexpr int kMaxSlots = 3;
 constexpr int kMaxCoefficients = 6;
+constexpr int kQuantizedBlock = 256;
 int NumSlots(Rule rule);
+bool CanQuantize(Rule rule);  // its slots in 8 bits
 
 // In the order of FUSED in fastkeras/optimizers/transforms.py.
 enum class TransformKind {
@@ -54,11 +56,14 @@ struct Transform {
 
 enum class Dtype { kFloat32, kFloat64, kFloat16, kBfloat16 };
 
-// Slots are of type double if the parameter is, and else float.
+// Slots are of type double if the parameter is, and else float; or uint8_t, with a scale for each
+// block of kQuantizedBlock numbers, if the parameter is not double.
 struct Variable {
   void* parameter;
   const void* gradient;
   void* slots[kMaxSlots];
+  float* scales[kMaxSlots];
+  bool quantized;
   int64_t size;
   Dtype dtype;                            // float64 is computed in itself, all others in float32
   Dtype gradient_dtype;                   // float64 if and only if `dtype` is

@@ -35,7 +35,16 @@ bool StepArrays(int rule, Arrays parameters, Arrays gradients, std::vector<Array
     Variable& variable = variables[i];
     variable.parameter = parameters[i].mutable_data();
     variable.gradient = gradients[i].data();
-    for (size_t s = 0; s < slots[i].size(); ++s) variable.slots[s] = slots[i][s].mutable_data();
+    // A quantized slot is two arrays: its codes and its scales.
+    const size_t num_slots = NumSlots(static_cast<Rule>(rule));
+    variable.quantized = slots[i].size() > num_slots;
+    for (size_t s = 0; s < num_slots; ++s) {
+      py::array& slot = slots[i][variable.quantized ? 2 * s : s];
+      variable.slots[s] = slot.mutable_data();
+      if (variable.quantized) {
+        variable.scales[s] = static_cast<float*>(slots[i][2 * s + 1].mutable_data());
+      }
+    }
     variable.size = parameters[i].size();
     variable.dtype = DtypeOf(parameters[i]);
     variable.gradient_dtype = DtypeOf(gradients[i]);

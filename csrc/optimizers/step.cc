@@ -45,7 +45,15 @@ int NumSlots(Rule rule) {
   return kNumSlots[static_cast<int>(rule)];
 }
 
+bool CanQuantize(Rule rule) {
+  return rule == Rule::kMomentum || rule == Rule::kNesterov || rule == Rule::kAdam ||
+         rule == Rule::kLion;
+}
+
 namespace {
+
+// Of the rules that can quantize: only Adam's velocity has none.
+bool HasSign(int slot) { return slot == 0; }
 
 constexpr int64_t kPiece = 16384;  // elements; sums over a piece are added in order
 constexpr int64_t kTile = 2048;    // elements that stay in the first cache between two loops
@@ -297,7 +305,8 @@ class Stepper {
     const State& state = states_[piece.variable];
     const Variable& variable = *state.variable;
     const bool native = variable.dtype == Dtype::kFloat32 || variable.dtype == Dtype::kFloat64;
-    if (native && variable.gradient_dtype == variable.dtype && state.steps.empty()) {
+    const bool whole = !(variable.quantized && store);
+    if (whole && native && variable.gradient_dtype == variable.dtype && state.steps.empty()) {
       fn(static_cast<T*>(variable.parameter) + piece.first,
          static_cast<const T*>(variable.gradient) + piece.first, piece.first, piece.size);
       return;
@@ -317,10 +326,15 @@ class Stepper {
       } else if (reads_parameter) {
         kernels.load(variable.dtype, variable.parameter, first, size, converted);
       }
-      kernels.load(variable.gradient_dtype, variable.gradient, first, size, gradient);
-      kernels.transform(state.steps.data(), static_cast<int64_t>(state.steps.size()), parameter,
-                        gradient, size);
-      fn(parameter, static_cast<const T*>(gradient), first, size);
+      const T* given = gradient;
+      if (variable.gradient_dtype == variable.dtype && native && state.steps.empty()) {
+        given = static_cast<const T*>(variable.gradient) + first;
+      } else {
+        kernels.load(variable.gradient_dtype, variable.gradient, first, size, gradient);
+        kernels.transform(state.steps.data(), static_cast<int64_t>(state.steps.size()), parameter,
+                          gradient, size);
+      }
+      fn(parameter, given, first, size);
       if (!native && store)
         kernels.store(variable.dtype, converted, first, size, variable.parameter);
     }
@@ -362,14 +376,35 @@ class Stepper {
 
   template <typename T>
   void UpdatePiece(const Piece& piece) const {
-    const Variable& variable = *states_[piece.variable].variable;
+    const State& state = states_[piece.variable];
+    const Variable& variable = *state.variable;
+    const Kernels<T>& kernels = CurrentKernels<T>();
+    const auto update = kernels.rules[static_cast<int>(rule_)];
     ForEachTile<T>(
         piece, true, true, [&](T* parameter, const T* gradient, int64_t first, int64_t size) {
           T* slots[kMaxSlots];
-          SlotsAt(variable, first, slots);
-          CurrentKernels<T>().rules[static_cast<int>(rule_)](variable.coefficients, variable.decay,
-                                                             states_[piece.variable].scale,
-                                                             parameter, gradient, slots, size);
+          if (!variable.quantized) {
+            SlotsAt(variable, first, slots);
+            update(variable.coefficients, variable.decay, state.scale, parameter, gradient, slots,
+                   size);
+            return;
+          }
+          alignas(64) T numbers[kMaxSlots][kTile];
+          const int num_slots = NumSlots(rule_);
+          const auto codes_of = [&](int s) {
+            return static_cast<uint8_t*>(variable.slots[s]) + first;
+          };
+          const auto scales_of = [&](int s) {
+            return variable.scales[s] + first / kQuantizedBlock;
+          };
+          for (int s = 0; s < num_slots; ++s) {
+            kernels.dequantize(HasSign(s), codes_of(s), scales_of(s), size, slots[s] = numbers[s]);
+          }
+          update(variable.coefficients, variable.decay, state.scale, parameter, gradient, slots,
+                 size);
+          for (int s = 0; s < num_slots; ++s) {
+            kernels.quantize(HasSign(s), numbers[s], size, codes_of(s), scales_of(s));
+          }
         });
   }
 

@@ -1,12 +1,25 @@
 // The table of the kernels that this file's instruction set was compiled to. Included once by each
 // kernels_<set>.cc.
 
+#include "optimizers/quantize.h"
 #include "optimizers/rules.h"
 #include "optimizers/transforms.h"
 
 FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
+
+template <typename T>
+constexpr decltype(optimizers::Kernels<T>::dequantize) DequantizeOf() {
+  if constexpr (sizeof(T) == 4) return Dequantize;
+  return nullptr;
+}
+
+template <typename T>
+constexpr decltype(optimizers::Kernels<T>::quantize) QuantizeOf() {
+  if constexpr (sizeof(T) == 4) return Quantize;
+  return nullptr;
+}
 
 template <typename T>
 constexpr optimizers::Kernels<T> kStepKernels = {
@@ -19,7 +32,9 @@ constexpr optimizers::Kernels<T> kStepKernels = {
     SumOfSquares<T>,
     SumOfMagnitudes<T>,
     LoadAs<T>,
-    StoreAs<T>};
+    StoreAs<T>,
+    DequantizeOf<T>(),
+    QuantizeOf<T>()};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

@@ -27,9 +27,11 @@ REGISTER_OP("Fastkeras>OptimizerStep")
     .Attr("rule: int")
     .Attr("N: int >= 1")
     .Attr("M: int >= 0")
+    .Attr("quantized: list(bool)")
     .Attr("T: list({half, bfloat16, float, double}) >= 1")
     .Input("parameters: N * resource")
-    .Input("slots: M * resource")  // of the first parameter, of the second, ...
+    .Input("slots: M * resource")  // of the first parameter, of the second, ...; if quantized:
+                                   // codes, scales, codes, scales, ...
     .Input("gradients: T")
     .Input("frozen: bool")
     .Input("coefficients: double")
@@ -78,11 +80,18 @@ class OptimizerStep : public tf::OpKernel {
                 Invalid("rule=", rule, " is unknown"));
     rule_ = static_cast<Rule>(rule);
     OP_REQUIRES_OK(context, context->GetAttr("N", &count_));
-    int num_slots;
-    OP_REQUIRES_OK(context, context->GetAttr("M", &num_slots));
-    OP_REQUIRES(context, num_slots == count_ * NumSlots(rule_),
-                Invalid("the rule keeps ", NumSlots(rule_), " slots for a variable, got ",
-                        num_slots, " for ", count_));
+    OP_REQUIRES_OK(context, context->GetAttr("quantized", &quantized_));
+    OP_REQUIRES(context, static_cast<int>(quantized_.size()) == count_,
+                Invalid("quantized has ", quantized_.size(), " entries for ", count_));
+    first_slots_.push_back(count_);  // among the inputs
+    for (const bool quantized : quantized_) {
+      OP_REQUIRES(context, !quantized || CanQuantize(rule_), Invalid("the rule has no 8 bits"));
+      first_slots_.push_back(first_slots_.back() + NumSlots(rule_) * (quantized ? 2 : 1));
+    }
+    int given;
+    OP_REQUIRES_OK(context, context->GetAttr("M", &given));
+    OP_REQUIRES(context, first_slots_.back() == count_ + given,
+                Invalid("the rule keeps ", first_slots_.back() - count_, " slots, got ", given));
   }
 
   void Compute(tf::OpKernelContext* context) override {
@@ -122,7 +131,7 @@ class OptimizerStep : public tf::OpKernel {
   enum { kFrozen, kCoefficients, kDecays, kLengths, kKinds, kOperands, kGroups };
 
   const tf::Tensor& Setting(tf::OpKernelContext* context, int which) const {
-    return context->input(2 * count_ + NumSlots(rule_) * count_ + which);
+    return context->input(first_slots_.back() + count_ + which);
   }
 
   absl::Status CheckSettings(tf::OpKernelContext* context) const {
@@ -161,7 +170,7 @@ class OptimizerStep : public tf::OpKernel {
 
   absl::Status Lookup(tf::OpKernelContext* context,
                       std::vector<tf::core::RefCountPtr<tf::Var>>* held) const {
-    held->resize(count_ + count_ * NumSlots(rule_));
+    held->resize(first_slots_.back());
     for (size_t i = 0; i < held->size(); ++i) {
       TF_RETURN_IF_ERROR(tf::LookupResource(
           context, tf::HandleFromInput(context, static_cast<int>(i)), &(*held)[i]));
@@ -188,8 +197,7 @@ class OptimizerStep : public tf::OpKernel {
     *variable = {};
     variable->frozen = frozen;
     if (frozen) return absl::OkStatus();
-    const int num_slots = NumSlots(rule_);
-    const tf::Tensor& gradient = context->input(count_ + num_slots * count_ + i);
+    const tf::Tensor& gradient = context->input(first_slots_.back() + i);
     TF_RETURN_IF_ERROR(Own(context, held[i].get(), &variable->parameter));
     const tf::Tensor& parameter = *held[i]->tensor();
     TF_RETURN_IF_ERROR(DtypeOf(parameter.dtype(), &variable->dtype));
@@ -201,13 +209,28 @@ class OptimizerStep : public tf::OpKernel {
       return Invalid("gradient ", i, " is ", gradient.DebugString(0), ", its variable ",
                      parameter.DebugString(0));
     }
-    for (int s = 0; s < num_slots; ++s) {
-      tf::Var* const slot = held[count_ + i * num_slots + s].get();
+    variable->quantized = quantized_[i];
+    int next = first_slots_[i];
+    for (int s = 0; s < NumSlots(rule_); ++s) {
+      const tf::DataType wanted = variable->quantized                  ? tf::DT_UINT8
+                                  : parameter.dtype() == tf::DT_DOUBLE ? tf::DT_DOUBLE
+                                                                       : tf::DT_FLOAT;
+      tf::Var* const slot = held[next++].get();
       TF_RETURN_IF_ERROR(Own(context, slot, &variable->slots[s]));
-      const tf::DataType wanted = parameter.dtype() == tf::DT_DOUBLE ? tf::DT_DOUBLE : tf::DT_FLOAT;
       if (slot->tensor()->shape() != parameter.shape() || slot->tensor()->dtype() != wanted) {
         return Invalid("slot ", s, " of variable ", i, " is ", slot->tensor()->DebugString(0),
                        ", the variable ", parameter.DebugString(0));
+      }
+      if (!variable->quantized) continue;
+      tf::Var* const scales = held[next++].get();
+      void* data;
+      TF_RETURN_IF_ERROR(Own(context, scales, &data));
+      variable->scales[s] = static_cast<float*>(data);
+      const int64_t blocks = (variable->size + kQuantizedBlock - 1) / kQuantizedBlock;
+      if (scales->tensor()->NumElements() != blocks || scales->tensor()->dtype() != tf::DT_FLOAT ||
+          parameter.dtype() == tf::DT_DOUBLE) {
+        return Invalid("the scales of slot ", s, " of variable ", i, " are ",
+                       scales->tensor()->DebugString(0));
       }
     }
     const auto coefficients = Setting(context, kCoefficients).matrix<double>();
@@ -237,6 +260,8 @@ class OptimizerStep : public tf::OpKernel {
 
   Rule rule_;
   int count_;
+  std::vector<bool> quantized_;
+  std::vector<int> first_slots_;  // of each variable, and one past the last
 };
 
 REGISTER_KERNEL_BUILDER(Name("Fastkeras>OptimizerStep").Device(tf::DEVICE_CPU), OptimizerStep);

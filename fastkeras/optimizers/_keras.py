@@ -3,7 +3,7 @@
 from keras import ops
 
 from fastkeras.optimizers import transforms
-from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.rules import updater
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
@@ -24,7 +24,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         decayed = wide[i] - wide[i] * ops.cast(decays[i], dtype)
         c = tuple(ops.cast(value, dtype) for value in ops.unstack(rows[i], rows[i].shape[0]))
         old = [ops.convert_to_tensor(slot) for slot in slots[i]]
-        parameter, changed = RULES[rule].update(ops, decayed, gradient, old, c)
+        parameter, changed = updater(rule, old)(ops, decayed, gradient, old, c)
         stays = frozen[i] if finite is True else frozen[i] | ~finite
         new_parameters.append(_unless(stays, parameters[i], parameter))
         new_slots.append(

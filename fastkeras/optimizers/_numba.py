@@ -12,7 +12,8 @@ OPTIONS = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
     active = [i for i in range(len(parameters)) if not frozen[i]]
     halves = any(parameters[i].dtype.itemsize == 2 for i in active)
-    if rule in NORMS or halves:
+    quantized = any(rules.is_quantized(rule, slots[i]) for i in active)
+    if rule in NORMS or halves or quantized:
         arguments = (parameters, gradients, slots, frozen, coefficients, decays, chains)
         return _reference.step(rule, *arguments)
     transformed, finite = transforms.apply(

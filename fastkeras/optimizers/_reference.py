@@ -6,7 +6,7 @@ Computes in the dtype of the parameter, in float32 for float16 and bfloat16.
 import numpy as np
 
 from fastkeras.optimizers import transforms
-from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.rules import updater
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
@@ -24,7 +24,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         dtype = wide[i].dtype.type
         decayed = wide[i] - wide[i] * dtype(decays[i])
         c = tuple(dtype(value) for value in coefficients[i])
-        parameter, new_slots = RULES[rule].update(np, decayed, gradient, slots[i], c)
+        parameter, new_slots = updater(rule, slots[i])(np, decayed, gradient, slots[i], c)
         parameters[i][...] = parameter
         for slot, value in zip(slots[i], new_slots, strict=True):
             slot[...] = value

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from fastkeras._tf_variable_ops import library
-from fastkeras.optimizers.rules import NUMBERS
+from fastkeras.optimizers.rules import NUMBERS, is_quantized
 from fastkeras.optimizers.transforms import encode
 
 
@@ -27,6 +27,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         chain_kinds=np.array(kinds, np.int32),
         chain_operands=np.array(operands, np.float64),
         chain_groups=np.array(groups, np.int32),
+        quantized=[is_quantized(rule, of_variable) for of_variable in slots],
         rule=NUMBERS[rule],
     )
     return parameters, slots, finite

@@ -6,7 +6,8 @@ import numpy as np
 
 from fastkeras import _engines
 from fastkeras.optimizers import transforms as transform
-from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.quantization import scales_of
+from fastkeras.optimizers.rules import QUANTIZABLE, RULES
 
 DEFAULTS = {
     "momentum": 0.9,
@@ -42,7 +43,9 @@ def update(
         parameters: list of NumPy arrays, float16, bfloat16, float32 or float64; updated in place.
         gradients: list of arrays of the same shapes.
         slots: for each parameter a tuple of arrays of its shape, float64 if it is and else float32:
-            what the rule keeps (`RULES[rule].slots`), zeros at first; updated in place.
+            what the rule keeps (`RULES[rule].slots`), zeros at first; updated in place. Or, of
+            "adam", "lion", "momentum" and "nesterov", uint8 codes followed by float32 scales, one
+            for each 256 numbers, in place of each.
         learning_rate: a number.
         step: the number of the step, from 1; rules with bias correction need it.
         multipliers: of the learning rate, one for each parameter; 0 leaves it and its slots alone.
@@ -137,11 +140,15 @@ def _check_arrays(rule, parameters, gradients, slots, engine):
             raise ValueError(f"parameters[{i}] must be floating, got {dtype}")
         wide = "float32" if parameter.dtype.itemsize < 8 else dtype
         _check(f"gradients[{i}]", gradient, parameter.shape, (dtype, wide))
-        if len(slots[i]) != len(names):
+        quantized = rule in QUANTIZABLE and len(slots[i]) == 2 * len(names)
+        if len(slots[i]) != len(names) and not quantized:
             raise ValueError(f"slots[{i}] of rule {rule!r} must be {names}, got {len(slots[i])}")
-        for name, slot in zip(names, slots[i], strict=True):
-            if rule != "adafactor":
-                _check(f"slots[{i}], {name},", slot, parameter.shape, (wide,))
+        for k, slot in enumerate(slots[i]):
+            name = f"slots[{i}], {names[k // 2 if quantized else k]},"
+            if quantized and k % 2:
+                _check(f"{name} scales", slot, (scales_of(parameter.size),), ("float32",))
+            elif rule != "adafactor":
+                _check(name, slot, parameter.shape, ("uint8",) if quantized else (wide,))
         for name, array in (
             (f"parameters[{i}]", parameter),
             *((f"slots[{i}]", s) for s in slots[i]),

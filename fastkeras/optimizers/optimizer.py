@@ -9,16 +9,17 @@ from keras import ops
 
 from fastkeras import _engines
 from fastkeras.optimizers import matching, multipliers, per_variable, transforms
-from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.quantization import is_worth_it, scales_of
+from fastkeras.optimizers.rules import QUANTIZABLE, RULES
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if ON_TENSORFLOW:
     import tensorflow as tf
 
-    traced = tf.autograph.experimental.do_not_convert  # converting costs seconds, for nothing
+    _traced = tf.autograph.experimental.do_not_convert  # converting costs seconds, for nothing
 else:
 
-    def traced(function):
+    def _traced(function):
         return function
 
 
@@ -45,10 +46,19 @@ class Fused:
         gradient_transforms=None,
         weight_decay_overrides=None,
         ema_bias_correction=False,
+        moment_bits=32,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.ema_bias_correction = ema_bias_correction
+        if moment_bits not in (8, 32):
+            raise ValueError(f"moment_bits must be 8 or 32, got {moment_bits!r}")
+        if moment_bits == 8 and self._rule() not in QUANTIZABLE:
+            raise ValueError(
+                f"moment_bits=8 is for Adam, AdamW, Lion and SGD with momentum, not {self._rule()}"
+            )
+        self.moment_bits = moment_bits
+        self._scales = SimpleNamespace(of={})  # of 8-bit moments: by id of the variable of codes
         # Keras tracks what it finds in attributes; a namespace it leaves alone.
         self._given = SimpleNamespace(
             multipliers=multipliers.checked(learning_rate_multipliers),
@@ -81,21 +91,36 @@ class Fused:
         multipliers.follow(self)
 
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
-        """Keep the moments of float16 and bfloat16 variables in float32.
+        """Keep the moments of float16 and bfloat16 variables in float32, or moments in 8 bits.
 
         In bfloat16 a velocity never moves: 0.001 of a change is below its last digit.
         """
-        half = str(reference_variable.dtype) in ("float16", "bfloat16")
-        if not half or name in ("average", "gradient_accumulator"):
+        dtype, shape = str(reference_variable.dtype), tuple(reference_variable.shape)
+        path = matching.path_of(reference_variable)
+        is_moment = name not in ("average", "gradient_accumulator")
+        quantized = self.moment_bits == 8 and is_moment and dtype != "float64"
+        quantized = quantized and is_worth_it(path.partition(":")[0], shape)
+        if not quantized and not (is_moment and dtype in ("float16", "bfloat16")):
             return super().add_variable_from_reference(reference_variable, name, initializer)
-        path = matching.path_of(reference_variable).replace("/", "_").replace(":", "_")
-        return self.add_variable(
-            shape=reference_variable.shape,
+        moment = self.add_variable(
+            shape=shape,
             initializer=initializer,
-            dtype="float32",
-            name=f"{path}_{name}",
+            dtype="uint8" if quantized else "float32",
+            name=f"{path.replace('/', '_').replace(':', '_')}_{name}",
             layout=getattr(reference_variable, "_layout", None),
         )
+        if quantized:
+            size = int(np.prod(shape))
+            scales = self.add_variable((scales_of(size),), dtype="float32", name=f"{name}_scales")
+            self._scales.of[id(moment)] = scales
+        return moment
+
+    def _slots_and_scales(self, position):
+        slots = []
+        for slot in self._slots(position):
+            scales = self._scales.of.get(id(slot))
+            slots += [slot] if scales is None else [slot, scales]
+        return slots
 
     def _beside_those_of_keras(self):
         if self._settings is None:
@@ -146,8 +171,8 @@ class Fused:
             "gradient_transforms": self._settings.chains if built else given.transforms,
             "weight_decay_overrides": self._settings.decays if built else given.decays,
         }
-        if self.ema_bias_correction:
-            config["ema_bias_correction"] = True
+        config |= {"ema_bias_correction": True} if self.ema_bias_correction else {}
+        config |= {"moment_bits": 8} if self.moment_bits == 8 else {}
         return config | per_variable.serialized(own)
 
     # What Keras calls at each step. It may still call the first two for itself.
@@ -159,7 +184,7 @@ class Fused:
         if not self._fusing:
             super()._apply_weight_decay(variables)
 
-    @traced
+    @_traced
     def _backend_apply_gradients(self, gradients, variables):
         self._fusing = True
         try:
@@ -225,7 +250,7 @@ class Fused:
         decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
         decays = wide(np.array(decays)) * multiplier * rate
 
-        slots = [self._slots(position) for position in positions]
+        slots = [self._slots_and_scales(position) for position in positions]
         values = [_value(variable) for variable in variables]
         slot_values = [[_value(slot) for slot in of_variable] for of_variable in slots]
         engine = _engines.engine_for(

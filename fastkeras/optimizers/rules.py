@@ -7,7 +7,10 @@ docs/optimizers.md has the formulas in their usual notation, with sources.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
+
+from fastkeras.optimizers.quantization import with_float_slots
 
 
 class Rule(NamedTuple):
@@ -215,5 +218,19 @@ RULES = {  # in the order of `Rule` in csrc/optimizers/optimizers.h, which has n
     "lamb": Rule(_MOMENTS, _of_lamb, lamb),
     "adafactor": Rule(("row", "column", "velocity"), _of_adafactor, adafactor),
 }
+
+QUANTIZABLE = ("momentum", "nesterov", "adam", "lion")  # `CanQuantize` in csrc/optimizers/step.cc
+
+
+def is_quantized(rule, slots):
+    """Tell whether slots are codes and scales in turn (quantization.py)."""
+    return len(slots) > len(RULES[rule].slots)
+
+
+def updater(rule, slots):
+    """Return what updates a variable that has these slots."""
+    update = RULES[rule].update
+    return partial(with_float_slots, update=update) if is_quantized(rule, slots) else update
+
 
 NUMBERS = {rule: number for number, rule in enumerate(RULES)}  # what the kernels know them by

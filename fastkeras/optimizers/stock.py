@@ -25,6 +25,8 @@ Args:
     ema_bias_correction: with `use_ema`, divide out the weight of the first value, so that the
         average is one of all values from the start. Under `gradient_accumulation_steps` the average
         moves once an update, where that of Keras moves at each call.
+    moment_bits: 8 keeps the moments of Adam, AdamW, Lion and SGD in 8 bits, in blocks of 256
+        numbers with a common scale; not those of embeddings and of variables below 4,096 numbers.
 
 Raises:
     ValueError: a target matches no variable (when built), a multiplier is negative, or whatever
