@@ -58,7 +58,7 @@ def of_case(model, case, rows, sweep):
         yield f"  {spread}; to reach: at most {QUANTIZED['times']}: {reached}"
         memory = eight["state_bytes"] / ours["state_bytes"]
         reached = "yes" if memory <= QUANTIZED["memory"] else "NO"
-        text = f"8 bits take {memory:.3f} × the memory, embeddings in 32 bits included"
+        text = f"8 bits take {memory:.3f} × the memory of the states"
         yield f"  {text}; to reach: at most {QUANTIZED['memory']}: {reached}"
     if sweep and case != "global norm" and not small:
         middle, low, high = ratio(sweep, ours, "wall")

@@ -10,6 +10,7 @@ from keras import ops
 from fastkeras import _engines
 from fastkeras.optimizers import matching, multipliers, per_variable, transforms
 from fastkeras.optimizers.quantization import is_worth_it, scales_of
+from fastkeras.optimizers.report import report
 from fastkeras.optimizers.rules import QUANTIZABLE, RULES
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -157,6 +158,25 @@ class Fused:
         """How many steps `sanitize` has skipped."""
         skipped = self._settings and self._settings.skipped
         return 0 if skipped is None else int(_numpy(skipped))
+
+    def report(self, model=None, print_fn=print):
+        """Print for each variable its multiplier, transforms, decay and the size of its moments.
+
+        Args:
+            model: whose variables are shown; None for all that the optimizer knows.
+            print_fn: called once with the text.
+
+        Returns:
+            The bytes of all moments.
+
+        Raises:
+            ValueError: the optimizer is not built, or does not know a variable of the model.
+        """
+        if not self.built:
+            raise ValueError("the optimizer is not built: train a step, or call optimizer.build")
+        if model is not None:
+            self._check_variables_are_known(model.trainable_variables)
+        return report(self, model, print_fn)
 
     def _refresh_multipliers(self):
         resolved = multipliers.resolve(self._given.multipliers, self._trainable_variables)

@@ -2,6 +2,31 @@
 
 A transform is one of the functions below, or any Python function of yours,
 `(gradient, variable) -> gradient`; `chain` puts several in order. The names are those of optax.
+
+Gradients of zero, and a model that cannot move:
+
+    >>> import keras, numpy as np
+    >>> from fastkeras import optimizers
+    >>> from fastkeras.optimizers import transforms as t
+    >>> def moved_by(gradient, **settings):
+    ...     variables = [keras.Variable(np.zeros(3, "float32"), name=name) for name in ("a", "b")]
+    ...     optimizer = optimizers.SGD(1.0, **settings)
+    ...     optimizer.build(variables)
+    ...     optimizer.apply([np.array(gradient, "float32")] * 2, variables)
+    ...     return [(0 - v.value.numpy()).tolist() for v in variables]
+    >>> moved_by([4, -2, 2], gradient_transforms=t.zero())
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+
+Clipping by the sum of magnitudes in place of the Euclidean norm:
+
+    >>> moved_by([4, -2, 2], gradient_transforms=t.clip_by_l1_norm(4))
+    [[2.0, -1.0, 1.0], [2.0, -1.0, 1.0]]
+
+And another clipping for each variable:
+
+    >>> chains = [("a", t.clip_by_norm(2.5)), ("b", t.clip_by_value(1))]
+    >>> moved_by([3, 0, -4], gradient_transforms=chains)
+    [[1.5, 0.0, -2.0], [1.0, 0.0, -1.0]]
 """
 
 from typing import NamedTuple

@@ -318,3 +318,36 @@ def test_two_optimizers_share_a_variable():
         optimizer.build([variable])
         optimizer.apply([tf.ones(1)], [variable])
     np.testing.assert_array_equal(variable, [-1.0])
+
+
+def test_the_report_tells_what_happens_to_each_variable():
+    optimizer = optimizers.AdamW(
+        weight_decay=0.01,
+        moment_bits=8,
+        learning_rate_multipliers=[("body", 0.1), ("head/bias", 0)],
+        gradient_transforms=[("kernel", transforms.clip_by_norm(0.5))],
+        weight_decay_overrides=[("bias", 0.0)],
+    )
+    with pytest.raises(ValueError, match="not built"):
+        optimizer.report()
+    model = keras.Sequential(
+        [
+            keras.Input((100,)),
+            keras.layers.Dense(64, name="body"),
+            keras.layers.Dense(1, name="head"),
+        ]
+    )
+    optimizer.build(model.trainable_variables)
+    texts = []
+    total = optimizer.report(model, print_fn=texts.append)
+    lines = {line.split()[1]: line for line in texts[0].splitlines() if "/" in line}
+    kernel, bias = (
+        next(v for k, v in lines.items() if k.endswith(e)) for e in ("y/kernel", "d/bias")
+    )
+    assert all(
+        word in kernel for word in ("100 × 64", "0.1", "clip_by_norm(0.5)", "0.01", "12.7 KiB")
+    )
+    assert "frozen" in bias and "clip" not in bias
+    assert total == 2 * (6400 + 25 * 4) + 2 * 4 * (64 + 64 + 1)
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.report(network())

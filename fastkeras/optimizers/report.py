@@ -1,0 +1,57 @@
+"""What an optimizer does to each variable, as a table; rich comes with Keras."""
+
+import math
+import re
+
+from rich.console import Console
+from rich.table import Table
+
+from fastkeras.optimizers import matching
+
+
+def report(optimizer, model=None, print_fn=print):
+    """Print the table of `Fused.report`, and return the bytes of all moments."""
+    known = list(optimizer._trainable_variables)
+    chosen = known if model is None else list(model.trainable_variables)
+    table = Table("variable", "shape", "rate ×", "transforms", "decay", "moments")
+    multipliers = optimizer.learning_rate_multipliers
+    total = 0
+    for variable in chosen:
+        position = optimizer._get_variable_index(variable)
+        state = sum(map(_bytes, optimizer._slots_and_scales(position)))
+        total += state
+        multiplier = multipliers[position]
+        table.add_row(
+            matching.path_of(variable),
+            " × ".join(map(str, variable.shape)) or "number",
+            f"{multiplier:g}" if multiplier else "frozen",
+            ", ".join(map(_named, optimizer._chains_of([position])[0])),
+            f"{optimizer._decay_of(position, variable):g}",
+            _size(state),
+        )
+    moments = len(optimizer._slots(0))
+    numbers = sum(math.prod(variable.shape) for variable in chosen)
+    console = Console(width=120, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+        console.print(
+            f"{len(chosen)} variables, {numbers:,} numbers; moments {_size(total)}, "
+            f"{_size(moments * sum(map(_bytes, chosen)))} in the type of the variables"
+        )
+    print_fn(captured.get())
+    return total
+
+
+def _named(step):
+    if callable(step):
+        return getattr(step, "__name__", repr(step))
+    return f"{step.name}({step.operand:g})" if step.operand else step.name
+
+
+def _bytes(variable):
+    bits = int(re.search(r"\d+", str(variable.dtype))[0])
+    return math.prod(variable.shape) * bits // 8
+
+
+def _size(count):
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
