@@ -49,17 +49,18 @@ test-jax test-torch: test-%: .venv-%/.installed build
 SANITIZE := -std=gnu++17 -O1 -g1 -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread -Icsrc \
   -Wall -Wextra -Werror -Wno-maybe-uninitialized
 
+SANITIZED := $(patsubst tests/csrc/%.cc,%,$(wildcard tests/csrc/*_test.cc))
+
 sanitize:
-	$(MAKE) --jobs=2 build/sanitize/address/crf_test build/sanitize/thread/crf_test
-	build/sanitize/address/crf_test
-	build/sanitize/thread/crf_test
+	$(MAKE) --jobs=2 $(foreach test,$(SANITIZED),build/sanitize/address/$(test) build/sanitize/thread/$(test))
+	set -e; for test in $(SANITIZED); do build/sanitize/address/$$test; build/sanitize/thread/$$test; done
 
 define sanitizer
 build/sanitize/$(1)/%.o: %.cc $(filter %.h,$(CSRC))
 	mkdir -p $$(@D)
 	$(CXX) $(SANITIZE) -fsanitize=$(2) -c $$< -o $$@
 
-build/sanitize/$(1)/crf_test: $(patsubst %.cc,build/sanitize/$(1)/%.o,$(KERNELS) tests/csrc/crf_test.cc)
+$(SANITIZED:%=build/sanitize/$(1)/%): build/sanitize/$(1)/%: build/sanitize/$(1)/tests/csrc/%.o $(patsubst %.cc,build/sanitize/$(1)/%.o,$(KERNELS))
 	$(CXX) -fsanitize=$(2) -pthread $$^ -o $$@
 endef
 COMMA := ,
