@@ -26,6 +26,8 @@ def main():
         results = json.loads(path.read_text())
         draw(results, ROOT / "docs" / "img" / "crf.svg")
         fill(ROOT / "README.md", "crf", table(results, path))
+    for path in sorted((ROOT / "bench" / "results").glob("optimizer-*.json")):
+        fill(ROOT / "README.md", "optimizer", optimizer_table(json.loads(path.read_text()), path))
     sys.path.append(str(ROOT / "examples"))
     import segment_report
 
@@ -69,6 +71,47 @@ def table(results, path):
     if any("steps_scaled_by" in row for row in rows(results)):
         note += " ≈: from an eighth of the steps; all of them need more memory than there is."
     return "\n".join([*lines, note])
+
+
+OPTIMIZERS = {  # in the table: name
+    "fastkeras": "**fastkeras**",
+    "keras": "Keras",
+    "keras, XLA": "Keras, XLA",
+    "keras MultiOptimizer": "Keras MultiOptimizer",
+    "torch fused": "torch, fused",
+}
+
+
+def optimizer_table(results, path):
+    """The README's table of the optimizer step: a row for each model and case."""
+    lines = [f"| AdamW step | {' | '.join(OPTIMIZERS.values())} |", "|---|" + "---:|" * 5]
+    for model, of_model in results["optimizer"].items():
+        count, millions = of_model["variables"], of_model["numbers"] / 1e6
+        for case in ("one rate", "rates by layer", "global norm"):
+            cells = [optimizer_cell(of_model[case], name) for name in OPTIMIZERS]
+            name = f"{model}, {count} variables, {millions:.0f} M, {case}"
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    machine, versions = results["machine"], results["machine"]["versions"]
+    note = (
+        "A cell is the median processor time of a step, gradients given, and after ± the largest "
+        "error of the first step in units of the last place. Rates by layer: 14 learning rates; "
+        "global norm: clipping by the norm of all gradients. "
+        f"{machine['cpu']} ({machine['instruction_set']}), {machine['threads']} threads for "
+        f"everybody, float32, in a tf.function, TensorFlow {versions['tensorflow-cpu']}, Keras "
+        f"{versions['keras']}, torch {versions['torch']}; "
+        f"[{path.name}](bench/results/{path.name}), which has the times on the clock as well."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def optimizer_cell(rows, name):
+    if name not in rows:
+        return ""
+    row, ours = rows[name], rows["fastkeras"]
+    text = f"{milliseconds(row['cpu']['median'])} ± {row['error']:.1f}"
+    if row is ours:
+        return f"**{text}**"
+    return f"{text} · {row['cpu']['median'] / ours['cpu']['median']:.1f}×"
 
 
 def rows(results):
