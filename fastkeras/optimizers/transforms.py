@@ -285,7 +285,7 @@ def _adaptive_clip(xp, g, p, ratio):
 
 
 def _centralize(xp, g, p, _):
-    if len(g.shape) < 2:
+    if len(g.shape) < 2 or 0 in g.shape:  # no mean of nothing
         return g
     return g - xp.mean(g, axis=tuple(range(len(g.shape) - 1)), keepdims=True)
 
