@@ -10,12 +10,10 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     wide = [ops.cast(p, _computed_in(p)) for p in parameters]
     transformed, finite = transforms.apply(
         ops,
-        [
-            ops.where(frozen[i], ops.zeros_like(wide[i]), ops.cast(gradient, wide[i].dtype))
-            for i, gradient in enumerate(gradients)
-        ],
+        [ops.cast(g, value.dtype) for g, value in zip(gradients, wide, strict=True)],
         wide,
         chains,
+        frozen=frozen,
     )
     new_parameters, new_slots = [], []
     rows = ops.unstack(coefficients, len(parameters))

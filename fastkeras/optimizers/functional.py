@@ -98,7 +98,7 @@ def update(
     )
     c = np.stack([np.broadcast_to(value, count) for value in c], axis=1)
     kernels = _engines.engine_for("optimizers", parameters[0] if count else np.empty(0), engine)
-    gradients, chains = _transformed_before(parameters, gradients, chains)
+    gradients, chains = _transformed_before(parameters, gradients, chains, multipliers == 0)
     decays = decays * multipliers * learning_rate
     new_parameters, new_slots, finite = kernels.step(
         rule, list(parameters), gradients, slots, multipliers == 0, c, decays, chains
@@ -113,16 +113,22 @@ def update(
     return bool(finite)
 
 
-def _transformed_before(parameters, gradients, chains):
+def _transformed_before(parameters, gradients, chains, frozen):
     """Do what no kernel does, and all that comes before it in its chain."""
-    before, after = zip(*map(transform.split, chains), strict=True) if chains else ((), ())
+    before, after = transform.split(chains)
     if any(before):
         wide = [p.astype(np.float32) if p.dtype.itemsize == 2 else p for p in parameters]
         gradients = [g.astype(p.dtype) for g, p in zip(gradients, wide, strict=True)]
         noise = np.random.default_rng().standard_normal
-        gradients, _ = transform.apply(
-            np, gradients, wide, before, noise=lambda g: noise(g.shape).astype(g.dtype)
+        transformed = transform.apply(
+            np,
+            gradients,
+            wide,
+            before,
+            noise=lambda g: noise(g.shape).astype(g.dtype),
+            frozen=frozen,
         )
+        gradients, after = transform.sanitized(np, *transformed, before, after)
     return list(gradients), after
 
 

@@ -255,15 +255,15 @@ class Fused:
     def _step(self, gradients, variables, learning_rate):
         settings = self._settings
         positions = [self._get_variable_index(variable) for variable in variables]
-        gradients, chains = self._transform_before(
-            [_dense(gradient) for gradient in gradients], variables, self._chains_of(positions)
-        )
         rule, count = self._rule(), len(positions)
         rate, number = wide(learning_rate), wide(self.iterations) + 1
         multiplier = ops.convert_to_tensor(settings.multipliers)
         if positions != list(range(len(settings.chains))):
             multiplier = ops.take(multiplier, positions)
         frozen = ops.equal(multiplier, 0)
+        gradients, chains = self._transform_before(
+            [_dense(g) for g in gradients], variables, self._chains_of(positions), frozen
+        )
         multiplier = wide(multiplier)
         c = RULES[rule].coefficients(ops, self._hyperparameters(), rate, multiplier, number)
         c = ops.stack([ops.broadcast_to(wide(value), (count,)) for value in c], axis=1)
@@ -308,22 +308,22 @@ class Fused:
             clipping = (step._replace(of=OF_KERAS),)
         return [clipping + self._settings.chains[position] for position in positions]
 
-    def _transform_before(self, gradients, variables, chains):
+    def _transform_before(self, gradients, variables, chains, frozen):
         """Do what no kernel does, and all that comes before it in its chain."""
-        halves = [transforms.split(steps) for steps in chains]
-        before, after = zip(*halves, strict=True)
+        before, after = transforms.split(chains)
         if not any(before):
             return gradients, chains
         wide = [_computed_in(variable) for variable in variables]
-        transformed, _ = transforms.apply(
+        transformed = transforms.apply(
             ops,
             [ops.cast(g, value.dtype) for g, value in zip(gradients, wide, strict=True)],
             wide,
             before,
             variables,
             lambda g: keras.random.normal(g.shape, dtype=g.dtype, seed=self._settings.noise),
+            frozen,
         )
-        return transformed, after
+        return transforms.sanitized(ops, *transformed, before, after)
 
     def _hyperparameters(self):
         return {name: getattr(self, name) for name in self._HYPERPARAMETERS}

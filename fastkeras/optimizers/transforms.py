@@ -163,11 +163,38 @@ def sanitize():
     return Transform("sanitize")
 
 
-def split(steps):
-    """Cut a chain into what has to run before the kernel, and what the kernel does itself."""
-    unfused = [i for i, step in enumerate(steps) if callable(step) or step.name not in FUSED]
-    first = unfused[-1] + 1 if unfused else 0
-    return steps[:first], steps[first:]
+def split(chains):
+    """Cut chains into what has to run before the kernel, and what the kernel does itself.
+
+    Where one variable needs a global norm before the kernel, its whole group does.
+    """
+    ends, before = [0] * len(chains), None
+    while before != ends:
+        before = ends
+        cut = zip(chains, ends, strict=True)
+        early = {step.of for steps, end in cut for step in steps[:end] if _is_global(step)}
+        ends = [_end_of_unfused(steps, early) for steps in chains]
+    cut = list(zip(chains, ends, strict=True))
+    return [steps[:end] for steps, end in cut], [steps[end:] for steps, end in cut]
+
+
+def _end_of_unfused(steps, early):
+    unfused = [
+        callable(step) or step.name not in FUSED or (_is_global(step) and step.of in early)
+        for step in steps
+    ]
+    return max((i + 1 for i, is_unfused in enumerate(unfused) if is_unfused), default=0)
+
+
+def sanitized(xp, gradients, finite, before, after):
+    """Let the kernel skip what `sanitize` found before it, though more came after `sanitize`."""
+    if finite is True:
+        return gradients, after
+    gradients = [xp.where(finite, g, xp.full_like(g, float("nan"))) for g in gradients]
+    has = [any(getattr(step, "name", None) == "sanitize" for step in steps) for steps in before]
+    return gradients, [
+        (sanitize(), *late) if early else late for early, late in zip(has, after, strict=True)
+    ]
 
 
 def encode(step):
@@ -175,7 +202,7 @@ def encode(step):
     return FUSED.index(step.name), step.operand, 0 if step.of == "group" else step.of
 
 
-def apply(xp, gradients, parameters, chains, variables=None, noise=None):
+def apply(xp, gradients, parameters, chains, variables=None, noise=None, frozen=None):
     """Transform gradients with an array library; the engines `reference` and `keras` do it so.
 
     Args:
@@ -185,6 +212,7 @@ def apply(xp, gradients, parameters, chains, variables=None, noise=None):
         chains: list of tuples of transforms, one for each gradient.
         variables: what Python functions among the transforms get, if not the parameters.
         noise: function of a gradient, for `add_noise`: standard normal numbers of its shape.
+        frozen: array of which gradients count neither as not finite nor in a global norm.
 
     Returns:
         The list of gradients, and whether all that were to be sanitized are finite.
@@ -198,20 +226,21 @@ def apply(xp, gradients, parameters, chains, variables=None, noise=None):
                 if callable(step):
                     gradients[i] = step(gradients[i], (variables or parameters)[i])
                 elif step.name == "sanitize":
-                    finite = finite & xp.all(xp.isfinite(gradients[i]))
+                    is_finite = xp.all(xp.isfinite(gradients[i]))
+                    finite = finite & (is_finite if frozen is None else is_finite | frozen[i])
                 elif step.name == "add_noise":
                     gradients[i] = gradients[i] + noise(gradients[i]) * step.operand
                 else:
                     function = _FUNCTIONS[step.name]
                     gradients[i] = function(xp, gradients[i], parameters[i], step.operand)
                 positions[i] += 1
-        _clip_complete_groups(xp, gradients, chains, positions)
+        _clip_complete_groups(xp, gradients, chains, positions, frozen)
         if positions == before:
             raise ValueError("gradient_transforms: groups of global norms wait for each other")
     return gradients, finite
 
 
-def _clip_complete_groups(xp, gradients, chains, positions):
+def _clip_complete_groups(xp, gradients, chains, positions, frozen):
     ahead = {}  # group: the variables that still have it ahead
     for i, steps in enumerate(chains):
         for step in steps[positions[i] :]:
@@ -222,10 +251,14 @@ def _clip_complete_groups(xp, gradients, chains, positions):
         if len(at_it) < len(members):
             continue
         widest = max((gradients[i].dtype for i in members), key=lambda dtype: "64" in str(dtype))
-        squares = sum(_cast(xp, _sum(xp, gradients[i] * gradients[i]), widest) for i in members)
+        squares = [_cast(xp, _sum(xp, gradients[i] * gradients[i]), widest) for i in members]
+        if frozen is not None:
+            zero = xp.zeros_like(squares[0])
+            squares = [xp.where(frozen[i], zero, s) for i, s in zip(members, squares, strict=True)]
+        norm = xp.sqrt(sum(squares))
         for i in members:
             largest = chains[i][positions[i]].operand
-            gradients[i] = gradients[i] * _clipping(xp, xp.sqrt(squares), largest, gradients[i])
+            gradients[i] = gradients[i] * _clipping(xp, norm, largest, gradients[i])
             positions[i] += 1
 
 
@@ -277,7 +310,7 @@ def _adaptive_clip(xp, g, p, ratio):
 
 
 def _centralize(xp, g, p, _):
-    if len(g.shape) < 2:
+    if len(g.shape) < 2 or 0 in g.shape:  # no mean of nothing
         return g
     return g - xp.mean(g, axis=tuple(range(len(g.shape) - 1)), keepdims=True)
 

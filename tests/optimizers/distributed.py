@@ -1,0 +1,95 @@
+"""What `test_distribution.py` runs in processes of their own: one training, saved to a file.
+
+    python distributed.py STRATEGY SETTINGS OUTPUT
+
+STRATEGY is "one", "mirrored" (two CPUs of one process) or "workers" (TF_CONFIG tells which).
+"""
+
+import json
+import os
+import sys
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import numpy as np
+import tensorflow as tf
+
+
+def strategy_of(kind):
+    if kind == "mirrored":
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        logical = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(cpu, [logical, logical])
+        return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    if kind == "workers":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def fit(model, optimizer, data, strategy):
+    """Do what `fit` does; that of Keras 3 takes no values of several processes."""
+
+    def of_replica(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x) - y) ** 2) / strategy.num_replicas_in_sync
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+
+    @tf.function
+    def step(batch):
+        strategy.run(of_replica, batch)
+
+    for _ in range(2):
+        for batch in strategy.experimental_distribute_dataset(data):
+            step(batch)
+
+
+def main(kind, settings, output):
+    settings = json.loads(settings)
+    strategy = strategy_of(kind)  # before anything touches a device
+    import keras
+
+    from fastkeras.optimizers import AdamW, set_learning_rate_multiplier, transforms
+
+    def halve(gradient, variable):
+        return 0.5 * gradient
+
+    x = np.random.default_rng(0).standard_normal((64, 4)).astype("float32")
+    y = (x @ [[1.0], [-2.0], [0.5], [0.0]]).astype("float32")
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        layers = [keras.layers.Dense(8, "tanh", name="body"), keras.layers.Dense(1, name="head")]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        optimizer = AdamW(
+            0.01,
+            weight_decay=0.1,
+            global_clipnorm=0.2,
+            learning_rate_multipliers=[("body/kernel", 0.3)],
+            gradient_transforms=[
+                ("body", transforms.chain(transforms.centralize(), transforms.clip_by_norm(0.1))),
+                ("head", transforms.chain(halve, transforms.sanitize())),
+            ],
+            **settings,
+        )
+        model.compile(optimizer, "mse")
+        optimizer.build(model.trainable_variables)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    results = {}
+    for i, (layer, multiplier) in enumerate([(None, 1), (layers[0], 0.0), (layers[1], 3.0)]):
+        if layer is not None:
+            set_learning_rate_multiplier(layer, multiplier)
+        if kind == "workers":
+            fit(model, optimizer, data, strategy)
+        else:
+            model.fit(data, epochs=2, shuffle=False, verbose=0)
+        for j, variable in enumerate((*model.trainable_variables, *optimizer._momentums)):
+            copies = strategy.experimental_local_results(variable.value)
+            for k, copy in enumerate(copies):
+                results[f"{i} {j} {k}"] = copy.numpy()
+    results["replicas"] = strategy.num_replicas_in_sync
+    results["skipped"] = optimizer.skipped_steps
+    np.savez(output, **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
