@@ -33,7 +33,7 @@ def check(function, chain, engine):
         assert_as_accurate_as_reference(*arrays)
 
 
-def assert_as_accurate_as_reference(result, exact, rounded, scale, largest_sum=0.0):
+def assert_as_accurate_as_reference(result, exact, rounded, scale, largest_sum=0.0, steps=1):
     """Assert |engine − exact| <= 2 · |reference in the same dtype − exact| + ULPS ulp.
 
     The largest error over the array counts, on both sides: the reference is exact here and there
@@ -46,6 +46,7 @@ def assert_as_accurate_as_reference(result, exact, rounded, scale, largest_sum=0
             of the reference in the dtype that the engine computes in.
         scale: the largest magnitude of a score that can matter, see `largest_score`.
         largest_sum: the largest magnitude of a sum over the steps, 0 if the result is none.
+        steps: how often the result was computed from itself; the roundings are those of one.
     """
     assert result.shape == exact.shape
     assert not np.isnan(result).any()
@@ -54,7 +55,9 @@ def assert_as_accurate_as_reference(result, exact, rounded, scale, largest_sum=0
     error = _largest(result[possible].astype(exact.dtype) - exact[possible])
     scale = np.asarray(max(1, _largest(exact[possible]), scale), rounded.dtype)
     allowed = 2 * _largest(rounded[possible].astype(exact.dtype) - exact[possible])
-    allowed += ULPS * (np.spacing(scale).astype(exact.dtype) + np.spacing(float(largest_sum)))
+    allowed += (
+        ULPS * steps * (np.spacing(scale).astype(exact.dtype) + np.spacing(float(largest_sum)))
+    )
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
 
 

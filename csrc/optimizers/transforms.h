@@ -83,12 +83,15 @@ FASTKERAS_INLINE uint16_t ToBfloat16(float value) {
   return static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
 }
 
+// Without any float32 below its normal range on the way, which a thread of TensorFlow takes for 0.
 FASTKERAS_INLINE float FromFloat16(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
-  // The exponent has 15 for 1 here and 127 there; the product is exact, subnormal halves too.
-  const float finite = FromBits(magnitude << 13) * FromBits((127u + 112u) << 23);
-  const uint32_t bits = magnitude >= 0x7c00u ? (magnitude << 13 | 0x7f800000u) : ToBits(finite);
+  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  const uint32_t finite = (magnitude << 13) + (112u << 23);  // 15 stands for 1 here, 127 there
+  const uint32_t bits = magnitude >= 0x7c00u ? (magnitude << 13 | 0x7f800000u)
+                        : magnitude < 0x400u ? ToBits(subnormal)
+                                             : finite;
   return FromBits(bits | sign);
 }
 
@@ -101,11 +104,12 @@ FASTKERAS_INLINE uint16_t ToFloat16(float value) {
   const uint32_t exponent = magnitude & 0x7f800000u;
   const float grid = FromBits((exponent < 113u << 23 ? 113u << 23 : exponent) + (13u << 23));
   const float rounded = (FromBits(magnitude) + grid) - grid;
-  const uint32_t scaled = ToBits(rounded * FromBits((127u - 112u) << 23)) >> 13;
-  const uint32_t finite = scaled > 0x7c00u ? 0x7c00u : scaled;
+  const uint32_t subnormal = static_cast<uint32_t>(static_cast<int32_t>(rounded * 0x1p24f));
+  const uint32_t normal = (ToBits(rounded) - (112u << 23)) >> 13;
   const uint32_t half = magnitude > 0x7f800000u    ? 0x7e00u
                         : magnitude >= 0x477ff000u ? 0x7c00u
-                                                   : finite;
+                        : rounded < 0x1p-14f       ? subnormal
+                                                   : normal;
   return static_cast<uint16_t>(half | sign);
 }
 

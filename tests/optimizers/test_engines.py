@@ -45,8 +45,11 @@ def engine(request):
 
 
 @st.composite
-def problems(draw, rules=FUSED_RULES, dtypes=("float32", "float64"), chains=CHAINS):
-    """Draw the arguments of `update`, and the gradients of three steps."""
+def problems(draw, rules=FUSED_RULES, dtypes=("float32", "float64"), chains=CHAINS, mixed=False):
+    """Draw the arguments of `update`, and the gradients of three steps.
+
+    Of one dtype unless `mixed`: what a global norm takes from float32 is never exact to float64.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
     rule = draw(st.sampled_from(rules), label="rule")
     sizes = draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=4), label="sizes")
@@ -54,6 +57,7 @@ def problems(draw, rules=FUSED_RULES, dtypes=("float32", "float64"), chains=CHAI
     per_variable = {"min_size": len(shapes), "max_size": len(shapes)}
     scale = draw(st.sampled_from((1e-4, 1.0, 100.0)), label="scale of the gradients")
     of = [np.dtype(draw(st.sampled_from(dtypes), label="dtype")) for _ in shapes]
+    of = of if mixed else of[:1] * len(shapes)
     settings = {
         "multipliers": draw(st.lists(st.sampled_from((0.0, 0.1, 1.0, 3.0)), **per_variable)),
         "weight_decays": draw(st.lists(st.sampled_from((0.0, 0.01, 0.3)), **per_variable)),
@@ -92,13 +96,24 @@ def run(problem, engine, dtype=None):
 
 
 def check(problem, engine):
-    """Assert that each array is as accurate as the reference's, in units of its largest number."""
+    """Assert that parameters, and each kind of slot, are as accurate as the reference's.
+
+    In units of the largest number of its array; the arrays of one dtype are judged together, since
+    the reference may be exact by luck on a few numbers.
+    """
     results, rounded = run(problem, engine), run(problem, "reference")
     exact = run(problem, "reference", np.longdouble)
-    for result, of_exact, of_rounded in zip(results, exact, rounded, strict=True):
-        unit = 2.0 ** -np.floor(np.log2(max(np.abs(of_exact).max(initial=0), 1e-30)))
-        arrays = (np.asarray(a * a.dtype.type(unit)) for a in (result, of_exact, of_rounded))
-        assert_as_accurate_as_reference(*arrays, scale=1.0)
+    count, num_slots = len(problem[1]), len(RULES[problem[0]].slots)
+    kinds = ["parameter"] * count + list(range(num_slots)) * count
+    together = {}
+    for kind, *arrays in zip(kinds, results, exact, rounded, strict=True):
+        unit = 2.0 ** -np.floor(np.log2(max(np.abs(arrays[1]).max(initial=0), 1e-30)))
+        key = kind, arrays[0].dtype.name
+        together.setdefault(key, []).append([a.reshape(-1) * a.dtype.type(unit) for a in arrays])
+    steps = len(problem[2])
+    for group in together.values():
+        result, of_exact, of_rounded = map(np.concatenate, zip(*group, strict=True))
+        assert_as_accurate_as_reference(result, of_exact, of_rounded, scale=1.0, steps=steps)
 
 
 @given(problem=problems())
@@ -106,21 +121,18 @@ def test_every_engine_is_as_accurate_as_the_reference(engine, problem):
     check(problem, engine)
 
 
-@given(problem=problems(dtypes=("float16", "bfloat16"), chains=CHAINS[:6]))
+@given(problem=problems(dtypes=("float16", "bfloat16")))
 def test_halves_are_computed_in_float32_and_rounded_once(engine, problem):
     rule, parameters, gradients, first, settings = problem
     one_step = (rule, parameters, gradients[:1], first, settings)
     wide = (rule, [p.astype(np.float32) for p in parameters], gradients[:1], first, settings)
-    exact = run(wide, "reference", "float64")
-    for i, (result, of_exact) in enumerate(zip(run(one_step, engine), exact, strict=True)):
-        digits = {"float16": 10, "bfloat16": 7, "float32": 22}[result.dtype.name]
-        ulp = 2.0 ** np.floor(np.log2(np.maximum(np.abs(of_exact), 2.0**-14))) * 2.0**-digits
-        error = np.abs(result.astype(np.float64) - of_exact)
-        # Half an ulp, and that float32 may have been on the other side of the tie.
-        assert (error <= (0.5 + 2.0 ** (digits - 21)) * ulp + 1e-7 * (i < len(parameters))).all()
+    of_wide = "reference" if engine == "numba" else engine  # which Numba leaves halves to
+    for result, expected in zip(run(one_step, engine), run(wide, of_wide), strict=True):
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(result, expected.astype(result.dtype))
 
 
-@given(problem=problems())
+@given(problem=problems(mixed=True))
 def test_results_do_not_depend_on_the_number_of_threads(problem):
     before = _core.num_threads()
     results = []
@@ -147,7 +159,7 @@ def test_every_instruction_set_is_as_accurate_as_the_reference(instruction_set, 
         _core.set_instruction_set(before)
 
 
-@given(problem=problems(dtypes=["float32"]))
+@given(problem=problems(dtypes=["float32", "float16"], mixed=True))
 def test_engines_on_numpy_and_on_tensorflow_give_the_same_bits(problem):
     if fastkeras.engines("optimizers")["tensorflow_native"] != "ready":
         pytest.skip(fastkeras.engines("optimizers")["tensorflow_native"])
