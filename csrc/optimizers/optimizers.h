@@ -34,7 +34,7 @@ constexpr int kQuantizedBlock = 256;
 int NumSlots(Rule rule);
 bool CanQuantize(Rule rule);  // its slots in 8 bits
 
-// In the order of FUSED in fastkeras/optimizers/transforms.py.
+// In the order of FUSED in fastkeras/optimizers/transforming.py.
 enum class TransformKind {
   kScale,
   kZero,

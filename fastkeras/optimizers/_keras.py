@@ -2,13 +2,13 @@
 
 from keras import ops
 
-from fastkeras.optimizers import transforms
+from fastkeras.optimizers import transforming
 from fastkeras.optimizers.rules import updater
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
     wide = [ops.cast(p, _computed_in(p)) for p in parameters]
-    transformed, finite = transforms.apply(
+    transformed, finite = transforming.apply(
         ops,
         [ops.cast(g, value.dtype) for g, value in zip(gradients, wide, strict=True)],
         wide,

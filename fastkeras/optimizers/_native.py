@@ -2,7 +2,7 @@
 
 from fastkeras import _core
 from fastkeras.optimizers.rules import NUMBERS
-from fastkeras.optimizers.transforms import encode
+from fastkeras.optimizers.transforming import encode
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):

@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from fastkeras.optimizers import _reference, rules, transforms
+from fastkeras.optimizers import _reference, rules, transforming
 
 NORMS = ("lamb", "adafactor")  # need more than one element
 OPTIONS = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
@@ -16,7 +16,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     if rule in NORMS or halves or quantized:
         arguments = (parameters, gradients, slots, frozen, coefficients, decays, chains)
         return _reference.step(rule, *arguments)
-    transformed, finite = transforms.apply(
+    transformed, finite = transforming.apply(
         np,
         [gradients[i] for i in active],
         [parameters[i] for i in active],

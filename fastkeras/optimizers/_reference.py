@@ -5,14 +5,14 @@ Computes in the dtype of the parameter, in float32 for float16 and bfloat16.
 
 import numpy as np
 
-from fastkeras.optimizers import transforms
+from fastkeras.optimizers import transforming
 from fastkeras.optimizers.rules import updater
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
     active = [i for i in range(len(parameters)) if not frozen[i]]
     wide = {i: parameters[i].astype(_computed_in(parameters[i])) for i in active}
-    transformed, finite = transforms.apply(
+    transformed, finite = transforming.apply(
         np,
         [gradients[i].astype(wide[i].dtype) for i in active],
         list(wide.values()),

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from fastkeras._tf_variable_ops import library
 from fastkeras.optimizers.rules import NUMBERS, is_quantized
-from fastkeras.optimizers.transforms import encode
+from fastkeras.optimizers.transforming import encode
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 
 from fastkeras import _engines
+from fastkeras.optimizers import transforming
 from fastkeras.optimizers import transforms as transform
 from fastkeras.optimizers.quantization import scales_of
 from fastkeras.optimizers.rules import QUANTIZABLE, RULES
@@ -115,12 +116,12 @@ def update(
 
 def _transformed_before(parameters, gradients, chains, frozen):
     """Do what no kernel does, and all that comes before it in its chain."""
-    before, after = transform.split(chains)
+    before, after = transforming.split(chains)
     if any(before):
         wide = [p.astype(np.float32) if p.dtype.itemsize == 2 else p for p in parameters]
         gradients = [g.astype(p.dtype) for g, p in zip(gradients, wide, strict=True)]
         noise = np.random.default_rng().standard_normal
-        transformed = transform.apply(
+        transformed = transforming.apply(
             np,
             gradients,
             wide,
@@ -128,7 +129,7 @@ def _transformed_before(parameters, gradients, chains, frozen):
             noise=lambda g: noise(g.shape).astype(g.dtype),
             frozen=frozen,
         )
-        gradients, after = transform.sanitized(np, *transformed, before, after)
+        gradients, after = transforming.sanitized(np, *transformed, before, after)
     return list(gradients), after
 
 

@@ -1,9 +1,12 @@
 """The optimizers of Keras, fused: which rule each is, and where its slots are."""
 
+import inspect
+
 import keras
 from keras import ops
 
-from fastkeras.optimizers.optimizer import Fused, wide
+from fastkeras.optimizers.optimizer import Fused
+from fastkeras.optimizers.step import FusedStep, wide
 
 _DOC = """`keras.optimizers.{name}`, with one kernel call for all variables.
 
@@ -149,6 +152,17 @@ class Adafactor(Fused, keras.optimizers.Adafactor):  # noqa: D101
 
 OPTIMIZERS = (SGD, Adam, AdamW, Nadam, Lion, Lamb, Adafactor, RMSprop, Adagrad)
 
+
+def _signature_of(ours):
+    """The arguments of Keras by name and place, then ours by name."""
+    theirs = inspect.signature(ours.__mro__[ours.__mro__.index(FusedStep) + 1])
+    own = inspect.signature(Fused.__init__).parameters.values()
+    parameters = [p for p in theirs.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    parameters += [p for p in own if p.kind is p.KEYWORD_ONLY]
+    return theirs.replace(parameters=parameters)
+
+
 for _class in OPTIMIZERS:
     _class.__doc__ = _DOC.format(name=_class.__name__)
+    _class.__signature__ = _signature_of(_class)
     keras.saving.register_keras_serializable("fastkeras")(_class)

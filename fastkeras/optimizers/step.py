@@ -1,0 +1,187 @@
+"""What the fused optimizers do at each step, in place of the loop of Keras over variables."""
+
+from itertools import chain
+
+import keras
+import numpy as np
+from keras import ops
+
+from fastkeras import _engines
+from fastkeras.optimizers import transforming, transforms
+from fastkeras.optimizers.rules import RULES
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if ON_TENSORFLOW:
+    import tensorflow as tf
+
+    _traced = tf.autograph.experimental.do_not_convert  # converting costs seconds, for nothing
+else:
+
+    def _traced(function):
+        return function
+
+
+WIDE = "float64" if ON_TENSORFLOW else "float32"  # of scalars: JAX has float64 only when asked
+OF_KERAS = -1  # the group of the argument `global_clipnorm`
+
+
+class FusedStep:
+    """The half of `optimizer.Fused` that Keras calls at each step."""
+
+    _HYPERPARAMETERS = ()
+    _fusing = False  # Keras may call the first two of these for itself as well
+
+    def _clip_gradients(self, gradients):
+        return gradients if self._fusing else super()._clip_gradients(gradients)
+
+    def _apply_weight_decay(self, variables):
+        if not self._fusing:
+            super()._apply_weight_decay(variables)
+
+    @_traced
+    def _backend_apply_gradients(self, gradients, variables):
+        self._fusing = True
+        try:
+            super()._backend_apply_gradients(gradients, variables)
+        finally:
+            self._fusing = False
+
+    def _backend_update_step(self, gradients, variables, learning_rate):
+        self._before_step()
+        if not ON_TENSORFLOW:
+            self._step(gradients, variables, learning_rate)
+            return
+        pairs = self._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            self._step_of_each_replica,
+            self._distribution_strategy,
+            [gradient for gradient, _ in pairs],
+            list(variables),
+            learning_rate,
+        )
+
+    def _update_model_variables_moving_average(self, variables):
+        number = wide(self.iterations) + 1  # of this update; Keras counts calls from 0
+        momentum = ops.where(number > 1, wide(self.ema_momentum), wide(0.0))
+        if self.ema_bias_correction:
+            power = ops.power(wide(self.ema_momentum), number)
+            momentum = (self.ema_momentum - power) / (1 - power)
+        if self.gradient_accumulation_steps:  # Keras moves at each call, update or not
+            is_update = (self._iterations + 1) % self.gradient_accumulation_steps == 0
+            momentum = ops.where(is_update, momentum, wide(1.0))
+        for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
+            if average is not None:
+                m = ops.cast(momentum, variable.dtype)
+                average.assign(ops.add(ops.multiply(m, average), ops.multiply(1 - m, variable)))
+
+    def _before_step(self):
+        """Update what belongs to the optimizer as a whole."""
+
+    def _step_of_each_replica(self, distribution, gradients, variables, learning_rate):
+        # Within this context, variables stand for the component of the replica.
+        distribution.extended.update(
+            _value(variables[0]),
+            lambda _, gradients, rate: self._step(gradients, variables, rate),
+            args=(gradients, learning_rate),
+            group=False,
+        )
+
+    def _step(self, gradients, variables, learning_rate):
+        settings = self._settings
+        positions = [self._get_variable_index(variable) for variable in variables]
+        rule, count = self._rule(), len(positions)
+        rate, number = wide(learning_rate), wide(self.iterations) + 1
+        multiplier = ops.convert_to_tensor(settings.multipliers)
+        if positions != list(range(len(settings.chains))):
+            multiplier = ops.take(multiplier, positions)
+        frozen = ops.equal(multiplier, 0)
+        gradients, chains = self._transform_before(
+            [_dense(g) for g in gradients], variables, self._chains_of(positions), frozen
+        )
+        multiplier = wide(multiplier)
+        c = RULES[rule].coefficients(ops, self._hyperparameters(), rate, multiplier, number)
+        c = ops.stack([ops.broadcast_to(wide(value), (count,)) for value in c], axis=1)
+        decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
+        decays = wide(np.array(decays)) * multiplier * rate
+
+        slots = [self._slots_and_scales(position) for position in positions]
+        values = [_value(variable) for variable in variables]
+        slot_values = [[_value(slot) for slot in of_variable] for of_variable in slots]
+        engine = _engines.engine_for(
+            "optimizers", values[0], "keras" if rule == "adafactor" else None
+        )
+        new_values, new_slots, finite = engine.step(
+            rule, values, gradients, slot_values, frozen, c, decays, chains
+        )
+        for triple in zip(
+            [*variables, *chain(*slots)],
+            [*values, *chain(*slot_values)],
+            [*new_values, *chain(*new_slots)],
+            strict=True,
+        ):
+            variable, old, new = triple
+            if new is not old:
+                self.assign(variable, new)
+        if settings.skipped is not None:
+            settings.skipped.assign_add(1 - ops.cast(finite, "int32"))
+
+    def _decay_of(self, position, variable):
+        override = self._settings.decays[position]
+        if override is not None:
+            return override
+        return (self.weight_decay or 0.0) if self._use_weight_decay(variable) else 0.0
+
+    def _chains_of(self, positions):
+        clipping = ()
+        if self.clipnorm and self.clipnorm > 0:
+            clipping = (transforms.clip_by_norm(self.clipnorm),)
+        elif self.clipvalue and self.clipvalue > 0:
+            clipping = (transforms.clip_by_value(self.clipvalue),)
+        elif self.global_clipnorm and self.global_clipnorm > 0:
+            step = transforms.clip_by_global_norm(self.global_clipnorm)
+            clipping = (step._replace(of=OF_KERAS),)
+        return [clipping + self._settings.chains[position] for position in positions]
+
+    def _transform_before(self, gradients, variables, chains, frozen):
+        """Do what no kernel does, and all that comes before it in its chain."""
+        before, after = transforming.split(chains)
+        if not any(before):
+            return gradients, chains
+        wide = [_computed_in(variable) for variable in variables]
+        transformed = transforming.apply(
+            ops,
+            [ops.cast(g, value.dtype) for g, value in zip(gradients, wide, strict=True)],
+            wide,
+            before,
+            variables,
+            lambda g: keras.random.normal(g.shape, dtype=g.dtype, seed=self._settings.noise),
+            frozen,
+        )
+        return transforming.sanitized(ops, *transformed, before, after)
+
+    def _hyperparameters(self):
+        return {name: getattr(self, name) for name in self._HYPERPARAMETERS}
+
+
+def _value(variable):
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _computed_in(variable):
+    value = ops.convert_to_tensor(variable)
+    half = str(variable.dtype) in ("float16", "bfloat16")
+    return ops.cast(value, "float32") if half else value
+
+
+def _dense(gradient):
+    """Sum what a sparse gradient says of the same row more than once."""
+    if ON_TENSORFLOW and isinstance(gradient, tf.IndexedSlices):
+        return tf.convert_to_tensor(gradient)
+    return gradient.todense() if hasattr(gradient, "todense") else gradient  # of JAX
+
+
+def wide(value):
+    """A scalar that no rule loses digits of."""
+    if isinstance(value, (int, float, np.ndarray)):
+        return ops.convert_to_tensor(value, dtype=WIDE)
+    return ops.cast(value, WIDE)
