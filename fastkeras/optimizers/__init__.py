@@ -13,6 +13,7 @@ _WHERE = {
     ),
     "layerwise_decay": "fastkeras.optimizers.multipliers",
     "set_learning_rate_multiplier": "fastkeras.optimizers.multipliers",
+    "PiecewiseLinear": "fastkeras.optimizers.schedules",
     "update": "fastkeras.optimizers.functional",
     "transforms": "fastkeras.optimizers.transforms",
 }

@@ -351,3 +351,23 @@ def test_the_report_tells_what_happens_to_each_variable():
     assert total == 2 * (6400 + 25 * 4) + 2 * 4 * (64 + 64 + 1)
     with pytest.raises(ValueError, match="Unknown variable"):
         optimizer.report(network())
+
+
+def test_a_schedule_of_straight_lines_trains_and_is_saved(tmp_path):
+    points = {0: 0.0, 2: 0.2, 6: 0.0}
+    model = network(optimizer=optimizers.SGD(optimizers.PiecewiseLinear(points)))
+    before = [np.array(v) for v in model.trainable_variables]
+    model.train_on_batch(X, Y)  # at rate 0
+    assert distance(before, [np.array(v) for v in model.trainable_variables]) == 0
+    model.train_on_batch(X, Y)
+    assert distance(before, [np.array(v) for v in model.trainable_variables]) > 0
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    rates = [float(again.optimizer._learning_rate(step)) for step in (0, 1, 2, 4, 6, 9)]
+    np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.1, 0, 0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("points", [[], [(3, 0.1), (3, 0.2)], [(3, 0.1), (1, 0.2)]])
+def test_points_of_a_schedule_must_ascend(points):
+    with pytest.raises(ValueError, match="points must be at least one, in ascending order"):
+        optimizers.PiecewiseLinear(points)

@@ -1,0 +1,51 @@
+"""Learning-rate schedules that Keras lacks."""
+
+from itertools import pairwise
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that runs in straight lines from point to point.
+
+    Warm-up and decay in one line: up to the first point it has that point's rate, after the last
+    the last one's.
+
+    Args:
+        points: pairs `(step, learning_rate)`, or a dict, in ascending order of steps.
+        name: string.
+
+    Raises:
+        ValueError: there is no point, or the steps do not ascend.
+
+    Example:
+        >>> from fastkeras.optimizers import PiecewiseLinear
+        >>> schedule = PiecewiseLinear([(0, 0.0), (100, 1.0), (300, 0.5)])
+        >>> [float(schedule(step)) for step in (0, 50, 100, 200, 300, 1000)]
+        [0.0, 0.5, 1.0, 0.75, 0.5, 0.5]
+    """
+
+    def __init__(self, points, name="PiecewiseLinear"):
+        super().__init__()
+        points = points.items() if isinstance(points, dict) else points
+        self.points = [(int(step), float(rate)) for step, rate in points]
+        self.name = name
+        steps = [step for step, _ in self.points]
+        if not steps or any(b <= a for a, b in pairwise(steps)):
+            raise ValueError(f"points must be at least one, in ascending order, got {self.points}")
+
+    def __call__(self, step):
+        steps, rates = (np.array(column, "float32") for column in zip(*self.points, strict=True))
+        slopes = np.diff(rates) / np.diff(steps)
+        step = ops.cast(step, "float32")
+        # Each line adds what it rises by between its ends.
+        rate = ops.convert_to_tensor(rates[0])
+        for begin, end, slope in zip(steps[:-1], steps[1:], slopes, strict=True):
+            rate = rate + (ops.clip(step, begin, end) - begin) * slope
+        return rate
+
+    def get_config(self):
+        return {"points": [list(point) for point in self.points], "name": self.name}
