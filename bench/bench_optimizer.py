@@ -4,6 +4,7 @@ Seconds of processor time are what to compare: on a shared machine they repeat w
 where the time on the clock depends on who else runs.
 """
 
+import gc
 import time
 
 import numpy as np
@@ -33,6 +34,7 @@ problems = {}
     ],
 )
 def test_optimizer(benchmark, records, quick, model, case, provider):
+    gc.collect()  # the gigabytes of the benchmark before; functions of TensorFlow are cycles
     problem = problem_of(model)
     rates, clip = CASES[case]
     try:

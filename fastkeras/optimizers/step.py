@@ -107,9 +107,7 @@ class FusedStep:
         slots = [self._slots_and_scales(position) for position in positions]
         values = [_value(variable) for variable in variables]
         slot_values = [[_value(slot) for slot in of_variable] for of_variable in slots]
-        engine = _engines.engine_for(
-            "optimizers", values[0], "keras" if rule == "adafactor" else None
-        )
+        engine = _engines.engine_for("optimizers", values[0], named_engine(rule, values[0]))
         new_values, new_slots, finite = engine.step(
             rule, values, gradients, slot_values, frozen, c, decays, chains
         )
@@ -161,6 +159,12 @@ class FusedStep:
 
     def _hyperparameters(self):
         return {name: getattr(self, name) for name in self._HYPERPARAMETERS}
+
+
+def named_engine(rule, variable):
+    """Return the engine that has to be named, because those before it cannot do the step."""
+    on_cpu = "CPU" in (getattr(variable, "device", None) or "CPU") if ON_TENSORFLOW else True
+    return None if on_cpu and rule != "adafactor" else "keras"
 
 
 def _value(variable):

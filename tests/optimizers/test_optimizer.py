@@ -1,5 +1,7 @@
 """The optimizers inside Keras: training, callbacks, saving, sparse gradients, mixed precision."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 
 from fastkeras import optimizers
 from fastkeras.optimizers import set_learning_rate_multiplier, stock, transforms
+from fastkeras.optimizers.step import named_engine
 
 # Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -371,3 +374,13 @@ def test_a_schedule_of_straight_lines_trains_and_is_saved(tmp_path):
 def test_points_of_a_schedule_must_ascend(points):
     with pytest.raises(ValueError, match="points must be at least one, in ascending order"):
         optimizers.PiecewiseLinear(points)
+
+
+@pytest.mark.parametrize(("rule", "device", "engine"), [
+    ("adam", "/job:localhost/replica:0/task:0/device:CPU:0", None),
+    ("adam", "/job:localhost/replica:0/task:0/device:GPU:0", "keras"),
+    ("adafactor", "/job:localhost/replica:0/task:0/device:CPU:0", "keras"),
+    ("adam", "", None),
+])  # fmt: skip
+def test_variables_on_a_gpu_and_adafactor_go_to_keras(rule, device, engine):
+    assert named_engine(rule, SimpleNamespace(device=device)) == engine
