@@ -57,7 +57,8 @@ bool HasSign(int slot) { return slot == 0; }
 
 constexpr int64_t kPiece = 16384;  // elements; sums over a piece are added in order
 constexpr int64_t kTile = 2048;    // elements that stay in the first cache between two loops
-constexpr int64_t kElementsOfTask = 2 * kPiece;
+constexpr int64_t kTasks = 16;     // if all are large; long ones keep the memory streaming
+constexpr int64_t kSmallestTask = 2 * kPiece, kLargestTask = 64 * kPiece;
 
 struct Piece {
   int variable;
@@ -274,14 +275,16 @@ class Stepper {
                     const std::function<void(const std::vector<Piece>&)>& prepare = nullptr) {
     std::vector<Piece> pieces;
     std::vector<int64_t> starts;  // of the tasks
-    int64_t room = 0;
+    int64_t total = 0, room = 0;
+    for (const int v : chosen) total += states_[v].variable->size;
+    const int64_t task_size = std::clamp(total / kTasks, kSmallestTask, kLargestTask);
     for (const int v : chosen) {
       const int64_t size = states_[v].variable->size;
       for (int64_t first = 0; first < size; first += kPiece) {
         const int64_t part = std::min(kPiece, size - first);
         if (room < part) {
           starts.push_back(static_cast<int64_t>(pieces.size()));
-          room = kElementsOfTask;
+          room = task_size;
         }
         room -= part;
         pieces.push_back({v, first, part});
