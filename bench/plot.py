@@ -37,6 +37,13 @@ def main():
         text = f"```\n{segment_report.report(results).strip()}\n```"
         fill(ROOT / "README.md", "demo", text)
         fill(ROOT / "examples" / "README.md", "demo", text)
+    import finetune_report
+
+    for path in sorted((ROOT / "bench" / "results").glob("finetune-*.json")):
+        results = json.loads(path.read_text())
+        finetune_report.draw(results, ROOT / "docs" / "img" / "finetune.png")
+        text = f"```\n{finetune_report.report(results).strip()}\n```"
+        fill(ROOT / "examples" / "README.md", "finetune", text)
 
 
 def table(results, path):
