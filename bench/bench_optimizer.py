@@ -4,7 +4,9 @@ Seconds of processor time are what to compare: on a shared machine they repeat w
 where the time on the clock depends on who else runs.
 """
 
-import gc
+import json
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -20,68 +22,62 @@ CASES = {  # rates by layer, clipping by the global norm
     "rates by layer": (True, False),
     "global norm": (False, True),
 }
-SECONDS = 6.0  # of timed rounds for each benchmark
-problems = {}
+ROUNDS = 25  # in each of them every provider makes a step, since the memory's speed drifts
 
 
-@pytest.mark.parametrize(
-    ("model", "case", "provider"),
-    [
-        pytest.param(model, case, provider, id=f"{model}-{case}-{provider}")
-        for model in MODELS
-        for case in CASES
-        for provider in PROVIDERS
-    ],
-)
-def test_optimizer(benchmark, records, quick, model, case, provider):
-    gc.collect()  # the gigabytes of the benchmark before; functions of TensorFlow are cycles
-    problem = problem_of(model)
-    rates, clip = CASES[case]
-    try:
-        step = PROVIDERS[provider](problem, rates, clip)
-    except ImportError as error:
-        pytest.skip(str(error))
-    start = time.perf_counter()
-    step.call()
-    first_call = time.perf_counter() - start
-    error = check(problem, step.parameters(), rates, clip, of_torch=provider == "torch fused")
-    for _ in range(2):
-        step.call()
-    start = time.perf_counter()
-    step.call()
-    once = time.perf_counter() - start
-    rounds = int(np.clip((SECONDS / 10 if quick else SECONDS) / once, 5, 200))
-    wall, cpu = [], []
-
-    def timed():
-        before, cpu_before = time.perf_counter(), time.process_time()
-        step.call()
-        wall.append(time.perf_counter() - before)
-        cpu.append(time.process_time() - cpu_before)
-
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("case", CASES)
+def test_optimizer(benchmark, records, quick, model, case):
+    """In a process of its own: TensorFlow does not give back the memory of a function."""
+    rounds = ROUNDS // 5 if quick else ROUNDS
+    arguments = [sys.executable, __file__, model, case, str(rounds)]
     benchmark.group = f"{model}, {case}"
-    benchmark.pedantic(timed, rounds=rounds)
-    row = {"cpu": percentiles(cpu), "wall": percentiles(wall), "error": error, "rounds": rounds}
-    if step.first_call_compiles:
-        row["first_call"] = first_call
-    if step.state_bytes:
-        row["state_bytes"] = step.state_bytes()
-    benchmark.extra_info.update(row)
+    run = benchmark.pedantic(
+        subprocess.run, (arguments,), {"capture_output": True, "text": True}, rounds=1
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads(run.stdout.splitlines()[-1])
+    benchmark.extra_info.update(found["rows"])
     of_model = records.setdefault("optimizer", {}).setdefault(model, {})
-    of_model["variables"] = len(problem.parameters)
-    of_model["numbers"] = sum(p.size for p in problem.parameters)
-    of_model.setdefault(case, {})[provider] = row
+    of_model |= {"variables": found["variables"], "numbers": found["numbers"]}
+    of_model[case] = found["rows"]
+
+
+def compare(model, case, rounds):
+    """Return the rows of one case: who can do it, correct first, then in turns."""
+    problem, (rates, clip) = transformer(*MODELS[model]), CASES[case]
+    steps, rows = {}, {}
+    for name, provider in PROVIDERS.items():
+        try:
+            step = provider(problem, rates, clip)
+        except ImportError:
+            continue
+        start = time.perf_counter()
+        step.call()
+        rows[name] = {"first_call": time.perf_counter() - start} if step.first_call_compiles else {}
+        of_torch = name == "torch fused"
+        if step.parameters:
+            rows[name]["error"] = check(problem, step.parameters(), rates, clip, of_torch)
+        if step.state_bytes:
+            rows[name]["state_bytes"] = step.state_bytes()
+        steps[name] = step
+    seconds = {name: ([], []) for name in steps}
+    for i in range(rounds + 2):  # two to warm up
+        for name, step in steps.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            step.call()
+            cpu, wall = time.process_time() - cpu_start, time.perf_counter() - start
+            if i >= 2:
+                seconds[name][0].append(cpu)
+                seconds[name][1].append(wall)
+    for name, (cpu, wall) in seconds.items():
+        rows[name] |= {"cpu": percentiles(cpu), "wall": percentiles(wall)}
+    numbers = sum(p.size for p in problem.parameters)
+    return {"rows": rows, "variables": len(problem.parameters), "numbers": numbers}
 
 
 def percentiles(seconds):
     return dict(zip(("p20", "median", "p80"), np.percentile(seconds, [20, 50, 80]), strict=True))
-
-
-def problem_of(model):
-    if model not in problems:
-        problems.clear()  # one at a time in memory
-        problems[model] = transformer(*MODELS[model])
-    return problems[model]
 
 
 def check(problem, found, rates, clip, of_torch):
@@ -104,33 +100,6 @@ def check(problem, found, rates, clip, of_torch):
     return float(worst)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_sweep(benchmark, records, quick, model):
-    """A loop that only moves the bytes: reads four arrays, writes three of them back."""
-    import numba
-
-    @numba.njit(parallel=True)
-    def sweep(p, g, m, v):
-        for i in numba.prange(p.size):
-            x = g[i]
-            p[i] += x
-            m[i] += x
-            v[i] += x
-
-    size = sum(p.size for p in problem_of(model).parameters)
-    arrays = [np.ones(size, np.float32) for _ in range(4)]  # zeros would share one page of memory
-    for _ in range(3):
-        sweep(*arrays)
-    wall, cpu = [], []
-
-    def timed():
-        before, cpu_before = time.perf_counter(), time.process_time()
-        sweep(*arrays)
-        wall.append(time.perf_counter() - before)
-        cpu.append(time.process_time() - cpu_before)
-
-    rounds = 30 if quick else 100 if size < 10**7 else 40
-    benchmark.pedantic(timed, rounds=rounds)
-    assert arrays[0][0] == arrays[1][-1] == rounds + 4
-    row = {"cpu": percentiles(cpu), "wall": percentiles(wall), "rounds": rounds}
-    records.setdefault("optimizer", {}).setdefault(model, {})["sweep"] = row
+if __name__ == "__main__":
+    name, of, count = sys.argv[1:]
+    print(json.dumps(compare(name, of, int(count))))

@@ -159,6 +159,23 @@ def torch_fused(problem, rates, clip):
     return Step(step, lambda: [p.detach().numpy() for p in parameters])
 
 
+def sweep(problem, rates, clip):
+    """A loop that only moves the bytes: reads four arrays, writes three of them back."""
+    import numba
+
+    @numba.njit(parallel=True)
+    def move(p, g, m, v):
+        for i in numba.prange(p.size):
+            x = g[i]
+            p[i] += x
+            m[i] += x
+            v[i] += x
+
+    size = sum(p.size for p in problem.parameters)
+    arrays = [np.ones(size, np.float32) for _ in range(4)]  # zeros would share a page of memory
+    return Step(lambda: move(*arrays), None)
+
+
 PROVIDERS = {
     "fastkeras": fastkeras_step,
     "fastkeras, 8 bits": fastkeras_8_bits,
@@ -167,4 +184,5 @@ PROVIDERS = {
     "keras, XLA": keras_xla,
     "keras MultiOptimizer": keras_multi_optimizer,
     "torch fused": torch_fused,
+    "bytes moved": sweep,
 }

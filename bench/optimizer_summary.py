@@ -31,16 +31,15 @@ def summary(results):
             if case in of_model:
                 yield ""
                 yield f"{model} ({count} variables, {numbers / 1e6:.1f} million), {case}"
-                yield from of_case(model, case, of_model[case], of_model.get("sweep"))
+                yield from of_case(model, case, of_model[case])
 
 
-def of_case(model, case, rows, sweep):
+def of_case(model, case, rows):
     for provider, row in rows.items():
+        error = f"   error {row['error']:.2f} ulp" if "error" in row else ""
         first = f"   first call {row['first_call']:.1f} s" if "first_call" in row else ""
-        yield f"  {provider:22}{times(row)}   error {row['error']:.2f} ulp{first}"
-    if sweep:
-        yield f"  {'bytes moved':22}{times(sweep)}"
-    ours = rows.get(OURS)
+        yield f"  {provider:22}{times(row)}{error}{first}"
+    ours, sweep = rows.get(OURS), rows.get("bytes moved")
     if not ours:
         return
     small = model == "small"

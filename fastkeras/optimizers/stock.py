@@ -11,7 +11,8 @@ from fastkeras.optimizers.step import FusedStep, wide
 _DOC = """`keras.optimizers.{name}`, with one kernel call for all variables.
 
 Arguments, defaults, formulas and variables are those of Keras, so that saved states go both ways;
-its documentation holds, and these arguments come on top.
+its documentation holds, and these arguments come on top. One thing differs: a sparse gradient that
+has a row more than once is summed before anything is squared, as if it were dense.
 
 Args:
     learning_rate_multipliers: pairs `(target, multiplier)`; a variable trains at the learning rate

@@ -11,7 +11,7 @@ FOLDER = Path(keras.__file__).parent / "src" / "optimizers"
 FILES = ("adam", "adamw", "sgd", "nadam", "lion", "lamb", "adafactor", "rmsprop", "adagrad",
          "optimizer", "loss_scale_optimizer", "multi_optimizer")  # fmt: skip
 # Not optimizer_sparse_test.py: it wants to see scatter operations. Ours sum what a sparse gradient
-# says of the same row first; test_sparse.py has what they do with it.
+# says of the same row first; test_optimizer.py has what comes of it.
 
 OPTIONS = ["-p", "keras_swapped", "-p", "no:cacheprovider", "-c", os.devnull, "-qx", "-W", "ignore"]
 
