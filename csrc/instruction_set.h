@@ -16,6 +16,26 @@ bool SetInstructionSet(const char* name);
 enum InstructionSetIndex { kPortable, kAvx2, kAvx512 };
 InstructionSetIndex CurrentInstructionSet();
 
+// Defines a domain's CurrentKernels<T>, which answers with what its kernels_<set>.cc define.
+#if defined(__x86_64__)
+#define FASTKERAS_CURRENT_KERNELS(T)                                                    \
+  const Kernels<T>* portable_##T();                                                     \
+  const Kernels<T>* avx2_##T();                                                         \
+  const Kernels<T>* avx512_##T();                                                       \
+  template <>                                                                           \
+  const Kernels<T>& CurrentKernels<T>() {                                               \
+    static const Kernels<T>* const sets[] = {portable_##T(), avx2_##T(), avx512_##T()}; \
+    return *sets[CurrentInstructionSet()];                                              \
+  }
+#else
+#define FASTKERAS_CURRENT_KERNELS(T)      \
+  const Kernels<T>* portable_##T();       \
+  template <>                             \
+  const Kernels<T>& CurrentKernels<T>() { \
+    return *portable_##T();               \
+  }
+#endif
+
 }  // namespace fastkeras
 
 #endif  // FASTKERAS_INSTRUCTION_SET_H_

@@ -10,34 +10,8 @@
 
 namespace fastkeras::crf {
 
-const Kernels<float>* portable_float();
-const Kernels<double>* portable_double();
-const Kernels<float>* avx2_float();
-const Kernels<double>* avx2_double();
-const Kernels<float>* avx512_float();
-const Kernels<double>* avx512_double();
-
-#if defined(__x86_64__)
-template <>
-const Kernels<float>& CurrentKernels<float>() {
-  static const Kernels<float>* const sets[] = {portable_float(), avx2_float(), avx512_float()};
-  return *sets[CurrentInstructionSet()];
-}
-template <>
-const Kernels<double>& CurrentKernels<double>() {
-  static const Kernels<double>* const sets[] = {portable_double(), avx2_double(), avx512_double()};
-  return *sets[CurrentInstructionSet()];
-}
-#else
-template <>
-const Kernels<float>& CurrentKernels<float>() {
-  return *portable_float();
-}
-template <>
-const Kernels<double>& CurrentKernels<double>() {
-  return *portable_double();
-}
-#endif
+FASTKERAS_CURRENT_KERNELS(float)
+FASTKERAS_CURRENT_KERNELS(double)
 
 template <typename T>
 Planning<T>::Planning(const Chains<T>& chains, bool exponentials, T* workspace, int threads)
