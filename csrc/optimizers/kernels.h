@@ -23,16 +23,19 @@ struct Kernels {
   void (*rules[static_cast<int>(Rule::kCount)])(const double* coefficients, double decay,
                                                 double scale, T* parameter, const T* gradient,
                                                 T* const* slots, int64_t size);
-  // Lamb's moments, and the sums of the squares of the decayed parameter and of the direction.
-  void (*lamb_norms)(const double* coefficients, double decay, double scale, const T* parameter,
-                     const T* gradient, T* const* slots, int64_t size, double* sums);
+  // The parameter loses the fraction `decay`, and then gets `change`, `ratio` times.
+  void (*add)(double decay, double ratio, const T* change, T* parameter, int64_t size);
   void (*transform)(const Elementwise* steps, int64_t count, const T* parameter, T* gradient,
                     int64_t size);
   double (*sum_of_squares)(const T* values, int64_t size);
   double (*sum_of_magnitudes)(const T* values, int64_t size);
-  // Between T and what a variable is stored as.
-  void (*load)(Dtype dtype, const void* from, int64_t first, int64_t size, T* to);
-  void (*store)(Dtype dtype, const T* from, int64_t first, int64_t size, void* to);
+  // Between T and what a variable is stored as; the remainder may be null. `dither` rounds to
+  // bfloat16 up or down at random, without a remainder.
+  void (*load)(Dtype dtype, const void* from, const float* remainder, int64_t first, int64_t size,
+               T* to);
+  void (*store)(Dtype dtype, const T* from, int64_t first, int64_t size, void* to,
+                float* remainder);
+  void (*dither)(uint32_t seed, const T* from, int64_t first, int64_t size, void* to);
   // Between T and 8 bits, from the begin of a block on; null if T is double.
   void (*dequantize)(bool has_sign, const uint8_t* codes, const float* scales, int64_t size, T* to);
   void (*quantize)(bool has_sign, const T* from, int64_t size, uint8_t* codes, float* scales);

@@ -60,16 +60,23 @@ enum class Dtype { kFloat32, kFloat64, kFloat16, kBfloat16 };
 // block of kQuantizedBlock numbers, if the parameter is not double.
 struct Variable {
   void* parameter;
+  float* remainder;  // what a half parameter cannot hold of its value; null if that is lost
   const void* gradient;
+  const int64_t* rows;  // each once: the gradient has only these; null if it has all
+  int64_t num_rows, row_size;
   void* slots[kMaxSlots];
   float* scales[kMaxSlots];
-  bool quantized;
-  int64_t size;
+  bool quantized;                         // and then without rows
+  int64_t size;                           // of the parameter
   Dtype dtype;                            // float64 is computed in itself, all others in float32
   Dtype gradient_dtype;                   // float64 if and only if `dtype` is
   bool frozen;                            // nothing of it is read or written
   double coefficients[kMaxCoefficients];  // of the rule, the learning rate among them
   double decay;                           // the parameter loses this fraction before the update
+  bool adapted;                           // the step is as long as the parameter, times ...
+  double rate;                            // ... this, which the coefficients have too
+  bool dithered;                          // a bfloat16 parameter is rounded at random, by ...
+  uint32_t seed;
   std::vector<Transform> chain;
 };
 

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -16,6 +17,7 @@ namespace fastkeras::optimizers {
 namespace {
 
 using Arrays = std::vector<py::array>;
+using Optional = std::vector<std::optional<py::array>>;
 using Chains = std::vector<std::vector<std::tuple<int, double, int>>>;
 
 Dtype DtypeOf(const py::array& array) {
@@ -29,10 +31,13 @@ Dtype DtypeOf(const py::array& array) {
 
 bool StepArrays(int rule, Arrays parameters, Arrays gradients, std::vector<Arrays> slots,
                 const std::vector<bool>& frozen, const py::array_t<double>& coefficients,
-                const py::array_t<double>& decays, const Chains& chains) {
+                const py::array_t<double>& decays, const Chains& chains, const Optional& rows,
+                Optional remainders, const std::vector<bool>& adapted,
+                const py::array_t<double>& rates, const std::vector<uint32_t>& seeds) {
   std::vector<Variable> variables(parameters.size());
   for (size_t i = 0; i < variables.size(); ++i) {
     Variable& variable = variables[i];
+    variable = {};
     variable.parameter = parameters[i].mutable_data();
     variable.gradient = gradients[i].data();
     // A quantized slot is two arrays: its codes and its scales.
@@ -46,6 +51,18 @@ bool StepArrays(int rule, Arrays parameters, Arrays gradients, std::vector<Array
       }
     }
     variable.size = parameters[i].size();
+    if (rows[i]) {
+      variable.rows = static_cast<const int64_t*>(rows[i]->data());
+      variable.num_rows = rows[i]->size();
+      variable.row_size = variable.num_rows ? gradients[i].size() / variable.num_rows : 0;
+    }
+    if (remainders[i]) {
+      variable.remainder = static_cast<float*>(remainders[i]->mutable_data());
+    }
+    variable.adapted = adapted[i];
+    variable.rate = rates.at(i);
+    variable.dithered = !seeds.empty();
+    if (variable.dithered) variable.seed = seeds[i];
     variable.dtype = DtypeOf(parameters[i]);
     variable.gradient_dtype = DtypeOf(gradients[i]);
     variable.frozen = frozen[i];
@@ -69,7 +86,8 @@ bool StepArrays(int rule, Arrays parameters, Arrays gradients, std::vector<Array
 void BindOptimizers(py::module_& module) {
   module.def("optimizer_step", &StepArrays, py::arg("rule"), py::arg("parameters"),
              py::arg("gradients"), py::arg("slots"), py::arg("frozen"), py::arg("coefficients"),
-             py::arg("decays"), py::arg("chains"));
+             py::arg("decays"), py::arg("chains"), py::arg("rows"), py::arg("remainders"),
+             py::arg("adapted"), py::arg("rates"), py::arg("seeds"));
 }
 
 }  // namespace fastkeras::optimizers

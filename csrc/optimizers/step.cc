@@ -1,13 +1,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
-#include <map>
-#include <numeric>
 #include <stdexcept>
 
 #include "instruction_set.h"
+#include "optimizers/chains.h"
 #include "optimizers/kernels.h"
+#include "optimizers/pieces.h"
 
 namespace fastkeras::optimizers {
 
@@ -26,80 +25,54 @@ bool CanQuantize(Rule rule) {
 
 namespace {
 
+constexpr int64_t kTile = 2048;  // elements that stay in the first cache between two loops
+
 // Of the rules that can quantize: only Adam's velocity has none.
 bool HasSign(int slot) { return slot == 0; }
 
-constexpr int64_t kPiece = 16384;  // elements; sums over a piece are added in order
-constexpr int64_t kTile = 2048;    // elements that stay in the first cache between two loops
-constexpr int64_t kTasks = 16;     // if all are large; long ones keep the memory streaming
-constexpr int64_t kSmallestTask = 2 * kPiece, kLargestTask = 64 * kPiece;
-
-struct Piece {
-  int variable;
-  int64_t first, size;
-};
-
-// One variable on its way through its chain of transforms.
-struct State {
-  Variable* variable;
-  std::vector<Elementwise> steps;  // of the transforms whose norms are known ...
-  double scale = 1;                // ... and what the gradient is multiplied by after them
-  size_t next = 0;                 // the first whose norm is not
-  bool summed = false;             // its sum is known, but not yet that of its group
-  double sum = 0;
-};
-
-bool IsL1(TransformKind kind) { return kind == TransformKind::kClipByL1Norm; }
-
-void Append(State& state, Elementwise step) {
-  if (step.kind == Elementwise::kScale) {
-    state.scale *= step.operand;
-    return;
-  }
-  if (state.scale != 1) state.steps.push_back({Elementwise::kScale, state.scale});
-  state.scale = 1;
-  state.steps.push_back(step);
+bool IsNative(const Variable& variable) {
+  return variable.dtype == Dtype::kFloat32 || variable.dtype == Dtype::kFloat64;
 }
 
-// Turns what needs no norm, up to the next that does, into element-wise steps.
-void Advance(State& state) {
-  for (; state.next < state.variable->chain.size(); ++state.next) {
-    const Transform& transform = state.variable->chain[state.next];
-    switch (transform.kind) {
-      case TransformKind::kScale:
-        Append(state, {Elementwise::kScale, transform.operand});
-        break;
-      case TransformKind::kZero:
-        Append(state, {Elementwise::kZero, 0});
-        break;
-      case TransformKind::kClipByValue:
-        Append(state, {Elementwise::kClip, transform.operand});
-        break;
-      case TransformKind::kAddDecayedWeights:
-        Append(state, {Elementwise::kAddParameter, transform.operand});
-        break;
-      default:
-        return;
+// Slots of a tile as T: where they are, or a copy that may be given up.
+template <typename T>
+class SlotsOfTile {
+ public:
+  SlotsOfTile(Rule rule, const Variable& variable, int64_t first, int64_t size, bool copy)
+      : count_(NumSlots(rule)), variable_(variable), first_(first), size_(size) {
+    for (int s = 0; s < count_; ++s) {
+      if (variable.quantized) {
+        pointers_[s] = numbers_[s];
+        CurrentKernels<T>().dequantize(HasSign(s), Codes(s), Scales(s), size, numbers_[s]);
+        continue;
+      }
+      pointers_[s] = static_cast<T*>(variable.slots[s]) + first;
+      if (copy) {
+        std::copy(pointers_[s], pointers_[s] + size, numbers_[s]);
+        pointers_[s] = numbers_[s];
+      }
     }
   }
-}
 
-double ClippingScale(double norm, double largest) {
-  if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
-  return norm > largest ? largest / norm : 1.0;
-}
+  T* const* pointers() const { return pointers_; }
 
-// What the transform does now that the sum of squares, or of magnitudes, is known.
-double ScaleOf(const Transform& transform, double sum) {
-  switch (transform.kind) {
-    case TransformKind::kClipByL1Norm:
-      return ClippingScale(sum, transform.operand);
-    case TransformKind::kNormalize:
-      return sum > 0 ? 1 / std::sqrt(sum) : 0 * sum;
-    default:
-      return ClippingScale(std::sqrt(sum), transform.operand);
+  void Store() {
+    if (!variable_.quantized) return;
+    for (int s = 0; s < count_; ++s) {
+      CurrentKernels<T>().quantize(HasSign(s), numbers_[s], size_, Codes(s), Scales(s));
+    }
   }
-}
+
+ private:
+  uint8_t* Codes(int s) const { return static_cast<uint8_t*>(variable_.slots[s]) + first_; }
+  float* Scales(int s) const { return variable_.scales[s] + first_ / kQuantizedBlock; }
+
+  const int count_;
+  const Variable& variable_;
+  const int64_t first_, size_;
+  T* pointers_[kMaxSlots] = {};
+  alignas(64) T numbers_[kMaxSlots][kTile];
+};
 
 class Stepper {
  public:
@@ -107,19 +80,18 @@ class Stepper {
       : rule_(rule), executor_(executor) {
     for (Variable& variable : variables) {
       if (variable.frozen || variable.size == 0) continue;
-      states_.push_back({&variable, {}, 1, 0, false, 0});
+      states_.push_back({&variable});
+      Advance(states_.back());
     }
-    std::vector<int> all(states_.size());
-    std::iota(all.begin(), all.end(), 0);
-    all_ = all;
-    for (State& state : states_) Advance(state);
   }
 
   bool Run() {
     if (!ResolveNorms()) return false;
-    if (rule_ == Rule::kLamb) MultiplyByTrustRatios();
-    ForEachPiece(all_, [this](const Piece& piece, int64_t) {
-      if (states_[piece.variable].variable->dtype == Dtype::kFloat64) {
+    FindTrustRatios();
+    PiecesOf([](const State&) {
+      return true;
+    }).ForEach(executor_, [this](const Piece& piece, int64_t) {
+      if (VariableOf(piece).dtype == Dtype::kFloat64) {
         UpdatePiece<double>(piece);
       } else {
         UpdatePiece<float>(piece);
@@ -129,163 +101,79 @@ class Stepper {
   }
 
  private:
+  const Variable& VariableOf(const Piece& piece) const { return *states_[piece.variable].variable; }
+
+  template <typename Predicate>
+  Pieces PiecesOf(Predicate is_chosen) const {
+    Pieces pieces;
+    for (size_t i = 0; i < states_.size(); ++i) {
+      if (is_chosen(states_[i])) pieces.Add(static_cast<int>(i), *states_[i].variable);
+    }
+    return pieces;
+  }
+
   // Each round reads the gradients of all variables that wait for a sum of their own.
   bool ResolveNorms() {
     for (;;) {
-      std::vector<int> waiting;
-      for (const int v : all_) {
-        if (Waits(states_[v]) && !states_[v].summed) waiting.push_back(v);
+      if (std::none_of(states_.begin(), states_.end(), Waits)) return true;
+      const auto needs_sum = [](const State& state) { return Waits(state) && !state.summed; };
+      if (std::none_of(states_.begin(), states_.end(), needs_sum)) {
+        throw std::invalid_argument("groups of gradients wait for each other");
       }
-      Sum(waiting);
-      if (!ApplySums()) return false;
-      if (std::none_of(all_.begin(), all_.end(), [this](int v) { return Waits(states_[v]); })) {
-        return true;
+      const Pieces pieces = PiecesOf(needs_sum);
+      std::vector<double> sums(pieces.all().size());
+      pieces.ForEach(executor_, [this, &sums](const Piece& piece, int64_t index) {
+        sums[index] = VariableOf(piece).dtype == Dtype::kFloat64 ? SumPiece<double>(piece)
+                                                                 : SumPiece<float>(piece);
+      });
+      for (State& state : states_) {
+        if (!needs_sum(state)) continue;
+        state.sum = 0;
+        state.summed = true;
       }
-      if (waiting.empty()) throw std::invalid_argument("groups of gradients wait for each other");
+      for (size_t i = 0; i < sums.size(); ++i) states_[pieces.all()[i].variable].sum += sums[i];
+      if (!ApplySums(states_)) return false;
     }
   }
 
-  static bool Waits(const State& state) { return state.next < state.variable->chain.size(); }
-
-  void Sum(const std::vector<int>& waiting) {
-    std::vector<double> sums;
-    std::vector<int> owners;
-    ForEachPiece(
-        waiting,
-        [this, &sums](const Piece& piece, int64_t index) {
-          sums[index] = states_[piece.variable].variable->dtype == Dtype::kFloat64
-                            ? SumPiece<double>(piece)
-                            : SumPiece<float>(piece);
-        },
-        [&sums, &owners](const std::vector<Piece>& pieces) {
-          sums.resize(pieces.size());
-          for (const Piece& piece : pieces) owners.push_back(piece.variable);
-        });
-    for (const int v : waiting) {
-      states_[v].sum = 0;
-      states_[v].summed = true;
-    }
-    for (size_t i = 0; i < sums.size(); ++i) states_[owners[i]].sum += sums[i];
-  }
-
-  // Returns false if a gradient to be sanitized is not finite.
-  bool ApplySums() {
-    std::map<int, std::pair<double, bool>> groups;  // sum, and whether it is complete
-    for (const int v : all_) {
-      State& state = states_[v];
-      for (size_t i = state.next; i < state.variable->chain.size(); ++i) {
-        const Transform& transform = state.variable->chain[i];
-        if (transform.kind != TransformKind::kClipByGlobalNorm) continue;
-        auto& [sum, complete] = groups.try_emplace(transform.group, 0.0, true).first->second;
-        if (i == state.next && state.summed) {
-          sum += state.sum;
-        } else {
-          complete = false;
-        }
-      }
-    }
-    for (const int v : all_) {
-      State& state = states_[v];
-      while (Waits(state) && state.summed) {
-        const Transform& transform = state.variable->chain[state.next];
-        double sum = state.sum;
-        if (transform.kind == TransformKind::kSanitize) {
-          if (!std::isfinite(sum)) return false;
-          ++state.next;  // the next norm of the same gradient need not be summed again
-          state.summed = Waits(state) && IsSquares(state.variable->chain[state.next].kind) &&
-                         state.variable->chain[state.next].kind != TransformKind::kClipByGlobalNorm;
-          if (!state.summed) Advance(state);
-          continue;
-        }
-        if (transform.kind == TransformKind::kClipByGlobalNorm) {
-          if (!groups[transform.group].second) break;
-          sum = groups[transform.group].first;
-        }
-        Append(state, {Elementwise::kScale, ScaleOf(transform, sum)});
-        ++state.next;
-        state.summed = false;
-        Advance(state);
-      }
-    }
-    return true;
-  }
-
-  static bool IsSquares(TransformKind kind) {
-    return kind >= TransformKind::kClipByNorm && !IsL1(kind);
-  }
-
-  void MultiplyByTrustRatios() {
-    std::vector<std::array<double, 2>> sums;
-    std::vector<int> owners;
-    ForEachPiece(
-        all_,
-        [this, &sums](const Piece& piece, int64_t index) {
-          if (states_[piece.variable].variable->dtype == Dtype::kFloat64) {
-            LambPiece<double>(piece, sums[index].data());
-          } else {
-            LambPiece<float>(piece, sums[index].data());
-          }
-        },
-        [&sums, &owners](const std::vector<Piece>& pieces) {
-          sums.assign(pieces.size(), {});
-          for (const Piece& piece : pieces) owners.push_back(piece.variable);
-        });
+  // Reads what an adapted variable's update needs, and so learns how long its change will be.
+  void FindTrustRatios() {
+    const Pieces pieces = PiecesOf([](const State& state) { return state.variable->adapted; });
+    std::vector<std::array<double, 2>> sums(pieces.all().size());
+    pieces.ForEach(executor_, [this, &sums](const Piece& piece, int64_t index) {
+      sums[index] = VariableOf(piece).dtype == Dtype::kFloat64 ? LengthsOf<double>(piece)
+                                                               : LengthsOf<float>(piece);
+    });
     std::vector<std::array<double, 2>> totals(states_.size(), {0, 0});
     for (size_t i = 0; i < sums.size(); ++i) {
-      totals[owners[i]][0] += sums[i][0];
-      totals[owners[i]][1] += sums[i][1];
+      for (const int k : {0, 1}) totals[pieces.all()[i].variable][k] += sums[i][k];
     }
-    for (const int v : all_) {
-      const auto [of_parameter, of_direction] = totals[v];
-      if (of_parameter > 0 && of_direction > 0) {
-        states_[v].variable->coefficients[0] *= std::sqrt(of_parameter / of_direction);
-      }
+    for (size_t i = 0; i < states_.size(); ++i) {
+      const Variable& variable = *states_[i].variable;
+      const double kept = 1 - variable.decay;
+      const double of_parameter = std::sqrt(totals[i][0] * kept * kept);
+      const double of_change = std::sqrt(totals[i][1]);
+      if (of_parameter == 0 || of_change == 0) continue;  // NaN goes on
+      states_[i].trust_ratio = variable.rate * of_parameter / of_change;
     }
-  }
-
-  // Cuts the variables into pieces, and several small ones are one task; `prepare` sees them first.
-  void ForEachPiece(const std::vector<int>& chosen,
-                    const std::function<void(const Piece&, int64_t)>& fn,
-                    const std::function<void(const std::vector<Piece>&)>& prepare = nullptr) {
-    std::vector<Piece> pieces;
-    std::vector<int64_t> starts;  // of the tasks
-    int64_t total = 0, room = 0;
-    for (const int v : chosen) total += states_[v].variable->size;
-    const int64_t task_size = std::clamp(total / kTasks, kSmallestTask, kLargestTask);
-    for (const int v : chosen) {
-      const int64_t size = states_[v].variable->size;
-      for (int64_t first = 0; first < size; first += kPiece) {
-        const int64_t part = std::min(kPiece, size - first);
-        if (room < part) {
-          starts.push_back(static_cast<int64_t>(pieces.size()));
-          room = task_size;
-        }
-        room -= part;
-        pieces.push_back({v, first, part});
-      }
-    }
-    if (prepare) prepare(pieces);
-    const int64_t tasks = static_cast<int64_t>(starts.size());
-    starts.push_back(static_cast<int64_t>(pieces.size()));
-    if (tasks == 0) return;
-    executor_(tasks, [&](int64_t task) {
-      for (int64_t i = starts[task]; i < starts[task + 1]; ++i) fn(pieces[i], i);
-    });
   }
 
   // Calls fn(parameter, gradient, first, size) on stretches of the piece, transformed and in T. The
   // parameter is null where only the gradient matters. A stretch is the whole piece, in place, if
-  // there is nothing to convert and nothing to transform.
+  // there is nothing to convert, nothing to transform and `fn` takes it.
   template <typename T, typename Function>
-  void ForEachTile(const Piece& piece, bool with_parameter, bool store, Function fn) const {
+  void ForEachTile(const Piece& piece, bool with_parameter, bool store, bool whole,
+                   Function fn) const {
     const Kernels<T>& kernels = CurrentKernels<T>();
     const State& state = states_[piece.variable];
     const Variable& variable = *state.variable;
-    const bool native = variable.dtype == Dtype::kFloat32 || variable.dtype == Dtype::kFloat64;
-    const bool whole = !(variable.quantized && store);
-    if (whole && native && variable.gradient_dtype == variable.dtype && state.steps.empty()) {
+    const bool native = IsNative(variable);
+    const bool as_it_is =
+        native && variable.gradient_dtype == variable.dtype && state.steps.empty();
+    if (whole && as_it_is) {
       fn(static_cast<T*>(variable.parameter) + piece.first,
-         static_cast<const T*>(variable.gradient) + piece.first, piece.first, piece.size);
+         static_cast<const T*>(variable.gradient) + piece.first_of_gradient, piece.first,
+         piece.size);
       return;
     }
     const bool reads_parameter =
@@ -296,24 +184,32 @@ class Stepper {
     alignas(64) T converted[kTile];
     for (int64_t done = 0; done < piece.size; done += kTile) {
       const int64_t first = piece.first + done;
+      const int64_t of_gradient = piece.first_of_gradient + done;
       const int64_t size = std::min(kTile, piece.size - done);
       T* parameter = converted;
       if (native) {
         parameter = static_cast<T*>(variable.parameter) + first;
       } else if (reads_parameter) {
-        kernels.load(variable.dtype, variable.parameter, first, size, converted);
+        kernels.load(variable.dtype, variable.parameter, variable.remainder, first, size,
+                     converted);
       }
       const T* given = gradient;
-      if (variable.gradient_dtype == variable.dtype && native && state.steps.empty()) {
-        given = static_cast<const T*>(variable.gradient) + first;
+      if (as_it_is) {
+        given = static_cast<const T*>(variable.gradient) + of_gradient;
       } else {
-        kernels.load(variable.gradient_dtype, variable.gradient, first, size, gradient);
+        kernels.load(variable.gradient_dtype, variable.gradient, nullptr, of_gradient, size,
+                     gradient);
         kernels.transform(state.steps.data(), static_cast<int64_t>(state.steps.size()), parameter,
                           gradient, size);
       }
       fn(parameter, given, first, size);
-      if (!native && store)
-        kernels.store(variable.dtype, converted, first, size, variable.parameter);
+      if (native || !store) continue;
+      if (variable.dithered && variable.dtype == Dtype::kBfloat16) {
+        kernels.dither(variable.seed, converted, first, size, variable.parameter);
+      } else {
+        kernels.store(variable.dtype, converted, first, size, variable.parameter,
+                      variable.remainder);
+      }
     }
   }
 
@@ -321,34 +217,39 @@ class Stepper {
   double SumPiece(const Piece& piece) const {
     const Kernels<T>& kernels = CurrentKernels<T>();
     const State& state = states_[piece.variable];
-    const auto sum_of = IsL1(state.variable->chain[state.next].kind) ? kernels.sum_of_magnitudes
-                                                                     : kernels.sum_of_squares;
+    const bool magnitudes = WaitsForMagnitudes(state);
+    const auto sum_of = magnitudes ? kernels.sum_of_magnitudes : kernels.sum_of_squares;
     double sum = 0;
-    ForEachTile<T>(piece, false, false, [&](T*, const T* gradient, int64_t, int64_t size) {
+    ForEachTile<T>(piece, false, false, true, [&](T*, const T* gradient, int64_t, int64_t size) {
       sum += sum_of(gradient, size);
     });
     const double scale = state.scale;  // the sums are those of the scaled gradient
-    return sum * (IsL1(state.variable->chain[state.next].kind) ? std::fabs(scale) : scale * scale);
+    return sum * (magnitudes ? std::fabs(scale) : scale * scale);
+  }
+
+  // What the rule adds, whatever the parameter is: it is added to zero.
+  template <typename T>
+  void ChangeOf(const State& state, const T* gradient, T* const* slots, int64_t size,
+                T* change) const {
+    std::fill(change, change + size, T(0));
+    CurrentKernels<T>().rules[static_cast<int>(rule_)](state.variable->coefficients, 0, state.scale,
+                                                       change, gradient, slots, size);
   }
 
   template <typename T>
-  void SlotsAt(const Variable& variable, int64_t first, T** slots) const {
-    for (int s = 0; s < kMaxSlots; ++s) {
-      slots[s] = s < NumSlots(rule_) ? static_cast<T*>(variable.slots[s]) + first : nullptr;
-    }
-  }
-
-  template <typename T>
-  void LambPiece(const Piece& piece, double* sums) const {
-    const Variable& variable = *states_[piece.variable].variable;
-    ForEachTile<T>(piece, true, false,
-                   [&](T* parameter, const T* gradient, int64_t first, int64_t size) {
-                     T* slots[kMaxSlots];
-                     SlotsAt(variable, first, slots);
-                     CurrentKernels<T>().lamb_norms(variable.coefficients, variable.decay,
-                                                    states_[piece.variable].scale, parameter,
-                                                    gradient, slots, size, sums);
+  std::array<double, 2> LengthsOf(const Piece& piece) const {
+    const State& state = states_[piece.variable];
+    const Kernels<T>& kernels = CurrentKernels<T>();
+    std::array<double, 2> sums = {0, 0};
+    ForEachTile<T>(piece, true, false, false,
+                   [&](const T* parameter, const T* gradient, int64_t first, int64_t size) {
+                     SlotsOfTile<T> slots(rule_, *state.variable, first, size, true);
+                     alignas(64) T change[kTile];
+                     ChangeOf(state, gradient, slots.pointers(), size, change);
+                     sums[0] += kernels.sum_of_squares(parameter, size);
+                     sums[1] += kernels.sum_of_squares(change, size);
                    });
+    return sums;
   }
 
   template <typename T>
@@ -357,38 +258,34 @@ class Stepper {
     const Variable& variable = *state.variable;
     const Kernels<T>& kernels = CurrentKernels<T>();
     const auto update = kernels.rules[static_cast<int>(rule_)];
-    ForEachTile<T>(
-        piece, true, true, [&](T* parameter, const T* gradient, int64_t first, int64_t size) {
-          T* slots[kMaxSlots];
-          if (!variable.quantized) {
-            SlotsAt(variable, first, slots);
-            update(variable.coefficients, variable.decay, state.scale, parameter, gradient, slots,
-                   size);
-            return;
-          }
-          alignas(64) T numbers[kMaxSlots][kTile];
-          const int num_slots = NumSlots(rule_);
-          const auto codes_of = [&](int s) {
-            return static_cast<uint8_t*>(variable.slots[s]) + first;
-          };
-          const auto scales_of = [&](int s) {
-            return variable.scales[s] + first / kQuantizedBlock;
-          };
-          for (int s = 0; s < num_slots; ++s) {
-            kernels.dequantize(HasSign(s), codes_of(s), scales_of(s), size, slots[s] = numbers[s]);
-          }
-          update(variable.coefficients, variable.decay, state.scale, parameter, gradient, slots,
-                 size);
-          for (int s = 0; s < num_slots; ++s) {
-            kernels.quantize(HasSign(s), numbers[s], size, codes_of(s), scales_of(s));
-          }
-        });
+    const bool whole = !variable.quantized && !variable.adapted;
+    ForEachTile<T>(piece, true, true, whole,
+                   [&](T* parameter, const T* gradient, int64_t first, int64_t size) {
+                     if (whole) {
+                       T* slots[kMaxSlots] = {};
+                       for (int s = 0; s < NumSlots(rule_); ++s) {
+                         slots[s] = static_cast<T*>(variable.slots[s]) + first;
+                       }
+                       update(variable.coefficients, variable.decay, state.scale, parameter,
+                              gradient, slots, size);
+                       return;
+                     }
+                     SlotsOfTile<T> slots(rule_, variable, first, size, false);
+                     if (variable.adapted) {
+                       alignas(64) T change[kTile];
+                       ChangeOf(state, gradient, slots.pointers(), size, change);
+                       kernels.add(variable.decay, state.trust_ratio, change, parameter, size);
+                     } else {
+                       update(variable.coefficients, variable.decay, state.scale, parameter,
+                              gradient, slots.pointers(), size);
+                     }
+                     slots.Store();
+                   });
   }
 
   const Rule rule_;
   const Executor& executor_;
   std::vector<State> states_;
-  std::vector<int> all_;
 };
 
 }  // namespace

@@ -27,12 +27,13 @@ constexpr optimizers::Kernels<T> kStepKernels = {
      ApplyRule<T, Amsgrad>, ApplyRule<T, Nadam>, ApplyRule<T, Lion>, ApplyRule<T, Rmsprop>,
      ApplyRule<T, RmspropMomentum>, ApplyRule<T, CenteredRmsprop>,
      ApplyRule<T, CenteredRmspropMomentum>, ApplyRule<T, Adagrad>, ApplyRule<T, Lamb>},
-    LambNorms<T>,
+    Add<T>,
     Transform<T>,
     SumOfSquares<T>,
     SumOfMagnitudes<T>,
     LoadAs<T>,
     StoreAs<T>,
+    Dither<T>,
     DequantizeOf<T>(),
     QuantizeOf<T>()};
 

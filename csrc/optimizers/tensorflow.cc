@@ -27,12 +27,19 @@ REGISTER_OP("Fastkeras>OptimizerStep")
     .Attr("rule: int")
     .Attr("N: int >= 1")
     .Attr("M: int >= 0")
+    .Attr("num_remainders: int >= 0")
+    .Attr("num_rows: int >= 0")
     .Attr("quantized: list(bool)")
+    .Attr("has_remainder: list(bool)")
+    .Attr("has_rows: list(bool)")
+    .Attr("adapted: list(bool)")
     .Attr("T: list({half, bfloat16, float, double}) >= 1")
     .Input("parameters: N * resource")
     .Input("slots: M * resource")  // of the first parameter, of the second, ...; if quantized:
                                    // codes, scales, codes, scales, ...
+    .Input("remainders: num_remainders * resource")  // of those that have one
     .Input("gradients: T")
+    .Input("rows: num_rows * int64")  // of the gradients that have some rows only, each once
     .Input("frozen: bool")
     .Input("coefficients: double")
     .Input("decays: double")
@@ -40,6 +47,8 @@ REGISTER_OP("Fastkeras>OptimizerStep")
     .Input("chain_kinds: int32")
     .Input("chain_operands: double")
     .Input("chain_groups: int32")
+    .Input("rates: double")
+    .Input("seeds: uint32")  // for rounding at random, or none
     .Output("finite: bool")
     .SetIsStateful()
     .SetShapeFn([](tf::shape_inference::InferenceContext* context) {
@@ -80,9 +89,10 @@ class OptimizerStep : public tf::OpKernel {
                 Invalid("rule=", rule, " is unknown"));
     rule_ = static_cast<Rule>(rule);
     OP_REQUIRES_OK(context, context->GetAttr("N", &count_));
-    OP_REQUIRES_OK(context, context->GetAttr("quantized", &quantized_));
-    OP_REQUIRES(context, static_cast<int>(quantized_.size()) == count_,
-                Invalid("quantized has ", quantized_.size(), " entries for ", count_));
+    OP_REQUIRES_OK(context, Flags(context, "quantized", &quantized_));
+    OP_REQUIRES_OK(context, Flags(context, "has_remainder", &has_remainder_));
+    OP_REQUIRES_OK(context, Flags(context, "has_rows", &has_rows_));
+    OP_REQUIRES_OK(context, Flags(context, "adapted", &adapted_));
     first_slots_.push_back(count_);  // among the inputs
     for (const bool quantized : quantized_) {
       OP_REQUIRES(context, !quantized || CanQuantize(rule_), Invalid("the rule has no 8 bits"));
@@ -92,6 +102,17 @@ class OptimizerStep : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("M", &given));
     OP_REQUIRES(context, first_slots_.back() == count_ + given,
                 Invalid("the rule keeps ", first_slots_.back() - count_, " slots, got ", given));
+    first_gradient_ = first_slots_.back();
+    first_setting_ = first_gradient_ + count_;
+    for (int i = 0; i < count_; ++i) {
+      remainders_.push_back(has_remainder_[i] ? first_gradient_++ : -1);
+      first_setting_ += has_remainder_[i] + has_rows_[i];
+    }
+    for (int i = 0, next = first_gradient_ + count_; i < count_; ++i) {
+      rows_.push_back(has_rows_[i] ? next++ : -1);
+    }
+    OP_REQUIRES(context, first_setting_ + kNumSettings == context->num_inputs(),
+                Invalid("remainders or rows are not as many as their flags say"));
   }
 
   void Compute(tf::OpKernelContext* context) override {
@@ -128,10 +149,18 @@ class OptimizerStep : public tf::OpKernel {
   }
 
  private:
-  enum { kFrozen, kCoefficients, kDecays, kLengths, kKinds, kOperands, kGroups };
+  enum { kFrozen, kCoefficients, kDecays, kLengths, kKinds, kOperands, kGroups, kRates, kSeeds };
+  static constexpr int kNumSettings = kSeeds + 1;
+
+  absl::Status Flags(tf::OpKernelConstruction* context, const char* name,
+                     std::vector<bool>* flags) const {
+    TF_RETURN_IF_ERROR(context->GetAttr(name, flags));
+    if (static_cast<int>(flags->size()) == count_) return absl::OkStatus();
+    return Invalid(name, " has ", flags->size(), " entries for ", count_);
+  }
 
   const tf::Tensor& Setting(tf::OpKernelContext* context, int which) const {
-    return context->input(first_slots_.back() + count_ + which);
+    return context->input(first_setting_ + which);
   }
 
   absl::Status CheckSettings(tf::OpKernelContext* context) const {
@@ -140,8 +169,9 @@ class OptimizerStep : public tf::OpKernel {
         coefficients.dim_size(1) > kMaxCoefficients) {
       return Invalid("coefficients: ", coefficients.shape().DebugString());
     }
-    for (const int which : {kFrozen, kDecays, kLengths}) {
+    for (const int which : {kFrozen, kDecays, kLengths, kRates, kSeeds}) {
       const tf::Tensor& setting = Setting(context, which);
+      if (which == kSeeds && setting.NumElements() == 0) continue;
       if (setting.dims() != 1 || setting.dim_size(0) != count_) {
         return Invalid("one setting for each variable, got ", setting.shape().DebugString());
       }
@@ -170,7 +200,7 @@ class OptimizerStep : public tf::OpKernel {
 
   absl::Status Lookup(tf::OpKernelContext* context,
                       std::vector<tf::core::RefCountPtr<tf::Var>>* held) const {
-    held->resize(first_slots_.back());
+    held->resize(first_gradient_);
     for (size_t i = 0; i < held->size(); ++i) {
       TF_RETURN_IF_ERROR(tf::LookupResource(
           context, tf::HandleFromInput(context, static_cast<int>(i)), &(*held)[i]));
@@ -197,19 +227,33 @@ class OptimizerStep : public tf::OpKernel {
     *variable = {};
     variable->frozen = frozen;
     if (frozen) return absl::OkStatus();
-    const tf::Tensor& gradient = context->input(first_slots_.back() + i);
+    const tf::Tensor& gradient = context->input(first_gradient_ + i);
     TF_RETURN_IF_ERROR(Own(context, held[i].get(), &variable->parameter));
     const tf::Tensor& parameter = *held[i]->tensor();
     TF_RETURN_IF_ERROR(DtypeOf(parameter.dtype(), &variable->dtype));
     TF_RETURN_IF_ERROR(DtypeOf(gradient.dtype(), &variable->gradient_dtype));
     variable->gradient = gradient.data();
     variable->size = parameter.NumElements();
-    if (gradient.shape() != parameter.shape() ||
+    tf::TensorShape expected = parameter.shape();
+    if (has_rows_[i]) TF_RETURN_IF_ERROR(TakeRows(context, i, &expected, variable));
+    if (gradient.shape() != expected ||
         (parameter.dtype() == tf::DT_DOUBLE) != (gradient.dtype() == tf::DT_DOUBLE)) {
       return Invalid("gradient ", i, " is ", gradient.DebugString(0), ", its variable ",
                      parameter.DebugString(0));
     }
+    if (has_remainder_[i]) {
+      tf::Var* const remainder = held[remainders_[i]].get();
+      void* data;
+      TF_RETURN_IF_ERROR(Own(context, remainder, &data));
+      variable->remainder = static_cast<float*>(data);
+      if (remainder->tensor()->shape() != parameter.shape() ||
+          remainder->tensor()->dtype() != tf::DT_FLOAT) {
+        return Invalid("the remainder of variable ", i, " is ",
+                       remainder->tensor()->DebugString(0));
+      }
+    }
     variable->quantized = quantized_[i];
+    if (variable->quantized && has_rows_[i]) return Invalid("rows of 8-bit moments");
     int next = first_slots_[i];
     for (int s = 0; s < NumSlots(rule_); ++s) {
       const tf::DataType wanted = variable->quantized                  ? tf::DT_UINT8
@@ -238,6 +282,31 @@ class OptimizerStep : public tf::OpKernel {
       variable->coefficients[c] = coefficients(i, c);
     }
     variable->decay = Setting(context, kDecays).vec<double>()(i);
+    variable->adapted = adapted_[i];
+    variable->rate = Setting(context, kRates).vec<double>()(i);
+    variable->dithered = Setting(context, kSeeds).NumElements() > 0;
+    if (variable->dithered) variable->seed = Setting(context, kSeeds).vec<uint32_t>()(i);
+    return absl::OkStatus();
+  }
+
+  // `shape` is that of the parameter, and becomes that of its gradient.
+  absl::Status TakeRows(tf::OpKernelContext* context, int i, tf::TensorShape* shape,
+                        Variable* variable) const {
+    const tf::Tensor& rows = context->input(rows_[i]);
+    if (shape->dims() < 1 || rows.dims() != 1) {
+      return Invalid("rows of variable ", i, " are ", rows.DebugString(0));
+    }
+    const auto numbers = rows.vec<int64_t>();
+    for (int64_t r = 0; r < numbers.size(); ++r) {
+      if (numbers(r) < 0 || numbers(r) >= shape->dim_size(0)) {
+        return Invalid("row ", numbers(r), " of variable ", i, ", which has ", shape->dim_size(0));
+      }
+    }
+    variable->rows = numbers.data();
+    variable->num_rows = numbers.size();
+    shape->set_dim(0, 1);
+    variable->row_size = shape->num_elements();
+    shape->set_dim(0, numbers.size());
     return absl::OkStatus();
   }
 
@@ -260,8 +329,10 @@ class OptimizerStep : public tf::OpKernel {
 
   Rule rule_;
   int count_;
-  std::vector<bool> quantized_;
-  std::vector<int> first_slots_;  // of each variable, and one past the last
+  std::vector<bool> quantized_, has_remainder_, has_rows_, adapted_;
+  // Among the inputs; the slots are those of each variable, and one past the last.
+  std::vector<int> first_slots_, remainders_, rows_;
+  int first_gradient_, first_setting_;
 };
 
 REGISTER_KERNEL_BUILDER(Name("Fastkeras>OptimizerStep").Device(tf::DEVICE_CPU), OptimizerStep);

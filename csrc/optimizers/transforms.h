@@ -113,31 +113,74 @@ FASTKERAS_INLINE uint16_t ToFloat16(float value) {
   return static_cast<uint16_t>(half | sign);
 }
 
+template <typename T, typename Decode>
+FASTKERAS_INLINE void LoadHalves(const void* from, const float* remainder, int64_t first,
+                                 int64_t size, T* __restrict to, Decode decode) {
+  const uint16_t* __restrict const halves = static_cast<const uint16_t*>(from) + first;
+  for (int64_t i = 0; i < size; ++i) to[i] = decode(halves[i]);
+  if (remainder == nullptr) return;
+  for (int64_t i = 0; i < size; ++i) to[i] += remainder[first + i];
+}
+
+template <typename T, typename Encode, typename Decode>
+FASTKERAS_INLINE void StoreHalves(const T* __restrict from, int64_t first, int64_t size, void* to,
+                                  float* remainder, Encode encode, Decode decode) {
+  uint16_t* __restrict const halves = static_cast<uint16_t*>(to) + first;
+  for (int64_t i = 0; i < size; ++i) halves[i] = encode(static_cast<float>(from[i]));
+  if (remainder == nullptr) return;
+  for (int64_t i = 0; i < size; ++i) {  // where it is infinite nothing remains
+    const float rest = static_cast<float>(from[i]) - decode(halves[i]);
+    remainder[first + i] = rest - rest == 0 ? rest : 0;
+  }
+}
+
+#define FASTKERAS_HALF(function) [](auto x) FASTKERAS_LAMBDA_INLINE { return function(x); }
+
 template <typename T>
-void LoadAs(optimizers::Dtype dtype, const void* from, int64_t first, int64_t size,
-            T* __restrict to) {
+void LoadAs(optimizers::Dtype dtype, const void* from, const float* remainder, int64_t first,
+            int64_t size, T* to) {
   if (dtype == optimizers::Dtype::kFloat16) {
-    const uint16_t* __restrict const halves = static_cast<const uint16_t*>(from) + first;
-    for (int64_t i = 0; i < size; ++i) to[i] = FromFloat16(halves[i]);
+    LoadHalves(from, remainder, first, size, to, FASTKERAS_HALF(FromFloat16));
   } else if (dtype == optimizers::Dtype::kBfloat16) {
-    const uint16_t* __restrict const halves = static_cast<const uint16_t*>(from) + first;
-    for (int64_t i = 0; i < size; ++i) to[i] = FromBfloat16(halves[i]);
+    LoadHalves(from, remainder, first, size, to, FASTKERAS_HALF(FromBfloat16));
   } else {
     std::memcpy(to, static_cast<const T*>(from) + first, static_cast<size_t>(size) * sizeof(T));
   }
 }
 
 template <typename T>
-void StoreAs(optimizers::Dtype dtype, const T* __restrict from, int64_t first, int64_t size,
-             void* to) {
+void StoreAs(optimizers::Dtype dtype, const T* from, int64_t first, int64_t size, void* to,
+             float* remainder) {
   if (dtype == optimizers::Dtype::kFloat16) {
-    uint16_t* __restrict const halves = static_cast<uint16_t*>(to) + first;
-    for (int64_t i = 0; i < size; ++i) halves[i] = ToFloat16(static_cast<float>(from[i]));
+    StoreHalves(from, first, size, to, remainder, FASTKERAS_HALF(ToFloat16),
+                FASTKERAS_HALF(FromFloat16));
   } else if (dtype == optimizers::Dtype::kBfloat16) {
-    uint16_t* __restrict const halves = static_cast<uint16_t*>(to) + first;
-    for (int64_t i = 0; i < size; ++i) halves[i] = ToBfloat16(static_cast<float>(from[i]));
+    StoreHalves(from, first, size, to, remainder, FASTKERAS_HALF(ToBfloat16),
+                FASTKERAS_HALF(FromBfloat16));
   } else {
     std::memcpy(static_cast<T*>(to) + first, from, static_cast<size_t>(size) * sizeof(T));
+  }
+}
+
+#undef FASTKERAS_HALF
+
+// 16 random bits for an element; as `dither_bits` in fastkeras/optimizers/rounding.py.
+FASTKERAS_INLINE uint32_t DitherBits(uint32_t seed, uint32_t element) {
+  uint32_t bits = (element * 0x9e3779b9u) ^ seed;
+  bits = (bits ^ bits >> 16) * 0x85ebca6bu;
+  bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
+  return bits >> 16;
+}
+
+template <typename T>
+void Dither(uint32_t seed, const T* __restrict from, int64_t first, int64_t size, void* to) {
+  uint16_t* __restrict const halves = static_cast<uint16_t*>(to) + first;
+  for (int64_t i = 0; i < size; ++i) {
+    const float value = static_cast<float>(from[i]);
+    const uint32_t bits = ToBits(value);
+    const uint32_t random = DitherBits(seed, static_cast<uint32_t>(first + i));
+    const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+    halves[i] = finite ? static_cast<uint16_t>((bits + random) >> 16) : ToBfloat16(value);
   }
 }
 

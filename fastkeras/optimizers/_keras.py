@@ -2,12 +2,16 @@
 
 from keras import ops
 
-from fastkeras.optimizers import transforming
+from fastkeras.optimizers import rounding, transforming
 from fastkeras.optimizers.rules import updater
 
 
-def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
-    wide = [ops.cast(p, _computed_in(p)) for p in parameters]
+def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
+    values = [ops.convert_to_tensor(p) for p in parameters]
+    wide = [
+        rounding.widened(ops, value, None if rest is None else ops.convert_to_tensor(rest))
+        for value, rest in zip(values, extras.remainders, strict=True)
+    ]
     transformed, finite = transforming.apply(
         ops,
         [ops.cast(g, value.dtype) for g, value in zip(gradients, wide, strict=True)],
@@ -15,29 +19,45 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         chains,
         frozen=frozen,
     )
-    new_parameters, new_slots = [], []
+    new_parameters, new_slots, new_remainders = [], [], []
     rows = ops.unstack(coefficients, len(parameters))
     for i, gradient in enumerate(transformed):
         dtype = wide[i].dtype
-        decayed = wide[i] - wide[i] * ops.cast(decays[i], dtype)
+        lost = wide[i] * ops.cast(decays[i], dtype)
         c = tuple(ops.cast(value, dtype) for value in ops.unstack(rows[i], rows[i].shape[0]))
         old = [ops.convert_to_tensor(slot) for slot in slots[i]]
-        parameter, changed = updater(rule, old)(ops, decayed, gradient, old, c)
+        rate = ops.cast(extras.rates[i], dtype)
+        update = updater(rule, old, extras.adapted[i], rate)
+        change, changed = update(ops, wide[i] - lost, gradient, old, c)
+        parameter = wide[i] + (change - lost)  # rounded once
         stays = frozen[i] if finite is True else frozen[i] | ~finite
-        new_parameters.append(_unless(stays, parameters[i], parameter))
+        if extras.rows[i] is not None:
+            column = ops.reshape(extras.rows[i], (-1,) + (1,) * (len(gradient.shape) - 1))
+            stays = stays | ~column
+        held, rest = _narrowed(parameter, values[i], extras, i)
+        new_parameters.append(ops.where(stays, values[i], held))
         new_slots.append(
             [
-                slot if new is before else _unless(stays, before, new)
+                slot if new is before else ops.where(stays, before, ops.cast(new, before.dtype))
                 for slot, before, new in zip(slots[i], old, changed, strict=True)
             ]
         )
-    return new_parameters, new_slots, finite
+        if rest is not None:
+            rest = ops.where(stays, extras.remainders[i], rest)
+        new_remainders.append(rest)
+    return new_parameters, new_slots, new_remainders, finite
 
 
-def _unless(stays, old, new):
-    old = ops.convert_to_tensor(old)
-    return ops.where(stays, old, ops.cast(new, old.dtype))
+def _narrowed(parameter, like, extras, i):
+    random, keeps = None, extras.remainders[i] is not None
+    if extras.seeds is not None:
+        elements = ops.reshape(ops.arange(_size(like.shape), dtype="int32"), like.shape)
+        random = rounding.dither_bits(ops, extras.seeds[i], elements)
+    return rounding.narrowed(ops, parameter, rounding.name_of(like.dtype), keeps, random)
 
 
-def _computed_in(array):
-    return "float64" if "float64" in str(array.dtype) else "float32"
+def _size(shape):
+    size = 1
+    for length in shape:
+        size *= length
+    return size

@@ -5,7 +5,7 @@ from fastkeras.optimizers.rules import NUMBERS
 from fastkeras.optimizers.transforming import encode
 
 
-def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
+def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
     finite = _core.optimizer_step(
         NUMBERS[rule],
         parameters,
@@ -15,5 +15,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         coefficients,
         decays,
         [[encode(transform) for transform in steps] for steps in chains],
+        *extras[:-1],
+        [] if extras.seeds is None else extras.seeds.view("uint32"),
     )
-    return parameters, slots, finite
+    return parameters, slots, extras.remainders, finite

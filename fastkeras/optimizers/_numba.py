@@ -5,16 +5,17 @@ import numpy as np
 
 from fastkeras.optimizers import _reference, rules, transforming
 
-NORMS = ("lamb", "adafactor")  # need more than one element
+NORMS = ("adafactor",)  # need more than one element
 OPTIONS = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
-def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
+def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
     active = [i for i in range(len(parameters)) if not frozen[i]]
     halves = any(parameters[i].dtype.itemsize == 2 for i in active)
     quantized = any(rules.is_quantized(rule, slots[i]) for i in active)
-    if rule in NORMS or halves or quantized:
-        arguments = (parameters, gradients, slots, frozen, coefficients, decays, chains)
+    more = any(rows is not None for rows in extras.rows) or any(extras.adapted)
+    if rule in NORMS or halves or quantized or more:
+        arguments = (parameters, gradients, slots, frozen, coefficients, decays, chains, extras)
         return _reference.step(rule, *arguments)
     transformed, finite = transforming.apply(
         np,
@@ -23,13 +24,13 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         [chains[i] for i in active],
     )
     if not finite:
-        return parameters, slots, False
+        return parameters, slots, extras.remainders, False
     for i, gradient in zip(active, transformed, strict=True):
         dtype = parameters[i].dtype.type
         c = tuple(dtype(value) for value in coefficients[i])
         flat = [array.reshape(-1) for array in (parameters[i], gradient, *slots[i])]
         _compiled(rule)(*flat, dtype(decays[i]), c)
-    return parameters, slots, True
+    return parameters, slots, extras.remainders, True
 
 
 _COMPILED = {}
@@ -46,7 +47,8 @@ def _loop_0(update):
     @numba.njit(**OPTIONS)
     def loop(p, g, decay, c):
         for i in numba.prange(p.size):
-            p[i] = update(np, p[i] - p[i] * decay, g[i], (), c)[0]
+            change, _ = update(np, p[i], g[i], (), c)
+            p[i] += change - p[i] * decay
 
     return loop
 
@@ -55,7 +57,8 @@ def _loop_1(update):
     @numba.njit(**OPTIONS)
     def loop(p, g, first, decay, c):
         for i in numba.prange(p.size):
-            p[i], (first[i],) = update(np, p[i] - p[i] * decay, g[i], (first[i],), c)
+            change, (first[i],) = update(np, p[i], g[i], (first[i],), c)
+            p[i] += change - p[i] * decay
 
     return loop
 
@@ -65,7 +68,8 @@ def _loop_2(update):
     def loop(p, g, first, second, decay, c):
         for i in numba.prange(p.size):
             slots = (first[i], second[i])
-            p[i], (first[i], second[i]) = update(np, p[i] - p[i] * decay, g[i], slots, c)
+            change, (first[i], second[i]) = update(np, p[i], g[i], slots, c)
+            p[i] += change - p[i] * decay
 
     return loop
 
@@ -75,7 +79,8 @@ def _loop_3(update):
     def loop(p, g, first, second, third, decay, c):
         for i in numba.prange(p.size):
             slots = (first[i], second[i], third[i])
-            p[i], (first[i], second[i], third[i]) = update(np, p[i] - p[i] * decay, g[i], slots, c)
+            change, (first[i], second[i], third[i]) = update(np, p[i], g[i], slots, c)
+            p[i] += change - p[i] * decay
 
     return loop
 

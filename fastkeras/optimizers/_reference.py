@@ -5,13 +5,18 @@ Computes in the dtype of the parameter, in float32 for float16 and bfloat16.
 
 import numpy as np
 
-from fastkeras.optimizers import transforming
+from fastkeras.optimizers import rounding, transforming
 from fastkeras.optimizers.rules import updater
 
 
-def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains):
+def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
     active = [i for i in range(len(parameters)) if not frozen[i]]
-    wide = {i: parameters[i].astype(_computed_in(parameters[i])) for i in active}
+    chosen = {i: ... if extras.rows[i] is None else extras.rows[i] for i in active}
+    wide = {}
+    for i in active:
+        remainder = extras.remainders[i]
+        rest = None if remainder is None else remainder[chosen[i]]
+        wide[i] = rounding.widened(np, parameters[i][chosen[i]], rest)
     transformed, finite = transforming.apply(
         np,
         [gradients[i].astype(wide[i].dtype) for i in active],
@@ -19,17 +24,24 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         [chains[i] for i in active],
     )
     if not finite:
-        return parameters, slots, False
+        return parameters, slots, extras.remainders, False
     for i, gradient in zip(active, transformed, strict=True):
         dtype = wide[i].dtype.type
-        decayed = wide[i] - wide[i] * dtype(decays[i])
+        lost = wide[i] * dtype(decays[i])
         c = tuple(dtype(value) for value in coefficients[i])
-        parameter, new_slots = updater(rule, slots[i])(np, decayed, gradient, slots[i], c)
-        parameters[i][...] = parameter
+        update = updater(rule, slots[i], extras.adapted[i], dtype(extras.rates[i]))
+        old = [slot[chosen[i]] for slot in slots[i]]
+        change, new_slots = update(np, wide[i] - lost, gradient, old, c)
+        parameter = wide[i] + (change - lost)  # rounded once
+        remainder, random = extras.remainders[i], None
+        if extras.seeds is not None:
+            elements = np.arange(parameters[i].size, dtype="int32").reshape(parameters[i].shape)
+            random = rounding.dither_bits(np, extras.seeds[i], elements[chosen[i]])
+        dtype = parameters[i].dtype.name
+        held, rest = rounding.narrowed(np, parameter, dtype, remainder is not None, random)
+        parameters[i][chosen[i]] = held
+        if rest is not None:
+            remainder[chosen[i]] = rest
         for slot, value in zip(slots[i], new_slots, strict=True):
-            slot[...] = value
-    return parameters, slots, True
-
-
-def _computed_in(array):
-    return np.float32 if array.dtype.itemsize == 2 else array.dtype
+            slot[chosen[i]] = value
+    return parameters, slots, extras.remainders, True

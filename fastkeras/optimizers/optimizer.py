@@ -9,7 +9,8 @@ from keras import ops
 from fastkeras.optimizers import matching, multipliers, per_variable
 from fastkeras.optimizers.quantization import is_worth_it, scales_of
 from fastkeras.optimizers.report import report
-from fastkeras.optimizers.rules import QUANTIZABLE
+from fastkeras.optimizers.rounding import HALVES
+from fastkeras.optimizers.rules import ADAPTED, KNOWS_THE_PARAMETER, QUANTIZABLE
 from fastkeras.optimizers.step import FusedStep
 
 
@@ -29,6 +30,12 @@ class Fused(FusedStep):
         weight_decay_overrides=None,
         ema_bias_correction=False,
         moment_bits=32,
+        lazy=None,
+        layer_adaptation=None,
+        lookahead_period=None,
+        slow_step_size=0.5,
+        master_weights=False,
+        stochastic_rounding=False,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -40,24 +47,46 @@ class Fused(FusedStep):
                 f"moment_bits=8 is for Adam, AdamW, Lion and SGD with momentum, not {self._rule()}"
             )
         self.moment_bits = moment_bits
-        self._scales = SimpleNamespace(of={})  # of 8-bit moments: by id of the variable of codes
+        if lookahead_period is not None and not lookahead_period >= 1:
+            raise ValueError(
+                f"lookahead_period must be None or at least 1, got {lookahead_period!r}"
+            )
+        if not 0 < slow_step_size <= 1:
+            raise ValueError(f"slow_step_size must be above 0, at most 1, got {slow_step_size!r}")
+        self.lookahead_period, self.slow_step_size = lookahead_period, slow_step_size
+        if master_weights and stochastic_rounding:
+            raise ValueError("stochastic_rounding is of no use with master_weights")
+        self.master_weights, self.stochastic_rounding = master_weights, stochastic_rounding
+        self._scales = SimpleNamespace(
+            of={}, not_for=set()
+        )  # of 8-bit moments: by id of the variable of codes
         # Keras tracks what it finds in attributes; a namespace it leaves alone.
         self._given = SimpleNamespace(
             multipliers=multipliers.checked(learning_rate_multipliers),
             transforms=per_variable.transforms(gradient_transforms),
             decays=per_variable.numbers("weight_decay_overrides", weight_decay_overrides),
+            lazy=per_variable.flags(lazy),
+            adapted=per_variable.flags(layer_adaptation),
         )
         self._settings = None
 
     def build(self, variables):
         if self.built:
             return
-        super().build(variables)
         variables = list(variables)
+        lazy, adapted = self._resolve_flags(variables)
+        self._scales.not_for = {
+            id(v) for v, is_lazy in zip(variables, lazy, strict=True) if is_lazy
+        }
+        super().build(variables)
         chains = per_variable.resolve_transforms(self._given.transforms, variables)
         self._settings = SimpleNamespace(
             multipliers=_untrained(multipliers.resolve(self._given.multipliers, variables)),
             chains=chains,
+            lazy=lazy,
+            adapted=adapted,
+            remainders=self._beside(variables, "remainder", self._keeps_remainder),
+            slow=self.lookahead_period and self._beside(variables, "slow", lambda variable: True),
             decays=per_variable.resolve_numbers(
                 "weight_decay_overrides", self._given.decays, variables
             ),
@@ -71,6 +100,36 @@ class Fused(FusedStep):
             self._track_variable(self._settings.noise.state)
         multipliers.follow(self)
 
+    def _resolve_flags(self, variables):
+        is_embedding = [matching.path_of(v).endswith("embeddings") for v in variables]
+        lazy = per_variable.resolve_flags("lazy", self._given.lazy, variables, is_embedding)
+        everything = [True] * len(variables)
+        adapted = per_variable.resolve_flags(
+            "layer_adaptation", self._given.adapted, variables, everything
+        )
+        rule = self._rule()
+        if rule in KNOWS_THE_PARAMETER and any(adapted + lazy):
+            raise ValueError(
+                f"layer_adaptation and lazy are not for {type(self).__name__}, which goes by the "
+                "size of a variable already"
+            )
+        for variable, is_lazy, is_adapted in zip(variables, lazy, adapted, strict=True):
+            if is_lazy and (is_adapted or rule in ADAPTED):
+                raise ValueError(
+                    f"lazy: {matching.path_of(variable)} cannot be lazy, since layer adaptation "
+                    "needs all of its rows"
+                )
+        return lazy, adapted
+
+    def _keeps_remainder(self, variable):
+        return self.master_weights and str(variable.dtype) in HALVES
+
+    def _beside(self, variables, name, is_needed):
+        return [
+            self.add_variable_from_reference(variable, name) if is_needed(variable) else None
+            for variable in variables
+        ]
+
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
         """Keep the moments of float16 and bfloat16 variables in float32, or moments in 8 bits.
 
@@ -78,10 +137,12 @@ class Fused(FusedStep):
         """
         dtype, shape = str(reference_variable.dtype), tuple(reference_variable.shape)
         path = matching.path_of(reference_variable)
-        is_moment = name not in ("average", "gradient_accumulator")
+        is_wide = name not in ("average", "gradient_accumulator")
+        is_moment = is_wide and name not in ("remainder", "slow")
         quantized = self.moment_bits == 8 and is_moment and dtype != "float64"
         quantized = quantized and is_worth_it(path.partition(":")[0], shape)
-        if not quantized and not (is_moment and dtype in ("float16", "bfloat16")):
+        quantized = quantized and id(reference_variable) not in self._scales.not_for
+        if not quantized and not (is_wide and dtype in HALVES):
             return super().add_variable_from_reference(reference_variable, name, initializer)
         moment = self.add_variable(
             shape=shape,
@@ -102,6 +163,11 @@ class Fused(FusedStep):
             scales = self._scales.of.get(id(slot))
             slots += [slot] if scales is None else [slot, scales]
         return slots
+
+    def _state_of(self, position):
+        beside = [self._settings.remainders[position]]
+        beside += [self._settings.slow[position]] if self._settings.slow else []
+        return self._slots_and_scales(position) + [v for v in beside if v is not None]
 
     def _beside_those_of_keras(self):
         if self._settings is None:
@@ -140,14 +206,14 @@ class Fused(FusedStep):
         return 0 if skipped is None else int(_numpy(skipped))
 
     def report(self, model=None, print_fn=print):
-        """Print for each variable its multiplier, transforms, decay and the size of its moments.
+        """Print for each variable its multiplier, transforms, decay and the size of its state.
 
         Args:
             model: whose variables are shown; None for all that the optimizer knows.
             print_fn: called once with the text.
 
         Returns:
-            The bytes of all moments.
+            The bytes of all moments, and of what else is kept for each variable.
 
         Raises:
             ValueError: the optimizer is not built, or does not know a variable of the model.
@@ -170,9 +236,15 @@ class Fused(FusedStep):
             "learning_rate_multipliers": self.learning_rate_multipliers,
             "gradient_transforms": self._settings.chains if built else given.transforms,
             "weight_decay_overrides": self._settings.decays if built else given.decays,
+            "lazy": self._settings.lazy if built else given.lazy,
+            "layer_adaptation": self._settings.adapted if built else given.adapted,
         }
         config |= {"ema_bias_correction": True} if self.ema_bias_correction else {}
         config |= {"moment_bits": 8} if self.moment_bits == 8 else {}
+        if self.lookahead_period:
+            config |= {name: getattr(self, name) for name in ("lookahead_period", "slow_step_size")}
+        for name in ("master_weights", "stochastic_rounding"):
+            config |= {name: True} if getattr(self, name) else {}
         return config | per_variable.serialized(own)
 
 

@@ -29,6 +29,29 @@ def numbers(argument, given):
     return matching.pairs(argument, given)
 
 
+def flags(given):
+    """Return True, None, a list of targets, or bools by position."""
+    if given is None or given is False:
+        return None
+    if given is True:
+        return True
+    return [given] if isinstance(given, (str, keras.Layer)) else list(given)
+
+
+def resolve_flags(argument, given, variables, if_true):
+    """Return a bool for each variable."""
+    if given is None:
+        return [False] * len(variables)
+    if given is True:
+        return list(if_true)
+    if all(isinstance(entry, bool) for entry in given):
+        if len(given) != len(variables):
+            raise ValueError(f"{argument}: {len(given)} bools for {len(variables)} variables")
+        return list(given)
+    found = matching.resolve(argument, [(target, True) for target in given], variables)
+    return [k is not None for k in found]
+
+
 def resolve_transforms(given, variables):
     """Return the chain of each variable; global norms know their group by number."""
     if given and all(_is_chain(entry) for entry in given):
@@ -56,7 +79,7 @@ def serialized(settings):
     for name, value in settings.items():
         if name == "learning_rate_multipliers" and not callable(value):
             value = None if value and all(x == 1 for x in value) else value
-        if not value or all(entry in ((), None) for entry in value):
+        if not value or (value is not True and all(entry in ((), None, False) for entry in value)):
             continue
         config[name] = _serialized(name, value)
     return config

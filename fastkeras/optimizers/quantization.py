@@ -54,9 +54,9 @@ def with_float_slots(xp, p, g, slots, c, update):
         dequantize(xp, codes, scales, has_sign)
         for codes, scales, has_sign in zip(slots[::2], slots[1::2], has_signs, strict=False)
     ]
-    parameter, numbers = update(xp, p, g, numbers, c)
+    change, numbers = update(xp, p, g, numbers, c)
     pairs = (quantize(xp, x, sign) for x, sign in zip(numbers, has_signs, strict=False))
-    return parameter, tuple(array for pair in pairs for array in pair)
+    return change, tuple(array for pair in pairs for array in pair)
 
 
 def dequantize(xp, codes, scales, has_sign):

@@ -10,15 +10,15 @@ from fastkeras.optimizers import matching
 
 
 def report(optimizer, model=None, print_fn=print):
-    """Print the table of `Fused.report`, and return the bytes of all moments."""
+    """Print the table of `Fused.report`, and return the bytes of all state."""
     known = list(optimizer._trainable_variables)
     chosen = known if model is None else list(model.trainable_variables)
-    table = Table("variable", "shape", "rate ×", "transforms", "decay", "moments")
+    table = Table("variable", "shape", "rate ×", "transforms", "decay", "state")
     multipliers = optimizer.learning_rate_multipliers
     total = 0
     for variable in chosen:
         position = optimizer._get_variable_index(variable)
-        state = sum(map(_bytes, optimizer._slots_and_scales(position)))
+        state = sum(map(_bytes, optimizer._state_of(position)))
         total += state
         multiplier = multipliers[position]
         table.add_row(
@@ -35,8 +35,8 @@ def report(optimizer, model=None, print_fn=print):
     with console.capture() as captured:
         console.print(table)
         console.print(
-            f"{len(chosen)} variables, {numbers:,} numbers; moments {_size(total)}, "
-            f"{_size(moments * sum(map(_bytes, chosen)))} in the type of the variables"
+            f"{len(chosen)} variables, {numbers:,} numbers; state {_size(total)}, with Keras "
+            f"{_size(moments * sum(map(_bytes, chosen)))}"
         )
     print_fn(captured.get())
     return total

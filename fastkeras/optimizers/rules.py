@@ -18,8 +18,8 @@ class Rule(NamedTuple):
 
     `coefficients(xp, h, learning_rate, multiplier, t)` takes the hyperparameters `h` (a dict), the
     rate of all variables, the multiplier of one or of each, and the number of the step, from 1.
-    `update(xp, p, g, slots, c)` returns the new parameter and the new slots; transforms of the
-    gradient and weight decay come before it.
+    `update(xp, p, g, slots, c)` returns what is added to the parameter and the new slots; only
+    Adafactor looks at `p`. Transforms of the gradient come before it.
     """
 
     slots: tuple
@@ -29,26 +29,26 @@ class Rule(NamedTuple):
 
 def sgd(xp, p, g, slots, c):
     (rate,) = c
-    return p - g * rate, ()
+    return -g * rate, ()
 
 
 def momentum(xp, p, g, slots, c):
     rate, mu = c
     momentum = slots[0] * mu - g * rate
-    return p + momentum, (momentum,)
+    return momentum, (momentum,)
 
 
 def nesterov(xp, p, g, slots, c):
     rate, mu = c
     momentum = slots[0] * mu - g * rate
-    return p + (momentum * mu - g * rate), (momentum,)
+    return momentum * mu - g * rate, (momentum,)
 
 
 def adam(xp, p, g, slots, c):
     rate, rest_1, rest_2, epsilon = c
     momentum = slots[0] + (g - slots[0]) * rest_1
     velocity = slots[1] + (g * g - slots[1]) * rest_2
-    return p - momentum * rate / (xp.sqrt(velocity) + epsilon), (momentum, velocity)
+    return -momentum * rate / (xp.sqrt(velocity) + epsilon), (momentum, velocity)
 
 
 def amsgrad(xp, p, g, slots, c):
@@ -56,7 +56,7 @@ def amsgrad(xp, p, g, slots, c):
     momentum = slots[0] + (g - slots[0]) * rest_1
     velocity = slots[1] + (g * g - slots[1]) * rest_2
     largest = xp.maximum(slots[2], velocity)
-    return p - momentum * rate / (xp.sqrt(largest) + epsilon), (momentum, velocity, largest)
+    return -momentum * rate / (xp.sqrt(largest) + epsilon), (momentum, velocity, largest)
 
 
 def nadam(xp, p, g, slots, c):
@@ -64,33 +64,33 @@ def nadam(xp, p, g, slots, c):
     momentum = slots[0] + (g - slots[0]) * rest_1
     velocity = slots[1] + (g * g - slots[1]) * rest_2
     step = momentum * of_momentum + g * of_gradient
-    return p - step / (xp.sqrt(velocity * unbias_2) + epsilon), (momentum, velocity)
+    return -step / (xp.sqrt(velocity * unbias_2) + epsilon), (momentum, velocity)
 
 
 def lion(xp, p, g, slots, c):
     rate, beta_1, rest_1, beta_2, rest_2 = c
     direction = xp.sign(slots[0] * beta_1 + g * rest_1)
-    return p - direction * rate, (slots[0] * beta_2 + g * rest_2,)
+    return -direction * rate, (slots[0] * beta_2 + g * rest_2,)
 
 
 def rmsprop(xp, p, g, slots, c):
     rate, rho, rest, epsilon = c
     velocity = slots[0] * rho + g * g * rest
-    return p - g * rate / xp.sqrt(velocity + epsilon), (velocity,)
+    return -g * rate / xp.sqrt(velocity + epsilon), (velocity,)
 
 
 def rmsprop_momentum(xp, p, g, slots, c):
     rate, rho, rest, epsilon, mu = c
     velocity = slots[0] * rho + g * g * rest
     momentum = slots[1] * mu + g * rate / xp.sqrt(velocity + epsilon)
-    return p - momentum, (velocity, momentum)
+    return -momentum, (velocity, momentum)
 
 
 def centered_rmsprop(xp, p, g, slots, c):
     rate, rho, rest, epsilon = c
     velocity = slots[0] * rho + g * g * rest
     average = slots[1] * rho + g * rest
-    return p - g * rate / xp.sqrt(velocity - average * average + epsilon), (velocity, average)
+    return -g * rate / xp.sqrt(velocity - average * average + epsilon), (velocity, average)
 
 
 def centered_rmsprop_momentum(xp, p, g, slots, c):
@@ -99,13 +99,13 @@ def centered_rmsprop_momentum(xp, p, g, slots, c):
     average = slots[2] * rho + g * rest
     spread = xp.sqrt(velocity - average * average + epsilon)
     momentum = slots[1] * mu + g * rate / spread
-    return p - momentum, (velocity, momentum, average)
+    return -momentum, (velocity, momentum, average)
 
 
 def adagrad(xp, p, g, slots, c):
     rate, epsilon = c
     accumulator = slots[0] + g * g
-    return p - g * rate / xp.sqrt(accumulator + epsilon), (accumulator,)
+    return -g * rate / xp.sqrt(accumulator + epsilon), (accumulator,)
 
 
 def lamb(xp, p, g, slots, c):
@@ -113,12 +113,7 @@ def lamb(xp, p, g, slots, c):
     momentum = slots[0] + (g - slots[0]) * rest_1
     velocity = slots[1] + (g * g - slots[1]) * rest_2
     direction = momentum * unbias_1 / (xp.sqrt(velocity * unbias_2) + epsilon)
-    of_parameter = xp.sqrt(xp.sum(p * p))
-    of_direction = xp.sqrt(xp.sum(direction * direction))
-    nothing = (of_parameter == 0) | (of_direction == 0)
-    one = xp.ones_like(of_direction)
-    trust = xp.where(nothing, one, of_parameter / xp.where(nothing, one, of_direction))
-    return p - direction * (trust * rate), (momentum, velocity)
+    return -direction * rate, (momentum, velocity)
 
 
 def adafactor(xp, p, g, slots, c):
@@ -136,7 +131,7 @@ def adafactor(xp, p, g, slots, c):
     one = xp.ones_like(xp.mean(update))
     update = update / xp.maximum(one, xp.sqrt(xp.mean(update * update)) / threshold)
     size = xp.maximum(one * epsilon_2, xp.sqrt(xp.mean(p * p)))
-    return p - update * (size * rho * multiplier), (row, column, velocity)
+    return -update * (size * rho * multiplier), (row, column, velocity)
 
 
 def _bias(xp, beta, t):
@@ -219,6 +214,8 @@ RULES = {  # in the order of `Rule` in csrc/optimizers/optimizers.h, which has n
     "adafactor": Rule(("row", "column", "velocity"), _of_adafactor, adafactor),
 }
 
+ADAPTED = ("lamb",)  # always by the trust ratio
+KNOWS_THE_PARAMETER = ("adafactor",)  # scales by its size already
 QUANTIZABLE = ("momentum", "nesterov", "adam", "lion")  # `CanQuantize` in csrc/optimizers/step.cc
 
 
@@ -227,10 +224,26 @@ def is_quantized(rule, slots):
     return len(slots) > len(RULES[rule].slots)
 
 
-def updater(rule, slots):
+def updater(rule, slots, adapted=False, rate=None):
     """Return what updates a variable that has these slots."""
     update = RULES[rule].update
-    return partial(with_float_slots, update=update) if is_quantized(rule, slots) else update
+    if is_quantized(rule, slots):
+        update = partial(with_float_slots, update=update)
+    return partial(by_trust_ratio, update=update, rate=rate) if adapted else update
+
+
+def by_trust_ratio(xp, p, g, slots, c, update, rate):
+    """Let the length of the step be that of the parameter, times the rate.
+
+    "LARS", You et al. 2017, https://arxiv.org/abs/1708.03888; with Adam it is "LAMB",
+    https://arxiv.org/abs/1904.00962.
+    """
+    change, slots = update(xp, p, g, slots, c)
+    of_parameter, of_change = (xp.sqrt(xp.sum(x * x)) for x in (p, change))
+    nothing = (of_parameter == 0) | (of_change == 0)
+    one = xp.ones_like(of_change)
+    ratio = xp.where(nothing, one, of_parameter * rate / xp.where(nothing, one, of_change))
+    return change * ratio, slots
 
 
 NUMBERS = {rule: number for number, rule in enumerate(RULES)}  # what the kernels know them by

@@ -7,10 +7,11 @@ import numpy as np
 from keras import ops
 
 from fastkeras import _engines
-from fastkeras.optimizers import transforming, transforms
-from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers import lookahead, rounding, sparse, transforming, transforms
+from fastkeras.optimizers.extras import Extras
+from fastkeras.optimizers.rules import ADAPTED, RULES
+from fastkeras.optimizers.sparse import ON_TENSORFLOW
 
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if ON_TENSORFLOW:
     import tensorflow as tf
 
@@ -47,7 +48,6 @@ class FusedStep:
             self._fusing = False
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        self._before_step()
         if not ON_TENSORFLOW:
             self._step(gradients, variables, learning_rate)
             return
@@ -74,8 +74,22 @@ class FusedStep:
                 m = ops.cast(momentum, variable.dtype)
                 average.assign(ops.add(ops.multiply(m, average), ops.multiply(1 - m, variable)))
 
-    def _before_step(self):
-        """Update what belongs to the optimizer as a whole."""
+    def _overwrite_model_variables_with_average_value(self, variables):
+        if not self.gradient_accumulation_steps:
+            super()._overwrite_model_variables_with_average_value(variables)
+            return
+        is_update = (self._iterations + 1) % self.gradient_accumulation_steps == 0
+        overwrite = super()._overwrite_model_variables_with_average_value
+        ops.cond(is_update, lambda: overwrite(variables), lambda: None)
+
+    def _after_step(self, finite):
+        """Update what belongs to the optimizer as a whole, unless the step was skipped."""
+        settings = self._settings
+        if settings.skipped is not None:
+            skipped = 1 - ops.cast(finite, "int32")
+            settings.skipped.assign_add(skipped)
+            calls = self.gradient_accumulation_steps or 1  # Keras adds the last of them
+            self._iterations.assign_sub(ops.cast(skipped * calls, self._iterations.dtype))
 
     def _step_of_each_replica(self, distribution, gradients, variables, learning_rate):
         # Within this context, variables stand for the component of the replica.
@@ -95,33 +109,76 @@ class FusedStep:
         if positions != list(range(len(settings.chains))):
             multiplier = ops.take(multiplier, positions)
         frozen = ops.equal(multiplier, 0)
+        slow = [settings.slow[position] for position in positions] if settings.slow else []
+        if slow:
+            lookahead.begin(self.assign, self.iterations + 1, variables, slow)
+        values = [_value(variable) for variable in variables]
+        engine = _engines.engine_for("optimizers", values[0], named_engine(rule, values[0]))
+        gradients, rows = self._rows(gradients, variables, positions, engine)
         gradients, chains = self._transform_before(
-            [_dense(g) for g in gradients], variables, self._chains_of(positions), frozen
+            gradients, variables, self._chains_of(positions), frozen, rows
         )
         multiplier = wide(multiplier)
         c = RULES[rule].coefficients(ops, self._hyperparameters(), rate, multiplier, number)
         c = ops.stack([ops.broadcast_to(wide(value), (count,)) for value in c], axis=1)
         decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
-        decays = wide(np.array(decays)) * multiplier * rate
+        rates = multiplier * rate
+        decays = wide(np.array(decays)) * rates
+        remainders = [settings.remainders[position] for position in positions]
+        extras = Extras(
+            rows,
+            [None if remainder is None else _value(remainder) for remainder in remainders],
+            [rule in ADAPTED or settings.adapted[position] for position in positions],
+            rates,
+            self._seeds(count),
+        )
 
         slots = [self._slots_and_scales(position) for position in positions]
-        values = [_value(variable) for variable in variables]
         slot_values = [[_value(slot) for slot in of_variable] for of_variable in slots]
-        engine = _engines.engine_for("optimizers", values[0], named_engine(rule, values[0]))
-        new_values, new_slots, finite = engine.step(
-            rule, values, gradients, slot_values, frozen, c, decays, chains
+        new_values, new_slots, new_remainders, finite = engine.step(
+            rule, values, gradients, slot_values, frozen, c, decays, chains, extras
         )
-        for triple in zip(
-            [*variables, *chain(*slots)],
-            [*values, *chain(*slot_values)],
-            [*new_values, *chain(*new_slots)],
-            strict=True,
-        ):
-            variable, old, new = triple
+        olds = [*values, *chain(*slot_values), *extras.remainders]
+        news = [*new_values, *chain(*new_slots), *new_remainders]
+        targets = [*variables, *chain(*slots), *remainders]
+        for variable, old, new in zip(targets, olds, news, strict=True):
             if new is not old:
                 self.assign(variable, new)
-        if settings.skipped is not None:
-            settings.skipped.assign_add(1 - ops.cast(finite, "int32"))
+        if slow:
+            number, period = self.iterations + 1, self.lookahead_period
+            arguments = (period, self.slow_step_size, variables, slow, remainders, frozen)
+            lookahead.follow(self.assign, number, *arguments)
+        self._after_step(finite)
+
+    def _seeds(self, count):
+        if not self.stochastic_rounding:
+            return None
+        return rounding.seeds(ops, ops.cast(self.iterations, "int32"), count)
+
+    def _rows(self, gradients, variables, positions, engine):
+        """Tell which rows of each variable have a gradient, if only these are to move."""
+        taken, rows = [], []
+        for gradient, variable, position in zip(gradients, variables, positions, strict=True):
+            lazy, of_gradient = self._goes_by_rows(gradient, variable, position), None
+            if not lazy or not engine.__name__.endswith("_tensorflow_native"):
+                gradient = sparse.dense(gradient)
+                of_gradient = sparse.mask_of(gradient) if lazy else None
+            else:
+                gradient, of_gradient = sparse.rows_of(gradient)
+            taken.append(gradient)
+            rows.append(of_gradient)
+        return taken, rows
+
+    def _goes_by_rows(self, gradient, variable, position):
+        if self._settings.lazy[position]:
+            return True
+        return (
+            sparse.is_sparse(gradient)
+            and self._rule() in sparse.EXACT_BY_ROWS
+            and not self._decay_of(position, variable)
+            and not self._settings.adapted[position]
+            and not self._settings.chains[position]
+        )
 
     def _decay_of(self, position, variable):
         override = self._settings.decays[position]
@@ -140,22 +197,28 @@ class FusedStep:
             clipping = (step._replace(of=OF_KERAS),)
         return [clipping + self._settings.chains[position] for position in positions]
 
-    def _transform_before(self, gradients, variables, chains, frozen):
+    def _transform_before(self, gradients, variables, chains, frozen, rows):
         """Do what no kernel does, and all that comes before it in its chain."""
         before, after = transforming.split(chains)
         if not any(before):
             return gradients, chains
-        wide = [_computed_in(variable) for variable in variables]
-        transformed = transforming.apply(
+        wide = [rounding.widened(ops, ops.convert_to_tensor(v), None) for v in variables]
+        rows = [r if steps else None for r, steps in zip(rows, before, strict=True)]
+        gradients = [
+            ops.cast(sparse.spread(g, r, value), value.dtype)
+            for g, r, value in zip(gradients, rows, wide, strict=True)
+        ]
+        transformed, finite = transforming.apply(
             ops,
-            [ops.cast(g, value.dtype) for g, value in zip(gradients, wide, strict=True)],
+            gradients,
             wide,
             before,
             variables,
             lambda g: keras.random.normal(g.shape, dtype=g.dtype, seed=self._settings.noise),
             frozen,
         )
-        return transforming.sanitized(ops, *transformed, before, after)
+        transformed = [sparse.gathered(g, r) for g, r in zip(transformed, rows, strict=True)]
+        return transforming.sanitized(ops, transformed, finite, before, after)
 
     def _hyperparameters(self):
         return {name: getattr(self, name) for name in self._HYPERPARAMETERS}
@@ -169,19 +232,6 @@ def named_engine(rule, variable):
 
 def _value(variable):
     return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def _computed_in(variable):
-    value = ops.convert_to_tensor(variable)
-    half = str(variable.dtype) in ("float16", "bfloat16")
-    return ops.cast(value, "float32") if half else value
-
-
-def _dense(gradient):
-    """Sum what a sparse gradient says of the same row more than once."""
-    if ON_TENSORFLOW and isinstance(gradient, tf.IndexedSlices):
-        return tf.convert_to_tensor(gradient)
-    return gradient.todense() if hasattr(gradient, "todense") else gradient  # of JAX
 
 
 def wide(value):

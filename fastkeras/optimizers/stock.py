@@ -31,6 +31,19 @@ Args:
         moves once an update, where that of Keras moves at each call.
     moment_bits: 8 keeps the moments of Adam, AdamW, Lion and SGD in 8 bits, in blocks of 256
         numbers with a common scale; not those of embeddings and of variables below 4,096 numbers.
+    lazy: rows of a variable that have no gradient stay as they are, and so do their moments, which
+        would decay: a step costs what its rows cost. True for all embeddings, or a list of targets
+        as above. SGD without momentum and Adagrad do so for every sparse gradient, since there it
+        changes nothing. With `gradient_accumulation_steps` the rows are those of all its batches.
+    layer_adaptation: the step of a variable is as long as the variable, times the learning rate
+        ("LARS", "LAMB"). True for all variables, or a list of targets. Lamb always does.
+    lookahead_period: every so many steps, slow weights move by `slow_step_size` of the way to the
+        variables, which then go on from there.
+    slow_step_size: above 0, at most 1.
+    master_weights: keep beside each float16 and bfloat16 variable, in float32, what it cannot hold
+        of its value, so that no update is too small to count.
+    stochastic_rounding: round bfloat16 variables up or down at random, right on average, which
+        needs no memory.
 
 Raises:
     ValueError: a target matches no variable (when built), a multiplier is negative, or whatever
@@ -89,13 +102,20 @@ class Nadam(Fused, keras.optimizers.Nadam):  # noqa: D101
     def _slots(self, position):
         return self._momentums[position], self._velocities[position]
 
-    def _before_step(self):
-        product = self._u_product
-        number = ops.cast(self.iterations + 1, product.dtype)
-        self.assign(product, product * self.beta_1 * (1.0 - 0.5 * ops.power(0.96, number)))
+    def _product(self):
+        """That of the momentums of all steps, with the one that is being done."""
+        number = ops.cast(self.iterations + 1, self._u_product.dtype)
+        return self._u_product * self.beta_1 * (1.0 - 0.5 * ops.power(0.96, number))
 
     def _hyperparameters(self):
-        return super()._hyperparameters() | {"u_product": wide(self._u_product)}
+        return super()._hyperparameters() | {"u_product": wide(self._product())}
+
+    def _after_step(self, finite):
+        product = self._product()
+        if self._settings.skipped is not None:
+            product = ops.where(finite, product, ops.convert_to_tensor(self._u_product))
+        self.assign(self._u_product, product)
+        super()._after_step(finite)
 
 
 class Lion(Fused, keras.optimizers.Lion):  # noqa: D101

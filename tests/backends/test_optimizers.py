@@ -318,3 +318,57 @@ def test_the_average_moves_once_an_update(bias_correction):
         expected = [1, 1.5, 2.25]
     np.testing.assert_allclose(averages[1::2], expected, 1e-6)
     np.testing.assert_array_equal(averages[2::2], averages[1:-1:2])
+
+
+@pytest.mark.parametrize("settings", [
+    {"lookahead_period": 2, "slow_step_size": 0.25},
+    {"lookahead_period": 2, "gradient_accumulation_steps": 2},
+    {"layer_adaptation": True},
+    {"lazy": ["kernel"]},
+    {"gradient_transforms": transforms.sanitize()},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", ["AdamW", "Nadam"])
+def test_a_compiled_step_does_what_an_eager_one_does(name, settings):
+    compiled, eager = (
+        train(network(getattr(optimizers, name)(0.01, **settings), compiled=is_compiled))
+        for is_compiled in (True, False)
+    )
+    assert distance(compiled, eager) < 1e-5
+    plain = train(network(getattr(optimizers, name)(0.01), compiled=False))
+    changes_nothing = "lazy" in settings or "gradient_transforms" in settings
+    assert (distance(compiled, plain) < 1e-5) == changes_nothing  # every row has a gradient
+
+
+def test_lookahead_is_that_of_the_paper():
+    optimizer = optimizers.SGD(1.0, lookahead_period=2, slow_step_size=0.25)
+    variable, seen = keras.Variable(np.zeros(1, "float32")), []
+    optimizer.build([variable])
+    for _ in range(4):
+        optimizer.apply([ops.convert_to_tensor([-1.0])], [variable])
+        seen += arrays([variable])[0].tolist()
+    assert seen == [1.0, 0.5, 1.5, 1.0]
+
+
+def test_rows_without_a_gradient_stay():
+    variable = keras.Variable(np.ones((3, 2), "float32"), name="embeddings")
+    optimizer = optimizers.AdamW(0.1, lazy=True)
+    optimizer.build([variable])
+    for gradient in ([[1, 1], [2, 2], [0, 0]], [[1, 1], [0, 0], [0, 0]]):
+        optimizer.apply([ops.convert_to_tensor(np.array(gradient, "float32"))], [variable])
+    rows = arrays([variable])[0][:, 0]
+    np.testing.assert_allclose(rows, [0.8, 0.9, 1.0], atol=2e-3)
+    assert rows[2] == 1 and slots(optimizer, 0)[0][1, 0] == np.float32(0.2)
+
+
+@pytest.mark.parametrize("settings", [{"master_weights": True}, {"stochastic_rounding": True}])
+def test_small_steps_of_bfloat16_add_up(settings):
+    def moved(**more):
+        variable = keras.Variable(np.ones(20000, "float32"), dtype="bfloat16")
+        optimizer = optimizers.SGD(1e-3, **more)
+        optimizer.build([variable])
+        for _ in range(20):
+            optimizer.apply([ops.ones(20000, "bfloat16")], [variable])
+        return 1 - float(ops.convert_to_numpy(ops.mean(ops.cast(variable.value, "float32"))))
+
+    assert moved() == 0
+    assert abs(moved(**settings) - 0.02) < (2.0**-8 if "master_weights" in settings else 4e-4)

@@ -60,6 +60,8 @@ Memory Numbers(Dtype dtype, int64_t size) {
 struct Owned {
   Variable variable = {};
   Memory parameter, gradient, slots[kMaxSlots], scales[kMaxSlots];
+  std::vector<float> remainder;
+  std::vector<int64_t> rows;
 };
 
 struct Problem {
@@ -72,7 +74,7 @@ struct Problem {
   }
 
   Owned Draw() const {
-    constexpr int kSizes[] = {0, 1, 7, 16, 255, 256, 257, 1023, 1025, 16384, 33333};
+    constexpr int kSizes[] = {0, 1, 6, 16, 255, 256, 257, 1023, 1025, 16384, 33333};
     Owned drawn;
     Variable& variable = drawn.variable;
     variable.size = kSizes[Pick(0, 10)];
@@ -89,8 +91,23 @@ struct Problem {
       variable.chain.push_back({kind, 0.5, 0});
       if (kind == TransformKind::kClipByGlobalNorm) break;  // of one group, so last
     }
+    variable.adapted = rule == Rule::kLamb || Pick(0, 3) == 0;
+    variable.rate = 0.1;
+    variable.dithered = Pick(0, 2) == 0;
+    variable.seed = 17;
     drawn.parameter = Numbers(variable.dtype, variable.size);
-    drawn.gradient = Numbers(variable.gradient_dtype, variable.size);
+    if (BytesOf(variable.dtype) == 2 && Pick(0, 1)) drawn.remainder.resize(variable.size);
+    int64_t of_gradient = variable.size;
+    if (!variable.quantized && !variable.adapted && variable.size % 3 == 0 && Pick(0, 1)) {
+      variable.row_size = variable.size < 100 ? 1 : 3;
+      for (int64_t row = Pick(0, 2); row * variable.row_size < variable.size; row += Pick(1, 3)) {
+        drawn.rows.push_back(row);
+      }
+      if (!drawn.rows.empty()) {
+        of_gradient = static_cast<int64_t>(drawn.rows.size()) * variable.row_size;
+      }
+    }
+    drawn.gradient = Numbers(variable.gradient_dtype, of_gradient);
     const int64_t blocks = (variable.size + kQuantizedBlock - 1) / kQuantizedBlock;
     for (int s = 0; s < NumSlots(rule); ++s) {
       drawn.slots[s].resize(variable.size * (variable.quantized ? 1 : wide ? 8 : 4));
@@ -104,6 +121,9 @@ struct Problem {
     for (Owned& each : owned) {
       each.variable.parameter = each.parameter.data();
       each.variable.gradient = each.gradient.data();
+      each.variable.remainder = each.remainder.empty() ? nullptr : each.remainder.data();
+      each.variable.rows = each.rows.empty() ? nullptr : each.rows.data();
+      each.variable.num_rows = static_cast<int64_t>(each.rows.size());
       for (int s = 0; s < NumSlots(rule); ++s) {
         each.variable.slots[s] = each.slots[s].data();
         each.variable.scales[s] = reinterpret_cast<float*>(each.scales[s].data());
@@ -120,7 +140,7 @@ struct Problem {
     for (size_t i = 0; i < owned.size(); ++i) {
       const Owned &a = owned[i], &b = other.owned[i];
       if (only_frozen && !a.variable.frozen) continue;
-      if (a.parameter != b.parameter) return false;
+      if (a.parameter != b.parameter || a.remainder != b.remainder) return false;
       for (int s = 0; s < kMaxSlots; ++s) {
         if (a.slots[s] != b.slots[s] || a.scales[s] != b.scales[s]) return false;
       }

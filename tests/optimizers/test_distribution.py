@@ -78,6 +78,12 @@ def test_two_devices_train_like_one_with_their_whole_batch(engine, one_device, t
     check(results, one_device, copies=2)
 
 
+def test_two_devices_follow_slow_weights_like_one(tmp_path):
+    settings = {"lookahead_period": 3, "slow_step_size": 0.3, "layer_adaptation": ["body"]}
+    expected = trained("one", tmp_path, **settings)
+    check(trained("mirrored", tmp_path, **settings), expected, copies=2)
+
+
 def test_two_processes_train_like_one_with_their_whole_batch(one_device, tmp_path):
     with socket.socket() as first, socket.socket() as second:
         for each in (first, second):

@@ -3,117 +3,21 @@
 import inspect
 from importlib import import_module
 
-import ml_dtypes  # noqa: F401  (NumPy then knows bfloat16)
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 import fastkeras
-from accuracy import assert_as_accurate_as_reference
 from conftest import engines_of
 from fastkeras import _core, _engines
 from fastkeras.optimizers import transforms, update
-from fastkeras.optimizers.rules import RULES
-
-FUSED_RULES = [rule for rule in RULES if rule != "adafactor"]
-SIZES = (0, 1, 3, 16, 17, 100, 2048, 2049, 16384, 40000)
-COMMON = transforms.clip_by_global_norm(0.7)
-CHAINS = (
-    (),
-    (transforms.scale(-0.3),),
-    (transforms.zero(),),
-    (transforms.clip_by_value(0.5),),
-    (transforms.clip_by_norm(0.3),),
-    (transforms.clip_by_l1_norm(3.0),),
-    (transforms.normalize(),),
-    (transforms.add_decayed_weights(0.1),),
-    (COMMON,),
-    (transforms.sanitize(), transforms.clip_by_norm(0.3)),
-    (transforms.sanitize(), transforms.add_decayed_weights(0.2), transforms.normalize()),
-    (transforms.clip_by_norm(2.0), transforms.scale(3.0), COMMON, transforms.clip_by_value(0.01)),
-    (transforms.centralize(), transforms.clip_by_norm(1.0)),
-    (transforms.adaptive_clip(0.01), transforms.scale(2.0)),
-    (lambda gradient, variable: gradient + variable, COMMON),
-)
-WIDE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+from fastkeras.optimizers.extras import no_extras
+from optimizer_steps import check, problems, run
 
 
 @pytest.fixture(scope="module", params=engines_of("optimizers"))
 def engine(request):
     return request.param
-
-
-@st.composite
-def problems(draw, rules=FUSED_RULES, dtypes=("float32", "float64"), chains=CHAINS, mixed=False):
-    """Draw the arguments of `update`, and the gradients of three steps.
-
-    Of one dtype unless `mixed`: what a global norm takes from float32 is never exact to float64.
-    """
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
-    rule = draw(st.sampled_from(rules), label="rule")
-    sizes = draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=4), label="sizes")
-    shapes = [(size,) if size % 4 or draw(st.booleans()) else (size // 4, 4) for size in sizes]
-    per_variable = {"min_size": len(shapes), "max_size": len(shapes)}
-    scale = draw(st.sampled_from((1e-4, 1.0, 100.0)), label="scale of the gradients")
-    of = [np.dtype(draw(st.sampled_from(dtypes), label="dtype")) for _ in shapes]
-    of = of if mixed else of[:1] * len(shapes)
-    settings = {
-        "multipliers": draw(st.lists(st.sampled_from((0.0, 0.1, 1.0, 3.0)), **per_variable)),
-        "weight_decays": draw(st.lists(st.sampled_from((0.0, 0.01, 0.3)), **per_variable)),
-        "transforms": draw(st.lists(st.sampled_from(chains), **per_variable)),
-        "learning_rate": draw(st.sampled_from((1e-3, 0.1))),
-    }
-    first = draw(st.sampled_from((1, 2, 1000)), label="first step")
-    parameters = [rng.standard_normal(shape).astype(d) for shape, d in zip(shapes, of, strict=True)]
-    gradients = [
-        [
-            (scale * rng.standard_normal(shape)).astype(d)
-            for shape, d in zip(shapes, of, strict=True)
-        ]
-        for _ in range(3)
-    ]
-    return rule, parameters, gradients, first, settings
-
-
-def run(problem, engine, dtype=None):
-    """Do the steps of a problem; return parameters and slots. `dtype` replaces all dtypes."""
-    rule, parameters, gradients, first, settings = problem
-    parameters = [p.astype(dtype or p.dtype) for p in parameters]
-    slots = [
-        tuple(np.zeros(p.shape, WIDE.get(p.dtype.name, p.dtype)) for _ in RULES[rule].slots)
-        for p in parameters
-    ]
-    product = 1.0
-    for step, of_step in enumerate(gradients, start=first):
-        product *= 0.9 * (1 - 0.5 * 0.96**step)
-        more = {"u_product": product} if rule == "nadam" else {}
-        of_step = [g.astype(p.dtype) for g, p in zip(of_step, parameters, strict=True)]
-        assert update(
-            rule, parameters, of_step, slots, step=step, engine=engine, **settings, **more
-        )
-    return [*parameters, *(slot for of_parameter in slots for slot in of_parameter)]
-
-
-def check(problem, engine):
-    """Assert that parameters, and each kind of slot, are as accurate as the reference's.
-
-    In units of the largest number of its array; the arrays of one dtype are judged together, since
-    the reference may be exact by luck on a few numbers.
-    """
-    results, rounded = run(problem, engine), run(problem, "reference")
-    exact = run(problem, "reference", np.longdouble)
-    count, num_slots = len(problem[1]), len(RULES[problem[0]].slots)
-    kinds = ["parameter"] * count + list(range(num_slots)) * count
-    together = {}
-    for kind, *arrays in zip(kinds, results, exact, rounded, strict=True):
-        unit = 2.0 ** -np.floor(np.log2(max(np.abs(arrays[1]).max(initial=0), 1e-30)))
-        key = kind, arrays[0].dtype.name
-        together.setdefault(key, []).append([a.reshape(-1) * a.dtype.type(unit) for a in arrays])
-    steps = len(problem[2])
-    for group in together.values():
-        result, of_exact, of_rounded = map(np.concatenate, zip(*group, strict=True))
-        assert_as_accurate_as_reference(result, of_exact, of_rounded, scale=1.0, steps=steps)
 
 
 @given(problem=problems())
@@ -228,7 +132,7 @@ def test_groups_that_wait_for_each_other_are_an_error(engine):
     c, none = np.full((2, 1), 0.1), np.zeros(2)
     chains = [(first, second), (second, first)]
     with pytest.raises(Exception, match="wait for each other"):
-        step("sgd", arrays(3, 3), arrays(3, 3), [(), ()], none == 1, c, none, chains)
+        step("sgd", arrays(3, 3), arrays(3, 3), [(), ()], none == 1, c, none, chains, no_extras(2))
 
 
 @pytest.mark.parametrize("name", _engines.DOMAINS["optimizers"])

@@ -1,0 +1,48 @@
+"""Lookahead: slow weights that follow the fast ones every few steps, and call them back.
+
+Zhang et al. 2019, "Lookahead Optimizer: k steps forward, 1 step back",
+https://arxiv.org/abs/1907.08610.
+"""
+
+import keras
+from keras import ops
+
+from fastkeras.optimizers import rounding
+
+
+def begin(assign, number, variables, slow):
+    """Let the slow weights begin where the variables do, before step `number`, from 1."""
+    _assign_if(assign, number == 1, lambda: list(zip(slow, variables, strict=True)))
+
+
+def follow(assign, number, period, slow_step_size, variables, slow, remainders, frozen):
+    """After every `period` steps, move the slow weights towards the variables, and these there."""
+
+    def moved():
+        pairs = []
+        for i, variable in enumerate(variables):
+            fast, before = ops.convert_to_tensor(variable), ops.convert_to_tensor(slow[i])
+            keeps = remainders[i] is not None
+            rest = ops.convert_to_tensor(remainders[i]) if keeps else None
+            now = before + (rounding.widened(ops, fast, rest) - before) * slow_step_size
+            rounded, new_rest = rounding.narrowed(ops, now, rounding.name_of(fast.dtype), keeps)
+            pairs += [(slow[i], ops.where(frozen[i], before, ops.cast(now, before.dtype)))]
+            pairs += [(variable, ops.where(frozen[i], fast, rounded))]
+            pairs += [(remainders[i], ops.where(frozen[i], rest, new_rest))] if keeps else []
+        return pairs
+
+    _assign_if(assign, number % period == 0, moved)
+
+
+def _assign_if(assign, condition, pairs):
+    if keras.backend.backend() == "jax":  # where a branch may have no effects
+        for variable, value in pairs():
+            old = ops.convert_to_tensor(variable)
+            assign(variable, ops.where(condition, ops.cast(value, old.dtype), old))
+        return
+
+    def assign_all():
+        for variable, value in pairs():
+            assign(variable, ops.cast(value, variable.dtype))
+
+    ops.cond(condition, assign_all, lambda: None)

@@ -1,0 +1,53 @@
+"""Sparse gradients: what they say of the same row summed first, and which rows they have."""
+
+import keras
+from keras import ops
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if ON_TENSORFLOW:
+    import tensorflow as tf
+
+EXACT_BY_ROWS = ("sgd", "adagrad")  # without a gradient their parameters and slots do not move
+
+
+def is_sparse(gradient):
+    """Tell whether a gradient names its rows."""
+    return ON_TENSORFLOW and isinstance(gradient, tf.IndexedSlices)
+
+
+def dense(gradient):
+    """Return a gradient that has all rows."""
+    if is_sparse(gradient):
+        return tf.convert_to_tensor(gradient)
+    return gradient.todense() if hasattr(gradient, "todense") else gradient  # of JAX
+
+
+def rows_of(gradient):
+    """Return the rows that a gradient has, each once, and their numbers; only on TensorFlow."""
+    if is_sparse(gradient):
+        numbers, places = tf.unique(tf.cast(gradient.indices, tf.int64))
+        return tf.math.unsorted_segment_sum(gradient.values, places, tf.size(numbers)), numbers
+    numbers = tf.where(mask_of(gradient))[:, 0]
+    return tf.gather(gradient, numbers), numbers
+
+
+def mask_of(gradient):
+    """Tell which rows of a gradient that has all are not zero."""
+    return ops.any(ops.not_equal(gradient, 0), axis=tuple(range(1, len(gradient.shape))))
+
+
+def is_numbers(rows):
+    """Tell numbers of rows from a mask, and from None."""
+    return rows is not None and "int64" in str(rows.dtype)
+
+
+def spread(gradient, rows, like):
+    """Return a gradient of all rows, zeros where there is none; it may have had all before."""
+    if not is_numbers(rows):
+        return gradient
+    return tf.scatter_nd(rows[:, None], gradient, tf.shape(like, tf.int64))
+
+
+def gathered(gradient, rows):
+    """Take back what `spread` did."""
+    return tf.gather(gradient, rows) if is_numbers(rows) else gradient
