@@ -18,13 +18,16 @@ struct Elementwise {
 // T is the type that is computed in. Slots of fewer than three are null past the last.
 template <typename T>
 struct Kernels {
-  // One for each rule. The gradient counts `scale` times; the last scaling of a chain so costs no
-  // pass over it.
+  // One for each rule. The gradient counts `scale` times, so that the last scaling of a chain costs
+  // no pass over it, and the change `ratio` times.
   void (*rules[static_cast<int>(Rule::kCount)])(const double* coefficients, double decay,
-                                                double scale, T* parameter, const T* gradient,
-                                                T* const* slots, int64_t size);
-  // The parameter loses the fraction `decay`, and then gets `change`, `ratio` times.
-  void (*add)(double decay, double ratio, const T* change, T* parameter, int64_t size);
+                                                double scale, double ratio, T* parameter,
+                                                const T* gradient, T* const* slots, int64_t size);
+  // Adds to `sums` the squares of the parameter and of its change, and changes nothing.
+  void (*lengths[static_cast<int>(Rule::kCount)])(const double* coefficients, double scale,
+                                                  const T* parameter, const T* gradient,
+                                                  const T* const* slots, int64_t size,
+                                                  double* sums);
   void (*transform)(const Elementwise* steps, int64_t count, const T* parameter, T* gradient,
                     int64_t size);
   double (*sum_of_squares)(const T* values, int64_t size);

@@ -135,7 +135,7 @@ R<T> Coefficients(const double* c) {
 
 // Plain loops, which the compiler turns into vectors: one array for each argument, none aliased.
 template <typename T, template <typename> class R>
-__attribute__((noinline)) void Update(R<T> rule, T decay, T scale, T* __restrict parameter,
+__attribute__((noinline)) void Update(R<T> rule, T decay, T scale, T ratio, T* __restrict parameter,
                                       const T* __restrict gradient, T* __restrict first,
                                       T* __restrict second, T* __restrict third, int64_t size) {
   constexpr int kSlots = R<T>::kSlots;
@@ -145,7 +145,7 @@ __attribute__((noinline)) void Update(R<T> rule, T decay, T scale, T* __restrict
     if constexpr (kSlots > 1) b = second[i];
     if constexpr (kSlots > 2) c = third[i];
     const T change = rule(gradient[i] * scale, a, b, c);
-    parameter[i] += change - parameter[i] * decay;  // rounded once
+    parameter[i] += change * ratio - parameter[i] * decay;  // rounded once
     if constexpr (kSlots > 0) first[i] = a;
     if constexpr (kSlots > 1) second[i] = b;
     if constexpr (kSlots > 2) third[i] = c;
@@ -153,18 +153,39 @@ __attribute__((noinline)) void Update(R<T> rule, T decay, T scale, T* __restrict
 }
 
 template <typename T, template <typename> class R>
-void ApplyRule(const double* coefficients, double decay, double scale, T* parameter,
+void ApplyRule(const double* coefficients, double decay, double scale, double ratio, T* parameter,
                const T* gradient, T* const* slots, int64_t size) {
   Update<T, R>(Coefficients<T, R>(coefficients), static_cast<T>(decay), static_cast<T>(scale),
-               parameter, gradient, slots[0], slots[1], slots[2], size);
+               static_cast<T>(ratio), parameter, gradient, slots[0], slots[1], slots[2], size);
 }
 
-template <typename T>
-void Add(double decay, double ratio, const T* __restrict change, T* __restrict parameter,
-         int64_t size) {
-  const T lost = static_cast<T>(decay), factor = static_cast<T>(ratio);
-  for (int64_t i = 0; i < size; ++i) {
-    parameter[i] += change[i] * factor - parameter[i] * lost;
+template <typename T, template <typename> class R>
+void LengthsOf(const double* coefficients, double scale, const T* __restrict parameter,
+               const T* __restrict gradient, const T* const* slots, int64_t size, double* sums) {
+  constexpr int kSlots = R<T>::kSlots;
+  constexpr int kLanes = FASTKERAS_VECTOR_BYTES / sizeof(T);
+  const auto rule = Coefficients<T, R>(coefficients);
+  const T factor = static_cast<T>(scale);
+  const T* __restrict const first = slots[0];
+  const T* __restrict const second = slots[1];
+  const T* __restrict const third = slots[2];
+  double of_parameter[kLanes] = {}, of_change[kLanes] = {};
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const int64_t count = size - i < kLanes ? size - i : kLanes;
+    for (int64_t k = 0; k < count; ++k) {
+      T a = 0, b = 0, c = 0;
+      if constexpr (kSlots > 0) a = first[i + k];
+      if constexpr (kSlots > 1) b = second[i + k];
+      if constexpr (kSlots > 2) c = third[i + k];
+      const double change = rule(gradient[i + k] * factor, a, b, c);
+      const double p = parameter[i + k];
+      of_parameter[k] += p * p;
+      of_change[k] += change * change;
+    }
+  }
+  for (int k = 0; k < kLanes; ++k) {
+    sums[0] += of_parameter[k];
+    sums[1] += of_change[k];
   }
 }
 

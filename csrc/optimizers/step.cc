@@ -34,22 +34,18 @@ bool IsNative(const Variable& variable) {
   return variable.dtype == Dtype::kFloat32 || variable.dtype == Dtype::kFloat64;
 }
 
-// Slots of a tile as T: where they are, or a copy that may be given up.
+// Slots of a tile as T: where they are, or numbers that 8-bit codes stand for.
 template <typename T>
 class SlotsOfTile {
  public:
-  SlotsOfTile(Rule rule, const Variable& variable, int64_t first, int64_t size, bool copy)
+  SlotsOfTile(Rule rule, const Variable& variable, int64_t first, int64_t size)
       : count_(NumSlots(rule)), variable_(variable), first_(first), size_(size) {
     for (int s = 0; s < count_; ++s) {
       if (variable.quantized) {
         pointers_[s] = numbers_[s];
         CurrentKernels<T>().dequantize(HasSign(s), Codes(s), Scales(s), size, numbers_[s]);
-        continue;
-      }
-      pointers_[s] = static_cast<T*>(variable.slots[s]) + first;
-      if (copy) {
-        std::copy(pointers_[s], pointers_[s] + size, numbers_[s]);
-        pointers_[s] = numbers_[s];
+      } else {
+        pointers_[s] = static_cast<T*>(variable.slots[s]) + first;
       }
     }
   }
@@ -227,27 +223,17 @@ class Stepper {
     return sum * (magnitudes ? std::fabs(scale) : scale * scale);
   }
 
-  // What the rule adds, whatever the parameter is: it is added to zero.
-  template <typename T>
-  void ChangeOf(const State& state, const T* gradient, T* const* slots, int64_t size,
-                T* change) const {
-    std::fill(change, change + size, T(0));
-    CurrentKernels<T>().rules[static_cast<int>(rule_)](state.variable->coefficients, 0, state.scale,
-                                                       change, gradient, slots, size);
-  }
-
   template <typename T>
   std::array<double, 2> LengthsOf(const Piece& piece) const {
     const State& state = states_[piece.variable];
-    const Kernels<T>& kernels = CurrentKernels<T>();
+    const Variable& variable = *state.variable;
+    const auto lengths = CurrentKernels<T>().lengths[static_cast<int>(rule_)];
     std::array<double, 2> sums = {0, 0};
-    ForEachTile<T>(piece, true, false, false,
+    ForEachTile<T>(piece, true, false, !variable.quantized,
                    [&](const T* parameter, const T* gradient, int64_t first, int64_t size) {
-                     SlotsOfTile<T> slots(rule_, *state.variable, first, size, true);
-                     alignas(64) T change[kTile];
-                     ChangeOf(state, gradient, slots.pointers(), size, change);
-                     sums[0] += kernels.sum_of_squares(parameter, size);
-                     sums[1] += kernels.sum_of_squares(change, size);
+                     const SlotsOfTile<T> slots(rule_, variable, first, size);
+                     lengths(variable.coefficients, state.scale, parameter, gradient,
+                             slots.pointers(), size, sums.data());
                    });
     return sums;
   }
@@ -256,29 +242,12 @@ class Stepper {
   void UpdatePiece(const Piece& piece) const {
     const State& state = states_[piece.variable];
     const Variable& variable = *state.variable;
-    const Kernels<T>& kernels = CurrentKernels<T>();
-    const auto update = kernels.rules[static_cast<int>(rule_)];
-    const bool whole = !variable.quantized && !variable.adapted;
-    ForEachTile<T>(piece, true, true, whole,
+    const auto update = CurrentKernels<T>().rules[static_cast<int>(rule_)];
+    ForEachTile<T>(piece, true, true, !variable.quantized,
                    [&](T* parameter, const T* gradient, int64_t first, int64_t size) {
-                     if (whole) {
-                       T* slots[kMaxSlots] = {};
-                       for (int s = 0; s < NumSlots(rule_); ++s) {
-                         slots[s] = static_cast<T*>(variable.slots[s]) + first;
-                       }
-                       update(variable.coefficients, variable.decay, state.scale, parameter,
-                              gradient, slots, size);
-                       return;
-                     }
-                     SlotsOfTile<T> slots(rule_, variable, first, size, false);
-                     if (variable.adapted) {
-                       alignas(64) T change[kTile];
-                       ChangeOf(state, gradient, slots.pointers(), size, change);
-                       kernels.add(variable.decay, state.trust_ratio, change, parameter, size);
-                     } else {
-                       update(variable.coefficients, variable.decay, state.scale, parameter,
-                              gradient, slots.pointers(), size);
-                     }
+                     SlotsOfTile<T> slots(rule_, variable, first, size);
+                     update(variable.coefficients, variable.decay, state.scale, state.trust_ratio,
+                            parameter, gradient, slots.pointers(), size);
                      slots.Store();
                    });
   }

@@ -21,21 +21,33 @@ constexpr decltype(optimizers::Kernels<T>::quantize) QuantizeOf() {
   return nullptr;
 }
 
+#define FASTKERAS_OF_EACH_RULE(Function) \
+  {Function<T, Sgd>,                     \
+   Function<T, Momentum>,                \
+   Function<T, Nesterov>,                \
+   Function<T, Adam>,                    \
+   Function<T, Amsgrad>,                 \
+   Function<T, Nadam>,                   \
+   Function<T, Lion>,                    \
+   Function<T, Rmsprop>,                 \
+   Function<T, RmspropMomentum>,         \
+   Function<T, CenteredRmsprop>,         \
+   Function<T, CenteredRmspropMomentum>, \
+   Function<T, Adagrad>,                 \
+   Function<T, Lamb>}
+
 template <typename T>
-constexpr optimizers::Kernels<T> kStepKernels = {
-    {ApplyRule<T, Sgd>, ApplyRule<T, Momentum>, ApplyRule<T, Nesterov>, ApplyRule<T, Adam>,
-     ApplyRule<T, Amsgrad>, ApplyRule<T, Nadam>, ApplyRule<T, Lion>, ApplyRule<T, Rmsprop>,
-     ApplyRule<T, RmspropMomentum>, ApplyRule<T, CenteredRmsprop>,
-     ApplyRule<T, CenteredRmspropMomentum>, ApplyRule<T, Adagrad>, ApplyRule<T, Lamb>},
-    Add<T>,
-    Transform<T>,
-    SumOfSquares<T>,
-    SumOfMagnitudes<T>,
-    LoadAs<T>,
-    StoreAs<T>,
-    Dither<T>,
-    DequantizeOf<T>(),
-    QuantizeOf<T>()};
+constexpr optimizers::Kernels<T> kStepKernels = {FASTKERAS_OF_EACH_RULE(ApplyRule),
+                                                 FASTKERAS_OF_EACH_RULE(LengthsOf),
+                                                 Transform<T>,
+                                                 SumOfSquares<T>,
+                                                 SumOfMagnitudes<T>,
+                                                 LoadAs<T>,
+                                                 StoreAs<T>,
+                                                 Dither<T>,
+                                                 DequantizeOf<T>(),
+                                                 QuantizeOf<T>()};
+#undef FASTKERAS_OF_EACH_RULE
 
 }  // namespace fastkeras::FASTKERAS_ISA
 
