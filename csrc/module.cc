@@ -14,6 +14,9 @@ void BindCrf(pybind11::module_& module);
 namespace fastkeras::optimizers {
 void BindOptimizers(pybind11::module_& module);
 }
+namespace fastkeras::word2vec {
+void BindText(pybind11::module_& module);
+}
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Kernels for NumPy arrays, behind the engine `native`.";
@@ -26,4 +29,5 @@ PYBIND11_MODULE(_core, module) {
   module.def("set_num_threads", &fastkeras::SetNumThreads);
   fastkeras::crf::BindCrf(module);
   fastkeras::optimizers::BindOptimizers(module);
+  fastkeras::word2vec::BindText(module);
 }

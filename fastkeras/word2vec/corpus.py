@@ -1,0 +1,226 @@
+"""A corpus that can be read again and again, whatever it comes as, and its words as ids.
+
+A sentence is a line of a file, or an item of an iterable; a word is what stands between ASCII
+whitespace (space, tab, vertical tab, form feed, carriage return), in files and in strings alike, so
+a line that ends with CR LF is a line, and a non-breaking space or a full-width one is a letter.
+"""
+
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from fastkeras.word2vec.encoding import id_arrays, mapped
+from fastkeras.word2vec.text_files import blocks_of_file, check_unchanged, stamp
+
+BLOCK = 8 << 20  # bytes of text that are read, counted and encoded at a time
+
+_ONE_SHOT = (
+    "corpus is a {kind}, which can be read only once, but training reads it several times: pass a "
+    "path, a list, or an object whose __iter__ begins anew each time"
+)
+
+
+class Corpus:
+    """Sentences that can be read several times: iterating yields lists of words.
+
+    Args:
+        source: one of
+
+            - a path of a UTF-8 text file with one sentence a line, plain or compressed with gzip,
+              bzip2, xz or Zstandard (by its first bytes, whatever its name), or a pattern like
+              `"news/*.txt.gz"`, whose files are read in the order of their names;
+            - a list of paths and patterns;
+            - anything that can be iterated over several times and yields strings (a sentence each;
+              a line feed within one ends a sentence too) or lists of words, such as a column of a
+              data set.
+
+            In a list of strings, one that names a file makes all of them paths.
+        errors: `"strict"` raises where a text is not UTF-8; `"replace"` puts U+FFFD there.
+
+    Attributes:
+        files: list of `pathlib.Path`, or None if the corpus is no file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: `source` can be read only once, or is nothing of the above.
+        ValueError: `errors` is something else. Reading raises it where a text is not UTF-8, with
+            the file and the position in (uncompressed) bytes, where a compressed file is damaged,
+            and where a file is not what it was when the corpus was made.
+
+    Lines without words, and empty lists, are left out. A byte-order mark is no letter. A line may
+    have any length for a vocabulary and for ids; iterating makes a list of each line.
+
+    Example:
+        >>> from fastkeras.word2vec.corpus import Corpus
+        >>> list(Corpus(["the cat sat", "", "on the mat"]))
+        [['the', 'cat', 'sat'], ['on', 'the', 'mat']]
+    """
+
+    def __init__(self, source, errors="strict"):
+        if errors not in ("strict", "replace"):
+            raise ValueError(f"errors={errors!r} must be 'strict' or 'replace'")
+        self.source, self.errors = source, errors
+        self.files = _files(source)
+        if self.files is not None:
+            self._stamps = [stamp(file) for file in self.files]
+            self.is_text = True
+            return
+        if isinstance(source, bytes | bytearray | dict) or not isinstance(source, Iterable):
+            raise TypeError(
+                f"corpus is a {type(source).__name__}; it must be a path, a list of paths, or an "
+                "iterable of strings or of lists of words"
+            )
+        if iter(source) is source:
+            raise TypeError(_ONE_SHOT.format(kind=type(source).__name__))
+        first = next(iter(source), [])
+        _check_sentence(first, 0)
+        self.is_text = isinstance(first, str)
+
+    def __iter__(self):
+        if not self.is_text:
+            yield from filter(None, self.token_lists())
+            return
+        sentence = []
+        for block, _ in self.blocks():
+            lines = block.split(b"\n")
+            for i, line in enumerate(lines):
+                sentence += [word.decode() for word in line.split()]
+                if sentence and i + 1 < len(lines):  # the last line goes on in the next block
+                    yield sentence
+                    sentence = []
+
+    @property
+    def size(self):
+        """What `blocks` and `token_lists` count their progress up to, or None if unknown."""
+        if self.files is not None:
+            return sum(size for size, _ in self._stamps)
+        return len(self.source) if hasattr(self.source, "__len__") else None
+
+    def blocks(self, size=BLOCK):
+        """Yield `(block, done)`: valid UTF-8 that ends after whitespace, and the progress so far.
+
+        Only where `is_text`. The progress is in bytes of the files as they are on disk, or in items
+        of the iterable. A file, and an item, ends with a line feed.
+        """
+        if self.files is None:
+            yield from self._blocks_of_strings(size)
+            return
+        before = 0
+        for file, then in zip(self.files, self._stamps, strict=True):
+            check_unchanged(file, then)
+            for block, done in blocks_of_file(file, size, self.errors):
+                yield block, before + done
+            check_unchanged(file, then)
+            before += then[0]
+
+    def _blocks_of_strings(self, size):
+        parts, length, done = [], 0, 0
+        for done, item in enumerate(self.source, 1):
+            if not isinstance(item, str):
+                raise TypeError(f"corpus[{done - 1}] is a {type(item).__name__}, after strings")
+            try:
+                parts.append(item.encode("utf-8", self.errors))
+            except UnicodeEncodeError as error:
+                raise ValueError(f"corpus[{done - 1}] is not Unicode: {error}") from None
+            length += len(parts[-1]) + 1
+            if length >= size:
+                yield b"\n".join([*parts, b""]), done
+                parts, length = [], 0
+        if parts:
+            yield b"\n".join([*parts, b""]), done
+
+    def token_lists(self):
+        """Yield each list of words, empty ones too; only where not `is_text`."""
+        for i, sentence in enumerate(self.source):
+            _check_sentence(sentence, i)
+            if isinstance(sentence, str):
+                raise TypeError(f"corpus[{i}] is a string, after lists of words")
+            yield list(sentence)
+
+
+def encode(corpus, vocabulary, folder=None, num_threads=0):
+    """Return the corpus as ids in one line: each sentence's, and −1 after it.
+
+    Words that the vocabulary lacks are left out, and so are sentences of which nothing is left.
+
+    Args:
+        corpus: a `Corpus`, or what one is made of.
+        vocabulary: a `Vocabulary`, or anything with `words` (list of strings).
+        folder: where the ids of a corpus that is a file are put: in its file `corpus.int32`, which
+            stays. None takes a file in the folder for temporary ones (`TMPDIR`), which is gone with
+            the array. Needs 4 bytes a word.
+        num_threads: of the compiled part; 0 takes all processors. The result is the same.
+
+    Returns:
+        int32 array of one dimension, a `numpy.memmap` if the corpus is a file (unless it is empty).
+
+    Raises:
+        ValueError, OSError: as reading the `Corpus` does.
+
+    Example:
+        >>> from fastkeras.word2vec.corpus import encode
+        >>> from fastkeras.word2vec.vocabulary import Vocabulary
+        >>> encode(["the cat sat", "", "a dog", "the cat"], Vocabulary(["the", "cat"], [2, 2]))
+        array([ 0,  1, -1,  0,  1, -1], dtype=int32)
+    """
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
+    arrays = id_arrays(corpus, vocabulary.words, num_threads)
+    if corpus.files is not None:
+        return mapped(arrays, folder)
+    arrays = list(arrays)
+    return np.concatenate(arrays) if arrays else np.empty(0, np.int32)
+
+
+def _check_sentence(sentence, i):
+    if isinstance(sentence, str):
+        return
+    if isinstance(sentence, dict):
+        raise TypeError(f"corpus[{i}] is a dict: pass one column of the data set, dataset['text']")
+    if not isinstance(sentence, list | tuple | np.ndarray):
+        raise TypeError(
+            f"corpus[{i}] is a {type(sentence).__name__}; it must be a string or a list of words"
+        )
+    for word in sentence:
+        if not isinstance(word, str):
+            raise TypeError(f"corpus[{i}] has {word!r}; its words must be strings")
+
+
+def _files(source):
+    """Return the files that `source` names, or None if it is none."""
+    if isinstance(source, str | os.PathLike):
+        files = _matches(source)
+        if not files:
+            raise FileNotFoundError(
+                f"corpus={str(source)[:200]!r}: there is no such file; a text itself must be in a "
+                "list of sentences"
+            )
+        return files
+    if not isinstance(source, list | tuple):
+        return None
+    # Many sentences are not looked up on the disk one by one.
+    if not any(isinstance(item, os.PathLike) or _matches(item) for item in source[:100]):
+        return None
+    files = []
+    for item in source:
+        of_item = _matches(item)
+        if not of_item:
+            raise FileNotFoundError(f"corpus is a list of files, but there is no file {item!r}")
+        files += of_item
+    return files
+
+
+def _matches(name):
+    """Return the files that a path or a pattern stands for; none for anything else."""
+    if not isinstance(name, str | os.PathLike) or len(os.fspath(name)) > 4096 or "\0" in str(name):
+        return []
+    if os.path.isdir(name):
+        raise IsADirectoryError(f"corpus={str(name)!r} is a folder; its files are '{name}/*'")
+    if os.path.exists(name):
+        return [Path(name)]
+    if glob.has_magic(os.fspath(name)):
+        found = sorted(glob.glob(os.fspath(name), recursive=True))
+        return [Path(file) for file in found if os.path.isfile(file)]
+    return []

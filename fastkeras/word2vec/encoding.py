@@ -1,0 +1,93 @@
+"""The ids of a corpus, by the compiled part or without it, in memory or in a file."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+END = -1  # after each sentence
+IDS_AT_A_TIME = 1 << 20
+
+
+def id_arrays(corpus, words, num_threads):
+    """Yield int32 arrays whose concatenation is the corpus as ids."""
+    if not corpus.is_text:
+        yield from _of_token_lists(corpus, {word: i for i, word in enumerate(words)})
+        return
+    try:
+        encoder = _native(words)
+    except ImportError:
+        encoder = _Encoder(words)
+    for block, _ in corpus.blocks():
+        ids = encoder.encode(block, num_threads)
+        if len(ids):
+            yield ids
+
+
+class _Encoder:
+    """What `_core.WordEncoder` does, for machines where nothing could be compiled."""
+
+    def __init__(self, words):
+        self.index = {word.encode("utf-8", "surrogatepass"): i for i, word in enumerate(words)}
+        self.in_sentence = False
+
+    def encode(self, block, num_threads):
+        ids = []
+        get = self.index.get
+        lines = block.split(b"\n")
+        for i, line in enumerate(lines):
+            known = [id for id in map(get, line.split()) if id is not None]
+            ids += known
+            self.in_sentence |= bool(known)
+            if self.in_sentence and i + 1 < len(lines):
+                ids.append(END)
+                self.in_sentence = False
+        return np.array(ids, np.int32)
+
+
+def _native(words):
+    from fastkeras._core import WordEncoder
+
+    encoded = [word.encode("utf-8", "surrogatepass") for word in words]
+    ends = np.cumsum([len(word) for word in encoded], dtype=np.int64)
+    return WordEncoder(b"".join(encoded), ends)
+
+
+def _of_token_lists(corpus, index):
+    ids = []
+    for sentence in corpus.token_lists():
+        known = [id for id in map(index.get, sentence) if id is not None]
+        if known:
+            ids += known
+            ids.append(END)
+        if len(ids) >= IDS_AT_A_TIME:
+            yield np.array(ids, np.int32)
+            ids = []
+    if ids:
+        yield np.array(ids, np.int32)
+
+
+def mapped(arrays, folder):
+    """Write the arrays to a file and return it as one memory-mapped, read-only array.
+
+    Without a folder the file has no name as soon as it is mapped, so nothing is ever left behind.
+    """
+    target = None if folder is None else Path(folder) / "corpus.int32"
+    with tempfile.NamedTemporaryFile(
+        prefix="fastkeras-", suffix=".int32", dir=folder, delete=False
+    ) as file:
+        try:
+            for array in arrays:
+                array.tofile(file)
+            file.flush()
+            empty = file.tell() == 0
+            ids = np.empty(0, np.int32) if empty else np.memmap(file.name, np.int32, "r")
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    if target is None:
+        os.unlink(file.name)
+    else:
+        os.replace(file.name, target)
+    return ids

@@ -1,0 +1,207 @@
+"""The words of a corpus, the most frequent first."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fastkeras.word2vec.corpus import Corpus
+from fastkeras.word2vec.saving import atomic
+
+WORDS_AT_ONCE = 20_000_000  # different ones, while they are counted
+
+
+class Vocabulary:
+    """Words and how often each came; a word's id is its place.
+
+    Args:
+        words: sequence of different strings.
+        counts: as many integers, in descending order.
+
+    Attributes:
+        words: list of strings.
+        counts: int64 array of shape (words,), descending. Of words that came equally often the one
+            that came first in the corpus is first.
+        index: dict, the id of each word.
+
+    Raises:
+        ValueError: a word is there twice, or the counts do not descend or are not as many.
+
+    Example:
+        >>> from fastkeras.word2vec.vocabulary import Vocabulary
+        >>> vocabulary = Vocabulary(["the", "cat"], [7, 2])
+        >>> len(vocabulary), vocabulary.index["cat"], "dog" in vocabulary
+        (2, 1, False)
+    """
+
+    def __init__(self, words, counts):
+        self.words = list(words)
+        self.counts = np.array(counts, np.int64)
+        self.index = {word: i for i, word in enumerate(self.words)}
+        if self.counts.shape != (len(self.words),):
+            raise ValueError(f"counts has shape {self.counts.shape}, words {len(self.words)} words")
+        if len(self.index) < len(self.words):
+            twice = next(word for i, word in enumerate(self.words) if self.index[word] != i)
+            raise ValueError(f"words has {twice!r} twice")
+        if np.any(np.diff(self.counts) > 0):
+            i = int(np.argmax(np.diff(self.counts) > 0)) + 1
+            raise ValueError(
+                f"counts must descend, but {self.counts[i]} follows {self.counts[i - 1]} at {i}"
+            )
+
+    def __len__(self):
+        return len(self.words)
+
+    def __contains__(self, word):
+        return word in self.index
+
+    def __repr__(self):
+        return f"<Vocabulary of {len(self)} words, {int(self.counts.sum())} in the corpus>"
+
+    def save(self, path):
+        """Write one line `word count` for each word, in UTF-8, as word2vec's `-save-vocab` does."""
+        for word in self.words:
+            if "\n" in word:
+                raise ValueError(f"{word!r} has a line feed, which the file {path} cannot hold")
+        with atomic(path) as file:
+            for word, count in zip(self.words, self.counts.tolist(), strict=True):
+                file.write(f"{word} {count}\n".encode())
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` has written; ValueError names the line that is something else."""
+        words, counts = [], []
+        text = Path(path).read_bytes()
+        lines = text.split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if number == len(lines) and not line:
+                break
+            word, _, count = line.rpartition(b" ")
+            try:
+                words.append(word.decode())
+                counts.append(int(count))
+            except ValueError:
+                raise ValueError(f"{path}, line {number}: {line!r} is not `word count`") from None
+        try:
+            return cls(words, counts)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def build(
+    corpus,
+    min_count=5,
+    max_vocab=None,
+    num_threads=0,
+    progress=None,
+    table_size=WORDS_AT_ONCE,
+):
+    """Count the words of a corpus.
+
+    Args:
+        corpus: a `Corpus`, or what one is made of.
+        min_count: words that come less often are left out.
+        max_vocab: keep that many words at most, the most frequent; None keeps all.
+        num_threads: of the compiled part; 0 takes all processors. The result is the same.
+        progress: called as `progress(done, total)` now and then, in bytes of the files or in items
+            of the iterable; `total` is None where it is not known.
+        table_size: how many different words are held while counting (about 60 bytes each). When
+            there are more after a block of 8 MiB, those that came once are forgotten, the next time
+            those that came twice at most, and so on, as word2vec does; a word that is rare up to
+            there and frequent later then has too low a count. Up to `table_size` different words
+            all counts are exact.
+
+    Returns:
+        A `Vocabulary`.
+
+    Raises:
+        ValueError: no word is left, or an argument is not positive.
+
+    Example:
+        >>> from fastkeras.word2vec.vocabulary import build
+        >>> vocabulary = build(["the cat sat", "on the mat the cat"], min_count=2)
+        >>> vocabulary.words, vocabulary.counts
+        (['the', 'cat'], array([3, 2]))
+    """
+    for name, value in {
+        "min_count": min_count,
+        "max_vocab": max_vocab,
+        "table_size": table_size,
+    }.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
+    counter = _counter(corpus)
+    floor = 0
+    for part, done in _parts(corpus):
+        counter.add(part, num_threads)
+        while len(counter) > table_size:
+            floor += 1
+            counter.drop(floor)
+        if progress is not None:
+            progress(done, corpus.size)
+    words, counts = _listed(counter, min_count)
+    if not words:
+        all_words, all_counts = _listed(counter, 1)
+        if not all_words:
+            raise ValueError("corpus has no words")
+        most = int(np.argmax(all_counts))
+        raise ValueError(
+            f"no word of the corpus comes min_count={min_count} times: of its {len(all_words)} "
+            f"words {all_words[most]!r} comes most often, {all_counts[most]} times"
+        )
+    order = np.argsort(-counts, kind="stable")[:max_vocab]
+    return Vocabulary([words[i] for i in order.tolist()], counts[order])
+
+
+class _Counter(dict):
+    """What `_core.WordCounter` does, for lists of words, and where nothing could be compiled."""
+
+    def add(self, words, num_threads):
+        get = self.get
+        for word in words.split() if isinstance(words, bytes) else words:
+            self[word] = get(word, 0) + 1
+
+    def drop(self, floor):
+        kept = {word: count for word, count in self.items() if count > floor}
+        self.clear()
+        self.update(kept)
+
+    def words(self, min_count):
+        words = [word for word, count in self.items() if count >= min_count]
+        return words, np.array([self[word] for word in words], np.int64)
+
+
+def _counter(corpus):
+    if corpus.is_text:
+        try:
+            from fastkeras._core import WordCounter
+
+            return WordCounter()
+        except ImportError:
+            pass
+    return _Counter()
+
+
+def _listed(counter, min_count):
+    words, counts = counter.words(min_count)
+    if isinstance(words, bytes):
+        words = words.decode().split("\n") if words else []
+    return [word.decode() if isinstance(word, bytes) else word for word in words], counts
+
+
+def _parts(corpus):
+    """Yield `(words, done)`: blocks of text, or the words of many lists."""
+    if corpus.is_text:
+        yield from corpus.blocks()
+        return
+    words, done = [], 0
+    for done, sentence in enumerate(corpus.token_lists(), 1):
+        words += sentence
+        if len(words) >= 1 << 17:
+            yield words, done
+            words = []
+    if words:
+        yield words, done
+
+
+__all__ = ["Vocabulary", "build"]
