@@ -35,7 +35,7 @@ def blocks_of_file(path, size, errors):
 
     A block has about `size` bytes and ends after whitespace; the last one, with a line feed.
     """
-    with open(path, "rb") as raw, _uncompressed(raw) as file:
+    with open(path, "rb") as raw, uncompressed(raw) as file:
         position, rest = 0, []
         while True:
             try:
@@ -124,7 +124,8 @@ _COMPRESSED = {  # first bytes: how to open
 }
 
 
-def _uncompressed(raw):
+def uncompressed(raw):
+    """Return the open file, or what reads it uncompressed, by its first bytes."""
     start = raw.read(10)
     raw.seek(0)
     for magic, opened in _COMPRESSED.items():
