@@ -179,7 +179,7 @@ class Vectors:
             block = matrix[begin : begin + ROWS].astype(unit.dtype, copy=False)
             scores = unit @ block.T
             scores *= _inverse(norms[begin : begin + len(block)])
-            for query, rows in enumerate(excluded or ()):
+            for query, rows in enumerate(() if excluded is None else excluded):
                 rows = np.asarray(rows, np.int64) - begin
                 scores[query, rows[(rows >= 0) & (rows < len(block))]] = -np.inf
             columns = np.arange(len(block))

@@ -1,0 +1,194 @@
+"""How good vectors are: against what people say of pairs of words, and by analogies.
+
+The results are gensim's, from the same files; where a default differs the docstring says so.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastkeras.word2vec.vectors import unit_rows
+
+CANDIDATES = 5  # neighbours among which an answer other than the question's own words is looked for
+
+
+class PairScores(NamedTuple):
+    """What `evaluate_word_pairs` returns."""
+
+    spearman: float
+    pearson: float
+    pairs: int  # that were scored
+    unknown: int  # pairs of which a word has no vector
+
+
+class AnalogyScores(NamedTuple):
+    """What `evaluate_analogies` returns."""
+
+    accuracy: float
+    correct: int
+    questions: int  # that were scored
+    unknown: int  # questions of which a word has no vector
+    sections: dict  # name: (correct, questions)
+
+
+def evaluate_word_pairs(
+    vectors, path, restrict_vocab=300_000, case_insensitive=True, count_unknown=False
+):
+    """Compare the cosines of pairs of words with how similar people say that they are.
+
+    Args:
+        vectors: `Vectors`.
+        path: a UTF-8 file with a line `word, word, number` for each pair, separated by tabs, or
+            commas, or spaces, such as WordSim-353 and SimLex-999; lines that begin with `#`, empty
+            ones, and a first one whose third field is no number are left out.
+        restrict_vocab: know only that many first words; None knows all.
+        case_insensitive: take words that differ only in case for one, the first of them.
+        count_unknown: score pairs with an unknown word as a similarity of 0; otherwise they are
+            left out of the coefficients, and only counted.
+
+    Returns:
+        `PairScores`: Spearman's coefficient (ranks, ties with their mean rank), Pearson's, how many
+        pairs were scored, and how many had an unknown word. The coefficients are NaN if all scores
+        are equal.
+
+    Raises:
+        ValueError: a line is something else (it is named), or no pair is known.
+    """
+    rows = _known(vectors, restrict_vocab, case_insensitive)
+    people, cosines, unknown = [], [], 0
+    for a, b, score in _pairs(path):
+        pair = [rows.get(_folded(word, case_insensitive)) for word in (a, b)]
+        if None in pair:
+            unknown += 1
+            if not count_unknown:
+                continue
+            cosines.append(0.0)
+        else:
+            cosines.append(float(np.prod(unit_rows(vectors.matrix[pair].astype("f8")), 0).sum()))
+        people.append(score)
+    if not people:
+        raise ValueError(f"{path}: both words are known of none of its {unknown} pairs")
+    spearman = _pearson(_ranks(people), _ranks(cosines))
+    return PairScores(spearman, _pearson(people, cosines), len(people), unknown)
+
+
+def evaluate_analogies(
+    vectors, path, restrict_vocab=30_000, case_insensitive=True, count_unknown=False
+):
+    """Answer questions like "Athens is to Greece as Baghdad is to ...".
+
+    The answer is the word nearest to `b − a + c` (of lengths brought to 1) that is none of the
+    three (3CosAdd; Mikolov et al. 2013, arXiv 1301.3781).
+
+    Args:
+        vectors: `Vectors`, the most frequent words first.
+        path: a UTF-8 file in the form of `questions-words.txt`: four words a line, sections that
+            begin with a line `: name`.
+        restrict_vocab: know, and answer with, only that many first words, 30,000 as is usual with
+            word2vec's own program (gensim's default is 300,000); None takes all.
+        case_insensitive: take words that differ only in case for one, the first of them.
+        count_unknown: score questions with an unknown word as wrong; otherwise they are left out,
+            and only counted.
+
+    Returns:
+        `AnalogyScores`: the share of right answers, how many those are, of how many questions, how
+        many questions had an unknown word, and right answers and questions by section.
+
+    Raises:
+        ValueError: a line is something else (it is named), or no question is known.
+    """
+    rows = _known(vectors, restrict_vocab, case_insensitive)
+    names, questions, unknown = [], [], 0
+    for name, words in _questions(path):
+        question = [rows.get(_folded(word, case_insensitive), -1) for word in words]
+        if -1 in question:
+            unknown += 1
+            if not count_unknown:
+                continue
+        names.append(name)
+        questions.append(question)
+    if not questions:
+        raise ValueError(f"{path}: all words are known of none of its {unknown} questions")
+    right = np.zeros(len(questions), bool)
+    questions = np.array(questions)
+    known = (questions >= 0).all(1)
+    if known.any():
+        same = np.arange(len(vectors))  # the row of the word that stands for a word in any case
+        for i, word in enumerate(vectors.words[:restrict_vocab]):
+            same[i] = rows[_folded(word, case_insensitive)]
+        right[known] = _right(vectors, questions[known], same, restrict_vocab)
+    sections = {}
+    for name, is_right in zip(names, right.tolist(), strict=True):
+        correct, total = sections.get(name, (0, 0))
+        sections[name] = correct + is_right, total + 1
+    return AnalogyScores(float(right.mean()), int(right.sum()), len(right), unknown, sections)
+
+
+def _right(vectors, questions, same, restrict_vocab):
+    of_words, places = np.unique(questions[:, :3], return_inverse=True)
+    unit = unit_rows(vectors.matrix[of_words].astype(np.float64))
+    a, b, c = np.moveaxis(unit[places.reshape(-1, 3)], 1, 0)
+    found, _ = vectors.nearest(b - a + c, CANDIDATES, questions[:, :3], restrict_vocab)
+    found = same[found]
+    own = (found[:, :, None] == questions[:, None, :3]).any(2)
+    answers = np.take_along_axis(found, own.argmin(1)[:, None], 1)[:, 0]
+    return (answers == questions[:, 3]) & ~own.all(1)
+
+
+def _known(vectors, restrict_vocab, case_insensitive):
+    """Return the row of each known word; of words that differ in case, the first."""
+    rows = {}
+    for i, word in enumerate(vectors.words[:restrict_vocab]):
+        rows.setdefault(_folded(word, case_insensitive), i)
+    return rows
+
+
+def _folded(word, case_insensitive):
+    return word.upper() if case_insensitive else word
+
+
+def _pairs(path):
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            separator = next((s for s in "\t," if s in line), None)
+            fields = [field.strip() for field in line.strip().split(separator)]
+            try:
+                a, b, score = fields
+                score = float(score)
+            except ValueError:
+                if number == 1 and len(fields) == 3:
+                    continue  # names of columns
+                raise ValueError(
+                    f"{path}, line {number}: {line.strip()[:80]!r} is not two words and a number"
+                ) from None
+            yield a, b, score
+
+
+def _questions(path):
+    section = None
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            words = line.split()
+            if line.startswith(":"):
+                section = line[1:].strip()
+            elif len(words) == 4 and section is not None:
+                yield section, words
+            elif words:
+                missing = " after a line `: section`" if section is None else ""
+                raise ValueError(
+                    f"{path}, line {number}: {line.strip()[:80]!r} is not four words{missing}"
+                )
+
+
+def _ranks(values):
+    """Return the rank of each value, that of equal ones being the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def _pearson(a, b):
+    a, b = (np.asarray(values, np.float64) - np.mean(values) for values in (a, b))
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else float("nan")
