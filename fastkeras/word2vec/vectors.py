@@ -6,6 +6,7 @@ import operator
 import numpy as np
 
 ROWS, QUERIES = 1 << 14, 256  # of one matrix product: 16 MiB of scores
+GROUP = 64  # scores of which one is the highest
 NEAR_SPELLINGS_AMONG = 50_000  # words, the most frequent; more take longer than a reader waits
 
 
@@ -182,10 +183,12 @@ class Vectors:
             for query, rows in enumerate(() if excluded is None else excluded):
                 rows = np.asarray(rows, np.int64) - begin
                 scores[query, rows[(rows >= 0) & (rows < len(block))]] = -np.inf
-            columns = np.arange(len(block))
-            if best.shape[1] == topn:  # then most columns are worse, for every query
-                columns = np.flatnonzero((scores > best[:, -1:]).any(0))
-                scores = scores[:, columns]
+            floor = _floor(scores, topn)
+            if best.shape[1] == topn:
+                floor = np.maximum(floor, best[:, -1:])
+            # The columns that are good enough for any of the queries are few; the rest is not sorted.
+            columns = np.flatnonzero((scores >= floor).any(0))
+            scores = scores[:, columns]
             columns = np.broadcast_to(columns, scores.shape)
             if scores.shape[1] > topn:
                 top = np.argpartition(scores, -topn)[:, -topn:]
@@ -242,6 +245,15 @@ class Vectors:
 def unit_rows(matrix):
     """Return the rows brought to length 1; rows of zeros stay."""
     return matrix * _inverse(np.linalg.norm(matrix, axis=-1, keepdims=True))
+
+
+def _floor(scores, topn):
+    """Return for each query a score that at least `topn` of its scores reach, or −inf."""
+    groups = scores.shape[1] // GROUP
+    if groups < topn:
+        return np.full((len(scores), 1), -np.inf, scores.dtype)
+    maxima = scores[:, : groups * GROUP].reshape(len(scores), GROUP, groups).max(1)
+    return np.partition(maxima, -topn)[:, -topn, None]
 
 
 def _inverse(norms):
