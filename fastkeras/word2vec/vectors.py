@@ -186,7 +186,7 @@ class Vectors:
             floor = _floor(scores, topn)
             if best.shape[1] == topn:
                 floor = np.maximum(floor, best[:, -1:])
-            # The columns that are good enough for any of the queries are few; the rest is not sorted.
+            # Few columns are good enough for any of the queries; the rest is not sorted.
             columns = np.flatnonzero((scores >= floor).any(0))
             scores = scores[:, columns]
             columns = np.broadcast_to(columns, scores.shape)
