@@ -17,7 +17,8 @@ def main(arguments=None):
         arguments: list of strings; None takes those of the process.
 
     Returns:
-        The exit status: 0, or 1 if `doctor` finds that nothing compiled can run here.
+        The exit status: 0, or 1 if `doctor` finds that nothing compiled can run here; that of
+        `fastkeras.word2vec.cli.main`.
 
     Example:
         >>> main(["--version"])
@@ -37,6 +38,12 @@ def main(arguments=None):
         description="Tell what is installed, which engines can run here, and why the others "
         "cannot. Put the output into a bug report. The exit status is 1 if nothing compiled runs.",
     )
+    commands.add_parser("word2vec", help="train word vectors, and ask and evaluate them")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["word2vec"]:
+        from fastkeras.word2vec.cli import main as word2vec
+
+        return word2vec(arguments[1:])
     given = parser.parse_args(arguments)
     if given.command == "doctor":
         return doctor()

@@ -41,17 +41,9 @@ def save(vectors, path, format=None):
         ValueError: the suffix tells no format, or a word has a character that ends it there.
     """
     path = Path(path)
+    format = format_of(path, format)
     zipped = path.suffix == ".gz"
-    suffix = Path(path.stem).suffix if zipped else path.suffix
-    format = format or SUFFIXES.get(suffix)
-    if format not in SUFFIXES.values():
-        raise ValueError(
-            f"format={format!r} of {path}: it must be one of {sorted(set(SUFFIXES.values()))}, or "
-            f"the path must end in one of {', '.join(SUFFIXES)}"
-        )
     if format == "npy":
-        if path.suffix != ".npy":
-            raise ValueError(f"path={str(path)!r} must end in .npy")
         _check_words(vectors.words, "\n", path)
         with atomic(path.with_suffix(".words")) as words, atomic(path) as file:
             words.write("".join(f"{word}\n" for word in vectors.words).encode())
@@ -76,6 +68,24 @@ def save(vectors, path, format=None):
         else:
             for word, row in zip(vectors.words, _digits(vectors.matrix, " "), strict=True):
                 file.write(word.encode() + b" " + row + b"\n")
+
+
+def format_of(path, format=None):
+    """Return the format that `save` takes for a path, or raise ValueError if there is none."""
+    path = Path(path)
+    zipped = path.suffix == ".gz"
+    suffix = Path(path.stem).suffix if zipped else path.suffix
+    found = format or SUFFIXES.get(suffix)
+    if found not in SUFFIXES.values():
+        raise ValueError(
+            f"format={format!r} of {path}: it must be one of {sorted(set(SUFFIXES.values()))}, or "
+            f"the path must end in one of {', '.join(SUFFIXES)}"
+        )
+    if found == "npy" and path.suffix != ".npy":
+        raise ValueError(f"path={str(path)!r} must end in .npy")
+    if found == "projector" and zipped:
+        raise ValueError(f"path={str(path)!r} must end in .tsv")
+    return found
 
 
 def load(path, limit=None, errors="strict"):

@@ -1,0 +1,232 @@
+"""`fastkeras word2vec`, with a stand-in for the trainer."""
+
+import io
+import subprocess
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from fastkeras.cli import main
+from fastkeras.word2vec.corpus import Corpus
+from fastkeras.word2vec.vector_files import load, save
+from fastkeras.word2vec.vectors import Vectors
+from fastkeras.word2vec.vocabulary import build
+
+WORDS = ["man", "woman", "king", "queen", "apple"]
+VECTORS = Vectors(WORDS, np.float32([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1], [-1, -1, 0]]))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Put a trainer in place that counts words, and tell what it was called with."""
+    calls = {}
+
+    class Word2Vec:
+        def __init__(self, **options):
+            calls["options"] = options
+
+        def fit(self, corpus, checkpoint=None, progress=False):
+            calls.update(corpus=corpus, checkpoint=checkpoint, progress=progress)
+            if calls.get("interrupt"):
+                raise KeyboardInterrupt
+            self.vocabulary = build(corpus, 1)
+            numbers = np.arange(3 * len(self.vocabulary), dtype=np.float32)
+            self.vectors = Vectors(self.vocabulary.words, numbers.reshape(-1, 3))
+
+    module = ModuleType("fastkeras.word2vec.trainer")
+    module.Word2Vec = Word2Vec
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return calls
+
+
+@pytest.fixture
+def vectors_file(tmp_path):
+    save(VECTORS, tmp_path / "vectors.bin")
+    return str(tmp_path / "vectors.bin")
+
+
+@pytest.fixture
+def news(tmp_path):
+    path = tmp_path / "news.txt"
+    path.write_text("the cat sat\non the mat\n")
+    return str(path)
+
+
+def test_train(tmp_path, capsys, trained, news):
+    output, vocabulary = tmp_path / "vectors.bin", tmp_path / "words.txt"
+    assert (
+        main(["word2vec", "train", news, "-o", str(output), "--vocabulary", str(vocabulary)]) == 0
+    )
+    assert trained == {"options": {}, "corpus": news, "checkpoint": None, "progress": True}
+    assert load(output).words == ["the", "cat", "sat", "on", "mat"]
+    assert vocabulary.read_text().startswith("the 2\ncat 1\n")
+    assert capsys.readouterr().out == f"{output}: 5 words, vectors of size 3\n"
+
+
+def test_every_option_arrives(tmp_path, trained, news):
+    line = (
+        "--vector-size 7 --window 2 --min-count 3 --max-vocab 50 --objective cbow --negative 4 "
+        "--loss sampled_softmax --ns-exponent 0.5 --shared-negatives none --cbow-gradient exact "
+        "--sample 1e-3 --learning-rate 0.1 --end-learning-rate 0.01 --epochs 2 "
+        "--no-shrink-windows --num-threads 1 --seed 9 --deterministic --errors replace"
+    )
+    output, checkpoint = str(tmp_path / "v.txt"), str(tmp_path / "checkpoint")
+    command = ["word2vec", "train", news, news, "-o", output, "--checkpoint", checkpoint]
+    assert main([*command, *line.split()]) == 0
+    assert trained["options"] == {
+        "vector_size": 7,
+        "window": 2,
+        "min_count": 3,
+        "max_vocab": 50,
+        "objective": "cbow",
+        "negative": 4,
+        "loss": "sampled_softmax",
+        "ns_exponent": 0.5,
+        "shared_negatives": None,
+        "cbow_gradient": "exact",
+        "sample": 1e-3,
+        "learning_rate": 0.1,
+        "end_learning_rate": 0.01,
+        "epochs": 2,
+        "shrink_windows": False,
+        "num_threads": 1,
+        "seed": 9,
+        "deterministic": True,
+    }
+    assert trained["checkpoint"] == checkpoint
+    assert isinstance(trained["corpus"], Corpus) and trained["corpus"].errors == "replace"
+    assert [str(file) for file in trained["corpus"].files] == [news, news]
+
+
+def test_the_real_trainer_has_these_options():
+    trainer = pytest.importorskip(
+        "fastkeras.word2vec.trainer", reason="there is no trainer yet", exc_type=ImportError
+    )
+    from inspect import signature
+
+    from fastkeras.word2vec.cli import _OPTIONS
+
+    names = {flag[2:].replace("-", "_") for flag, _, _ in _OPTIONS}
+    assert names <= signature(trainer.Word2Vec).parameters.keys()
+    assert {"checkpoint", "progress"} <= signature(trainer.Word2Vec.fit).parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "news.txt", "-o", "vectors.model"], "the path must end in one of .bin"),
+        (["train", "news.txt", "-o", "no/such/folder/v.bin"], "no folder 'no/such/folder'"),
+        (["train", "news.txt", "-o", "v.bin", "--checkpoint", "no/c"], "no folder 'no'"),
+        (["train", "no-such-file", "-o", "v.bin"], "corpus='no-such-file': there is no such file"),
+        (["similar", "no-such-file", "cat"], "No such file or directory: 'no-such-file'"),
+        (
+            ["similar", "vectors.bin", "quene"],
+            "'quene' is none of the 5 words; near it are 'queen'",
+        ),
+        (["similar", "vectors.bin", "king", "-n", "0"], "topn=0 must be at least 1"),
+        (["similar", "news.txt", "king"], "news.txt, line 1: b'the cat sat' is neither"),
+        (["analogy", "vectors.bin", "man", "king", "x"], "'x' is none of the 5 words"),
+        (["evaluate", "vectors.bin"], "--pairs or --analogies must name a file"),
+        (["export", "vectors.bin", "v.json"], "the path must end in one of .bin"),
+    ],
+)
+def test_errors_are_one_line(
+    tmp_path, monkeypatch, capsys, trained, vectors_file, news, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["word2vec", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"fastkeras word2vec {arguments[0]}: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_what_cannot_be_written_is_told_before_the_training(tmp_path, trained, news):
+    assert main(["word2vec", "train", news, "-o", str(tmp_path / "v.model")]) == 1
+    assert trained == {}
+
+
+def test_interrupted(tmp_path, capsys, trained, news):
+    trained["interrupt"] = True
+    assert main(["word2vec", "train", news, "-o", str(tmp_path / "v.bin")]) == 130
+    assert capsys.readouterr().err == "fastkeras word2vec: interrupted\n"
+
+
+def test_similar(capsys, monkeypatch, vectors_file):
+    assert main(["word2vec", "similar", vectors_file, "king", "-n", "2"]) == 0
+    assert capsys.readouterr().out == " 0.7071  man\n 0.5000  queen\n"
+    assert main(["word2vec", "similar", vectors_file, "king", "man", "-n", "1"]) == 0
+    assert capsys.readouterr().out == "king:\n 0.7071  man\nman:\n 0.7071  king\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("king\n\nduke\nman\n"))
+    assert main(["word2vec", "similar", vectors_file, "-n", "1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == " 0.7071  man\n 0.7071  king\n"
+    assert "'duke' is none" in captured.err
+
+
+def test_analogy(capsys, vectors_file):
+    assert main(["word2vec", "analogy", vectors_file, "man", "king", "woman", "-n", "1"]) == 0
+    assert capsys.readouterr().out.endswith("  queen\n")
+
+
+def test_evaluate(tmp_path, capsys, vectors_file):
+    (tmp_path / "pairs.txt").write_text("man king 5\nman woman 3\nman apple 1\nking duke 2\n")
+    (tmp_path / "analogies.txt").write_text(
+        ": royal\nman king woman queen\nking man queen woman\nMan King Woman apple\n: x\na b c d\n"
+    )
+    arguments = ["word2vec", "evaluate", vectors_file]
+    arguments += ["--pairs", str(tmp_path / "pairs.txt")]
+    arguments += ["--analogies", str(tmp_path / "analogies.txt")]
+    assert main(arguments) == 0
+    pairs, analogies, section = capsys.readouterr().out.splitlines()
+    assert pairs.endswith("Spearman 1.0000, Pearson 1.0000, 3 pairs, 1 with unknown words")
+    assert analogies.endswith("66.67% right, 2 of 3, 1 with unknown words")
+    assert section.split() == ["66.67%", "2", "of", "3", "royal"]
+    assert main([*arguments, "--case-sensitive", "--count-unknown", "--restrict-vocab", "4"]) == 0
+    pairs, analogies, *sections = capsys.readouterr().out.splitlines()
+    assert "4 pairs, 2 with unknown words" in pairs
+    assert analogies.endswith("50.00% right, 2 of 4, 2 with unknown words")
+    assert len(sections) == 2
+
+
+@pytest.mark.parametrize("name", ["v.txt", "v.npy", "v.bin.gz", "v.vec"])
+def test_export(tmp_path, capsys, vectors_file, name):
+    output = str(tmp_path / name)
+    assert main(["word2vec", "export", vectors_file, output, "--limit", "3"]) == 0
+    assert capsys.readouterr().out == f"{output}: 3 words, vectors of size 3\n"
+    exported = load(output)
+    assert exported.words == WORDS[:3]
+    np.testing.assert_array_equal(exported.matrix, VECTORS.matrix[:3])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["word2vec"],
+        *(["word2vec", name] for name in ["train", "similar", "analogy", "evaluate", "export"]),
+    ],
+)
+def test_help(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert " ".join(["usage: fastkeras", *arguments]) in text
+    if arguments == []:
+        assert "word2vec" in text
+
+
+def test_without_tensorflow(tmp_path, vectors_file):
+    """Neither TensorFlow nor Keras nor anything but NumPy is imported."""
+    code = (
+        "import sys; from fastkeras.cli import main; status = main(sys.argv[1:]); "
+        "loaded = {'tensorflow', 'keras', 'scipy', 'matplotlib', 'gensim'} & sys.modules.keys(); "
+        "print(status, loaded)"
+    )
+    command = [sys.executable, "-c", code, "word2vec", "similar", vectors_file, "king"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("0 set()\n")
