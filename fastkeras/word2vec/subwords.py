@@ -1,0 +1,113 @@
+"""The parts of words: fastText's n-grams of letters, hashed into buckets.
+
+Bojanowski et al. 2017, Enriching Word Vectors with Subword Information (arXiv 1607.04606). A word
+that training has not seen has parts that it has, so it can get a vector. The hashes are fastText's
+own, so that its buckets can be used.
+"""
+
+import numpy as np
+
+FNV_OFFSET, FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
+WORDS_AT_A_TIME = 1 << 16
+CONTINUATION = 0x80  # the two highest bits of the bytes of a letter in UTF-8 after its first
+
+
+def ngrams(word, min_n=3, max_n=6):
+    """Return the n-grams of a word's letters, with `<` before and `>` after the word.
+
+    Args:
+        word: string.
+        min_n: the least number of letters.
+        max_n: the greatest.
+
+    Returns:
+        List of strings by place, then by length. A single `<` or `>` is none of them.
+
+    Example:
+        >>> from fastkeras.word2vec.subwords import ngrams
+        >>> ngrams("cat", 3, 4)
+        ['<ca', '<cat', 'cat', 'cat>', 'at>']
+    """
+    _check(min_n, max_n)
+    letters = f"<{word}>"
+    return [
+        letters[begin : begin + n]
+        for begin in range(len(letters))
+        for n in range(min_n, min(max_n, len(letters) - begin) + 1)
+        if not (n == 1 and begin in (0, len(letters) - 1))
+    ]
+
+
+def ngram_ids(words, buckets=2_000_000, min_n=3, max_n=6):
+    """Return the buckets of the n-grams of many words.
+
+    The bucket is the 32-bit FNV-1a hash of the n-gram in UTF-8, modulo `buckets`; as in fastText
+    bytes from 128 up are sign-extended before they enter the hash.
+
+    Args:
+        words: sequence of strings.
+        buckets: how many there are, from 1 to 2³¹ − 1.
+        min_n, max_n: as in `ngrams`.
+
+    Returns:
+        `(ids, offsets)`: int32 arrays of shape (n-grams,) and (words + 1,). The n-grams of word i,
+        in the order of `ngrams`, are `ids[offsets[i] : offsets[i + 1]]`, from 0 to `buckets` − 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> from fastkeras.word2vec.subwords import ngram_ids
+        >>> ids, offsets = ngram_ids(["cat", "at"], buckets=1000, min_n=3, max_n=4)
+        >>> ids[offsets[1] : offsets[2]]  # of <at, <at>, at>
+        array([174, 408, 106], dtype=int32)
+    """
+    _check(min_n, max_n)
+    if not 1 <= buckets < 2**31:
+        raise ValueError(f"buckets={buckets} must be from 1 to 2147483647")
+    ids, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+    for begin in range(0, len(words), WORDS_AT_A_TIME):
+        hashes, of_word = _hashes(words[begin : begin + WORDS_AT_A_TIME], min_n, max_n)
+        ids.append((hashes % np.uint32(buckets)).astype(np.int32))
+        counts.append(of_word)
+    offsets = np.cumsum(np.concatenate(counts))
+    if offsets[-1] >= 2**31:
+        raise ValueError(f"the words have {offsets[-1]} n-grams; at most 2147483647 are possible")
+    return np.concatenate(ids), offsets.astype(np.int32)
+
+
+def _check(min_n, max_n):
+    if not 1 <= min_n <= max_n:
+        raise ValueError(f"min_n={min_n}, max_n={max_n}: it must be 1 <= min_n <= max_n")
+
+
+def _hashes(words, min_n, max_n):
+    """Return the hashes of the words' n-grams, and how many each word has."""
+    encoded = [f"<{word}>".encode("utf-8", "surrogatepass") for word in words]
+    text = np.frombuffer(b"".join(encoded), np.uint8)
+    first_byte = np.flatnonzero((text & 0xC0) != CONTINUATION)  # of each letter
+    end_byte = np.append(first_byte[1:], len(text))
+    signed = text.view(np.int8).astype(np.int32).view(np.uint32)
+    word_ends = np.cumsum([len(word) for word in encoded])
+    word_of = np.searchsorted(word_ends, first_byte, "right")
+    letters = len(first_byte)
+    at_the_edge = np.ones(letters, bool)
+    at_the_edge[1:-1] = (word_of[1:-1] != word_of[:-2]) | (word_of[1:-1] != word_of[2:])
+
+    # All places at once, a letter further at a time, and each of its one to four bytes.
+    hashes = np.empty((letters, max_n), np.uint32)
+    is_ngram = np.zeros((letters, max_n), bool)
+    hash = np.full(letters, FNV_OFFSET)
+    for n in range(1, max_n + 1):
+        begin = np.arange(letters - n + 1)  # where n letters follow
+        begin = begin[word_of[begin] == word_of[begin + n - 1]]
+        last = begin + n - 1
+        for byte in range(4):
+            at = first_byte[last] + byte
+            longer = at < end_byte[last]
+            some = begin[longer]
+            hash[some] = (hash[some] ^ signed[at[longer]]) * FNV_PRIME
+        hashes[begin, n - 1] = hash[begin]
+        is_ngram[begin, n - 1] = (n >= min_n) & ((n > 1) | ~at_the_edge[begin])
+    of_word = np.bincount(word_of, is_ngram.sum(1), len(words)).astype(np.int64)
+    return hashes[is_ngram], of_word

@@ -1,0 +1,75 @@
+"""Parts of words and their hashes."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastkeras.word2vec import subwords
+from fastkeras.word2vec.subwords import ngram_ids, ngrams
+
+WORDS = st.lists(st.text("abé世😀<>", max_size=6), max_size=8)
+
+
+def fnv(ngram):
+    """FNV-1a as fastText has it, a byte at a time."""
+    hash = 2166136261
+    for byte in ngram.encode():
+        hash ^= byte if byte < 128 else byte | 0xFFFFFF00
+        hash = hash * 16777619 % 2**32
+    return hash
+
+
+def test_the_hash_of_plain_letters_is_the_published_fnv_1a():
+    """Test vectors of the FNV draft (Fowler, Noll, Vo, Eastlake), appendix C."""
+    assert fnv("a") == 0xE40C292C
+    assert fnv("foobar") == 0xBF9CF968
+
+
+@given(WORDS, st.integers(1, 3), st.integers(0, 4), st.sampled_from([1, 7, 2_000_000, 2**31 - 1]))
+def test_ids_are_the_hashes_of_the_ngrams(words, min_n, more, buckets):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subwords, "WORDS_AT_A_TIME", 3)
+        ids, offsets = ngram_ids(words, buckets, min_n, min_n + more)
+    assert ids.dtype == offsets.dtype == np.int32
+    assert len(offsets) == len(words) + 1 and offsets[0] == 0
+    for i, word in enumerate(words):
+        expected = [fnv(ngram) % buckets for ngram in ngrams(word, min_n, min_n + more)]
+        assert ids[offsets[i] : offsets[i + 1]].tolist() == expected
+    assert len(ids) == offsets[-1]
+
+
+@pytest.mark.parametrize(
+    ("word", "lengths", "expected"),
+    [
+        ("", (1, 3), ["<>"]),
+        ("a", (1, 2), ["<a", "a", "a>"]),
+        ("世界", (2, 3), ["<世", "<世界", "世界", "世界>", "界>"]),
+        ("ab", (6, 6), []),
+    ],
+)
+def test_ngrams(word, lengths, expected):
+    assert ngrams(word, *lengths) == expected
+
+
+@pytest.mark.parametrize("word", ["night", "naïve", "世界", "a", "😀s"])
+def test_they_are_gensims(word):
+    inner = pytest.importorskip("gensim.models.fasttext_inner", reason="gensim is not installed")
+    theirs = [inner.ft_hash_bytes(ngram) % 1000 for ngram in inner.compute_ngrams_bytes(word, 3, 6)]
+    ids, _ = ngram_ids([word], 1000)
+    assert sorted(ids.tolist()) == sorted(theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_n": 0}, "min_n=0, max_n=6: it must be 1 <= min_n <= max_n"),
+        ({"min_n": 4, "max_n": 3}, "min_n=4, max_n=3"),
+        ({"buckets": 0}, "buckets=0 must be from 1 to 2147483647"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ngram_ids(["cat"], **options)
