@@ -189,7 +189,7 @@ def _train(given):
     if options.get("shared_negatives") == "none":
         options["shared_negatives"] = None
     model = Word2Vec(**options)
-    files = given.files if len(given.files) > 1 else given.files[0]
+    files = list(map(Path, given.files)) if len(given.files) > 1 else given.files[0]
     corpus = Corpus(files, given.errors) if given.errors != "strict" else files
     model.fit(corpus, checkpoint=given.checkpoint, progress=True)
     model.vectors.save(given.output)

@@ -37,7 +37,7 @@ class Corpus:
               a line feed within one ends a sentence too) or lists of words, such as a column of a
               data set.
 
-            In a list of strings, one that names a file makes all of them paths.
+            Strings in a list are paths if each names a file; if only some do, that is an error.
         errors: `"strict"` raises where a text is not UTF-8; `"replace"` puts U+FFFD there.
 
     Attributes:
@@ -191,6 +191,10 @@ def _check_sentence(sentence, i):
 def _files(source):
     """Return the files that `source` names, or None if it is none."""
     if isinstance(source, str | os.PathLike):
+        if os.path.isdir(source):
+            raise IsADirectoryError(
+                f"corpus={str(source)!r} is a folder; its files are {os.path.join(source, '*')!r}"
+            )
         files = _matches(source)
         if not files:
             raise FileNotFoundError(
@@ -198,11 +202,15 @@ def _files(source):
                 "list of sentences"
             )
         return files
-    if not isinstance(source, list | tuple):
+    if not isinstance(source, list | tuple) or not source:
         return None
     # Many sentences are not looked up on the disk one by one.
-    if not any(isinstance(item, os.PathLike) or _matches(item) for item in source[:100]):
-        return None
+    some = source[:100]
+    if not any(isinstance(item, os.PathLike) for item in some):
+        is_file = [bool(_matches(item)) for item in some]
+        if not all(is_file):
+            _check_no_file(some, is_file)
+            return None
     files = []
     for item in source:
         of_item = _matches(item)
@@ -212,14 +220,22 @@ def _files(source):
     return files
 
 
+def _check_no_file(items, is_file):
+    for item, is_one in zip(items, is_file, strict=True):
+        if is_one and os.path.isfile(item):
+            other = items[is_file.index(False)]
+            raise ValueError(
+                f"corpus has {item!r}, which is a file, and {str(other)[:80]!r}, which is none; "
+                "pass files as pathlib.Path, sentences as lists of words"
+            )
+
+
 def _matches(name):
     """Return the files that a path or a pattern stands for; none for anything else."""
     if not isinstance(name, str | os.PathLike) or len(os.fspath(name)) > 4096 or "\0" in str(name):
         return []
-    if os.path.isdir(name):
-        raise IsADirectoryError(f"corpus={str(name)!r} is a folder; its files are '{name}/*'")
     if os.path.exists(name):
-        return [Path(name)]
+        return [] if os.path.isdir(name) else [Path(name)]
     if glob.has_magic(os.fspath(name)):
         found = sorted(glob.glob(os.fspath(name), recursive=True))
         return [Path(file) for file in found if os.path.isfile(file)]

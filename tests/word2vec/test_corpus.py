@@ -87,6 +87,13 @@ def test_iterables():
     assert corpus.size is None
 
 
+def test_sentences_that_look_like_patterns_or_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("")
+    (tmp_path / "tests").mkdir()
+    assert list(Corpus(["?", "tests", "who is it"])) == [["?"], ["tests"], ["who", "is", "it"]]
+
+
 def test_only_ascii_whitespace_separates():
     for text in ["a\u00a0b c\u3000d\x1fe", "a\u2028b \x85c"]:
         assert list(Corpus([text])) == [text.split(" ")]
@@ -110,7 +117,14 @@ def test_only_ascii_whitespace_separates():
         ("no-such-file", FileNotFoundError, "'no-such-file': there is no such file"),
         ("no-such-*.txt", FileNotFoundError, "'no-such-"),
         ("x" * 9000, FileNotFoundError, "there is no such file"),
-        ([__file__, "no-such-file"], FileNotFoundError, "no file 'no-such-file'"),
+        (
+            [__file__, "a text"],
+            ValueError,
+            "which is a file, and 'a text', which is none; pass files",
+        ),
+        ([Path(__file__), "no-such-file"], FileNotFoundError, "no file 'no-such-file'"),
+        ([__file__] * 100 + ["no-such-file"], FileNotFoundError, "no file 'no-such-file'"),
+        ([Path(os.path.dirname(__file__))], FileNotFoundError, "there is no file"),
         ([Path("no-such-file")], FileNotFoundError, "no file .*no-such-file"),
         (os.path.dirname(__file__), IsADirectoryError, "is a folder; its files are"),
     ],
