@@ -91,7 +91,7 @@ const Word* WordTable::Find(const char* text, uint32_t length, uint32_t hash) co
 
 void WordTable::Added() {
   ++size_;
-  if (static_cast<size_t>(2 * size_) > slots_.size()) Reserve(2 * size_);
+  if (static_cast<size_t>(2 * size_) > slots_.size()) Reserve(size_);
 }
 
 void WordTable::Reserve(int64_t words) {

@@ -15,7 +15,7 @@ import numpy as np
 from fastkeras.word2vec.encoding import id_arrays, mapped
 from fastkeras.word2vec.text_files import blocks_of_file, check_unchanged, stamp
 
-BLOCK = 8 << 20  # bytes of text that are read, counted and encoded at a time
+BLOCK = 4 << 20  # bytes of text that are read, counted and encoded at a time
 
 _ONE_SHOT = (
     "corpus is a {kind}, which can be read only once, but training reads it several times: pass a "

@@ -105,7 +105,7 @@ def build(
         progress: called as `progress(done, total)` now and then, in bytes of the files or in items
             of the iterable; `total` is None where it is not known.
         table_size: how many different words are held while counting (about 60 bytes each). When
-            there are more after a block of 8 MiB, those that came once are forgotten, the next time
+            there are more after a block of 4 MiB, those that came once are forgotten, the next time
             those that came twice at most, and so on, as word2vec does; a word that is rare up to
             there and frequent later then has too low a count. Up to `table_size` different words
             all counts are exact.
