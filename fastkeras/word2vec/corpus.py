@@ -38,7 +38,8 @@ class Corpus:
               data set.
 
             Strings in a list are paths if each names a file; if only some do, that is an error.
-        errors: `"strict"` raises where a text is not UTF-8; `"replace"` puts U+FFFD there.
+        errors: `"strict"` raises where a text is not UTF-8; `"replace"` puts U+FFFD there
+            (`?` for half a pair of surrogates in a string).
 
     Attributes:
         files: list of `pathlib.Path`, or None if the corpus is no file.
@@ -46,9 +47,9 @@ class Corpus:
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: `source` can be read only once, or is nothing of the above.
-        ValueError: `errors` is something else. Reading raises it where a text is not UTF-8, with
-            the file and the position in (uncompressed) bytes, where a compressed file is damaged,
-            and where a file is not what it was when the corpus was made.
+        ValueError: `errors` is something else, or a file is a pipe. Reading raises it where a text
+            is not UTF-8, with the file and the position in (uncompressed) bytes, where a compressed
+            file is damaged, and where a file is not what it was when the corpus was made.
 
     Lines without words, and empty lists, are left out. A byte-order mark is no letter. A line may
     have any length for a vocabulary and for ids; iterating makes a list of each line.

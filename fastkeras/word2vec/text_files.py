@@ -5,6 +5,7 @@ import gzip
 import lzma
 import os
 import zlib
+from stat import S_ISREG
 
 WHITESPACE = b" \t\n\r\v\f"
 LONGEST_WORD = 64 << 20  # bytes; what has longer ones is no text
@@ -14,6 +15,11 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def stamp(path):
     """Return what tells that a file has changed: its size and the time of its last change."""
     status = os.stat(path)
+    if not S_ISREG(status.st_mode):
+        raise ValueError(
+            f"{path} is no regular file, and training reads its corpus several times: "
+            "write it to a file first, which may be compressed"
+        )
     return status.st_size, status.st_mtime_ns
 
 

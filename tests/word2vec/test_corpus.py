@@ -194,6 +194,13 @@ def test_files_that_change_or_vanish(tmp_path):
         list(corpus)
 
 
+def test_pipes_are_told_apart_from_files(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=f"{path} is no regular file.* write it to a file first"):
+        Corpus(path)
+
+
 @given(st.binary(max_size=60), st.integers(1, 20))
 def test_blocks_are_the_file(tmp_path_factory, content, size):
     path = tmp_path_factory.mktemp("blocks") / "news"
