@@ -112,7 +112,7 @@ def find_phrases(
         delimiter: what stands between the words of a joined pair.
         num_threads: as in `fastkeras.word2vec.vocabulary.build`.
         table_size: how many different words, and how many different pairs, are held while counting
-            (about 100 and 32 bytes each); beyond it the rarest are forgotten, as in `build`.
+            (about 100 bytes each); beyond it the rarest are forgotten, as in `build`.
 
     Returns:
         `Phrases`, those with the highest scores first.
