@@ -16,6 +16,7 @@ void BindOptimizers(pybind11::module_& module);
 }
 namespace fastkeras::word2vec {
 void BindText(pybind11::module_& module);
+void BindWord2Vec(pybind11::module_& module);
 }
 
 PYBIND11_MODULE(_core, module) {
@@ -30,4 +31,5 @@ PYBIND11_MODULE(_core, module) {
   fastkeras::crf::BindCrf(module);
   fastkeras::optimizers::BindOptimizers(module);
   fastkeras::word2vec::BindText(module);
+  fastkeras::word2vec::BindWord2Vec(module);
 }

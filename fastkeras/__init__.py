@@ -14,6 +14,7 @@ _LAZY = {  # public name: the module that holds it, or the module itself
     "losses": "fastkeras.losses",
     "metrics": "fastkeras.metrics",
     "optimizers": "fastkeras.optimizers",
+    "word2vec": "fastkeras.word2vec",
 }
 
 __all__ = ["__version__", *_LAZY]

@@ -5,7 +5,11 @@ from functools import cache
 from importlib import import_module
 
 _ENGINES = ("tensorflow_native", "native", "numba", "keras", "reference")
-DOMAINS = {"crf": _ENGINES, "optimizers": _ENGINES}
+DOMAINS = {
+    "crf": _ENGINES,
+    "optimizers": _ENGINES,
+    "word2vec": ("native", "numba", "reference"),
+}
 AUTOMATIC = {  # by the package of the array's type, fastest first
     "numpy": ("native", "numba", "reference"),
     "tensorflow": ("tensorflow_native", "keras"),

@@ -1,1 +1,1 @@
-"""Word vectors: Word2Vec with hand-derived gradients, and what is around its training."""
+"""Word2Vec with hand-derived gradients, and all that is around its training."""

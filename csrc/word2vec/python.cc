@@ -1,0 +1,81 @@
+// NumPy in, two matrices updated in place; the arguments are checked by fastkeras.word2vec.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstring>
+#include <tuple>
+
+#include "memory.h"
+#include "word2vec/word2vec.h"
+
+namespace py = pybind11;
+
+namespace fastkeras::word2vec {
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <typename T>
+const T* DataOrNull(const Array<T>& array) {
+  return array.size() > 0 ? array.data() : nullptr;
+}
+
+std::tuple<double, int64_t, int64_t> TrainArrays(
+    const Array<int32_t>& ids, int64_t begin, int64_t end, Array<float> input, Array<float> output,
+    const Array<uint32_t>& keep, const Array<uint32_t>& noise, const Array<float>& logit_offsets,
+    const Array<int64_t>& path_starts, const Array<int32_t>& path_nodes,
+    const Array<float>& path_signs, int longest_path, int objective, int loss,
+    bool shared_negatives, bool exact_cbow, bool shrink_windows, int window, int negative,
+    uint64_t key, double learning_rate, double learning_rate_slope, int num_threads,
+    bool deterministic) {
+  Problem problem;
+  problem.settings = {static_cast<Objective>(objective),
+                      static_cast<Loss>(loss),
+                      shared_negatives,
+                      exact_cbow,
+                      shrink_windows,
+                      window,
+                      negative,
+                      key,
+                      learning_rate,
+                      learning_rate_slope};
+  problem.tables = {keep.data(),
+                    DataOrNull(noise),
+                    DataOrNull(logit_offsets),
+                    DataOrNull(path_starts),
+                    DataOrNull(path_nodes),
+                    DataOrNull(path_signs),
+                    keep.size(),
+                    longest_path};
+  problem.model = {input.mutable_data(), output.mutable_data(), input.shape(1), input.shape(0),
+                   output.shape(0)};
+  problem.corpus = {ids.data(), ids.size()};
+  py::gil_scoped_release release;
+  const Tally tally = Train(problem, begin, end, num_threads, deterministic);
+  return {tally.loss, tally.predictions, tally.words};
+}
+
+// On cache lines, and in huge pages where it is large.
+py::array_t<float> ZeroRows(int64_t rows, int64_t stride) {
+  const size_t size = static_cast<size_t>(rows * stride);
+  float* const data = static_cast<float*>(Allocate(size * sizeof(float)));
+  std::memset(static_cast<void*>(data), 0, size * sizeof(float));
+  return py::array_t<float>({rows, stride}, data, py::capsule(data, &Release));
+}
+
+}  // namespace
+
+void BindWord2Vec(py::module_& module) {
+  module.def("word2vec_train", &TrainArrays, py::arg("ids"), py::arg("begin"), py::arg("end"),
+             py::arg("input"), py::arg("output"), py::arg("keep"), py::arg("noise"),
+             py::arg("logit_offsets"), py::arg("path_starts"), py::arg("path_nodes"),
+             py::arg("path_signs"), py::arg("longest_path"), py::arg("objective"), py::arg("loss"),
+             py::arg("shared_negatives"), py::arg("exact_cbow"), py::arg("shrink_windows"),
+             py::arg("window"), py::arg("negative"), py::arg("key"), py::arg("learning_rate"),
+             py::arg("learning_rate_slope"), py::arg("num_threads"), py::arg("deterministic"));
+  module.def("word2vec_zero_rows", &ZeroRows, py::arg("rows"), py::arg("stride"));
+}
+
+}  // namespace fastkeras::word2vec

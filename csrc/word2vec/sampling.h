@@ -1,0 +1,46 @@
+// Random numbers as a function of where they are used: fastkeras/word2vec/sampling.py draws the
+// same. Compiled once for each instruction set.
+
+#include "simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
+
+// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+FASTKERAS_INLINE uint64_t Mix(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+// The 64 bits of a position: the upper half decides whether its word stays, the lower half how wide
+// its window is, and all of them seed what is drawn there.
+FASTKERAS_INLINE uint64_t BitsAt(uint64_t key, int64_t position) {
+  return Mix(key + (static_cast<uint64_t>(position) + 1) * kGolden);
+}
+
+FASTKERAS_INLINE bool Stays(uint64_t bits, uint32_t keep) { return (bits >> 32) <= keep; }
+
+FASTKERAS_INLINE int WindowOf(uint64_t bits, int window) {
+  return 1 + static_cast<int>(((bits & 0xffffffffu) * static_cast<uint64_t>(window)) >> 32);
+}
+
+// Words number first..first+count-1 that are drawn at a position, by the alias method (Walker
+// 1977): a word by the upper half of the bits, then by the lower half it or its alias.
+FASTKERAS_INLINE void DrawNoise(uint64_t bits, int first, int count, const uint32_t* noise,
+                                int64_t num_words, int32_t* words) {
+  for (int i = 0; i < count; ++i) {
+    const uint64_t drawn = Mix(bits + (static_cast<uint64_t>(first + i) + 1) * kGolden);
+    const int64_t word =
+        static_cast<int64_t>(((drawn >> 32) * static_cast<uint64_t>(num_words)) >> 32);
+    const bool itself = static_cast<uint32_t>(drawn) < noise[2 * word];
+    words[i] = itself ? static_cast<int32_t>(word) : static_cast<int32_t>(noise[2 * word + 1]);
+  }
+}
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA

@@ -1,0 +1,29 @@
+// The kernel that this file's instruction set was compiled to. Included once by each
+// kernels_<set>.cc.
+
+#include "word2vec/pass.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+void TrainSlice(const word2vec::Problem& problem, const word2vec::Place& place, int64_t begin,
+                int64_t end, word2vec::Tally* tally) {
+  Pass pass(problem, place);
+  pass.Run(begin, end);
+  *tally = pass.tally;
+}
+
+constexpr word2vec::Kernels<float> kTrainKernels = {TrainSlice};
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+namespace fastkeras::word2vec {
+
+#define FASTKERAS_NAME_OF(set) FASTKERAS_JOIN(set, float)
+#define FASTKERAS_JOIN(set, type) set##_##type
+const Kernels<float>* FASTKERAS_NAME_OF(FASTKERAS_ISA)() { return &FASTKERAS_ISA::kTrainKernels; }
+
+}  // namespace fastkeras::word2vec

@@ -1,0 +1,155 @@
+// Who trains which slice: threads without locks, or rounds of blocks whose changes add up in order.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "instruction_set.h"
+#include "memory.h"
+#include "parallel.h"
+#include "word2vec/kernels.h"
+
+namespace fastkeras::word2vec {
+
+FASTKERAS_CURRENT_KERNELS(float)
+
+double Log(double value) { return std::log(value); }
+
+double SumOfLogs(const float* values, int count) {
+  double sum = 0;
+  for (int i = 0; i < count; ++i) sum += std::log(static_cast<double>(values[i]));
+  return sum;
+}
+
+namespace {
+
+constexpr int64_t kTask = 8 * kChunk;  // some milliseconds
+
+Tally Sum(const std::vector<Tally>& tallies) {
+  Tally sum;
+  for (const Tally& tally : tallies) {
+    sum.loss += tally.loss;
+    sum.predictions += tally.predictions;
+    sum.words += tally.words;
+  }
+  return sum;
+}
+
+Tally TrainWithoutLocks(const Problem& problem, int64_t begin, int64_t end, int num_threads) {
+  const auto train = CurrentKernels<float>().train;
+  const Place place = {problem.model.input, problem.model.output, nullptr, nullptr};
+  const int64_t first = begin / kTask, tasks = (end + kTask - 1) / kTask - first;
+  std::vector<Tally> tallies(static_cast<size_t>(tasks));
+  ParallelFor(tasks, num_threads, [&](int64_t task) {
+    const int64_t from = std::max(begin, (first + task) * kTask);
+    const int64_t to = std::min(end, (first + task + 1) * kTask);
+    train(problem, place, from, to, &tallies[static_cast<size_t>(task)]);
+  });
+  return Sum(tallies);
+}
+
+// A matrix as one block sees it; afterwards, what the block would change.
+class Changes {
+ public:
+  Changes(float* matrix, int64_t num_rows, int64_t stride, int64_t most_rows)
+      : matrix_(matrix),
+        copies_(std::min(num_rows, most_rows) * stride),
+        rows_(std::min(num_rows, most_rows)),
+        slots_(num_rows) {
+    std::fill_n(slots_.data, num_rows, -1);
+    overlay = {matrix, copies_.data, rows_.data, slots_.data, stride, 0};
+  }
+
+  void Subtract() {
+    for (int32_t k = 0; k < overlay.count; ++k) {
+      const float* row = matrix_ + rows_.data[k] * overlay.stride;
+      float* copy = copies_.data + k * overlay.stride;
+      for (int64_t s = 0; s < overlay.stride; ++s) copy[s] -= row[s];
+    }
+  }
+
+  // Adds the changes of the rows of one part, of `parts`.
+  void Apply(int64_t part, int64_t parts) {
+    for (int32_t k = 0; k < overlay.count; ++k) {
+      if (rows_.data[k] % parts != part) continue;
+      float* row = matrix_ + rows_.data[k] * overlay.stride;
+      const float* change = copies_.data + k * overlay.stride;
+      for (int64_t s = 0; s < overlay.stride; ++s) row[s] += change[s];
+    }
+  }
+
+  void Forget() {
+    for (int32_t k = 0; k < overlay.count; ++k) slots_.data[rows_.data[k]] = -1;
+    overlay.count = 0;
+  }
+
+  Overlay overlay;
+
+ private:
+  float* matrix_;
+  Buffer<float> copies_;
+  Buffer<int32_t> rows_, slots_;
+};
+
+struct Block {
+  Changes input, output;
+
+  explicit Block(const Problem& problem)
+      : input(problem.model.input, problem.model.input_rows, problem.model.stride,
+              kDeterministicBlock * 2 * problem.settings.window),
+        output(problem.model.output, problem.model.output_rows, problem.model.stride,
+               kDeterministicBlock * MostOutputs(problem)) {}
+
+  static int64_t MostOutputs(const Problem& problem) {
+    if (problem.settings.loss == Loss::kHierarchicalSoftmax) return problem.tables.longest_path;
+    return 2 * problem.settings.window * static_cast<int64_t>(problem.settings.negative) + 1;
+  }
+};
+
+Tally TrainInRounds(const Problem& problem, int64_t begin, int64_t end, int num_threads) {
+  constexpr int64_t kRound = kDeterministicBlock * kBlocksInRound;
+  const auto train = CurrentKernels<float>().train;
+  std::vector<std::unique_ptr<Block>> blocks;
+  for (int64_t b = 0; b < kBlocksInRound; ++b) blocks.push_back(std::make_unique<Block>(problem));
+  Tally sum;
+  for (int64_t round = begin / kRound; round * kRound < end; ++round) {
+    std::vector<Tally> tallies(kBlocksInRound);
+    ParallelFor(kBlocksInRound, num_threads, [&](int64_t b) {
+      const int64_t at = round * kRound + b * kDeterministicBlock;
+      const int64_t from = std::max(begin, at), to = std::min(end, at + kDeterministicBlock);
+      if (from >= to) return;
+      Block& block = *blocks[static_cast<size_t>(b)];
+      const Place place = {block.input.overlay.copies, block.output.overlay.copies,
+                           &block.input.overlay, &block.output.overlay};
+      train(problem, place, from, to, &tallies[static_cast<size_t>(b)]);
+      block.input.Subtract();
+      block.output.Subtract();
+    });
+    ParallelFor(kBlocksInRound, num_threads, [&](int64_t part) {
+      for (const auto& block : blocks) {
+        block->input.Apply(part, kBlocksInRound);
+        block->output.Apply(part, kBlocksInRound);
+      }
+    });
+    for (const auto& block : blocks) {
+      block->input.Forget();
+      block->output.Forget();
+    }
+    tallies.push_back(sum);
+    sum = Sum(tallies);
+  }
+  return sum;
+}
+
+}  // namespace
+
+Tally Train(const Problem& problem, int64_t begin, int64_t end, int num_threads,
+            bool deterministic) {
+  if (begin >= end) return {};
+  return deterministic ? TrainInRounds(problem, begin, end, num_threads)
+                       : TrainWithoutLocks(problem, begin, end, num_threads);
+}
+
+}  // namespace fastkeras::word2vec

@@ -1,0 +1,78 @@
+// Word2Vec's training pass over a slice of an encoded corpus, matrices updated in place. The
+// gradients are derived in docs/word2vec.md; fastkeras/word2vec/_reference.py is the same as text.
+
+#ifndef FASTKERAS_WORD2VEC_WORD2VEC_H_
+#define FASTKERAS_WORD2VEC_WORD2VEC_H_
+
+#include <cstdint>
+
+namespace fastkeras::word2vec {
+
+enum class Objective { kSkipGram, kCbow };
+enum class Loss { kNegativeSampling, kHierarchicalSoftmax, kSampledSoftmax };
+
+// What is drawn at a position depends on (key, position) only, so neither the number of threads nor
+// where a slice is cut changes it.
+struct Settings {
+  Objective objective;
+  Loss loss;
+  bool shared_negatives;  // one set for a window of skip-gram; all gradients from the values before
+  bool exact_cbow;        // a context row gets its share of the error, not all of it
+  bool shrink_windows;
+  int window;
+  int negative;
+  uint64_t key;                               // of seed and epoch
+  double learning_rate, learning_rate_slope;  // at position 0, and what each position adds
+};
+
+// Of the vocabulary, as fastkeras/word2vec/sampling.py makes them; what a loss does not need is
+// null.
+struct Tables {
+  const uint32_t* keep;        // a word stays if 32 random bits are not above
+  const uint32_t* noise;       // the alias method: threshold and alias of each word
+  const float* logit_offsets;  // added to the logit of a word drawn
+  const int64_t* path_starts;  // hierarchical softmax: where a word's path begins in ...
+  const int32_t* path_nodes;   // ... the rows of inner nodes ...
+  const float* path_signs;     // ... and the signs that their logits take in the loss
+  int64_t num_words;
+  int longest_path;
+};
+
+// Both matrices have rows of `stride` floats, a multiple of 16 whose last ones are zeros.
+struct Model {
+  float* input;
+  float* output;
+  int64_t stride, input_rows, output_rows;
+};
+
+struct Corpus {
+  const int32_t* ids;  // words, each sentence ended by -1
+  int64_t size;
+};
+
+struct Problem {
+  Settings settings;
+  Tables tables;
+  Model model;
+  Corpus corpus;
+};
+
+struct Tally {
+  double loss = 0;
+  int64_t predictions = 0, words = 0;  // `words` were kept
+};
+
+// Learning rates change and slices should be cut at multiples of these, counted in positions.
+constexpr int64_t kChunk = 1024;
+constexpr int64_t kDeterministicBlock = 256;
+constexpr int64_t kBlocksInRound = 8;
+
+// Predicts at positions begin..end-1; contexts may lie outside. Threads race for rows unless
+// `deterministic`: then the blocks of a round all start from the same values, their changes are
+// added in order, and the result is the same, bit for bit, for any number of threads.
+Tally Train(const Problem& problem, int64_t begin, int64_t end, int num_threads,
+            bool deterministic);
+
+}  // namespace fastkeras::word2vec
+
+#endif  // FASTKERAS_WORD2VEC_WORD2VEC_H_

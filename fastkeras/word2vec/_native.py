@@ -1,0 +1,33 @@
+"""The C++ kernels on NumPy arrays, GIL released; `num_threads` race for rows unless told not to."""
+
+import numpy as np
+
+from fastkeras import _core
+from fastkeras.word2vec.problem import LOSSES, OBJECTIVES
+
+
+def train(
+    ids, begin, end, inputs, outputs, tables, settings, key, schedule,
+    num_threads=1, deterministic=False,
+):  # fmt: skip
+    return _core.word2vec_train(
+        ids,
+        begin,
+        end,
+        inputs,
+        outputs,
+        *tables,
+        longest_path=int(np.diff(tables.path_starts).max(initial=0)),
+        objective=OBJECTIVES.index(settings.objective),
+        loss=LOSSES.index(settings.loss),
+        shared_negatives=settings.shared_negatives,
+        exact_cbow=settings.exact_cbow,
+        shrink_windows=settings.shrink_windows,
+        window=settings.window,
+        negative=settings.negative,
+        key=key,
+        learning_rate=schedule.learning_rate,
+        learning_rate_slope=schedule.slope,
+        num_threads=num_threads,
+        deterministic=deterministic,
+    )

@@ -1,0 +1,161 @@
+"""Word2Vec as text: one window at a time, in the dtype of the matrices, by NumPy.
+
+docs/word2vec.md derives the gradients. Names: `v` rows of the input matrix, `u` rows of the output
+matrix, `x` logits, `errors` the negative gradient of the loss by the logits.
+"""
+
+import numpy as np
+
+from fastkeras.word2vec import sampling
+from fastkeras.word2vec.problem import BLOCK, BLOCKS_IN_ROUND, CHUNK
+
+
+def train(
+    ids, begin, end, inputs, outputs, tables, settings, key, schedule,
+    num_threads=1, deterministic=False,
+):  # fmt: skip
+    """Predict at positions begin..end-1 of an encoded corpus, and update both matrices in place.
+
+    Args:
+        ids: int32 (positions,): words, each sentence ended by −1.
+        begin, end: the slice; contexts may lie outside of it.
+        inputs, outputs: floats (rows, padded vector size).
+        tables, settings, schedule: those of problem.py.
+        key: of seed and epoch, `sampling.key_of`.
+        num_threads: not used here.
+        deterministic: blocks of a round start from the same values, and their changes are added in
+            order.
+
+    Returns:
+        (sum of the losses, number of predictions, number of words that stayed).
+    """
+    arguments = (tables, settings, key, schedule)
+    if not deterministic:
+        return _train_in_order(ids, begin, end, inputs, outputs, *arguments)
+    total = np.zeros(3)
+    size = BLOCK * BLOCKS_IN_ROUND
+    for at in range(begin // size * size, end, size):
+        before = inputs.copy(), outputs.copy()
+        for block in range(at, at + size, BLOCK):
+            own = before[0].copy(), before[1].copy()
+            slice_ = max(begin, block), min(end, block + BLOCK)
+            if slice_[0] < slice_[1]:
+                total += _train_in_order(ids, *slice_, *own, *arguments)
+                inputs += own[0] - before[0]
+                outputs += own[1] - before[1]
+    return total[0], int(total[1]), int(total[2])
+
+
+def _train_in_order(ids, begin, end, inputs, outputs, tables, settings, key, schedule):
+    loss, predictions, words = 0.0, 0, 0
+    for at, center, contexts in windows(ids, begin, end, tables, settings, key):
+        words += 1
+        if not len(contexts):
+            continue
+        rate = schedule.learning_rate + schedule.slope * (at // CHUNK * CHUNK)
+        rate = inputs.dtype.type(rate)
+        sets = draw(at, center, len(contexts), tables, settings, key)
+        if settings.objective == "cbow":
+            loss += _step_cbow(inputs, outputs, contexts, *sets[0], rate, tables, settings)
+            predictions += 1
+            continue
+        predictions += len(contexts)
+        if settings.shared_negatives:
+            loss += _step_together(inputs, outputs, contexts, *sets[0], rate, tables, settings)
+            continue
+        for context, (rows, signs) in zip(contexts, sets, strict=True):
+            v = inputs[context].copy()
+            change, row_loss = _step(outputs, v, rows, signs, rate, tables, settings)
+            inputs[context] += change
+            loss += row_loss
+    return loss, predictions, words
+
+
+def windows(ids, begin, end, tables, settings, key):
+    """Yield (position, center, contexts) for each word of begin..end-1 that stays."""
+    bits = sampling.bits_at(key, np.arange(len(ids)))
+    stays = (ids >= 0) & sampling.stays(bits, tables.keep[np.maximum(ids, 0)])
+    sentence = np.cumsum(np.asarray(ids) < 0) - (np.asarray(ids) < 0)
+    kept = np.flatnonzero(stays)
+    for index in np.flatnonzero((kept >= begin) & (kept < end)):
+        at = kept[index]
+        reach = settings.window
+        if settings.shrink_windows:
+            reach = int(sampling.window_of(bits[at], reach))
+        near = kept[max(index - reach, 0) : index + reach + 1]
+        near = near[(near != at) & (sentence[near] == sentence[at])]
+        yield at, ids[at], ids[near]
+
+
+def draw(at, center, num_contexts, tables, settings, key):
+    """Return (output rows, signs) of a window: one set for all contexts, or a list of one each.
+
+    A logit's loss is log(1 + exp(sign · x)). What was drawn and is the center itself is left out.
+    """
+    alone = settings.objective == "skipgram" and not settings.shared_negatives
+    if settings.loss == "hierarchical_softmax":
+        path = slice(tables.path_starts[center], tables.path_starts[center + 1])
+        return [(tables.path_nodes[path], tables.path_signs[path])] * num_contexts
+    (bits,) = sampling.bits_at(key, [at])
+    sets = []
+    for number in range(num_contexts if alone else 1):
+        noise = sampling.draw_noise(
+            bits, number * settings.negative, settings.negative, tables.noise
+        )
+        rows = np.concatenate([[center], noise[noise != center]]).astype(np.int64)
+        sets.append((rows, np.where(np.arange(len(rows)) == 0, -1, 1)))
+    return sets
+
+
+def loss_and_errors(x, rows, signs, tables, settings):
+    """Return the loss of logits (..., outputs), a float64, and −∂loss/∂x."""
+    if settings.loss == "sampled_softmax":
+        offsets = tables.logit_offsets[rows].astype(x.dtype)
+        offsets[0] = 0
+        z = x + offsets
+        z = z - z.max(axis=-1, keepdims=True)
+        p = np.exp(z)
+        p /= p.sum(axis=-1, keepdims=True)
+        loss = np.sum(np.log(np.exp(z.astype(np.float64)).sum(axis=-1)) - z[..., 0])
+        errors = -p
+        errors[..., 0] = p[..., 1:].sum(axis=-1)
+        return loss, errors
+    y = signs.astype(x.dtype) * x
+    e = np.exp(-np.abs(y))
+    loss = np.sum(np.maximum(y, 0) + np.log1p(e), dtype=np.float64)
+    return loss, -signs.astype(x.dtype) * np.where(y > 0, 1, e) / (1 + e)
+
+
+def _step(outputs, v, rows, signs, rate, tables, settings):
+    """Update the output rows for one input vector; return its own change, and the loss."""
+    if settings.loss == "sampled_softmax":
+        u = outputs[rows]
+        loss, errors = loss_and_errors(u @ v, rows, signs, tables, settings)
+        np.add.at(outputs, rows, rate * errors[:, None] * v)
+        return rate * errors @ u, loss
+    change, loss = np.zeros_like(v), 0.0
+    for row, sign in zip(rows, signs, strict=True):  # a row drawn twice has changed in between
+        u = outputs[row].copy()
+        one_loss, error = loss_and_errors(u @ v, row, sign, tables, settings)
+        change += rate * error * u
+        outputs[row] += rate * error * v
+        loss += one_loss
+    return change, loss
+
+
+def _step_cbow(inputs, outputs, contexts, rows, signs, rate, tables, settings):
+    h = inputs[contexts].mean(axis=0)
+    change, loss = _step(outputs, h, rows, signs, rate, tables, settings)
+    if settings.exact_cbow:
+        change = change / inputs.dtype.type(len(contexts))
+    np.add.at(inputs, contexts, change)
+    return loss
+
+
+def _step_together(inputs, outputs, contexts, rows, signs, rate, tables, settings):
+    """Update all contexts and one set of outputs, all gradients from the values before."""
+    v, u = inputs[contexts], outputs[rows]
+    loss, errors = loss_and_errors(v @ u.T, rows, signs, tables, settings)
+    np.add.at(inputs, contexts, rate * errors @ u)
+    np.add.at(outputs, rows, rate * errors.T @ v)
+    return loss

@@ -1,0 +1,79 @@
+"""What an engine gets: the settings of a pass, and the tables of a vocabulary."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastkeras.word2vec import sampling
+
+CHUNK = 1024  # positions of one learning rate, counted from the corpus' begin
+BLOCK, BLOCKS_IN_ROUND = 256, 8  # of a deterministic pass
+OBJECTIVES = ("skipgram", "cbow")
+LOSSES = ("negative_sampling", "hierarchical_softmax", "sampled_softmax")
+
+
+class Settings(NamedTuple):
+    """Of a model, as checked by `Word2Vec`."""
+
+    objective: str = "skipgram"
+    loss: str = "negative_sampling"
+    window: int = 5
+    negative: int = 5
+    shared_negatives: bool = False  # one set for a window of skip-gram
+    exact_cbow: bool = True  # a context row gets its share of the error, not all of it
+    shrink_windows: bool = True
+
+
+class Tables(NamedTuple):
+    """Of a vocabulary; what a loss does not need is empty."""
+
+    keep: np.ndarray  # uint32 (words,)
+    noise: np.ndarray  # uint32 (words, 2)
+    logit_offsets: np.ndarray  # float32 (words,): added to the logit of a word drawn
+    path_starts: np.ndarray  # int64 (words + 1,)
+    path_nodes: np.ndarray  # int32
+    path_signs: np.ndarray  # float32
+
+
+class Schedule(NamedTuple):
+    """The learning rate at a position: straight in it, constant on a chunk."""
+
+    learning_rate: float
+    slope: float
+
+
+def tables_of(counts, settings, sample=0.0, ns_exponent=0.75, sampling_correction=False):
+    """Make the tables of a vocabulary.
+
+    Args:
+        counts: int64 (words,), descending.
+        settings: `Settings`.
+        sample, ns_exponent, sampling_correction: as in `Word2Vec`.
+
+    Returns:
+        `Tables`.
+    """
+    counts = np.asarray(counts)
+    noise, offsets = np.zeros((0, 2), np.uint32), np.zeros(0, np.float32)
+    paths = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+    if settings.loss == "hierarchical_softmax":
+        paths = sampling.huffman_paths(counts)
+    else:
+        weights = np.maximum(counts, 1).astype(np.float64) ** ns_exponent
+        noise = sampling.alias_table(weights)
+    if settings.loss == "sampled_softmax":
+        offsets = np.zeros(len(counts), np.float32)
+        if sampling_correction:
+            offsets[:] = -np.log(max(settings.negative, 1) * weights / weights.sum())
+    return Tables(sampling.keep_thresholds(counts, sample), noise, offsets, *paths)
+
+
+def output_rows(num_words, settings):
+    """Return how many rows the output matrix has: one for each word, or for each inner node."""
+    inner = settings.loss == "hierarchical_softmax"
+    return max(num_words - 1, 1) if inner else num_words
+
+
+def padded(vector_size):
+    """Return the length of a row: whole cache lines."""
+    return -(-vector_size // 16) * 16
