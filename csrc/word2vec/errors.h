@@ -1,5 +1,8 @@
 // From logits to the factors of the gradient, and the loss. Compiled once for each instruction set.
 
+#ifndef FASTKERAS_WORD2VEC_ERRORS_H_
+#define FASTKERAS_WORD2VEC_ERRORS_H_
+
 #include "math.h"
 #include "simd.h"
 
@@ -44,18 +47,43 @@ struct SoftplusSum {
   }
 };
 
-// y[k] becomes scale / (1 + exp(-y[k])), and log(1 + exp(y[k])) goes to the sum. There is room to
-// fill the last vector.
-FASTKERAS_INLINE void Sigmoids(float* y, int count, float scale, SoftplusSum& loss) {
-  constexpr int kWidth = Simd<float>::kWidth;
-  const int rounded = RoundUp(count, kWidth);
-  for (int k = count; k < rounded; ++k) y[k] = -1e30f;  // adds log(1 + 0)
-  for (int k = 0; k < rounded; k += kWidth) {
-    const Vec<float> value = Load(y + k);
-    const Vec<float> e = ExpOfNonPositive<float>(value > 0 ? -value : value);
-    const Vec<float> one = Broadcast(1.0f);
-    Store(y + k, (value > 0 ? one : e) * scale / (one + e));
-    loss.Add(one + e, value > 0 ? value : Vec<float>{});
+// The derivative of log(1 + exp(y)), and that itself to the sum; -1e30 adds nothing.
+FASTKERAS_INLINE Vec<float> Sigmoid(Vec<float> y, SoftplusSum& loss) {
+  const Vec<float> e = ExpOfNonPositive<float>(y > 0 ? -y : y);
+  const Vec<float> one = Broadcast(1.0f);
+  loss.Add(one + e, y > 0 ? y : Vec<float>{});
+  return (y > 0 ? one : e) / (one + e);
+}
+
+alignas(64) constexpr float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// Keeps the first lanes; the others shall add no loss.
+FASTKERAS_INLINE Vec<float> FirstLogits(Vec<float> y, int count) {
+  return Load(kLanes) < static_cast<float>(count) ? y : Broadcast(-1e30f);
+}
+
+// What was just stored four by four comes sooner when it is loaded four by four.
+FASTKERAS_INLINE Vec<float> LoadQuads(const float* from) {
+#if defined(FASTKERAS_AVX512)
+  __m512 v = _mm512_maskz_broadcast_f32x4(0xf, _mm_loadu_ps(from));
+  v = _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(from + 4), 1);
+  v = _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(from + 8), 2);
+  return _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(from + 12), 3);
+#elif defined(FASTKERAS_AVX2)
+  return _mm256_set_m128(_mm_loadu_ps(from + 4), _mm_loadu_ps(from));
+#else
+  return Load(from);
+#endif
+}
+
+// Logits become errors: x[k] is replaced by -sign rate sigmoid(sign x), whose loss is
+// log(1 + exp(sign x)). There is room to fill the last vector.
+FASTKERAS_INLINE void SigmoidErrors(float* x, const float* signs, int count, float rate,
+                                    SoftplusSum& loss) {
+  for (int k = 0; k < count; k += Simd<float>::kWidth) {
+    const Vec<float> sign = Load(signs + k);
+    const Vec<float> y = FirstLogits(sign * LoadQuads(x + k), count - k);
+    Store(x + k, sign * -rate * Sigmoid(y, loss));
   }
 }
 
@@ -83,3 +111,5 @@ FASTKERAS_INLINE double SoftmaxErrors(float* z, int count, float scale) {
 }  // namespace fastkeras::FASTKERAS_ISA
 
 FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_WORD2VEC_ERRORS_H_

@@ -62,13 +62,14 @@ struct Pass {
   const int max_inputs, max_outputs, max_sets;
   Chunk chunk;
   Buffer<int32_t> ids;
-  Buffer<float> offsets, logits, padded, rows;
+  Buffer<float> offsets, logits, signs, padded, rows;
   Buffer<float*> pointers;
   Buffer<bool> repeated;
   Window windows[kRing];
   float **inputs, **outputs, **scratch;
   float *hidden, *error;
   float rate = 0;
+  int signs_row_length = 0;
   SoftplusSum softplus;
   word2vec::Tally tally;
 
@@ -85,6 +86,7 @@ struct Pass {
         ids(kRing * (max_inputs + max_sets * (max_outputs + 1))),
         offsets(kRing * max_sets * max_outputs),
         logits(max_inputs * max_outputs + 16),
+        signs(max_inputs * max_outputs + 16),
         padded(max_outputs + 16),
         rows((max_inputs + 2) * stride),
         pointers(2 * max_inputs + max_outputs),
@@ -104,6 +106,7 @@ struct Pass {
     for (int i = 0; i < max_inputs; ++i) scratch[i] = rows.data + i * stride;
     hidden = rows.data + max_inputs * stride;
     error = hidden + stride;
+    SetSigns(max_outputs > 0 ? max_outputs : 1);
   }
 
   bool OneSet() const {
@@ -177,7 +180,7 @@ struct Pass {
   }
 
   FASTKERAS_INLINE void Fetch(const float* row) const {
-    for (int64_t s = 0; s < stride; s += 16) __builtin_prefetch(row + s, 1, 3);
+    for (int64_t s = 0; s < stride; s += 16) __builtin_prefetch(row + s, 0, 2);
   }
 
   // Finds the row of a matrix, or makes its copy, and asks for it.
@@ -298,39 +301,19 @@ struct Pass {
   FASTKERAS_INLINE void TrainOne(const Window& window, int set, float* input, float* partial,
                                  float* result) {
     int count = LocateOutputs(window, set);
-    float* const x = logits.data;
     if (settings.loss == Loss::kSampledSoftmax) {
+      float* const x = logits.data;
       Dots(&input, 1, outputs, count, stride, x);
       for (int j = 0; j < count; ++j) x[j] += window.offsets[set * max_outputs + j];
       tally.loss += SoftmaxErrors(x, count, rate);
       if (window.repeated[set]) count = MergeOutputs(1, count);
-    } else if (settings.loss == Loss::kHierarchicalSoftmax) {
-      Dots(&input, 1, outputs, count, stride, x);
-      for (int j = 0; j < count; ++j) x[j] *= window.signs[j];
-      Sigmoids(x, count, rate, softplus);
-      for (int j = 0; j < count; ++j) x[j] *= -window.signs[j];
-    } else if (window.repeated[set]) {
-      return TrainInOrder(count, input, partial, result);
+      Update(&input, 1, outputs, count, x, count, stride, scratch, &partial, &result);
     } else {
-      Dots(&input, 1, outputs, count, stride, x);
-      x[0] = -x[0];
-      Sigmoids(x, count, -rate, softplus);
-      x[0] = -x[0];
-    }
-    Update(&input, 1, outputs, count, x, count, stride, scratch, &partial, &result);
-  }
-
-  // Negative sampling with an output drawn twice: its second logit is that after the first update.
-  void TrainInOrder(int count, const float* input, float* partial, float* result) {
-    std::memcpy(scratch[0], input, static_cast<size_t>(stride) * sizeof(float));
-    float* before = scratch[0];
-    float x[Simd<float>::kWidth];
-    for (int j = 0; j < count; ++j) {
-      Dots(&before, 1, outputs + j, 1, stride, x);
-      if (j == 0) x[0] = -x[0];
-      Sigmoids(x, 1, j == 0 ? rate : -rate, softplus);
-      Update(&before, 1, outputs + j, 1, x, 1, stride, scratch, j == 0 ? &partial : &result,
-             &result);
+      const bool tree = settings.loss == Loss::kHierarchicalSoftmax;
+      // An output drawn twice has changed in between.
+      const int tile = !tree && window.repeated[set] ? 1 : kOutputsOfOne;
+      UpdateLogistic(input, partial, result, scratch[0], outputs, count, tile,
+                     tree ? window.signs : signs.data, rate, stride, softplus);
     }
   }
 
@@ -348,14 +331,21 @@ struct Pass {
         for (int j = 0; j < num_outputs; ++j) x[i * row_length + j] = z[j];
       }
     } else {
-      for (int i = 0; i < num_inputs; ++i) x[i * row_length] = -x[i * row_length];
-      Sigmoids(x, num_inputs * num_outputs, -rate, softplus);
-      for (int i = 0; i < num_inputs; ++i) x[i * row_length] = -x[i * row_length];
+      if (row_length != signs_row_length) SetSigns(row_length);
+      SigmoidErrors(x, signs.data, num_inputs * num_outputs, rate, softplus);
     }
     if (window.repeated[0]) num_outputs = MergeOutputs(num_inputs, num_outputs);
     if (window.inputs_repeated) num_inputs = MergeInputs(num_inputs, row_length);
     Update(inputs, num_inputs, outputs, num_outputs, x, row_length, stride, scratch, inputs,
            inputs);
+  }
+
+  // -1 for the logits of a word that was there, 1 for those of words drawn.
+  void SetSigns(int row_length) {
+    for (int k = 0; k < max_inputs * max_outputs + 16; ++k) {
+      signs.data[k] = k % row_length == 0 ? -1.0f : 1.0f;
+    }
+    signs_row_length = row_length;
   }
 
   // Factors of rows that are the same add up; returns how many different ones there are.

@@ -1,7 +1,10 @@
 // Products of a few rows with a few rows, in registers. Compiled once for each instruction set.
 
-#include "math.h"
+#ifndef FASTKERAS_WORD2VEC_PRODUCTS_H_
+#define FASTKERAS_WORD2VEC_PRODUCTS_H_
+
 #include "simd.h"
+#include "word2vec/errors.h"
 
 FASTKERAS_BEGIN_ISA
 
@@ -14,9 +17,11 @@ constexpr int kDotInputs = 4, kDotOutputs = 6, kUpdateOutputs = 6, kSlices = 2;
 constexpr int kDotInputs = 4, kDotOutputs = 3, kUpdateOutputs = 6, kSlices = 1;
 #endif
 
+typedef float Four __attribute__((vector_size(16)));
+
 // The four sums of four vectors. (Masks of ones: gcc warns of its own unmasked intrinsics.)
 #if defined(FASTKERAS_AVX512)
-FASTKERAS_INLINE void SumFour(const Vec<float>* v, float* sums) {
+FASTKERAS_INLINE Four SumFour(const Vec<float>* v) {
   const Vec<float> first =
       _mm512_maskz_unpacklo_ps(0xffff, v[0], v[1]) + _mm512_maskz_unpackhi_ps(0xffff, v[0], v[1]);
   const Vec<float> second =
@@ -25,21 +30,23 @@ FASTKERAS_INLINE void SumFour(const Vec<float>* v, float* sums) {
                            _mm512_maskz_shuffle_ps(0xffff, first, second, 0xee);
   const __m256 half =
       _mm512_maskz_extractf32x8_ps(0xff, lanes, 0) + _mm512_maskz_extractf32x8_ps(0xff, lanes, 1);
-  _mm_storeu_ps(sums, _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1));
+  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
 }
 #elif defined(FASTKERAS_AVX2)
-FASTKERAS_INLINE void SumFour(const Vec<float>* v, float* sums) {
+FASTKERAS_INLINE Four SumFour(const Vec<float>* v) {
   const __m256 first = _mm256_unpacklo_ps(v[0], v[1]) + _mm256_unpackhi_ps(v[0], v[1]);
   const __m256 second = _mm256_unpacklo_ps(v[2], v[3]) + _mm256_unpackhi_ps(v[2], v[3]);
   const __m256 lanes =
       _mm256_shuffle_ps(first, second, 0x44) + _mm256_shuffle_ps(first, second, 0xee);
-  _mm_storeu_ps(sums, _mm256_castps256_ps128(lanes) + _mm256_extractf128_ps(lanes, 1));
+  return _mm256_castps256_ps128(lanes) + _mm256_extractf128_ps(lanes, 1);
 }
 #else
-FASTKERAS_INLINE void SumFour(const Vec<float>* v, float* sums) {
-  for (int i = 0; i < 4; ++i) sums[i] = Sum(v[i]);
+FASTKERAS_INLINE Four SumFour(const Vec<float>* v) {
+  return Four{Sum(v[0]), Sum(v[1]), Sum(v[2]), Sum(v[3])};
 }
 #endif
+
+FASTKERAS_INLINE void StoreFour(float* to, Four v) { std::memcpy(to, &v, sizeof(v)); }
 
 // dots[i * row_length + j] = inputs[i] . outputs[j].
 template <int I, int J>
@@ -55,9 +62,16 @@ void DotTile(const float* const* inputs, const float* const* outputs, int64_t st
       for (int j = 0; j < J; ++j) sums[i * J + j] += input * output[j];
     }
   }
+  if (J == row_length || I == 1) {
+#pragma GCC unroll 8
+    for (int k = 0; k + 4 <= I * J; k += 4) StoreFour(dots + k, SumFour(sums + k));
+    const Four rest = SumFour(sums + kSums - 4);
+    if (I * J % 4 != 0) std::memcpy(dots + I * J / 4 * 4, &rest, I * J % 4 * sizeof(float));
+    return;
+  }
   float values[kSums];
 #pragma GCC unroll 8
-  for (int k = 0; k < kSums; k += 4) SumFour(sums + k, values + k);
+  for (int k = 0; k < kSums; k += 4) StoreFour(values + k, SumFour(sums + k));
   for (int i = 0; i < I; ++i) {
     for (int j = 0; j < J; ++j) dots[i * row_length + j] = values[i * J + j];
   }
@@ -144,8 +158,8 @@ void UpdateTile(const float* const* inputs, const float* const* partial, float* 
 
 // The same for one input, whose factors stay in registers.
 template <int J>
-void UpdateTileOfOne(const float* input, const float* partial, float* result, float* const* outputs,
-                     const float* g, int64_t stride) {
+FASTKERAS_INLINE void UpdateTileOfOne(const float* input, const float* partial, float* result,
+                                      float* const* outputs, const float* g, int64_t stride) {
   Vec<float> factor[J];
   for (int j = 0; j < J; ++j) factor[j] = Broadcast(g[j]);
   for (int64_t s = 0; s < stride; s += Simd<float>::kWidth) {
@@ -160,6 +174,39 @@ void UpdateTileOfOne(const float* input, const float* partial, float* result, fl
   }
 }
 
+// Of the outputs of one input, which have the width of a vector or less in a tile.
+constexpr int kOutputsOfOne = Simd<float>::kWidth < 8 ? Simd<float>::kWidth : 8;
+
+// The first lanes of a vector.
+FASTKERAS_INLINE Vec<float> FromFours(Four low, Four high) {
+#if defined(FASTKERAS_AVX512)
+  return _mm512_maskz_broadcast_f32x8(0xff, _mm256_set_m128(high, low));
+#elif defined(FASTKERAS_AVX2)
+  return _mm256_set_m128(high, low);
+#else
+  (void)high;
+  return low;
+#endif
+}
+
+// One input with a tile of outputs under the logistic loss, all in registers: logits, errors and
+// both updates.
+template <int J>
+void LogisticTile(const float* input, const float* partial, float* result, float* const* outputs,
+                  const float* signs, float rate, int64_t stride, SoftplusSum& loss) {
+  constexpr int kWidth = Simd<float>::kWidth;
+  Vec<float> sums[8] = {};
+  for (int64_t s = 0; s < stride; s += kWidth) {
+    const Vec<float> in = Load(input + s);
+    for (int j = 0; j < J; ++j) sums[j] += in * Load(outputs[j] + s);
+  }
+  const Vec<float> x = FromFours(SumFour(sums), J > 4 ? SumFour(sums + 4) : Four{});
+  const Vec<float> sign = LoadFirst(signs, J);
+  float g[kWidth];
+  Store(g, sign * -rate * Sigmoid(FirstLogits(sign * x, J), loss));
+  UpdateTileOfOne<J>(input, partial, result, outputs, g, stride);
+}
+
 // Both for any number of outputs, which have to be different rows. `partial` is read and `results`
 // written where the inputs are; between two tiles the sums are in `scratch`, a row for each input.
 FASTKERAS_INLINE void Update(float* const* inputs, int num_inputs, float* const* outputs,
@@ -167,21 +214,36 @@ FASTKERAS_INLINE void Update(float* const* inputs, int num_inputs, float* const*
                              float* const* scratch, float* const* partial, float* const* results) {
   static constexpr decltype(&UpdateTile<1>) kTiles[] = {
       UpdateTile<1>, UpdateTile<2>, UpdateTile<3>, UpdateTile<4>, UpdateTile<5>, UpdateTile<6>};
-  static constexpr decltype(&UpdateTileOfOne<1>) kTilesOfOne[] = {
-      UpdateTileOfOne<1>, UpdateTileOfOne<2>, UpdateTileOfOne<3>,
-      UpdateTileOfOne<4>, UpdateTileOfOne<5>, UpdateTileOfOne<6>};
   for (int j = 0; j < num_outputs; j += kUpdateOutputs) {
     const int columns = num_outputs - j < kUpdateOutputs ? num_outputs - j : kUpdateOutputs;
     float* const* from = j == 0 ? partial : scratch;
     float* const* to = j + columns == num_outputs ? results : scratch;
-    if (num_inputs == 1) {
-      kTilesOfOne[columns - 1](inputs[0], from[0], to[0], outputs + j, g + j, stride);
-    } else {
-      kTiles[columns - 1](inputs, from, to, num_inputs, outputs + j, g + j, row_length, stride);
-    }
+    kTiles[columns - 1](inputs, from, to, num_inputs, outputs + j, g + j, row_length, stride);
+  }
+}
+
+// The logistic loss of one input with any number of outputs. Those of a tile, at most `tile`, have
+// to be different rows; the next tile sees them updated, and the input as it was.
+FASTKERAS_INLINE void UpdateLogistic(const float* input, float* partial, float* result,
+                                     float* scratch, float* const* outputs, int num_outputs,
+                                     int tile, const float* signs, float rate, int64_t stride,
+                                     SoftplusSum& loss) {
+  static constexpr decltype(&LogisticTile<1>) kTiles[] = {
+      LogisticTile<1>, LogisticTile<2>, LogisticTile<3>, LogisticTile<4>,
+#if defined(FASTKERAS_AVX512) || defined(FASTKERAS_AVX2)
+      LogisticTile<5>, LogisticTile<6>, LogisticTile<7>, LogisticTile<8>,
+#endif
+  };
+  for (int j = 0; j < num_outputs; j += tile) {
+    const int columns = num_outputs - j < tile ? num_outputs - j : tile;
+    kTiles[columns - 1](input, j == 0 ? partial : scratch,
+                        j + columns == num_outputs ? result : scratch, outputs + j, signs + j, rate,
+                        stride, loss);
   }
 }
 
 }  // namespace fastkeras::FASTKERAS_ISA
 
 FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_WORD2VEC_PRODUCTS_H_

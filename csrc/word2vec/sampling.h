@@ -36,8 +36,11 @@ FASTKERAS_INLINE void DrawNoise(uint64_t bits, int first, int count, const uint3
     const uint64_t drawn = Mix(bits + (static_cast<uint64_t>(first + i) + 1) * kGolden);
     const int64_t word =
         static_cast<int64_t>(((drawn >> 32) * static_cast<uint64_t>(num_words)) >> 32);
-    const bool itself = static_cast<uint32_t>(drawn) < noise[2 * word];
-    words[i] = itself ? static_cast<int32_t>(word) : static_cast<int32_t>(noise[2 * word + 1]);
+    const uint32_t* const entry = noise + 2 * word;
+    const uint32_t alias = entry[1], own = static_cast<uint32_t>(word);
+    // Without a branch, which nothing could predict.
+    const uint32_t other = -static_cast<uint32_t>(static_cast<uint32_t>(drawn) >= entry[0]);
+    words[i] = static_cast<int32_t>(own ^ ((own ^ alias) & other));
   }
 }
 
