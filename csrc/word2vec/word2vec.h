@@ -64,7 +64,7 @@ struct Tally {
 
 // Learning rates change and slices should be cut at multiples of these, counted in positions.
 constexpr int64_t kChunk = 1024;
-constexpr int64_t kDeterministicBlock = 256;
+constexpr int64_t kDeterministicBlock = 64;
 constexpr int64_t kBlocksInRound = 8;
 
 // Predicts at positions begin..end-1; contexts may lie outside. Threads race for rows unless

@@ -1,1 +1,17 @@
 """Word2Vec with hand-derived gradients, and all that is around its training."""
+
+from importlib import import_module
+
+_WHERE = {"Word2Vec": "fastkeras.word2vec.trainer"}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name):  # an engine alone needs no trainer
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fastkeras.word2vec' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,71 @@
+"""The arguments of `Word2Vec`, checked once."""
+
+import math
+
+from fastkeras.word2vec.problem import LOSSES, OBJECTIVES, Settings
+
+# (objective, cbow_gradient): word2vec.c's rates; the exact gradient is smaller by the contexts.
+LEARNING_RATES = {"skipgram": 0.025, "word2vec": 0.05, "exact": 0.25}
+
+
+def checked(config):
+    """Check a dict of the arguments; return it with the defaults that depend on others."""
+    config = dict(config)
+    for name, lowest in _LOWEST.items():
+        value = config[name]
+        whole = isinstance(value, int) or (hasattr(value, "__index__"))
+        if not whole or isinstance(value, bool):
+            raise TypeError(f"{name}={value!r} must be an int")
+        config[name] = int(value)
+        if value < lowest:
+            raise ValueError(f"{name}={value} must be at least {lowest}")
+    for name, allowed in _CHOICES.items():
+        if config[name] not in allowed:
+            names = ", ".join(map(repr, allowed))
+            raise ValueError(f"{name}={config[name]!r} must be one of {names}")
+    if config["max_vocab"] is not None and config["max_vocab"] < 1:
+        raise ValueError(f"max_vocab={config['max_vocab']} must be None or at least 1")
+    if config["learning_rate"] is None:
+        cbow = config["objective"] == "cbow"
+        config["learning_rate"] = LEARNING_RATES[config["cbow_gradient"] if cbow else "skipgram"]
+    for name in ("learning_rate", "end_learning_rate", "sample"):
+        if not (math.isfinite(config[name]) and config[name] >= 0):
+            raise ValueError(f"{name}={config[name]} must be a finite number, at least 0")
+    if not math.isfinite(config["ns_exponent"]):
+        raise ValueError(f"ns_exponent={config['ns_exponent']} must be a finite number")
+    if config["negative"] == 0 and config["loss"] != "hierarchical_softmax":
+        raise ValueError(f"negative=0 must be at least 1 with loss={config['loss']!r}")
+    return config
+
+
+_LOWEST = {
+    "vector_size": 1,
+    "window": 1,
+    "min_count": 1,
+    "negative": 0,
+    "epochs": 1,
+    "num_threads": 0,
+    "seed": 0,
+}
+_CHOICES = {
+    "objective": OBJECTIVES,
+    "loss": LOSSES,
+    "shared_negatives": ("window", None),
+    "cbow_gradient": ("exact", "word2vec"),
+    "dtype": ("float32",),
+}
+
+
+def settings_of(config):
+    """Return what of it an engine needs."""
+    tree = config["loss"] == "hierarchical_softmax"
+    skipgram = config["objective"] == "skipgram"
+    return Settings(
+        objective=config["objective"],
+        loss=config["loss"],
+        window=config["window"],
+        negative=0 if tree else config["negative"],
+        shared_negatives=skipgram and not tree and config["shared_negatives"] == "window",
+        exact_cbow=config["cbow_gradient"] == "exact",
+        shrink_windows=bool(config["shrink_windows"]),
+    )

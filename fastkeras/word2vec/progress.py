@@ -1,0 +1,57 @@
+"""What training tells about itself: a bar by rich, where rich is installed."""
+
+import contextlib
+from typing import NamedTuple
+
+
+class Status(NamedTuple):
+    """Where training is, after a block of about a quarter of a second.
+
+    Attributes:
+        epoch: the current one, from 0.
+        epochs: how many there are.
+        progress: what is done of all epochs, 0 to 1.
+        loss: mean of a prediction, over about the last 20 blocks.
+        learning_rate: at the block's begin.
+        words_per_second: of the corpus, in the last blocks.
+        seconds_left: an estimate.
+    """
+
+    epoch: int
+    epochs: int
+    progress: float
+    loss: float
+    learning_rate: float
+    words_per_second: float
+    seconds_left: float
+
+
+@contextlib.contextmanager
+def bar(shown):
+    """Give a function that shows a `Status`; it does nothing if not `shown`, or without rich."""
+    try:
+        if not shown:
+            raise ImportError
+        from rich import progress
+    except ImportError:
+        yield lambda status: None
+        return
+    columns = (
+        progress.TextColumn("epoch {task.fields[epoch]}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TextColumn("{task.fields[figures]}"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns) as display:
+        task = display.add_task("train", total=1.0, epoch="", figures="")
+
+        def show(status):
+            figures = (
+                f"{status.words_per_second / 1e3:,.0f} k words/s  loss {status.loss:.4f}  "
+                f"learning rate {status.learning_rate:.5f}"
+            )
+            epoch = f"{status.epoch + 1}/{status.epochs}"
+            display.update(task, completed=status.progress, epoch=epoch, figures=figures)
+
+        yield show

@@ -1,0 +1,329 @@
+"""The trainer: a corpus goes in, vectors come out."""
+
+import os
+import time
+from functools import partial
+
+import numpy as np
+
+from fastkeras import _engines
+from fastkeras.word2vec import checkpoint as checkpoints
+from fastkeras.word2vec import matrices, problem, training
+from fastkeras.word2vec.arguments import checked, settings_of
+from fastkeras.word2vec.progress import bar
+
+
+class Word2Vec:
+    """Skip-gram and CBOW vectors of words, trained by hand-derived gradients in native kernels.
+
+    Mikolov et al. 2013 (arXiv 1301.3781, 1310.4546); docs/word2vec.md derives the gradients.
+
+    Args:
+        vector_size: length of a vector.
+        window: words to each side of a center, at most.
+        min_count: rarer words are left out.
+        negative: words drawn for a center (or for a pair of skip-gram, see `shared_negatives`).
+        ns_exponent: they are drawn by count ** ns_exponent.
+        sample: words of a relative frequency f above it stay with probability
+            sqrt(sample / f) + sample / f; 0 keeps all.
+        objective: "skipgram" or "cbow".
+        loss: "negative_sampling", "hierarchical_softmax", or "sampled_softmax": the softmax over a
+            word and those drawn, accidental hits masked (Su's random softmax with ns_exponent=0).
+        shared_negatives: of skip-gram: "window", one set for all pairs of a window and gradients
+            from the values before, several times as fast (Ji et al. 2016, arXiv 1604.04661); None,
+            a set for each pair in sequence, as word2vec.c does.
+        cbow_gradient: "exact", a context's share of the error (İrsoy et al. 2020, arXiv
+            2012.15332), or "word2vec", all of it to each, as word2vec.c and gensim do.
+        sampling_correction: of the sampled softmax: −log(negative · probability) is added to the
+            logits of words drawn, which makes its partition function that of the full softmax on
+            average.
+        learning_rate: at the begin; by default 0.025 for skip-gram, and for CBOW 0.25 with the
+            exact gradient and 0.05 with word2vec's.
+        end_learning_rate: at the end, in a straight line over all words of all epochs.
+        epochs: passes over the corpus.
+        max_vocab: only so many words, the most frequent; None for no limit.
+        shrink_windows: draw each window's width from 1..window, as word2vec.c does.
+        early_stopping: end after an epoch whose loss is not this fraction below the last one's.
+        dtype: "float32".
+        num_threads: 0 for all processors.
+        seed: of all random numbers. One thread repeats bit for bit; several threads race for rows.
+        deterministic: the same bits on any number of threads, at some cost: blocks of a round do
+            not see each other's changes.
+        engine: "native", "numba" or "reference"; by default the first that is ready.
+
+    Attributes:
+        vocabulary: of the corpus, with `words`, `counts` and `index`; None before `fit`.
+        history: dict of lists with an entry for each epoch: `loss`, the mean of a prediction, and
+            `words_per_second`.
+
+    Raises:
+        ValueError, TypeError: an argument is not allowed.
+
+    Example:
+        >>> from fastkeras.word2vec import Word2Vec
+        >>> Word2Vec(vector_size=50, window=3)
+        Word2Vec(vector_size=50, objective='skipgram', loss='negative_sampling', untrained)
+    """
+
+    def __init__(
+        self,
+        vector_size=100,
+        window=5,
+        min_count=5,
+        negative=5,
+        ns_exponent=0.75,
+        sample=1e-4,
+        objective="skipgram",
+        loss="negative_sampling",
+        shared_negatives="window",
+        cbow_gradient="exact",
+        sampling_correction=False,
+        learning_rate=None,
+        end_learning_rate=1e-4,
+        epochs=5,
+        max_vocab=None,
+        shrink_windows=True,
+        early_stopping=None,
+        dtype="float32",
+        num_threads=0,
+        seed=1,
+        deterministic=False,
+        engine=None,
+    ):
+        config = {name: value for name, value in locals().items() if name not in ("self", "engine")}
+        self.config = checked(config)
+        self.vocabulary = None
+        self._settings = settings_of(self.config)
+        self._engine = _engines.engine_for("word2vec", np.empty(0), engine)
+        self._state = training.new_state(self.config["epochs"])
+        self._matrices = None
+        self._corpus_size = None
+
+    def __repr__(self):
+        trained = "untrained" if self.vocabulary is None else f"{len(self.vocabulary.words)} words"
+        of_config = ("vector_size", "objective", "loss")
+        return f"Word2Vec({', '.join(f'{n}={self.config[n]!r}' for n in of_config)}, {trained})"
+
+    @property
+    def history(self):
+        return self._state["history"]
+
+    @property
+    def input_embeddings(self):
+        """The input matrix, float32 (words, vector_size): the vectors. A view, not a copy."""
+        return self._fitted()[0][:, : self.config["vector_size"]]
+
+    @property
+    def output_embeddings(self):
+        """The output matrix, a row for each word, or inner node of the hierarchical softmax."""
+        return self._fitted()[1][:, : self.config["vector_size"]]
+
+    @property
+    def vectors(self):
+        """`Vectors` of the words, to query, evaluate and save. They share the model's memory."""
+        self._fitted()
+        from fastkeras.word2vec.vectors import Vectors
+
+        return Vectors(self.vocabulary.words, self.input_embeddings)
+
+    def fit(self, corpus, *, vocabulary=None, **options):
+        """Count the words, make new vectors, and train them.
+
+        Args:
+            corpus: what `corpus.encode` takes; or, with a vocabulary, an encoded corpus: int32
+                (positions,), word ids in the order of the vocabulary, each sentence ended by −1.
+            vocabulary: a `Vocabulary`; by default that of the corpus.
+            **options: `progress=True`, a bar with words/s, loss, learning rate and the time left;
+                `callbacks=()`, functions that get a `progress.Status` about four times a second,
+                training ends if one returns True; `checkpoint=None`, a path that `load` reads,
+                written every `checkpoint_minutes=10` and at the end.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: no word of the corpus is frequent enough, or ids do not fit the vocabulary.
+            FloatingPointError: the loss is not finite: the learning rate is too large.
+            KeyboardInterrupt: after Ctrl-C, when the block has ended and the checkpoint is written;
+                the model can be used, saved, and resumed.
+        """
+        _check_options(options)
+        if vocabulary is None:
+            vocabulary = self._count(corpus, options)
+        if not len(vocabulary.words):
+            raise ValueError(f"corpus has no word min_count={self.config['min_count']} times")
+        ids = _encoded(corpus, vocabulary)
+        self.vocabulary = vocabulary
+        rows = len(vocabulary.words), problem.output_rows(len(vocabulary.words), self._settings)
+        self._matrices = matrices.new(*rows, self.config["vector_size"], self.config["seed"])
+        self._state = training.new_state(self.config["epochs"])
+        return self._train(ids, **options)
+
+    def resume(self, corpus, **options):
+        """Go on where the last `fit` or `partial_fit` stopped, or its checkpoint was written.
+
+        Args:
+            corpus: the one it was trained on.
+            **options: as in `fit`.
+
+        Returns:
+            Itself. With nothing left to do it has not changed.
+        """
+        self._fitted()
+        _check_options(options)
+        ids = _encoded(corpus, self.vocabulary)
+        if len(ids) != self._corpus_size:
+            raise ValueError(
+                f"corpus has {len(ids)} positions, that of the training had {self._corpus_size}"
+            )
+        return self._train(ids, **options)
+
+    def partial_fit(self, corpus, *, epochs=1, new_words=True, **options):
+        """Train what there is on another corpus, the learning rate in a line as in `fit`.
+
+        Args:
+            corpus: what `corpus.encode` takes.
+            epochs: passes over it.
+            new_words: its words that are new and frequent enough get vectors too. The hierarchical
+                softmax cannot: its tree is that of the first vocabulary.
+            **options: as in `fit`.
+
+        Returns:
+            Itself.
+        """
+        if self.vocabulary is None:
+            raise ValueError("the model has no vectors yet: call fit first")
+        _check_options(options)
+        if new_words and not isinstance(corpus, np.ndarray):
+            self._add_words(self._count(corpus, options))
+        ids = _encoded(corpus, self.vocabulary)
+        first = self._state["first_epoch"] + self._state["epoch"] + 1
+        self._state = training.new_state(epochs, first, self.history)
+        return self._train(ids, **options)
+
+    def save(self, path):
+        """Write the model, with all that `resume` needs, to one file."""
+        self._fitted()
+        state = {**self._state, "corpus_size": self._corpus_size}
+        of_words = self.vocabulary.words, self.vocabulary.counts
+        embeddings = self.input_embeddings, self.output_embeddings
+        checkpoints.save(path, self.config, state, *of_words, embeddings)
+
+    @classmethod
+    def load(cls, path, engine=None):
+        """Read a model that `save` or a checkpoint wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a model.
+        """
+        from fastkeras.word2vec.vocabulary import Vocabulary
+
+        config, state, words, counts, embeddings = checkpoints.load(path)
+        model = cls(**config, engine=engine)
+        model.vocabulary = Vocabulary(words, counts)
+        model._corpus_size = state.pop("corpus_size")
+        model._state = state
+        model._matrices = [matrices.padded_copy(matrix) for matrix in embeddings]
+        return model
+
+    def _fitted(self):
+        if self._matrices is None:
+            raise ValueError("the model has no vectors yet: call fit first")
+        return self._matrices
+
+    def _count(self, corpus, options):
+        from fastkeras.word2vec import vocabulary
+
+        of_config = {n: self.config[n] for n in ("min_count", "max_vocab", "num_threads")}
+        return vocabulary.build(corpus, **of_config, progress=options.get("progress", True))
+
+    def _add_words(self, found):
+        """Take new words in, and order all by their counts, as a vocabulary has to be."""
+        known, index = self.vocabulary, self.vocabulary.index
+        fresh = [i for i, word in enumerate(found.words) if word not in index]
+        if self._settings.loss == "hierarchical_softmax":
+            if fresh:
+                raise ValueError(
+                    f"loss='hierarchical_softmax' cannot take {len(fresh)} new words, its tree is "
+                    "fixed: pass new_words=False"
+                )
+            return  # nor new counts
+        words = [*known.words, *(found.words[i] for i in fresh)]
+        counts = np.concatenate([known.counts, np.asarray(found.counts)[fresh]])
+        for word, count in zip(found.words, found.counts, strict=True):
+            if word in index:
+                counts[index[word]] += count
+        order = np.argsort(-counts, kind="stable")
+        size, seed = self.config["vector_size"], self.config["seed"] + len(known.words)
+        self._matrices = matrices.grown(self._matrices, order, size, seed)
+        self.vocabulary = type(known)([words[i] for i in order], counts[order])
+
+    def _train(self, ids, progress=True, callbacks=(), checkpoint=None, checkpoint_minutes=10):
+        self._corpus_size = len(ids)
+        c = self.config
+        tables = problem.tables_of(
+            self.vocabulary.counts, self._settings,
+            c["sample"], c["ns_exponent"], c["sampling_correction"],
+        )  # fmt: skip
+        train = partial(
+            _call_engine, self._engine, ids, self._matrices, tables, self._settings,
+            c["num_threads"], c["deterministic"],
+        )  # fmt: skip
+        saved = time.monotonic()
+
+        def between(status):
+            nonlocal saved
+            show(status)
+            stops = [callback(status) for callback in callbacks]
+            if checkpoint is not None and time.monotonic() - saved >= 60 * checkpoint_minutes:
+                self.save(checkpoint)
+                saved = time.monotonic()
+            return interrupted.asked or any(stop is True for stop in stops)
+
+        with training.Interrupted() as interrupted, bar(progress) as show:
+            training.run(train, ids, self._state, c, c["seed"], between)
+            if checkpoint is not None:
+                self.save(checkpoint)
+        if interrupted.asked:
+            raise KeyboardInterrupt
+        return self
+
+
+def _call_engine(engine, ids, embeddings, tables, settings, num_threads, deterministic, *slice_):
+    begin, end, key, schedule = slice_
+    return engine.train(
+        ids, begin, end, *embeddings, tables, settings, key, schedule, num_threads, deterministic
+    )
+
+
+def _check_options(options):
+    known = ("progress", "callbacks", "checkpoint", "checkpoint_minutes")
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name}={options[name]!r} is unknown; allowed are {', '.join(known)}")
+    if options.get("checkpoint_minutes", 1) < 0:
+        raise ValueError(f"checkpoint_minutes={options['checkpoint_minutes']} must be at least 0")
+    folder = os.path.dirname(os.path.abspath(options.get("checkpoint") or "."))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"checkpoint={options['checkpoint']!r}: there is no such folder")
+
+
+def _encoded(corpus, vocabulary):
+    if not isinstance(corpus, np.ndarray):
+        from fastkeras.word2vec.corpus import encode
+
+        return encode(corpus, vocabulary)
+    if corpus.dtype != np.int32 or corpus.ndim != 1:
+        raise ValueError(
+            f"corpus is an array of {corpus.dtype} and shape {corpus.shape}; an encoded corpus is "
+            "int32 of one dimension"
+        )
+    for begin in range(0, len(corpus), 1 << 20):  # it may be a file
+        part = corpus[begin : begin + (1 << 20)]
+        if part.min() < -1 or part.max() >= len(vocabulary.words):
+            raise ValueError(
+                f"corpus has ids from {part.min()} to {part.max()}; allowed are -1 to "
+                f"{len(vocabulary.words) - 1}"
+            )
+    return np.ascontiguousarray(corpus)

@@ -1,0 +1,358 @@
+"""Training as a user runs it: learns what was planted, stops, resumes, and says what is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastkeras
+from fastkeras.word2vec import Word2Vec, checkpoint, matrices, training
+from fastkeras.word2vec.problem import LOSSES
+
+ROOT = Path(fastkeras.__file__).parents[1]
+QUIET = {"progress": False}
+
+
+class Vocabulary:
+    """What the trainer asks of a vocabulary."""
+
+    def __init__(self, words, counts):
+        self.words, self.counts = list(words), np.asarray(counts, np.int64)
+        self.index = {word: i for i, word in enumerate(self.words)}
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch):
+    """Of the module that `load` takes the vocabulary from."""
+    module = type(sys)("fastkeras.word2vec.vocabulary")
+    module.Vocabulary = Vocabulary
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def planted(rng, topics=6, words_of_topic=8, sentences=1500, length=12):
+    """A corpus whose sentences each keep to one topic; the topic of each word."""
+    words = topics * words_of_topic
+    of_sentence = rng.integers(topics, size=sentences)
+    ids = rng.integers(words_of_topic, size=(sentences, length)) * topics + of_sentence[:, None]
+    ids = np.concatenate([ids, np.full((sentences, 1), -1)], axis=1).ravel()
+    counts = np.bincount(ids[ids >= 0], minlength=words)
+    order = np.argsort(-counts, kind="stable")
+    rank = np.empty(words + 1, np.int32)
+    rank[order], rank[-1] = np.arange(words), -1
+    topic = order % topics
+    return rank[ids], Vocabulary([f"word{i}" for i in order], counts[order]), topic
+
+
+def share_of_neighbours_in_topic(vectors, topic):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -2)
+    return np.mean(topic[similarity.argmax(axis=1)] == topic)
+
+
+def small(**more):
+    return Word2Vec(**{"vector_size": 12, "sample": 0, "window": 3, "num_threads": 1, **more})
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"objective": "skipgram"},
+        {"objective": "skipgram", "shared_negatives": None},
+        {"objective": "cbow", "cbow_gradient": "exact"},
+        {"objective": "cbow", "cbow_gradient": "word2vec"},
+    ],
+)
+def test_words_of_a_topic_become_neighbours(form, loss, rng):
+    ids, vocabulary, topic = planted(rng)
+    model = small(loss=loss, epochs=6, learning_rate=0.1, **form)
+    model.fit(ids, vocabulary=vocabulary, **QUIET)
+    assert model.input_embeddings.shape == (48, 12)
+    assert share_of_neighbours_in_topic(model.input_embeddings, topic) > 0.95
+    losses = model.history["loss"]
+    assert len(losses) == 6
+    if loss != "hierarchical_softmax":  # whose first epoch finds the best there is
+        assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("engine", ["native", "numba", "reference"])
+def test_engines_and_block_sizes_give_the_same_model(engine, rng, monkeypatch):
+    ids, vocabulary, _ = planted(rng, sentences=400)
+    first = small(epochs=2, engine="native").fit(ids, vocabulary=vocabulary, **QUIET)
+    monkeypatch.setattr(training, "BLOCK_SECONDS", 0)  # the shortest blocks there are
+    other = small(epochs=2, engine=engine).fit(ids, vocabulary=vocabulary, **QUIET)
+    np.testing.assert_allclose(other.input_embeddings, first.input_embeddings, atol=1e-5)
+    np.testing.assert_allclose(other.history["loss"], first.history["loss"], rtol=1e-6)
+    if engine == "native":
+        np.testing.assert_array_equal(other.input_embeddings, first.input_embeddings)
+    assert np.abs(first.input_embeddings).max() > 0.1
+
+
+def test_deterministic_models_are_equal_on_any_number_of_threads(rng):
+    ids, vocabulary, topic = planted(rng)
+    one, three = (
+        small(deterministic=True, num_threads=n, epochs=12).fit(ids, vocabulary=vocabulary, **QUIET)
+        for n in (1, 3)
+    )
+    np.testing.assert_array_equal(one.input_embeddings, three.input_embeddings)
+    np.testing.assert_allclose(one.history["loss"], three.history["loss"], rtol=1e-8)
+    assert share_of_neighbours_in_topic(one.input_embeddings, topic) > 0.95
+
+
+def test_several_threads_learn_too(rng):
+    ids, vocabulary, topic = planted(rng, sentences=3000)
+    model = small(num_threads=2, epochs=5, learning_rate=0.1)
+    model.fit(ids, vocabulary=vocabulary, **QUIET)
+    assert share_of_neighbours_in_topic(model.input_embeddings, topic) > 0.95
+
+
+def test_seeds_differ_and_repeat(rng):
+    ids, vocabulary, _ = planted(rng, sentences=100)
+    first, again, other = (
+        small(seed=seed).fit(ids, vocabulary=vocabulary, **QUIET).input_embeddings
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not (first == other).any()
+
+
+def test_callbacks_see_the_schedule_and_stop_it(rng, monkeypatch):
+    monkeypatch.setattr(training, "BLOCK_SECONDS", 0)
+    ids, vocabulary, _ = planted(rng)
+    seen = []
+
+    def stop_in_second_epoch(status):
+        seen.append(status)
+        return status.epoch == 1
+
+    model = small(epochs=4, learning_rate=0.1, end_learning_rate=0.02)
+    model.fit(ids, vocabulary=vocabulary, callbacks=[stop_in_second_epoch], **QUIET)
+    assert len(model.history["loss"]) == 1
+    progress = [status.progress for status in seen]
+    assert progress == sorted(progress)
+    assert 0.25 < progress[-1] < 0.5
+    begin = 16384 / (4 * len(ids))
+    np.testing.assert_allclose(seen[0].learning_rate, 0.1)
+    np.testing.assert_allclose(seen[1].learning_rate, 0.1 - 0.08 * begin)
+    assert all(status.words_per_second > 0 and status.seconds_left > 0 for status in seen)
+    assert seen[-1].loss < seen[0].loss
+
+
+def test_training_stops_early_when_the_loss_stays(rng):
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    model = small(epochs=50, learning_rate=0.0, end_learning_rate=0.0, early_stopping=0.01)
+    model.fit(ids, vocabulary=vocabulary, **QUIET)
+    assert len(model.history["loss"]) == 2
+
+
+def test_stopped_training_resumes_to_the_same_bits(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "BLOCK_SECONDS", 0)
+    ids, vocabulary, _ = planted(rng)
+    whole = small(epochs=3).fit(ids, vocabulary=vocabulary, **QUIET)
+    stopped = small(epochs=3)
+    stopped.fit(ids, vocabulary=vocabulary, callbacks=[lambda s: s.progress > 0.5], **QUIET)
+    assert len(stopped.history["loss"]) == 1
+    stopped.save(tmp_path / "model")
+    loaded = Word2Vec.load(tmp_path / "model")
+    assert loaded.vocabulary.words == vocabulary.words
+    np.testing.assert_array_equal(loaded.input_embeddings, stopped.input_embeddings)
+    loaded.resume(ids, **QUIET)
+    np.testing.assert_array_equal(loaded.input_embeddings, whole.input_embeddings)
+    np.testing.assert_array_equal(loaded.output_embeddings, whole.output_embeddings)
+    np.testing.assert_allclose(loaded.history["loss"], whole.history["loss"], rtol=1e-8)
+    before = loaded.input_embeddings.copy()
+    loaded.resume(ids, **QUIET)  # nothing is left
+    np.testing.assert_array_equal(loaded.input_embeddings, before)
+
+
+def test_another_corpus_adds_words_and_keeps_the_others(rng, monkeypatch):
+    ids, vocabulary, _ = planted(rng, sentences=200)
+    model = small().fit(ids, vocabulary=vocabulary, **QUIET)
+    before = {w: model.input_embeddings[i].copy() for w, i in vocabulary.index.items()}
+    fresh = Vocabulary(["new", vocabulary.words[3]], [10**6, 5])
+    monkeypatch.setattr(model, "_count", lambda corpus, options: fresh)
+    encode = {"new": 0}
+    module = type(sys)("fastkeras.word2vec.corpus")
+    module.encode = lambda corpus, vocabulary: np.array(
+        [vocabulary.index[w] for w in corpus] + [-1], np.int32
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    model.partial_fit(["new", "new"], **QUIET)
+    assert model.vocabulary.words[0] == "new" and encode["new"] == 0
+    assert model.vocabulary.counts[0] == 10**6
+    third = vocabulary.words[3]
+    assert model.vocabulary.counts[model.vocabulary.index[third]] == vocabulary.counts[3] + 5
+    for word, vector in before.items():  # none of them is in the corpus
+        index = model.vocabulary.index[word]
+        np.testing.assert_array_equal(model.input_embeddings[index], vector)
+    assert (model.input_embeddings[0] != 0).all()
+    assert len(model.history["loss"]) == 6
+
+
+def test_tree_takes_no_new_words(rng, monkeypatch):
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    model = small(loss="hierarchical_softmax").fit(ids, vocabulary=vocabulary, **QUIET)
+    monkeypatch.setattr(model, "_count", lambda corpus, options: Vocabulary(["new"], [10]))
+    with pytest.raises(ValueError, match="cannot take 1 new words, its tree is fixed"):
+        model.partial_fit(["new"], **QUIET)
+
+
+SCRIPT = """
+import sys
+import numpy as np
+sys.path.insert(0, "tests/word2vec")
+from test_trainer import Vocabulary, planted, small
+from fastkeras.word2vec import training
+training.BLOCK_SECONDS = 0
+ids, vocabulary, _ = planted(np.random.default_rng(3))
+model = small(epochs=100_000)
+tell = lambda status: print(status.epoch, flush=True)
+options = dict(progress=False, callbacks=[tell], checkpoint=sys.argv[1], checkpoint_minutes=0)
+try:
+    model.fit(ids, vocabulary=vocabulary, **options)
+except KeyboardInterrupt:
+    print("interrupted", np.isfinite(model.input_embeddings).all(), flush=True)
+"""
+
+
+def start(path):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, path],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for _ in range(10):
+        assert process.stdout.readline()
+    return process
+
+
+def test_kill_while_checkpoints_are_written_leaves_a_valid_one(tmp_path, rng):
+    path = tmp_path / "model"
+    for wait in (0.0, 0.013, 0.05):
+        with start(path) as process:
+            time.sleep(wait)
+            process.kill()
+        model = Word2Vec.load(path)
+        ids, _, _ = planted(np.random.default_rng(3))
+        state = model._state
+        at = state["epoch"], state["position"]
+        assert at > (0, 0)
+        model.resume(ids, callbacks=[lambda status: True], **QUIET)
+        assert (state["epoch"], state["position"]) > at
+
+
+def test_interrupt_leaves_a_checkpoint_and_a_model(tmp_path):
+    path = tmp_path / "model"
+    with start(path) as process:
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert rest.endswith("interrupted True\n")
+    assert Word2Vec.load(path)._state["epoch"] >= 0
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_training_outside_of_the_main_thread_works(rng):
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    model = small(epochs=1)
+    thread = threading.Thread(
+        target=model.fit, args=(ids,), kwargs={"vocabulary": vocabulary, **QUIET}
+    )
+    thread.start()
+    thread.join()
+    assert len(model.history["loss"]) == 1
+
+
+def test_failed_write_leaves_the_old_file(rng, tmp_path, monkeypatch):
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    model = small(epochs=1).fit(ids, vocabulary=vocabulary, **QUIET)
+    model.save(tmp_path / "model")
+    before = (tmp_path / "model").read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint.np, "savez", fail)
+    with pytest.raises(OSError, match="no space left"):
+        model.save(tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_bar_shows_what_is_asked_for(rng, capsys):
+    pytest.importorskip("rich")
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    small(epochs=2).fit(ids, vocabulary=vocabulary)
+    printed = capsys.readouterr().out
+    for part in ("epoch 2/2", "words/s", "loss", "learning rate", "100%"):
+        assert part in printed
+
+
+def test_rows_begin_on_cache_lines():
+    for matrix in matrices.new(5, 3, 20, seed=1):
+        assert matrix.ctypes.data % 64 == 0
+        assert matrix.shape[1] == 32
+        assert (matrix[:, 20:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"window": 0}, "window=0 must be at least 1"),
+        ({"vector_size": -3}, "vector_size=-3 must be at least 1"),
+        ({"negative": 0}, "negative=0 must be at least 1 with loss='negative_sampling'"),
+        ({"objective": "skip"}, "objective='skip' must be one of 'skipgram', 'cbow'"),
+        ({"loss": "nce"}, "loss='nce' must be one of 'negative_sampling'"),
+        ({"shared_negatives": "batch"}, "shared_negatives='batch' must be one of 'window', None"),
+        ({"cbow_gradient": "half"}, "cbow_gradient='half' must be one of 'exact', 'word2vec'"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be a finite number, at least 0"),
+        ({"sample": float("nan")}, "sample=nan must be a finite number"),
+        ({"dtype": "float16"}, "dtype='float16' must be one of 'float32'"),
+        ({"max_vocab": 0}, "max_vocab=0 must be None or at least 1"),
+        ({"engine": "keras"}, "engine='keras' does not take a numpy array"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Word2Vec(**arguments)
+
+
+def test_wrong_calls_are_named(rng, tmp_path):
+    ids, vocabulary, _ = planted(rng, sentences=20)
+    model = small()
+    with pytest.raises(TypeError, match=r"window=2.5 must be an int"):
+        small(window=2.5)
+    for call in (lambda: model.vectors, lambda: model.save("x"), lambda: model.resume(ids)):
+        with pytest.raises(ValueError, match="no vectors yet: call fit first"):
+            call()
+    with pytest.raises(ValueError, match="corpus has no word min_count=5 times"):
+        model.fit(ids, vocabulary=Vocabulary([], []))
+    with pytest.raises(ValueError, match=r"array of int64 .* an encoded corpus is int32"):
+        model.fit(ids.astype(np.int64), vocabulary=vocabulary)
+    with pytest.raises(ValueError, match=r"ids from -1 to [0-9]+; allowed are -1 to 1"):
+        model.fit(ids, vocabulary=Vocabulary(["a", "b"], [2, 1]))
+    with pytest.raises(TypeError, match="verbose=1 is unknown; allowed are progress"):
+        model.fit(ids, vocabulary=vocabulary, verbose=1)
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+        model.fit(ids, vocabulary=vocabulary, checkpoint=str(tmp_path / "no" / "model"))
+    model.fit(ids, vocabulary=vocabulary, **QUIET)
+    with pytest.raises(ValueError, match="corpus has 259 positions, that of the training had 260"):
+        model.resume(ids[:-1])
+    (tmp_path / "text").write_text("not a model")
+    with pytest.raises(ValueError, match="is not a Word2Vec model"):
+        Word2Vec.load(tmp_path / "text")
+    with pytest.raises(FileNotFoundError):
+        Word2Vec.load(tmp_path / "nothing")
+
+
+def test_diverged_training_says_so(rng):
+    ids, vocabulary, _ = planted(rng, sentences=100)
+    with pytest.raises(FloatingPointError, match=r"learning_rate=1e\+30 is too large"):
+        small(learning_rate=1e30).fit(ids, vocabulary=vocabulary, **QUIET)
