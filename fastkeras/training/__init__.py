@@ -1,0 +1,26 @@
+"""What Keras' training loop leaves to be wished: losses, metrics, weights, callbacks, gradients.
+
+Plain `keras.ops` on every backend. docs/training.md says when to use what, and when Keras has it.
+"""
+
+from importlib import import_module
+
+_WHERE = {
+    **dict.fromkeys(("LossLayer", "add_loss"), "loss_layers"),
+    **dict.fromkeys(("MetricLayer", "add_metric", "watch"), "metric_layers"),
+    **dict.fromkeys(("CenterDistances", "CenterLoss", "CenterLossLayer"), "center_loss"),
+    "SmoothedCrossentropy": "smoothed_crossentropy",
+    "TripletLossLayer": "triplet_loss",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name):
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fastkeras.training' has no attribute {name!r}")
+    return getattr(import_module(f"fastkeras.training.{_WHERE[name]}"), name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,125 @@
+"""Center loss: features near the centre of their class, the centres learned along."""
+
+import keras
+from keras import ops
+
+from fastkeras.training.loss_layers import LossLayer
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class CenterDistances(keras.layers.Layer):
+    """Half the squared distances of features to the learned centres of all classes.
+
+    Its output has shape (batch, classes), so that `CenterLoss` is a loss like any other: the
+    centres are weights of the model, are saved with it and get their gradient on every backend.
+    It takes batch × classes × features numbers; with many classes use `CenterLossLayer`.
+
+    Args:
+        classes: number of classes.
+        centers_initializer: "zeros" as in the paper, or any other.
+
+    Example:
+        >>> import keras
+        >>> x = keras.Input((8,))
+        >>> features = keras.layers.Dense(2)(x)
+        >>> logits = keras.layers.Dense(10, name="logits")(features)
+        >>> distances = CenterDistances(10, name="distances")(features)
+        >>> model = keras.Model(x, {"logits": logits, "distances": distances})
+        >>> cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("adam", {"logits": cross_entropy, "distances": CenterLoss()},
+        ...               loss_weights={"logits": 1, "distances": 0.5})
+
+    Source: Wen, Zhang, Li & Qiao, 2016, "A discriminative feature learning approach for deep face
+    recognition"; Su Jianlin, 2018, https://kexue.fm/archives/5765.
+    """
+
+    def __init__(self, classes, centers_initializer="zeros", **options):
+        super().__init__(**options)
+        self.classes = _checked(classes)
+        self.centers_initializer = keras.initializers.get(centers_initializer)
+
+    def build(self, input_shape):
+        """Make the centres."""
+        self.centers = self.add_weight(
+            shape=(self.classes, input_shape[-1]),
+            initializer=self.centers_initializer,
+            name="centers",
+        )
+
+    def call(self, features):
+        """Distances of shape (batch, classes)."""
+        # not |f|² - 2fc + |c|², which loses its digits where features have come near their centre
+        return 0.5 * ops.sum(ops.square(features[:, None] - self.centers), -1)
+
+    def get_config(self):
+        """The configuration."""
+        initializer = keras.initializers.serialize(self.centers_initializer)
+        own = {"classes": self.classes, "centers_initializer": initializer}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class CenterLoss(keras.losses.Loss):
+    """The entry of the true class, of what `CenterDistances` returns.
+
+    Labels are integers of shape (batch,) or (batch, 1). See there for an example.
+    """
+
+    def __init__(self, reduction="sum_over_batch_size", name="center_loss"):
+        super().__init__(reduction=reduction, name=name)
+
+    def call(self, y_true, y_pred):
+        """Losses of shape (batch,)."""
+        labels = ops.cast(ops.reshape(y_true, (-1, 1)), "int32")
+        return ops.squeeze(ops.take_along_axis(y_pred, labels, axis=-1), -1)
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class CenterLossLayer(LossLayer):
+    """Center loss as a layer: called with [features, labels], it returns the features.
+
+    Reads only the centres of the labels in the batch, whatever the number of classes. Labels are
+    another input of the model: integers of shape (batch,) or (batch, 1).
+
+    A centre's gradient is its share of the batch times its distance, so that centres of rare
+    classes move slowly; `learning_rate_multipliers=[("centers", 10)]` of any fastkeras optimizer
+    lets them move faster than the network.
+
+    Args:
+        classes: number of classes.
+        weight: factor of the loss, as in `LossLayer`.
+        centers_initializer: "zeros" as in the paper, or any other.
+
+    Example:
+        >>> import keras
+        >>> x, label = keras.Input((8,)), keras.Input((), dtype="int32")
+        >>> features = CenterLossLayer(10, 0.5)([keras.layers.Dense(2)(x), label])
+    """
+
+    def __init__(self, classes, weight=0.5, centers_initializer="zeros", **options):
+        super().__init__(weight=weight, **options)
+        self.classes = _checked(classes)
+        self.centers_initializer = keras.initializers.get(centers_initializer)
+
+    build_centers = CenterDistances.build
+
+    def build(self, input_shape):
+        """Make the centres."""
+        self.build_centers(input_shape[0])
+
+    def compute_loss(self, features, labels):
+        """Losses of shape (batch,)."""
+        labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
+        return 0.5 * ops.sum(ops.square(features - ops.take(self.centers, labels, axis=0)), -1)
+
+    def get_config(self):
+        """The configuration."""
+        initializer = keras.initializers.serialize(self.centers_initializer)
+        own = {"classes": self.classes, "centers_initializer": initializer}
+        return {**super().get_config(), **own}
+
+
+def _checked(classes):
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"classes={classes!r} must be an integer of at least 1")
+    return classes

@@ -1,0 +1,166 @@
+"""Losses that are no functions of (y_true, y_pred)."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class LossLayer(keras.layers.Layer):
+    """Add a loss computed from any tensors; pass the first of them through.
+
+    Give a function, or override `compute_loss`. What it returns is averaged, so that it may be a
+    scalar or a loss for each example. `fit(x, None)` trains a model whose losses are all of this
+    kind. For prediction take `keras.Model(inputs, outputs)` of the same tensors: it shares the
+    weights and asks for no targets.
+
+    Args:
+        fn: function of the inputs: `fn(a, b)` for a call with `[a, b]`, `fn(a)` for a single
+            tensor, `fn(**inputs)` for a dict. Registered functions
+            (`keras.saving.register_keras_serializable`) are saved and loaded with the model.
+            Without one, the last input is the loss.
+        weight: factor of the loss, a variable of the layer: `ScheduleScalar(layer.weight, …)`
+            moves it while training.
+        output: which input is passed through: a position, or a key of a dict.
+        name: name of the layer.
+
+    Raises:
+        ValueError: `output` is no position or key of the inputs.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from keras import ops
+        >>> x = keras.Input((4,))
+        >>> decoded = keras.layers.Dense(4)(keras.layers.Dense(2, "relu")(x))
+        >>> loss = LossLayer(lambda y, x: ops.square(y - x))([decoded, x])
+        >>> model = keras.Model(x, loss)
+        >>> model.compile("adam")
+        >>> history = model.fit(np.ones((8, 4)), None, verbose=0)
+
+    Source: Su Jianlin, 2019, https://kexue.fm/archives/6311.
+    """
+
+    def __init__(self, fn=None, weight=1.0, output=0, name=None, **options):
+        super().__init__(name=name, **options)
+        self.fn = fn
+        self.output_position = output
+        self.weight = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(weight),
+            trainable=False,
+            dtype="float32",
+            name="weight",
+        )
+        self.supports_masking = True
+        self._initial_weight = weight
+
+    def build(self, input_shape):
+        """Nothing to make: the layers of a subclass are built by its own calls."""
+
+    def compute_loss(self, *inputs, **named):
+        """The loss: a scalar, or one number for each example."""
+        if self.fn is not None:
+            return self.fn(*inputs, **named)
+        return [*inputs, *named.values()][-1]
+
+    def call(self, inputs):
+        """Add the loss; return the chosen input."""
+        loss = applied(self.compute_loss, inputs)
+        dtype = keras.backend.standardize_dtype(loss.dtype)
+        if dtype in ("float16", "bfloat16"):
+            loss = ops.cast(loss, "float32")
+        self.add_loss(ops.mean(loss) * ops.cast(self.weight, loss.dtype))
+        return self._passed(inputs)
+
+    def compute_mask(self, inputs, previous_mask):
+        """The mask of the input that is passed through."""
+        return None if previous_mask is None else self._passed(previous_mask)
+
+    def compute_output_spec(self, inputs, **options):
+        """Shape and dtype of the input that is passed through."""
+        dense = keras.tree.map_structure(spec_of, inputs)
+        super().compute_output_spec(dense, **options)  # lets a wrong loss fail early
+        return self._passed(dense)
+
+    def _passed(self, inputs):
+        if not isinstance(inputs, (list, tuple, dict)):
+            return inputs
+        try:
+            return inputs[self.output_position]
+        except (KeyError, IndexError, TypeError):
+            names = list(inputs) if isinstance(inputs, dict) else f"0 to {len(inputs) - 1}"
+            raise ValueError(f"output={self.output_position!r} must be one of {names}") from None
+
+    def get_config(self):
+        """The configuration, with the function by its registered name."""
+        config = {**super().get_config(), "weight": self._initial_weight}
+        if type(self).__init__ is LossLayer.__init__:
+            fn = self.fn and keras.saving.serialize_keras_object(self.fn)
+            config |= {"fn": fn, "output": self.output_position}
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        """A layer of this configuration."""
+        if isinstance(config.get("fn"), dict):
+            config = {**config, "fn": keras.saving.deserialize_keras_object(config["fn"])}
+        return cls(**config)
+
+
+def add_loss(model, *losses):
+    """Return the functional model with symbolic losses added: the `model.add_loss` of Keras 2.
+
+    The new model shares all layers with the old one and has the same inputs and outputs. Every
+    input that the losses depend on has to be one of the model's.
+
+    Args:
+        model: a functional model, or a symbolic input (or a list of these) for a model that is
+            trained by its losses alone; its output is then the first loss.
+        losses: symbolic tensors; each is averaged.
+
+    Raises:
+        ValueError: no loss was given, or the model is not functional.
+
+    Example:
+        >>> import keras
+        >>> from keras import ops
+        >>> x = keras.Input((4,))
+        >>> hidden = keras.layers.Dense(2)(x)
+        >>> decoded = keras.layers.Dense(4)(hidden)
+        >>> model = keras.Model(x, decoded)
+        >>> model = add_loss(model, ops.square(decoded - x), 0.01 * ops.abs(hidden))
+        >>> model.output.shape
+        (None, 4)
+    """
+    if not losses:
+        raise ValueError("losses: give at least one symbolic tensor")
+    inputs, outputs = graph_of(model)
+    if outputs is None:
+        outputs, losses = LossLayer()(losses[0]), losses[1:]
+    flat = keras.tree.flatten(outputs)
+    for loss in losses:
+        flat[0] = LossLayer()([flat[0], loss])
+    return keras.Model(inputs, keras.tree.pack_sequence_as(outputs, flat))
+
+
+def applied(fn, inputs):
+    """Call a function with the tensors of a layer's inputs."""
+    if isinstance(inputs, dict):
+        return fn(**inputs)
+    return fn(*inputs) if isinstance(inputs, (list, tuple)) else fn(inputs)
+
+
+def spec_of(tensor):
+    """Shape and dtype of a tensor: Keras takes `0.1 * tensor` for a sparse one."""
+    return keras.KerasTensor(tensor.shape, dtype=tensor.dtype)
+
+
+def graph_of(model):
+    """The input and output tensors of a functional model; of inputs alone, these and None."""
+    if isinstance(model, keras.Model):
+        if isinstance(model, keras.Sequential) and model.built:
+            model = model._functional
+        if not hasattr(model, "_outputs_struct"):
+            raise ValueError(f"model: {model!r} is not functional; use a LossLayer in its `call`")
+        return model._inputs_struct, model._outputs_struct
+    return model, None

@@ -1,0 +1,142 @@
+"""Any tensor inside a model as a metric."""
+
+import keras
+from keras import backend, ops
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+from fastkeras.training.loss_layers import applied, graph_of, spec_of
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class MetricLayer(keras.layers.Layer):
+    """Show the running mean of any tensor in the progress bar, the history and TensorBoard.
+
+    Passes its input (the first of several) through and leaves the gradients alone. The mean is over
+    the batches since the epoch began, each with the same weight. `evaluate` and validation show it
+    too.
+
+    With JAX not inside a loop (`ops.scan`) or `keras.remat`, whose values cannot leave it.
+
+    Args:
+        name: name of the metric, and of the layer.
+        fn: function of the inputs, as in `LossLayer`; its mean is shown. Without one the mean of
+            the last input.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from keras import ops
+        >>> x = keras.Input((4,))
+        >>> hidden = keras.layers.Dense(2)(x)
+        >>> hidden = MetricLayer("norm", lambda h: ops.sum(h * h, -1))(hidden)
+        >>> model = keras.Model(x, keras.layers.Dense(1)(hidden))
+        >>> model.compile("adam", "mse")
+        >>> sorted(model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0).history)
+        ['loss', 'norm']
+
+    Source: Su Jianlin, 2019, https://kexue.fm/archives/6311.
+    """
+
+    def __init__(self, name, fn=None, **options):
+        super().__init__(name=name, **options)
+        self.fn = fn
+        self.metric = keras.metrics.Mean(name=self.name)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        """Nothing to make."""
+
+    def call(self, inputs):
+        """Count the value; return the (first) input."""
+        value = applied(self.fn or (lambda *inputs: inputs[-1]), inputs)
+        value = ops.stop_gradient(ops.mean(ops.cast(value, "float32")))
+        first = keras.tree.flatten(inputs)[0]
+        if in_symbolic_scope():
+            return first
+        scope = get_stateless_scope()
+        if backend.backend() != "jax" or scope is None:
+            self.metric.update_state(value)
+        elif scope.collect_losses:
+            counted = _CountedByTheLoss(self.metric, value)
+            scope.add_loss(counted)
+            self._loss_ids.add(id(counted))
+        return first
+
+    def compute_output_spec(self, inputs):
+        """Shape and dtype of the first input."""
+        dense = keras.tree.map_structure(spec_of, inputs)
+        super().compute_output_spec(dense)  # lets a wrong function fail early
+        return keras.tree.flatten(dense)[0]
+
+    def compute_mask(self, inputs, previous_mask):
+        """The mask of the first input."""
+        return previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask
+
+    def get_config(self):
+        """The configuration, with the function by its registered name."""
+        fn = self.fn and keras.saving.serialize_keras_object(self.fn)
+        return {**super().get_config(), "fn": fn}
+
+    @classmethod
+    def from_config(cls, config):
+        """A layer of this configuration."""
+        if isinstance(config.get("fn"), dict):
+            config = {**config, "fn": keras.saving.deserialize_keras_object(config["fn"])}
+        return cls(**config)
+
+
+def watch(tensor, name, fn=None):
+    """Return the tensor, and show its running mean (that of `fn(tensor)`) under this name.
+
+    Use what it returns: a layer that no output depends on does not run.
+
+    Example:
+        >>> import keras
+        >>> hidden = keras.layers.Dense(2)(keras.Input((4,)))
+        >>> hidden = watch(hidden, "hidden_mean")
+    """
+    return MetricLayer(name, fn)(tensor)
+
+
+def add_metric(model, tensor, name):
+    """Return the functional model with a metric added: the `model.add_metric` of Keras 2.
+
+    The new model shares all layers with the old one and has the same inputs and outputs.
+
+    Args:
+        model: a functional model.
+        tensor: a symbolic tensor that depends on the model's inputs; its running mean is shown.
+        name: name of the metric.
+
+    Example:
+        >>> import keras
+        >>> from keras import ops
+        >>> x = keras.Input((4,))
+        >>> hidden = keras.layers.Dense(2)(x)
+        >>> model = keras.Model(x, keras.layers.Dense(1)(hidden))
+        >>> model = add_metric(model, ops.sum(hidden**2, -1), "hidden_norm")
+    """
+    inputs, outputs = graph_of(model)
+    if outputs is None:
+        raise ValueError(f"model must be a functional keras.Model, got {model!r}")
+    flat = keras.tree.flatten(outputs)
+    flat[0] = MetricLayer(name)([flat[0], tensor])
+    return keras.Model(inputs, keras.tree.pack_sequence_as(outputs, flat))
+
+
+class _CountedByTheLoss:
+    """A loss of 0 that updates a metric when it is added to the others.
+
+    Keras' JAX trainer drops what a forward pass does to metrics, and keeps what the computation of
+    the loss does, in the same differentiated function.
+    """
+
+    dtype, shape = "float32", ()
+
+    def __init__(self, metric, value):
+        self.metric, self.value = metric, value
+
+    def __jax_array__(self):
+        self.metric.update_state(self.value)
+        return ops.zeros(())

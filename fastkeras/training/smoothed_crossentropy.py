@@ -1,0 +1,77 @@
+"""Cross-entropy with a label smoothing that moves while training."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class SmoothedCrossentropy(keras.losses.Loss):
+    """(1 − e)·cross-entropy + e·cross-entropy against the uniform distribution.
+
+    e is the variable `smoothing`: `ScheduleScalar(loss.smoothing, {0: 0.1, 100: 0.01})` moves it
+    while training. With a constant e Keras' own `label_smoothing` does the same.
+
+    Args:
+        smoothing: e, from 0 to 1.
+        from_logits: whether y_pred are scores; True is more exact.
+        sparse: whether labels are integers, of shape y_pred.shape[:-1] (a last axis of 1 may
+            follow); otherwise they are distributions.
+        reduction: as in `keras.losses.Loss`.
+        name: name of the loss.
+
+    Raises:
+        ValueError: `smoothing` is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> loss = SmoothedCrossentropy(0.1)
+        >>> float(loss(np.array([0]), np.array([[0.0, 0.0]])))  # log 2
+        0.6931471824645996
+
+    Source: Szegedy et al., 2016, "Rethinking the Inception architecture", section 7; Su Jianlin,
+    2018, https://kexue.fm/archives/5765.
+    """
+
+    def __init__(
+        self,
+        smoothing=0.1,
+        from_logits=True,
+        sparse=True,
+        reduction="sum_over_batch_size",
+        name="smoothed_crossentropy",
+    ):
+        super().__init__(reduction=reduction, name=name)
+        if not 0 <= smoothing <= 1:
+            raise ValueError(f"smoothing={smoothing!r} must be from 0 to 1")
+        self.smoothing = keras.Variable(
+            smoothing, trainable=False, dtype="float32", name="smoothing"
+        )
+        self.from_logits, self.sparse = from_logits, sparse
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """The loss of a batch, reduced."""
+        if self.sparse:  # Keras casts labels to the dtype of the scores: 257 is 256 in bfloat16
+            y_true = ops.cast(y_true, "float32")
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        """Losses of shape y_pred.shape[:-1]."""
+        if self.from_logits:
+            logs = ops.log_softmax(y_pred, -1)
+        else:
+            logs = ops.log(ops.clip(y_pred, keras.config.epsilon(), 1.0))
+        if self.sparse:
+            labels = ops.cast(y_true, "int32")
+            if len(labels.shape) < len(logs.shape):
+                labels = labels[..., None]
+            right = ops.squeeze(ops.take_along_axis(logs, labels, -1), -1)
+        else:
+            right = ops.sum(y_true * logs, -1)
+        smoothing = ops.cast(self.smoothing, logs.dtype)
+        return -(1 - smoothing) * right - smoothing * ops.mean(logs, -1)
+
+    def get_config(self):
+        """The configuration, with the smoothing as it is now."""
+        smoothing = float(ops.convert_to_numpy(self.smoothing.value))
+        own = {"smoothing": smoothing, "from_logits": self.from_logits, "sparse": self.sparse}
+        return {**super().get_config(), **own}

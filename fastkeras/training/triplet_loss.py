@@ -1,0 +1,70 @@
+"""Triplet loss as a layer."""
+
+import keras
+from keras import ops
+
+from fastkeras.training.loss_layers import LossLayer
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class TripletLossLayer(LossLayer):
+    """max(0, margin + d(anchor, positive) − d(anchor, negative)); returns the anchor.
+
+    Called with [anchor, positive, negative], each of shape (batch, features).
+
+    Args:
+        margin: by how much the negative has to be farther than the positive.
+        distance: "cosine" (1 − cosine), "dot" (−inner product, that of the article) or
+            "squared_euclidean". Embeddings of length zero have the cosine 0, and no NaN.
+        weight: factor of the loss, as in `LossLayer`.
+
+    Raises:
+        ValueError: `distance` is none of these, or `margin` is negative.
+
+    Example:
+        >>> import keras
+        >>> encoder = keras.Sequential([keras.layers.Dense(8)])
+        >>> texts = [keras.Input((16,)) for _ in range(3)]
+        >>> model = keras.Model(texts, TripletLossLayer(0.1)([encoder(x) for x in texts]))
+        >>> model.compile("adam")
+
+    Source: Schroff, Kalenichenko & Philbin, 2015, "FaceNet"; Su Jianlin, 2017,
+    https://kexue.fm/archives/4493.
+    """
+
+    def __init__(self, margin=0.1, distance="cosine", weight=1.0, **options):
+        super().__init__(weight=weight, **options)
+        if distance not in _DISTANCES:
+            raise ValueError(f"distance={distance!r} must be one of {sorted(_DISTANCES)}")
+        if margin < 0:
+            raise ValueError(f"margin={margin!r} must be at least 0")
+        self.margin, self.distance = margin, distance
+
+    def compute_loss(self, anchor, positive, negative):
+        """Losses of shape (batch,)."""
+        distance = _DISTANCES[self.distance]
+        return ops.relu(self.margin + distance(anchor, positive) - distance(anchor, negative))
+
+    def get_config(self):
+        """The configuration."""
+        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
+
+
+def _dot(a, b):
+    return -ops.sum(a * b, -1)
+
+
+def _cosine(a, b):
+    return 1 + _dot(_unit(a), _unit(b))
+
+
+def _unit(x):
+    square = ops.sum(x * x, -1, keepdims=True)
+    return x * ops.rsqrt(ops.maximum(square, 1e-12))
+
+
+def _squared_euclidean(a, b):
+    return ops.sum(ops.square(a - b), -1)
+
+
+_DISTANCES = {"cosine": _cosine, "dot": _dot, "squared_euclidean": _squared_euclidean}

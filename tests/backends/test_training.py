@@ -1,0 +1,16 @@
+"""`fastkeras.training` on the backend of the environment: JAX or torch.
+
+Its tests are the same on every backend, so they are those of tests/training.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "training"))
+
+from test_losses import *  # noqa: F403
+
+# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
