@@ -13,6 +13,7 @@ _LAZY = {  # public name: the module that holds it, or the module itself
     "layers": "fastkeras.layers",
     "losses": "fastkeras.losses",
     "metrics": "fastkeras.metrics",
+    "ops": "fastkeras.ops",
     "training": "fastkeras.training",
     "optimizers": "fastkeras.optimizers",
     "word2vec": "fastkeras.word2vec",

@@ -2,15 +2,19 @@
 
 from fastkeras.crf.layer import CRF
 from fastkeras.training.center_loss import CenterDistances, CenterLossLayer
+from fastkeras.training.gradients import GradientReversal
 from fastkeras.training.loss_layers import LossLayer
 from fastkeras.training.metric_layers import MetricLayer
+from fastkeras.training.reparameterize import Reparameterize
 from fastkeras.training.triplet_loss import TripletLossLayer
 
 __all__ = [
     "CRF",
     "CenterDistances",
     "CenterLossLayer",
+    "GradientReversal",
     "LossLayer",
     "MetricLayer",
+    "Reparameterize",
     "TripletLossLayer",
 ]

@@ -9,6 +9,22 @@ _WHERE = {
     **dict.fromkeys(("LossLayer", "add_loss"), "loss_layers"),
     **dict.fromkeys(("MetricLayer", "add_metric", "watch"), "metric_layers"),
     **dict.fromkeys(("CenterDistances", "CenterLoss", "CenterLossLayer"), "center_loss"),
+    "Reparameterize": "reparameterize",
+    **dict.fromkeys(
+        (
+            "L2Normalize",
+            "LowRank",
+            "Masked",
+            "SpectralNorm",
+            "WeightNorm",
+            "WeightStandardization",
+            "WeightTransform",
+        ),
+        "weight_transforms",
+    ),
+    **dict.fromkeys(
+        ("GradientReversal", "gradient_reversal", "stop_gradient_through"), "gradients"
+    ),
     "SmoothedCrossentropy": "smoothed_crossentropy",
     "TripletLossLayer": "triplet_loss",
 }

@@ -1,0 +1,5 @@
+"""Operations beside those of `keras.ops`."""
+
+from fastkeras.training.gradients import gradient_reversal, stop_gradient_through
+
+__all__ = ["gradient_reversal", "stop_gradient_through"]

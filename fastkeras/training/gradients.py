@@ -1,0 +1,93 @@
+"""Gradients turned around or cut."""
+
+import keras
+from keras import ops
+
+from fastkeras.training.substitution import Substitution, value_of
+
+
+def gradient_reversal(x, scale=1.0):
+    """Return x; its gradient is multiplied by −scale on the way back.
+
+    Example:
+        >>> from keras import ops
+        >>> gradient_reversal(ops.ones(3)).shape
+        TensorShape([3])
+
+    Source: Ganin & Lempitsky, 2015, "Unsupervised domain adaptation by backpropagation".
+    """
+    # not stop_gradient((1 + scale) x) − scale x: that rounds x, and makes NaN of infinities
+
+    @ops.custom_gradient
+    def reversed_(x):
+        def gradient(*upstream, **named):
+            return -scale * (named["upstream"] if named else upstream[-1])
+
+        return x + 0, gradient
+
+    return reversed_(ops.convert_to_tensor(x))
+
+
+def stop_gradient_through(layer, keep_updates=False):
+    """Return a function that calls the layer, with gradients for its inputs but not its weights.
+
+    What `layer.trainable = False` is to a model, this is to one call: the same layer can be trained
+    by one loss and be fixed in another.
+
+    Args:
+        layer: a built layer or model.
+        keep_updates: whether the call may change its other state: the moving statistics of a
+            BatchNormalization, the seed of a Dropout. Without, the next call has the same noise.
+
+    Raises:
+        ValueError: the layer is not built.
+
+    Example:
+        >>> import keras
+        >>> from keras import ops
+        >>> layer = keras.layers.Dense(2)
+        >>> layer.build((None, 3))
+        >>> fixed = stop_gradient_through(layer)
+        >>> fixed(ops.ones((1, 3))).shape
+        TensorShape([1, 2])
+    """
+    if not layer.built:
+        raise ValueError(f"layer: {layer.name!r} is not built yet; call it or `build` it first")
+
+    def call(*inputs, **options):
+        values = [(v, ops.stop_gradient(value_of(v))) for v in layer.trainable_variables]
+        with Substitution(values, keep_updates):
+            return layer(*inputs, **options)
+
+    return call
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class GradientReversal(keras.layers.Layer):
+    """`gradient_reversal` as a layer, for functional models and domain-adversarial training.
+
+    Args:
+        scale: the gradient is multiplied by −scale.
+
+    Example:
+        >>> import keras
+        >>> features = keras.layers.Dense(4)(keras.Input((3,)))
+        >>> domain = keras.layers.Dense(1)(GradientReversal(0.1)(features))
+    """
+
+    def __init__(self, scale=1.0, **options):
+        super().__init__(**options)
+        self.scale = scale
+        self.supports_masking = True
+
+    def call(self, inputs):
+        """The inputs."""
+        return gradient_reversal(inputs, self.scale)
+
+    def compute_output_spec(self, inputs):
+        """That of the inputs."""
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        """The configuration."""
+        return {**super().get_config(), "scale": self.scale}

@@ -1,0 +1,139 @@
+"""Weights transformed before their use."""
+
+import keras
+from keras import backend
+from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+from fastkeras.training.substitution import Substitution, value_of
+from fastkeras.training.weight_transforms import WeightTransform
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class Reparameterize(keras.layers.Wrapper):
+    """Call a layer with some of its weights transformed; gradients flow through the transform.
+
+    The weights that are trained and saved are those before the transform. (Keras' constraints
+    change a weight after each update, and the optimizer knows nothing of them.)
+
+    A layer that is called more than once in one call of the model transforms its weights once, on
+    TensorFlow and torch; under `jit` JAX merges the equal computations. Random transforms draw once
+    for each of these.
+
+    Args:
+        layer: any layer: Dense, Conv2D, LSTM, Embedding, BatchNormalization, …. One that is
+            called with several tensors (MultiHeadAttention) has to be built before.
+        transform: a `WeightTransform`, such as `SpectralNorm()`, or a function from tensor to
+            tensor of the same shape. Each weight gets a copy of its own.
+        weights: names of the weights, or the ends of their paths ("query/kernel").
+
+    Raises:
+        ValueError: the layer has no weight of such a name, or the transform changes the shape.
+
+    Example:
+        >>> import keras
+        >>> from keras import ops
+        >>> from fastkeras.training import SpectralNorm
+        >>> layer = Reparameterize(keras.layers.Dense(4), SpectralNorm())
+        >>> layer(ops.ones((1, 3))).shape
+        TensorShape([1, 4])
+        >>> recurrent = Reparameterize(keras.layers.LSTM(4), ops.tanh, ["recurrent_kernel"])
+
+    Source: Su Jianlin, 2019, https://kexue.fm/archives/6311.
+    """
+
+    def __init__(self, layer, transform, weights=("kernel",), **options):
+        super().__init__(layer, **options)
+        if not callable(transform):
+            raise ValueError(f"transform must be a function or a WeightTransform, got {transform}")
+        self.weight_names = [weights] if isinstance(weights, str) else list(weights)
+        self._transform = [transform]  # not a part of this layer, only its copies are
+        self.supports_masking = True
+
+    def build(self, input_shape=None):
+        """Build the layer and a transform for each weight."""
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        raw = _named(self.layer, self.weight_names)
+        self._raw = lambda: raw  # not a list, of which Keras would take the variables for our own
+        self.transforms = [self._copy_for(variable) for variable in raw]
+
+    def _copy_for(self, variable):
+        (transform,) = self._transform
+        if not isinstance(transform, WeightTransform):
+            return transform
+        transform = transform.copy(variable)
+        transform.initial = lambda: value_of(variable)
+        transform.build(tuple(variable.shape))
+        if transform.replaces:
+            variable.trainable = False
+        return transform
+
+    def call(self, inputs, *others, **options):
+        """The layer's output."""
+        with Substitution(self._transformed()) as scope:
+            outputs = self.layer(inputs, *others, **options)
+        for loss in scope.losses:
+            self.add_loss(loss)
+        return outputs
+
+    def _transformed(self):
+        key = self, get_stateless_scope(), _graph()
+        # JAX: a value may belong to a loop that has ended
+        context = None if backend.backend() == "jax" else get_global_attribute("current_call_ctx")
+        done = [] if context is None else context.get_value("reparameterized", [])
+        for other, values in done:
+            if all(map(_is, key, other)):
+                return values
+        pairs = zip(self._raw(), self.transforms, strict=True)
+        values = [(variable, transform(value_of(variable))) for variable, transform in pairs]
+        if context is not None:
+            context.set_value("reparameterized", [*done, (key, values)])
+        return values
+
+    def transformed_weights(self):
+        """The weights as the layer uses them, by path."""
+        return {variable.path: value for variable, value in self._transformed()}
+
+    def compute_mask(self, inputs, previous_mask=None):
+        """That of the layer."""
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def compute_output_shape(self, input_shape):
+        """That of the layer."""
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self):
+        """The configuration; a function by its registered name."""
+        transform = keras.saving.serialize_keras_object(self._transform[0])
+        return {**super().get_config(), "transform": transform, "weights": self.weight_names}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """A layer of this configuration."""
+        read = keras.saving.deserialize_keras_object
+        config = {key: read(x) if key in ("layer", "transform") else x for key, x in config.items()}
+        return cls(**config)
+
+
+def _named(layer, names):
+    found = []
+    for name in names:
+        of_name = [v for v in layer.weights if f"/{v.path}".endswith(f"/{name}")]
+        if not of_name:
+            known = ", ".join(v.path for v in layer.weights) or "none"
+            raise ValueError(f"weights: {name!r} is no weight of {layer.name!r}, which has {known}")
+        found += [v for v in of_name if not any(v is other for other in found)]
+    return found
+
+
+def _graph():
+    if backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    return None
+
+
+def _is(a, b):
+    return a is b
