@@ -9,6 +9,12 @@ _WHERE = {
     **dict.fromkeys(("LossLayer", "add_loss"), "loss_layers"),
     **dict.fromkeys(("MetricLayer", "add_metric", "watch"), "metric_layers"),
     **dict.fromkeys(("CenterDistances", "CenterLoss", "CenterLossLayer"), "center_loss"),
+    **dict.fromkeys(("Objective", "train_with"), "several_gradients"),
+    **dict.fromkeys(("ASAM", "Extragradient", "Heun", "RungeKutta4", "SAM"), "gradient_rules"),
+    **dict.fromkeys(
+        ("FGM", "GradientPenalty", "PGD", "VirtualAdversarial", "adversarial_training"),
+        "adversarial",
+    ),
     "Reparameterize": "reparameterize",
     **dict.fromkeys(
         (

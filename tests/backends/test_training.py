@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).parents[1] / "training"))
 
 from test_losses import *  # noqa: F403
 from test_reparameterize import *  # noqa: F403
+from test_several_gradients import *  # noqa: F403
 
 # Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

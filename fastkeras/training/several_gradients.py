@@ -1,0 +1,150 @@
+"""Training steps that evaluate the gradient more than once."""
+
+import functools
+
+import keras
+from keras import backend, ops
+
+from fastkeras.training.differentiate import value_and_gradients
+from fastkeras.training.substitution import value_of
+
+
+def train_with(model, rule):
+    """Let `fit` of a compiled model find its gradients by a rule.
+
+    The optimizer is any, and is given what the rule finds: with plain SGD, `Heun` is Heun's method.
+    All evaluations of a step see the same batch and the same random noise, those of dropout too,
+    so that they are gradients of one function. The first one, at the weights as they are, makes
+    the loss and the metrics that are shown, and changes the moving statistics.
+
+    Works in compiled training on every backend. Gradients of embeddings are dense. Saved models do
+    not keep the rule: call this again after loading. `train_on_batch` follows it too.
+
+    Args:
+        model: a compiled model.
+        rule: one of `Heun`, `RungeKutta4`, `Extragradient`, `SAM`, `ASAM`, `FGM`, `PGD`,
+            `GradientPenalty`, `VirtualAdversarial`; or a function of an `Objective` and the values
+            of the trainable variables that returns gradients. None goes back to plain training.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: the model is not compiled, scales its loss (mixed float16), or is trained on
+            several devices.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from fastkeras.training import SAM
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> history = train_with(model, SAM(0.05)).fit(np.ones((4, 2)), np.ones(4), verbose=0)
+
+    Source: Su Jianlin, 2018, https://kexue.fm/archives/5879.
+    """
+    if not model.compiled or model.optimizer is None:
+        raise ValueError("model is not compiled: compile it before")
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError("model: a scaled loss (mixed float16) has scaled gradients; use bfloat16")
+    if getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1) > 1:
+        raise ValueError("model: several gradients on several devices are not supported")
+    if rule is None:
+        model.__dict__.pop("train_step", None)
+    else:
+        step = _jax_step if backend.backend() == "jax" else _step
+        model.train_step = functools.partial(step, model, rule)
+    model.train_function = None
+    return model
+
+
+class Objective:
+    """The loss of one batch as a function of the trainable values.
+
+    Args:
+        model: the model.
+        data: x, y and the sample weights of the batch.
+        others: pairs of all its other variables (also of its metrics) and their values.
+        rates: the learning rate of each trainable variable.
+    """
+
+    def __init__(self, model, data, others, rates):
+        self.model, self.data, self.others, self.rates = model, data, list(others), rates
+        self.variables = model.trainable_variables
+        self.first = None  # loss, outputs and the values of the other variables after it
+
+    def loss(self, values):
+        """The loss, and what else came out of it."""
+        x, y, weights = self.data
+        options = {"training": True} if self.model._call_has_training_arg else {}
+        mapping = [*zip(self.variables, values, strict=True), *self.others]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            outputs = self.model(x, **options)
+            loss = self.model._compute_loss(x, y, outputs, weights, training=True)
+        updates = [scope.get_current_value(variable) for variable, _ in self.others]
+        return loss, (outputs, updates)
+
+    def gradients(self, values):
+        """The gradients of the loss."""
+        return self.differentiate(self.loss, values)
+
+    def differentiate(self, function, values):
+        """The gradients of a function that returns a loss, and what `loss` returned beside it."""
+        (loss, rest), gradients = value_and_gradients(function, values)
+        if self.first is None:
+            self.first = loss, *rest
+        return gradients
+
+
+def _step(model, rule, data):
+    """One step on TensorFlow or torch."""
+    x, y, weights = data = keras.utils.unpack_x_y_sample_weight(data)
+    others = [
+        (variable, ops.stop_gradient(value_of(variable)))
+        for variable in (*model.non_trainable_variables, *model.metrics_variables)
+    ]
+    values = [ops.stop_gradient(value_of(variable)) for variable in model.trainable_variables]
+    objective = Objective(model, data, others, _rates(model))
+    gradients = [ops.stop_gradient(gradient) for gradient in rule(objective, values)]
+    model.optimizer.apply(gradients, model.trainable_variables)
+    loss, outputs, updates = objective.first
+    for (variable, before), after in zip(others, updates, strict=True):
+        if after is not before:
+            variable.assign(ops.stop_gradient(after))
+    loss = ops.stop_gradient(loss)
+    model._loss_tracker.update_state(loss, sample_weight=_batch_size(x))
+    outputs = keras.tree.map_structure(ops.stop_gradient, outputs)
+    return model.compute_metrics(x, y, outputs, sample_weight=weights)
+
+
+def _jax_step(model, rule, state, data):
+    """One step on JAX, where all variables come and go as values."""
+    trainable, non_trainable, of_optimizer, of_metrics = state
+    x, y, weights = data = keras.utils.unpack_x_y_sample_weight(data)
+    variables = (*model.non_trainable_variables, *model.metrics_variables)
+    others = zip(variables, (*non_trainable, *of_metrics), strict=True)
+    with keras.StatelessScope(zip(model.optimizer.variables, of_optimizer, strict=True)):
+        rates = _rates(model)
+    objective = Objective(model, data, others, rates)
+    gradients = rule(objective, list(trainable))
+    loss, outputs, updates = objective.first
+    trainable, of_optimizer = model.optimizer.stateless_apply(of_optimizer, gradients, trainable)
+    non_trainable, of_metrics = updates[: len(non_trainable)], updates[len(non_trainable) :]
+    logs, of_metrics = model._update_metrics_variables(of_metrics, loss, x, y, outputs, weights)
+    return logs, (trainable, non_trainable, of_optimizer, of_metrics)
+
+
+def _rates(model):
+    optimizer = model.optimizer
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    rate = ops.stop_gradient(ops.convert_to_tensor(optimizer.learning_rate))
+    settings = getattr(optimizer, "_settings", None)  # of the fastkeras optimizers
+    if settings is None:
+        return [rate] * len(model.trainable_variables)
+    multipliers = ops.stop_gradient(value_of(settings.multipliers))
+    return [rate * multipliers[i] for i in range(len(model.trainable_variables))]
+
+
+def _batch_size(x):
+    return ops.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]
