@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _LAZY = {  # public name: the module that holds it, or the module itself
     "engines": "fastkeras._engines",
+    "callbacks": "fastkeras.callbacks",
     "crf": "fastkeras.crf",
     "layers": "fastkeras.layers",
     "losses": "fastkeras.losses",

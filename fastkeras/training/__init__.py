@@ -15,6 +15,12 @@ _WHERE = {
         ("FGM", "GradientPenalty", "PGD", "VirtualAdversarial", "adversarial_training"),
         "adversarial",
     ),
+    **dict.fromkeys(("Evaluate", "PrintSamples"), "evaluate"),
+    **dict.fromkeys(("PiecewiseLinearRate", "ScheduleScalar", "Warmup"), "scheduled"),
+    **dict.fromkeys(("Norms", "gradients_of"), "norms"),
+    "ExponentialMovingAverage": "averages",
+    "RichProgress": "progress",
+    "intermediate_outputs": "intermediate",
     "Reparameterize": "reparameterize",
     **dict.fromkeys(
         (
