@@ -4,6 +4,7 @@ from fastkeras.training.averages import ExponentialMovingAverage
 from fastkeras.training.evaluate import Evaluate, PrintSamples
 from fastkeras.training.norms import Norms
 from fastkeras.training.progress import RichProgress
+from fastkeras.training.sample_sheet import SampleSheet
 from fastkeras.training.scheduled import PiecewiseLinearRate, ScheduleScalar, Warmup
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PiecewiseLinearRate",
     "PrintSamples",
     "RichProgress",
+    "SampleSheet",
     "ScheduleScalar",
     "Warmup",
 ]

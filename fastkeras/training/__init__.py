@@ -21,6 +21,8 @@ _WHERE = {
     "ExponentialMovingAverage": "averages",
     "RichProgress": "progress",
     "intermediate_outputs": "intermediate",
+    "SampleSheet": "sample_sheet",
+    "SingleLossGAN": "gan",
     "Reparameterize": "reparameterize",
     **dict.fromkeys(
         (

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import Substitution, value_of
 
 
@@ -28,7 +29,7 @@ def gradient_reversal(x, scale=1.0):
     return reversed_(ops.convert_to_tensor(x))
 
 
-def stop_gradient_through(layer, keep_updates=False):
+def stop_gradient_through(layer, keep_updates=False, state=()):
     """Return a function that calls the layer, with gradients for its inputs but not its weights.
 
     What `layer.trainable = False` is to a model, this is to one call: the same layer can be trained
@@ -38,6 +39,7 @@ def stop_gradient_through(layer, keep_updates=False):
         layer: a built layer or model.
         keep_updates: whether the call may change its other state: the moving statistics of a
             BatchNormalization, the seed of a Dropout. Without, the next call has the same noise.
+        state: pairs of such a variable and its value for this call, if not the present one.
 
     Raises:
         ValueError: the layer is not built.
@@ -56,8 +58,13 @@ def stop_gradient_through(layer, keep_updates=False):
 
     def call(*inputs, **options):
         values = [(v, ops.stop_gradient(value_of(v))) for v in layer.trainable_variables]
-        with Substitution(values, keep_updates):
-            return layer(*inputs, **options)
+        noise = noise_state()
+        with Substitution([*values, *state], keep_updates) as scope:
+            scope.stops_gradients = True  # for `Reparameterize`, which has done its work already
+            outputs = layer(*inputs, **options)
+        if not keep_updates:
+            repeat_noise(noise)
+        return outputs
 
     return call
 

@@ -1,7 +1,7 @@
 """Weights transformed before their use."""
 
 import keras
-from keras import backend
+from keras import backend, ops
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
@@ -78,18 +78,31 @@ class Reparameterize(keras.layers.Wrapper):
         return outputs
 
     def _transformed(self):
-        key = self, get_stateless_scope(), _graph()
         # JAX: a value may belong to a loop that has ended
         context = None if backend.backend() == "jax" else get_global_attribute("current_call_ctx")
-        done = [] if context is None else context.get_value("reparameterized", [])
-        for other, values in done:
-            if all(map(_is, key, other)):
-                return values
+        if context is None:
+            return self._computed()
+        scope, stop = get_stateless_scope(), lambda value: value
+        if getattr(scope, "stops_gradients", False) and self._done(context, scope.original_scope):
+            scope, stop = scope.original_scope, ops.stop_gradient
+        values = self._done(context, scope)
+        if values is None:
+            values = self._computed()
+            done = context.get_value("reparameterized", [])
+            context.set_value("reparameterized", [*done, ((self, scope, _graph()), values)])
+        return [(variable, stop(value)) for variable, value in values]
+
+    def _computed(self):
         pairs = zip(self._raw(), self.transforms, strict=True)
-        values = [(variable, transform(value_of(variable))) for variable, transform in pairs]
-        if context is not None:
-            context.set_value("reparameterized", [*done, (key, values)])
-        return values
+        return [(variable, transform(value_of(variable))) for variable, transform in pairs]
+
+    def _done(self, context, scope):
+        """What this call of the model has computed in a scope before, or None."""
+        key = self, scope, _graph()
+        for other, values in context.get_value("reparameterized", []):
+            if all(a is b for a, b in zip(key, other, strict=True)):
+                return values
+        return None
 
     def transformed_weights(self):
         """The weights as the layer uses them, by path."""
@@ -133,7 +146,3 @@ def _graph():
 
         return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     return None
-
-
-def _is(a, b):
-    return a is b

@@ -6,6 +6,7 @@ import keras
 from keras import backend, ops
 
 from fastkeras.training.differentiate import value_and_gradients
+from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import value_of
 
 
@@ -71,11 +72,13 @@ class Objective:
     def __init__(self, model, data, others, rates):
         self.model, self.data, self.others, self.rates = model, data, list(others), rates
         self.variables = model.trainable_variables
+        self.noise = noise_state()
         self.first = None  # loss, outputs and the values of the other variables after it
 
     def loss(self, values):
         """The loss, and what else came out of it."""
         x, y, weights = self.data
+        repeat_noise(self.noise)
         options = {"training": True} if self.model._call_has_training_arg else {}
         mapping = [*zip(self.variables, values, strict=True), *self.others]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:

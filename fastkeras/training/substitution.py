@@ -17,6 +17,8 @@ class Substitution(keras.StatelessScope):
         keep_updates: whether variables that are not substituted can be changed, and losses added.
     """
 
+    stops_gradients = False
+
     def __init__(self, values, keep_updates=True):
         super().__init__(values)
         self.keep_updates = keep_updates

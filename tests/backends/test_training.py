@@ -11,6 +11,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 
 from test_callbacks import *  # noqa: F403
+from test_gan import *  # noqa: F403
 from test_losses import *  # noqa: F403
 from test_reparameterize import *  # noqa: F403
 from test_several_gradients import *  # noqa: F403

@@ -24,7 +24,7 @@ def network(rule=None, optimizer=None, dropout=0.0, **options):
     h = keras.layers.Flatten()(h)
     h = keras.layers.Dense(5, "tanh", name="hidden")(h)
     if dropout:
-        h = keras.layers.Dropout(dropout, seed=3)(h)
+        h = keras.layers.Dropout(dropout)(h)
     model = keras.Model(x, keras.layers.Dense(3, "softmax", name="out")(h))
     options = {"run_eagerly": False, "metrics": ["accuracy"]} | options
     loss = keras.losses.SparseCategoricalCrossentropy()

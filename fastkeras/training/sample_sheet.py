@@ -1,0 +1,82 @@
+"""A picture of generated samples after each epoch."""
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from fastkeras.training.weights import synced
+
+
+class SampleSheet(keras.callbacks.Callback):
+    """Write a PNG of what a generator makes of the same noise, as training goes on.
+
+    Args:
+        path: of the PNG; "{epoch}" in it is the number of the epoch, from 1.
+        noise: array, one row for each sample.
+        every: epochs from one picture to the next.
+        generator: the model to call; `model.generator` by default, as in `SingleLossGAN`.
+        limits: values that are black and white.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        ValueError: samples are no images of 1 or 3 channels.
+
+    Example:
+        >>> import numpy as np
+        >>> sheet = SampleSheet("samples-{epoch}.png", np.random.normal(size=(64, 32)))
+    """
+
+    def __init__(self, path, noise, every=1, generator=None, limits=(-1.0, 1.0)):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"every={every!r} must be at least 1")
+        self.path, self.noise, self.every = str(path), np.asarray(noise, "float32"), every
+        self.generator, self.limits = generator, limits
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every:
+            return
+        model = synced(self.model)
+        generator = self.generator or model.generator
+        images = np.array(generator.predict_on_batch(self.noise))
+        write_png(self.path.format(epoch=epoch + 1), sheet(images, self.limits))
+
+
+def sheet(images, limits=(-1.0, 1.0)):
+    """Images of shape (count, height, width[, channels]) as one, in rows, uint8.
+
+    Example:
+        >>> import numpy as np
+        >>> sheet(np.zeros((5, 8, 8))).shape
+        (18, 28, 1)
+    """
+    images = np.asarray(images, "float32")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"images must be of 1 or 3 channels, got shape {images.shape}")
+    count, height, width, channels = images.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    low, high = limits
+    scaled = np.clip((images - low) / (high - low), 0, 1)
+    page = np.ones((rows * (height + 2) - 2, columns * (width + 2) - 2, channels))
+    for i, image in enumerate(scaled):
+        top, left = i // columns * (height + 2), i % columns * (width + 2)
+        page[top : top + height, left : left + width] = image
+    return np.round(255 * page).astype("uint8")
+
+
+def write_png(path, image):
+    """Write an image as PNG, all or nothing."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("pictures need Pillow: pip install pillow") from error
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial-{path.name}")
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(partial, format="PNG")
+    os.replace(partial, path)
