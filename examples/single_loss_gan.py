@@ -113,7 +113,7 @@ def classifier(images, labels):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=150, help="of each (default: 150)")
+    parser.add_argument("--epochs", type=int, default=100, help="of each (default: 100)")
     parser.add_argument("--output", type=Path, default=Path("build/gan"), help="folder")
     options = parser.parse_args()
     keras.utils.set_random_seed(0)
