@@ -127,9 +127,7 @@ def main():
     single.compile(Adam(1e-3, beta_1=0.5))
     pictures = SampleSheet(options.output / "single-{epoch}.png", noise[:100], every=50)
     began = time.perf_counter()
-    single.fit(
-        images, batch_size=BATCH, epochs=options.epochs, verbose=0, callbacks=[pictures]
-    )
+    single.fit(images, batch_size=BATCH, epochs=options.epochs, verbose=0, callbacks=[pictures])
     seconds = time.perf_counter() - began
     samples = {"one loss": single.generate(noise)}
 
