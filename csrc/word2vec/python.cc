@@ -3,10 +3,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <cstring>
 #include <tuple>
 
-#include "memory.h"
 #include "word2vec/word2vec.h"
 
 namespace py = pybind11;
@@ -57,14 +55,6 @@ std::tuple<double, int64_t, int64_t> TrainArrays(
   return {tally.loss, tally.predictions, tally.words};
 }
 
-// On cache lines, and in huge pages where it is large.
-py::array_t<float> ZeroRows(int64_t rows, int64_t stride) {
-  const size_t size = static_cast<size_t>(rows * stride);
-  float* const data = static_cast<float*>(Allocate(size * sizeof(float)));
-  std::memset(static_cast<void*>(data), 0, size * sizeof(float));
-  return py::array_t<float>({rows, stride}, data, py::capsule(data, &Release));
-}
-
 }  // namespace
 
 void BindWord2Vec(py::module_& module) {
@@ -75,7 +65,6 @@ void BindWord2Vec(py::module_& module) {
              py::arg("shared_negatives"), py::arg("exact_cbow"), py::arg("shrink_windows"),
              py::arg("window"), py::arg("negative"), py::arg("key"), py::arg("learning_rate"),
              py::arg("learning_rate_slope"), py::arg("num_threads"), py::arg("deterministic"));
-  module.def("word2vec_zero_rows", &ZeroRows, py::arg("rows"), py::arg("stride"));
 }
 
 }  // namespace fastkeras::word2vec

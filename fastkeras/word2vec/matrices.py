@@ -21,6 +21,7 @@ def new(words, output_rows, vector_size, seed):
 
 
 def padded_copy(matrix):
+    """Return a copy whose rows are padded."""
     rows = zero_rows(len(matrix), padded(matrix.shape[1]))
     rows[:, : matrix.shape[1]] = matrix
     return rows

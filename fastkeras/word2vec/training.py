@@ -66,9 +66,8 @@ def run(train, ids, state, config, seed, between):
             seconds = max(time.perf_counter() - start, 1e-6)
             rate = schedule.learning_rate + slope * begin
             if not loss <= DIVERGED * predictions:
-                raise FloatingPointError(
-                    f"the loss is {loss / max(predictions, 1):.3g}: learning_rate={rate:g} is too large"
-                )
+                lost = f"the loss is {loss / max(predictions, 1):.3g}"
+                raise FloatingPointError(f"{lost}: learning_rate={rate:g} is too large")
             state["position"] = end
             state["loss"] += loss
             state["predictions"] += predictions

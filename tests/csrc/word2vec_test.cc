@@ -1,0 +1,124 @@
+// Runs the Word2Vec kernels under the sanitizers, on every instruction set that this processor has.
+//
+// All arrays have exactly their size, so that the sanitizer sees a step outside. Threads run in
+// deterministic mode only: without locks they race for rows on purpose, which the thread sanitizer
+// would rightly report. tests/word2vec/ has the suite that judges accuracy.
+
+#include "word2vec/word2vec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "instruction_set.h"
+
+using namespace fastkeras;
+using namespace fastkeras::word2vec;
+
+namespace {
+
+constexpr int kRounds = 60;
+std::mt19937 generator(20240229);
+int failures = 0;
+
+int Pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
+
+void Expect(bool holds, const char* what) {
+  if (holds) return;
+  ++failures;
+  std::printf("FAILED: %s (%s)\n", what, InstructionSet());
+}
+
+struct Drawn {
+  std::vector<int32_t> ids, nodes;
+  std::vector<uint32_t> keep, noise;
+  std::vector<float> offsets, signs, input, output;
+  std::vector<int64_t> starts{0};
+  Problem problem;
+
+  Drawn() {
+    const int words = Pick(0, 3) ? Pick(2, 400) : 1, length = Pick(0, 1500);
+    const int64_t stride = 16 * Pick(1, 9);
+    for (int i = 0; i < length; ++i) ids.push_back(Pick(0, 15) ? Pick(0, words - 1) : -1);
+    int longest = 0;
+    for (int word = 0; word < words; ++word) {
+      keep.push_back(Pick(0, 1) ? ~0u : 1u << 31);
+      noise.push_back(static_cast<uint32_t>(generator()));
+      noise.push_back(static_cast<uint32_t>(Pick(0, words - 1)));
+      offsets.push_back(0.5f);
+      const int path = std::min(Pick(0, 20), words - 1);  // of different nodes
+      longest = std::max(longest, path);
+      for (int j = 0; j < path; ++j) {
+        nodes.push_back((word + j) % words);
+        signs.push_back(Pick(0, 1) ? 1.0f : -1.0f);
+      }
+      starts.push_back(static_cast<int64_t>(nodes.size()));
+    }
+    for (std::vector<float>* matrix : {&input, &output}) {
+      for (int64_t i = 0; i < words * stride; ++i) {
+        matrix->push_back(0.1f * std::normal_distribution<float>()(generator));
+      }
+    }
+    Settings& settings = problem.settings;
+    settings.objective = Pick(0, 1) ? Objective::kSkipGram : Objective::kCbow;
+    settings.loss = static_cast<Loss>(Pick(0, 2));
+    settings.shared_negatives = settings.objective == Objective::kSkipGram &&
+                                settings.loss != Loss::kHierarchicalSoftmax && Pick(0, 1);
+    settings.exact_cbow = Pick(0, 1);
+    settings.shrink_windows = Pick(0, 1);
+    settings.window = Pick(1, 8);
+    settings.negative = Pick(0, 14);
+    settings.key = generator();
+    settings.learning_rate = 0.02;
+    settings.learning_rate_slope = -1e-6;
+    problem.tables = {keep.data(),  noise.data(), offsets.data(), starts.data(),
+                      nodes.data(), signs.data(), words,          longest};
+    problem.corpus = {ids.data(), length};
+    problem.model = {nullptr, nullptr, stride, words, words};
+  }
+
+  // Trains copies of the matrices.
+  std::vector<float> Run(int64_t begin, int64_t end, int num_threads, bool deterministic,
+                         Tally* tally) {
+    std::vector<float> in = input, out = output;
+    problem.model.input = in.data();
+    problem.model.output = out.data();
+    *tally = Train(problem, begin, end, num_threads, deterministic);
+    in.insert(in.end(), out.begin(), out.end());
+    return in;
+  }
+};
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+void TestOne() {
+  Drawn drawn;
+  const int64_t size = drawn.problem.corpus.size;
+  const int64_t begin = Pick(0, static_cast<int>(size)), end = size - Pick(0, 3) * size / 8;
+  Tally one, again, rounds, in_threads;
+  const auto first = drawn.Run(begin, end, 1, false, &one);
+  Expect(SameBits(first, drawn.Run(begin, end, 1, false, &again)), "one thread repeats");
+  Expect(one.loss == again.loss, "one thread repeats its loss");
+  const auto ordered = drawn.Run(begin, end, 1, true, &rounds);
+  Expect(SameBits(ordered, drawn.Run(begin, end, 3, true, &in_threads)), "threads change nothing");
+  Expect(rounds.loss == in_threads.loss, "threads do not change the loss");
+  Expect(one.words == rounds.words && one.predictions == rounds.predictions, "counts agree");
+  Expect(std::isfinite(one.loss) && one.loss >= 0, "the loss is a number");
+  for (float value : first) Expect(std::isfinite(value), "vectors are numbers");
+}
+
+}  // namespace
+
+int main() {
+  for (const char* set : {"portable", "avx2", "avx512"}) {
+    if (!SetInstructionSet(set)) continue;
+    for (int i = 0; i < kRounds; ++i) TestOne();
+  }
+  if (failures == 0) std::printf("word2vec: all tests passed\n");
+  return failures != 0;
+}
