@@ -1,6 +1,7 @@
 """The arguments of `Word2Vec`, checked once."""
 
 import math
+import os
 
 from fastkeras.word2vec.problem import LOSSES, OBJECTIVES, Settings
 
@@ -69,3 +70,16 @@ def settings_of(config):
         exact_cbow=config["cbow_gradient"] == "exact",
         shrink_windows=bool(config["shrink_windows"]),
     )
+
+
+def check_options(options):
+    """Check what `fit`, `resume` and `partial_fit` take beside a corpus."""
+    known = ("progress", "callbacks", "checkpoint", "checkpoint_minutes")
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name}={options[name]!r} is unknown; allowed are {', '.join(known)}")
+    if options.get("checkpoint_minutes", 1) < 0:
+        raise ValueError(f"checkpoint_minutes={options['checkpoint_minutes']} must be at least 0")
+    folder = os.path.dirname(os.path.abspath(options.get("checkpoint") or "."))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"checkpoint={options['checkpoint']!r}: there is no such folder")

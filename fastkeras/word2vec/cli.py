@@ -188,14 +188,28 @@ def _train(given):
     options = {name: value for name, value in vars(given).items() if name in names}
     if options.get("shared_negatives") == "none":
         options["shared_negatives"] = None
-    model = Word2Vec(**options)
     files = list(map(Path, given.files)) if len(given.files) > 1 else given.files[0]
-    corpus = Corpus(files, given.errors) if given.errors != "strict" else files
-    model.fit(corpus, checkpoint=given.checkpoint, progress=True)
+    corpus = Corpus(files, given.errors)
+    if given.checkpoint and Path(given.checkpoint).exists():
+        model = Word2Vec.load(given.checkpoint)
+        _check_same(model, options, given.checkpoint)
+        model.resume(corpus, checkpoint=given.checkpoint, progress=True)
+    else:
+        model = Word2Vec(**options)
+        model.fit(corpus, checkpoint=given.checkpoint, progress=True)
     model.vectors.save(given.output)
     if given.vocabulary:
         model.vocabulary.save(given.vocabulary)
     print(f"{given.output}: {len(model.vectors)} words, vectors of size {model.vectors.size}")
+
+
+def _check_same(model, options, checkpoint):
+    for name, value in options.items():
+        if name != "num_threads" and model.config[name] != value:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: {checkpoint} was written with {model.config[name]}, "
+                f"not {value}; remove it to begin anew"
+            )
 
 
 def _load(given, limit=None):

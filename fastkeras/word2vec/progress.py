@@ -27,13 +27,22 @@ class Status(NamedTuple):
 
 
 @contextlib.contextmanager
+def counting(shown):
+    """Give what `vocabulary.build` tells its progress; None if not `shown`, or without rich."""
+    progress = _rich(shown)
+    if progress is None:
+        yield None
+        return
+    with progress.Progress() as display:
+        task = display.add_task("words", total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
 def bar(shown):
     """Give a function that shows a `Status`; it does nothing if not `shown`, or without rich."""
-    try:
-        if not shown:
-            raise ImportError
-        from rich import progress
-    except ImportError:
+    progress = _rich(shown)
+    if progress is None:
         yield lambda status: None
         return
     columns = (
@@ -55,3 +64,11 @@ def bar(shown):
             display.update(task, completed=status.progress, epoch=epoch, figures=figures)
 
         yield show
+
+
+def _rich(shown):
+    try:
+        from rich import progress
+    except ImportError:
+        return None
+    return progress if shown else None

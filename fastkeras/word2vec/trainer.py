@@ -1,6 +1,5 @@
 """The trainer: a corpus goes in, vectors come out."""
 
-import os
 import time
 from functools import partial
 
@@ -9,7 +8,8 @@ import numpy as np
 from fastkeras import _engines
 from fastkeras.word2vec import checkpoint as checkpoints
 from fastkeras.word2vec import matrices, problem, training
-from fastkeras.word2vec.arguments import checked, settings_of
+from fastkeras.word2vec.arguments import check_options, checked, settings_of
+from fastkeras.word2vec.inputs import as_corpus, counted, encoded, merged
 from fastkeras.word2vec.progress import bar
 
 
@@ -126,17 +126,29 @@ class Word2Vec:
 
         return Vectors(self.vocabulary.words, self.input_embeddings)
 
-    def fit(self, corpus, *, vocabulary=None, **options):
+    def fit(
+        self,
+        corpus,
+        *,
+        vocabulary=None,
+        progress=True,
+        callbacks=(),
+        checkpoint=None,
+        checkpoint_minutes=10,
+    ):
         """Count the words, make new vectors, and train them.
 
         Args:
-            corpus: what `corpus.encode` takes; or, with a vocabulary, an encoded corpus: int32
-                (positions,), word ids in the order of the vocabulary, each sentence ended by −1.
+            corpus: what a `Corpus` is made of: a path or pattern of text files, plain or
+                compressed, a list of them, or sentences, strings or lists of words, that can be
+                read again; or, with a vocabulary, an encoded corpus: int32 (positions,), word ids in the order
+                of the vocabulary, each sentence ended by −1.
             vocabulary: a `Vocabulary`; by default that of the corpus.
-            **options: `progress=True`, a bar with words/s, loss, learning rate and the time left;
-                `callbacks=()`, functions that get a `progress.Status` about four times a second,
-                training ends if one returns True; `checkpoint=None`, a path that `load` reads,
-                written every `checkpoint_minutes=10` and at the end.
+            progress: show bars with words/s, loss, learning rate and the time left.
+            callbacks: functions that get a `progress.Status` about four times a second; training
+                ends if one returns True.
+            checkpoint: a path that `load` reads, written now and then and at the end.
+            checkpoint_minutes: how often.
 
         Returns:
             Itself.
@@ -147,12 +159,19 @@ class Word2Vec:
             KeyboardInterrupt: after Ctrl-C, when the block has ended and the checkpoint is written;
                 the model can be used, saved, and resumed.
         """
-        _check_options(options)
+        options = {
+            "progress": progress,
+            "callbacks": callbacks,
+            "checkpoint": checkpoint,
+            "checkpoint_minutes": checkpoint_minutes,
+        }
+        check_options(options)
+        corpus = as_corpus(corpus)
         if vocabulary is None:
-            vocabulary = self._count(corpus, options)
+            vocabulary = counted(corpus, self.config, progress)
         if not len(vocabulary.words):
-            raise ValueError(f"corpus has no word min_count={self.config['min_count']} times")
-        ids = _encoded(corpus, vocabulary)
+            raise ValueError("vocabulary has no words")
+        ids = encoded(corpus, vocabulary, self.config["num_threads"])
         self.vocabulary = vocabulary
         rows = len(vocabulary.words), problem.output_rows(len(vocabulary.words), self._settings)
         self._matrices = matrices.new(*rows, self.config["vector_size"], self.config["seed"])
@@ -170,8 +189,8 @@ class Word2Vec:
             Itself. With nothing left to do it has not changed.
         """
         self._fitted()
-        _check_options(options)
-        ids = _encoded(corpus, self.vocabulary)
+        check_options(options)
+        ids = encoded(as_corpus(corpus), self.vocabulary, self.config["num_threads"])
         if len(ids) != self._corpus_size:
             raise ValueError(
                 f"corpus has {len(ids)} positions, that of the training had {self._corpus_size}"
@@ -182,7 +201,7 @@ class Word2Vec:
         """Train what there is on another corpus, the learning rate in a line as in `fit`.
 
         Args:
-            corpus: what `corpus.encode` takes.
+            corpus: as in `fit`.
             epochs: passes over it.
             new_words: its words that are new and frequent enough get vectors too. The hierarchical
                 softmax cannot: its tree is that of the first vocabulary.
@@ -193,10 +212,11 @@ class Word2Vec:
         """
         if self.vocabulary is None:
             raise ValueError("the model has no vectors yet: call fit first")
-        _check_options(options)
+        check_options(options)
+        corpus = as_corpus(corpus)
         if new_words and not isinstance(corpus, np.ndarray):
-            self._add_words(self._count(corpus, options))
-        ids = _encoded(corpus, self.vocabulary)
+            self._add_words(counted(corpus, self.config, options.get("progress", True)))
+        ids = encoded(corpus, self.vocabulary, self.config["num_threads"])
         first = self._state["first_epoch"] + self._state["epoch"] + 1
         self._state = training.new_state(epochs, first, self.history)
         return self._train(ids, **options)
@@ -232,32 +252,19 @@ class Word2Vec:
             raise ValueError("the model has no vectors yet: call fit first")
         return self._matrices
 
-    def _count(self, corpus, options):
-        from fastkeras.word2vec import vocabulary
-
-        of_config = {n: self.config[n] for n in ("min_count", "max_vocab", "num_threads")}
-        return vocabulary.build(corpus, **of_config, progress=options.get("progress", True))
-
     def _add_words(self, found):
-        """Take new words in, and order all by their counts, as a vocabulary has to be."""
-        known, index = self.vocabulary, self.vocabulary.index
-        fresh = [i for i, word in enumerate(found.words) if word not in index]
+        known = self.vocabulary
         if self._settings.loss == "hierarchical_softmax":
+            fresh = sum(word not in known for word in found.words)
             if fresh:
                 raise ValueError(
-                    f"loss='hierarchical_softmax' cannot take {len(fresh)} new words, its tree is "
+                    f"loss='hierarchical_softmax' cannot take {fresh} new words, its tree is "
                     "fixed: pass new_words=False"
                 )
             return  # nor new counts
-        words = [*known.words, *(found.words[i] for i in fresh)]
-        counts = np.concatenate([known.counts, np.asarray(found.counts)[fresh]])
-        for word, count in zip(found.words, found.counts, strict=True):
-            if word in index:
-                counts[index[word]] += count
-        order = np.argsort(-counts, kind="stable")
-        size, seed = self.config["vector_size"], self.config["seed"] + len(known.words)
+        self.vocabulary, order = merged(known, found)
+        size, seed = self.config["vector_size"], self.config["seed"] + len(known)
         self._matrices = matrices.grown(self._matrices, order, size, seed)
-        self.vocabulary = type(known)([words[i] for i in order], counts[order])
 
     def _train(self, ids, progress=True, callbacks=(), checkpoint=None, checkpoint_minutes=10):
         self._corpus_size = len(ids)
@@ -295,35 +302,3 @@ def _call_engine(engine, ids, embeddings, tables, settings, num_threads, determi
     return engine.train(
         ids, begin, end, *embeddings, tables, settings, key, schedule, num_threads, deterministic
     )
-
-
-def _check_options(options):
-    known = ("progress", "callbacks", "checkpoint", "checkpoint_minutes")
-    for name in options:
-        if name not in known:
-            raise TypeError(f"{name}={options[name]!r} is unknown; allowed are {', '.join(known)}")
-    if options.get("checkpoint_minutes", 1) < 0:
-        raise ValueError(f"checkpoint_minutes={options['checkpoint_minutes']} must be at least 0")
-    folder = os.path.dirname(os.path.abspath(options.get("checkpoint") or "."))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"checkpoint={options['checkpoint']!r}: there is no such folder")
-
-
-def _encoded(corpus, vocabulary):
-    if not isinstance(corpus, np.ndarray):
-        from fastkeras.word2vec.corpus import encode
-
-        return encode(corpus, vocabulary)
-    if corpus.dtype != np.int32 or corpus.ndim != 1:
-        raise ValueError(
-            f"corpus is an array of {corpus.dtype} and shape {corpus.shape}; an encoded corpus is "
-            "int32 of one dimension"
-        )
-    for begin in range(0, len(corpus), 1 << 20):  # it may be a file
-        part = corpus[begin : begin + (1 << 20)]
-        if part.min() < -1 or part.max() >= len(vocabulary.words):
-            raise ValueError(
-                f"corpus has ids from {part.min()} to {part.max()}; allowed are -1 to "
-                f"{len(vocabulary.words) - 1}"
-            )
-    return np.ascontiguousarray(corpus)

@@ -1,4 +1,4 @@
-"""`fastkeras word2vec`, with a stand-in for the trainer."""
+"""`fastkeras word2vec`, with and without a stand-in for the trainer."""
 
 import io
 import subprocess
@@ -59,7 +59,8 @@ def test_train(tmp_path, capsys, trained, news):
     assert (
         main(["word2vec", "train", news, "-o", str(output), "--vocabulary", str(vocabulary)]) == 0
     )
-    assert trained == {"options": {}, "corpus": news, "checkpoint": None, "progress": True}
+    assert [str(file) for file in trained.pop("corpus").files] == [news]
+    assert trained == {"options": {}, "checkpoint": None, "progress": True}
     assert load(output).words == ["the", "cat", "sat", "on", "mat"]
     assert vocabulary.read_text().startswith("the 2\ncat 1\n")
     assert capsys.readouterr().out == f"{output}: 5 words, vectors of size 3\n"
@@ -100,17 +101,22 @@ def test_every_option_arrives(tmp_path, trained, news):
     assert [str(file) for file in trained["corpus"].files] == [news, news]
 
 
-def test_the_real_trainer_has_these_options():
-    trainer = pytest.importorskip(
-        "fastkeras.word2vec.trainer", reason="there is no trainer yet", exc_type=ImportError
-    )
-    from inspect import signature
-
-    from fastkeras.word2vec.cli import _OPTIONS
-
-    names = {flag[2:].replace("-", "_") for flag, _, _ in _OPTIONS}
-    assert names <= signature(trainer.Word2Vec).parameters.keys()
-    assert {"checkpoint", "progress"} <= signature(trainer.Word2Vec.fit).parameters.keys()
+def test_training_is_a_command_and_goes_on_from_its_checkpoint(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("red green blue\none two three\n" * 300)
+    checkpoint, vectors = tmp_path / "model.npz", tmp_path / "vectors.bin"
+    train = ["word2vec", "train", str(text), "-o", str(vectors), "--checkpoint", str(checkpoint)]
+    train += ["--vector-size", "8", "--sample", "0", "--epochs", "3", "--num-threads", "1"]
+    assert main(train) == 0
+    first = load(vectors)
+    assert sorted(first.words) == ["blue", "green", "one", "red", "three", "two"]
+    nearest = {word for word, _ in first.most_similar("red", topn=2)}
+    assert nearest == {"green", "blue"}
+    assert main(train) == 0  # is done, and does nothing again
+    np.testing.assert_array_equal(load(vectors).matrix, first.matrix)
+    capsys.readouterr()
+    assert main([*train, "--window", "2"]) == 1
+    assert f"--window: {checkpoint} was written with 5, not 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,25 +14,10 @@ import pytest
 import fastkeras
 from fastkeras.word2vec import Word2Vec, checkpoint, matrices, training
 from fastkeras.word2vec.problem import LOSSES
+from fastkeras.word2vec.vocabulary import Vocabulary
 
 ROOT = Path(fastkeras.__file__).parents[1]
 QUIET = {"progress": False}
-
-
-class Vocabulary:
-    """What the trainer asks of a vocabulary."""
-
-    def __init__(self, words, counts):
-        self.words, self.counts = list(words), np.asarray(counts, np.int64)
-        self.index = {word: i for i, word in enumerate(self.words)}
-
-
-@pytest.fixture(autouse=True)
-def stand_in(monkeypatch):
-    """Of the module that `load` takes the vocabulary from."""
-    module = type(sys)("fastkeras.word2vec.vocabulary")
-    module.Vocabulary = Vocabulary
-    monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
 def planted(rng, topics=6, words_of_topic=8, sentences=1500, length=12):
@@ -172,36 +157,28 @@ def test_stopped_training_resumes_to_the_same_bits(rng, tmp_path, monkeypatch):
     np.testing.assert_array_equal(loaded.input_embeddings, before)
 
 
-def test_another_corpus_adds_words_and_keeps_the_others(rng, monkeypatch):
+def test_another_corpus_adds_words_and_keeps_the_others(rng):
     ids, vocabulary, _ = planted(rng, sentences=200)
     model = small().fit(ids, vocabulary=vocabulary, **QUIET)
     before = {w: model.input_embeddings[i].copy() for w, i in vocabulary.index.items()}
-    fresh = Vocabulary(["new", vocabulary.words[3]], [10**6, 5])
-    monkeypatch.setattr(model, "_count", lambda corpus, options: fresh)
-    encode = {"new": 0}
-    module = type(sys)("fastkeras.word2vec.corpus")
-    module.encode = lambda corpus, vocabulary: np.array(
-        [vocabulary.index[w] for w in corpus] + [-1], np.int32
-    )
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    model.partial_fit(["new", "new"], **QUIET)
-    assert model.vocabulary.words[0] == "new" and encode["new"] == 0
-    assert model.vocabulary.counts[0] == 10**6
     third = vocabulary.words[3]
-    assert model.vocabulary.counts[model.vocabulary.index[third]] == vocabulary.counts[3] + 5
-    for word, vector in before.items():  # none of them is in the corpus
-        index = model.vocabulary.index[word]
-        np.testing.assert_array_equal(model.input_embeddings[index], vector)
+    model.partial_fit([["new"] * 400, [third] * 5, ["rare"] * 4], **QUIET)
+    assert model.vocabulary.words[0] == "new" and "rare" not in model.vocabulary
+    counts = dict(zip(model.vocabulary.words, model.vocabulary.counts, strict=True))
+    assert counts["new"] == 400
+    assert counts[third] == vocabulary.counts[3] + 5
+    for word in before.keys() - {third}:  # none of them is in the corpus
+        np.testing.assert_array_equal(model.vectors[word], before[word])
+    assert (model.vectors[third] != before[third]).any()
     assert (model.input_embeddings[0] != 0).all()
     assert len(model.history["loss"]) == 6
 
 
-def test_tree_takes_no_new_words(rng, monkeypatch):
+def test_tree_takes_no_new_words(rng):
     ids, vocabulary, _ = planted(rng, sentences=50)
     model = small(loss="hierarchical_softmax").fit(ids, vocabulary=vocabulary, **QUIET)
-    monkeypatch.setattr(model, "_count", lambda corpus, options: Vocabulary(["new"], [10]))
     with pytest.raises(ValueError, match="cannot take 1 new words, its tree is fixed"):
-        model.partial_fit(["new"], **QUIET)
+        model.partial_fit([["new"] * 10], **QUIET)
 
 
 SCRIPT = """
@@ -332,8 +309,12 @@ def test_wrong_calls_are_named(rng, tmp_path):
     for call in (lambda: model.vectors, lambda: model.save("x"), lambda: model.resume(ids)):
         with pytest.raises(ValueError, match="no vectors yet: call fit first"):
             call()
-    with pytest.raises(ValueError, match="corpus has no word min_count=5 times"):
+    with pytest.raises(ValueError, match="comes min_count=5 times"):
+        model.fit(["some words", "come once"], **QUIET)
+    with pytest.raises(ValueError, match="vocabulary has no words"):
         model.fit(ids, vocabulary=Vocabulary([], []))
+    with pytest.raises(TypeError, match="an encoded corpus has no words: pass vocabulary="):
+        model.fit(ids)
     with pytest.raises(ValueError, match=r"array of int64 .* an encoded corpus is int32"):
         model.fit(ids.astype(np.int64), vocabulary=vocabulary)
     with pytest.raises(ValueError, match=r"ids from -1 to [0-9]+; allowed are -1 to 1"):

@@ -1,0 +1,59 @@
+"""What training begins with: a corpus read twice, once for its words and once for their ids."""
+
+import numpy as np
+
+from fastkeras.word2vec.progress import counting
+
+
+def as_corpus(source):
+    """Return a `Corpus`, which notices files that change between two readings; or ids as given."""
+    from fastkeras.word2vec.corpus import Corpus
+
+    return source if isinstance(source, (np.ndarray, Corpus)) else Corpus(source)
+
+
+def counted(corpus, config, progress):
+    """Return the `Vocabulary` of a corpus."""
+    from fastkeras.word2vec import vocabulary
+
+    if isinstance(corpus, np.ndarray):
+        raise TypeError("an encoded corpus has no words: pass vocabulary=")
+    of_config = {name: config[name] for name in ("min_count", "max_vocab", "num_threads")}
+    with counting(progress) as show:
+        return vocabulary.build(corpus, **of_config, progress=show)
+
+
+def encoded(corpus, vocabulary, num_threads):
+    """Return a corpus as ids, int32 (positions,)."""
+    if not isinstance(corpus, np.ndarray):
+        from fastkeras.word2vec.corpus import encode
+
+        return encode(corpus, vocabulary, num_threads=num_threads)
+    if corpus.dtype != np.int32 or corpus.ndim != 1:
+        raise ValueError(
+            f"corpus is an array of {corpus.dtype} and shape {corpus.shape}; an encoded corpus is "
+            "int32 of one dimension"
+        )
+    for begin in range(0, len(corpus), 1 << 20):  # it may be a file
+        part = corpus[begin : begin + (1 << 20)]
+        if part.min() < -1 or part.max() >= len(vocabulary.words):
+            raise ValueError(
+                f"corpus has ids from {part.min()} to {part.max()}; allowed are -1 to "
+                f"{len(vocabulary.words) - 1}"
+            )
+    return np.ascontiguousarray(corpus)
+
+
+def merged(known, found):
+    """Return the vocabulary of both, and where each of its words was: in `known`, or past its end.
+
+    Words have to be in the order of their counts, so the old ones move too.
+    """
+    fresh = [i for i, word in enumerate(found.words) if word not in known]
+    words = [*known.words, *(found.words[i] for i in fresh)]
+    counts = np.concatenate([known.counts, np.asarray(found.counts)[fresh]])
+    for word, count in zip(found.words, found.counts, strict=True):
+        if word in known:
+            counts[known.index[word]] += count
+    order = np.argsort(-counts, kind="stable")
+    return type(known)([words[i] for i in order], counts[order]), order
