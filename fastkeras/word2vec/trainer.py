@@ -141,8 +141,8 @@ class Word2Vec:
         Args:
             corpus: what a `Corpus` is made of: a path or pattern of text files, plain or
                 compressed, a list of them, or sentences, strings or lists of words, that can be
-                read again; or, with a vocabulary, an encoded corpus: int32 (positions,), word ids in the order
-                of the vocabulary, each sentence ended by −1.
+                read again; or, with a vocabulary, an encoded corpus: int32 (positions,), word ids
+                in the order of the vocabulary, each sentence ended by −1.
             vocabulary: a `Vocabulary`; by default that of the corpus.
             progress: show bars with words/s, loss, learning rate and the time left.
             callbacks: functions that get a `progress.Status` about four times a second; training

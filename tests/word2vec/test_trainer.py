@@ -320,7 +320,7 @@ def test_wrong_calls_are_named(rng, tmp_path):
     with pytest.raises(ValueError, match=r"ids from -1 to [0-9]+; allowed are -1 to 1"):
         model.fit(ids, vocabulary=Vocabulary(["a", "b"], [2, 1]))
     with pytest.raises(TypeError, match="verbose=1 is unknown; allowed are progress"):
-        model.fit(ids, vocabulary=vocabulary, verbose=1)
+        small().fit(ids, vocabulary=vocabulary, **QUIET).resume(ids, verbose=1)
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         model.fit(ids, vocabulary=vocabulary, checkpoint=str(tmp_path / "no" / "model"))
     model.fit(ids, vocabulary=vocabulary, **QUIET)
