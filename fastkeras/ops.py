@@ -1,5 +1,9 @@
 """Operations beside those of `keras.ops`."""
 
-from fastkeras.training.gradients import gradient_reversal, stop_gradient_through
+from fastkeras.training.gradients import (
+    gradient_after_loss,
+    gradient_reversal,
+    stop_gradient_through,
+)
 
-__all__ = ["gradient_reversal", "stop_gradient_through"]
+__all__ = ["gradient_after_loss", "gradient_reversal", "stop_gradient_through"]

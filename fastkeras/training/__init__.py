@@ -37,7 +37,8 @@ _WHERE = {
         "weight_transforms",
     ),
     **dict.fromkeys(
-        ("GradientReversal", "gradient_reversal", "stop_gradient_through"), "gradients"
+        ("GradientReversal", "gradient_after_loss", "gradient_reversal", "stop_gradient_through"),
+        "gradients",
     ),
     "SmoothedCrossentropy": "smoothed_crossentropy",
     "TripletLossLayer": "triplet_loss",

@@ -3,7 +3,11 @@
 import keras
 from keras import ops
 
-from fastkeras.training.gradients import gradient_reversal, stop_gradient_through
+from fastkeras.training.gradients import (
+    gradient_after_loss,
+    gradient_reversal,
+    stop_gradient_through,
+)
 from fastkeras.training.metric_layers import MetricLayer
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import value_of
@@ -122,7 +126,7 @@ class SingleLossGAN(keras.Model):
         of_d, of_g, total = self._losses_of(images, generated, training)
         self._watch_d(of_d)
         self._watch_g(of_g)
-        self.add_loss(total)
+        self.add_loss(gradient_after_loss(total))
         return generated
 
     def _losses_of(self, images, generated, training):

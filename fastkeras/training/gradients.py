@@ -29,6 +29,35 @@ def gradient_reversal(x, scale=1.0):
     return reversed_(ops.convert_to_tensor(x))
 
 
+def gradient_after_loss(loss):
+    """Return a loss whose gradient is computed after its value; only TensorFlow needs that.
+
+    The gradient of a loss that is linear in the last outputs, that of a Wasserstein GAN or of a
+    hinge, does not need their value. On CPUs, TensorFlow 2.21 then may read a weight for the
+    gradient of another after the step has changed it: its graph optimizer drops the edge between.
+
+    Args:
+        loss: tensor of any shape.
+
+    Example:
+        >>> from keras import ops
+        >>> float(gradient_after_loss(ops.mean(ops.ones(3))))
+        1.0
+    """
+    if keras.backend.backend() != "tensorflow":
+        return loss
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def after(loss):
+        def gradient(upstream):
+            return tf.where(tf.math.is_nan(loss), loss, upstream)  # so that it needs the value
+
+        return tf.identity(loss), gradient
+
+    return after(loss)
+
+
 def stop_gradient_through(layer, keep_updates=False, state=()):
     """Return a function that calls the layer, with gradients for its inputs but not its weights.
 
