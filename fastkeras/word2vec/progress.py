@@ -1,7 +1,11 @@
-"""What training tells about itself: a bar by rich, where rich is installed."""
+"""What training tells about itself: a bar by rich, or lines where rich is not installed."""
 
 import contextlib
+import sys
+import time
 from typing import NamedTuple
+
+SECONDS_BETWEEN_LINES = 10
 
 
 class Status(NamedTuple):
@@ -40,10 +44,10 @@ def counting(shown):
 
 @contextlib.contextmanager
 def bar(shown):
-    """Give a function that shows a `Status`; it does nothing if not `shown`, or without rich."""
+    """Give a function that shows a `Status`: a bar, or lines where rich is not installed."""
     progress = _rich(shown)
     if progress is None:
-        yield lambda status: None
+        yield _lines() if shown else lambda status: None
         return
     columns = (
         progress.TextColumn("epoch {task.fields[epoch]}"),
@@ -56,14 +60,32 @@ def bar(shown):
         task = display.add_task("train", total=1.0, epoch="", figures="")
 
         def show(status):
-            figures = (
-                f"{status.words_per_second / 1e3:,.0f} k words/s  loss {status.loss:.4f}  "
-                f"learning rate {status.learning_rate:.5f}"
-            )
-            epoch = f"{status.epoch + 1}/{status.epochs}"
+            epoch, figures = _texts(status)
             display.update(task, completed=status.progress, epoch=epoch, figures=figures)
 
         yield show
+
+
+def _texts(status):
+    figures = (
+        f"{status.words_per_second / 1e3:,.0f} k words/s  loss {status.loss:.4f}  "
+        f"learning rate {status.learning_rate:.5f}"
+    )
+    return f"{status.epoch + 1}/{status.epochs}", figures
+
+
+def _lines():
+    next_time = 0.0
+
+    def show(status):
+        nonlocal next_time
+        if time.monotonic() >= next_time or status.progress == 1:
+            next_time = time.monotonic() + SECONDS_BETWEEN_LINES
+            epoch, figures = _texts(status)
+            left = f"{status.seconds_left:.0f} s left"
+            print(f"epoch {epoch}  {status.progress:4.0%}  {figures}  {left}", file=sys.stderr)
+
+    return show
 
 
 def _rich(shown):

@@ -272,6 +272,16 @@ def test_bar_shows_what_is_asked_for(rng, capsys):
         assert part in printed
 
 
+def test_lines_stand_in_for_the_bar(rng, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    small(epochs=2).fit(ids, vocabulary=vocabulary)
+    first, last = capsys.readouterr().err.splitlines()  # the first at once, the last at the end
+    assert first.startswith("epoch 1/2") and last.startswith("epoch 2/2  100%")
+    small(epochs=2).fit(ids, vocabulary=vocabulary, **QUIET)
+    assert capsys.readouterr().err == ""
+
+
 def test_rows_begin_on_cache_lines():
     for matrix in matrices.new(5, 3, 20, seed=1):
         assert matrix.ctypes.data % 64 == 0
