@@ -1,6 +1,6 @@
 """Digits in two dimensions, with and without center loss; a watched tensor, a metric of our own.
 
-pip install scikit-learn matplotlib
+pip install --editable '.[tensorflow-cpu,examples]'
 python examples/center_loss.py             half a minute on 2 cores; build/center_loss.png
 """
 

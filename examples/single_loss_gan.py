@@ -1,6 +1,6 @@
 """A GAN of one loss on handwritten digits, against alternating training: quality and time.
 
-pip install scikit-learn matplotlib        the 1,797 digits of 8 × 8 pixels come with it
+pip install --editable '.[tensorflow-cpu,examples]'    the 1,797 digits of 8 × 8 pixels come with it
 python examples/single_loss_gan.py         about a minute on 2 cores; build/gan has the pictures
 """
 

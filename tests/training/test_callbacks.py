@@ -182,7 +182,9 @@ def test_norms_are_those_of_weights_and_gradients():
 
 def test_samples_and_progress_are_printed():
     lines = []
-    console = pytest.importorskip("rich.console").Console(file=io.StringIO(), width=120)
+    console = pytest.importorskip("rich.console", reason="rich is not installed").Console(
+        file=io.StringIO(), width=120
+    )
     printer = callbacks.PrintSamples(lambda model: ["a", model.name], 2, lines.append)
     model = network()
     fit(model, printer, callbacks.RichProgress(console))

@@ -176,7 +176,7 @@ def test_it_learns_a_distribution_with_fit_and_is_saved(tmp_path):
 
 
 def test_a_sheet_of_samples_is_written(tmp_path):
-    image = pytest.importorskip("PIL.Image")
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     inner = [keras.layers.Dense(16, "tanh"), keras.layers.Reshape((4, 4))]
     g = keras.Sequential([keras.Input((3,)), *inner])
     d = keras.Sequential([keras.Input((4, 4)), keras.layers.Flatten(), keras.layers.Dense(1)])

@@ -264,7 +264,7 @@ def test_failed_write_leaves_the_old_file(rng, tmp_path, monkeypatch):
 
 
 def test_bar_shows_what_is_asked_for(rng, capsys):
-    pytest.importorskip("rich")
+    pytest.importorskip("rich", reason="rich is not installed")
     ids, vocabulary, _ = planted(rng, sentences=50)
     small(epochs=2).fit(ids, vocabulary=vocabulary)
     printed = capsys.readouterr().out
