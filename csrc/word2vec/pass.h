@@ -183,21 +183,25 @@ struct Pass {
     for (int64_t s = 0; s < stride; s += 16) __builtin_prefetch(row + s, 0, 2);
   }
 
-  // Finds the row of a matrix, or makes its copy, and asks for it.
-  FASTKERAS_INLINE void Locate(int32_t* rows_of, int count, float* matrix, Overlay* overlay) const {
-    if (overlay) {
-      for (int i = 0; i < count; ++i) {
-        int32_t& slot = overlay->slots[rows_of[i]];
-        if (slot < 0) {
-          slot = overlay->count++;
-          overlay->rows[slot] = rows_of[i];
-          std::memcpy(overlay->copies + slot * stride, overlay->origin + rows_of[i] * stride,
-                      static_cast<size_t>(stride) * sizeof(float));
-        }
-        rows_of[i] = slot;
+  // Replaces rows of a matrix by those of their copies, which are made if there are none.
+  FASTKERAS_INLINE void Locate(int32_t* rows_of, int count, Overlay* overlay) const {
+    for (int i = 0; i < count; ++i) {
+      int32_t& slot = overlay->slots[rows_of[i]];
+      if (slot < 0) {
+        slot = overlay->count++;
+        overlay->rows[slot] = rows_of[i];
+        std::memcpy(overlay->copies + slot * stride, overlay->origin + rows_of[i] * stride,
+                    static_cast<size_t>(stride) * sizeof(float));
       }
-    } else {
-      for (int i = 0; i < count; ++i) Fetch(matrix + rows_of[i] * stride);
+      rows_of[i] = slot;
+    }
+  }
+
+  // A word is a context in many windows: its row is asked for once, when the widest would reach it.
+  FASTKERAS_INLINE void FetchInputs(int c) const {
+    const int reached = c + settings.window < chunk.size ? c + settings.window : chunk.size - 1;
+    for (int i = c > chunk.first ? c + settings.window : 0; i <= reached; ++i) {
+      Fetch(place.input + chunk.words.data[i] * stride);
     }
   }
 
@@ -219,7 +223,11 @@ struct Pass {
         settings.shared_negatives && IsRepeated(window.inputs, window.num_inputs);
     for (int set = 0; set < window.num_sets; ++set)
       DrawSet(chunk.words.data[c], drawn, set, window);
-    Locate(window.inputs, window.num_inputs, place.input, place.input_overlay);
+    if (place.input_overlay) {
+      Locate(window.inputs, window.num_inputs, place.input_overlay);
+    } else {
+      FetchInputs(c);
+    }
   }
 
   FASTKERAS_INLINE void DrawSet(int32_t word, uint64_t drawn, int set, Window& window) {
@@ -247,7 +255,11 @@ struct Pass {
       window.repeated[set] = IsRepeated(to, count);
     }
     window.num_outputs[set] = count;
-    Locate(to, count, place.output, place.output_overlay);
+    if (place.output_overlay) {
+      Locate(to, count, place.output_overlay);
+    } else {
+      for (int j = 0; j < count; ++j) Fetch(place.output + to[j] * stride);
+    }
   }
 
   FASTKERAS_INLINE void TrainWindow(const Window& window) {
@@ -271,22 +283,11 @@ struct Pass {
   }
 
   FASTKERAS_INLINE void TrainMean(const Window& window) {
-    constexpr int kWidth = Simd<float>::kWidth;
     const float share = 1.0f / static_cast<float>(window.num_inputs);
-    for (int64_t s = 0; s < stride; s += kWidth) {
-      Vec<float> sum = Load(inputs[0] + s);
-      for (int i = 1; i < window.num_inputs; ++i) sum += Load(inputs[i] + s);
-      Store(hidden + s, sum * share);
-      Store(error + s, Vec<float>{});
-    }
+    Mean(inputs, window.num_inputs, stride, share, hidden);
+    std::memset(error, 0, static_cast<size_t>(stride) * sizeof(float));
     TrainOne(window, 0, hidden, error, error);
-    const float factor = settings.exact_cbow ? share : 1.0f;
-    for (int64_t s = 0; s < stride; s += kWidth) {
-      const Vec<float> change = Load(error + s) * factor;
-      for (int i = 0; i < window.num_inputs; ++i) {
-        Store(inputs[i] + s, Load(inputs[i] + s) + change);
-      }
-    }
+    AddToEach(error, settings.exact_cbow ? share : 1.0f, stride, inputs, window.num_inputs);
   }
 
   FASTKERAS_INLINE int LocateOutputs(const Window& window, int set) {

@@ -242,6 +242,52 @@ FASTKERAS_INLINE void UpdateLogistic(const float* input, float* partial, float* 
   }
 }
 
+// Slices of a row that stay in registers while the rows pass by: all of 100 floats with AVX-512.
+template <int S>
+FASTKERAS_INLINE void MeanOfSlices(const float* const* rows, int count, float share, float* mean,
+                                   int64_t s) {
+  constexpr int kWidth = Simd<float>::kWidth;
+  Vec<float> sums[S] = {};
+  for (int i = 0; i < count; ++i) {
+    for (int k = 0; k < S; ++k) sums[k] += Load(rows[i] + s + k * kWidth);
+  }
+  for (int k = 0; k < S; ++k) Store(mean + s + k * kWidth, sums[k] * share);
+}
+
+template <int S>
+FASTKERAS_INLINE void AddSlices(const float* change, float factor, float* const* rows, int count,
+                                int64_t s) {
+  constexpr int kWidth = Simd<float>::kWidth;
+  Vec<float> changes[S];
+  for (int k = 0; k < S; ++k) changes[k] = Load(change + s + k * kWidth) * factor;
+  for (int i = 0; i < count; ++i) {
+    for (int k = 0; k < S; ++k) {
+      float* const to = rows[i] + s + k * kWidth;
+      Store(to, Load(to) + changes[k]);
+    }
+  }
+}
+
+// The mean of rows, share = 1 / count.
+FASTKERAS_INLINE void Mean(const float* const* rows, int count, int64_t stride, float share,
+                           float* mean) {
+  constexpr int64_t kWidth = Simd<float>::kWidth;
+  int64_t s = 0;
+  for (; s + 7 * kWidth <= stride; s += 7 * kWidth) MeanOfSlices<7>(rows, count, share, mean, s);
+  for (; s + 4 * kWidth <= stride; s += 4 * kWidth) MeanOfSlices<4>(rows, count, share, mean, s);
+  for (; s < stride; s += kWidth) MeanOfSlices<1>(rows, count, share, mean, s);
+}
+
+// rows[i] += factor * change, one after the other: a row may be there twice.
+FASTKERAS_INLINE void AddToEach(const float* change, float factor, int64_t stride,
+                                float* const* rows, int count) {
+  constexpr int64_t kWidth = Simd<float>::kWidth;
+  int64_t s = 0;
+  for (; s + 7 * kWidth <= stride; s += 7 * kWidth) AddSlices<7>(change, factor, rows, count, s);
+  for (; s + 4 * kWidth <= stride; s += 4 * kWidth) AddSlices<4>(change, factor, rows, count, s);
+  for (; s < stride; s += kWidth) AddSlices<1>(change, factor, rows, count, s);
+}
+
 }  // namespace fastkeras::FASTKERAS_ISA
 
 FASTKERAS_END_ISA
