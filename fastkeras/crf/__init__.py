@@ -10,11 +10,15 @@ Rabiner's, 1989, "A tutorial on hidden Markov models", section V.A.
 import numpy as np
 
 from fastkeras._engines import engine_for, family_of
+from fastkeras.crf import constraints
 from fastkeras.crf.arguments import chain_arguments, like
+from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.gradients import Gradients
 
 __all__ = [
+    "Constraints",
     "Gradients",
+    "constraints",
     "log_likelihood",
     "log_likelihood_and_gradients",
     "log_partition",

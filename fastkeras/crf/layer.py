@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from fastkeras import crf
+from fastkeras.crf.constraints import checked
 from fastkeras.crf.decoder import decoding_model, is_exporting
 from fastkeras.crf.loss import CRFLoss
 from fastkeras.crf.metrics import CRFAccuracy
@@ -32,6 +33,10 @@ class CRF(keras.layers.Layer):
             multiplied by it on use. An optimizer whose step does not depend on the scale of the
             gradient, as Adam's, so moves them this many times faster; under plain SGD it is the
             square.
+        constraints: what `fastkeras.crf.constraints.allowed("BIO", names)` returns, or
+            `Constraints` of your own, or None. Transitions, first and last tags that are not
+            allowed have probability 0, in loss, marginals and decoding. A sequence labelled with
+            them has an infinite loss and no gradient.
         engine: a name in `fastkeras.engines("crf")`, or None for the fastest.
         **kwargs: of `keras.layers.Layer`.
 
@@ -80,6 +85,7 @@ class CRF(keras.layers.Layer):
         kernel_constraint=None,
         bias_constraint=None,
         learning_rate_multiplier=1.0,
+        constraints=None,
         engine=None,
         **kwargs,
     ):
@@ -106,6 +112,7 @@ class CRF(keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.learning_rate_multiplier = float(learning_rate_multiplier)
+        self.constraints = None if constraints is None else checked(constraints, num_tags)
         self.engine = engine
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
@@ -122,6 +129,8 @@ class CRF(keras.layers.Layer):
                 "use_kernel=True the layer projects them"
             )
         self.num_tags = num_tags
+        if self.constraints is not None:
+            checked(self.constraints, num_tags)
         if self.use_kernel:
             self.kernel = self.add_weight(
                 (channels, num_tags),
@@ -171,17 +180,17 @@ class CRF(keras.layers.Layer):
     @property
     def transitions(self):
         """Transition scores, float tensor (num_tags, num_tags); [i, j] scores i → j."""
-        return self._effective(self._transitions)
+        return self._scores()["transitions"]
 
     @property
     def start_transitions(self):
-        """Scores of the first tag, float tensor (num_tags,), or None without boundaries."""
-        return self._effective(self._start) if self.use_boundaries else None
+        """Scores of the first tag, float tensor (num_tags,); None if there are none."""
+        return self._scores()["start_transitions"]
 
     @property
     def end_transitions(self):
-        """Scores of the last tag, float tensor (num_tags,), or None without boundaries."""
-        return self._effective(self._end) if self.use_boundaries else None
+        """Scores of the last tag, float tensor (num_tags,); None if there are none."""
+        return self._scores()["end_transitions"]
 
     @property
     def loss(self):
@@ -286,6 +295,9 @@ class CRF(keras.layers.Layer):
             for kind in ("initializer", "regularizer", "constraint"):
                 serialize = getattr(keras, f"{kind}s").serialize
                 config[f"{name}_{kind}"] = serialize(getattr(self, f"{name}_{kind}"))
+        if self.constraints is not None:
+            rules = (None if rule is None else rule.tolist() for rule in self.constraints)
+            config["constraints"] = list(rules)
         return {**config, "engine": self.engine}
 
     def _add_scores(self, name, shape):
@@ -303,17 +315,22 @@ class CRF(keras.layers.Layer):
             constraint=constraint and (lambda weight: constraint(weight * multiplier) / multiplier),
         )
 
-    def _effective(self, scores):
-        return ops.convert_to_tensor(scores) * self.learning_rate_multiplier
+    def _scores(self):
+        """Transitions and boundaries as the functions of `fastkeras.crf` take them."""
+        multiplier = self.learning_rate_multiplier
+        scores = {"transitions": ops.convert_to_tensor(self._transitions) * multiplier}
+        for name in ("start", "end"):
+            weight = getattr(self, f"_{name}") if self.use_boundaries else None
+            score = None if weight is None else ops.convert_to_tensor(weight) * multiplier
+            scores[f"{name}_transitions"] = score
+        return scores if self.constraints is None else self.constraints.apply(**scores)
 
     def _chain(self, emissions, mask):
         if not self.built:
             raise ValueError(f"the layer {self.name!r} has no weights yet: call it on inputs first")
         emissions = ops.convert_to_tensor(emissions)
         return emissions, {
-            "transitions": self.transitions,
+            **self._scores(),
             "mask": mask_of(emissions) if mask is None else mask,
-            "start_transitions": self.start_transitions,
-            "end_transitions": self.end_transitions,
             "engine": self.engine,
         }

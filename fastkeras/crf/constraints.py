@@ -1,0 +1,252 @@
+"""Hard constraints: which tag may follow which, begin and end a sequence, or stand at a step.
+
+What is forbidden gets the score −inf, in the loss as in decoding, so its probability is exactly 0
+and what is left is normalised among itself. Every function of `fastkeras.crf` takes such scores.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastkeras._engines import family_of
+
+__all__ = ["Constraints", "allowed", "bitmap_of_tags", "restrict"]
+
+_STANDARD = {"L": "E", "U": "S", "M": "I"}  # the letters of BIOUL and BMES in those of BIOES
+_LETTERS = {
+    "BIO": "BIO",
+    "IOB2": "BIO",
+    "IOB1": "BIO",
+    "BIOES": "BIOES",
+    "IOBES": "BIOES",
+    "BIOUL": "BIOUL",
+    "BILOU": "BIOUL",
+    "BMES": "BMESO",
+}
+
+
+class Constraints(NamedTuple):
+    """What is allowed; made by `allowed`, or by hand from a matrix of your own.
+
+    Attributes:
+        transitions: bool, shape (num_tags, num_tags); [i, j] tells whether i → j is allowed.
+        start: bool, shape (num_tags,): the tags that may be first. None: all.
+        end: bool, shape (num_tags,): the tags that may be last. None: all. For texts that are cut
+            inside of spans use `constraints._replace(end=None)`.
+    """
+
+    transitions: Any
+    start: Any = None
+    end: Any = None
+
+    def apply(self, transitions, start_transitions=None, end_transitions=None):
+        """Give −inf to what is not allowed.
+
+        Args:
+            transitions: float, shape (num_tags, num_tags), an array or a tensor.
+            start_transitions, end_transitions: float, shape (num_tags,), or None for zeros.
+
+        Returns:
+            A dict of transitions, start_transitions and end_transitions, to be passed on to any
+            function of `fastkeras.crf`; None stays None where all tags are allowed.
+
+        Raises:
+            ValueError: a shape does not fit.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastkeras.crf import constraints, viterbi
+            >>> rules = constraints.allowed("BIO", ["O", "B", "I"])
+            >>> emissions = np.array([[[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]])  # I I, but for the rules
+            >>> viterbi(emissions, **rules.apply(np.zeros((3, 3))))
+            (array([[1, 2]], dtype=int32), array([3.]))
+        """
+        rules = checked(self)
+        array = _array_functions(transitions)
+        transitions = np.asarray(transitions) if array is np else transitions
+        if tuple(transitions.shape) != rules.transitions.shape:
+            raise ValueError(
+                f"transitions must have shape (num_tags, num_tags) = {rules.transitions.shape}, "
+                f"got {tuple(transitions.shape)}"
+            )
+        scores = {"transitions": array.where(rules.transitions, transitions, -np.inf)}
+        ends = (("start", rules.start, start_transitions), ("end", rules.end, end_transitions))
+        for name, rule, given in ends:
+            if rule is not None and not rule.all():
+                given = array.zeros_like(transitions[0]) if given is None else given
+                given = array.where(rule, given, -np.inf)
+            scores[f"{name}_transitions"] = given
+        return {name: _of_dtype(score, transitions) for name, score in scores.items()}
+
+
+def allowed(scheme, tags):
+    """The constraints of a tagging scheme.
+
+    Args:
+        scheme: "BIO" (or "IOB2"): a span begins with B-x and goes on with I-x. "IOB1": it begins
+            with I-x, or with B-x right after a span of the same type. "BIOES" ("IOBES"): B-x I-x
+            E-x, or S-x alone. "BIOUL" ("BILOU"): the same with L for E and U for S. "BMES": the
+            same with M for I, and with or without O.
+        tags: the names of the tags in the order of their numbers: "O", or a letter of the scheme,
+            alone or followed by "-" or "_" and a type, as "B-PER".
+
+    Returns:
+        `Constraints(transitions, start, end)`, NumPy arrays of bool.
+
+    Raises:
+        ValueError: the scheme is unknown, or a name does not belong to it.
+
+    Example:
+        >>> from fastkeras.crf import constraints
+        >>> rules = constraints.allowed("BIO", ["O", "B-PER", "I-PER", "I-LOC"])
+        >>> rules.transitions[1]  # after B-PER
+        array([ True,  True,  True, False])
+        >>> rules.start
+        array([ True,  True, False, False])
+
+    Source: Ramshaw & Marcus, 1995, "Text chunking using transformation-based learning" (IOB1);
+        Ratinov & Roth, 2009, "Design challenges and misconceptions in named entity recognition".
+    """
+    if scheme not in _LETTERS:
+        raise ValueError(f"scheme={scheme!r} must be one of {', '.join(_LETTERS)}")
+    tags = list(tags)
+    if not tags:
+        raise ValueError("tags must be the names of at least one tag, got none")
+    parsed = [_parse(tag, scheme) for tag in tags]
+    outside = ("O", "")
+    if _LETTERS[scheme] == "BIO":
+        follows = _follows_in_iob1 if scheme == "IOB1" else _follows_in_bio
+        end = np.ones(len(parsed), bool)
+    else:
+        follows = _follows_in_bioes
+        end = np.array([follows(tag, outside) for tag in parsed])  # nothing is left open
+    transitions = np.array([[follows(before, after) for after in parsed] for before in parsed])
+    start = np.array([follows(outside, tag) for tag in parsed])
+    return Constraints(transitions, start, end)
+
+
+def restrict(emissions, allowed):
+    """Give −inf to the tags that are not allowed at a step.
+
+    For decoding under what is known of single steps: a dictionary's tags of each word, say, or tags
+    that were observed (`bitmap_of_tags`).
+
+    Args:
+        emissions: float, shape (batch, steps, num_tags), an array or a tensor.
+        allowed: bool, shape (batch, steps, num_tags), or one that broadcasts to it.
+
+    Returns:
+        The emissions, −inf where `allowed` is False; differentiable where they stayed.
+
+    Raises:
+        ValueError: `allowed` is not bool or does not broadcast.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import constraints
+        >>> constraints.restrict(np.ones((1, 1, 3)), np.array([True, False, True]))
+        array([[[  1., -inf,   1.]]])
+    """
+    array = _array_functions(emissions)
+    dtype = getattr(allowed, "dtype", np.asarray(allowed).dtype if array is np else None)
+    if "bool" not in str(dtype):
+        raise ValueError(f"allowed must be bool, got {dtype}")
+    emissions = np.asarray(emissions) if array is np else emissions
+    shape = tuple(np.shape(allowed)) if array is np else tuple(allowed.shape)
+    wanted = tuple(emissions.shape)
+    fits = len(shape) <= len(wanted) and all(
+        got in (1, want, None) or want is None
+        for got, want in zip(shape[::-1], wanted[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"allowed must have shape (batch, steps, num_tags) = {wanted}, or one that broadcasts "
+            f"to it, got {shape}"
+        )
+    return _of_dtype(array.where(allowed, emissions, -np.inf), emissions)
+
+
+def bitmap_of_tags(tags, num_tags, unknown=-100):
+    """The bitmap of partly observed tags: one tag is allowed where it is known, else all are.
+
+    Args:
+        tags: integers, shape (batch, steps), an array or a tensor.
+        num_tags: number of tags.
+        unknown: what stands in `tags` where nothing is known.
+
+    Returns:
+        bool, shape (batch, steps, num_tags), for `restrict` and `log_likelihood_of_sets`. A tag out
+        of range that is not `unknown` allows nothing.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import constraints
+        >>> constraints.bitmap_of_tags(np.array([[1, -100]]), 2)
+        array([[[False,  True],
+                [ True,  True]]])
+    """
+    array = _array_functions(tags)
+    tags = array.expand_dims(tags, -1)
+    return (tags == array.arange(num_tags, dtype=tags.dtype)) | (tags == unknown)
+
+
+def checked(constraints, num_tags=None):
+    """The same with NumPy arrays of bool, of shapes that fit; `num_tags` None: as many as it has.
+
+    Raises:
+        ValueError: a shape or dtype is not what `Constraints` says.
+    """
+    names = ("transitions", "start", "end")
+    rules = [None if rule is None else np.asarray(rule) for rule in constraints]
+    if len(rules) != 3 or rules[0] is None:
+        raise ValueError("constraints must be Constraints(transitions, start, end)")
+    num_tags = len(rules[0]) if num_tags is None and rules[0].ndim else num_tags
+    shapes = ((num_tags, num_tags), (num_tags,), (num_tags,))
+    for name, rule, shape in zip(names, rules, shapes, strict=True):
+        if rule is not None and (rule.shape != shape or rule.dtype != bool):
+            raise ValueError(
+                f"constraints.{name} must be bool of shape {shape}, "
+                f"got {rule.dtype} of shape {rule.shape}"
+            )
+    return Constraints(*rules)
+
+
+def _parse(tag, scheme):
+    """A name as (letter of BIOES, type)."""
+    letter, separator, kind = tag[:1], tag[1:2], tag[2:]
+    typed = separator in ("-", "_") and kind and letter != "O"
+    if not letter or letter not in _LETTERS[scheme] or not (tag == letter or typed):
+        raise ValueError(
+            f"tags must be 'O', or one of {', '.join(_LETTERS[scheme])} with a type such as "
+            f"'-PER' or without, for the scheme {scheme}, got {tag!r}"
+        )
+    return _STANDARD.get(letter, letter), kind
+
+
+def _follows_in_bio(before, after):
+    return after[0] != "I" or (before[0] != "O" and before[1] == after[1])
+
+
+def _follows_in_iob1(before, after):
+    return after[0] != "B" or (before[0] != "O" and before[1] == after[1])
+
+
+def _follows_in_bioes(before, after):
+    if before[0] in "BI":  # a span is open
+        return after[0] in "IE" and before[1] == after[1]
+    return after[0] in "BSO"
+
+
+def _array_functions(array):
+    """The module whose `where` and the like take this array: numpy or keras.ops."""
+    return np if family_of(array) == "numpy" else import_module("keras").ops
+
+
+def _of_dtype(score, like):
+    """In the dtype that was given, if it can hold −inf, whatever `where` made of it."""
+    if score is None or score.dtype == like.dtype or "float" not in str(like.dtype):
+        return score
+    if family_of(score) == "numpy":
+        return score.astype(like.dtype)
+    return _array_functions(score).cast(score, like.dtype)
