@@ -14,6 +14,7 @@ from fastkeras.crf import constraints
 from fastkeras.crf.arguments import chain_arguments, like
 from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.gradients import Gradients
+from fastkeras.crf.partial_labels import log_likelihood_of_sets
 
 __all__ = [
     "Constraints",
@@ -21,6 +22,7 @@ __all__ = [
     "constraints",
     "log_likelihood",
     "log_likelihood_and_gradients",
+    "log_likelihood_of_sets",
     "log_partition",
     "marginals",
     "sequence_score",

@@ -8,6 +8,8 @@ Engines receive and trust
 NumPy arguments are C-contiguous, and their tags are in range at valid steps and 0 elsewhere.
 """
 
+from importlib import import_module
+
 import numpy as np
 
 from fastkeras._engines import family_of
@@ -71,6 +73,18 @@ def like(result, emissions):
     else:
         dtype = _Tensors.dtype(emissions)
     return result if _Tensors.dtype(result) == dtype else _Tensors().cast(result, dtype)
+
+
+def array_functions(array):
+    """The module whose functions take this array: numpy, or keras.ops."""
+    return np if family_of(array) == "numpy" else import_module("keras").ops
+
+
+def as_array(result, emissions):
+    """What an engine of tensors computed from NumPy emissions, as a NumPy array."""
+    if family_of(emissions) != "numpy" or isinstance(result, np.ndarray):
+        return result
+    return import_module("keras").ops.convert_to_numpy(result)
 
 
 class _NumPy:

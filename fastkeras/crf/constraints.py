@@ -4,12 +4,12 @@ What is forbidden gets the score −inf, in the loss as in decoding, so its prob
 and what is left is normalised among itself. Every function of `fastkeras.crf` takes such scores.
 """
 
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastkeras._engines import family_of
+from fastkeras.crf.arguments import array_functions
 
 __all__ = ["Constraints", "allowed", "bitmap_of_tags", "restrict"]
 
@@ -63,7 +63,7 @@ class Constraints(NamedTuple):
             (array([[1, 2]], dtype=int32), array([3.]))
         """
         rules = checked(self)
-        array = _array_functions(transitions)
+        array = array_functions(transitions)
         transitions = np.asarray(transitions) if array is np else transitions
         if tuple(transitions.shape) != rules.transitions.shape:
             raise ValueError(
@@ -148,7 +148,7 @@ def restrict(emissions, allowed):
         >>> constraints.restrict(np.ones((1, 1, 3)), np.array([True, False, True]))
         array([[[  1., -inf,   1.]]])
     """
-    array = _array_functions(emissions)
+    array = array_functions(emissions)
     dtype = getattr(allowed, "dtype", np.asarray(allowed).dtype if array is np else None)
     if "bool" not in str(dtype):
         raise ValueError(f"allowed must be bool, got {dtype}")
@@ -186,7 +186,7 @@ def bitmap_of_tags(tags, num_tags, unknown=-100):
         array([[[False,  True],
                 [ True,  True]]])
     """
-    array = _array_functions(tags)
+    array = array_functions(tags)
     tags = array.expand_dims(tags, -1)
     return (tags == array.arange(num_tags, dtype=tags.dtype)) | (tags == unknown)
 
@@ -238,15 +238,10 @@ def _follows_in_bioes(before, after):
     return after[0] in "BSO"
 
 
-def _array_functions(array):
-    """The module whose `where` and the like take this array: numpy or keras.ops."""
-    return np if family_of(array) == "numpy" else import_module("keras").ops
-
-
 def _of_dtype(score, like):
     """In the dtype that was given, if it can hold −inf, whatever `where` made of it."""
     if score is None or score.dtype == like.dtype or "float" not in str(like.dtype):
         return score
     if family_of(score) == "numpy":
         return score.astype(like.dtype)
-    return _array_functions(score).cast(score, like.dtype)
+    return array_functions(score).cast(score, like.dtype)

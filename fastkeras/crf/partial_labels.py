@@ -1,0 +1,75 @@
+"""The likelihood of partial and ambiguous labels."""
+
+import numpy as np
+
+from fastkeras._engines import engine_for
+from fastkeras.crf.arguments import array_functions, as_array, chain_arguments, like
+from fastkeras.crf.constraints import restrict
+
+
+def log_likelihood_of_sets(
+    emissions,
+    allowed,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Logarithm of the probability that every step has one of the tags that are allowed there.
+
+    The loss of labels that are partly unknown (all tags allowed) or ambiguous (some of them): what
+    is unknown is summed out. With y* the best of the allowed sequences S,
+        log p(S) = log p(y*) − log p(y* | S),
+    two likelihoods near 0, where log Z(S) − log Z would be a small difference of large numbers.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+        allowed: bool, shape (batch, steps, num_tags), or one that broadcasts to it; not read at
+            steps that are not valid. `constraints.bitmap_of_tags` makes it from tags of which some
+            are known.
+
+    Returns:
+        log p, shape (batch,), dtype of `emissions`, never above 0; −inf, with gradients of zero,
+        where no allowed sequence is possible; 0 where no step is valid. Differentiable through a
+        tensor engine, with the gradient p(y_t = j | S) − p(y_t = j).
+
+    Raises:
+        ValueError: as `log_partition`, and for `allowed` of another dtype or shape.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import log_likelihood_of_sets
+        >>> allowed = np.array([[[True, False, False], [True, True, False]]])
+        >>> log_p = log_likelihood_of_sets(np.zeros((1, 2, 3)), allowed, np.zeros((3, 3)))
+        >>> float(np.exp(log_p[0]).round(6))  # 1 · 2 of 3² equal sequences
+        0.222222
+
+    Source: Tsuboi, Kashima, Mori, Oda & Matsumoto, 2008, "Training conditional random fields using
+        incomplete annotations".
+    """
+    x, _, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    )
+    inside = restrict(x, allowed)
+    functions, array = engine_for("crf", emissions, engine), array_functions(emissions)
+
+    best, _ = functions.viterbi(*_constant(array, inside, *chain))
+    of_best = as_array(functions.log_likelihood(x, best, *chain), x)
+    share = as_array(functions.log_likelihood(inside, best, *chain), x)
+    possible = share > -np.inf
+    # of an impossible set nothing may be formed, not even in a branch that is not taken
+    value = of_best - array.where(possible, share, 0)
+    (excess,) = _constant(array, array.where(value > 0, value, 0))  # by rounding only
+    value = value - excess
+    return like(array.where(possible, value, -np.inf), emissions)
+
+
+def _constant(array, *arguments):
+    if array is np:
+        return arguments
+    return [None if a is None else array.stop_gradient(a) for a in arguments]
