@@ -14,12 +14,17 @@ from fastkeras.crf import constraints
 from fastkeras.crf.arguments import chain_arguments, like
 from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.gradients import Gradients
+from fastkeras.crf.information import cross_entropy, entropy, kl_divergence, log_count
 from fastkeras.crf.partial_labels import log_likelihood_of_sets
 
 __all__ = [
     "Constraints",
     "Gradients",
     "constraints",
+    "cross_entropy",
+    "entropy",
+    "kl_divergence",
+    "log_count",
     "log_likelihood",
     "log_likelihood_and_gradients",
     "log_likelihood_of_sets",

@@ -18,16 +18,19 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def chain_arguments(
-    emissions, transitions, lengths, mask, start_transitions, end_transitions, tags=None
+    emissions, transitions, lengths, mask, start_transitions, end_transitions, tags=None, prefix=""
 ):
-    """Return (emissions, tags, transitions, lengths, mask, start, end), all checked."""
+    """Return (emissions, tags, transitions, lengths, mask, start, end), all checked.
+
+    `prefix` is what the caller's names of the scores begin with.
+    """
     arrays = _NumPy if family_of(emissions) == "numpy" else _Tensors()
-    emissions = arrays.floats("emissions", emissions)
-    _expect_rank("emissions", emissions, 3, "(batch, steps, num_tags)")
+    emissions = arrays.floats(f"{prefix}emissions", emissions)
+    _expect_rank(f"{prefix}emissions", emissions, 3, "(batch, steps, num_tags)")
     batch, steps, num_tags = emissions.shape
     if num_tags is None or num_tags < 1:
         raise ValueError(
-            f"emissions must have a known num_tags >= 1, got shape {_shape(emissions)}"
+            f"{prefix}emissions must have a known num_tags >= 1, got shape {_shape(emissions)}"
         )
     compute = "float64" if arrays.dtype(emissions) == "float64" else "float32"
     emissions = arrays.cast(emissions, compute)
@@ -35,6 +38,7 @@ def chain_arguments(
     def scores(name, value, shape, meaning):
         if value is None:
             return arrays.zeros(shape, compute)
+        name = prefix + name
         value = arrays.cast(arrays.floats(name, value), compute)
         _expect_shape(name, value, shape, meaning)
         return value

@@ -1,0 +1,274 @@
+"""Entropy, cross-entropy and divergence of chains, and the number of legal sequences.
+
+With y* the best sequence of p, an expectation under p is taken of scores relative to those of y*,
+so that what is added is small and float32 keeps its digits: docs/crf.md has the derivation.
+"""
+
+import numpy as np
+
+from fastkeras._engines import engine_for
+from fastkeras.crf.arguments import array_functions, as_array, chain_arguments, like
+
+
+def entropy(
+    emissions,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Entropy of the distribution over tag sequences, in nats.
+
+        H = −Σ_y p(y) log p(y) = log Z − Σ_y p(y) score(y)
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+
+    Returns:
+        H, shape (batch,), dtype of `emissions`: between 0 and `log_count`; 0 where no step is valid
+        or no sequence is possible. Differentiable by `engine="keras"`.
+
+    Raises:
+        ValueError, ImportError: as `log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import entropy
+        >>> entropy(np.zeros((1, 3, 4)), np.zeros((4, 4))).round(6)  # log of 4³ equal sequences
+        array([4.158883])
+
+    Source: Mann & McCallum, 2007, "Efficient computation of entropy gradient for semi-supervised
+        conditional random fields".
+    """
+    x, _, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    )
+    functions = engine_for("crf", emissions, engine)
+    return like(_cross_entropy(functions, x, chain, x, chain), emissions)
+
+
+def cross_entropy(
+    emissions,
+    transitions,
+    other_emissions,
+    other_transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    other_start_transitions=None,
+    other_end_transitions=None,
+    engine=None,
+):
+    """Cross-entropy −Σ_y p(y) log q(y) of two chains over the same steps and tags, in nats.
+
+    The loss of distillation: p is the teacher, q, the other chain, the student.
+
+    Args:
+        emissions, transitions, start_transitions, end_transitions: of p, as in `log_partition`.
+        other_emissions, other_transitions, other_start_transitions, other_end_transitions: of q, of
+            the same shapes; computed in the dtype of p's.
+        lengths, mask, engine: as in `log_partition`.
+
+    Returns:
+        Shape (batch,), dtype of `emissions`; +inf where q forbids what p allows; 0 where no step is
+        valid or p has no possible sequence. Differentiable with respect to q by any tensor engine,
+        with the gradient q(y_t = j) − p(y_t = j); with respect to p by `engine="keras"`.
+
+    Raises:
+        ValueError, ImportError: as `log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import cross_entropy
+        >>> teacher, student = np.array([[[0.0, -np.inf]]]), np.zeros((1, 1, 2))
+        >>> cross_entropy(teacher, np.zeros((2, 2)), student, np.zeros((2, 2))).round(6)
+        array([0.693147])
+
+    Source: Wang, Jiang, Bach, Wang, Huang & Tu, 2020, "Structure-level knowledge distillation for
+        multilingual sequence labeling".
+    """
+    p, q, functions = _two_chains(
+        emissions,
+        transitions,
+        start_transitions,
+        end_transitions,
+        other_emissions,
+        other_transitions,
+        other_start_transitions,
+        other_end_transitions,
+        lengths,
+        mask,
+        engine,
+    )
+    return like(_cross_entropy(functions, *p, *q), emissions)
+
+
+def kl_divergence(
+    emissions,
+    transitions,
+    other_emissions,
+    other_transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    other_start_transitions=None,
+    other_end_transitions=None,
+    engine=None,
+):
+    """Kullback-Leibler divergence Σ_y p(y) log(p(y) / q(y)) of two chains, in nats.
+
+    Args:
+        emissions, transitions, start_transitions, end_transitions, other_emissions,
+            other_transitions, other_start_transitions, other_end_transitions, lengths, mask,
+            engine: as in `cross_entropy`.
+
+    Returns:
+        Shape (batch,), dtype of `emissions`, never negative; otherwise as `cross_entropy`.
+
+    Raises:
+        ValueError, ImportError: as `log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import kl_divergence
+        >>> p, q, zeros = np.array([[[0.0, -np.inf]]]), np.zeros((1, 1, 2)), np.zeros((2, 2))
+        >>> kl_divergence(p, zeros, q, zeros).round(6), kl_divergence(q, zeros, p, zeros)
+        (array([0.693147]), array([inf]))
+
+    Source: Kullback & Leibler, 1951, "On information and sufficiency".
+    """
+    p, q, functions = _two_chains(
+        emissions,
+        transitions,
+        start_transitions,
+        end_transitions,
+        other_emissions,
+        other_transitions,
+        other_start_transitions,
+        other_end_transitions,
+        lengths,
+        mask,
+        engine,
+    )
+    divergence = _cross_entropy(functions, *p, *q) - _cross_entropy(functions, *p, *p)
+    return like(_not_negative(array_functions(emissions), divergence), emissions)
+
+
+def log_count(
+    emissions,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Logarithm of the number of sequences that no score of −inf forbids.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`; of the scores it only counts whether they are −inf.
+
+    Returns:
+        Shape (batch,), dtype of `emissions`; −inf for none, 0 where no step is valid.
+
+    Raises:
+        ValueError, ImportError: as `log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import constraints, log_count
+        >>> rules = constraints.allowed("BIO", ["O", "B", "I"])
+        >>> log_n = log_count(np.zeros((1, 3, 3)), **rules.apply(np.zeros((3, 3))))
+        >>> round(float(np.exp(log_n[0])))
+        13
+
+    Source: the chain of equal scores; Goodman, 1999, "Semiring parsing", has the other semirings.
+    """
+    x, _, transitions, lengths, mask, start, end = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    )
+    array = array_functions(emissions)
+    x, transitions, start, end = (
+        array.where(scores > -np.inf, array.zeros_like(scores), -np.inf)
+        for scores in (x, transitions, start, end)
+    )
+    functions = engine_for("crf", emissions, engine)
+    return like(functions.log_partition(x, transitions, lengths, mask, start, end), emissions)
+
+
+def _two_chains(x, transitions, start, end, *others_and_steps):
+    *others, lengths, mask, engine = others_and_steps
+    first, _, *chain = chain_arguments(x, transitions, lengths, mask, start, end)
+    array = array_functions(x)
+    other_x, other_transitions, other_start, other_end = others
+    if array is np:
+        other_x = np.asarray(other_x, first.dtype)
+    else:
+        other_x = array.cast(array.convert_to_tensor(other_x), first.dtype)
+    given = zip(other_x.shape, first.shape, strict=False)
+    if len(other_x.shape) != 3 or any(a != b and None not in (a, b) for a, b in given):
+        raise ValueError(
+            f"other_emissions must have the shape of emissions, {tuple(first.shape)}, "
+            f"got {tuple(other_x.shape)}"
+        )
+    second, _, *other_chain = chain_arguments(
+        other_x, other_transitions, lengths, mask, other_start, other_end, prefix="other_"
+    )
+    return (first, chain), (second, other_chain), engine_for("crf", x, engine)
+
+
+def _cross_entropy(functions, x, chain, other_x, other_chain):
+    """−log q(y*) − Σ_y p(y) (score_q(y) − score_q(y*)), with y* the best sequence of p."""
+    array = array_functions(x)
+    tags, score, unary, counts = (
+        as_array(result, x)
+        for result in (*functions.viterbi(x, *chain), *functions.marginals(x, *chain))
+    )
+    of_best = as_array(functions.log_likelihood(other_x, tags, *other_chain), x)
+
+    transitions, lengths, mask, start, end = other_chain
+    steps, num_tags = array.shape(x)[1:]
+    valid = array.arange(steps) < lengths[:, None] if mask is None else mask
+    rank = array.cumsum(array.where(valid, 1, 0), axis=1)
+    first, last = valid & (rank == 1), valid & (rank == rank[:, -1:])
+    other_x = other_x + array.where(first[..., None], start, 0)
+    other_x = other_x + array.where(last[..., None], end, 0)
+
+    of_best_tags = (tags[..., None] == array.arange(num_tags, dtype="int32")) & valid[..., None]
+    one_hot = array.where(of_best_tags, array.ones_like(unary), 0)
+    forbidden = of_best == -np.inf
+    expectation = 0
+    for weights, best, scores in (
+        (unary, one_hot, other_x),
+        (counts, _transition_counts(array, one_hot, valid), transitions),
+    ):
+        finite = array.where(scores > -np.inf, scores, 0)
+        expectation = expectation + array.sum((weights - best) * finite, axis=(1, 2))
+        forbidden = forbidden | array.any((weights > 0) & (scores == -np.inf), axis=(1, 2))
+    value = _not_negative(array, -array.where(forbidden, 0, of_best) - expectation)
+    return array.where(score > -np.inf, array.where(forbidden, np.inf, value), 0)
+
+
+def _transition_counts(array, one_hot, valid):
+    """How often each pair of tags follows each other, (batch, num_tags, num_tags)."""
+    steps = array.shape(valid)[1]
+    t = array.arange(steps)
+    order = array.argsort(array.where(valid, t, t + steps), axis=1)  # the valid steps to the front
+    path = array.take_along_axis(one_hot, order[..., None], axis=1)
+    return array.matmul(array.transpose(path[:, :-1], (0, 2, 1)), path[:, 1:])
+
+
+def _not_negative(array, value):
+    """Without what is below 0 by rounding only, and with all of the gradient."""
+    below = array.where(value < 0, value, 0)
+    return value - (below if array is np else array.stop_gradient(below))
