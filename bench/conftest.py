@@ -24,6 +24,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 PACKAGES = ("numpy", "numba", "tensorflow-cpu", "keras", "jax", "torch", "pytorch-crf")
+PACKAGES += ("gensim", "fasttext")
 results = {}  # by domain
 
 

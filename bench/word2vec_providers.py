@@ -1,0 +1,128 @@
+"""Who trains Word2Vec on a file: for each provider, a function that readies a pass over it.
+
+All have the same settings and one thread, and count the words themselves, which is not timed.
+"""
+
+import time
+from typing import NamedTuple
+
+SIZE, WINDOW, NEGATIVE, SAMPLE, MIN_COUNT = 100, 5, 5, 1e-4, 5
+RATES = {"skip-gram": 0.025, "CBOW": 0.05, "hierarchical softmax": 0.025}
+END_RATE = 1e-4
+
+
+class Training(NamedTuple):
+    call: callable  # trains a pass; returns the processor time and the time on the clock
+    vectors: callable  # returns (words, matrix)
+    words: int  # in a pass
+    setup: float = 0.0  # processor time before the first pass: the text as ids
+
+
+def timed(function, *arguments, **named):
+    """Return (processor time, time on the clock) of a call."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    function(*arguments, **named)
+    return time.process_time() - cpu_start, time.perf_counter() - start
+
+
+def ours(path, case, engine="native", **settings):
+    from fastkeras.word2vec import Word2Vec
+    from fastkeras.word2vec.corpus import encode
+    from fastkeras.word2vec.vocabulary import build
+
+    vocabulary = build(path, min_count=MIN_COUNT)
+    start = time.process_time()
+    ids = encode(path, vocabulary, num_threads=1)
+    setup = time.process_time() - start
+    if case == "hierarchical softmax":
+        settings["loss"] = "hierarchical_softmax"
+    model = Word2Vec(
+        SIZE, WINDOW, MIN_COUNT, NEGATIVE, sample=SAMPLE, learning_rate=RATES[case], epochs=1,
+        objective="cbow" if case == "CBOW" else "skipgram", num_threads=1, engine=engine,
+        **settings,
+    )  # fmt: skip
+    model.fit(ids[: len(ids) // 100], vocabulary=vocabulary, progress=False)  # compiles
+
+    def call():
+        return timed(model.partial_fit, ids, progress=False)
+
+    words = int(vocabulary.counts.sum())
+    return Training(call, lambda: (vocabulary.words, model.input_embeddings), words, setup)
+
+
+def numba(path, case, **settings):
+    return ours(path, case, "numba", **settings)
+
+
+def gensim(path, case):
+    from gensim.models import Word2Vec
+
+    tree = case == "hierarchical softmax"
+    model = Word2Vec(
+        vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, sample=SAMPLE, workers=1, hs=tree,
+        negative=0 if tree else NEGATIVE, sg=case != "CBOW", alpha=RATES[case], min_alpha=END_RATE,
+    )  # fmt: skip
+    model.build_vocab(corpus_file=path)
+    counts = {"total_examples": model.corpus_count, "total_words": model.corpus_total_words}
+
+    def call():
+        rates = {"start_alpha": RATES[case], "end_alpha": END_RATE}
+        return timed(model.train, corpus_file=path, epochs=1, **counts, **rates)
+
+    words = sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key)
+    return Training(call, lambda: (model.wv.index_to_key, model.wv.vectors), int(words))
+
+
+def fasttext(path, case):
+    """It has no pass of its own: what no pass at all takes is subtracted."""
+    import fasttext as library
+
+    settings = {
+        "model": "cbow" if case == "CBOW" else "skipgram", "dim": SIZE, "ws": WINDOW, "maxn": 0,
+        "minCount": MIN_COUNT, "neg": NEGATIVE, "t": SAMPLE, "thread": 1, "verbose": 0,
+        "loss": "hs" if case == "hierarchical softmax" else "ns", "lr": RATES[case],
+    }  # fmt: skip
+    models = []
+
+    def train(epochs):
+        models[:] = [library.train_unsupervised(path, epoch=epochs, **settings)]
+
+    before = timed(train, 0)
+
+    def call():
+        return tuple(a - b for a, b in zip(timed(train, 1), before, strict=True))
+
+    counts = models[0].get_words(include_freq=True)[1]
+
+    def vectors():
+        import numpy as np
+
+        words = models[0].get_words()
+        return words, np.array([models[0].get_word_vector(word) for word in words])
+
+    return Training(call, vectors, int(counts.sum()))
+
+
+PROVIDERS = {  # of each case: name, function, arguments
+    "skip-gram": {
+        "fastkeras, window-shared": (ours, {}),
+        "fastkeras, exact": (ours, {"shared_negatives": None}),
+        "numba, window-shared": (numba, {}),
+        "numba, exact": (numba, {"shared_negatives": None}),
+        "gensim": (gensim, {}),
+        "fastText": (fasttext, {}),
+    },
+    "CBOW": {
+        "fastkeras, word2vec's update": (ours, {"cbow_gradient": "word2vec"}),
+        "fastkeras, exact gradient": (ours, {"cbow_gradient": "exact"}),
+        "numba, word2vec's update": (numba, {"cbow_gradient": "word2vec"}),
+        "gensim": (gensim, {}),
+        "fastText": (fasttext, {}),
+    },
+    "hierarchical softmax": {
+        "fastkeras": (ours, {}),
+        "numba": (numba, {}),
+        "gensim": (gensim, {}),
+        "fastText": (fasttext, {}),
+    },
+}
