@@ -15,6 +15,7 @@ from fastkeras.word2vec.problem import CHUNK, LOSSES
 
 NEGATIVE_SAMPLING, HIERARCHICAL_SOFTMAX, SAMPLED_SOFTMAX = range(len(LOSSES))
 TASK = 8 * CHUNK
+LARGE = 1e300  # of a product in float64, of factors up to 2
 FAST = {"contract", "reassoc", "nsz", "arcp"}  # sums in any order; infinities stay
 compiled = numba.njit(nogil=True, error_model="numpy", fastmath=FAST)
 inlined = numba.njit(nogil=True, error_model="numpy", fastmath=FAST, inline="always")
@@ -96,7 +97,7 @@ def _fetch(matrix, row):
 
 @compiled
 def _subsample(ids, begin, end, window, keep, key, words, bits, begins, ends):
-    """Fill in the words that stay, as csrc/word2vec/pass.h does; return where predictions lie."""
+    """Fill in the words that stay, as pass.h does; return where predictions lie, and the size."""
     first_position, found = begin, 0
     while first_position > 0 and ids[first_position - 1] >= 0 and found < window:
         first_position -= 1
@@ -125,7 +126,7 @@ def _subsample(ids, begin, end, window, keep, key, words, bits, begins, ends):
         position += 1
     for i in range(sentence, size):
         ends[i] = size
-    return first if first >= 0 else size, last if last >= 0 else size
+    return first if first >= 0 else size, last if last >= 0 else size, size
 
 
 @compiled
@@ -152,19 +153,20 @@ def _draw(
 
 
 @inlined
-def _dot(a, b):
+def _dot(a, i, b, j):
+    """Two rows; never as arrays of their own, whose references would have to be counted."""
     total = np.float32(0)
-    for s in range(len(a)):
-        total += a[s] * b[s]
+    for s in range(a.shape[1]):
+        total += a[i, s] * b[j, s]
     return total
 
 
 @inlined
 def _logistic(y, rate):
-    """Return rate · sigmoid(y), and log(1 + exp(y))."""
+    """Return rate · sigmoid(y); and max(y, 0) and 1 + exp(−|y|), the loss but for a logarithm."""
     e = np.exp(-abs(y))
     sigmoid = (np.float32(1) if y > 0 else e) / (np.float32(1) + e)
-    return rate * sigmoid, max(np.float64(y), 0.0) + np.log1p(np.float64(e))
+    return rate * sigmoid, max(np.float64(y), 0.0), 1.0 + np.float64(e)
 
 
 @compiled
@@ -186,64 +188,73 @@ def _softmax_errors(x, rows, count, offsets, rate):
 
 
 @compiled
-def _step(v, change, outputs, rows, signs, count, loss, offsets, x, rate):
-    """Update the outputs of one input vector, whose own change is added up; return the loss."""
-    value = 0.0
+def _step(inputs, i, change, outputs, rows, signs, count, loss, offsets, x, rate):
+    """Update the outputs of one input row, whose own change is added up; return the loss."""
+    value, product = 0.0, 1.0
+    stride = inputs.shape[1]
     change[:] = 0
     if loss == SAMPLED_SOFTMAX:
         for j in range(count):
-            x[j] = _dot(v, outputs[rows[j]])
+            x[j] = _dot(inputs, i, outputs, rows[j])
         value = _softmax_errors(x, rows, count, offsets, rate)
         for j in range(count):  # all before any is changed: one may be there twice
-            u = outputs[rows[j]]
-            for s in range(len(v)):
-                change[s] += x[j] * u[s]
+            for s in range(stride):
+                change[s] += x[j] * outputs[rows[j], s]
     for j in range(count):
-        u = outputs[rows[j]]
+        row = rows[j]
         if loss == SAMPLED_SOFTMAX:
-            for s in range(len(v)):
-                u[s] += x[j] * v[s]
+            for s in range(stride):
+                outputs[row, s] += x[j] * inputs[i, s]
             continue
-        g, lost = _logistic(signs[j] * _dot(v, u), rate)
+        g, positive, factor = _logistic(signs[j] * _dot(inputs, i, outputs, row), rate)
         g *= -signs[j]
-        value += lost
-        for s in range(len(v)):
-            before = u[s]
+        value += positive
+        product *= factor
+        if product > LARGE:
+            value += np.log(product)
+            product = 1.0
+        for s in range(stride):
+            before = outputs[row, s]
             change[s] += g * before
-            u[s] = before + g * v[s]
-    return value
+            outputs[row, s] = before + g * inputs[i, s]
+    return value + np.log(product)
 
 
 @compiled
 def _step_together(inputs, contexts, outputs, rows, signs, count, loss, offsets, x, copies, rate):
     """Update all contexts and one set of outputs, all gradients from the values before."""
-    value = 0.0
+    value, product = 0.0, 1.0
+    stride = inputs.shape[1]
     for i in range(len(contexts)):
-        v = inputs[contexts[i]]
         for j in range(count):
-            x[i, j] = _dot(v, outputs[rows[j]])
+            x[i, j] = _dot(inputs, contexts[i], outputs, rows[j])
         if loss == SAMPLED_SOFTMAX:
             value += _softmax_errors(x[i], rows, count, offsets, rate)
         else:
             for j in range(count):
-                g, lost = _logistic(signs[j] * x[i, j], rate)
+                g, positive, factor = _logistic(signs[j] * x[i, j], rate)
                 x[i, j] = -signs[j] * g
-                value += lost
+                value += positive
+                product *= factor
+                if product > LARGE:
+                    value += np.log(product)
+                    product = 1.0
     for j in range(count):
-        copies[j] = outputs[rows[j]]
+        for s in range(stride):
+            copies[j, s] = outputs[rows[j], s]
     for j in range(count):
-        u = outputs[rows[j]]
+        row = rows[j]
         for i in range(len(contexts)):
-            v, g = inputs[contexts[i]], x[i, j]
-            for s in range(len(u)):
-                u[s] += g * v[s]
+            v, g = contexts[i], x[i, j]
+            for s in range(stride):
+                outputs[row, s] += g * inputs[v, s]
     for i in range(len(contexts)):
-        v = inputs[contexts[i]]
+        v = contexts[i]
         for j in range(count):
             g = x[i, j]
-            for s in range(len(v)):
-                v[s] += g * copies[j, s]
-    return value
+            for s in range(stride):
+                inputs[v, s] += g * copies[j, s]
+    return value + np.log(product)
 
 
 @compiled
@@ -265,12 +276,14 @@ def _pass(
     counts = np.zeros((2, sets), np.int64)
     x = np.empty((2 * window, most), np.float32)
     copies = np.empty((most, stride), np.float32)
-    hidden, change = np.empty((2, stride), np.float32)
+    hidden, change = np.empty((1, stride), np.float32), np.empty(stride, np.float32)
     total_loss, predictions, kept = 0.0, 0, 0
     while begin < end:
         stop = min((begin // CHUNK + 1) * CHUNK, end)
         rate = np.float32(learning_rate + slope * (begin // CHUNK * CHUNK))
-        first, last = _subsample(ids, begin, stop, window, keep, key, words, bits, begins, ends)
+        first, last, size = _subsample(
+            ids, begin, stop, window, keep, key, words, bits, begins, ends
+        )
         kept += last - first
         for c in range(first, last + 1):
             if c < last:  # draw this window ...
@@ -281,9 +294,11 @@ def _pass(
                 for i in range(max(c - reach, begins[c]), min(c + reach + 1, ends[c])):
                     if i != c:
                         contexts[w, count] = words[i]
-                        _fetch(inputs, words[i])
                         count += 1
                 num_contexts[w] = count
+                reached = min(c + window, size - 1)  # a context row is asked for once, early
+                for i in range(c + window if c > first else 0, reached + 1):
+                    _fetch(inputs, words[i])
                 for number in range(min(count, 1) if one_set else count):
                     counts[w, number] = _draw(
                         words[c], bits[c], number, loss, negative, noise, path_starts,
@@ -298,18 +313,18 @@ def _pass(
                 share = np.float32(1) / np.float32(count)
                 hidden[:] = 0
                 for i in range(count):
-                    v = inputs[contexts[w, i]]
+                    v = contexts[w, i]
                     for s in range(stride):
-                        hidden[s] += v[s] * share
+                        hidden[0, s] += inputs[v, s] * share
                 total_loss += _step(
-                    hidden, change, outputs, rows[w, 0], signs[w, 0], counts[w, 0], loss,
+                    hidden, 0, change, outputs, rows[w, 0], signs[w, 0], counts[w, 0], loss,
                     offsets, x[0], rate,
                 )  # fmt: skip
                 factor = share if exact_cbow else np.float32(1)
                 for i in range(count):
-                    v = inputs[contexts[w, i]]
+                    v = contexts[w, i]
                     for s in range(stride):
-                        v[s] += factor * change[s]
+                        inputs[v, s] += factor * change[s]
                 continue
             predictions += count
             if shared:
@@ -320,12 +335,12 @@ def _pass(
                 continue
             for i in range(count):
                 number = 0 if one_set else i
-                v = inputs[contexts[w, i]]
+                v = contexts[w, i]
                 total_loss += _step(
-                    v, change, outputs, rows[w, number], signs[w, number], counts[w, number],
-                    loss, offsets, x[0], rate,
+                    inputs, v, change, outputs, rows[w, number], signs[w, number],
+                    counts[w, number], loss, offsets, x[0], rate,
                 )  # fmt: skip
                 for s in range(stride):
-                    v[s] += change[s]
+                    inputs[v, s] += change[s]
         begin = stop
     return total_loss, predictions, kept
