@@ -16,6 +16,7 @@ from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.gradients import Gradients
 from fastkeras.crf.information import cross_entropy, entropy, kl_divergence, log_count
 from fastkeras.crf.partial_labels import log_likelihood_of_sets
+from fastkeras.crf.sampling import k_best, sample
 
 __all__ = [
     "Constraints",
@@ -23,6 +24,7 @@ __all__ = [
     "constraints",
     "cross_entropy",
     "entropy",
+    "k_best",
     "kl_divergence",
     "log_count",
     "log_likelihood",
@@ -30,6 +32,7 @@ __all__ = [
     "log_likelihood_of_sets",
     "log_partition",
     "marginals",
+    "sample",
     "sequence_score",
     "viterbi",
 ]

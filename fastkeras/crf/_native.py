@@ -1,5 +1,7 @@
 """The C++ kernels on NumPy arrays, GIL released. Results do not depend on the number of threads."""
 
+from importlib import import_module
+
 from fastkeras import _core
 from fastkeras.crf.gradients import Gradients
 
@@ -42,3 +44,16 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
     return _core.crf_viterbi(
         emissions, transitions, lengths, mask, start_transitions, end_transitions
     )
+
+
+def sample(*arguments):
+    return _numba().sample(*arguments)
+
+
+def k_best(*arguments):
+    return _numba().k_best(*arguments)
+
+
+def _numba():
+    """What has no kernel in C++; imported at the first call only, since Numba is slow to load."""
+    return import_module("fastkeras.crf._numba")

@@ -8,6 +8,7 @@ from threading import Lock
 import numpy as np
 from numba import njit, prange
 
+from fastkeras.crf._numba_paths import best_paths, draw_paths
 from fastkeras.crf._numba_recursions import (
     add_gradients,
     best_path,
@@ -62,6 +63,18 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     with _one_call:
         return _viterbi(*chain)
+
+
+def sample(emissions, transitions, lengths, mask, start_transitions, end_transitions, uniforms):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    with _one_call:
+        return _sample(*chain, _own(uniforms, np.float64))
+
+
+def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    with _one_call:
+        return _k_best(*chain, k)
 
 
 def _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions):
@@ -168,3 +181,31 @@ def _viterbi(emissions, mask, transitions, factors, peak, start, end):
     for b in prange(batch):
         score[b] = best_path(emissions[b], mask[b], transitions, start, end, tags[b])
     return tags, score
+
+
+@njit(cache=True, parallel=True)
+def _sample(emissions, mask, transitions, factors, peak, start, end, uniforms):
+    tags = np.zeros(uniforms.shape, np.int32)
+    for b in prange(len(emissions)):
+        draw_paths(
+            emissions[b],
+            mask[b],
+            transitions,
+            factors,
+            peak,
+            start,
+            end,
+            uniforms[:, b],
+            tags[:, b],
+        )
+    return tags
+
+
+@njit(cache=True, parallel=True)
+def _k_best(emissions, mask, transitions, factors, peak, start, end, k):
+    batch, steps, _ = emissions.shape
+    tags = np.zeros((batch, k, steps), np.int32)
+    scores = np.full((batch, k), -np.inf, emissions.dtype)
+    for b in prange(batch):
+        best_paths(emissions[b], mask[b], transitions, start, end, tags[b], scores[b])
+    return tags, scores

@@ -105,6 +105,67 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
     return tags, score
 
 
+def sample(emissions, transitions, lengths, mask, start_transitions, end_transitions, uniforms):
+    tags = np.zeros(uniforms.shape, np.int32)
+    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+        if len(steps) == 0:
+            continue
+        alpha = _forward(emissions[b, steps], transitions, start_transitions)
+        if np.isneginf(alpha[-1] + end_transitions).all():
+            continue  # no sequence is possible
+        for tags_of_sample, uniforms_of_sample in zip(tags[:, b], uniforms[:, b], strict=True):
+            after = end_transitions
+            for t in reversed(range(len(steps))):
+                tag = _draw(alpha[t] + after, uniforms_of_sample[steps[t]])
+                tags_of_sample[steps[t]] = tag
+                after = transitions[:, tag]
+    return tags
+
+
+def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
+    batch, num_steps, num_tags = emissions.shape
+    tags = np.zeros((batch, k, num_steps), np.int32)
+    scores = np.full((batch, k), -np.inf, emissions.dtype)
+    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+        if len(steps) == 0:
+            scores[b, 0] = 0  # of the empty sequence
+            continue
+        x = emissions[b, steps]
+        # best[j]: the best paths that end in j, as (score, path), no more than k
+        best = [[(start_transitions[j] + x[0, j], [j])] for j in range(num_tags)]
+        for t in range(1, len(steps)):
+            best = [
+                _first_k(
+                    k,
+                    [
+                        (score + transitions[i, j] + x[t, j], [*path, j])
+                        for i in range(num_tags)
+                        for score, path in best[i]
+                    ],
+                )
+                for j in range(num_tags)
+            ]
+        complete = [
+            (score + end_transitions[j], path) for j in range(num_tags) for score, path in best[j]
+        ]
+        for rank, (score, path) in enumerate(_first_k(k, complete)):
+            scores[b, rank] = score
+            tags[b, rank, steps] = path
+    return tags, scores
+
+
+def _first_k(k, candidates):
+    """The k best, of equal ones those that come first; none that is impossible."""
+    possible = [candidate for candidate in candidates if candidate[0] > -np.inf]
+    return sorted(possible, key=lambda candidate: -candidate[0])[:k]
+
+
+def _draw(scores, uniform):
+    """The first index at which the sum of the probabilities is above `uniform`."""
+    sums = np.exp(scores - scores.max()).cumsum()
+    return np.searchsorted(sums, uniform * sums[-1], side="right")
+
+
 def _forward(x, transitions, start_transitions):
     """alpha[t, j]: log-sum of the scores of all prefixes that end in tag j at step t."""
     alpha = np.empty_like(x)

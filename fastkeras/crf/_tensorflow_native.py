@@ -7,6 +7,7 @@ import tensorflow as tf
 from tensorflow.python.eager.record import could_possibly_record
 
 from fastkeras._tf_ops import library
+from fastkeras.crf import _keras
 from fastkeras.crf.gradients import Gradients
 
 LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = range(3)  # `Quantity` in csrc/crf/crf.h
@@ -55,6 +56,14 @@ def marginals(emissions, transitions, lengths, mask, start_transitions, end_tran
 def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
     chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     return tuple(library.fastkeras_crf_viterbi(*chain, num_threads=_num_threads()))
+
+
+def sample(*arguments):
+    return _keras.sample(*arguments)
+
+
+def k_best(*arguments):
+    return _keras.k_best(*arguments)
 
 
 def _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions):

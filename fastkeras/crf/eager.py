@@ -30,16 +30,18 @@ def engine_function(function):
         if takes_tags:
             _check_tags(emissions, arguments[0], lengths, mask)
         if 0 in emissions.shape and None not in emissions.shape:
-            return _of_no_steps(function.__name__, emissions, *arguments)
+            return of_no_steps(function.__name__, emissions, *arguments)
         return compiled(emissions, *arguments)
 
     return checked
 
 
-def _of_no_steps(name, *arguments):
+def of_no_steps(name, *arguments):
     """The results without any step, whatever the scores; loops over nothing are not portable."""
     zeros = [
-        None if a is None else np.zeros(a.shape, backend.standardize_dtype(a.dtype))
+        a
+        if a is None or isinstance(a, int)
+        else np.zeros(a.shape, backend.standardize_dtype(a.dtype))
         for a in arguments
     ]
     return tree.map_structure(ops.convert_to_tensor, getattr(_reference, name)(*zeros))
@@ -51,16 +53,20 @@ def _in_a_graph(function, takes_tags):
     mask_at = 4 if takes_tags else 3
 
     @cache
-    def graph(num_tags, dtype, masked, weighted):
-        x, transitions, boundary, weights = (
+    def graph(num_tags, dtype, masked, ranks_of_more):
+        x, transitions, boundary, *more = (
             tf.TensorSpec(shape, dtype)
-            for shape in ((None, None, num_tags), (num_tags, num_tags), (num_tags,), (None,))
+            for shape in (
+                (None, None, num_tags),
+                (num_tags, num_tags),
+                (num_tags,),
+                *((None,) * rank for rank in ranks_of_more),
+            )
         )
         steps = [tf.TensorSpec((None, None), tf.bool)] if masked else []
         tags = [tf.TensorSpec((None, None), tf.int32)] if takes_tags else []
         lengths = tf.TensorSpec((None,), tf.int32)
-        signature = [x, *tags, transitions, lengths, *steps, boundary, boundary]
-        signature += [weights] if weighted else []
+        signature = [x, *tags, transitions, lengths, *steps, boundary, boundary, *more]
 
         def call(*tensors):
             mask = [] if masked else [None]
@@ -72,10 +78,10 @@ def _in_a_graph(function, takes_tags):
     def call(*arguments):
         if not tf.executing_eagerly():
             return function(*arguments)
-        weighted = len(arguments) > mask_at + 3
+        ranks_of_more = tuple(len(a.shape) for a in arguments[mask_at + 3 :])
         tensors = [ops.convert_to_tensor(a) for a in arguments if a is not None]
         masked = arguments[mask_at] is not None
-        return graph(tensors[0].shape[2], tensors[0].dtype, masked, weighted)(*tensors)
+        return graph(tensors[0].shape[2], tensors[0].dtype, masked, ranks_of_more)(*tensors)
 
     return call
 

@@ -1,0 +1,124 @@
+"""Sequences drawn from the distribution, and the best k of them."""
+
+import numpy as np
+
+from fastkeras._engines import engine_for, family_of
+from fastkeras.crf.arguments import chain_arguments, like
+
+
+def sample(
+    emissions,
+    transitions,
+    lengths=None,
+    *,
+    num_samples=1,
+    seed=None,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Tag sequences drawn from their distribution, exactly and independently of each other.
+
+    Forward filtering, backward sampling: a tag is drawn at the last step, and then at each step
+    before, given the tag that follows.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`. Engines without a sampler of their own have the `numba` or the `keras`
+            engine do it.
+        num_samples: how many sequences to draw for each of the batch, at least 1.
+        seed: an integer, the same of which gives the same samples again, by every engine of the
+            array's family, but for rounding; a NumPy `Generator` for arrays or a
+            `keras.random.SeedGenerator` for tensors, which goes on; or None for any. In a compiled
+            graph only a SeedGenerator gives new samples at each call.
+
+    Returns:
+        int32 tags, shape (num_samples, batch, steps); 0 at steps that are not valid, and where no
+        sequence is possible.
+
+    Raises:
+        ValueError: as `log_partition`, and for `num_samples` below 1.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import sample
+        >>> emissions = np.log([[[0.2, 0.8], [0.5, 0.5]]])
+        >>> tags = sample(emissions, np.zeros((2, 2)), num_samples=1000, seed=0)
+        >>> tags.shape, tags[:, 0].mean(axis=0).round(1)
+        ((1000, 1, 2), array([0.8, 0.5]))
+
+    Source: Scott, 2002, "Bayesian methods for hidden Markov models", section 2.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples} must be at least 1")
+    x, _, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    )
+    if family_of(emissions) == "numpy":
+        shape = (num_samples, *x.shape[:2])
+        uniforms = np.random.default_rng(seed).random(shape, x.dtype)
+        uniforms = np.minimum(uniforms, _below_one(x.dtype))
+    else:
+        from keras import backend, ops, random
+
+        dtype = backend.standardize_dtype(x.dtype)
+        shape = (num_samples, *ops.shape(x)[:2])
+        uniforms = ops.minimum(random.uniform(shape, dtype=dtype, seed=seed), _below_one(dtype))
+    return engine_for("crf", emissions, engine).sample(x, *chain, uniforms)
+
+
+def k_best(
+    emissions,
+    transitions,
+    k,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """The k best tag sequences and their scores, exactly: O(n · num_tags² · k) time.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`. `native` has `numba` do it, and `tensorflow_native` has `keras`.
+        k: number of sequences, at least 1.
+
+    Returns:
+        tags: int32, shape (batch, k, steps), best first. Of equal ones that with the lower last tag
+            comes first, then that with the lower tag before it, and so on, as in `viterbi` (not so
+            on torch, whose `topk` leaves ties open). 0 at steps that are not valid, and in rows
+            beyond the last sequence that is possible.
+        scores: shape (batch, k), dtype of `emissions`; −inf where there are fewer than k sequences.
+            With no valid step there is one, the empty one, of score 0.
+
+    Raises:
+        ValueError: as `log_partition`, and for `k` below 1.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import k_best
+        >>> tags, scores = k_best(np.array([[[1.0, 2.0], [3.0, 5.0]]]), np.zeros((2, 2)), 3)
+        >>> tags[0], scores[0]
+        (array([[1, 1],
+               [0, 1],
+               [1, 0]], dtype=int32), array([7., 6., 5.]))
+
+    Source: Seshadri & Sundberg, 1994, "List Viterbi decoding algorithms with applications".
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"k={k!r} must be an integer of at least 1")
+    x, _, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    )
+    tags, scores = engine_for("crf", emissions, engine).k_best(x, *chain, int(k))
+    return tags, like(scores, emissions)
+
+
+def _below_one(dtype):
+    """The largest number whose product with a sum is below the sum for sure."""
+    return 1 - 2 * float(np.finfo(dtype).eps)
