@@ -12,6 +12,7 @@ import numpy as np
 from fastkeras._engines import engine_for, family_of
 from fastkeras.crf import constraints
 from fastkeras.crf.arguments import chain_arguments, like
+from fastkeras.crf.confidence import posterior_decode, span_confidence
 from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.gradients import Gradients
 from fastkeras.crf.information import cross_entropy, entropy, kl_divergence, log_count
@@ -32,8 +33,10 @@ __all__ = [
     "log_likelihood_of_sets",
     "log_partition",
     "marginals",
+    "posterior_decode",
     "sample",
     "sequence_score",
+    "span_confidence",
     "viterbi",
 ]
 
