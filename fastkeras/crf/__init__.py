@@ -10,7 +10,7 @@ Rabiner's, 1989, "A tutorial on hidden Markov models", section V.A.
 import numpy as np
 
 from fastkeras._engines import engine_for, family_of
-from fastkeras.crf import constraints
+from fastkeras.crf import constraints, semi_markov
 from fastkeras.crf.arguments import chain_arguments, like
 from fastkeras.crf.confidence import posterior_decode, span_confidence
 from fastkeras.crf.constraints import Constraints
@@ -35,6 +35,7 @@ __all__ = [
     "marginals",
     "posterior_decode",
     "sample",
+    "semi_markov",
     "sequence_score",
     "span_confidence",
     "viterbi",

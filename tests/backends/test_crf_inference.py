@@ -80,3 +80,17 @@ def test_constraints_of_tensors(rng):
     restricted = ops.convert_to_numpy(crf.constraints.restrict(emissions, bitmap))
     assert restricted.dtype == np.float32
     np.testing.assert_array_equal(np.isfinite(restricted).sum(axis=-1), [[1, 3, 1]] * 2)
+
+
+def test_semi_markov_chains(rng):
+    shapes = {"emissions": (3, 7, 3), "transitions": (3, 3), "durations": (4, 3)}
+    given = {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    given["lengths"] = np.array([7, 3, 0], "int32")
+    given["transitions"][1, 1] = -np.inf
+    for function in ("log_partition", "marginals", "viterbi"):
+        function = getattr(crf.semi_markov, function)
+        tensors = {name: ops.convert_to_tensor(value) for name, value in given.items()}
+        results = keras.tree.flatten(function(**tensors))
+        for result, expected in zip(results, keras.tree.flatten(function(**given)), strict=True):
+            result = np.asarray(ops.convert_to_numpy(result))
+            np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,166 @@
+"""Semi-Markov chains composed of keras.ops: one scan over the steps, differentiable at any order.
+
+What is carried are the segments that are open, by the number of their steps so far: a step adds its
+emissions to all of them and begins a new one, so no sum over a segment is ever a difference of two
+large sums. −inf is a finite floor, as in recursions.py.
+"""
+
+from keras import ops
+
+from fastkeras.crf.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
+
+
+def log_partition(emissions, transitions, durations, lengths, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, durations, lengths, start_transitions, end_transitions)
+    ended, _, shift, _ = _sweep(*chain, log_sum_exp)
+    log_z = log_sum_exp(ended[-1] + chain[5], axis=-1) + shift[-1]
+    return _settle(log_z, chain[3])
+
+
+def marginals(emissions, transitions, durations, lengths, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, durations, lengths, start_transitions, end_transitions)
+    x, transitions, durations, lengths, start, end = chain
+    ended, begun, shift, _ = _sweep(*chain, log_sum_exp)
+    # what comes after is what came before, of the sequence read from its end
+    mirrored = (_mirror(x, lengths), ops.transpose(transitions), durations, lengths, end, start)
+    remaining, after, shift_after, _ = _sweep(*mirrored, log_sum_exp)
+    log_z = log_sum_exp(ended[-1] + end, axis=-1) + shift[-1]
+    possible = _settle(log_z, lengths) > -float("inf")
+
+    steps, max_length = ops.shape(x)[0], durations.shape[0]
+    t = ops.arange(steps, dtype="int32")[:, None]
+    segment, segments, unary = ops.zeros_like(x), [], ops.zeros_like(x)
+    for length in range(1, max_length + 1):
+        segment = segment + _shifted(x, length - 1)
+        fits = (t + length <= lengths) & possible
+        # step t + length, read from the end
+        mirror = ops.clip(lengths - t - length, 0, steps)
+        rest = ops.take_along_axis(after, mirror[..., None], axis=0)
+        rest_shift = ops.take_along_axis(shift_after, mirror, axis=0)
+        scores = begun[:-1] + segment + durations[length - 1] + rest
+        scores = scores + (shift[:-1] + rest_shift - log_z)[..., None]
+        segments.append(ops.where(fits[..., None], ops.exp(ops.minimum(scores, 0)), 0))
+        for offset in range(length):
+            unary = unary + _shifted(segments[-1], -offset)
+    mirror = ops.clip(lengths - t, 0, steps)
+    rest = ops.take_along_axis(remaining, mirror[..., None], axis=0)
+    rest_shift = ops.take_along_axis(shift_after, mirror, axis=0)
+    pairs = ended[:-1][..., None] + transitions + rest[:, :, None, :]
+    pairs = pairs + (shift[:-1] + rest_shift - log_z)[..., None, None]
+    inside = (t > 0) & (t < lengths) & possible
+    counts = ops.sum(ops.where(inside[..., None, None], ops.exp(ops.minimum(pairs, 0)), 0), axis=0)
+    segments = ops.transpose(ops.stack(segments, axis=2), (1, 0, 2, 3))
+    return ops.transpose(unary, (1, 0, 2)), segments, counts
+
+
+def viterbi(emissions, transitions, durations, lengths, start_transitions, end_transitions):
+    chain = _chain(emissions, transitions, durations, lengths, start_transitions, end_transitions)
+    x, transitions, durations, lengths, _, end = chain
+    ended, _, shift, best_lengths = _sweep(*chain, ops.max)
+    into = ops.transpose(transitions)
+    t = ops.arange(ops.shape(x)[0], dtype="int32")
+    final = ended[-1] + end
+
+    def backwards(carry, inputs):  # from the last step of a segment to its first
+        tag, left = carry
+        ended, best_lengths, t = inputs
+        came_from = ops.cast(ops.argmax(ended + ops.take(into, tag, axis=0), axis=-1), "int32")
+        new_tag = ops.where((left == 0) & (t < lengths - 1), came_from, tag)
+        length = ops.take_along_axis(best_lengths, new_tag[:, None], axis=1)[:, 0]
+        new_left = ops.where(left == 0, length, left) - 1
+        valid = t < lengths
+        carry = ops.where(valid, new_tag, tag), ops.where(valid, new_left, left)
+        return carry, (ops.where(valid, new_tag, 0), valid & (new_left == 0))
+
+    tag = ops.cast(ops.argmax(final, axis=-1), "int32")
+    outputs = (tag, tag == 0)
+    inputs = (ended[1:], best_lengths, t)
+    _, (tags, begins) = scan(backwards, (tag, tag * 0), inputs, outputs, reverse=True)
+    score = _settle(ops.max(final, axis=-1) + shift[-1], lengths)
+    possible = (score > -float("inf"))[:, None]
+    return ops.where(possible, ops.transpose(tags), 0), possible & ops.transpose(begins), score
+
+
+def _chain(emissions, transitions, durations, lengths, start_transitions, end_transitions):
+    emissions = ops.convert_to_tensor(emissions)
+    lengths = ops.convert_to_tensor(lengths, dtype="int32")
+    scores = (transitions, durations, start_transitions, end_transitions)
+    transitions, durations, start, end = (
+        _floored(ops.convert_to_tensor(score, dtype=emissions.dtype)) for score in scores
+    )
+    x = ops.transpose(emissions, (1, 0, 2))
+    valid = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] < lengths
+    x = _floored(ops.where(valid[..., None], x, 0))
+    return x, transitions, durations, lengths, start, end
+
+
+def _sweep(x, transitions, durations, lengths, start, end, join):
+    """Return ended and begun, (steps + 1, batch, num_tags), relative to shift, (steps + 1, batch).
+
+    And the lengths of the best segments that end with each step, (steps, batch, num_tags). After a
+    sequence has ended nothing changes any more, so that the last row is its last.
+    """
+    valid = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] < lengths
+    nothing = ops.zeros_like(x[:1]) + FLOOR
+    max_length = durations.shape[0]
+    begun = nothing[0] * 0 + start
+    opened = ops.zeros_like(begun)[:, None, :] + ops.zeros_like(durations) + FLOOR
+    shift = begun[:, 0] * 0
+
+    def step(carry, inputs):
+        opened, begun, ended, shift = carry
+        x, valid = inputs
+        now_open = ops.concatenate([begun[:, None], opened[:, :-1]], axis=1) + x[:, None]
+        closed = _floored(now_open + durations)
+        now_ended = join(closed, axis=1)
+        lengths = max_length - ops.argmax(ops.flip(closed, axis=1), axis=1)  # of equal ones the longer
+        centre = ops.stop_gradient(ops.max(_floored(now_open), axis=(1, 2)))
+        centre = ops.where(centre > IMPOSSIBLE, centre, 0)
+        now_open, now_ended = (
+            _floored(now_open - centre[:, None, None]),
+            _floored(now_ended - centre[:, None]),
+        )
+        now_begun = _floored(join(now_ended[:, :, None] + transitions, axis=1))
+        keep = valid[:, None]
+        carry = (
+            ops.where(keep[..., None], now_open, opened),
+            ops.where(keep, now_begun, begun),
+            ops.where(keep, now_ended, ended),
+            ops.where(valid, shift + centre, shift),
+        )
+        return carry, (*carry[1:], ops.cast(lengths, "int32"))
+
+    carry = (opened, begun, nothing[0], shift)
+    like = (*carry[1:], ops.cast(begun, "int32"))
+    _, (*rows, lengths) = scan(step, carry, (x, valid), like)
+    first = (begun[None], nothing, shift[None])
+    begun, ended, shift = (
+        ops.concatenate([row, rows], axis=0) for row, rows in zip(first, rows, strict=True)
+    )
+    return ended, begun, shift, lengths
+
+
+def _mirror(x, lengths):
+    """Each sequence from its last step to its first."""
+    steps = ops.shape(x)[0]
+    order = lengths - 1 - ops.arange(steps, dtype="int32")[:, None]
+    return ops.take_along_axis(x, ops.where(order < 0, 0, order)[..., None], axis=0)
+
+
+def _shifted(rows, by):
+    """rows[t + by], 0 where there is none."""
+    if by == 0:
+        return rows
+    missing = ops.zeros_like(rows[: abs(by)])
+    if by > 0:
+        return ops.concatenate([rows[by:], missing], axis=0)
+    return ops.concatenate([missing, rows], axis=0)[: ops.shape(rows)[0]]
+
+
+def _floored(scores):
+    return ops.where(scores < IMPOSSIBLE, FLOOR, scores)
+
+
+def _settle(log_z, lengths):
+    log_z = ops.where(log_z > IMPOSSIBLE, log_z, -float("inf"))
+    return ops.where(lengths > 0, log_z, 0)

@@ -1,0 +1,175 @@
+"""Semi-Markov chains: a sequence is cut into segments, and each segment has a tag.
+
+With segments k = 1 … m, of tag y_k and length l_k, over the steps of an input, a segmentation
+scores
+    s[y_1] + Σ_k (Σ_t in k x[t, y_k] + d[l_k, y_k]) + Σ_k A[y_{k−1}, y_k] + f[y_m]
+with x the emissions, d the durations, and A the transitions from segment to segment, not from step
+to step. Two engines: `reference`, for NumPy arrays, and `keras`, for tensors, and arrays by name.
+
+Source: Sarawagi & Cohen, 2004, "Semi-Markov conditional random fields for information extraction".
+"""
+
+from importlib import import_module
+
+import numpy as np
+
+from fastkeras._engines import family_of
+from fastkeras.crf.arguments import array_functions, chain_arguments, like
+
+__all__ = ["log_partition", "marginals", "viterbi"]
+
+
+def log_partition(
+    emissions,
+    transitions,
+    durations,
+    lengths=None,
+    *,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Log-sum of the scores of all segmentations: O(steps · num_tags · (num_tags + max_length)).
+
+    Args:
+        emissions: float, shape (batch, steps, num_tags): the score of each step in a segment of
+            each tag. float16 and bfloat16 are computed in float32.
+        transitions: float, shape (num_tags, num_tags); [i, j] scores a segment of tag j right after
+            one of tag i. −inf on the diagonal forbids two of the same.
+        durations: float, shape (max_length, num_tags); [l − 1, j] scores that a segment of tag j
+            has l steps; no segment is longer than max_length. −inf forbids.
+        lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. None: all steps are valid.
+        start_transitions, end_transitions: float, shape (num_tags,), of the first and last segment.
+        engine: "reference" or "keras", or None for the first that takes the array.
+
+    Returns:
+        log Z, shape (batch,), dtype of `emissions`; −inf where no segmentation is possible, 0 where
+        no step is valid. Differentiable, at any order, by the `keras` engine.
+
+    Raises:
+        ValueError: a shape, dtype or value is out of range, or the engine is another.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import semi_markov
+        >>> zeros = np.zeros((1, 4, 1)), np.zeros((1, 1)), np.zeros((3, 1))
+        >>> float(np.exp(semi_markov.log_partition(*zeros)[0]).round(6))  # 2³, but for 4 in one
+        7.0
+
+    Source: Sarawagi & Cohen, 2004.
+    """
+    functions, arguments = _arguments(
+        emissions, transitions, durations, lengths, start_transitions, end_transitions, engine
+    )
+    return like(functions.log_partition(*arguments), emissions)
+
+
+def marginals(
+    emissions,
+    transitions,
+    durations,
+    lengths=None,
+    *,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Posterior probabilities of tags, of segments, and expected numbers of transitions.
+
+    The `keras` engine takes them from sums over the whole sequence, so in float32 they are rounded
+    like log Z.
+
+    Args:
+        emissions, transitions, durations, lengths, start_transitions, end_transitions, engine: as
+            in `log_partition`.
+
+    Returns:
+        unary: shape (batch, steps, num_tags): the step is in a segment of this tag.
+        segments: shape (batch, steps, max_length, num_tags); [b, t, l − 1, j]: that there is a
+            segment of tag j and length l which begins at step t.
+        counts: shape (batch, num_tags, num_tags): the expected number of each transition.
+        All are 0 past the length, and where no segmentation is possible.
+
+    Raises:
+        ValueError: as `log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import semi_markov
+        >>> zeros = np.zeros((1, 2, 1)), np.zeros((1, 1)), np.zeros((2, 1))
+        >>> unary, segments, counts = semi_markov.marginals(*zeros)  # one segment, or two
+        >>> segments[0, :, :, 0].round(6), counts.round(6)
+        (array([[0.5, 0.5],
+               [0.5, 0. ]]), array([[[0.5]]]))
+
+    Source: Sarawagi & Cohen, 2004.
+    """
+    functions, arguments = _arguments(
+        emissions, transitions, durations, lengths, start_transitions, end_transitions, engine
+    )
+    return tuple(like(result, emissions) for result in functions.marginals(*arguments))
+
+
+def viterbi(
+    emissions,
+    transitions,
+    durations,
+    lengths=None,
+    *,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """The best segmentation and its score.
+
+    Args:
+        emissions, transitions, durations, lengths, start_transitions, end_transitions, engine: as
+            in `log_partition`.
+
+    Returns:
+        tags: int32, shape (batch, steps): the tag of the segment that each step is in; 0 past the
+            length and where no segmentation is possible.
+        begins: bool, shape (batch, steps): whether a segment begins at this step.
+        score: shape (batch,), dtype of `emissions`; −inf where no segmentation is possible.
+        Of equal segmentations that with the lower last tag is taken, then that with the longer last
+        segment, and so on backwards.
+
+    Raises:
+        ValueError: as `log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import semi_markov
+        >>> emissions = np.array([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+        >>> semi_markov.viterbi(emissions, np.full((2, 2), -0.5), np.zeros((2, 2)))
+        (array([[0, 0, 1]], dtype=int32), array([[ True, False,  True]]), array([2.5]))
+
+    Source: Sarawagi & Cohen, 2004.
+    """
+    functions, arguments = _arguments(
+        emissions, transitions, durations, lengths, start_transitions, end_transitions, engine
+    )
+    tags, begins, score = functions.viterbi(*arguments)
+    return tags, begins, like(score, emissions)
+
+
+def _arguments(emissions, transitions, durations, lengths, start, end, engine):
+    able = ("reference", "keras") if family_of(emissions) == "numpy" else ("keras",)
+    engine = able[0] if engine is None else engine
+    if engine not in able:
+        raise ValueError(f"engine={engine!r} must be one of {', '.join(able)} for this array")
+    x, _, transitions, lengths, _, start, end = chain_arguments(
+        emissions, transitions, lengths, None, start, end
+    )
+    array = array_functions(emissions)
+    if array is np:
+        durations = np.asarray(durations, x.dtype)
+    else:
+        durations = array.cast(array.convert_to_tensor(durations), x.dtype)
+    shape = tuple(durations.shape)
+    if len(shape) != 2 or shape[0] in (0, None) or shape[1] != x.shape[2]:
+        raise ValueError(
+            f"durations must have shape (max_length, num_tags) = (>= 1, {x.shape[2]}), got {shape}"
+        )
+    functions = import_module(f"fastkeras.crf._{engine}_semi_markov")
+    return functions, (x, transitions, durations, lengths, start, end)

@@ -1,0 +1,150 @@
+"""Semi-Markov chains against the enumeration of all segmentations."""
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastkeras.crf import log_partition, semi_markov
+
+ENGINES = ("reference", "keras")
+BAD = (np.zeros((0, 4)), np.zeros((2, 3)), np.zeros(4))
+
+
+@st.composite
+def semi_chains(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
+    steps, num_tags = draw(st.integers(1, 5), label="steps"), draw(st.integers(1, 3))
+    max_length = draw(st.sampled_from((1, 2, 3, 7)), label="max_length")
+    scale = draw(st.sampled_from((0.1, 1.0, 10.0)), label="scale")
+    shapes = {
+        "emissions": (3, steps, num_tags),
+        "transitions": (num_tags, num_tags),
+        "durations": (max_length, num_tags),
+        "start_transitions": (num_tags,),
+        "end_transitions": (num_tags,),
+    }
+    chain = {name: scale * rng.standard_normal(shape) for name, shape in shapes.items()}
+    if draw(st.booleans(), label="forbids"):
+        for name in ("emissions", "transitions", "durations"):
+            chain[name][rng.random(chain[name].shape) < 0.2] = -np.inf
+    return {**chain, "lengths": rng.integers(0, steps + 1, 3)}
+
+
+def segmentations(steps, max_length, num_tags):
+    """Yield all lists of (first step, length, tag)."""
+
+    def cuts(first):
+        if first == steps:
+            yield []
+        for length in range(1, min(max_length, steps - first) + 1):
+            yield from ([(first, length), *rest] for rest in cuts(first + length))
+
+    for cut in cuts(0):
+        for tags in product(range(num_tags), repeat=len(cut)):
+            yield [(*segment, tag) for segment, tag in zip(cut, tags, strict=True)]
+
+
+def score_of(segments, chain, b):
+    score = chain["start_transitions"][segments[0][2]] + chain["end_transitions"][segments[-1][2]]
+    for first, length, tag in segments:
+        score += chain["emissions"][b, first : first + length, tag].sum()
+        score += chain["durations"][length - 1, tag]
+    return score + sum(chain["transitions"][i[2], j[2]] for i, j in pairwise(segments))
+
+
+def enumerated(chain):
+    """Yield for each sequence all segmentations and their scores."""
+    max_length, num_tags = chain["durations"].shape
+    for b, steps in enumerate(chain["lengths"]):
+        found = list(segmentations(steps, max_length, num_tags)) if steps else []
+        yield found, np.array([score_of(segments, chain, b) for segments in found])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@given(chain=semi_chains())
+def test_log_partition_and_marginals(name, chain):
+    log_z = np.asarray(semi_markov.log_partition(**chain, engine=name))
+    results = [np.asarray(a) for a in semi_markov.marginals(**chain, engine=name)]
+    expected = [np.zeros_like(a) for a in results]
+    assert not any(np.isnan(a).any() for a in (log_z, *results))
+    for b, (found, scores) in enumerate(enumerated(chain)):
+        exact = np.logaddexp.reduce(scores) if found else 0
+        np.testing.assert_allclose(log_z[b], exact, rtol=1e-12, atol=1e-12)
+        for segments, score in zip(found, scores, strict=True):
+            p = np.exp(score - exact) if np.isfinite(score) else 0
+            for first, length, tag in segments:
+                expected[0][b, first : first + length, tag] += p
+                expected[1][b, first, length - 1, tag] += p
+            for before, after in pairwise(segments):
+                expected[2][b, before[2], after[2]] += p
+    for result, exact in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, exact, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@given(chain=semi_chains())
+def test_viterbi(name, chain):
+    tags, begins, score = map(np.asarray, semi_markov.viterbi(**chain, engine=name))
+    assert tags.dtype == np.int32 and begins.dtype == bool
+    for b, (found, scores) in enumerate(enumerated(chain)):
+        steps = chain["lengths"][b]
+        best = scores.max() if found else 0
+        np.testing.assert_allclose(score[b], best, rtol=1e-12, atol=1e-12)
+        assert not tags[b, steps:].any() and not begins[b, steps:].any()
+        if not found or np.isneginf(best):
+            assert not tags[b].any() and not begins[b].any()
+            continue
+        firsts = np.flatnonzero(begins[b])
+        lengths = np.diff([*firsts, steps])
+        segments = list(zip(firsts, lengths, tags[b, firsts], strict=True))
+        assert segments in found
+        for first, length, tag in segments:
+            assert (tags[b, first : first + length] == tag).all()
+        np.testing.assert_allclose(score_of(segments, chain, b), best, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_ties_are_defined(name):
+    zeros = np.zeros((1, 5, 2)), np.zeros((2, 2)), np.zeros((3, 2))
+    tags, begins, _ = semi_markov.viterbi(*zeros, engine=name)
+    np.testing.assert_array_equal(tags, 0)
+    np.testing.assert_array_equal(begins, [[1, 0, 1, 0, 0]])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_segments_of_one_step_are_the_linear_chain(name, rng):
+    x, transitions = rng.standard_normal((2, 50, 4)), rng.standard_normal((4, 4))
+    log_z = semi_markov.log_partition(x, transitions, np.zeros((1, 4)), engine=name)
+    np.testing.assert_allclose(log_z, log_partition(x, transitions), rtol=1e-12)
+
+
+def test_the_tape_gives_the_marginals(rng):
+    tf = pytest.importorskip("tensorflow")
+    scores = [tf.constant(rng.standard_normal(s)) for s in ((2, 6, 3), (3, 3), (4, 3))]
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        value = semi_markov.log_partition(*scores, lengths=tf.constant([6, 4]))
+    d_x, d_transitions, d_durations = tape.gradient(value, scores)
+    unary, segments, counts = semi_markov.marginals(
+        *(a.numpy() for a in scores), lengths=np.array([6, 4])
+    )
+    np.testing.assert_allclose(d_x, unary, atol=1e-12)
+    np.testing.assert_allclose(d_transitions, counts.sum(axis=0), atol=1e-12)
+    np.testing.assert_allclose(d_durations, segments.sum(axis=(0, 1)), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_bad_arguments_raise(name):
+    zeros = np.zeros((2, 3, 4)), np.zeros((4, 4))
+    for durations in BAD:
+        with pytest.raises(
+            ValueError, match=r"^durations must have shape \(max_length, num_tags\)"
+        ):
+            semi_markov.log_partition(*zeros, durations, engine=name)
+    with pytest.raises(ValueError, match=r"^engine='native' must be one of reference, keras"):
+        semi_markov.viterbi(*zeros, np.zeros((2, 4)), engine="native")
+    with pytest.raises(ValueError, match=r"^lengths must be in 0\.\.3"):
+        semi_markov.viterbi(*zeros, np.zeros((2, 4)), np.array([4, 0]), engine=name)
