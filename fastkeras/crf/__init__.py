@@ -18,10 +18,12 @@ from fastkeras.crf.gradients import Gradients
 from fastkeras.crf.information import cross_entropy, entropy, kl_divergence, log_count
 from fastkeras.crf.partial_labels import log_likelihood_of_sets
 from fastkeras.crf.sampling import k_best, sample
+from fastkeras.crf.span_metrics import SpanScore, span_evaluation, span_scores
 
 __all__ = [
     "Constraints",
     "Gradients",
+    "SpanScore",
     "constraints",
     "cross_entropy",
     "entropy",
@@ -38,6 +40,8 @@ __all__ = [
     "semi_markov",
     "sequence_score",
     "span_confidence",
+    "span_evaluation",
+    "span_scores",
     "viterbi",
 ]
 

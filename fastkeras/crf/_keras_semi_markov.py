@@ -113,7 +113,9 @@ def _sweep(x, transitions, durations, lengths, start, end, join):
         now_open = ops.concatenate([begun[:, None], opened[:, :-1]], axis=1) + x[:, None]
         closed = _floored(now_open + durations)
         now_ended = join(closed, axis=1)
-        lengths = max_length - ops.argmax(ops.flip(closed, axis=1), axis=1)  # of equal ones the longer
+        lengths = max_length - ops.argmax(
+            ops.flip(closed, axis=1), axis=1
+        )  # of equal ones the longer
         centre = ops.stop_gradient(ops.max(_floored(now_open), axis=(1, 2)))
         centre = ops.where(centre > IMPOSSIBLE, centre, 0)
         now_open, now_ended = (

@@ -113,7 +113,7 @@ def allowed(scheme, tags):
     tags = list(tags)
     if not tags:
         raise ValueError("tags must be the names of at least one tag, got none")
-    parsed = [_parse(tag, scheme) for tag in tags]
+    parsed = [parse(tag, scheme) for tag in tags]
     outside = ("O", "")
     if _LETTERS[scheme] == "BIO":
         follows = _follows_in_iob1 if scheme == "IOB1" else _follows_in_bio
@@ -212,7 +212,7 @@ def checked(constraints, num_tags=None):
     return Constraints(*rules)
 
 
-def _parse(tag, scheme):
+def parse(tag, scheme):
     """A name as (letter of BIOES, type)."""
     letter, separator, kind = tag[:1], tag[1:2], tag[2:]
     typed = separator in ("-", "_") and kind and letter != "O"
