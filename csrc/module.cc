@@ -17,7 +17,7 @@ void BindOptimizers(pybind11::module_& module);
 namespace fastkeras::word2vec {
 void BindText(pybind11::module_& module);
 void BindWord2Vec(pybind11::module_& module);
-}
+}  // namespace fastkeras::word2vec
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Kernels for NumPy arrays, behind the engine `native`.";
