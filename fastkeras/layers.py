@@ -7,8 +7,10 @@ from fastkeras.training.loss_layers import LossLayer
 from fastkeras.training.metric_layers import MetricLayer
 from fastkeras.training.reparameterize import Reparameterize
 from fastkeras.training.triplet_loss import TripletLossLayer
+from fastkeras.word2vec.layers import CBOW, SkipGram
 
 __all__ = [
+    "CBOW",
     "CRF",
     "CenterDistances",
     "CenterLossLayer",
@@ -16,5 +18,6 @@ __all__ = [
     "LossLayer",
     "MetricLayer",
     "Reparameterize",
+    "SkipGram",
     "TripletLossLayer",
 ]

@@ -2,7 +2,13 @@
 
 from importlib import import_module
 
-_WHERE = {"Word2Vec": "fastkeras.word2vec.trainer"}
+_WHERE = {
+    "Vocabulary": "fastkeras.word2vec.vocabulary",
+    "Windows": "fastkeras.word2vec.pipeline",
+    "Word2Vec": "fastkeras.word2vec.trainer",
+    "to_keras_embedding": "fastkeras.word2vec.embedding",
+    "vectors_of": "fastkeras.word2vec.embedding",
+}
 
 __all__ = sorted(_WHERE)
 

@@ -1,0 +1,114 @@
+"""Vectors as the embedding layer of a Keras model, and back."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from fastkeras.word2vec.vectors import Vectors
+
+
+@keras.saving.register_keras_serializable(package="fastkeras")
+class WordEmbedding(keras.layers.Embedding):
+    """`keras.layers.Embedding` that knows its words; `to_keras_embedding` makes one.
+
+    Args:
+        words: list of strings, or None.
+        rows_before: rows of other meaning before that of the first word.
+        **options: of `keras.layers.Embedding`.
+
+    Example:
+        >>> layer = WordEmbedding(words=["cat", "dog"], input_dim=2, output_dim=8)
+        >>> layer.words
+        ['cat', 'dog']
+    """
+
+    def __init__(self, *args, words=None, rows_before=0, **options):
+        super().__init__(*args, **options)
+        self.words, self.rows_before = words and list(words), rows_before
+
+    def get_config(self):
+        """The configuration."""
+        own = {"words": self.words, "rows_before": self.rows_before}
+        return {**super().get_config(), **own}
+
+
+def to_keras_embedding(vectors, trainable=False, mask_zero=False, num_oov_indices=0, **options):
+    """Return a Keras layer that maps the row of a word to its vector.
+
+    The rows in front that `mask_zero` and `num_oov_indices` ask for are zero. With them the ids are
+    those of `keras.layers.StringLookup(vocabulary=vectors.words, num_oov_indices=num_oov_indices)`,
+    with `mask_token=""` if `mask_zero`.
+
+    Args:
+        vectors: `Vectors`.
+        trainable: whether training changes the vectors.
+        mask_zero: whether the id 0 is padding, and the first word's id one more.
+        num_oov_indices: how many ids follow for unknown words, before that of the first word.
+        **options: of `keras.layers.Embedding`.
+
+    Returns:
+        A `WordEmbedding`, built, which keeps the words and is saved with them.
+
+    Raises:
+        ValueError: `num_oov_indices` is negative.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.word2vec.vectors import Vectors
+        >>> vectors = Vectors(["cat", "dog"], np.float32([[1, 2], [3, 4]]))
+        >>> layer = to_keras_embedding(vectors, mask_zero=True)
+        >>> np.array(layer(np.array([[2, 0]])))
+        array([[[3., 4.], [0., 0.]]], dtype=float32)
+        >>> vectors_of(layer).words
+        ['cat', 'dog']
+    """
+    if num_oov_indices < 0:
+        raise ValueError(f"num_oov_indices={num_oov_indices} must be at least 0")
+    rows_before = num_oov_indices + bool(mask_zero)
+    layer = WordEmbedding(
+        input_dim=len(vectors) + rows_before,
+        output_dim=vectors.size,
+        embeddings_initializer="zeros",
+        mask_zero=mask_zero,
+        trainable=trainable,
+        words=vectors.words,
+        rows_before=rows_before,
+        **options,
+    )
+    layer.build()
+    layer.embeddings.assign(np.pad(vectors.matrix, ((rows_before, 0), (0, 0))))
+    return layer
+
+
+def vectors_of(layer, words=None):
+    """Return the `Vectors` in a layer.
+
+    Args:
+        layer: `SkipGram`, `CBOW`, what `to_keras_embedding` returned, or any built layer with a
+            matrix `embeddings`, such as `keras.layers.Embedding`.
+        words: of the rows; None for those that the layer knows.
+
+    Returns:
+        `Vectors` with a copy of the matrix.
+
+    Raises:
+        ValueError: the layer is not built, has no `embeddings`, or knows no words and got none.
+
+    Example:
+        >>> import keras
+        >>> layer = keras.layers.Embedding(2, 8)
+        >>> layer.build()
+        >>> vectors_of(layer, ["cat", "dog"])
+        <Vectors of 2 words, size 8, float32>
+    """
+    if not layer.built:
+        raise ValueError(f"layer: {layer.name!r} has no weights yet: call it or `build` it first")
+    if not hasattr(layer, "embeddings"):
+        raise ValueError(f"layer: {layer.name!r} has no `embeddings`, as an Embedding has")
+    matrix = np.array(ops.convert_to_numpy(ops.stop_gradient(layer.embeddings.value)))
+    if not np.issubdtype(matrix.dtype, np.floating):  # bfloat16, of which NumPy knows nothing
+        matrix = matrix.astype("float32")
+    words = getattr(layer, "words", None) if words is None else words
+    if words is None:
+        raise ValueError(f"words=None must be a word for each row: {layer.name!r} knows none")
+    return Vectors(words, matrix[getattr(layer, "rows_before", 0) :])

@@ -1,0 +1,245 @@
+"""Windows of a corpus as batches for the layers `SkipGram` and `CBOW`."""
+
+import threading
+
+import keras
+import numpy as np
+
+from fastkeras.word2vec import sampling
+from fastkeras.word2vec.corpus import Corpus
+from fastkeras.word2vec.encoding import id_arrays, mapped
+from fastkeras.word2vec.problem import OBJECTIVES
+
+POSITIONS = 1 << 18  # at a time, so that their random bits stay in the cache
+
+
+class Windows(keras.utils.PyDataset):
+    """Batches of centers and contexts, for `fit`.
+
+    Which words stay and how wide windows are is what `Word2Vec` draws by the same seed. Each epoch
+    draws anew, and goes through the centers in a new order. All batches have the same size; the
+    last one is filled up from the begin of the epoch's order. About 18 bytes for each word that
+    stays are held in memory (10 with "cbow").
+
+    Args:
+        corpus: int32 array of ids in which each sentence ends with −1, possibly mapped from a file;
+            or anything that `Word2Vec.fit` takes, which is then encoded into such a file.
+        vocabulary: `fastkeras.word2vec.Vocabulary` of the corpus.
+        objective: "skipgram" for pairs, "cbow" for windows.
+        window: words to each side of a center, at most.
+        sample: words of a relative frequency f above it stay with probability
+            sqrt(sample / f) + sample / f; 0 keeps all.
+        shrink_windows: draw each window's width from 1..window, as word2vec.c does.
+        batch_size: pairs, or windows, in a batch.
+        shuffle: whether centers come in random order. The pairs of a center stay together.
+        seed: of all random numbers.
+        **options: of `keras.utils.PyDataset`.
+
+    Attributes:
+        epoch: number of the present pass, which with the seed determines all that is drawn. Set it
+            to go on where another run has stopped. (Keras may look into a pass to build a model,
+            and end it, before it trains.)
+        num_examples: pairs, or windows, of the epoch.
+
+    `windows[i]` is `((centers, contexts),)`: int32 (batch_size,), and for "skipgram" the same, for
+    "cbow" (batch_size, 2 · window) with −1 where there is no context. `len(windows)` counts the
+    batches of the epoch at which it was made, so that all epochs have as many.
+
+    Raises:
+        ValueError: an argument out of range, or a corpus in which no word has a context.
+
+    Example:
+        >>> from fastkeras.word2vec.vocabulary import build
+        >>> corpus = ["the cat sat", "on the mat the cat"]
+        >>> vocabulary = build(corpus, min_count=1)
+        >>> windows = Windows(corpus, vocabulary, "cbow", window=2, sample=0, batch_size=8)
+        >>> ((centers, contexts),) = windows[0]
+        >>> centers.shape, contexts.shape
+        ((8,), (8, 4))
+
+    Source: the counter-based numbers are those of docs/word2vec.md.
+    """
+
+    def __init__(
+        self,
+        corpus,
+        vocabulary,
+        objective="skipgram",
+        window=5,
+        sample=1e-4,
+        shrink_windows=True,
+        batch_size=8192,
+        shuffle=True,
+        seed=1,
+        **options,
+    ):
+        super().__init__(**options)
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective={objective!r} must be one of {OBJECTIVES}")
+        for name, value in {"window": window, "batch_size": batch_size}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if not sample >= 0:
+            raise ValueError(f"sample={sample} must be at least 0")
+        self.ids = _ids(corpus, vocabulary)
+        self.keep = sampling.keep_thresholds(vocabulary.counts, sample)
+        self.objective, self.window, self.shrink_windows = objective, window, shrink_windows
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.epoch = 0
+        self._lock, self._pass = threading.Lock(), None
+        self._length = -(-self.num_examples // batch_size)
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        pass_ = self._present()
+        cut = pass_.pairs if self.objective == "skipgram" else pass_.windows
+        at, missing, parts = index * self.batch_size, self.batch_size, []
+        while missing:
+            at %= pass_.num_examples
+            parts.append(cut(at, min(at + missing, pass_.num_examples)))
+            at += len(parts[-1][0])
+            missing -= len(parts[-1][0])
+        return (tuple(np.concatenate(part) for part in zip(*parts, strict=True)),)
+
+    def on_epoch_end(self):
+        """Go on to the next epoch; Keras calls it."""
+        self.epoch += 1
+
+    @property
+    def num_examples(self):
+        return self._present().num_examples
+
+    def to_tf_dataset(self):
+        """Return a `tf.data.Dataset` of the same batches; each iteration over it is an epoch.
+
+        It is shuffled already: `fit(dataset, shuffle=False)`.
+
+        Raises:
+            ImportError: TensorFlow is not installed.
+
+        Example:
+            >>> from fastkeras.word2vec.vocabulary import Vocabulary
+            >>> ids = np.int32([0, 1, 1, 0, -1])
+            >>> windows = Windows(ids, Vocabulary(["a", "b"], [2, 2]), sample=0, batch_size=4)
+            >>> [(centers.shape, contexts.shape) for (centers, contexts), in
+            ...  windows.to_tf_dataset().take(1)]
+            [(TensorShape([4]), TensorShape([4]))]
+        """
+        import tensorflow as tf
+
+        def batches():
+            for index in range(len(self)):
+                yield self[index]
+            self.on_epoch_end()
+
+        contexts = (self.batch_size,)
+        if self.objective == "cbow":
+            contexts = (self.batch_size, 2 * self.window)
+        shapes = ((self.batch_size,), contexts)
+        signature = (tuple(tf.TensorSpec(shape, tf.int32) for shape in shapes),)
+        dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+        return dataset.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(2)
+
+    def _present(self):
+        with self._lock:
+            if self._pass is None or self._pass.epoch != self.epoch:
+                self._pass = None  # frees its memory first
+                self._pass = _Pass(self)
+            return self._pass
+
+
+class _Pass:
+    """The words that stay in an epoch, how far their windows reach, and the order of the centers.
+
+    A center is the place of its word among those that stay; `left` and `right` of it are contexts.
+    """
+
+    def __init__(self, windows):
+        self.epoch, self.window = windows.epoch, windows.window
+        key = sampling.key_of(windows.seed, windows.epoch)
+        shrink = windows.window if windows.shrink_windows else None
+        self.words, reach, sentences = _stayed(
+            windows.ids, windows.keep, windows.window, shrink, key
+        )
+        self.left, self.right = _sides(reach, sentences, windows.window)
+        order = np.flatnonzero(self.left + self.right).astype(np.min_scalar_type(len(self.words)))
+        if not len(order):
+            raise ValueError("corpus: no word that stays has another one in its sentence")
+        if windows.shuffle:
+            np.random.default_rng(key).shuffle(order)
+        self.order, self.num_examples, self.ends = order, len(order), None
+        if windows.objective == "skipgram":
+            self.ends = np.cumsum(self.left[order] + self.right[order], dtype=np.int64)
+            self.num_examples = int(self.ends[-1])
+
+    def pairs(self, first, last):
+        """Return centers and contexts of the pairs first..last-1."""
+        of_order = slice(
+            np.searchsorted(self.ends, first, "right"),
+            np.searchsorted(self.ends, last - 1, "right") + 1,
+        )
+        centers, ends = self.order[of_order].astype(np.int64), self.ends[of_order]
+        left = self.left[centers].astype(np.int64)
+        sizes = left + self.right[centers]
+        # The n-th pair of a center is with the word n − left after it, from n = left on one more.
+        begins = ends - sizes
+        pairs = np.arange(first, last)
+        counted = np.minimum(ends, last) - np.maximum(begins, first)
+        place = pairs - np.repeat(begins + left, counted)
+        place += place >= 0
+        return np.repeat(self.words[centers], counted), self.words[
+            place + np.repeat(centers, counted)
+        ]
+
+    def windows(self, first, last):
+        """Return centers and contexts of the windows first..last-1."""
+        centers = self.order[first:last].astype(np.int64)
+        distances = np.arange(1, self.window + 1)
+        is_left = distances[::-1] <= self.left[centers, None]
+        is_right = distances <= self.right[centers, None]
+        distances = np.concatenate([-distances[::-1], distances])
+        near = np.clip(centers[:, None] + distances, 0, len(self.words) - 1)
+        there = np.concatenate([is_left, is_right], axis=1)
+        return self.words[centers], np.where(there, self.words[near], np.int32(-1))
+
+
+def _stayed(ids, keep, window, shrink, key):
+    """Return the words that stay, the widths of their windows, and numbers of their sentences."""
+    words, reach, sentences, ended = [], [], [], 0
+    for begin in range(0, len(ids), POSITIONS):
+        part = np.asarray(ids[begin : begin + POSITIONS])
+        bits = sampling.bits_at(key, np.arange(begin, begin + len(part)))
+        is_end = part < 0
+        stays = np.flatnonzero(~is_end & sampling.stays(bits, keep[part]))
+        ends = np.cumsum(is_end) + ended
+        ended = ends[-1]
+        words.append(part[stays])
+        widths = sampling.window_of(bits[stays], shrink) if shrink else np.full(len(stays), window)
+        reach.append(widths.astype(np.min_scalar_type(2 * window)))
+        sentences.append(ends[stays].astype(np.int32))
+    return tuple(map(np.concatenate, (words, reach, sentences)))
+
+
+def _sides(reach, sentences, window):
+    """Return how many contexts each word has to its left, and to its right."""
+    left, right = np.zeros_like(reach), np.zeros_like(reach)
+    for distance in range(1, min(window, len(reach) - 1) + 1):
+        same = sentences[distance:] == sentences[:-distance]
+        left[distance:] += same & (reach[distance:] >= distance)
+        right[:-distance] += same & (reach[:-distance] >= distance)
+    return left, right
+
+
+def _ids(corpus, vocabulary):
+    if not (isinstance(corpus, np.ndarray) and corpus.dtype.kind in "iu"):
+        corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
+        corpus = mapped(id_arrays(corpus, vocabulary.words, 0), None)
+    if corpus.ndim != 1:
+        raise ValueError(f"corpus of ids has shape {corpus.shape}; it must have one dimension")
+    if not len(corpus) or corpus.max() >= len(vocabulary):
+        raise ValueError(f"corpus must have ids, below {len(vocabulary)} (words of the vocabulary)")
+    return corpus

@@ -1,0 +1,125 @@
+"""Losses over a word and words drawn, with their gradients by hand, on every backend.
+
+docs/word2vec.md has the formulas. `x` are logits (batch, 1 + negative), the target first, and
+`errors` the gradient of the loss by them: ∂L/∂u_j = errors_j h and ∂L/∂h = Σ_j errors_j u_j.
+"""
+
+import keras
+from keras import ops
+
+IMPOSSIBLE = -1e30  # a logit; infinite ones are not safe in every kernel of every backend
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+
+def rows_of(variable, ids):
+    """Return rows in at least float32; on TensorFlow the gradient will be a `tf.IndexedSlices`."""
+    if keras.backend.backend() == "tensorflow":
+        rows = tf.gather(variable.value, ids)  # of the variable: reading it first may copy it
+    else:
+        rows = ops.take(variable, ids, axis=0)
+    is_half = keras.backend.standardize_dtype(rows.dtype) in ("float16", "bfloat16")
+    return ops.cast(rows, "float32") if is_half else rows
+
+
+def pooled(rows, weights):
+    """Return Σ_c weights_c rows_c: of (batch, contexts, size) and (batch, contexts)."""
+
+    @ops.custom_gradient
+    def pool(rows):
+        def gradient(*upstream, **named):
+            return _given(upstream, named)[:, None] * weights[..., None]
+
+        return ops.sum(rows * weights[..., None], axis=1), gradient
+
+    return pool(rows)
+
+
+def sampled_loss(loss, h, u, b, offsets):
+    """Return for each example its loss, and whether the target has the highest logit.
+
+    Args:
+        loss: "sampled_softmax" or "negative_sampling".
+        h: hidden vectors, float (batch, size).
+        u: output rows, the target's first: (batch, 1 + negative, size), or (batch + negative, size)
+            when all examples share the words drawn, which then follow the targets.
+        b: biases of these rows, or None.
+        offsets: added to the logits of words drawn, (batch, negative); `IMPOSSIBLE` for those that
+            do not count.
+
+    Returns:
+        Float (2, batch): one tensor, since with torch there can be a gradient only of one.
+    """
+    products, gradients = _SHARED if len(u.shape) == 2 else _OWN
+    parameters = [h, u] if b is None else [h, u, b]
+
+    @ops.custom_gradient
+    def compute(h, u, *b):
+        x = products(h, u, *b)
+        target, drawn = x[:, :1], x[:, 1:]
+        losses, errors = _LOSSES[loss](ops.concatenate([target, drawn + offsets], axis=1))
+        rivals = ops.where(offsets > IMPOSSIBLE, drawn, offsets)  # a correction makes none stronger
+        hits = ops.cast(target[:, 0] > ops.max(rivals, axis=1), losses.dtype)
+
+        def gradient(*upstream, **named):
+            scaled = errors * _given(upstream, named)[0][:, None]
+            return gradients(scaled, h, u)[: 2 + len(b)]
+
+        return ops.stack([losses, hits]), gradient
+
+    return compute(*parameters)
+
+
+def _given(upstream, named):
+    return named["upstream"] if named else upstream[-1]
+
+
+def _own_products(h, u, *b):
+    x = ops.sum(h[:, None] * u, axis=-1)
+    return x + b[0] if b else x
+
+
+def _own_gradients(errors, h, u):
+    return ops.sum(errors[..., None] * u, axis=1), errors[..., None] * h[:, None], errors
+
+
+def _shared_products(h, u, *b):
+    batch = ops.shape(h)[0]
+    to_target = ops.sum(h * u[:batch], axis=-1)
+    to_drawn = ops.matmul(h, ops.transpose(u[batch:]))
+    if b:
+        to_target, to_drawn = to_target + b[0][:batch], to_drawn + b[0][batch:]
+    return ops.concatenate([to_target[:, None], to_drawn], axis=1)
+
+
+def _shared_gradients(errors, h, u):
+    batch = ops.shape(h)[0]
+    of_target, of_drawn = errors[:, :1], errors[:, 1:]
+    return (
+        of_target * u[:batch] + ops.matmul(of_drawn, u[batch:]),
+        ops.concatenate([of_target * h, ops.matmul(ops.transpose(of_drawn), h)], axis=0),
+        ops.concatenate([of_target[:, 0], ops.sum(of_drawn, axis=0)], axis=0),
+    )
+
+
+def _sampled_softmax(x):
+    x = x - ops.max(x, axis=1, keepdims=True)
+    exponentials = ops.exp(x)
+    partition = ops.sum(exponentials, axis=1)
+    p = exponentials[:, 1:] / partition[:, None]
+    # not p_0 − 1, which loses its digits where the target is almost certain
+    errors = ops.concatenate([-ops.sum(p, axis=1, keepdims=True), p], axis=1)
+    return ops.log(partition) - x[:, 0], errors
+
+
+def _negative_sampling(x):
+    y = ops.concatenate([-x[:, :1], x[:, 1:]], axis=1)
+    s = ops.sigmoid(y)
+    errors = ops.concatenate([-s[:, :1], s[:, 1:]], axis=1)
+    return ops.sum(ops.softplus(y), axis=1), errors
+
+
+_OWN = (_own_products, _own_gradients)
+_SHARED = (_shared_products, _shared_gradients)
+_LOSSES = {"sampled_softmax": _sampled_softmax, "negative_sampling": _negative_sampling}
