@@ -46,12 +46,14 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
     )
 
 
-def sample(*arguments):
-    return _numba().sample(*arguments)
+def sample(emissions, transitions, lengths, mask, start_transitions, end_transitions, uniforms):
+    chain = (transitions, lengths, mask, start_transitions, end_transitions)
+    return _numba().sample(emissions, *chain, uniforms)
 
 
-def k_best(*arguments):
-    return _numba().k_best(*arguments)
+def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
+    chain = (transitions, lengths, mask, start_transitions, end_transitions)
+    return _numba().k_best(emissions, *chain, k)
 
 
 def _numba():

@@ -58,12 +58,14 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
     return tuple(library.fastkeras_crf_viterbi(*chain, num_threads=_num_threads()))
 
 
-def sample(*arguments):
-    return _keras.sample(*arguments)
+def sample(emissions, transitions, lengths, mask, start_transitions, end_transitions, uniforms):
+    chain = (transitions, lengths, mask, start_transitions, end_transitions)
+    return _keras.sample(emissions, *chain, uniforms)
 
 
-def k_best(*arguments):
-    return _keras.k_best(*arguments)
+def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
+    chain = (transitions, lengths, mask, start_transitions, end_transitions)
+    return _keras.k_best(emissions, *chain, k)
 
 
 def _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions):
