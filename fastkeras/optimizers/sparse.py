@@ -8,6 +8,7 @@ if ON_TENSORFLOW:
     import tensorflow as tf
 
 EXACT_BY_ROWS = ("sgd", "adagrad")  # without a gradient their parameters and slots do not move
+MOVES_BY_ROWS = (*EXACT_BY_ROWS, "rmsprop", "centered_rmsprop", "adafactor")  # parameters do not
 
 
 def is_sparse(gradient):
@@ -29,6 +30,12 @@ def rows_of(gradient):
         return tf.math.unsorted_segment_sum(gradient.values, places, tf.size(numbers)), numbers
     numbers = tf.where(mask_of(gradient))[:, 0]
     return tf.gather(gradient, numbers), numbers
+
+
+def at_rows_of(gradient, value):
+    """Return of a value that has all rows those that a sparse gradient has, to be written alone."""
+    rows = tf.gather(value, gradient.indices)
+    return tf.IndexedSlices(rows, gradient.indices, gradient.dense_shape)
 
 
 def mask_of(gradient):

@@ -114,7 +114,8 @@ class FusedStep:
             lookahead.begin(self.assign, self.iterations + 1, variables, slow)
         values = [_value(variable) for variable in variables]
         engine = _engines.engine_for("optimizers", values[0], named_engine(rule, values[0]))
-        gradients, rows = self._rows(gradients, variables, positions, engine)
+        given = gradients
+        gradients, rows = self._rows(given, variables, positions, engine)
         gradients, chains = self._transform_before(
             gradients, variables, self._chains_of(positions), frozen, rows
         )
@@ -138,6 +139,8 @@ class FusedStep:
         new_values, new_slots, new_remainders, finite = engine.step(
             rule, values, gradients, slot_values, frozen, c, decays, chains, extras
         )
+        if engine.__name__.endswith("_keras"):
+            self._keep_to_rows(given, variables, positions, new_values, new_slots)
         olds = [*values, *chain(*slot_values), *extras.remainders]
         news = [*new_values, *chain(*new_slots), *new_remainders]
         targets = [*variables, *chain(*slots), *remainders]
@@ -170,15 +173,27 @@ class FusedStep:
         return taken, rows
 
     def _goes_by_rows(self, gradient, variable, position):
-        if self._settings.lazy[position]:
-            return True
+        return self._settings.lazy[position] or self._keeps_to_rows(
+            gradient, variable, position, sparse.EXACT_BY_ROWS
+        )
+
+    def _keeps_to_rows(self, gradient, variable, position, rules):
+        """Tell whether rows that a sparse gradient does not have stay, by the rule itself."""
         return (
             sparse.is_sparse(gradient)
-            and self._rule() in sparse.EXACT_BY_ROWS
+            and self._rule() in rules
             and not self._decay_of(position, variable)
             and not self._settings.adapted[position]
             and not self._settings.chains[position]
         )
+
+    def _keep_to_rows(self, gradients, variables, positions, values, slots):
+        """Have only those rows written that may have moved."""
+        for i, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
+            if self._keeps_to_rows(gradient, variable, positions[i], sparse.MOVES_BY_ROWS):
+                values[i] = sparse.at_rows_of(gradient, values[i])
+                if self._rule() in sparse.EXACT_BY_ROWS:
+                    slots[i] = [sparse.at_rows_of(gradient, slot) for slot in slots[i]]
 
     def _decay_of(self, position, variable):
         override = self._settings.decays[position]
