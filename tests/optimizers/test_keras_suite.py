@@ -41,3 +41,12 @@ def passed(folder, arguments, **environment):
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     return int(run.stdout.rpartition(" passed")[0].rpartition(" ")[2].rpartition("\n")[2])
+
+
+def test_importing_the_plugin_leaves_the_optimizers_of_keras_where_they_are():
+    sys.path.append(str(Path(__file__).parent))
+    import keras_swapped  # as pytest does, too, looking for doctests
+
+    for ours in keras_swapped.stock.OPTIMIZERS:
+        assert getattr(keras.optimizers, ours.__name__) is not ours
+    assert type(keras.optimizers.get("adam")) is keras.optimizers.Adam
