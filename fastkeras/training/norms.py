@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fastkeras.training.event_files import summary_writer
 from fastkeras.training.several_gradients import Objective
 from fastkeras.training.substitution import value_of
 from fastkeras.training.weights import copied, synced
@@ -12,18 +13,26 @@ from fastkeras.training.weights import copied, synced
 class Norms(keras.callbacks.Callback):
     """Record the length of each trainable weight, and of its gradient on a fixed batch.
 
-    Keras' TensorBoard callback has histograms of weights (`histogram_freq`); it has none of
-    gradients, and is bound to TensorFlow.
+    With `log_dir` TensorBoard shows them, and histograms of all values. Keras' TensorBoard callback
+    has histograms of weights (`histogram_freq`); it has none of gradients, and needs TensorFlow and
+    tensorboard on every backend. Values that are not finite are in no histogram; the length tells.
 
     Args:
-        data: a batch (x, y) or (x, y, sample weights), to show gradients too.
+        data: a batch (x, y) or (x, y, sample weights), to record gradients too.
         every: epochs from one record to the next.
-        writer: anything with `add_histogram(tag, values, step)`, such as the `SummaryWriter` of
-            torch or tensorboardX: gets all values.
+        log_dir: folder of event files for TensorBoard, one more for each `fit`. On JAX and torch
+            they need tensorboardX (or TensorFlow; on torch, tensorboard does as well).
+        writer: instead of `log_dir`, anything with `add_scalar` and `add_histogram`, each of (tag,
+            values, step), such as a `SummaryWriter` of torch or tensorboardX. It stays open.
 
     Attributes:
         history: dict with the epochs, and for each weight "weight/<path>" and "gradient/<path>" a
-            list of lengths.
+            list of lengths. In TensorBoard these are the tags of the histograms, and the lengths
+            have "weight_norm/<path>" and "gradient_norm/<path>".
+
+    Raises:
+        ImportError: there is a `log_dir`, and no package to write event files.
+        ValueError: `every` is below 1; both `log_dir` and `writer` are given.
 
     Example:
         >>> import keras
@@ -38,12 +47,23 @@ class Norms(keras.callbacks.Callback):
         ['epoch', 'gradient/d/bias', 'gradient/d/kernel', 'weight/d/bias', 'weight/d/kernel']
     """
 
-    def __init__(self, data=None, every=1, writer=None):
+    def __init__(self, data=None, every=1, log_dir=None, writer=None):
         super().__init__()
         if every < 1:
             raise ValueError(f"every={every!r} must be at least 1")
+        if log_dir is not None and writer is not None:
+            raise ValueError("log_dir and writer: give one of them")
         self.data, self.every, self.writer = data, every, writer
+        self.log_dir, self._writer_class = log_dir, None if log_dir is None else summary_writer()
         self.history = {}
+
+    def on_train_begin(self, logs=None):
+        if self.log_dir is not None:
+            self.writer = self._writer_class(str(self.log_dir))
+
+    def on_train_end(self, logs=None):
+        if self.log_dir is not None:
+            self.writer.close()
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
@@ -56,11 +76,13 @@ class Norms(keras.callbacks.Callback):
 
     def _record(self, kind, variables, arrays, epoch):
         for variable, array in zip(variables, arrays, strict=True):
-            tag = f"{kind}/{variable.path}"
             length = float(np.linalg.norm(array.astype("float64").ravel()))
-            self.history.setdefault(tag, []).append(length)
+            self.history.setdefault(f"{kind}/{variable.path}", []).append(length)
             if self.writer is not None:
-                self.writer.add_histogram(tag, array, epoch)
+                self.writer.add_scalar(f"{kind}_norm/{variable.path}", length, epoch)
+                finite = array[np.isfinite(array)]
+                if finite.size:
+                    self.writer.add_histogram(f"{kind}/{variable.path}", finite, epoch)
 
 
 def gradients_of(model, x, y=None, sample_weight=None):

@@ -1,6 +1,8 @@
 """Callbacks: what they set, keep, restore and record, step by step."""
 
 import io
+import struct
+import sys
 from itertools import pairwise
 
 import keras
@@ -158,26 +160,124 @@ def test_an_optimizer_with_a_schedule_and_bad_settings_are_refused():
         callbacks.ExponentialMovingAverage(1)
 
 
+class Writer:
+    """Keeps what it is given."""
+
+    def __init__(self, log_dir=None):
+        self.scalars, self.histograms = {}, {}
+
+    def add_scalar(self, tag, value, step):
+        self.scalars[tag, step] = value
+
+    def add_histogram(self, tag, values, step):
+        self.histograms[tag, step] = values
+
+
+def gradients_by_hand(model):
+    kernel, bias = arrays(model.trainable_variables)
+    error = 2 * (X @ kernel + bias - Y) / len(X)
+    return [X.T @ error, error.sum(0)]
+
+
 def test_norms_are_those_of_weights_and_gradients():
-    class Writer:
-        def __init__(self):
-            self.tags = []
-
-        def add_histogram(self, tag, values, step):
-            self.tags.append((tag, values.shape, step))
-
     model, writer = network(), Writer()
     path = model.weights[0].path.removesuffix("/kernel")
     norms = callbacks.Norms((X, Y), every=2, writer=writer)
     fit(model, norms, epochs=4)
-    kernel, bias = arrays(model.trainable_variables)
-    error = 2 * (X @ kernel + bias - Y) / len(X)
+    expected = dict(zip(("kernel", "bias"), gradients_by_hand(model), strict=True))
     assert norms.history["epoch"] == [1, 3]
-    lengths = [np.linalg.norm(a) for a in (kernel, bias, X.T @ error, error.sum())]
-    names = [f"{a}/{path}/{b}" for a in ("weight", "gradient") for b in ("kernel", "bias")]
-    for name, length in zip(names, lengths, strict=True):
-        assert norms.history[name][-1] == pytest.approx(length, 1e-3)
-    assert (names[2], (4, 1), 3) in writer.tags
+    for name, array in expected.items():
+        np.testing.assert_allclose(
+            writer.histograms[f"gradient/{path}/{name}", 3], array.ravel(), 1e-3, 1e-5
+        )
+        length = pytest.approx(np.linalg.norm(array), 1e-3)
+        assert norms.history[f"gradient/{path}/{name}"][-1] == length
+        assert writer.scalars[f"gradient_norm/{path}/{name}", 3] == length
+    kernel = arrays(model.trainable_variables)[0]
+    np.testing.assert_array_equal(writer.histograms[f"weight/{path}/kernel", 3], kernel.ravel())
+    assert norms.history[f"weight/{path}/kernel"][-1] == pytest.approx(np.linalg.norm(kernel))
+
+
+def test_the_gradients_of_a_batch_are_those_of_every_weight():
+    model = network()
+    gradients = training.gradients_of(model, X, Y)
+    for ours, hand in zip(gradients, gradients_by_hand(model), strict=True):
+        np.testing.assert_allclose(ours, hand, 1e-4, 1e-5)
+
+
+def events_of(folder):
+    """What an event file has by tag and step: numbers; upper limits and counts of histograms."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        parse = tf.compat.v1.Event.FromString
+    else:
+        parse = pytest.importorskip("tensorboardX.proto.event_pb2").Event.FromString
+    (path,) = folder.iterdir()
+    content, position, events = path.read_bytes(), 0, {}
+    while position < len(content):  # of each event: length, its check, itself, its check
+        (length,) = struct.unpack_from("<Q", content, position)
+        event = parse(content[position + 12 : position + 12 + length])
+        position += length + 16
+        for value in event.summary.value:
+            events[value.tag, event.step] = number_or_histogram(value)
+    return events
+
+
+def number_or_histogram(value):
+    if value.HasField("tensor"):
+        import tensorflow as tf
+
+        array = tf.make_ndarray(value.tensor)
+        assert value.metadata.plugin_data.plugin_name == ("histograms" if array.ndim else "scalars")
+        return array.T[1:] if array.ndim else float(array)
+    return (value.histo.bucket_limit, value.histo.bucket) if value.histo.num else value.simple_value
+
+
+def test_tensorboard_files_have_norms_and_histograms_of_weights_and_gradients(tmp_path):
+    if keras.config.backend() != "tensorflow":
+        pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+    model = network()
+    path = model.weights[0].path.removesuffix("/kernel")
+    norms = callbacks.Norms((X, Y), log_dir=tmp_path / "logs")
+    fit(model, norms, epochs=2)
+    events = events_of(tmp_path / "logs")
+    assert len(events) == 2 * 2 * 4
+    for kind in ("weight", "gradient"):
+        for name in ("kernel", "bias"):
+            for step in (0, 1):
+                expected = norms.history[f"{kind}/{path}/{name}"][step]
+                assert events[f"{kind}_norm/{path}/{name}", step] == pytest.approx(expected, 1e-6)
+    for kind, kernel in (
+        ("weight", arrays(model.weights)[0]),
+        ("gradient", gradients_by_hand(model)[0]),
+    ):
+        limits, counts = events[f"{kind}/{path}/kernel", 1]
+        assert sum(counts) == kernel.size
+        below = np.cumsum(counts)
+        for limit, count in zip(limits, below, strict=True):
+            close = 1e-3 * abs(limit) + 1e-6
+            assert (kernel < limit - close).sum() <= count <= (kernel <= limit + close).sum()
+
+
+def test_what_is_not_finite_is_in_no_histogram():
+    model, writer = network(), Writer()
+    x = X.copy()
+    x[0, 0] = np.inf
+    norms = callbacks.Norms((x, Y), writer=writer)
+    fit(model, norms, epochs=1)
+    gradients = [key for key in norms.history if key.startswith("gradient")]
+    assert not any(np.isfinite(norms.history[key]).any() for key in gradients)
+    assert all(tag.startswith("weight/") for tag, _ in writer.histograms)
+
+
+def test_without_a_package_for_event_files_the_error_names_one(monkeypatch):
+    for name in ("tensorflow", "tensorboardX", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="pip install tensorboardX"):
+        callbacks.Norms(log_dir="logs")
+    with pytest.raises(ValueError, match="log_dir and writer: give one of them"):
+        callbacks.Norms(log_dir="logs", writer=Writer())
 
 
 def test_samples_and_progress_are_printed():
