@@ -18,8 +18,12 @@ def train_with(model, rule):
     so that they are gradients of one function. The first one, at the weights as they are, makes
     the loss and the metrics that are shown, and changes the moving statistics.
 
-    Works in compiled training on every backend. Gradients of embeddings are dense. Saved models do
-    not keep the rule: call this again after loading. `train_on_batch` follows it too.
+    Works in compiled training on every backend, and over several devices with the distributions of
+    Keras (JAX). Under `tf.distribute` each of several replicas would follow the rule by the
+    gradients of its own share of the batch alone, and `LossScaleOptimizer` (mixed float16) scales
+    what a rule takes for gradients; both are refused, here and at the first step, should `compile`
+    come in between. Gradients of embeddings are dense. Saved models do not keep the rule: call this
+    again after loading. `train_on_batch` follows it too.
 
     Args:
         model: a compiled model.
@@ -31,8 +35,8 @@ def train_with(model, rule):
         The model.
 
     Raises:
-        ValueError: the model is not compiled, scales its loss (mixed float16), or is trained on
-            several devices.
+        ValueError: the model is not compiled, has a LossScaleOptimizer, or is trained on several
+            replicas under `tf.distribute`.
 
     Example:
         >>> import keras
@@ -46,10 +50,7 @@ def train_with(model, rule):
     """
     if not model.compiled or model.optimizer is None:
         raise ValueError("model is not compiled: compile it before")
-    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
-        raise ValueError("model: a scaled loss (mixed float16) has scaled gradients; use bfloat16")
-    if getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1) > 1:
-        raise ValueError("model: several gradients on several devices are not supported")
+    _check(model)
     if rule is None:
         model.__dict__.pop("train_step", None)
     else:
@@ -101,6 +102,7 @@ class Objective:
 
 def _step(model, rule, data):
     """One step on TensorFlow or torch."""
+    _check(model)
     x, y, weights = data = keras.utils.unpack_x_y_sample_weight(data)
     others = [
         (variable, ops.stop_gradient(value_of(variable)))
@@ -122,6 +124,7 @@ def _step(model, rule, data):
 
 def _jax_step(model, rule, state, data):
     """One step on JAX, where all variables come and go as values."""
+    _check(model)
     trainable, non_trainable, of_optimizer, of_metrics = state
     x, y, weights = data = keras.utils.unpack_x_y_sample_weight(data)
     variables = (*model.non_trainable_variables, *model.metrics_variables)
@@ -135,6 +138,20 @@ def _jax_step(model, rule, state, data):
     non_trainable, of_metrics = updates[: len(non_trainable)], updates[len(non_trainable) :]
     logs, of_metrics = model._update_metrics_variables(of_metrics, loss, x, y, outputs, weights)
     return logs, (trainable, non_trainable, of_optimizer, of_metrics)
+
+
+def _check(model):
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "model: its LossScaleOptimizer (mixed float16) scales the loss, and so every gradient "
+            "that the rule would see; use mixed_bfloat16, or compile with auto_scale_loss=False"
+        )
+    strategy = getattr(model, "distribute_strategy", None)  # on TensorFlow
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            f"model: {strategy.num_replicas_in_sync} replicas under tf.distribute would each "
+            "follow the rule by the gradients of their own share of the batch; train on one device"
+        )
 
 
 def _rates(model):

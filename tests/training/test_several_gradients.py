@@ -1,5 +1,10 @@
 """Steps with several gradients: each weight after a step, by hand, in compiled training."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -287,3 +292,35 @@ def test_bad_settings_are_named():
         training.SAM(-1)
     with pytest.raises(ValueError, match="'nothing' is no trainable weight of the model: words/"):
         network(training.FGM("nothing")).train_on_batch(TOKENS, LABELS)
+
+
+def test_a_scaled_loss_is_refused_before_the_first_step_too():
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE))
+    with pytest.raises(ValueError, match=r"LossScaleOptimizer .* use mixed_bfloat16"):
+        network(training.SAM(), scaled)
+    model = network(training.SAM())
+    model.compile(scaled, "sparse_categorical_crossentropy")
+    before = arrays(model.trainable_variables)
+    with pytest.raises(ValueError, match="LossScaleOptimizer"):
+        model.train_on_batch(TOKENS, LABELS)
+    for a, b in zip(before, arrays(model.trainable_variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_several_devices_are_refused_or_make_the_step_of_one(tmp_path):
+    backend = keras.config.backend()
+    if backend == "torch":
+        pytest.skip("Keras trains on one device with torch")
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("two_devices.py"), tmp_path / "weights.npz"],
+        env=os.environ | {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    if backend == "tensorflow":
+        assert "2 replicas under tf.distribute would each follow the rule" in run.stdout
+        return
+    weights = np.load(tmp_path / "weights.npz")
+    for i in range(4):
+        np.testing.assert_allclose(weights[f"two {i}"], weights[f"one {i}"], 1e-5, 1e-6)
