@@ -113,6 +113,25 @@ def test_a_scheduled_coefficient_is_that_of_the_loss_in_its_epoch(where):
     assert history["e"] == [0.5, 0.5, 0.25]
 
 
+@pytest.mark.parametrize("by", ["epoch", "batch"])
+def test_the_weights_move_by_the_coefficient_in_force(by):
+    """A step of plain descent is as long as the coefficient of its loss says, in every weight."""
+    layer = layers.LossLayer(lambda h: h)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layer(keras.layers.Dense(1)(inputs)))
+    model.compile(keras.optimizers.SGD(1.0))
+    weights = Record(lambda model: arrays(model.trainable_variables))
+    start = arrays(model.trainable_variables)
+    schedule = callbacks.ScheduleScalar(layer.weight, {0: 1.0, 1: 0.0, 2: 0.25}, by)
+    model.fit(X, batch_size=len(X), epochs=3, verbose=0, callbacks=[schedule, weights])
+    gradient = [X.mean(0)[:, None], np.ones(1)]
+    for (before, after), coefficient in zip(
+        pairwise([start, *weights.seen]), (1.0, 0.0, 0.25), strict=True
+    ):
+        for b, a, g in zip(before, after, gradient, strict=True):
+            np.testing.assert_allclose(b - a, coefficient * g, 1e-4, 1e-6)
+
+
 def test_a_schedule_by_batch_may_be_any_function():
     layer = layers.LossLayer(lambda h: ops.sum(h) * 0 + 1)
     inputs = keras.Input((4,))

@@ -152,6 +152,59 @@ def test_the_triplet_loss_is_its_formula_and_finite_at_zero():
     assert all(np.isfinite(g).all() for g in gradients(model, anchor))
 
 
+@pytest.mark.parametrize("distance", ["dot", "cosine", "squared_euclidean"])
+def test_all_three_sides_of_a_triplet_reach_the_weights(distance):
+    """Each by an encoder of its own, so that none can stand in for another."""
+
+    def unit(x):
+        return x / np.sqrt((x * x).sum(-1, keepdims=True))
+
+    distances = {
+        "dot": lambda a, b: -(a * b).sum(-1),
+        "cosine": lambda a, b: 1 - (unit(a) * unit(b)).sum(-1),
+        "squared_euclidean": lambda a, b: ((a - b) ** 2).sum(-1),
+    }
+    data = list(RNG.standard_normal((3, 8, 4)).astype("float32"))
+
+    def loss(kernels):
+        a, p, n = (x @ kernel for x, kernel in zip(data, kernels, strict=True))
+        return np.maximum(0.3 + distances[distance](a, p) - distances[distance](a, n), 0).mean()
+
+    inputs = [keras.Input((4,)) for _ in range(3)]
+    encoders = [keras.layers.Dense(3, use_bias=False) for _ in range(3)]
+    outputs = [encoder(x) for encoder, x in zip(encoders, inputs, strict=True)]
+    model = keras.Model(inputs, layers.TripletLossLayer(0.3, distance)(outputs))
+    kernels = [array.astype("float64") for array in arrays(model.trainable_variables)]
+    for i, ours in enumerate(gradients(model, data)):
+        for entry in np.ndindex(ours.shape):
+            sides = []
+            for step in (1e-5, -1e-5):
+                moved = [kernel.copy() for kernel in kernels]
+                moved[i][entry] += step
+                sides.append(loss(moved))
+            assert ours[entry] == pytest.approx((sides[0] - sides[1]) / 2e-5, 2e-3, 1e-5)
+        assert np.abs(ours).max() > 1e-3
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_the_smoothed_crossentropy_has_the_gradient_of_that_of_keras(sparse, from_logits):
+    one_hot = np.eye(3, dtype="float32")[LABELS]
+    steps = []
+    for loss, labels in (
+        (losses.SmoothedCrossentropy(0.2, from_logits, sparse), LABELS if sparse else one_hot),
+        (keras.losses.CategoricalCrossentropy(from_logits, label_smoothing=0.2), one_hot),
+    ):
+        x = keras.Input((4,))
+        outputs = linear(3)(x)
+        model = keras.Model(x, outputs if from_logits else keras.layers.Softmax()(outputs))
+        model.losses_of_test = {"loss": loss}
+        steps.append(gradients(model, X, labels))
+    for ours, theirs in zip(*steps, strict=True):
+        np.testing.assert_allclose(ours, theirs, 1e-3, 1e-5)
+        assert np.abs(ours).max() > 1e-3
+
+
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("from_logits", [True, False])
 def test_smoothed_crossentropy_is_that_of_keras_with_smoothed_labels(sparse, from_logits):
