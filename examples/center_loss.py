@@ -2,28 +2,18 @@
 
 pip install --editable '.[tensorflow-cpu,examples]'
 python examples/center_loss.py             half a minute on 2 cores; build/center_loss.png
+python examples/center_loss.py --help
 """
 
-import os
-from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import digits  # first: it quiets TensorFlow
 import keras
-import matplotlib
 import numpy as np
 from keras import layers, ops
-from sklearn.datasets import load_digits
 
 from fastkeras.callbacks import Evaluate, Warmup
 from fastkeras.layers import CenterDistances
 from fastkeras.losses import CenterLoss, SmoothedCrossentropy
 from fastkeras.metrics import watch
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
-
-OUTPUT = Path("build/center_loss.png")
 
 
 def network(weight):
@@ -50,11 +40,11 @@ def accuracy_and_spread(reader, images, labels):
     return {"accuracy": (scores.argmax(-1) == labels).mean(), "spread": within / between}
 
 
-def main():
-    digits = load_digits()
-    x, y = (digits.data / 16).astype("float32"), digits.target
-    (x, y), (test, test_labels) = (x[400:], y[400:]), (x[:400], y[:400])
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+def main(arguments=None):
+    given = digits.options(__doc__, "center_loss.png", 40, arguments)
+    (x, y), (test, test_labels) = digits.read()
+    figure, axes = digits.panels(2)
+    results = {}
     for axis, weight in zip(axes, (0.0, 0.1), strict=True):
         model, reader = network(weight)
         evaluate = Evaluate(
@@ -63,9 +53,10 @@ def main():
             monitor="accuracy",
         )
         targets = {"scores": y, "distances": y}
-        given = [Warmup(epochs=2), evaluate]
-        history = model.fit(x, targets, epochs=40, verbose=0, callbacks=given).history
-        found = accuracy_and_spread(reader, test, test_labels)
+        callbacks = [Warmup(epochs=2), evaluate]
+        options = {"epochs": given.epochs, "callbacks": callbacks, "verbose": 0}
+        history = model.fit(x, targets, **options).history
+        found = results[weight] = accuracy_and_spread(reader, test, test_labels)
         print(
             f"weight {weight}: best test accuracy {evaluate.best:.3f} in epoch "
             f"{evaluate.best_epoch + 1}, spread {found['spread']:.3f}, mean squared length of the "
@@ -73,13 +64,9 @@ def main():
         )
         features, _ = reader.predict(test, verbose=0)
         axis.scatter(*features.T, c=test_labels, cmap="tab10", s=12)
-        axis.set_title(
-            f"center loss × {weight}: accuracy {found['accuracy']:.3f}", loc="left", weight="bold"
-        )
-        axis.spines[["top", "right"]].set_visible(False)
-    OUTPUT.parent.mkdir(exist_ok=True)
-    figure.savefig(OUTPUT, dpi=110)
-    print(OUTPUT)
+        axis.set_title(f"center loss × {weight}: accuracy {found['accuracy']:.3f}")
+    digits.write(figure, given.output)
+    return results
 
 
 if __name__ == "__main__":
