@@ -1,0 +1,12 @@
+"""The CRFs of other libraries, with their names and arguments, on the engines of fastkeras.
+
+Code written for them runs after a change of its imports:
+
+    fastkeras.compat.addons        `tensorflow_addons`: the CRF of `text` and of `layers`
+    fastkeras.compat.bert4keras    `ConditionalRandomField`, `ViterbiDecoder`
+    fastkeras.compat.crf_keras     `CRF(ignore_last_label)` of Su Jianlin's article
+    fastkeras.compat.torchcrf      `CRF(num_tags, batch_first)` of pytorch-crf
+    fastkeras.compat.convert       weights of all of these, and of keras-contrib, for `layers.CRF`
+
+docs/crf.md, "Coming from another CRF", tells what is different.
+"""

@@ -1,0 +1,5 @@
+"""`tfa.layers`: the CRF."""
+
+from fastkeras.compat.addons.layers.crf import CRF
+
+__all__ = ["CRF"]
