@@ -1,0 +1,120 @@
+"""bert4keras' `ConditionalRandomField` and `ViterbiDecoder`."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from fastkeras import crf
+from fastkeras.crf.targets import at_least_float32
+
+MASKED, IS_MASKED = -1e12, -1e6  # what bert4keras writes, and below which it reads
+
+
+@keras.saving.register_keras_serializable(package="fastkeras.compat", name="bert4keras.CRF")
+class ConditionalRandomField(keras.layers.Layer):
+    """Owns the transitions `trans`; returns its inputs, with −1e12 at masked steps.
+
+    The losses, and the accuracies of the plain argmax, find the mask in these values.
+
+    Args:
+        lr_multiplier: the transitions are stored divided by it and multiplied by it on use: under
+            Adam they move this many times faster.
+        **kwargs: of `keras.layers.Layer`.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from fastkeras.compat.bert4keras import ConditionalRandomField, ViterbiDecoder
+        >>> layer = ConditionalRandomField(lr_multiplier=100)
+        >>> model = keras.Sequential([keras.layers.Dense(3), layer])
+        >>> model.compile("adam", loss=layer.sparse_loss, metrics=[layer.sparse_accuracy])
+        >>> history = model.fit(np.ones((2, 5, 4)), np.ones((2, 5), int), verbose=0)
+        >>> decoder = ViterbiDecoder(keras.ops.convert_to_numpy(layer.trans), starts=[0])
+        >>> decoder.decode(np.array([[1.0, 2.0, 3.0]]))
+        array([0])
+
+    Source: bert4keras.layers, 0.11.5.
+    """
+
+    def __init__(self, lr_multiplier=1, **kwargs):
+        super().__init__(**kwargs)
+        self.lr_multiplier = lr_multiplier
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        """Create the transitions for inputs of shape (batch, steps, num_tags)."""
+        shape = (input_shape[-1], input_shape[-1])
+        initial = keras.initializers.GlorotUniform()
+        self._trans = self.add_weight(
+            shape,
+            lambda shape, dtype: initial(shape, dtype) / self.lr_multiplier,
+            name="trans",
+            autocast=False,
+        )
+
+    @property
+    def trans(self):
+        """Transition scores, (num_tags, num_tags), multiplier included."""
+        return ops.convert_to_tensor(self._trans) * self.lr_multiplier
+
+    def call(self, inputs, mask=None):
+        """The inputs, −1e12 at masked steps."""
+        return inputs if mask is None else ops.where(mask[..., None], inputs, MASKED)
+
+    def compute_mask(self, inputs, mask=None):
+        """None: the mask is in the values."""
+
+    def dense_loss(self, y_true, y_pred):
+        """Negative log-likelihoods, (batch,), of one-hot labels (batch, steps, num_tags)."""
+        return self.sparse_loss(ops.argmax(y_true, axis=-1), y_pred)
+
+    def sparse_loss(self, y_true, y_pred):
+        """Negative log-likelihoods, (batch,), of labels (batch, steps) or (batch, steps, 1)."""
+        mask, tags = _mask(y_pred), _tags(y_true, y_pred)
+        return -crf.log_likelihood(at_least_float32(y_pred), tags, self.trans, mask=mask)
+
+    def dense_accuracy(self, y_true, y_pred):
+        """Share of the steps whose largest logit is that of the one-hot label, a scalar."""
+        return self.sparse_accuracy(ops.argmax(y_true, axis=-1), y_pred)
+
+    def sparse_accuracy(self, y_true, y_pred):
+        """The same of labels (batch, steps) or (batch, steps, 1)."""
+        mask, tags = _mask(y_pred), _tags(y_true, y_pred)
+        right = mask & (tags == ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
+        return ops.sum(ops.cast(right, "float32")) / ops.sum(ops.cast(mask, "float32"))
+
+    def get_config(self):
+        """The configuration."""
+        return {**super().get_config(), "lr_multiplier": self.lr_multiplier}
+
+
+class ViterbiDecoder:
+    """Decodes one sequence of logits, a NumPy array.
+
+    Args:
+        trans: transition scores, shape (num_tags, num_tags).
+        starts, ends: the tags that may come first and last; None for all.
+
+    Source: bert4keras.snippets, 0.11.5.
+    """
+
+    def __init__(self, trans, starts=None, ends=None):
+        self.trans = np.asarray(trans)
+        self.num_labels = len(self.trans)
+        self._start, self._end = (
+            None if tags is None else np.where(np.isin(range(self.num_labels), tags), 0, -np.inf)
+            for tags in (starts, ends)
+        )
+
+    def decode(self, nodes):
+        """The best tags, int (steps,), of logits (steps, num_tags), which are left as they are."""
+        boundaries = {"start_transitions": self._start, "end_transitions": self._end}
+        return crf.viterbi(np.asarray(nodes)[None], self.trans, **boundaries)[0][0].astype(int)
+
+
+def _mask(y_pred):
+    return ops.any(y_pred > IS_MASKED, axis=-1)
+
+
+def _tags(y_true, y_pred):
+    return ops.cast(ops.reshape(y_true, ops.shape(y_pred)[:-1]), "int32")

@@ -1,0 +1,76 @@
+"""The CRF of Su Jianlin's article, `crf_keras.CRF`: a matrix, a loss and an accuracy."""
+
+import keras
+from keras import ops
+
+from fastkeras import crf
+from fastkeras.crf.targets import at_least_float32
+
+
+@keras.saving.register_keras_serializable(package="fastkeras.compat", name="crf_keras.CRF")
+class CRF(keras.layers.Layer):
+    """Owns the transitions `trans`; returns its inputs, on which `loss` and `accuracy` work.
+
+    Args:
+        ignore_last_label: whether the last label is not a tag but marks the padding: labels and
+            inputs then have one more channel than there are tags.
+        **kwargs: of `keras.layers.Layer`.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from fastkeras.compat.crf_keras import CRF
+        >>> layer = CRF(ignore_last_label=True)
+        >>> model = keras.Sequential([keras.layers.Dense(2 + 1), layer])
+        >>> model.compile("adam", loss=layer.loss, metrics=[layer.accuracy])
+        >>> labels = np.eye(3)[[[0, 1, 2]]]  # two tags, and padding
+        >>> history = model.fit(np.ones((1, 3, 4)), labels, verbose=0)
+        >>> tuple(layer.trans.shape)
+        (2, 2)
+
+    Source: https://kexue.fm/archives/5542 and github.com/bojone/crf.
+    """
+
+    def __init__(self, ignore_last_label=False, **kwargs):
+        super().__init__(**kwargs)
+        self.ignore_last_label = bool(ignore_last_label)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        """Create the transitions for inputs of shape (batch, steps, channels)."""
+        self.num_labels = input_shape[-1] - self.ignore_last_label
+        shape = (self.num_labels, self.num_labels)
+        self.trans = self.add_weight(shape, "glorot_uniform", name="crf_trans", autocast=False)
+
+    def call(self, inputs):
+        """The inputs."""
+        return inputs + ops.zeros((), inputs.dtype)  # without the mask they may carry
+
+    def compute_mask(self, inputs, mask=None):
+        """None: the mask of the loss is in the labels."""
+
+    def loss(self, y_true, y_pred):
+        """Negative log-likelihoods, (batch, 1), of one-hot labels (batch, steps, channels)."""
+        y_true, logits = ops.convert_to_tensor(y_true), at_least_float32(y_pred)
+        logits = logits[..., : self.num_labels]
+        tags = ops.argmax(y_true[..., : self.num_labels], axis=-1)
+        trans = ops.convert_to_tensor(self.trans)
+        return -crf.log_likelihood(logits, tags, trans, mask=self._mask(y_true))[:, None]
+
+    def accuracy(self, y_true, y_pred):
+        """Share of the steps whose largest logit is that of the label; no transitions, a scalar."""
+        y_true = ops.convert_to_tensor(y_true)
+        true, found = (ops.argmax(y[..., : self.num_labels], axis=-1) for y in (y_true, y_pred))
+        mask = self._mask(y_true)
+        return ops.sum(ops.cast(mask & (true == found), "float32")) / ops.sum(
+            ops.cast(mask, "float32")
+        )
+
+    def get_config(self):
+        """The configuration."""
+        return {**super().get_config(), "ignore_last_label": self.ignore_last_label}
+
+    def _mask(self, y_true):
+        if self.ignore_last_label:
+            return y_true[..., -1] < 0.5
+        return ops.ones(ops.shape(y_true)[:2], "bool")
