@@ -422,6 +422,13 @@ def test_another_backend_is_named(monkeypatch):
         importlib.reload(module)
 
 
+@pytest.mark.parametrize("first", ("layers", "text"))
+def test_either_part_can_be_imported_first(first):
+    code = f"from fastkeras.compat.addons.{first} import *; import fastkeras.compat.addons as tfa; "
+    code += "print(tfa.layers.CRF, tfa.text.CRFModelWrapper)"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
 def test_importing_loads_nothing_and_other_addons_are_not_there():
     code = "import fastkeras.compat.addons, sys; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
