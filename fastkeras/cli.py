@@ -18,7 +18,7 @@ def main(arguments=None):
 
     Returns:
         The exit status: 0, or 1 if `doctor` finds that nothing compiled can run here; that of
-        `fastkeras.word2vec.cli.main`.
+        the other commands' own `main`.
 
     Example:
         >>> main(["--version"])
@@ -39,11 +39,16 @@ def main(arguments=None):
         "cannot. Put the output into a bug report. The exit status is 1 if nothing compiled runs.",
     )
     commands.add_parser("word2vec", help="train word vectors, and ask and evaluate them")
+    commands.add_parser("convert-crf", help="take over the weights of another library's CRF")
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["word2vec"]:
         from fastkeras.word2vec.cli import main as word2vec
 
         return word2vec(arguments[1:])
+    if arguments[:1] == ["convert-crf"]:
+        from fastkeras.compat.cli import main as convert_crf
+
+        return convert_crf(arguments[1:])
     given = parser.parse_args(arguments)
     if given.command == "doctor":
         return doctor()

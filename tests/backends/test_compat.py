@@ -181,3 +181,33 @@ def test_there_is_at_least_one_tag(torch):
 
     with pytest.raises(ValueError, match="num_tags must be at least 1, got 0"):
         CRF(0)
+
+
+@pytest.mark.parametrize("wrapped", (False, True))
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+@pytest.mark.parametrize("legacy", (False, True))
+def test_a_state_dict_becomes_a_layer(legacy, dtype, wrapped, torch, tmp_path, rng):
+    from fastkeras.compat.convert import convert_crf
+    from fastkeras.layers import CRF
+
+    model = torch.nn.ModuleDict({"linear": torch.nn.Linear(4, NUM_TAGS), "crf": model_of()})
+    state = model.to(getattr(torch, dtype)).state_dict()
+    state = {"epoch": 3, "state_dict": state} if wrapped else state
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=not legacy)
+    assert convert_crf(tmp_path / "old.pt", tmp_path / "new.weights.h5").source == "pytorch-crf"
+    layer = CRF(NUM_TAGS)
+    layer.build((None, None, NUM_TAGS))
+    keras.saving.load_weights(layer, tmp_path / "new.weights.h5")
+    emissions, tags, mask = arguments(torch, rng)
+    expected = model["crf"].float()(emissions, tags, mask, "none").detach().numpy()
+    arrays = (a.detach().numpy() for a in (emissions, tags, mask))
+    own = keras.ops.convert_to_numpy(layer.log_likelihood(*arrays))
+    np.testing.assert_allclose(own, expected, rtol=1e-5)
+
+
+def test_a_pickled_module_is_refused(torch, tmp_path):
+    from fastkeras.compat.convert import crf_weights
+
+    torch.save(model_of(), tmp_path / "old.pt")
+    with pytest.raises(ValueError, match=r"is no HDF5, .keras, .npz or torch file of plain"):
+        crf_weights(tmp_path / "old.pt")
