@@ -4,68 +4,29 @@
 #include "memory.h"
 #include "word2vec/kernels.h"
 // After the standard headers:
+#include "word2vec/chunk.h"
 #include "word2vec/errors.h"
 #include "word2vec/products.h"
-#include "word2vec/sampling.h"
+#include "word2vec/rows.h"
+#include "word2vec/windows.h"
 
 FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-using word2vec::Loss;
-using word2vec::Objective;
-using word2vec::Overlay;
-
-// The words that stay of a chunk, between what is left of its first sentence before it and of its
-// last sentence after it, as far as windows reach.
-struct Chunk {
-  Buffer<int32_t> words, sentence_begins, sentence_ends;
-  Buffer<uint64_t> bits;
-  int first = 0, last = 0, size = 0;  // predicted are first..last-1
-
-  explicit Chunk(int window)
-      : words(word2vec::kChunk + 2 * window),
-        sentence_begins(word2vec::kChunk + 2 * window),
-        sentence_ends(word2vec::kChunk + 2 * window),
-        bits(word2vec::kChunk + 2 * window) {}
-};
-
-// One window and what was drawn for it: a set of outputs for each input, or one for all. Outputs of
-// a set are of different rows unless it is marked.
-struct Window {
-  int32_t* inputs;
-  int32_t* outputs;
-  int32_t* num_outputs;
-  bool* repeated;
-  float* offsets;      // of their logits
-  const float* signs;  // of an inner node's logit
-  int num_inputs, num_sets;
-  bool inputs_repeated;
-};
-
-FASTKERAS_INLINE bool IsRepeated(const int32_t* ids, int count) {
-  bool repeated = false;
-  for (int i = 1; i < count; ++i) {
-    for (int k = 0; k < i; ++k) repeated |= ids[k] == ids[i];
-  }
-  return repeated;
-}
-
 struct Pass {
   static constexpr int kAhead = 2;
-  static constexpr int kRing = 4;
 
   const word2vec::Problem& problem;
   const word2vec::Settings& settings;
   const word2vec::Place place;
   const int64_t stride;
-  const int max_inputs, max_outputs, max_sets;
   Chunk chunk;
-  Buffer<int32_t> ids;
-  Buffer<float> offsets, logits, signs, padded, rows;
+  Windows windows;
+  const int max_inputs, max_outputs;
+  Bags bags;
+  Buffer<float> logits, signs, padded, rows;
   Buffer<float*> pointers;
-  Buffer<bool> repeated;
-  Window windows[kRing];
   float **inputs, **outputs, **scratch;
   float *hidden, *error;
   float rate = 0;
@@ -78,28 +39,16 @@ struct Pass {
         settings(of.settings),
         place(at),
         stride(of.model.stride),
-        max_inputs(2 * of.settings.window),
-        max_outputs(of.settings.loss == Loss::kHierarchicalSoftmax ? of.tables.longest_path
-                                                                   : of.settings.negative + 1),
-        max_sets(OneSet() ? 1 : max_inputs),
-        chunk(of.settings.window),
-        ids(kRing * (max_inputs + max_sets * (max_outputs + 1))),
-        offsets(kRing * max_sets * max_outputs),
+        chunk(of),
+        windows(of, at),
+        max_inputs(windows.max_inputs),
+        max_outputs(windows.max_outputs),
+        bags(of, at, max_inputs),
         logits(max_inputs * max_outputs + 16),
         signs(max_inputs * max_outputs + 16),
         padded(max_outputs + 16),
         rows((max_inputs + 2) * stride),
-        pointers(2 * max_inputs + max_outputs),
-        repeated(kRing * max_sets) {
-    int32_t* id = ids.data;
-    for (int w = 0; w < kRing; ++w) {
-      windows[w].inputs = id;
-      windows[w].num_outputs = id + max_inputs;
-      windows[w].outputs = id + max_inputs + max_sets;
-      id += max_inputs + max_sets * (max_outputs + 1);
-      windows[w].offsets = offsets.data + w * max_sets * max_outputs;
-      windows[w].repeated = repeated.data + w * max_sets;
-    }
+        pointers(2 * max_inputs + max_outputs) {
     inputs = pointers.data;
     scratch = inputs + max_inputs;
     outputs = scratch + max_inputs;
@@ -107,11 +56,6 @@ struct Pass {
     hidden = rows.data + max_inputs * stride;
     error = hidden + stride;
     SetSigns(max_outputs > 0 ? max_outputs : 1);
-  }
-
-  bool OneSet() const {
-    return settings.objective == Objective::kCbow || settings.shared_negatives ||
-           settings.loss == Loss::kHierarchicalSoftmax;
   }
 
   void Run(int64_t begin, int64_t end) {
@@ -128,166 +72,68 @@ struct Pass {
     const int64_t rated = begin / word2vec::kChunk * word2vec::kChunk;
     rate = static_cast<float>(settings.learning_rate +
                               settings.learning_rate_slope * static_cast<double>(rated));
-    Subsample(begin, end);
+    chunk.Read(begin, end);
     tally.words += chunk.last - chunk.first;
     for (int c = chunk.first; c < chunk.last + kAhead; ++c) {
-      if (c < chunk.last) Draw(c, windows[c % kRing]);
-      if (c - kAhead >= chunk.first) TrainWindow(windows[(c - kAhead) % kRing]);
-    }
-  }
-
-  // Takes a word into the chunk if it stays.
-  FASTKERAS_INLINE bool Take(int64_t position, int begin) {
-    const int32_t word = problem.corpus.ids[position];
-    const uint64_t drawn = BitsAt(settings.key, position);
-    chunk.words.data[chunk.size] = word;
-    chunk.bits.data[chunk.size] = drawn;
-    chunk.sentence_begins.data[chunk.size] = begin;
-    const bool stays = Stays(drawn, problem.tables.keep[word]);
-    chunk.size += stays;
-    return stays;
-  }
-
-  FASTKERAS_INLINE void EndSentence(int begin) {
-    for (int i = begin; i < chunk.size; ++i) chunk.sentence_ends.data[i] = chunk.size;
-  }
-
-  void Subsample(int64_t begin, int64_t end) {
-    const int32_t* words = problem.corpus.ids;
-    chunk.size = 0;
-    int found = 0;
-    int64_t from = begin;
-    while (from > 0 && words[from - 1] >= 0 && found < settings.window) {
-      --from;
-      found += Stays(BitsAt(settings.key, from), problem.tables.keep[words[from]]);
-    }
-    int sentence = 0;
-    for (; from < begin; ++from) Take(from, sentence);
-    chunk.first = chunk.size;
-    for (int64_t p = begin; p < end; ++p) {
-      if (words[p] >= 0) {
-        Take(p, sentence);
-      } else {
-        EndSentence(sentence);
-        sentence = chunk.size;
-      }
-    }
-    chunk.last = chunk.size;
-    found = 0;
-    for (int64_t p = end; p < problem.corpus.size && words[p] >= 0 && found < settings.window; ++p)
-      found += Take(p, sentence);
-    EndSentence(sentence);
-  }
-
-  FASTKERAS_INLINE void Fetch(const float* row) const {
-    for (int64_t s = 0; s < stride; s += 16) __builtin_prefetch(row + s, 0, 2);
-  }
-
-  // Replaces rows of a matrix by those of their copies, which are made if there are none.
-  FASTKERAS_INLINE void Locate(int32_t* rows_of, int count, Overlay* overlay) const {
-    for (int i = 0; i < count; ++i) {
-      int32_t& slot = overlay->slots[rows_of[i]];
-      if (slot < 0) {
-        slot = overlay->count++;
-        overlay->rows[slot] = rows_of[i];
-        std::memcpy(overlay->copies + slot * stride, overlay->origin + rows_of[i] * stride,
-                    static_cast<size_t>(stride) * sizeof(float));
-      }
-      rows_of[i] = slot;
-    }
-  }
-
-  // A word is a context in many windows: its row is asked for once, when the widest would reach it.
-  FASTKERAS_INLINE void FetchInputs(int c) const {
-    const int reached = c + settings.window < chunk.size ? c + settings.window : chunk.size - 1;
-    for (int i = c > chunk.first ? c + settings.window : 0; i <= reached; ++i) {
-      Fetch(place.input + chunk.words.data[i] * stride);
-    }
-  }
-
-  FASTKERAS_INLINE void Draw(int c, Window& window) {
-    const uint64_t drawn = chunk.bits.data[c];
-    const int reach = settings.shrink_windows ? WindowOf(drawn, settings.window) : settings.window;
-    const int sentence_begin = chunk.sentence_begins.data[c];
-    const int sentence_end = chunk.sentence_ends.data[c];
-    const int left = c - reach > sentence_begin ? c - reach : sentence_begin;
-    const int right = c + reach + 1 < sentence_end ? c + reach + 1 : sentence_end;
-    int count = 0;
-    for (int i = left; i < right; ++i) {
-      window.inputs[count] = chunk.words.data[i];
-      count += i != c;
-    }
-    window.num_inputs = count;
-    window.num_sets = OneSet() ? count > 0 : count;
-    window.inputs_repeated =
-        settings.shared_negatives && IsRepeated(window.inputs, window.num_inputs);
-    for (int set = 0; set < window.num_sets; ++set)
-      DrawSet(chunk.words.data[c], drawn, set, window);
-    if (place.input_overlay) {
-      Locate(window.inputs, window.num_inputs, place.input_overlay);
-    } else {
-      FetchInputs(c);
-    }
-  }
-
-  FASTKERAS_INLINE void DrawSet(int32_t word, uint64_t drawn, int set, Window& window) {
-    const word2vec::Tables& tables = problem.tables;
-    int32_t* const to = window.outputs + set * max_outputs;
-    int count = 0;
-    if (settings.loss == Loss::kHierarchicalSoftmax) {
-      const int64_t begin = tables.path_starts[word];
-      count = static_cast<int>(tables.path_starts[word + 1] - begin);
-      for (int j = 0; j < count; ++j) to[j] = tables.path_nodes[begin + j];
-      window.signs = tables.path_signs + begin;
-    } else {
-      const int negative = settings.negative;
-      to[0] = word;
-      DrawNoise(drawn, set * negative, negative, tables.noise, tables.num_words, to + 1);
-      count = 1;
-      for (int j = 1; j <= negative; ++j) {  // without those that are the word itself
-        to[count] = to[j];
-        count += to[j] != word;
-      }
-      if (settings.loss == Loss::kSampledSoftmax) {
-        float* const offset = window.offsets + set * max_outputs;
-        for (int j = 0; j < count; ++j) offset[j] = j == 0 ? 0 : tables.logit_offsets[to[j]];
-      }
-      window.repeated[set] = IsRepeated(to, count);
-    }
-    window.num_outputs[set] = count;
-    if (place.output_overlay) {
-      Locate(to, count, place.output_overlay);
-    } else {
-      for (int j = 0; j < count; ++j) Fetch(place.output + to[j] * stride);
+      if (c < chunk.last) windows.Draw(chunk, bags, c);
+      if (c - kAhead >= chunk.first) TrainWindow(windows.At(c - kAhead));
     }
   }
 
   FASTKERAS_INLINE void TrainWindow(const Window& window) {
-    if (window.num_inputs == 0) return;
-    for (int i = 0; i < window.num_inputs; ++i) {
-      inputs[i] = place.input + window.inputs[i] * stride;
-    }
+    const int count = window.num_inputs;
+    if (count == 0) return;
+    tally.predictions += settings.objective == Objective::kCbow ? 1 : count;
+    if (bags.Exist()) return TrainBags(window);
+    for (int i = 0; i < count; ++i) inputs[i] = place.input + window.inputs[i] * stride;
     if (settings.objective == Objective::kCbow) {
-      tally.predictions += 1;
-      TrainMean(window);
+      const float share = TrainMean(window, inputs);
+      AddToEach(error, share, stride, inputs, count);
+    } else if (settings.shared_negatives) {
+      TrainTogether(window, window.inputs_repeated, inputs, inputs);
     } else {
-      tally.predictions += window.num_inputs;
-      if (settings.shared_negatives) {
-        TrainTogether(window);
-      } else {
-        for (int i = 0; i < window.num_inputs; ++i) {
-          TrainOne(window, window.num_sets == 1 ? 0 : i, inputs[i], inputs[i], inputs[i]);
-        }
+      for (int i = 0; i < count; ++i) {
+        TrainOne(window, window.num_sets == 1 ? 0 : i, inputs[i], inputs[i], inputs[i]);
       }
     }
   }
 
-  FASTKERAS_INLINE void TrainMean(const Window& window) {
+  // The same, with means of bags in place of rows, and their changes for each row of a bag.
+  void TrainBags(const Window& window) {
+    const int count = window.num_inputs;
+    if (settings.objective == Objective::kCbow) {
+      for (int i = 0; i < count; ++i) bags.Gather(i, window.inputs[i]);
+      const float share = TrainMean(window, bags.means);
+      for (int i = 0; i < count; ++i) bags.Scatter(i, error, share);
+    } else if (settings.shared_negatives) {
+      for (int i = 0; i < count; ++i) {
+        bags.Gather(i, window.inputs[i]);
+        inputs[i] = bags.means[i];
+      }
+      TrainTogether(window, false, bags.zeros, scratch);
+      for (int i = 0; i < count; ++i) bags.Scatter(i, scratch[i], 1);
+    } else {
+      for (int i = 0; i < count; ++i) {
+        bags.Gather(0, window.inputs[i]);
+        TrainApart(window, window.num_sets == 1 ? 0 : i, bags.means[0]);
+        bags.Scatter(0, error, 1);
+      }
+    }
+  }
+
+  // Their mean with its outputs; `error` becomes its change, of which every input gets the share
+  // that is returned.
+  FASTKERAS_INLINE float TrainMean(const Window& window, float* const* of) {
     const float share = 1.0f / static_cast<float>(window.num_inputs);
-    Mean(inputs, window.num_inputs, stride, share, hidden);
+    Mean(of, window.num_inputs, stride, share, hidden);
+    TrainApart(window, 0, hidden);
+    return settings.exact_cbow ? share : 1.0f;
+  }
+
+  // One input, which does not change, but `error` becomes its change.
+  FASTKERAS_INLINE void TrainApart(const Window& window, int set, float* input) {
     std::memset(error, 0, static_cast<size_t>(stride) * sizeof(float));
-    TrainOne(window, 0, hidden, error, error);
-    AddToEach(error, settings.exact_cbow ? share : 1.0f, stride, inputs, window.num_inputs);
+    TrainOne(window, set, input, error, error);
   }
 
   FASTKERAS_INLINE int LocateOutputs(const Window& window, int set) {
@@ -318,8 +164,10 @@ struct Pass {
     }
   }
 
-  // All inputs of a window with one set of outputs, all gradients from the values before.
-  FASTKERAS_INLINE void TrainTogether(const Window& window) {
+  // All inputs of a window with one set of outputs, all gradients from the values before; the
+  // inputs' changes go to `results`, which are `partial` plus them.
+  FASTKERAS_INLINE void TrainTogether(const Window& window, bool inputs_repeated,
+                                      float* const* partial, float* const* results) {
     const int row_length = LocateOutputs(window, 0);
     int num_inputs = window.num_inputs, num_outputs = row_length;
     float* const x = logits.data;
@@ -336,9 +184,9 @@ struct Pass {
       SigmoidErrors(x, signs.data, num_inputs * num_outputs, rate, softplus);
     }
     if (window.repeated[0]) num_outputs = MergeOutputs(num_inputs, num_outputs);
-    if (window.inputs_repeated) num_inputs = MergeInputs(num_inputs, row_length);
-    Update(inputs, num_inputs, outputs, num_outputs, x, row_length, stride, scratch, inputs,
-           inputs);
+    if (inputs_repeated) num_inputs = MergeInputs(num_inputs, row_length);
+    Update(inputs, num_inputs, outputs, num_outputs, x, row_length, stride, scratch, partial,
+           results);
   }
 
   // -1 for the logits of a word that was there, 1 for those of words drawn.

@@ -1,6 +1,9 @@
 // Random numbers as a function of where they are used: fastkeras/word2vec/sampling.py draws the
 // same. Compiled once for each instruction set.
 
+#ifndef FASTKERAS_WORD2VEC_SAMPLING_H_
+#define FASTKERAS_WORD2VEC_SAMPLING_H_
+
 #include "simd.h"
 
 FASTKERAS_BEGIN_ISA
@@ -47,3 +50,5 @@ FASTKERAS_INLINE void DrawNoise(uint64_t bits, int first, int count, const uint3
 }  // namespace fastkeras::FASTKERAS_ISA
 
 FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_WORD2VEC_SAMPLING_H_

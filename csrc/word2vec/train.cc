@@ -98,7 +98,8 @@ struct Block {
 
   explicit Block(const Problem& problem)
       : input(problem.model.input, problem.model.input_rows, problem.model.stride,
-              kDeterministicBlock * 2 * problem.settings.window),
+              kDeterministicBlock * 2 * problem.settings.window *
+                  std::max(problem.tables.longest_bag, 1)),
         output(problem.model.output, problem.model.output_rows, problem.model.stride,
                kDeterministicBlock * MostOutputs(problem)) {}
 

@@ -18,6 +18,7 @@ struct Settings {
   Loss loss;
   bool shared_negatives;  // one set for a window of skip-gram; all gradients from the values before
   bool exact_cbow;        // a context row gets its share of the error, not all of it
+  bool exact_subwords;    // and so does a row of a bag
   bool shrink_windows;
   int window;
   int negative;
@@ -34,8 +35,10 @@ struct Tables {
   const int64_t* path_starts;  // hierarchical softmax: where a word's path begins in ...
   const int32_t* path_nodes;   // ... the rows of inner nodes ...
   const float* path_signs;     // ... and the signs that their logits take in the loss
+  const int64_t* bag_starts;   // subwords: where a word's bag begins in ...
+  const int32_t* bag_rows;     // ... the rows of the input matrix whose mean is its vector
   int64_t num_words;
-  int longest_path;
+  int longest_path, longest_bag;
 };
 
 // Both matrices have rows of `stride` floats, a multiple of 16 whose last ones are zeros.

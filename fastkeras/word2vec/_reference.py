@@ -1,7 +1,8 @@
 """Word2Vec as text: one window at a time, in the dtype of the matrices, by NumPy.
 
-docs/word2vec.md derives the gradients. Names: `v` rows of the input matrix, `u` rows of the output
-matrix, `x` logits, `errors` the negative gradient of the loss by the logits.
+docs/word2vec.md derives the gradients. Names: `v` vectors of words, which are rows of the input
+matrix, or with subwords means of some of its rows; `u` rows of the output matrix, `x` logits,
+`errors` the negative gradient of the loss by the logits.
 """
 
 import numpy as np
@@ -64,9 +65,9 @@ def _train_in_order(ids, begin, end, inputs, outputs, tables, settings, key, sch
             loss += _step_together(inputs, outputs, contexts, *sets[0], rate, tables, settings)
             continue
         for context, (rows, signs) in zip(contexts, sets, strict=True):
-            v = inputs[context].copy()
+            (v,) = vectors_of(inputs, [context], tables)
             change, row_loss = _step(outputs, v, rows, signs, rate, tables, settings)
-            inputs[context] += change
+            _add(inputs, [context], [change], tables, settings)
             loss += row_loss
     return loss, predictions, words
 
@@ -107,6 +108,26 @@ def draw(at, center, num_contexts, tables, settings, key):
     return sets
 
 
+def rows_of(word, tables):
+    """Return the input rows whose mean is a word's vector: its own and, if any, its n-grams'."""
+    if not len(tables.bag_starts):
+        return np.array([word])
+    return tables.bag_rows[tables.bag_starts[word] : tables.bag_starts[word + 1]]
+
+
+def vectors_of(inputs, words, tables):
+    """Return the vectors of words, (words, vector size)."""
+    return np.stack([inputs[rows_of(word, tables)].mean(axis=0) for word in words])
+
+
+def _add(inputs, words, changes, tables, settings):
+    """Change each row of a word as its vector: by the share that it has in it, or by all of it."""
+    for word, change in zip(words, changes, strict=True):
+        rows = rows_of(word, tables)
+        share = len(rows) if settings.exact_subwords else 1
+        np.add.at(inputs, rows, change / inputs.dtype.type(share))  # a row may be there twice
+
+
 def loss_and_errors(x, rows, signs, tables, settings):
     """Return the loss of logits (..., outputs), a float64, and −∂loss/∂x."""
     if settings.loss == "sampled_softmax":
@@ -144,18 +165,18 @@ def _step(outputs, v, rows, signs, rate, tables, settings):
 
 
 def _step_cbow(inputs, outputs, contexts, rows, signs, rate, tables, settings):
-    h = inputs[contexts].mean(axis=0)
+    h = vectors_of(inputs, contexts, tables).mean(axis=0)
     change, loss = _step(outputs, h, rows, signs, rate, tables, settings)
     if settings.exact_cbow:
         change = change / inputs.dtype.type(len(contexts))
-    np.add.at(inputs, contexts, change)
+    _add(inputs, contexts, [change] * len(contexts), tables, settings)
     return loss
 
 
 def _step_together(inputs, outputs, contexts, rows, signs, rate, tables, settings):
     """Update all contexts and one set of outputs, all gradients from the values before."""
-    v, u = inputs[contexts], outputs[rows]
+    v, u = vectors_of(inputs, contexts, tables), outputs[rows]
     loss, errors = loss_and_errors(v @ u.T, rows, signs, tables, settings)
-    np.add.at(inputs, contexts, rate * errors @ u)
+    _add(inputs, contexts, rate * errors @ u, tables, settings)
     np.add.at(outputs, rows, rate * errors.T @ v)
     return loss

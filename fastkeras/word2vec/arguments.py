@@ -3,10 +3,15 @@
 import math
 import os
 
+from fastkeras.word2vec import subwords
 from fastkeras.word2vec.problem import LOSSES, OBJECTIVES, Settings
 
 # (objective, cbow_gradient): word2vec.c's rates; the exact gradient is smaller by the contexts.
 LEARNING_RATES = {"skipgram": 0.025, "word2vec": 0.05, "exact": 0.25}
+
+
+# Without subwords they can do nothing.
+SUBWORDS = {"min_n": 3, "max_n": 6, "buckets": 2_000_000, "subword_gradient": "exact"}
 
 
 def checked(config):
@@ -26,6 +31,7 @@ def checked(config):
             raise ValueError(f"{name}={config[name]!r} must be one of {names}")
     if config["max_vocab"] is not None and config["max_vocab"] < 1:
         raise ValueError(f"max_vocab={config['max_vocab']} must be None or at least 1")
+    _check_subwords(config)
     if config["learning_rate"] is None:
         cbow = config["objective"] == "cbow"
         config["learning_rate"] = LEARNING_RATES[config["cbow_gradient"] if cbow else "skipgram"]
@@ -39,12 +45,26 @@ def checked(config):
     return config
 
 
+def _check_subwords(config):
+    if not isinstance(config["subwords"], bool):
+        raise TypeError(f"subwords={config['subwords']!r} must be True or False")
+    if config["subwords"]:
+        subwords.check(config["buckets"], config["min_n"], config["max_n"])
+        return
+    for name, default in SUBWORDS.items():
+        if config[name] != default:
+            raise ValueError(f"{name}={config[name]!r} changes nothing without subwords=True")
+
+
 _LOWEST = {
     "vector_size": 1,
     "window": 1,
     "min_count": 1,
     "negative": 0,
     "epochs": 1,
+    "min_n": 1,
+    "max_n": 1,
+    "buckets": 1,
     "num_threads": 0,
     "seed": 0,
 }
@@ -53,6 +73,7 @@ _CHOICES = {
     "loss": LOSSES,
     "shared_negatives": ("window", None),
     "cbow_gradient": ("exact", "word2vec"),
+    "subword_gradient": ("exact", "fasttext"),
     "dtype": ("float32",),
 }
 
@@ -69,6 +90,7 @@ def settings_of(config):
         shared_negatives=skipgram and not tree and config["shared_negatives"] == "window",
         exact_cbow=config["cbow_gradient"] == "exact",
         shrink_windows=bool(config["shrink_windows"]),
+        exact_subwords=config["subword_gradient"] == "exact",
     )
 
 

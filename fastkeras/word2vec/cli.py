@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from zipfile import is_zipfile
 
 FORMATS = (
     "by its suffix: .bin (word2vec's binary), .txt or .vec (its text), all three also with .gz, "
@@ -129,7 +130,12 @@ def _parser():
 
 
 def _add_vectors(command):
-    command.add_argument("vectors", metavar="VECTORS", help="a file of vectors, of any form")
+    command.add_argument(
+        "vectors",
+        metavar="VECTORS",
+        help="a file of vectors, of any form, or a model that `train --checkpoint` has written: if "
+        "it has subwords, unknown words have vectors too",
+    )
 
 
 def _of(kind, metavar="N"):
@@ -160,6 +166,15 @@ _OPTIONS = [
     ("--learning-rate", _of(float, "X"), "at the beginning (default by objective)"),
     ("--end-learning-rate", _of(float, "X"), "at the end, reached in a straight line"),
     ("--epochs", _of(int), "how often the text is gone through (default 5)"),
+    (
+        "--subwords",
+        {"action": "store_true"},
+        "learn vectors of n-grams too, so that unknown words have one: a --checkpoint knows them",
+    ),
+    ("--min-n", _of(int), "letters of an n-gram at least (default 3)"),
+    ("--max-n", _of(int), "letters of an n-gram at most (default 6)"),
+    ("--buckets", _of(int), "how many rows n-grams share at most (default 2000000)"),
+    ("--subword-gradient", {"choices": ["exact", "fasttext"]}, "of the vectors of n-grams"),
     (
         "--shrink-windows",
         {"action": argparse.BooleanOptionalAction},
@@ -215,7 +230,13 @@ def _check_same(model, options, checkpoint):
 def _load(given, limit=None):
     from fastkeras.word2vec.vector_files import load
 
-    return load(given.vectors, limit)
+    if not is_zipfile(given.vectors):
+        return load(given.vectors, limit)
+    from fastkeras.word2vec.trainer import Word2Vec
+    from fastkeras.word2vec.vectors import Vectors
+
+    vectors = Word2Vec.load(given.vectors).vectors
+    return vectors if limit is None else Vectors(vectors.words[:limit], vectors.matrix[:limit])
 
 
 def _similar(given):

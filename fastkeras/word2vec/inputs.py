@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastkeras.word2vec.progress import counting
+from fastkeras.word2vec.subwords import bags_of
 
 
 def as_corpus(source):
@@ -44,16 +45,9 @@ def encoded(corpus, vocabulary, num_threads):
     return np.ascontiguousarray(corpus)
 
 
-def merged(known, found):
-    """Return the vocabulary of both, and where each of its words was: in `known`, or past its end.
-
-    Words have to be in the order of their counts, so the old ones move too.
-    """
-    fresh = [i for i, word in enumerate(found.words) if word not in known]
-    words = [*known.words, *(found.words[i] for i in fresh)]
-    counts = np.concatenate([known.counts, np.asarray(found.counts)[fresh]])
-    for word, count in zip(found.words, found.counts, strict=True):
-        if word in known:
-            counts[known.index[word]] += count
-    order = np.argsort(-counts, kind="stable")
-    return type(known)([words[i] for i in order], counts[order]), order
+def bags(vocabulary, config):
+    """Return the `subwords.Bags` of the words, or None without subwords."""
+    if not config["subwords"]:
+        return None
+    of_config = (config[name] for name in ("buckets", "min_n", "max_n"))
+    return bags_of(vocabulary.words, *of_config)

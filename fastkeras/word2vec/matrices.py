@@ -13,10 +13,10 @@ def zero_rows(rows, width):
     return memory[skip : skip + rows * width].reshape(rows, width)
 
 
-def new(words, output_rows, vector_size, seed):
+def new(input_rows, output_rows, vector_size, seed):
     """Return the input matrix, random, and the output matrix, zeros."""
-    made = [zero_rows(rows, padded(vector_size)) for rows in (words, output_rows)]
-    _draw(made[0][:, :vector_size], seed)
+    made = [zero_rows(rows, padded(vector_size)) for rows in (input_rows, output_rows)]
+    draw(made[0][:, :vector_size], seed)
     return made
 
 
@@ -27,22 +27,7 @@ def padded_copy(matrix):
     return rows
 
 
-def grown(matrices, order, vector_size, seed):
-    """Return copies whose row i is row order[i]; rows past the end are new ones."""
-    known = len(matrices[0])
-    old = np.flatnonzero(order < known)
-    copies = []
-    for matrix in matrices:
-        rows = zero_rows(len(order), matrix.shape[1])
-        rows[old] = matrix[order[old]]
-        copies.append(rows)
-    fresh = np.zeros((len(order) - known, vector_size), np.float32)
-    _draw(fresh, seed)
-    copies[0][order >= known, :vector_size] = fresh
-    return copies
-
-
-def _draw(matrix, seed):
+def draw(matrix, seed):
     """Fill with uniform numbers of ±0.5 / vector_size, as word2vec.c does; by blocks of rows."""
     rng, size = np.random.default_rng(seed), matrix.shape[1]
     for first in range(0, len(matrix), 4096):

@@ -22,6 +22,7 @@ class Settings(NamedTuple):
     shared_negatives: bool = False  # one set for a window of skip-gram
     exact_cbow: bool = True  # a context row gets its share of the error, not all of it
     shrink_windows: bool = True
+    exact_subwords: bool = True  # a row of a bag gets its share of the error, not all of it
 
 
 class Tables(NamedTuple):
@@ -33,6 +34,8 @@ class Tables(NamedTuple):
     path_starts: np.ndarray  # int64 (words + 1,)
     path_nodes: np.ndarray  # int32
     path_signs: np.ndarray  # float32
+    bag_starts: np.ndarray = np.zeros(0, np.int64)  # (words + 1,): with subwords, where in ...
+    bag_rows: np.ndarray = np.zeros(0, np.int32)  # ... this the input rows of a word begin
 
 
 class Schedule(NamedTuple):
@@ -42,13 +45,14 @@ class Schedule(NamedTuple):
     slope: float
 
 
-def tables_of(counts, settings, sample=0.0, ns_exponent=0.75, sampling_correction=False):
+def tables_of(counts, settings, sample=0.0, ns_exponent=0.75, sampling_correction=False, bags=None):
     """Make the tables of a vocabulary.
 
     Args:
         counts: int64 (words,), descending.
         settings: `Settings`.
         sample, ns_exponent, sampling_correction: as in `Word2Vec`.
+        bags: `subwords.Bags` of the words, or None.
 
     Returns:
         `Tables`.
@@ -65,7 +69,8 @@ def tables_of(counts, settings, sample=0.0, ns_exponent=0.75, sampling_correctio
         offsets = np.zeros(len(counts), np.float32)
         if sampling_correction:
             offsets[:] = -np.log(max(settings.negative, 1) * weights / weights.sum())
-    return Tables(sampling.keep_thresholds(counts, sample), noise, offsets, *paths)
+    tables = Tables(sampling.keep_thresholds(counts, sample), noise, offsets, *paths)
+    return tables if bags is None else tables._replace(bag_starts=bags.starts, bag_rows=bags.rows)
 
 
 def output_rows(num_words, settings):

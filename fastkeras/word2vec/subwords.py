@@ -5,10 +5,13 @@ that training has not seen has parts that it has, so it can get a vector. The ha
 own, so that its buckets can be used.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 FNV_OFFSET, FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 WORDS_AT_A_TIME = 1 << 16
+BAGS_AT_A_TIME = 1 << 12  # whose rows are in memory a second time
 CONTINUATION = 0x80  # the two highest bits of the bytes of a letter in UTF-8 after its first
 
 
@@ -28,7 +31,7 @@ def ngrams(word, min_n=3, max_n=6):
         >>> ngrams("cat", 3, 4)
         ['<ca', '<cat', 'cat', 'cat>', 'at>']
     """
-    _check(min_n, max_n)
+    check(1, min_n, max_n)
     letters = f"<{word}>"
     return [
         letters[begin : begin + n]
@@ -62,9 +65,7 @@ def ngram_ids(words, buckets=2_000_000, min_n=3, max_n=6):
         >>> ids[offsets[1] : offsets[2]]  # of <at, <at>, at>
         array([174, 408, 106], dtype=int32)
     """
-    _check(min_n, max_n)
-    if not 1 <= buckets < 2**31:
-        raise ValueError(f"buckets={buckets} must be from 1 to 2147483647")
+    check(buckets, min_n, max_n)
     ids, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
     for begin in range(0, len(words), WORDS_AT_A_TIME):
         hashes, of_word = _hashes(words[begin : begin + WORDS_AT_A_TIME], min_n, max_n)
@@ -76,7 +77,57 @@ def ngram_ids(words, buckets=2_000_000, min_n=3, max_n=6):
     return np.concatenate(ids), offsets.astype(np.int32)
 
 
-def _check(min_n, max_n):
+class Bags(NamedTuple):
+    """The rows of the input matrix whose mean is a word's vector, one word after the other.
+
+    The first of a bag is the word's own, and rows 0..words−1 are those of the words; those of the
+    buckets follow. Only buckets that some word has get a row, however many there could be.
+    """
+
+    starts: np.ndarray  # int64 (words + 1,): where in `rows` a bag begins
+    rows: np.ndarray  # int32; an n-gram that comes twice is there twice
+    buckets: np.ndarray  # int32, ascending: of rows words, words + 1, ...
+
+    @property
+    def num_rows(self):
+        """Rows of the input matrix: of the words and of the buckets."""
+        return len(self.starts) - 1 + len(self.buckets)
+
+
+def bags_of(words, buckets=2_000_000, min_n=3, max_n=6):
+    """Return the `Bags` of the words of a vocabulary.
+
+    Args:
+        words: sequence of strings.
+        buckets, min_n, max_n: as in `ngram_ids`.
+
+    Example:
+        >>> bags = bags_of(["cat", "at"], min_n=3, max_n=3)
+        >>> bags.starts, bags.rows  # cat: itself, <ca, cat, at>; at: itself, <at, at>
+        (array([0, 4, 7]), array([0, 4, 2, 3, 1, 5, 3], dtype=int32))
+    """
+    ids, offsets = ngram_ids(words, buckets, min_n, max_n)
+    used, place = np.unique(ids, return_inverse=True)
+    rows = np.insert((len(words) + place).astype(np.int32), offsets[:-1], np.arange(len(words)))
+    return Bags(offsets.astype(np.int64) + np.arange(len(words) + 1), rows, used)
+
+
+def means(matrix, bags):
+    """Return the vectors of the words: the mean of each bag, (words, vector size)."""
+    words = len(bags.starts) - 1
+    vectors = np.empty((words, matrix.shape[1]), matrix.dtype)
+    for first in range(0, words, BAGS_AT_A_TIME):
+        starts = bags.starts[first : first + BAGS_AT_A_TIME + 1]
+        rows = matrix[bags.rows[starts[0] : starts[-1]]]
+        sums = np.add.reduceat(rows, starts[:-1] - starts[0], axis=0)
+        np.divide(sums, np.diff(starts)[:, None], out=vectors[first : first + BAGS_AT_A_TIME])
+    return vectors
+
+
+def check(buckets, min_n, max_n):
+    """Raise ValueError if these are not possible."""
+    if not 1 <= buckets < 2**31:
+        raise ValueError(f"buckets={buckets} must be from 1 to 2147483647")
     if not 1 <= min_n <= max_n:
         raise ValueError(f"min_n={min_n}, max_n={max_n}: it must be 1 <= min_n <= max_n")
 

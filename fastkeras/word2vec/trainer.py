@@ -1,16 +1,12 @@
 """The trainer: a corpus goes in, vectors come out."""
 
-import time
-from functools import partial
-
 import numpy as np
 
 from fastkeras import _engines
 from fastkeras.word2vec import checkpoint as checkpoints
-from fastkeras.word2vec import matrices, problem, training
+from fastkeras.word2vec import growth, matrices, problem, training
 from fastkeras.word2vec.arguments import check_options, checked, settings_of
-from fastkeras.word2vec.inputs import as_corpus, counted, encoded, merged
-from fastkeras.word2vec.progress import bar
+from fastkeras.word2vec.inputs import as_corpus, bags, counted, encoded
 
 
 class Word2Vec:
@@ -42,6 +38,11 @@ class Word2Vec:
         end_learning_rate: at the end, in a straight line over all words of all epochs.
         epochs: passes over the corpus.
         max_vocab: only so many words, the most frequent; None for no limit.
+        subwords: a word's vector is the mean of a row of its own and of rows of its n-grams
+            (Bojanowski et al. 2017, arXiv 1607.04606), so that unknown words have vectors too.
+        min_n, max_n: letters of an n-gram, with `<` before and `>` after a word.
+        buckets: n-grams share that many rows at most, by fastText's hash.
+        subword_gradient: each row gets "exact"ly its share, or all, as in "fasttext".
         shrink_windows: draw each window's width from 1..window, as word2vec.c does.
         early_stopping: end after an epoch whose loss is not this fraction below the last one's.
         dtype: "float32".
@@ -82,6 +83,11 @@ class Word2Vec:
         end_learning_rate=1e-4,
         epochs=5,
         max_vocab=None,
+        subwords=False,
+        min_n=3,
+        max_n=6,
+        buckets=2_000_000,
+        subword_gradient="exact",
         shrink_windows=True,
         early_stopping=None,
         dtype="float32",
@@ -97,6 +103,7 @@ class Word2Vec:
         self._engine = _engines.engine_for("word2vec", np.empty(0), engine)
         self._state = training.new_state(self.config["epochs"])
         self._matrices = None
+        self._bags = None
         self._corpus_size = None
 
     def __repr__(self):
@@ -110,7 +117,10 @@ class Word2Vec:
 
     @property
     def input_embeddings(self):
-        """The input matrix, float32 (words, vector_size): the vectors. A view, not a copy."""
+        """The input matrix, float32 (words, vector_size): the vectors. A view, not a copy.
+
+        With subwords the words' own rows, and then their n-grams'; the vectors are means of them.
+        """
         return self._fitted()[0][:, : self.config["vector_size"]]
 
     @property
@@ -120,8 +130,17 @@ class Word2Vec:
 
     @property
     def vectors(self):
-        """`Vectors` of the words, to query, evaluate and save. They share the model's memory."""
+        """`Vectors` of the words, to query, evaluate and save. They share the model's memory.
+
+        With subwords `SubwordVectors`, computed now: `model.vectors["unseen"]` has a vector too.
+        """
         self._fitted()
+        if self._bags is not None:
+            from fastkeras.word2vec.subword_vectors import SubwordVectors
+
+            lengths = (self.config[name] for name in ("buckets", "min_n", "max_n"))
+            of_words = self.vocabulary.words, self.input_embeddings, self._bags
+            return SubwordVectors(*of_words, *lengths)
         from fastkeras.word2vec.vectors import Vectors
 
         return Vectors(self.vocabulary.words, self.input_embeddings)
@@ -173,7 +192,10 @@ class Word2Vec:
             raise ValueError("vocabulary has no words")
         ids = encoded(corpus, vocabulary, self.config["num_threads"])
         self.vocabulary = vocabulary
-        rows = len(vocabulary.words), problem.output_rows(len(vocabulary.words), self._settings)
+        self._bags = bags(vocabulary, self.config)
+        words = len(vocabulary.words)
+        input_rows = words if self._bags is None else self._bags.num_rows
+        rows = input_rows, problem.output_rows(words, self._settings)
         self._matrices = matrices.new(*rows, self.config["vector_size"], self.config["seed"])
         self._state = training.new_state(self.config["epochs"])
         return self._train(ids, **options)
@@ -242,6 +264,7 @@ class Word2Vec:
         config, state, words, counts, embeddings = checkpoints.load(path)
         model = cls(**config, engine=engine)
         model.vocabulary = Vocabulary(words, counts)
+        model._bags = bags(model.vocabulary, model.config)
         model._corpus_size = state.pop("corpus_size")
         model._state = state
         model._matrices = [matrices.padded_copy(matrix) for matrix in embeddings]
@@ -255,50 +278,23 @@ class Word2Vec:
     def _add_words(self, found):
         known = self.vocabulary
         if self._settings.loss == "hierarchical_softmax":
-            fresh = sum(word not in known for word in found.words)
-            if fresh:
-                raise ValueError(
-                    f"loss='hierarchical_softmax' cannot take {fresh} new words, its tree is "
-                    "fixed: pass new_words=False"
-                )
+            growth.check_tree(known, found)
             return  # nor new counts
-        self.vocabulary, order = merged(known, found)
+        self.vocabulary, order = growth.merged(known, found)
+        orders = [order, order]
+        if self._bags is not None:
+            old, self._bags = self._bags, bags(self.vocabulary, self.config)
+            orders[0] = growth.with_buckets(order, old, self._bags)
         size, seed = self.config["vector_size"], self.config["seed"] + len(known)
-        self._matrices = matrices.grown(self._matrices, order, size, seed)
+        self._matrices = growth.grown(self._matrices, orders, size, seed)
 
-    def _train(self, ids, progress=True, callbacks=(), checkpoint=None, checkpoint_minutes=10):
+    def _train(self, ids, **options):
         self._corpus_size = len(ids)
         c = self.config
         tables = problem.tables_of(
             self.vocabulary.counts, self._settings,
-            c["sample"], c["ns_exponent"], c["sampling_correction"],
+            c["sample"], c["ns_exponent"], c["sampling_correction"], self._bags,
         )  # fmt: skip
-        train = partial(
-            _call_engine, self._engine, ids, self._matrices, tables, self._settings,
-            c["num_threads"], c["deterministic"],
-        )  # fmt: skip
-        saved = time.monotonic()
-
-        def between(status):
-            nonlocal saved
-            show(status)
-            stops = [callback(status) for callback in callbacks]
-            if checkpoint is not None and time.monotonic() - saved >= 60 * checkpoint_minutes:
-                self.save(checkpoint)
-                saved = time.monotonic()
-            return interrupted.asked or any(stop is True for stop in stops)
-
-        with training.Interrupted() as interrupted, bar(progress) as show:
-            training.run(train, ids, self._state, c, c["seed"], between)
-            if checkpoint is not None:
-                self.save(checkpoint)
-        if interrupted.asked:
-            raise KeyboardInterrupt
+        of_engine = self._engine, self._matrices, tables, self._settings
+        training.train(*of_engine, ids, self._state, c, self.save, **options)
         return self
-
-
-def _call_engine(engine, ids, embeddings, tables, settings, num_threads, deterministic, *slice_):
-    begin, end, key, schedule = slice_
-    return engine.train(
-        ids, begin, end, *embeddings, tables, settings, key, schedule, num_threads, deterministic
-    )

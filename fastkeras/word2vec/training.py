@@ -7,12 +7,48 @@ import time
 
 from fastkeras.word2vec import sampling
 from fastkeras.word2vec.problem import BLOCK, BLOCKS_IN_ROUND, Schedule
-from fastkeras.word2vec.progress import Status
+from fastkeras.word2vec.progress import Status, bar
 
 BLOCK_SECONDS = 0.25
 CUT = 4 * BLOCK * BLOCKS_IN_ROUND  # blocks end at multiples of a round
 SMOOTHING = 0.05  # of what is shown
 DIVERGED = 1e3  # no prediction of a sane model loses so much
+
+
+def train(
+    engine, matrices, tables, settings, ids, state, config, save,
+    progress=True, callbacks=(), checkpoint=None, checkpoint_minutes=10,
+):  # fmt: skip
+    """Train from the place in `state` on, and do meanwhile what `Word2Vec.fit` promises.
+
+    Args:
+        engine: module of an engine.
+        matrices, tables, settings: for it.
+        ids, state, config: as in `run`.
+        save: writes the model to a path.
+        progress, callbacks, checkpoint, checkpoint_minutes: as in `Word2Vec.fit`.
+    """
+    saved = time.monotonic()
+
+    def pass_over(begin, end, key, schedule):
+        of_slice = key, schedule, config["num_threads"], config["deterministic"]
+        return engine.train(ids, begin, end, *matrices, tables, settings, *of_slice)
+
+    def between(status):
+        nonlocal saved
+        show(status)
+        stops = [callback(status) for callback in callbacks]
+        if checkpoint is not None and time.monotonic() - saved >= 60 * checkpoint_minutes:
+            save(checkpoint)
+            saved = time.monotonic()
+        return interrupted.asked or any(stop is True for stop in stops)
+
+    with Interrupted() as interrupted, bar(progress) as show:
+        run(pass_over, ids, state, config, between)
+        if checkpoint is not None:
+            save(checkpoint)
+    if interrupted.asked:
+        raise KeyboardInterrupt
 
 
 class Interrupted:
@@ -38,17 +74,16 @@ class Interrupted:
         self._restore()
 
 
-def run(train, ids, state, config, seed, between):
+def run(pass_over, ids, state, config, between):
     """Train from the place in `state` to the end of its epochs.
 
     Args:
-        train: `train(begin, end, key, schedule)` of an engine, the rest bound.
+        pass_over: `pass_over(begin, end, key, schedule)` trains a slice.
         ids: the encoded corpus.
         state: dict, kept up to date: `epoch` and `position` are next; `first_epoch` is what the
             random numbers count from; `epochs`; `loss`, `predictions` and `seconds` of this epoch;
             `history` of the epochs before.
-        config: the rates, and `early_stopping`.
-        seed: of the random numbers.
+        config: the rates, `early_stopping`, and `seed` of the random numbers.
         between: called with a `Status` after each block; whether to stop.
     """
     size = len(ids)
@@ -58,11 +93,11 @@ def run(train, ids, state, config, seed, between):
     while state["epoch"] < state["epochs"]:
         epoch_begin = state["epoch"] * size
         schedule = Schedule(config["learning_rate"] + slope * epoch_begin, slope)
-        key = sampling.key_of(seed, state["first_epoch"] + state["epoch"])
+        key = sampling.key_of(config["seed"], state["first_epoch"] + state["epoch"])
         while (begin := state["position"]) < size:
             end = min((begin + block) // CUT * CUT, size)
             start = time.perf_counter()
-            loss, predictions, _ = train(begin, end, key, schedule)
+            loss, predictions, _ = pass_over(begin, end, key, schedule)
             seconds = max(time.perf_counter() - start, 1e-6)
             rate = schedule.learning_rate + slope * begin
             if not loss <= DIVERGED * predictions:

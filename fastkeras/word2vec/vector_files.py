@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastkeras.word2vec import subword_vectors
 from fastkeras.word2vec.saving import atomic
 from fastkeras.word2vec.text_files import uncompressed
 from fastkeras.word2vec.vectors import Vectors
@@ -265,7 +266,9 @@ def _without_repeats(words, matrix, path):
 
 
 def to_gensim(vectors):
-    """Return the vectors as gensim's `KeyedVectors`; they are copied."""
+    """Return the vectors as gensim's `KeyedVectors` or `FastTextKeyedVectors`; they are copied."""
+    if isinstance(vectors, subword_vectors.SubwordVectors):
+        return subword_vectors.to_gensim(vectors)
     from gensim.models import KeyedVectors
 
     keyed = KeyedVectors(vectors.size, dtype=vectors.matrix.dtype)
@@ -274,12 +277,10 @@ def to_gensim(vectors):
 
 
 def from_gensim(keyed):
-    """Return `Vectors` of gensim's `KeyedVectors` (a model's `wv`), without a copy."""
+    """Return `Vectors` of gensim's `KeyedVectors` (a model's `wv`); only FastText's are copied."""
+    if hasattr(keyed, "vectors_ngrams"):
+        return subword_vectors.from_gensim(keyed)
     return Vectors(keyed.index_to_key, keyed.vectors)
-
-
-def _compressed(raw):
-    return gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw)
 
 
 def _check_words(words, ends, path):

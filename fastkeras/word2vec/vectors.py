@@ -108,7 +108,8 @@ class Vectors:
         terms = np.stack([self._vector(term) for term in [*positive, *negative]])
         signs = np.repeat([1.0, -1.0], [len(positive), len(negative)])
         query = signs @ unit_rows(terms) / len(signs)
-        excluded = [self.index[term] for term in [*positive, *negative] if isinstance(term, str)]
+        given = [term for term in [*positive, *negative] if isinstance(term, str)]
+        excluded = [self.index[term] for term in given if term in self.index]
         rows, cosines = self.nearest(query[None], topn, [excluded], restrict_vocab)
         found = np.isfinite(cosines[0])
         return [

@@ -71,7 +71,8 @@ def test_every_option_arrives(tmp_path, trained, news):
         "--vector-size 7 --window 2 --min-count 3 --max-vocab 50 --objective cbow --negative 4 "
         "--loss sampled_softmax --ns-exponent 0.5 --shared-negatives none --cbow-gradient exact "
         "--sample 1e-3 --learning-rate 0.1 --end-learning-rate 0.01 --epochs 2 "
-        "--no-shrink-windows --num-threads 1 --seed 9 --deterministic --errors replace"
+        "--no-shrink-windows --num-threads 1 --seed 9 --deterministic --errors replace "
+        "--subwords --min-n 2 --max-n 4 --buckets 5000 --subword-gradient fasttext"
     )
     output, checkpoint = str(tmp_path / "v.txt"), str(tmp_path / "checkpoint")
     command = ["word2vec", "train", news, news, "-o", output, "--checkpoint", checkpoint]
@@ -95,6 +96,11 @@ def test_every_option_arrives(tmp_path, trained, news):
         "num_threads": 1,
         "seed": 9,
         "deterministic": True,
+        "subwords": True,
+        "min_n": 2,
+        "max_n": 4,
+        "buckets": 5000,
+        "subword_gradient": "fasttext",
     }
     assert trained["checkpoint"] == checkpoint
     assert isinstance(trained["corpus"], Corpus) and trained["corpus"].errors == "replace"
@@ -117,6 +123,24 @@ def test_training_is_a_command_and_goes_on_from_its_checkpoint(tmp_path, capsys)
     capsys.readouterr()
     assert main([*train, "--window", "2"]) == 1
     assert f"--window: {checkpoint} was written with 5, not 2" in capsys.readouterr().err
+
+
+def test_model_with_subwords_knows_unknown_words(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("walking walked walker\none two three\n" * 300)
+    model, vectors = str(tmp_path / "model.npz"), str(tmp_path / "vectors.bin")
+    train = ["word2vec", "train", str(text), "-o", vectors, "--checkpoint", model, "--subwords"]
+    train += ["--vector-size", "8", "--sample", "0", "--num-threads", "1", "--buckets", "5000"]
+    assert main(train) == 0
+    capsys.readouterr()
+    assert main(["word2vec", "similar", model, "walks", "-n", "1"]) == 0
+    assert "  walk" in capsys.readouterr().out
+    assert main(["word2vec", "similar", vectors, "walks"]) == 1
+    assert "'walks' is none of the 6 words" in capsys.readouterr().err
+    assert main(["word2vec", "export", model, str(tmp_path / "two.txt"), "--limit", "2"]) == 0
+    both = load(vectors), load(tmp_path / "two.txt")
+    assert both[1].words == both[0].words[:2]
+    np.testing.assert_array_equal(both[1].matrix, both[0].matrix[:2])
 
 
 @pytest.mark.parametrize(

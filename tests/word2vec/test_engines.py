@@ -23,6 +23,7 @@ from fastkeras.word2vec.problem import (
     padded,
     tables_of,
 )
+from fastkeras.word2vec.subwords import bags_of
 
 ENGINES = _engines.DOMAINS["word2vec"]
 
@@ -49,15 +50,19 @@ def instruction_set(request):
 class Problem:
     """A corpus with random matrices; few words, so that rows repeat, or many."""
 
-    def __init__(self, settings, rng, *, words, size, length, scale=0.5, **tables):
+    def __init__(self, settings, rng, *, words, size, length, scale=0.5, buckets=None, **tables):
         self.settings, self.size = settings, size
         counts = np.sort(rng.integers(1, 1000, words))[::-1]
-        self.tables = tables_of(counts, settings, **tables)
+        bags = None
+        if buckets:  # of words that have much in common
+            names = ["".join(rng.choice(list("abé"), rng.integers(9))) for _ in range(words)]
+            bags = bags_of(names, buckets, 2, 4)
+        self.tables = tables_of(counts, settings, bags=bags, **tables)
         weights = counts / counts.sum()
         self.ids = rng.choice(words, length, p=weights).astype(np.int32)
         self.ids[rng.random(length) < 0.05] = -1
         self.matrices = []
-        for rows in (words, output_rows(words, settings)):
+        for rows in (bags.num_rows if bags else words, output_rows(words, settings)):
             matrix = np.zeros((rows, padded(size)), np.float32)
             matrix[:, :size] = scale * rng.standard_normal((rows, size))
             self.matrices.append(matrix)
@@ -109,6 +114,7 @@ def problems(draw, objectives=OBJECTIVES, losses=LOSSES):
         shared_negatives=shared,
         exact_cbow=draw(st.booleans()),
         shrink_windows=draw(st.booleans()),
+        exact_subwords=draw(st.booleans()),
     )
     return Problem(
         settings,
@@ -116,6 +122,7 @@ def problems(draw, objectives=OBJECTIVES, losses=LOSSES):
         words=draw(st.sampled_from((1, 2, 5, 50, 2000)), label="words"),
         size=draw(st.sampled_from((1, 7, 16, 33, 100, 112)), label="vector size"),
         length=draw(st.sampled_from((0, 1, 2, 30, 100)), label="length"),
+        buckets=draw(st.sampled_from((None, 1, 7, 1000)), label="buckets"),
         sample=draw(st.sampled_from((0.0, 1e-2))),
         ns_exponent=draw(st.sampled_from((0.0, 0.75))),
         sampling_correction=draw(st.booleans()),
@@ -134,18 +141,20 @@ def test_pass_is_that_of_the_reference(engine, problem):
     problem.check(engine, num_threads=1)
 
 
+@pytest.mark.parametrize("buckets", [None, 200])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_instruction_set_agrees_with_the_reference(
-    instruction_set, objective, shared, loss, rng
+    instruction_set, objective, shared, loss, buckets, rng
 ):
     if shared and (objective == "cbow" or loss == "hierarchical_softmax"):
         pytest.skip("nothing to share: one set for a window by definition")
     native = import_module("fastkeras.word2vec._native")
     for negative, size in ((5, 100), (9, 20)):
         settings = Settings(objective, loss, negative=negative, shared_negatives=shared)
-        Problem(settings, rng, words=300, size=size, length=150).check(native, num_threads=1)
+        problem = Problem(settings, rng, words=300, size=size, length=150, buckets=buckets)
+        problem.check(native, num_threads=1)
 
 
 @pytest.mark.parametrize("begin, end", [(0, 1), (3, 3), (700, 1900), (1024, 2048), (2200, 2500)])
@@ -154,10 +163,11 @@ def test_slice_sees_its_surroundings(engine, begin, end, rng):
     problem.check(engine, begin, end)
 
 
-def test_slices_one_after_the_other_are_the_whole(engine, rng):
+@pytest.mark.parametrize("buckets", [None, 200])
+def test_slices_one_after_the_other_are_the_whole(engine, buckets, rng):
     """Wherever they are cut: what is drawn depends on the position alone."""
     settings = Settings(window=4, shared_negatives=True)
-    problem = Problem(settings, rng, words=200, size=20, length=400)
+    problem = Problem(settings, rng, words=200, size=20, length=400, buckets=buckets)
     whole = problem.train(engine)
     own = [matrix.copy() for matrix in problem.matrices]
     common = (problem.tables, problem.settings, problem.key, problem.schedule)
@@ -175,19 +185,22 @@ def test_sentence_longer_than_a_chunk_is_one_sentence(engine, rng):
     problem.check(engine, 900, 1300)
 
 
-def test_one_thread_repeats_bit_for_bit(engine, rng):
-    problem = Problem(Settings(shared_negatives=True), rng, words=300, size=20, length=300)
+@pytest.mark.parametrize("buckets", [None, 200])
+def test_one_thread_repeats_bit_for_bit(engine, buckets, rng):
+    settings = Settings(shared_negatives=True)
+    problem = Problem(settings, rng, words=300, size=20, length=300, buckets=buckets)
     first, second = (problem.train(engine, num_threads=1) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
     assert first[2] == second[2]
 
 
+@pytest.mark.parametrize("buckets", [None, 200])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_deterministic_mode_does_not_depend_on_threads(engine, objective, loss, rng):
-    length = BLOCK * BLOCKS_IN_ROUND + 700
-    problem = Problem(Settings(objective, loss), rng, words=500, size=9, length=length, scale=0.1)
+def test_deterministic_mode_does_not_depend_on_threads(engine, objective, loss, buckets, rng):
+    sizes = {"words": 500, "size": 9, "length": BLOCK * BLOCKS_IN_ROUND + 700}
+    problem = Problem(Settings(objective, loss), rng, **sizes, scale=0.1, buckets=buckets)
     one, two, three = (
         problem.train(engine, begin=100, num_threads=n, deterministic=True) for n in (1, 2, 3)
     )
@@ -198,18 +211,22 @@ def test_deterministic_mode_does_not_depend_on_threads(engine, objective, loss, 
     assert not (one[0] == problem.matrices[0]).all()
 
 
+@pytest.mark.parametrize("buckets", [None, 200])
 @pytest.mark.parametrize("shared", [False, True])
-def test_deterministic_rounds_are_those_of_the_reference(shared, rng):
+def test_deterministic_rounds_are_those_of_the_reference(shared, buckets, rng):
     native = import_module("fastkeras.word2vec._native")
     settings = Settings(shared_negatives=shared, window=2)
     length = BLOCK * BLOCKS_IN_ROUND + 600
-    problem = Problem(settings, rng, words=1000, size=9, length=length, scale=0.1)
+    sizes = {"words": 1000, "size": 9, "length": length}
+    problem = Problem(settings, rng, **sizes, scale=0.1, buckets=buckets)
     problem.check(native, 200, deterministic=True, num_threads=2)
 
 
-def test_threads_do_all_the_work(engine, rng):
+@pytest.mark.parametrize("buckets", [None, 20_000])
+def test_threads_do_all_the_work(engine, buckets, rng):
     """Without locks updates may be lost, so only what is counted is exact."""
-    problem = Problem(Settings(), rng, words=2000, size=16, length=40_000, scale=0.1)
+    sizes = {"words": 2000, "size": 16, "length": 40_000}
+    problem = Problem(Settings(), rng, **sizes, scale=0.1, buckets=buckets)
     one, two = (problem.train(engine, end=9000, num_threads=n) for n in (1, 2))
     assert two[2][1:] == one[2][1:]
     np.testing.assert_allclose(two[2][0], one[2][0], rtol=1e-2)

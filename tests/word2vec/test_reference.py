@@ -8,6 +8,7 @@ import pytest
 
 from fastkeras.word2vec import _reference, sampling
 from fastkeras.word2vec.problem import CHUNK, LOSSES, Schedule, Settings, tables_of
+from fastkeras.word2vec.subwords import Bags
 
 WORDS, SIZE = 7, 5
 COUNTS = np.array([40, 21, 13, 8, 5, 3, 2])
@@ -31,8 +32,18 @@ def plain_loss(hidden, outputs, rows, signs, loss, offsets):
     return -np.log(sigmoid(-signs * x)).sum()
 
 
-def window_loss(inputs, outputs, contexts, rows, signs, settings, offsets):
+BAGS = Bags(  # of each word one row for itself, and some of 3 more; a row may be there twice
+    np.array([0, 1, 3, 6, 10, 12, 13, 17]),
+    np.array([0, 1, 7, 2, 8, 9, 3, 7, 9, 7, 4, 8, 5, 6, 9, 8, 8], np.int32),
+    np.array([4, 11, 30], np.int32),
+)
+
+
+def window_loss(inputs, outputs, contexts, rows, signs, settings, offsets, bags):
     hidden = inputs[contexts]
+    if bags:
+        bag = [BAGS.rows[BAGS.starts[word] : BAGS.starts[word + 1]] for word in contexts]
+        hidden = np.array([sum(inputs[row] for row in rows) / len(rows) for rows in bag])
     if settings.objective == "cbow":
         hidden = hidden.mean(axis=0, keepdims=True)
     return sum(plain_loss(h, outputs, rows, signs, settings.loss, offsets) for h in hidden)
@@ -59,21 +70,23 @@ def rows_and_signs(loss, tables, rng, *, distinct):
     return rows, np.array([-1, 1, 1, 1])
 
 
+@pytest.mark.parametrize("bags", [None, BAGS], ids=["words", "subwords"])
 @pytest.mark.parametrize("correction", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("form", ["skipgram", "cbow", "together"])
-def test_steps_follow_the_gradient(form, loss, correction, rng):
+def test_steps_follow_the_gradient(form, loss, correction, bags, rng):
     objective = "cbow" if form == "cbow" else "skipgram"
     settings = settings_of(objective, loss)
-    tables = tables_of(COUNTS, settings, sampling_correction=correction)
+    tables = tables_of(COUNTS, settings, sampling_correction=correction, bags=bags)
     in_order = loss == "negative_sampling" and form != "together"
     rows, signs = rows_and_signs(loss, tables, rng, distinct=in_order)
     contexts = np.array([3]) if form == "skipgram" else np.array([3, 1, 6, 3])
-    inputs = rng.standard_normal((WORDS, SIZE))
+    inputs = rng.standard_normal((BAGS.num_rows if bags else WORDS, SIZE))
     outputs = rng.standard_normal((WORDS, SIZE))
 
     def loss_of(inputs=inputs, outputs=outputs):
-        return window_loss(inputs, outputs, contexts, rows, signs, settings, tables.logit_offsets)
+        of_window = contexts, rows, signs
+        return window_loss(inputs, outputs, *of_window, settings, tables.logit_offsets, bags)
 
     expected_loss = loss_of()
     expected = [
@@ -82,8 +95,9 @@ def test_steps_follow_the_gradient(form, loss, correction, rng):
     ]
     after = inputs.copy(), outputs.copy()
     if form == "skipgram":
-        change, value = _reference._step(after[1], inputs[3], rows, signs, RATE, tables, settings)
-        after[0][3] += change
+        (v,) = _reference.vectors_of(inputs, [3], tables)
+        change, value = _reference._step(after[1], v, rows, signs, RATE, tables, settings)
+        _reference._add(after[0], [3], [change], tables, settings)
     else:
         step = _reference._step_cbow if form == "cbow" else _reference._step_together
         value = step(*after, contexts, rows, signs, RATE, tables, settings)
@@ -119,6 +133,21 @@ def test_word2vec_cbow_gives_every_context_the_whole_error(rng):
         _reference._step_cbow(after, outputs.copy(), contexts, rows, signs, RATE, tables, settings)
         moved.append(after - inputs)
     np.testing.assert_allclose(moved[1], 4 * moved[0], rtol=1e-9, atol=1e-15)
+
+
+def test_fasttext_gives_every_row_of_a_bag_the_whole_error(rng):
+    inputs = rng.standard_normal((BAGS.num_rows, SIZE))
+    changes = rng.standard_normal((2, SIZE))
+    tables = tables_of(COUNTS, settings_of("skipgram", "negative_sampling"), bags=BAGS)
+    for exact in (True, False):
+        settings = settings_of("skipgram", "negative_sampling", exact_subwords=exact)
+        after = inputs.copy()
+        _reference._add(after, [3, 6], changes, tables, settings)
+        of_3, of_6 = changes / 4 if exact else changes
+        expected = np.zeros_like(inputs)
+        expected[3], expected[6] = of_3, of_6
+        expected[7], expected[8], expected[9] = 2 * of_3, 2 * of_6, of_3 + of_6
+        np.testing.assert_allclose(after - inputs, expected, atol=1e-14)
 
 
 def test_large_logits_give_finite_losses():

@@ -1,5 +1,6 @@
 """Parts of words and their hashes."""
 
+import itertools
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastkeras.word2vec import subwords
-from fastkeras.word2vec.subwords import ngram_ids, ngrams
+from fastkeras.word2vec.subwords import bags_of, means, ngram_ids, ngrams
 
 WORDS = st.lists(st.text("abé世😀<>", max_size=6), max_size=8)
 
@@ -54,12 +55,53 @@ def test_ngrams(word, lengths, expected):
     assert ngrams(word, *lengths) == expected
 
 
+NIGHT = "1585938 1573807 1261253 1379875 1403709 43215 1349473 543885 1529827 1181877 1496785 "
+NIGHT += "1495034 1259020 1958757"
+NAIVE = "1806890 1907692 878190 933201 1590546 1719404 832043 156687 356832 1223007 1505331 "
+NAIVE += "1711570 1788548 1088654"
+
+
+@pytest.mark.parametrize(
+    ("word", "buckets"),
+    [("night", NIGHT), ("naïve", NAIVE), ("世界", "1748749 595913 999187"), ("a", "1087600")],
+)
+def test_they_are_fasttexts(word, buckets):
+    """What `get_subwords` of fastText 0.9.3 answers, less the number of words."""
+    ids, _ = ngram_ids([word], 2_000_000)
+    assert " ".join(map(str, ids)) == buckets
+
+
 @pytest.mark.parametrize("word", ["night", "naïve", "世界", "a", "😀s"])
 def test_they_are_gensims(word):
     inner = pytest.importorskip("gensim.models.fasttext_inner", reason="gensim is not installed")
     theirs = [inner.ft_hash_bytes(ngram) % 1000 for ngram in inner.compute_ngrams_bytes(word, 3, 6)]
     ids, _ = ngram_ids([word], 1000)
     assert sorted(ids.tolist()) == sorted(theirs)
+
+
+@given(WORDS, st.sampled_from([1, 3, 1000]))
+def test_bags_are_a_words_row_and_those_of_its_buckets(words, buckets):
+    bags = bags_of(words, buckets, 2, 4)
+    assert bags.starts.dtype == np.int64 and bags.rows.dtype == np.int32
+    assert (np.diff(bags.buckets) > 0).all()
+    used = {fnv(ngram) % buckets for word in words for ngram in ngrams(word, 2, 4)}
+    assert set(bags.buckets.tolist()) == used
+    assert bags.num_rows == len(words) + len(used)
+    for i, word in enumerate(words):
+        bag = bags.rows[bags.starts[i] : bags.starts[i + 1]]
+        assert bag[0] == i
+        of_ngrams = bags.buckets[bag[1:] - len(words)].tolist()
+        assert of_ngrams == [fnv(ngram) % buckets for ngram in ngrams(word, 2, 4)]
+    assert bags.starts[-1] == len(bags.rows)
+
+
+def test_vectors_are_means_of_bags(rng, monkeypatch):
+    monkeypatch.setattr(subwords, "BAGS_AT_A_TIME", 2)
+    bags = bags_of(["banana", "ab", "b", "abé", "anna"], 5, 2, 3)
+    matrix = rng.standard_normal((bags.num_rows, 4))
+    found = means(matrix, bags)
+    for i, (begin, end) in enumerate(itertools.pairwise(bags.starts)):
+        np.testing.assert_allclose(found[i], matrix[bags.rows[begin:end]].mean(0), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,91 @@
+"""Rows of the input matrix in Numba: fetched ahead, multiplied, one or a bag of them for a word."""
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+
+FAST = {"contract", "reassoc", "nsz", "arcp"}  # sums in any order; infinities stay
+compiled = numba.njit(nogil=True, error_model="numpy", fastmath=FAST)
+inlined = numba.njit(nogil=True, error_model="numpy", fastmath=FAST, inline="always")
+
+
+@intrinsic
+def _prefetch(typing_context, matrix, row, column):
+    """Ask for a cache line of a matrix, to be in the second cache soon."""
+
+    def generate(context, builder, signature, arguments):
+        kind = signature.args[0]
+        array = context.make_array(kind)(context, builder, arguments[0])
+        strides = numba.core.cgutils.unpack_tuple(builder, array.strides, 2)
+        offset = builder.add(
+            builder.mul(arguments[1], strides[0]), builder.mul(arguments[2], strides[1])
+        )
+        byte = ir.IntType(8).as_pointer()
+        pointer = builder.gep(builder.bitcast(array.data, byte), [offset])
+        integer = ir.IntType(32)
+        function = numba.core.cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer]),
+            "llvm.prefetch.p0i8",
+        )
+        builder.call(function, [pointer, integer(0), integer(2), integer(1)])
+        return context.get_dummy_value()
+
+    return numba.void(matrix, numba.int64, numba.int64), generate
+
+
+@inlined
+def fetch(matrix, row):
+    for column in range(0, matrix.shape[1], 16):
+        _prefetch(matrix, row, column)
+
+
+@compiled
+def fetch_vector(inputs, word, bag_starts, bag_rows):
+    """Ask for the row of a word, or with subwords for its bag of rows."""
+    if not len(bag_starts):
+        fetch(inputs, word)
+        return
+    for k in range(bag_starts[word], bag_starts[word + 1]):
+        fetch(inputs, bag_rows[k])
+
+
+@inlined
+def dot(a, i, b, j):
+    """Two rows; never as arrays of their own, whose references would have to be counted."""
+    total = np.float32(0)
+    for s in range(a.shape[1]):
+        total += a[i, s] * b[j, s]
+    return total
+
+
+@compiled
+def add_vector(inputs, word, bag_starts, bag_rows, factor, vectors, i):
+    """Add a word's vector, its row or the mean of its bag, times a factor to vectors[i]."""
+    if not len(bag_starts):
+        for s in range(inputs.shape[1]):
+            vectors[i, s] += inputs[word, s] * factor
+        return
+    begin, end = bag_starts[word], bag_starts[word + 1]
+    factor /= np.float32(end - begin)
+    for k in range(begin, end):
+        row = bag_rows[k]
+        for s in range(inputs.shape[1]):
+            vectors[i, s] += inputs[row, s] * factor
+
+
+@compiled
+def add_change(inputs, word, bag_starts, bag_rows, exact, factor, changes, i):
+    """Add changes[i] times a factor to a word's row, or to each of its bag, `exact`ly its share."""
+    if not len(bag_starts):
+        for s in range(inputs.shape[1]):
+            inputs[word, s] += factor * changes[i, s]
+        return
+    begin, end = bag_starts[word], bag_starts[word + 1]
+    if exact:
+        factor /= np.float32(end - begin)
+    for k in range(begin, end):
+        row = bag_rows[k]
+        for s in range(inputs.shape[1]):
+            inputs[row, s] += factor * changes[i, s]

@@ -1,0 +1,84 @@
+"""What is drawn for a window, in Numba: the words that stay, and rows of the output matrix."""
+
+import numpy as np
+
+from fastkeras.word2vec._numba_rows import compiled, fetch, inlined
+from fastkeras.word2vec._numba_steps import HIERARCHICAL_SOFTMAX
+
+
+@inlined
+def _mix(z):
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@inlined
+def _bits_at(key, position):
+    return _mix(key + np.uint64(position + 1) * np.uint64(0x9E3779B97F4A7C15))
+
+
+@inlined
+def _draw_noise(bits, number, noise):
+    drawn = _mix(bits + np.uint64(number + 1) * np.uint64(0x9E3779B97F4A7C15))
+    word = np.int64(((drawn >> np.uint64(32)) * np.uint64(len(noise))) >> np.uint64(32))
+    if (drawn & np.uint64(0xFFFFFFFF)) < np.uint64(noise[word, 0]):
+        return word
+    return np.int64(noise[word, 1])
+
+
+@compiled
+def subsample(ids, begin, end, window, keep, key, words, bits, begins, ends):
+    """Fill in the words that stay, as chunk.h does; return where predictions lie, and the size."""
+    first_position, found = begin, 0
+    while first_position > 0 and ids[first_position - 1] >= 0 and found < window:
+        first_position -= 1
+        drawn = _bits_at(key, first_position)
+        found += drawn >> np.uint64(32) <= np.uint64(keep[ids[first_position]])
+    size, sentence, first, last = 0, 0, -1, -1
+    position, found = first_position, 0
+    while position < len(ids):
+        if position == begin:
+            first = size
+        if position == end:
+            last = size
+        word = ids[position]
+        if position >= end and (word < 0 or found >= window):
+            break
+        if word < 0:
+            for i in range(sentence, size):
+                ends[i] = size
+            sentence = size
+        else:
+            drawn = _bits_at(key, position)
+            if drawn >> np.uint64(32) <= np.uint64(keep[word]):
+                words[size], bits[size], begins[size] = word, drawn, sentence
+                size += 1
+                found += position >= end
+        position += 1
+    for i in range(sentence, size):
+        ends[i] = size
+    return first if first >= 0 else size, last if last >= 0 else size, size
+
+
+@compiled
+def draw(
+    word, bits, number, loss, negative, noise, path_starts, path_nodes, path_signs, outputs,
+    rows, signs,
+):  # fmt: skip
+    """Fill in one set of output rows; return how many."""
+    if loss == HIERARCHICAL_SOFTMAX:
+        count = path_starts[word + 1] - path_starts[word]
+        for j in range(count):
+            rows[j] = path_nodes[path_starts[word] + j]
+            signs[j] = path_signs[path_starts[word] + j]
+    else:
+        rows[0], signs[0], count = word, -1, 1
+        for n in range(number * negative, (number + 1) * negative):
+            drawn = _draw_noise(bits, n, noise)
+            if drawn != word:
+                rows[count], signs[count] = drawn, 1
+                count += 1
+    for j in range(count):
+        fetch(outputs, rows[j])
+    return count

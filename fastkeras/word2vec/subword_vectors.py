@@ -1,0 +1,83 @@
+"""Vectors of words that training has seen, and of words that it has not, by their n-grams."""
+
+import numpy as np
+
+from fastkeras.word2vec.subwords import bags_of, means, ngram_ids
+from fastkeras.word2vec.vectors import Vectors
+
+
+class SubwordVectors(Vectors):
+    """`Vectors` that have one for unknown words too: the mean of their n-grams' rows.
+
+    `Word2Vec(subwords=True).vectors` is one. What asks about words or compares them takes unknown
+    ones: `vectors["unseen"]`, `similarity`, `most_similar`, `analogy`, `doesnt_match`. `in`, `len`,
+    iteration, files and `evaluation` are about the words that training has seen.
+
+    N-grams whose bucket no known word has were never trained, and do not count. (fastText counts
+    the random numbers that it began with.)
+
+    Args:
+        words: of the vocabulary.
+        matrix: float array (words and buckets, size): the input matrix. The words' vectors are
+            computed from it now, those of unknown words when they are asked for.
+        bags: `subwords.Bags` of the words.
+        num_buckets, min_n, max_n: what they were made with.
+
+    Raises:
+        KeyError: a word is unknown, and all its n-grams are.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.word2vec.subwords import bags_of
+        >>> bags = bags_of(["walking", "sleeping"])
+        >>> matrix = np.ones((bags.num_rows, 2), np.float32)
+        >>> vectors = SubwordVectors(["walking", "sleeping"], matrix, bags)
+        >>> vectors["swimming"], "swimming" in vectors  # it has ing, ng>, ing>
+        (array([1., 1.], dtype=float32), False)
+    """
+
+    def __init__(self, words, matrix, bags, num_buckets=2_000_000, min_n=3, max_n=6):
+        super().__init__(words, means(matrix, bags))
+        self.buckets, self.bucket_matrix = bags.buckets, matrix[len(self.words) :]
+        self.word_matrix = matrix[: len(self.words)]
+        self.num_buckets, self.min_n, self.max_n = num_buckets, min_n, max_n
+
+    def __getitem__(self, words):
+        if not isinstance(words, str):
+            rows = [self[word] for word in words]
+            return np.array(rows, self.matrix.dtype).reshape(-1, self.size)
+        return self.matrix[self.index[words]] if words in self.index else self._of_unknown(words)
+
+    def _of_unknown(self, word):
+        ids, _ = ngram_ids([word], self.num_buckets, self.min_n, self.max_n)
+        rows = np.searchsorted(self.buckets, ids[np.isin(ids, self.buckets)])
+        if not len(rows):
+            raise KeyError(f"{self._unknown(word)}; nor has it an n-gram that one of them has")
+        return self.bucket_matrix[rows].mean(axis=0)
+
+
+def to_gensim(vectors):
+    """Return `SubwordVectors` as gensim's `FastTextKeyedVectors`, with a row for every bucket.
+
+    An unknown word's vector has the same direction there, not the same length: gensim counts
+    n-grams that nothing was learnt of, whose rows are zeros.
+    """
+    from gensim.models.fasttext import FastTextKeyedVectors
+
+    dtype = vectors.matrix.dtype
+    lengths = vectors.min_n, vectors.max_n
+    keyed = FastTextKeyedVectors(vectors.size, *lengths, vectors.num_buckets, dtype=dtype)
+    keyed.add_vectors(vectors.words, vectors.matrix)
+    keyed.vectors_vocab = vectors.word_matrix.copy()
+    keyed.vectors_ngrams = np.zeros((vectors.num_buckets, vectors.size), dtype)
+    keyed.vectors_ngrams[vectors.buckets] = vectors.bucket_matrix
+    keyed.recalc_char_ngram_buckets()
+    return keyed
+
+
+def from_gensim(keyed):
+    """Return the `SubwordVectors` of a `FastTextKeyedVectors`; they are copied."""
+    lengths = keyed.bucket, keyed.min_n, keyed.max_n
+    bags = bags_of(keyed.index_to_key, *lengths)
+    matrix = np.concatenate([keyed.vectors_vocab, keyed.vectors_ngrams[bags.buckets]])
+    return SubwordVectors(keyed.index_to_key, matrix, bags, *lengths)
