@@ -1,0 +1,316 @@
+"""The values of a chain: log Z, scores, likelihoods with gradients, marginals, the best path."""
+
+import numpy as np
+
+from fastkeras._engines import engine_for, family_of
+from fastkeras.crf.arguments import chain_arguments, like
+from fastkeras.crf.gradients import Gradients
+
+
+def log_partition(
+    emissions,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Log-sum of the scores of all tag sequences.
+
+    With x the emissions, A the transitions, s and f the start and end transitions, over all
+    sequences y of the n valid steps,
+        log Z = log Σ_y exp( s[y_1] + Σ_t x[t, y_t] + Σ_t A[y_{t-1}, y_t] + f[y_n] ),
+    by the forward recursion: O(n · num_tags²) time.
+
+    Args:
+        emissions: float, shape (batch, steps, num_tags). Scores in nats, not probabilities; −inf
+            forbids a tag. float16 and bfloat16 are computed in float32, and rounded once, at the
+            end; a result beyond 65,504 is infinite in float16.
+        transitions: float, shape (num_tags, num_tags); [i, j] scores i → j; −inf forbids it.
+        lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. Nothing at or past a sequence's
+            length is read. None: all steps are valid.
+        mask: bool, shape (batch, steps). A masked step is skipped and the chain bridges it, at
+            either end or in a hole. Together with `lengths`, a step has to be valid in both.
+        start_transitions: float, shape (num_tags,), added at each sequence's first valid step.
+        end_transitions: float, shape (num_tags,), added at its last valid step.
+        engine: a name in `fastkeras.engines("crf")`, or None for the fastest that is ready and
+            takes the array.
+
+    Returns:
+        log Z, shape (batch,), dtype of `emissions`; −inf where no sequence is possible, 0 where no
+        step is valid.
+
+    Raises:
+        ValueError: a shape, dtype or value is out of range; the message names the argument, what
+            came and what is allowed.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import log_partition
+        >>> log_partition(np.zeros((1, 3, 4)), np.zeros((4, 4)))  # log of 4³ sequences
+        array([4.15888308])
+
+    Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
+    """
+    x, _, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    )
+    return like(engine_for("crf", emissions, engine).log_partition(x, *chain), emissions)
+
+
+def sequence_score(
+    emissions,
+    tags,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Score of one given tag sequence: its emissions and transitions, start and end included.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+        tags: integers in 0..num_tags − 1 at valid steps, shape (batch, steps). Whatever stands at
+            other steps, −100 for instance, is not read.
+
+    Returns:
+        The score, shape (batch,), dtype of `emissions`.
+
+    Raises:
+        ValueError: as `log_partition`, and for a tag out of range at a valid step. A graph compiled
+            by XLA or JAX cannot raise for a tag: there that sequence's result is NaN.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import sequence_score
+        >>> emissions = np.array([[[1.0, 2.0], [3.0, 4.0]]])
+        >>> sequence_score(emissions, np.array([[1, 0]]), np.array([[0.0, 0.0], [10.0, 0.0]]))
+        array([15.])
+
+    Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
+    """
+    x, tags, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
+    )
+    return like(engine_for("crf", emissions, engine).sequence_score(x, tags, *chain), emissions)
+
+
+def log_likelihood(
+    emissions,
+    tags,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Logarithm of the probability of one given tag sequence; its negative mean is the loss.
+
+    log p(y) = sequence_score(y) − log_partition; the two are subtracted before they are rounded
+    to the dtype of the emissions, so a long, almost certain sequence keeps its digits. Through a
+    tensor engine it is differentiable with respect to all scores.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+        tags: as in `sequence_score`.
+
+    Returns:
+        log p, shape (batch,), dtype of `emissions`, never above 0; −inf, with gradients of zero,
+        for an impossible sequence; 0 where no step is valid.
+
+    Raises:
+        ValueError, ImportError: as `sequence_score`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import log_likelihood
+        >>> p = log_likelihood(np.zeros((1, 2, 3)), np.array([[0, 2]]), np.zeros((3, 3)))
+        >>> float(np.exp(p[0]).round(6))  # one of 3² equal sequences
+        0.111111
+
+    Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
+    """
+    x, tags, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
+    )
+    return like(engine_for("crf", emissions, engine).log_likelihood(x, tags, *chain), emissions)
+
+
+def log_likelihood_and_gradients(
+    emissions,
+    tags,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    weights=None,
+    engine=None,
+):
+    """The log-likelihood and, in the same call, the gradient of its weighted sum.
+
+    For training loops without automatic differentiation. The gradient is
+        ∂ log p(y) / ∂x[t, j] = [y_t = j] − p(y_t = j),
+    the same with counts of pairs for the transitions, and zero for an impossible sequence.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+        tags: as in `sequence_score`.
+        weights: float, shape (batch,): the gradients are those of Σ weights · log p. None: ones.
+
+    Returns:
+        log p, shape (batch,), not weighted, and `Gradients(emissions, transitions,
+        start_transitions, end_transitions)`, of the shapes of the arguments.
+
+    Raises:
+        ValueError, ImportError: as `sequence_score`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import log_likelihood_and_gradients
+        >>> _, gradients = log_likelihood_and_gradients(
+        ...     np.zeros((1, 1, 4)), np.array([[2]]), np.zeros((4, 4))
+        ... )
+        >>> gradients.emissions
+        array([[[-0.25, -0.25,  0.75, -0.25]]])
+
+    Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
+    """
+    x, tags, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
+    )
+    weights = _weights(weights, x)
+    likelihood, gradients = engine_for("crf", emissions, engine).log_likelihood_and_gradients(
+        x, tags, *chain, weights
+    )
+    return like(likelihood, emissions), Gradients(*(like(g, emissions) for g in gradients))
+
+
+def marginals(
+    emissions,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Posterior probability of each tag at each step, and expected number of each transition.
+
+    Both are derivatives of log Z: the probabilities with respect to the emissions, the counts with
+    respect to the transitions.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+
+    Returns:
+        The unary marginals, shape (batch, steps, num_tags): they sum to 1 at valid steps and are 0
+        elsewhere. The expected transition counts, shape (batch, num_tags, num_tags): they sum to
+        the number of valid steps minus one. Both are zero for an impossible sequence.
+
+    Raises:
+        ValueError, ImportError: as `log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import marginals
+        >>> unary, counts = marginals(np.zeros((1, 3, 2)), np.zeros((2, 2)))
+        >>> unary[0, 0], counts[0]
+        (array([0.5, 0.5]), array([[0.5, 0.5],
+               [0.5, 0.5]]))
+
+    Source: Rabiner, 1989, "A tutorial on hidden Markov models", section III.
+    """
+    x, _, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    )
+    unary, counts = engine_for("crf", emissions, engine).marginals(x, *chain)
+    return like(unary, emissions), like(counts, emissions)
+
+
+def viterbi(
+    emissions,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """The best tag sequence and its score.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+
+    Returns:
+        tags: int32, shape (batch, steps); of equal candidates the lowest tag; 0 at steps that are
+            not valid.
+        score: shape (batch,), dtype of `emissions`; 0 where no step is valid, −inf where no
+            sequence is possible (its tags then mean nothing).
+
+    Raises:
+        ValueError, ImportError: as `log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import viterbi
+        >>> emissions = np.array([[[1.0, 2.0], [3.0, 4.0]]])
+        >>> viterbi(emissions, np.array([[0.0, 0.0], [10.0, 0.0]]))
+        (array([[1, 0]], dtype=int32), array([15.]))
+
+    Source: Viterbi, 1967; Forney, 1973, "The Viterbi algorithm".
+    """
+    x, _, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    )
+    tags, score = engine_for("crf", emissions, engine).viterbi(x, *chain)
+    return tags, like(score, emissions)
+
+
+def _given(tags):
+    if tags is None:
+        raise ValueError("tags must be integers of shape (batch, steps), got None")
+    return tags
+
+
+def _weights(weights, emissions):
+    on_numpy = family_of(emissions) == "numpy"
+    batch = emissions.shape[0]
+    if weights is None and on_numpy:
+        return np.ones(batch, emissions.dtype)
+    if on_numpy:
+        weights = np.asarray(weights)
+        kind, shape = weights.dtype.kind, weights.shape
+    else:
+        from keras import backend, ops
+
+        if weights is None:
+            return ops.ones(ops.shape(emissions)[:1], emissions.dtype)
+        weights = ops.convert_to_tensor(weights)
+        kind, shape = backend.standardize_dtype(weights.dtype)[0], tuple(weights.shape)
+    fits = len(shape) == 1 and (shape[0] == batch or None in (shape[0], batch))
+    if not fits or kind not in "fiu":
+        raise ValueError(
+            f"weights must be numbers of shape (batch,) = ({batch},), "
+            f"got {weights.dtype} of shape {shape}"
+        )
+    if on_numpy:
+        return np.ascontiguousarray(weights, emissions.dtype)
+    return ops.cast(weights, emissions.dtype)
