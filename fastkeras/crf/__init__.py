@@ -23,11 +23,13 @@ from fastkeras.crf.quantities import (
 )
 from fastkeras.crf.sampling import k_best, sample
 from fastkeras.crf.span_metrics import SpanScore, span_evaluation, span_scores
+from fastkeras.crf.streaming import ViterbiStream
 
 __all__ = [
     "Constraints",
     "Gradients",
     "SpanScore",
+    "ViterbiStream",
     "constraints",
     "cross_entropy",
     "entropy",

@@ -1,0 +1,161 @@
+"""Viterbi over a sequence that arrives piece by piece."""
+
+import numpy as np
+
+from fastkeras.crf.arguments import chain_arguments
+
+BLOCK = 256  # steps between two looks at what is decided, where a chunk is longer
+RECENTRE = 32  # steps, as in csrc/crf/viterbi.h: rows have to round in the same way
+
+
+class ViterbiStream:
+    """Decodes one sequence while it arrives: tags are given out once no later step can change them.
+
+    Of all best paths to the tags of the last step seen, the common beginning is decided. What is
+    kept is the rest: its emissions, and a pointer for each of its steps and tags. All tags together
+    are those of `viterbi` by the `native` engine on the whole sequence, bit for bit, ties and score
+    included, however it was cut; other engines may choose otherwise between paths whose scores
+    differ by rounding only.
+
+    Args:
+        transitions, start_transitions, end_transitions: as in `viterbi`, NumPy arrays.
+
+    Raises:
+        ValueError: as `viterbi`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import ViterbiStream
+        >>> stream = ViterbiStream(np.array([[0.0, -3.0], [-3.0, 0.0]]))
+        >>> stream.feed(np.array([[0.0, 1.0], [0.0, 1.0]]))  # what follows may still change both
+        array([], dtype=int32)
+        >>> stream.feed(np.array([[0.0, 2.0], [0.0, 2.0]])), stream.undecided
+        (array([1, 1, 1], dtype=int32), 1)
+        >>> stream.finish()
+        (array([1], dtype=int32), 6.0)
+
+    Source: Šrámek, Brejová & Vinař, 2007, "On-line Viterbi algorithm for analysis of long
+        biological sequences".
+    """
+
+    def __init__(self, transitions, start_transitions=None, end_transitions=None):
+        transitions = np.atleast_1d(transitions)
+        self._scores = (transitions, start_transitions, end_transitions)
+        self._begin()
+        self._arguments(np.zeros((0, transitions.shape[-1])))
+
+    @property
+    def undecided(self):
+        """Number of steps seen whose tags have not been given out."""
+        return len(self._emissions)
+
+    def feed(self, emissions):
+        """Take the next steps and return the tags that are now decided.
+
+        Args:
+            emissions: float, shape (steps, num_tags), any number of steps. The first of a sequence
+                tell the dtype that it is computed in, float64 or float32, as in `viterbi`.
+
+        Returns:
+            int32, shape (n,): the tags of the n steps that follow those given out before; often
+            none, sometimes of many steps at once.
+
+        Raises:
+            ValueError: the shape or dtype is not as it should be.
+        """
+        x, self._start, self._into, self._end = self._arguments(emissions)
+        self._dtype = x.dtype
+        decided = [np.empty(0, np.int32)]
+        for first in range(0, len(x), BLOCK):
+            for row in x[first : first + BLOCK]:
+                self._step(row.copy())
+            decided.append(self._decided())
+        return np.concatenate(decided)
+
+    def finish(self):
+        """End the sequence; the stream is then ready for another one.
+
+        Returns:
+            tags: int32, shape (n,): of the steps that were undecided.
+            score: of the whole sequence, a float; −inf if it is impossible (its tags then mean
+            nothing), 0 if it had no steps.
+        """
+        tags, score = np.empty(0, np.int32), 0.0
+        if self._steps:
+            scores = self._best + self._end
+            if self.undecided:
+                tags = self._give_out(scores.argmax(), self.undecided)
+            possible = scores.max() > -np.inf
+            score = self._score + self._end[self._previous] if possible else -np.inf
+            score = float(self._dtype.type(score))
+        self._begin()
+        return tags, score
+
+    def _arguments(self, emissions):
+        emissions = np.asarray(emissions, self._dtype)
+        transitions, start, end = self._scores
+        num_tags = transitions.shape[-1]
+        if emissions.ndim != 2 or emissions.shape[1] != num_tags:
+            raise ValueError(
+                f"emissions must have shape (steps, num_tags) = (steps, {num_tags}), "
+                f"got {emissions.shape}"
+            )
+        x, _, transitions, _, _, start, end = chain_arguments(
+            emissions[None], transitions, None, None, start, end
+        )
+        return x[0], start, np.ascontiguousarray(transitions.T), end
+
+    def _begin(self):
+        self._dtype = None
+        self._steps = 0
+        self._best = None  # of all paths that end in each tag at the last step seen
+        self._emissions = []  # of the undecided steps
+        self._pointers = []  # from each of their tags to the best tag before
+        self._origins = None  # of the best path to each tag, its tag at the first undecided step
+        self._previous = None  # the last tag given out
+        self._score = 0.0  # of all that was given out
+
+    def _step(self, emissions):
+        if self._steps == 0:
+            best, pointers = self._start + emissions, None
+        else:
+            candidates = self._best + self._into
+            best, pointers = candidates.max(axis=1) + emissions, candidates.argmax(axis=1)
+        self._steps += 1
+        if self._steps % RECENTRE == 0 and np.isfinite(best.max()):
+            best -= np.rint(best.max())  # an integer, so that ties stay ties
+        self._best = best
+        self._origins = self._origins[pointers] if self.undecided else np.arange(len(best))
+        self._emissions.append(emissions)
+        self._pointers.append(pointers)
+
+    def _decided(self):
+        """Give out the common beginning of the best paths to all tags that are possible here."""
+        ends = np.flatnonzero(self._best > -np.inf) if self.undecided else []
+        if len(ends) == 0 or np.ptp(self._origins[ends]) > 0:
+            return np.empty(0, np.int32)
+        tags, steps = np.arange(len(self._best)), self.undecided
+        while np.ptp(tags[ends]) > 0:
+            self._origins = tags
+            steps -= 1
+            tags = self._pointers[steps][tags]
+        return self._give_out(tags[ends[0]], steps)
+
+    def _give_out(self, tag, steps):
+        """Drop the first undecided steps, of which the last has this tag; return their tags."""
+        path = np.empty(steps, np.int32)
+        for t in range(steps - 1, -1, -1):
+            path[t] = tag
+            if t > 0:
+                tag = self._pointers[t][tag]
+        # the score is summed as in csrc/crf/crf.cc: in float64, step by step
+        before = np.append([self._previous or 0], path[:-1])
+        into = self._into[path, before].astype(np.float64)
+        if self._previous is None:
+            into[0] = self._start[path[0]]
+        emissions = np.array(self._emissions[:steps])[np.arange(steps), path]
+        terms = np.column_stack([emissions, into]).ravel()
+        self._score = np.cumsum(np.append(self._score, terms))[-1]
+        self._previous = path[-1]
+        del self._emissions[:steps], self._pointers[:steps]
+        return path
