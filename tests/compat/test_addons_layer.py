@@ -1,5 +1,8 @@
 """`tfa.layers.CRF` and `tfa.text.CRFModelWrapper` of `fastkeras.compat.addons`."""
 
+import json
+
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -198,6 +201,7 @@ def data(rng):
 
 
 def test_the_wrapper_learns_and_reports(data):
+    keras.utils.set_random_seed(1)
     words, tags = data
     model = wrapper()
     model.compile(keras.optimizers.Adam(0.1), metrics=[keras.metrics.Accuracy()])
@@ -294,3 +298,54 @@ def test_the_wrapper_under_mixed_precision(data):
         assert (potentials.dtype, transitions.dtype) == (tf.float32, tf.float32)
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("whole_model", (False, True))
+def test_files_of_keras_2_are_loaded_as_they_are(whole_model, tmp_path, rng):
+    names = (
+        "chain_kernel",
+        "left_boundary",
+        "right_boundary",
+        "crf/dense/kernel",
+        "crf/dense/bias",
+    )
+    shapes = ((UNITS, UNITS), (UNITS,), (UNITS,), (CHANNELS, UNITS), (UNITS,))
+    weights = [rng.normal(size=shape).astype("float32") for shape in shapes]
+    config = {"name": "input_1", "batch_input_shape": [None, None, CHANNELS], "dtype": "float32"}
+    layers = [{"class_name": "InputLayer", "config": config}]
+    config = {"name": "crf", "units": UNITS, "use_boundary": True, "use_kernel": True}
+    config |= {"chain_initializer": {"class_name": "Zeros", "config": {}}, "dtype": "float32"}
+    layers.append({"class_name": "Addons>CRF", "config": config})
+    config = {"name": "sequential", "layers": layers}
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["keras_version"], file.attrs["backend"] = "2.15.0", "tensorflow"
+        if whole_model:
+            model_config = {"class_name": "Sequential", "config": config}
+            file.attrs["model_config"] = json.dumps(model_config)
+        group = file.create_group("model_weights") if whole_model else file
+        group.attrs["layer_names"] = [b"crf"]
+        group.attrs["keras_version"], group.attrs["backend"] = "2.15.0", "tensorflow"
+        crf = group.create_group("crf")
+        crf.attrs["weight_names"] = [f"{name}:0".encode() for name in names]
+        for name, value in zip(names, weights, strict=True):
+            crf[f"{name}:0"] = value
+    if whole_model:
+        model = keras.models.load_model(tmp_path / "old.h5")
+    else:
+        model = keras.Sequential([keras.Input((None, CHANNELS)), tfa.layers.CRF(UNITS, name="crf")])
+        model.load_weights(tmp_path / "old.h5")
+    for own, other in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_a_loop_of_ones_own_trains_the_transitions(inputs, rng):
+    layer = tfa.layers.CRF(UNITS)
+    tags = rng.integers(UNITS, size=(BATCH, STEPS))
+    with tf.GradientTape() as tape:
+        _, potentials, lengths, _ = layer(inputs, mask=MASK)
+        value, _ = tfa.text.crf_log_likelihood(potentials, tags, lengths, layer.chain_kernel)
+    gradients = tape.gradient(value, [weight.value for weight in layer.weights])
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients)
+    with tf.GradientTape() as tape:
+        value, made = tfa.text.crf_log_likelihood(inputs, tags, LENGTHS)
+    assert np.abs(tape.gradient(value, made)).max() > 0
