@@ -81,11 +81,12 @@ def main(arguments=None):
 
     with ema.applied():
         inside = intermediate_outputs(model, test[0][:1], ["first", "second_normalised"])
-    rows = [maps[0, :, :, :8].transpose(0, 2, 1).reshape(8, 64) for maps in inside.values()]
+    rows = [maps[0, :, :, :8] for maps in inside.values()]
     rows = [(row - row.min()) / (row.max() - row.min()) for row in rows]
-    digit = np.kron(test[0][0].reshape(8, 8), np.ones((2, 2)))
-    right.imshow(np.concatenate([digit, np.concatenate(rows)], 1), cmap="gray_r")
-    right.set_title("a digit; 8 maps of “first”, 8 of “second_normalised”", fontsize=10)
+    tiles = np.stack([np.repeat(test[0][0].reshape(8, 8, 1), 8, -1), *rows])
+    tiles = np.pad(tiles.transpose(0, 3, 1, 2), [(0, 0)] * 2 + [(1, 1)] * 2)
+    right.imshow(tiles.transpose(0, 2, 1, 3).reshape(30, 80), cmap="gray_r")
+    right.set_title("a digit; eight maps of “first” and of “second_normalised”", fontsize=10)
     right.axis("off")
     digits.write(figure, given.output)
     return curves, inside

