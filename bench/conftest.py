@@ -96,12 +96,20 @@ def pytest_terminal_summary(terminalreporter, config):
 def write(terminalreporter, config, domain, own):
     for line in import_module(f"{domain}_summary").summary(own):
         terminalreporter.write_line(line)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{own['machine']['cpu']} {len(CORES)} cores".lower())
-    path = config.option.results or HERE / "results" / f"{domain}-{name.strip('-')}.json"
+    path = config.option.results or results_path(domain, own["machine"])
     is_whole = not (config.option.quick or config.option.keyword)
     if config.option.results or is_whole:
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f"partial-{path.name}")
-        partial.write_text(json.dumps(own, indent=1) + "\n")
-        partial.replace(path)
+        store(own, path)
         terminalreporter.write_line(f"written: {path}")
+
+
+def results_path(domain, of_machine):
+    name = re.sub(r"[^a-z0-9]+", "-", f"{of_machine['cpu']} {len(CORES)} cores".lower())
+    return HERE / "results" / f"{domain}-{name.strip('-')}.json"
+
+
+def store(results, path):
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f"partial-{path.name}")
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    partial.replace(path)

@@ -1,205 +1,157 @@
-"""Word2Vec's vectors of the People's Daily, ours and gensim's, by several seeds: who is worse?
+"""Word2Vec's vectors against what people say of English words: ours and gensim's, by several seeds.
 
     python bench/word2vec_quality.py
+    python bench/word2vec_quality.py --corpus text8
 
-Three measures on the words that came at least 20 times, each a mean and a spread over the seeds:
-
-- held-out loss: of the negative sampling, a context with a word and five drawn (CBOW: the mean of
-  the contexts), on every twentieth paragraph, the same draws for all;
-- same tag: how many of a word's ten neighbours are mostly tagged as the word is, in percent;
-- agreement: how many of its ten neighbours are among gensim's, in percent, over all pairs of seeds;
-  in gensim's own row, of different seeds.
+The texts are those of word2vec_english.py, or the plain text that --corpus names, and a synthetic
+one with planted analogies (word2vec_corpus.py). All have the same settings, one thread, and a
+learning rate that falls in the same line: gensim's does so with one worker only. The scores are
+Spearman's coefficients (WordSim-353, SimLex-999) and solved analogies, the word sought among the
+30,000 most frequent; on a text as small as this they are low, and differ from seed to seed.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
-from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 
-import numpy as np
+import word2vec_corpus
+import word2vec_english
+from word2vec_providers import END_RATE, MIN_COUNT, NEGATIVE, RATES, SAMPLE, SIZE, WINDOW
+from word2vec_quality_summary import summary
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "examples"))
-from peoples_daily import corpus_path, read_paragraphs  # noqa: E402
+from conftest import CORES, machine, results_path, store
 
-SIZE, WINDOW, NEGATIVE, MIN_COUNT, FREQUENT, NEIGHBOURS = 100, 5, 5, 5, 20, 10
-END_RATE = 1e-4
-OURS = {  # who is compared with which of gensim's, arguments of ours
-    "skip-gram, exact": ("gensim skip-gram", {"shared_negatives": None}),
-    "skip-gram, window-shared": ("gensim skip-gram", {}),
-    "skip-gram, hierarchical softmax": ("gensim skip-gram, hs", {"loss": "hierarchical_softmax"}),
-    "CBOW, word2vec's update": ("gensim CBOW", {"objective": "cbow", "cbow_gradient": "word2vec"}),
-    "CBOW, exact gradient": ("gensim CBOW", {"objective": "cbow", "cbow_gradient": "exact"}),
+SYNTHETIC_WORDS = 2_000_000
+LONGEST_LINE = 1 << 13  # characters
+MODELS = {  # of ours
+    "skip-gram, exact": {"shared_negatives": None},
+    "skip-gram, window-shared": {},
+    "CBOW, word2vec's update": {"objective": "cbow", "cbow_gradient": "word2vec"},
+    "CBOW, exact gradient": {"objective": "cbow", "cbow_gradient": "exact"},  # at a rate of its own
 }
-GENSIM = {  # with the rates of ours
-    "gensim skip-gram": {"sg": 1, "negative": NEGATIVE, "alpha": 0.025},
-    "gensim skip-gram, hs": {"sg": 1, "hs": 1, "negative": 0, "alpha": 0.025},
-    "gensim CBOW": {"sg": 0, "negative": NEGATIVE, "alpha": 0.05},
+OF_GENSIM = {
+    "gensim skip-gram": {"sg": 1, "alpha": RATES["skip-gram"]},
+    "gensim CBOW": {"sg": 0, "alpha": RATES["CBOW"]},
 }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--sample", type=float, default=1e-4)
+    parser.add_argument("--corpus", help="a plain text, such as text8, instead of the English one")
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--results", type=Path, help="a JSON file to write")
+    parser.add_argument("--jobs", type=int, default=len(CORES), help="trainings at a time")
+    parser.add_argument("--quick", action="store_true", help="one seed and epoch; writes nothing")
+    parser.add_argument("--results", type=Path, help="default: bench/results/<machine>.json")
     options = parser.parse_args()
-    rows = compare(options.epochs, options.sample, options.seeds)
-    print("\n".join(report(rows)))
-    if options.results:
-        options.results.write_text(
-            json.dumps({**vars(options), "rows": rows}, indent=1, default=str)
-        )
+    if options.quick:
+        options.epochs = options.seeds = 1
+    results = {"machine": machine(), "epochs": options.epochs, "texts": {}}
+    results["seeds"] = options.seeds
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.jobs) as pool:
+        for name, path, words in texts(folder, options.corpus, options.quick):
+            size = os.path.getsize(path)
+            results["texts"][name] = {"words": words, "bytes": size, "rows": {}}
+            # A planted analogy is met so often that one pass is enough.
+            epochs = 1 if name == "synthetic" else options.epochs
+            fill(results["texts"][name], pool, path, name == "synthetic", epochs, options.seeds)
+    print("\n".join(summary(results)))
+    if not (options.quick or options.corpus) or options.results:
+        path = options.results or results_path("word2vec-quality", results["machine"])
+        store(results, path)
+        print(f"written: {path}")
 
 
-def compare(epochs, sample, seeds):
-    """Return {row: {measure: [a value for each seed, or pair of seeds]}}."""
+def texts(folder, own, quick):
+    """Yield (name, path, words) of each text."""
+    path = os.path.join(folder, "text.txt")
+    if own:
+        yield os.path.basename(own), path, with_short_lines(own, path)
+    else:
+        yield "English", path, word2vec_english.write(path)
+    words = SYNTHETIC_WORDS // 4 if quick else SYNTHETIC_WORDS
+    word2vec_corpus.write(path, words)
+    yield "synthetic", path, words
+
+
+def with_short_lines(source, path):
+    """Copy a text, long lines cut as word2vec.c does; returns the words.
+
+    gensim leaves out what follows the 10,000th word of a line, and text8 is a single line.
+    """
+    words, left = 0, ""
+    with open(source, encoding="utf-8") as text, open(path, "w", encoding="utf-8") as file:
+        while part := text.readline(LONGEST_LINE):
+            part, left = left + part, ""
+            if not part.endswith("\n"):
+                part, _, left = part.rpartition(" ")
+            file.write(part.rstrip("\n") + "\n")
+            words += len(part.split())
+        file.write(left + "\n")
+    return words + len(left.split())
+
+
+def fill(of_text, pool, path, planted, epochs, seeds):
+    """Train each model with each seed; add the scores, and what all have in common."""
+    cases = list(product(range(1, seeds + 1), [*MODELS, *OF_GENSIM]))
+    asked = [(path, name, seed, epochs, planted) for seed, name in cases]
+    for (seed, name), (scores, common) in zip(
+        cases, pool.map(score, *zip(*asked, strict=True)), strict=True
+    ):
+        print(f"{name}, seed {seed}: {scores}", file=sys.stderr, flush=True)
+        row = of_text["rows"].setdefault(name, {})
+        for measure, value in scores.items():
+            row.setdefault(measure, []).append(value)
+        assert of_text.setdefault("common", common) == common, f"{name} has other words"
+
+
+def score(path, name, seed, epochs, planted):
+    """Return the scores of a model by measure, and (vocabulary, pairs, questions) they are of."""
+    from fastkeras.word2vec.evaluation import evaluate_analogies, evaluate_word_pairs
+
+    train, settings = (ours, MODELS) if name in MODELS else (gensim, OF_GENSIM)
+    vectors = train(path, seed, epochs, settings[name])
+    common = {"vocabulary": len(vectors)}
+    if planted:
+        return {"planted": word2vec_corpus.analogies((vectors.words, vectors.matrix))}, common
+    wordsim, simlex, analogies = word2vec_english.judged()
+    pairs = {
+        "wordsim": evaluate_word_pairs(vectors, wordsim),
+        "simlex": evaluate_word_pairs(vectors, simlex),
+    }
+    solved = evaluate_analogies(vectors, analogies)
+    common |= {measure: found.pairs for measure, found in pairs.items()}
+    common["analogies"] = solved.questions
+    scores = {measure: found.spearman for measure, found in pairs.items()}
+    return {**scores, "analogies": 100 * solved.accuracy}, common
+
+
+def ours(path, seed, epochs, settings):
     from fastkeras.word2vec import Word2Vec
-    from fastkeras.word2vec.corpus import encode
-    from fastkeras.word2vec.vocabulary import build
 
-    paragraphs = read_paragraphs()
-    training = [words for i, words in enumerate(paragraphs) if i % 20]
-    vocabulary = build(training, min_count=MIN_COUNT)
-    held_out = encode(paragraphs[::20], vocabulary)
-    judge = Judge(vocabulary, held_out, tags_of(vocabulary))
-    common = {"vector_size": SIZE, "window": WINDOW, "min_count": MIN_COUNT, "epochs": epochs}
-    common["sample"] = sample
-    neighbours, rows = {}, {}
-
-    def add(name, seed, inputs, outputs, settings):
-        objective = "cbow" if settings.get("objective") == "cbow" else "skipgram"
-        row = rows.setdefault(name, {"loss": [], "tag": [], "agreement": []})
-        if "hierarchical" not in settings.get("loss", ""):
-            row["loss"].append(judge.loss(inputs, outputs, objective))
-        near = judge.neighbours(inputs)
-        row["tag"].append(judge.same_tag(near))
-        neighbours.setdefault(name, []).append(near)
-        print(f"{name}, seed {seed}: tag {row['tag'][-1]:.2f}", file=sys.stderr, flush=True)
-
-    for seed in range(1, seeds + 1):
-        for name, (_, settings) in OURS.items():
-            model = Word2Vec(**common, negative=NEGATIVE, num_threads=1, seed=seed, **settings)
-            model.fit(training, vocabulary=vocabulary, progress=False)
-            add(name, seed, model.input_embeddings, model.output_embeddings, settings)
-        for name, settings in gensim_settings().items():
-            inputs, outputs = gensim_matrices(training, vocabulary, common, seed, settings)
-            kind = {"objective": "skipgram" if settings["sg"] else "cbow"}
-            kind["loss"] = "hierarchical" if settings.get("hs") else ""
-            add(name, seed, inputs, outputs, kind)
-    for name, own in neighbours.items():
-        peer = OURS[name][0] if name in OURS else name
-        for (i, near), (j, other) in product(enumerate(own), enumerate(neighbours.get(peer, []))):
-            if name != peer or i < j:
-                rows[name]["agreement"].append(overlap(near, other))
-    return rows
+    model = Word2Vec(
+        SIZE, WINDOW, MIN_COUNT, NEGATIVE, sample=SAMPLE, end_learning_rate=END_RATE,
+        epochs=epochs, num_threads=1, seed=seed, **settings,
+    )  # fmt: skip
+    return model.fit(path, progress=False).vectors
 
 
-def gensim_settings():
-    try:
-        import gensim  # noqa: F401
-    except ImportError:
-        print("gensim is missing: pip install gensim==4.4.0", file=sys.stderr)
-        return {}
-    return GENSIM
-
-
-def gensim_matrices(training, vocabulary, common, seed, settings):
-    """Train with one worker, on a file, and return both matrices in the order of our words."""
+def gensim(path, seed, epochs, settings):
     from gensim.models import Word2Vec
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "corpus.txt")
-        Path(path).write_text("\n".join(map(" ".join, training)) + "\n", "utf-8")
-        model = Word2Vec(
-            corpus_file=path, workers=1, seed=seed, min_alpha=END_RATE, **common, **settings
-        )
-    order = [model.wv.key_to_index[word] for word in vocabulary.words]
-    outputs = None if settings.get("hs") else model.syn1neg[order]
-    return model.wv.vectors[order], outputs
+    from fastkeras.word2vec.vectors import Vectors
+    from fastkeras.word2vec.vocabulary import build
 
-
-def tags_of(vocabulary):
-    """Return the most frequent tag of each word, an array of strings."""
-    from peoples_daily import normalise
-
-    counts = {}
-    for line in corpus_path().read_bytes().decode("utf-8", errors="replace").splitlines():
-        for token in line.split():
-            word, _, tag = token.rpartition("/")
-            counts.setdefault(normalise(word), Counter())[tag] += 1
-    return np.array([counts[word].most_common(1)[0][0] for word in vocabulary.words])
-
-
-class Judge:
-    """What is measured of a model; the same draws for all."""
-
-    def __init__(self, vocabulary, held_out, tags):
-        self.tags = tags
-        self.frequent = int(np.sum(vocabulary.counts >= FREQUENT))
-        rng = np.random.default_rng(0)
-        weights = vocabulary.counts**0.75
-        centers, contexts = [], []
-        for i in np.flatnonzero(held_out >= 0):
-            reach = rng.integers(1, WINDOW + 1)
-            before, after = held_out[max(i - reach, 0) : i][::-1], held_out[i + 1 : i + 1 + reach]
-            words = [w for side in (before, after) for w in side[: np.argmax([*(side < 0), True])]]
-            if words:
-                centers.append(held_out[i])
-                contexts.append(words)
-        self.centers, self.contexts = np.array(centers), contexts
-        shape = len(centers), NEGATIVE
-        self.noise = rng.choice(len(weights), shape, p=weights / weights.sum())
-
-    def loss(self, inputs, outputs, objective):
-        """Return the mean loss of a prediction."""
-        total = count = 0
-        inputs, outputs = (np.asarray(matrix, np.float64) for matrix in (inputs, outputs))
-        for center, contexts, noise in zip(self.centers, self.contexts, self.noise, strict=True):
-            v = inputs[contexts]
-            if objective == "cbow":
-                v = v.mean(0, keepdims=True)
-            total += np.logaddexp(0, -v @ outputs[center]).sum()
-            total += np.logaddexp(0, v @ outputs[noise].T).sum()
-            count += len(v)
-        return total / count
-
-    def neighbours(self, inputs):
-        """Return the ten nearest of each frequent word, (words, 10)."""
-        unit = inputs[: self.frequent] / np.linalg.norm(inputs[: self.frequent], axis=1)[:, None]
-        cosines = unit @ unit.T
-        np.fill_diagonal(cosines, -2)
-        return np.argpartition(-cosines, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-
-    def same_tag(self, near):
-        return 100 * float(np.mean(self.tags[near] == self.tags[: self.frequent, None]))
-
-
-def overlap(near, other):
-    return 100 * float(np.mean((near[:, :, None] == other[:, None, :]).any(2)))
-
-
-def report(rows):
-    yield f"{'':33}{'held-out loss':>18}{'same tag %':>16}{'agreement %':>16}"
-    for name, row in rows.items():
-        cells = (
-            mean(row[key], digits) for key, digits in (("loss", 4), ("tag", 2), ("agreement", 1))
-        )
-        loss, tag, agreement = cells
-        yield f"{name:33}{loss:>18}{tag:>16}{agreement:>16}"
-
-
-def mean(values, digits):
-    """A mean and, after ±, the standard deviation."""
-    if not values:
-        return "-"
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+    model = Word2Vec(
+        corpus_file=path, vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, negative=NEGATIVE,
+        sample=SAMPLE, min_alpha=END_RATE, epochs=epochs, workers=1, seed=seed, **settings,
+    )  # fmt: skip
+    words = build(path, min_count=MIN_COUNT).words  # the order of equally frequent ones is ours
+    return Vectors(words, model.wv[words])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""The table of a run of word2vec_quality.py, against what it should be."""
+
+import numpy as np
+
+MEASURES = {  # name, digits
+    "wordsim": ("WordSim-353", 3),
+    "simlex": ("SimLex-999", 3),
+    "analogies": ("analogies %", 1),
+    "planted": ("planted %", 1),
+}
+PEERS = {  # a model has to be as good as its peer: gensim's mean, less the spread of its seeds
+    "skip-gram, exact": "gensim skip-gram",
+    "skip-gram, window-shared": "gensim skip-gram",
+    "CBOW, word2vec's update": "gensim CBOW",
+}
+
+
+def mean(values, digits):
+    """A mean and, after ±, the standard deviation."""
+    if not values:
+        return "-"
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def summary(results):
+    """The lines that end a run."""
+    yield ""
+    yield f"Word2Vec: means and deviations of {results['seeds']} seeds, one thread each"
+    for name, text in results["texts"].items():
+        counts = ", ".join(f"{value:,} {key}" for key, value in text["common"].items())
+        yield f"{name}: {text['words']:,} words; {counts}"
+    yield ""
+    yield f"{'':26}" + "".join(f"{title:>17}" for title, _ in MEASURES.values())
+    for name, row in rows_of(results).items():
+        cells = (mean(row.get(key, []), digits) for key, (_, digits) in MEASURES.items())
+        yield f"{name:26}" + "".join(f"{cell:>17}" for cell in cells)
+    yield ""
+    for name, peer, measure, difference, allowed in compared(results):
+        text = f"{name}: {difference:+.3f} to {peer} in {MEASURES[measure][0]}"
+        reached = "yes" if difference >= -allowed else "NO"
+        yield f"  {text}; to reach: at least {-allowed:+.3f}: {reached}"
+
+
+def rows_of(results):
+    """Return {model: {measure: values by seed}} of all texts together."""
+    rows = {}
+    for text in results["texts"].values():
+        for name, row in text["rows"].items():
+            rows.setdefault(name, {}).update(row)
+    return rows
+
+
+def compared(results):
+    """Yield (model, peer, measure, difference of the means, the spread of the peer's seeds)."""
+    rows = rows_of(results)
+    for name, peer in PEERS.items():
+        for measure in MEASURES:
+            values, others = rows[name].get(measure), rows[peer].get(measure)
+            if values and len(others) > 1:
+                difference = float(np.mean(values) - np.mean(others))
+                yield name, peer, measure, difference, float(np.std(others, ddof=1))
