@@ -17,11 +17,11 @@ OPS = "fastkeras.libfastkeras_tf_ops"  # `_tf_ops.so` would hide the module `_tf
 VARIABLE_OPS = "fastkeras.libfastkeras_tf_variable_ops"  # and the TensorFlow that it fits
 NEEDS_TENSORFLOW = {"csrc/optimizers/tensorflow.cc"}  # its headers: variables are not in the C API
 HEADERS = [str(path) for path in Path("csrc").rglob("*.h")]
-BINDINGS = {"module.cc", "python.cc", "text_python.cc", "tensorflow.cc"}
-KERNELS = [str(path) for path in Path("csrc").rglob("*.cc") if path.name not in BINDINGS]
+BINDINGS = ("module.cc", "python.cc", "tensorflow.cc")  # what their names end with
+KERNELS = [str(path) for path in Path("csrc").rglob("*.cc") if not path.name.endswith(BINDINGS)]
 FLAGS = (
     "-std=gnu++17 -O3 -g0 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -pthread"
-    " -Wno-maybe-uninitialized"  # gcc warns of its own intrinsics
+    " -Wno-maybe-uninitialized -Wno-uninitialized"  # gcc warns of its own intrinsics
 )
 
 
@@ -112,7 +112,7 @@ class BuildParts(build_ext):
 TENSORFLOW = tensorflow()
 PARTS = [
     part("fastkeras._core", ["csrc/module.cc", *Path("csrc").glob("*/*python.cc")]),
-    part(OPS, {str(path) for path in Path("csrc").glob("*/tensorflow.cc")} - NEEDS_TENSORFLOW),
+    part(OPS, {str(path) for path in Path("csrc").glob("*/*tensorflow.cc")} - NEEDS_TENSORFLOW),
 ]
 if TENSORFLOW:
     folder, version = TENSORFLOW

@@ -1,4 +1,4 @@
-"""Loads the ops built from csrc/*/tensorflow.cc; an ImportError says why it cannot."""
+"""Loads the ops built from csrc/*/*tensorflow.cc; an ImportError says why it cannot."""
 
 from pathlib import Path
 

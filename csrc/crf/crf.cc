@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "crf/exact.h"
+#include "crf/paths.h"
 #include "crf/plan.h"
 #include "crf/planning.h"
 #include "memory.h"
@@ -15,25 +16,6 @@
 
 namespace fastkeras::crf {
 namespace {
-
-template <typename T>
-double Score(const Plan<T>& plan, int64_t b, const int32_t* tags) {
-  const Chains<T>& chains = plan.chains;
-  const T* emissions = chains.emissions + b * chains.steps * chains.num_tags;
-  tags += b * chains.steps;
-  double score = 0;
-  int64_t before = 0;
-  for (int64_t s = 0; s < plan.counts[b]; ++s) {
-    const int64_t t = StepAt(plan, b, s);
-    const int64_t tag = tags[t];
-    score += emissions[t * chains.num_tags + tag];
-    score +=
-        s == 0 ? chains.start_transitions[tag] : chains.transitions[before * chains.num_tags + tag];
-    if (s == plan.counts[b] - 1) score += chains.end_transitions[tag];
-    before = tag;
-  }
-  return score;
-}
 
 // Adds weight to the gradient wherever the gold path of a sequence goes.
 template <typename T>
@@ -177,7 +159,8 @@ void Value(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* v
       value[b] = static_cast<T>(log_partition[b]);
       continue;
     }
-    double score = Score(planning.plan, b, tags);
+    double score;
+    PathScores(planning.plan, b, 1, tags + b * chains.steps, &score);
     if (quantity == Quantity::kLogLikelihood && score != -INFINITY) {
       score = std::min(score - log_partition[b], 0.0);  // above 0 by rounding only
     }
@@ -245,28 +228,6 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   });
 }
 
-template <typename T>
-void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) {
-  const Planning<T> planning(chains, false, nullptr, num_threads);
-  const Plan<T>& plan = planning.plan;
-  const int64_t num_tags = chains.num_tags, block = planning.block();
-  const std::unique_ptr<T[]> transposed(new T[num_tags * num_tags]);
-  for (int64_t i = 0; i < num_tags; ++i) {
-    for (int64_t j = 0; j < num_tags; ++j) {
-      transposed[j * num_tags + i] = chains.transitions[i * num_tags + j];
-    }
-  }
-  std::fill(tags, tags + chains.batch * chains.steps, 0);
-  ParallelFor((chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
-    const int64_t first = task * block, last = std::min(chains.batch, first + block);
-    planning.kernels.viterbi(plan, transposed.get(), first, last, tags);
-    for (int64_t k = first; k < last; ++k) {
-      const int64_t b = plan.order[k];
-      score[b] = static_cast<T>(Score(plan, b, tags));
-    }
-  });
-}
-
 int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const int32_t* tags,
                            const int32_t* lengths, const bool* mask) {
   for (int64_t b = 0; b < batch; ++b) {
@@ -283,8 +244,7 @@ int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const
   template void Value<T>(const Chains<T>&, const int32_t*, Quantity, T*, T*, int);          \
   template void Gradient<T>(const Chains<T>&, const int32_t*, Quantity, const T*, const T*, \
                             const T*, T*, T*, T*, T*, int);                                 \
-  template void Marginals<T>(const Chains<T>&, T*, T*, int);                                \
-  template void Viterbi<T>(const Chains<T>&, int32_t*, T*, int);
+  template void Marginals<T>(const Chains<T>&, T*, T*, int);
 FASTKERAS_INSTANTIATE(float)
 FASTKERAS_INSTANTIATE(double)
 

@@ -54,6 +54,11 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads);
 template <typename T>
 void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads);
 
+// Writes tags (batch, k, steps), 0 where a step is not valid, and scores (batch, k), best first;
+// where there are fewer paths, their tags are 0 and their score -inf. k >= 1.
+template <typename T>
+void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num_threads);
+
 // The flat index of the first tag that is out of range at a valid step, or -1.
 int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const int32_t* tags,
                            const int32_t* lengths, const bool* mask);

@@ -3,6 +3,7 @@
 
 #include "crf/backward.h"
 #include "crf/forward.h"
+#include "crf/k_best.h"
 #include "crf/plan.h"
 #include "crf/viterbi.h"
 #include "math.h"
@@ -37,8 +38,8 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
 }
 
 template <typename T>
-constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth, CutIntoPanels<T>, Forward<T>, Backward<T>,
-                                      Viterbi<T>};
+constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth, CutIntoPanels<T>, Forward<T>,
+                                      Backward<T>,     Viterbi<T>,       KBest<T>};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

@@ -75,13 +75,16 @@ struct Kernels {
   int width;  // lanes of a vector
   void (*cut_into_panels)(const T* matrix, int64_t num_tags, bool transpose, bool exponentials,
                           T peak, T* panels);
-  // These three take the sorted sequences first..last-1 through time together, at most kMaxBlock.
+  // The others take the sorted sequences first..last-1 through time together, at most kMaxBlock.
   // `forward` writes log Z of each to value[sequence], and plan.inexact[sequence].
   void (*forward)(const Plan<T>& plan, int64_t first, int64_t last, double* value);
   void (*backward)(const Plan<T>& plan, const GradientOutputs<T>& out, int64_t first, int64_t last);
   // Reads the transitions themselves in plan.weights, and transposed; writes the valid steps' tags.
   void (*viterbi)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last,
                   int32_t* tags);
+  // Writes tags (batch, k, steps) in order of the scores, as far as there are, and their number.
+  void (*k_best)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last, int64_t k,
+                 int32_t* tags, int64_t* found);
 };
 
 // Those of the instruction set that answers now (instruction_set.h).

@@ -106,6 +106,23 @@ py::tuple Viterbi(const Array<T>& emissions, const Array<T>& transitions,
 }
 
 template <typename T>
+py::tuple KBest(const Array<T>& emissions, const Array<T>& transitions,
+                const Array<int32_t>& lengths, const py::object& mask, const Array<T>& start,
+                const Array<T>& end, int64_t k) {
+  const Arguments<T> arguments(emissions, transitions, lengths, mask, start, end);
+  const Chains<T>& chains = arguments.chains;
+  Array<int32_t> tags({chains.batch, k, chains.steps});
+  Array<T> scores({chains.batch, k});
+  int32_t* tags_out = tags.mutable_data();
+  T* scores_out = scores.mutable_data();
+  {
+    py::gil_scoped_release release;
+    KBest<T>(chains, k, tags_out, scores_out, kDefaultNumThreads);
+  }
+  return py::make_tuple(tags, scores);
+}
+
+template <typename T>
 void BindOf(py::module_& module) {  // float and double are overloads, told apart by the arrays
   module.def("crf_value", &Value<T>, py::arg("emissions").noconvert(), py::arg("tags").noconvert(),
              py::arg("transitions").noconvert(), py::arg("lengths").noconvert(), py::arg("mask"),
@@ -122,6 +139,10 @@ void BindOf(py::module_& module) {  // float and double are overloads, told apar
   module.def("crf_viterbi", &Viterbi<T>, py::arg("emissions").noconvert(),
              py::arg("transitions").noconvert(), py::arg("lengths").noconvert(), py::arg("mask"),
              py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert());
+  module.def("crf_k_best", &KBest<T>, py::arg("emissions").noconvert(),
+             py::arg("transitions").noconvert(), py::arg("lengths").noconvert(), py::arg("mask"),
+             py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert(),
+             py::arg("k"));
 }
 
 }  // namespace

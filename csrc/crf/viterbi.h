@@ -14,62 +14,93 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// The lowest index of the largest of a[i] + b[i].
-template <typename T>
-FASTKERAS_INLINE int32_t FirstBest(const Row<T>& shape, const T* a, const T* b) {
+// The lowest index of the largest element of a row; `candidates` yields vector v.
+template <typename T, typename Candidates>
+FASTKERAS_INLINE int32_t FirstBestOf(const Row<T>& shape, const Candidates& candidates) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  const auto candidates = [&](int v) FASTKERAS_LAMBDA_INLINE {
-    return shape.Pad(v, shape.LoadVector(a, v) + shape.LoadVector(b, v), -kInfinity);
+  const auto padded = [&](int v) FASTKERAS_LAMBDA_INLINE {
+    return shape.Pad(v, candidates(v), -kInfinity);
   };
-  Vec<T> best = candidates(0);
-  for (int v = 1; v < shape.vectors; ++v) best = Max(candidates(v), best);
+  Vec<T> best = padded(0);
+  for (int v = 1; v < shape.vectors; ++v) best = Max(padded(v), best);
   const Vec<T> largest = Broadcast(Largest(best));
   for (int v = 0; v < shape.vectors; ++v) {
-    const int lane = FirstEqual(candidates(v), largest);
+    const int lane = FirstEqual(padded(v), largest);
     if (lane < Simd<T>::kWidth) return static_cast<int32_t>(v * Simd<T>::kWidth + lane);
   }
   return 0;  // NaN
 }
 
-// For the sorted sequences first..last-1, at most kMaxBlock of them.
 template <typename T>
-void Viterbi(const crf::Plan<T>& plan, const T* transposed, int64_t first, int64_t last,
-             int32_t* tags) {
+FASTKERAS_INLINE int32_t FirstBest(const Row<T>& shape, const T* a) {
+  return FirstBestOf(shape, [&](int v) FASTKERAS_LAMBDA_INLINE { return shape.LoadVector(a, v); });
+}
+
+// Of a[i] + b[i].
+template <typename T>
+FASTKERAS_INLINE int32_t FirstBest(const Row<T>& shape, const T* a, const T* b) {
+  return FirstBestOf(shape, [&](int v) FASTKERAS_LAMBDA_INLINE {
+    return shape.LoadVector(a, v) + shape.LoadVector(b, v);
+  });
+}
+
+// best[m][s][j], of all paths of sequence m that end in tag j at step s, for up to kMaxBlock sorted
+// sequences that have any valid step.
+template <typename T>
+struct Trellis {
+  // What is subtracted from the rows, now and then: large scores lose digits, so they go on from
+  // near zero. An integer keeps exact scores exact.
+  static constexpr int64_t kPeriod = kChunk;
+
+  int count = 0;
+  int64_t sequence[crf::kMaxBlock], steps[crf::kMaxBlock];
+  T *best[crf::kMaxBlock], *subtracted[crf::kMaxBlock];  // subtracted[m][s / kPeriod]
+};
+
+// Elements of T that the rows of the sorted sequences first..last-1 need, and the rows themselves.
+template <typename T>
+int64_t TrellisSize(const crf::Plan<T>& plan, int64_t first, int64_t last) {
+  int64_t size = 2 * plan.chains.num_tags;
+  for (int64_t k = first; k < last; ++k) {
+    const int64_t steps = plan.counts[plan.order[k]];
+    size += steps * plan.chains.num_tags + steps / Trellis<T>::kPeriod;
+  }
+  return size;
+}
+
+template <typename T>
+Trellis<T> FillTrellis(const crf::Plan<T>& plan, int64_t first, int64_t last, T* rows) {
   const crf::Chains<T>& chains = plan.chains;
   const Row<T> shape(chains.num_tags);
   const int64_t num_tags = chains.num_tags;
-  int count = 0;
-  int64_t total = 0;
-  for (; first + count < last && plan.counts[plan.order[first + count]] > 0; ++count) {
-    total += plan.counts[plan.order[first + count]];
-  }
-  if (count == 0) return;
-  const Buffer<T> rows((total + 2) * num_tags);
-  T* const idle = rows.data;
+  T* const idle = rows;  // rows that only fill up a group of rows
   for (int64_t k = 0; k < 2 * num_tags; ++k) idle[k] = 0;
-
-  int64_t sequence[crf::kMaxBlock], steps[crf::kMaxBlock];
-  T* best[crf::kMaxBlock];  // best[m][s][j]: of all paths that end in tag j at step s
+  T* free = rows + 2 * num_tags;
+  Trellis<T> trellis;
   const T *previous[crf::kMaxBlock], *emission[crf::kMaxBlock];
   T* current[crf::kMaxBlock];
   for (int m = 0; m < crf::kMaxBlock; ++m) {
     previous[m] = emission[m] = idle;
     current[m] = idle + num_tags;
-    if (m >= count) continue;
-    sequence[m] = plan.order[first + m];
-    steps[m] = plan.counts[sequence[m]];
-    best[m] = m == 0 ? idle + 2 * num_tags : best[m - 1] + steps[m - 1] * num_tags;
+    if (first + m >= last || plan.counts[plan.order[first + m]] == 0) continue;
+    ++trellis.count;
+    trellis.sequence[m] = plan.order[first + m];
+    trellis.steps[m] = plan.counts[trellis.sequence[m]];
+    trellis.best[m] = free;
+    trellis.subtracted[m] = free + trellis.steps[m] * num_tags;
+    free = trellis.subtracted[m] + trellis.steps[m] / Trellis<T>::kPeriod;
   }
-  int active = count;
-  for (int64_t s = 0; s < steps[0]; ++s) {
-    for (; steps[active - 1] <= s; --active) {
+  if (trellis.count == 0) return trellis;
+  int active = trellis.count;
+  for (int64_t s = 0; s < trellis.steps[0]; ++s) {
+    for (; trellis.steps[active - 1] <= s; --active) {
       previous[active - 1] = emission[active - 1] = idle;
       current[active - 1] = idle + num_tags;
     }
     for (int m = 0; m < active; ++m) {
-      const int64_t t = crf::StepAt(plan, sequence[m], s);
-      emission[m] = chains.emissions + (sequence[m] * chains.steps + t) * num_tags;
-      current[m] = best[m] + s * num_tags;
+      const int64_t b = trellis.sequence[m];
+      emission[m] = chains.emissions + (b * chains.steps + crf::StepAt(plan, b, s)) * num_tags;
+      current[m] = trellis.best[m] + s * num_tags;
     }
     if (s == 0) {
       for (int m = 0; m < active; ++m) {
@@ -88,26 +119,37 @@ void Viterbi(const crf::Plan<T>& plan, const T* transposed, int64_t first, int64
       });
     }
     for (int m = 0; m < active; ++m) {
-      if (s % kChunk == kChunk - 1) {
-        // Large scores lose digits: go on from near zero. An integer keeps exact scores exact.
+      if (s % Trellis<T>::kPeriod == Trellis<T>::kPeriod - 1) {
         T peak = -std::numeric_limits<T>::infinity();
         for (int64_t j = 0; j < num_tags; ++j) peak = current[m][j] > peak ? current[m][j] : peak;
-        if (peak - peak == 0) {
-          peak = std::rint(peak);
-          for (int64_t j = 0; j < num_tags; ++j) current[m][j] -= peak;
-        }
+        peak = peak - peak == 0 ? std::rint(peak) : 0;
+        for (int64_t j = 0; j < num_tags; ++j) current[m][j] -= peak;
+        trellis.subtracted[m][s / Trellis<T>::kPeriod] = peak;
       }
       previous[m] = current[m];
     }
   }
+  return trellis;
+}
 
+// For the sorted sequences first..last-1, at most kMaxBlock of them.
+template <typename T>
+void Viterbi(const crf::Plan<T>& plan, const T* transposed, int64_t first, int64_t last,
+             int32_t* tags) {
+  const crf::Chains<T>& chains = plan.chains;
+  const Row<T> shape(chains.num_tags);
+  const int64_t num_tags = chains.num_tags;
+  const Buffer<T> rows(TrellisSize(plan, first, last));
+  const Trellis<T> trellis = FillTrellis(plan, first, last, rows.data);
+  if (trellis.count == 0) return;
   int32_t tag[crf::kMaxBlock];
-  for (int64_t s = steps[0] - 1; s >= 0; --s) {
-    for (int m = 0; m < count && steps[m] > s; ++m) {
+  for (int64_t s = trellis.steps[0] - 1; s >= 0; --s) {
+    for (int m = 0; m < trellis.count && trellis.steps[m] > s; ++m) {
+      const int64_t b = trellis.sequence[m];
       const T* leaving =
-          s == steps[m] - 1 ? chains.end_transitions : transposed + tag[m] * num_tags;
-      tag[m] = FirstBest(shape, best[m] + s * num_tags, leaving);
-      tags[sequence[m] * chains.steps + crf::StepAt(plan, sequence[m], s)] = tag[m];
+          s == trellis.steps[m] - 1 ? chains.end_transitions : transposed + tag[m] * num_tags;
+      tag[m] = FirstBest(shape, trellis.best[m] + s * num_tags, leaving);
+      tags[b * chains.steps + crf::StepAt(plan, b, s)] = tag[m];
     }
   }
 }

@@ -53,7 +53,7 @@ def sample(emissions, transitions, lengths, mask, start_transitions, end_transit
 
 def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
     chain = (transitions, lengths, mask, start_transitions, end_transitions)
-    return _numba().k_best(emissions, *chain, k)
+    return _core.crf_k_best(emissions, *chain, k)
 
 
 def _numba():

@@ -1,6 +1,6 @@
 """The C++ kernels as TensorFlow ops: eager and in graphs, any batch and number of steps, CPU.
 
-The values are differentiable once, with respect to all scores; csrc/crf/tensorflow.cc has the ops.
+The values are differentiable once, with respect to all scores; see csrc/crf/*tensorflow.cc.
 """
 
 import tensorflow as tf
@@ -64,8 +64,12 @@ def sample(emissions, transitions, lengths, mask, start_transitions, end_transit
 
 
 def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
-    chain = (transitions, lengths, mask, start_transitions, end_transitions)
-    return _keras.k_best(emissions, *chain, k)
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    tags, scores = library.fastkeras_crf_k_best(*chain, k=k, num_threads=_num_threads())
+    batch, steps, _ = chain[0].shape
+    tags.set_shape((batch, k, steps))
+    scores.set_shape((batch, k))
+    return tags, scores
 
 
 def _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions):
@@ -118,3 +122,4 @@ GOLD = "take the sequence_score of its tags instead"
 tf.RegisterGradient("Fastkeras>CrfGradient")(_not_differentiable("the gradient of a CRF", KERAS))
 tf.RegisterGradient("Fastkeras>CrfMarginals")(_not_differentiable("marginals", KERAS))
 tf.RegisterGradient("Fastkeras>CrfViterbi")(_not_differentiable("the score of viterbi", GOLD))
+tf.RegisterGradient("Fastkeras>CrfKBest")(_not_differentiable("the scores of k_best", GOLD))

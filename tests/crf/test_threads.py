@@ -8,7 +8,15 @@ from hypothesis import given
 
 import fastkeras
 from accuracy import FUNCTIONS, call, check
+from fastkeras import crf
 from strategies import chains
+
+PATHS = [("k_best", {"k": 5})]
+
+
+def _paths(function, chain, more, engine):
+    found = getattr(crf, function)(**chain, **more, engine=engine)
+    return [np.asarray(array) for array in (found if isinstance(found, tuple) else (found,))]
 
 
 def assert_same(results, expected):
@@ -61,6 +69,20 @@ def test_any_number_of_threads_gives_the_same_bits(
     for threads in (2, 3, 8):
         set_num_threads(threads)
         assert_same(call(function, chain, engine), alone)
+
+
+@pytest.mark.parametrize("num_tags", (3, 20, 70))
+@pytest.mark.parametrize(("function", "more"), PATHS)
+def test_any_number_of_threads_gives_the_same_paths(
+    engine, set_num_threads, function, more, num_tags, rng
+):
+    chain = many_chains(rng, "float32", num_tags)
+    del chain["tags"]
+    set_num_threads(1)
+    alone = _paths(function, chain, more, engine)
+    for threads in (2, 3, 8):
+        set_num_threads(threads)
+        assert_same(_paths(function, chain, more, engine), alone)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

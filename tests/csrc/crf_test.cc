@@ -1,10 +1,7 @@
 // Runs the CRF kernels under the sanitizers, on every instruction set that this processor has.
 //
-// Inputs and outputs live in arrays of exactly their size, so that the sanitizer sees a step
-// outside. The numbers are checked against a forward recursion in long double, coarsely: tests/crf/
-// has the suite that judges accuracy.
-
-#include "crf/crf.h"
+// The numbers are checked against a forward recursion in long double, coarsely: tests/crf/ has the
+// suite that judges accuracy.
 
 #include <algorithm>
 #include <cmath>
@@ -12,87 +9,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "crf_problem.h"
 #include "instruction_set.h"
-
-using namespace fastkeras;
-using namespace fastkeras::crf;
 
 namespace {
 
 constexpr int kRounds = 250;
-constexpr int32_t kIgnoredTag = -100;
-std::mt19937 generator(20240229);
-
-int Pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
-
-template <typename V>
-V PickFrom(std::initializer_list<V> values) {
-  return values.begin()[Pick(0, static_cast<int>(values.size()) - 1)];
-}
-
-template <typename T>
-struct Problem {
-  Problem() {
-    batch = Pick(0, 9);
-    steps = PickFrom({0, 1, 2, 3, 8, 21, 70});
-    num_tags = PickFrom({1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 70});
-    const double scale = PickFrom({0.1, 1.0, 30.0, 1000.0});
-    emissions = Scores(batch * steps * num_tags, scale);
-    transitions = Scores(num_tags * num_tags, scale);
-    start = Scores(num_tags, scale);
-    end = Scores(num_tags, scale);
-    for (int b = 0; b < batch; ++b) lengths.push_back(Pick(0, steps));
-    if (Pick(0, 1)) mask.reset(new bool[batch * steps]);
-    for (int i = 0; i < batch * steps; ++i) {
-      if (mask) mask[i] = Pick(0, 3) > 0;
-      tags.push_back(Valid(i / steps, i % steps) ? Pick(0, num_tags - 1) : kIgnoredTag);
-    }
-    for (int b = 0; b < batch; ++b) weights.push_back(static_cast<T>(Pick(-2, 2)));
-  }
-
-  // Some of them −inf, or so low that they mean it.
-  std::vector<T> Scores(int size, double scale) {
-    std::vector<T> scores(size);
-    std::normal_distribution<double> normal(0, scale);
-    const double forbidden = PickFrom({0.0, -1e4, -std::numeric_limits<double>::infinity()});
-    const int percent = forbidden < 0 ? PickFrom({5, 50, 100}) : 0;
-    for (T& score : scores) {
-      score = static_cast<T>(Pick(1, 100) <= percent ? forbidden : normal(generator));
-    }
-    return scores;
-  }
-
-  bool Valid(int b, int t) const { return mask ? mask[b * steps + t] : t < lengths[b]; }
-
-  std::vector<int> ValidSteps(int b) const {
-    std::vector<int> valid;
-    for (int t = 0; t < steps; ++t) {
-      if (Valid(b, t)) valid.push_back(t);
-    }
-    return valid;
-  }
-
-  Chains<T> chains() const {
-    return {batch,        steps,      num_tags,       emissions.data(), transitions.data(),
-            start.data(), end.data(), lengths.data(), mask.get()};
-  }
-
-  std::string Text() const {
-    return "batch " + std::to_string(batch) + ", steps " + std::to_string(steps) + ", num_tags " +
-           std::to_string(num_tags) + (mask ? ", mask, " : ", ") +
-           (sizeof(T) == 4 ? "float" : "double");
-  }
-
-  int batch, steps, num_tags;
-  std::vector<T> emissions, transitions, start, end, weights;
-  std::vector<int32_t> lengths, tags;
-  std::unique_ptr<bool[]> mask;
-};
 
 template <typename T>
 struct Results {
@@ -197,14 +122,6 @@ Expected Reference(const Problem<T>& problem, int b) {
   }
   expected.magnitude += 1e4L * valid.size();
   return expected;
-}
-
-int failures = 0;
-
-void Expect(bool condition, const char* what, const std::string& where) {
-  if (condition) return;
-  std::printf("FAILED: %s (%s, %s)\n", what, where.c_str(), InstructionSet());
-  ++failures;
 }
 
 template <typename T>

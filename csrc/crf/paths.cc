@@ -1,0 +1,124 @@
+// Whole paths: their scores, the best and the k best.
+
+#include "crf/paths.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "crf/crf.h"
+#include "crf/planning.h"
+#include "parallel.h"
+
+namespace fastkeras::crf {
+namespace {
+
+template <typename T>
+std::unique_ptr<T[]> Transposed(const Chains<T>& chains) {
+  const int64_t num_tags = chains.num_tags;
+  std::unique_ptr<T[]> transposed(new T[num_tags * num_tags]);
+  for (int64_t i = 0; i < num_tags; ++i) {
+    for (int64_t j = 0; j < num_tags; ++j) {
+      transposed[j * num_tags + i] = chains.transitions[i * num_tags + j];
+    }
+  }
+  return transposed;
+}
+
+// Sums of single precision may take two paths the wrong way round that are as good as equal; here
+// their scores are exact. Equal ones stay in the order that ties have.
+template <typename T>
+void SortByScore(const Plan<T>& plan, int64_t sequence, int64_t found, int32_t* tags, T* scores) {
+  const int64_t steps = plan.chains.steps;
+  std::vector<double> exact(found);
+  std::vector<int64_t> order(found);
+  std::iota(order.begin(), order.end(), 0);
+  PathScores(plan, sequence, found, tags, exact.data());
+  const auto better = [&](int64_t a, int64_t b) { return exact[a] > exact[b]; };
+  if (!std::is_sorted(order.begin(), order.end(), better)) {
+    const std::vector<int32_t> paths(tags, tags + found * steps);
+    std::stable_sort(order.begin(), order.end(), better);
+    for (int64_t r = 0; r < found; ++r) {
+      std::copy_n(paths.begin() + order[r] * steps, steps, tags + r * steps);
+    }
+  }
+  for (int64_t r = 0; r < found; ++r) scores[r] = static_cast<T>(exact[order[r]]);
+}
+
+}  // namespace
+
+template <typename T>
+void PathScores(const Plan<T>& plan, int64_t sequence, int64_t paths, const int32_t* tags,
+                double* scores) {
+  const Chains<T>& chains = plan.chains;
+  const int64_t num_tags = chains.num_tags, steps = plan.counts[sequence];
+  std::fill_n(scores, paths, 0.0);
+  int64_t before = 0;
+  for (int64_t s = 0; s < steps; ++s) {  // of many paths each sum waits for its own terms only
+    const int64_t t = StepAt(plan, sequence, s);
+    const T* emissions = chains.emissions + (sequence * chains.steps + t) * num_tags;
+    for (int64_t r = 0; r < paths; ++r) {
+      const int32_t* path = tags + r * chains.steps;
+      const int64_t tag = path[t];
+      double score = emissions[tag];
+      score += s == 0 ? chains.start_transitions[tag]
+                      : chains.transitions[path[before] * num_tags + tag];
+      if (s == steps - 1) score += chains.end_transitions[tag];
+      scores[r] += score;
+    }
+    before = t;
+  }
+}
+
+template <typename T>
+void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) {
+  const Planning<T> planning(chains, false, nullptr, num_threads);
+  const Plan<T>& plan = planning.plan;
+  const std::unique_ptr<T[]> transposed = Transposed(chains);
+  const int64_t block = planning.block();
+  std::fill(tags, tags + chains.batch * chains.steps, 0);
+  ParallelFor((chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
+    const int64_t first = task * block, last = std::min(chains.batch, first + block);
+    planning.kernels.viterbi(plan, transposed.get(), first, last, tags);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t b = plan.order[i];
+      double exact;
+      PathScores(plan, b, 1, tags + b * chains.steps, &exact);
+      score[b] = static_cast<T>(exact);
+    }
+  });
+}
+
+template <typename T>
+void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num_threads) {
+  const Planning<T> planning(chains, false, nullptr, num_threads);
+  const Plan<T>& plan = planning.plan;
+  const std::unique_ptr<T[]> transposed = Transposed(chains);
+  const std::unique_ptr<int64_t[]> found(new int64_t[chains.batch]);
+  const int64_t block = planning.block(), area = k * chains.steps;
+  ParallelFor((chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
+    const int64_t first = task * block, last = std::min(chains.batch, first + block);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t b = plan.order[i];
+      std::fill_n(tags + b * area, area, 0);
+      std::fill_n(scores + b * k, k, -std::numeric_limits<T>::infinity());
+      found[b] = 1;  // no step is valid: the empty path
+    }
+    planning.kernels.k_best(plan, transposed.get(), first, last, k, tags, found.get());
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t b = plan.order[i];
+      SortByScore(plan, b, found[b], tags + b * area, scores + b * k);
+    }
+  });
+}
+
+#define FASTKERAS_INSTANTIATE(T)                                                          \
+  template void PathScores<T>(const Plan<T>&, int64_t, int64_t, const int32_t*, double*); \
+  template void Viterbi<T>(const Chains<T>&, int32_t*, T*, int);                          \
+  template void KBest<T>(const Chains<T>&, int64_t, int32_t*, T*, int);
+FASTKERAS_INSTANTIATE(float)
+FASTKERAS_INSTANTIATE(double)
+
+}  // namespace fastkeras::crf

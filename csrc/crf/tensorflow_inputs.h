@@ -1,0 +1,113 @@
+// Every TensorFlow op of the CRF begins with the same six inputs; here they are named and checked.
+
+#ifndef FASTKERAS_CRF_TENSORFLOW_INPUTS_H_
+#define FASTKERAS_CRF_TENSORFLOW_INPUTS_H_
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "crf/crf.h"
+#include "tensorflow.h"
+
+namespace fastkeras::crf {
+
+using tensorflow::Input;
+using tensorflow::IntAttribute;
+using tensorflow::InvalidArgument;
+using tensorflow::Output;
+using tensorflow::ShapeInference;
+using tensorflow::Tensor;
+
+#define FASTKERAS_CHAINS                                                          \
+  "emissions: T", "transitions: T", "start_transitions: T", "end_transitions: T", \
+      "lengths: int32", "mask: bool"
+
+inline std::string Text(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+inline void ExpectShape(const char* name, const Tensor& tensor,
+                        const std::vector<int64_t>& expected) {
+  if (tensor.shape != expected) {
+    InvalidArgument(name, " must have shape ", Text(expected), ", got ", Text(tensor.shape));
+  }
+}
+
+inline bool IsEmptyMatrix(const Tensor& tensor) {
+  return tensor.shape == std::vector<int64_t>{0, 0};
+}
+
+// emissions, transitions, start_transitions, end_transitions, lengths and mask. A mask of shape
+// (0, 0) stands for none.
+template <typename T>
+struct Inputs {
+  explicit Inputs(TF_OpKernelContext* context) : context(context) {
+    const std::vector<int64_t>& shape = emissions.shape;
+    if (shape.size() != 3) {
+      InvalidArgument("emissions must have shape (batch, steps, num_tags), got ", Text(shape));
+    }
+    const int64_t batch = shape[0], steps = shape[1], num_tags = shape[2];
+    if (num_tags < 1) InvalidArgument("emissions must have num_tags >= 1, got shape ", Text(shape));
+    ExpectShape("transitions", transitions, {num_tags, num_tags});
+    ExpectShape("start_transitions", start_transitions, {num_tags});
+    ExpectShape("end_transitions", end_transitions, {num_tags});
+    ExpectShape("lengths", lengths, {batch});
+    if (!IsEmptyMatrix(mask)) ExpectShape("mask", mask, {batch, steps});
+    const int32_t* length = lengths.template data<int32_t>();
+    for (int64_t b = 0; b < batch; ++b) {
+      if (length[b] < 0 || length[b] > steps) {
+        InvalidArgument("lengths must be in 0..", steps, " (the steps of emissions), got ",
+                        length[b], " at [", b, "]");
+      }
+    }
+    chains = {batch,
+              steps,
+              num_tags,
+              emissions.template data<T>(),
+              transitions.template data<T>(),
+              start_transitions.template data<T>(),
+              end_transitions.template data<T>(),
+              length,
+              IsEmptyMatrix(mask) ? nullptr : mask.template data<bool>()};
+  }
+
+  // Checks the tags, which a quantity without any gold sequence does not read.
+  const int32_t* Tags(const Tensor& tags, Quantity quantity) const {
+    if (quantity == Quantity::kLogPartition && IsEmptyMatrix(tags)) return nullptr;
+    ExpectShape("tags", tags, {chains.batch, chains.steps});
+    const int32_t* data = tags.data<int32_t>();
+    const int64_t wrong = FirstTagOutOfRange(chains.batch, chains.steps, chains.num_tags, data,
+                                             chains.lengths, chains.mask);
+    if (wrong >= 0) {
+      InvalidArgument("tags must be in 0..", chains.num_tags - 1, " at valid steps, got ",
+                      data[wrong], " at [", wrong / chains.steps, ", ", wrong % chains.steps, "]");
+    }
+    return data;
+  }
+
+  TF_OpKernelContext* context;
+  Tensor emissions = Input(context, 0);
+  Tensor transitions = Input(context, 1);
+  Tensor start_transitions = Input(context, 2);
+  Tensor end_transitions = Input(context, 3);
+  Tensor lengths = Input(context, 4);
+  Tensor mask = Input(context, 5);
+  Chains<T> chains;
+};
+
+// The shape of emissions; the other inputs' ranks are checked on the way.
+inline ShapeInference::Shape CheckRanks(ShapeInference& shapes,
+                                        std::initializer_list<int> more_ranks) {
+  int index = 1;
+  for (int rank : {2, 1, 1, 1, 2}) shapes.Input(index++, rank);
+  for (int rank : more_ranks) shapes.Input(index++, rank);
+  return shapes.Input(0, 3);
+}
+
+}  // namespace fastkeras::crf
+
+#endif  // FASTKERAS_CRF_TENSORFLOW_INPUTS_H_
