@@ -55,6 +55,16 @@ def test_any_cut_gives_the_bits_of_the_native_engine(size, num_tags, dtype, rng)
             np.testing.assert_array_equal(tags, expected[0])
 
 
+@pytest.mark.skipif(fastkeras.engines("crf")["native"] != "ready", reason="no native engine here")
+def test_rows_are_rounded_as_those_of_the_native_engine(rng):
+    chain = random_chain(rng, 3000, 4, "float32", quantum=4.0)
+    eps = 16 * np.finfo("float32").eps  # what a sum of 64 still sees, and one of 300 does not
+    chain = {n: a + np.float32(eps) * rng.random(a.shape, "float32") for n, a in chain.items()}
+    expected, _ = viterbi(**chain, engine="native")
+    tags, _, _ = decode(stream_of(chain), chain["emissions"][0], 100)
+    np.testing.assert_array_equal(tags, expected[0])
+
+
 @pytest.mark.parametrize("size", CUTS)
 def test_ties_are_those_of_every_engine_where_sums_are_exact(engine, size, rng):
     chain = random_chain(rng, 120, 4, "float64", quantum=1.0, forbidden=0.2)
