@@ -92,6 +92,8 @@ def main(arguments=None):
         times = of_steps[1] / of_steps[2]
         print(f"  {name:12} " + " ".join(f"{e:8.2e}" for e in of_steps) + f"   {times:5.1f}")
         axes[0].loglog([TIME / steps for steps in STEPS], of_steps, marker="o", label=name)
+    axes[0].set_xticks([TIME / steps for steps in STEPS], [f"{TIME / steps:g}" for steps in STEPS])
+    axes[0].minorticks_off()
     axes[0].set_title("error by length of step")
 
     places = {"descent": game(None), "extragradient": game(Extragradient())}
