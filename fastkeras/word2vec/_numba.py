@@ -59,7 +59,8 @@ def _pass(
     counts = np.zeros((2, sets), np.int64)
     x = np.empty((2 * window, most), np.float32)
     copies = np.empty((most, stride), np.float32)
-    vectors, changes = np.empty((2, 2 * window, stride), np.float32)
+    vectors = np.empty((2 * window, stride), np.float32)
+    changes = np.empty((2 * window, stride), np.float32)
     in_order = np.arange(2 * window)
     one = np.float32(1)
     total_loss, predictions, kept = 0.0, 0, 0
@@ -132,15 +133,17 @@ def _pass(
             for i in range(count):
                 number = 0 if one_set else i
                 v = contexts[w, i]
-                of, at = inputs, v
+                of_set = rows[w, number], signs[w, number], counts[w, number]
                 if len(bag_starts):
                     vectors[0, :] = 0
                     add_vector(inputs, v, bag_starts, bag_rows, one, vectors, 0)
-                    of, at = vectors, 0
-                total_loss += step(
-                    of, at, changes, outputs, rows[w, number], signs[w, number],
-                    counts[w, number], loss, offsets, x[0], rate,
-                )  # fmt: skip
+                    total_loss += step(
+                        vectors, 0, changes, outputs, *of_set, loss, offsets, x[0], rate
+                    )
+                else:
+                    total_loss += step(
+                        inputs, v, changes, outputs, *of_set, loss, offsets, x[0], rate
+                    )
                 add_change(inputs, v, bag_starts, bag_rows, exact_subwords, one, changes, 0)
         begin = stop
     return total_loss, predictions, kept

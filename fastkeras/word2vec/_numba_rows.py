@@ -60,13 +60,28 @@ def dot(a, i, b, j):
     return total
 
 
-@compiled
+@inlined
 def add_vector(inputs, word, bag_starts, bag_rows, factor, vectors, i):
     """Add a word's vector, its row or the mean of its bag, times a factor to vectors[i]."""
-    if not len(bag_starts):
+    if len(bag_starts):
+        _add_mean(inputs, word, bag_starts, bag_rows, factor, vectors, i)
+    else:
         for s in range(inputs.shape[1]):
             vectors[i, s] += inputs[word, s] * factor
-        return
+
+
+@inlined
+def add_change(inputs, word, bag_starts, bag_rows, exact, factor, changes, i):
+    """Add changes[i] times a factor to a word's row, or to each of its bag, `exact`ly its share."""
+    if len(bag_starts):
+        _add_to_bag(inputs, word, bag_starts, bag_rows, exact, factor, changes, i)
+    else:
+        for s in range(inputs.shape[1]):
+            inputs[word, s] += factor * changes[i, s]
+
+
+@compiled
+def _add_mean(inputs, word, bag_starts, bag_rows, factor, vectors, i):
     begin, end = bag_starts[word], bag_starts[word + 1]
     factor /= np.float32(end - begin)
     for k in range(begin, end):
@@ -76,12 +91,7 @@ def add_vector(inputs, word, bag_starts, bag_rows, factor, vectors, i):
 
 
 @compiled
-def add_change(inputs, word, bag_starts, bag_rows, exact, factor, changes, i):
-    """Add changes[i] times a factor to a word's row, or to each of its bag, `exact`ly its share."""
-    if not len(bag_starts):
-        for s in range(inputs.shape[1]):
-            inputs[word, s] += factor * changes[i, s]
-        return
+def _add_to_bag(inputs, word, bag_starts, bag_rows, exact, factor, changes, i):
     begin, end = bag_starts[word], bag_starts[word + 1]
     if exact:
         factor /= np.float32(end - begin)

@@ -6,8 +6,13 @@ import os
 from fastkeras.word2vec import subwords
 from fastkeras.word2vec.problem import LOSSES, OBJECTIVES, Settings
 
-# (objective, cbow_gradient): word2vec.c's rates; the exact gradient is smaller by the contexts.
-LEARNING_RATES = {"skipgram": 0.025, "word2vec": 0.05, "exact": 0.25}
+# Of skip-gram and of the gradients of CBOW: the rates of word2vec.c and fastText, larger ones where
+# an exact gradient is smaller, by the contexts or by the bag; by the subwords' gradient, if any.
+LEARNING_RATES = {
+    "skipgram": {None: 0.025, "fasttext": 0.05, "exact": 0.1},
+    "word2vec": {None: 0.05, "fasttext": 0.05, "exact": 0.2},
+    "exact": {None: 0.25, "fasttext": 0.25, "exact": 0.5},
+}
 
 
 # Without subwords they can do nothing.
@@ -33,8 +38,11 @@ def checked(config):
         raise ValueError(f"max_vocab={config['max_vocab']} must be None or at least 1")
     _check_subwords(config)
     if config["learning_rate"] is None:
-        cbow = config["objective"] == "cbow"
-        config["learning_rate"] = LEARNING_RATES[config["cbow_gradient"] if cbow else "skipgram"]
+        rates = LEARNING_RATES[
+            config["cbow_gradient"] if config["objective"] == "cbow" else "skipgram"
+        ]
+        rate_of = config["subword_gradient"] if config["subwords"] else None
+        config["learning_rate"] = rates[rate_of]
     for name in ("learning_rate", "end_learning_rate", "sample"):
         if not (math.isfinite(config[name]) and config[name] >= 0):
             raise ValueError(f"{name}={config[name]} must be a finite number, at least 0")

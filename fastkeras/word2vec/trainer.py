@@ -34,7 +34,7 @@ class Word2Vec:
             logits of words drawn, which makes its partition function that of the full softmax on
             average.
         learning_rate: at the begin; by default 0.025 for skip-gram, and for CBOW 0.25 with the
-            exact gradient and 0.05 with word2vec's.
+            exact gradient and 0.05 with word2vec's. With subwords 0.1, 0.5 and 0.2.
         end_learning_rate: at the end, in a straight line over all words of all epochs.
         epochs: passes over the corpus.
         max_vocab: only so many words, the most frequent; None for no limit.

@@ -83,7 +83,9 @@ def test_engines_give_the_same_model(engine, sentences):
 @pytest.mark.parametrize("objective", ["skipgram", "cbow"])
 def test_deterministic_models_are_equal_on_any_number_of_threads(objective, sentences):
     one, three = (
-        small(deterministic=True, num_threads=n, objective=objective).fit(sentences, **QUIET)
+        small(deterministic=True, num_threads=n, objective=objective, learning_rate=0.1).fit(
+            sentences, **QUIET
+        )
         for n in (1, 3)
     )
     np.testing.assert_array_equal(one.input_embeddings, three.input_embeddings)
@@ -117,6 +119,21 @@ def test_new_words_bring_new_ngrams_and_leave_the_others(sentences):
         moved = (after[word] != before[word]).any()
         assert moved == (word in touched), word
     assert after.similarity("balomful", "hhh") > 0.9
+
+
+def test_default_rates_make_up_for_smaller_gradients():
+    rates = {
+        gradient: [
+            small(subword_gradient=gradient, **form).config["learning_rate"]
+            for form in (
+                {},
+                {"objective": "cbow"},
+                {"objective": "cbow", "cbow_gradient": "word2vec"},
+            )
+        ]
+        for gradient in ("exact", "fasttext")
+    }
+    assert rates == {"exact": [0.1, 0.5, 0.2], "fasttext": [0.05, 0.25, 0.05]}
 
 
 def vectors_of(words, min_n, max_n, buckets=2_000_000):
