@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+import word2vec_summary
 
 ROOT = Path(__file__).parents[1]
 PROVIDERS = {  # in the table: name, color
@@ -28,6 +29,8 @@ def main():
         fill(ROOT / "README.md", "crf", table(results, path))
     for path in sorted((ROOT / "bench" / "results").glob("optimizer-*.json")):
         fill(ROOT / "README.md", "optimizer", optimizer_table(json.loads(path.read_text()), path))
+    for path in sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json")):
+        fill(ROOT / "README.md", "word2vec", word2vec_table(path))
     sys.path.append(str(ROOT / "examples"))
     import segment_report
 
@@ -119,6 +122,13 @@ def optimizer_cell(rows, name):
     if row is ours:
         return f"**{text}**"
     return f"{text} · {row['cpu']['median'] / ours['cpu']['median']:.1f}×"
+
+
+def word2vec_table(quality_path):
+    """The README's table of Word2Vec: speed and quality, of two files."""
+    path = quality_path.with_name(quality_path.name.replace("quality-", ""))
+    results, quality = (json.loads(p.read_text()) for p in (path, quality_path))
+    return word2vec_summary.markdown(results, quality, path, quality_path)
 
 
 def rows(results):

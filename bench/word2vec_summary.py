@@ -1,5 +1,7 @@
 """The ratios of a run of bench_word2vec.py, against what they should be."""
 
+from word2vec_quality_summary import MEASURES, compared, mean, rows_of
+
 PASSES = 5  # for each time the text is read: the default number of epochs
 TARGETS = {  # by case and provider: times the words per second of each peer
     "skip-gram": {
@@ -14,6 +16,14 @@ TARGETS = {  # by case and provider: times the words per second of each peer
         "numba, word2vec's update": {"gensim": 2.5},
     },
     "hierarchical softmax": {"fastkeras": {"gensim": None}, "numba": {"gensim": None}},
+}
+MODELS = {  # of word2vec_quality.py, by case and provider
+    ("skip-gram", "fastkeras, window-shared"): "skip-gram, window-shared",
+    ("skip-gram", "fastkeras, exact"): "skip-gram, exact",
+    ("skip-gram", "gensim"): "gensim skip-gram",
+    ("CBOW", "fastkeras, word2vec's update"): "CBOW, word2vec's update",
+    ("CBOW", "fastkeras, exact gradient"): "CBOW, exact gradient",
+    ("CBOW", "gensim"): "gensim CBOW",
 }
 OF_CACHE = 1.6  # times the processor time with all rows in the first cache
 SCAN = 20e6  # bytes per second
@@ -89,18 +99,89 @@ def of_scan(row):
     )
 
 
-def markdown(results, path):
-    """The table for a README: a row for each provider."""
-    lines = ["| one thread | k words / CPU second | against gensim |", "|---|---:|---:|"]
+def markdown(results, quality, path, quality_path):
+    """The table for a README, of both runs: a row for each provider."""
+    scores = rows_of(quality)
+    peers = ("gensim", "fastText")
+    titles = ["one thread", "k words / CPU second", *(f"against {peer}" for peer in peers)]
+    titles += [title for title, _ in MEASURES.values()]
+    lines = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
     for case, rows in results["word2vec"].items():
         for name, row in rows.items():
-            if "cpu" in row:
-                times = f"{ratio(row, rows['gensim'])[0]:.1f}×" if "cpu" in rows["gensim"] else ""
-                lines.append(f"| {case}: {name} | {speed(row) / 1e3:,.0f} | {times} |")
-    versions = results["machine"]["versions"]
-    note = (
-        f"{results['machine']['cpu']}, 100 dimensions, window 5, 5 negatives, sample 1e-4, the "
-        f"text read once in {PASSES} passes; gensim {versions['gensim']} reads its corpus_file; "
-        f"[{path.name}](bench/results/{path.name})."
+            if "cpu" not in row:
+                continue
+            cells = [f"{case}: {bold(name)}", f"{speed(row) / 1e3:,.0f}"]
+            cells += [against(row, rows.get(peer, {})) for peer in peers]
+            of_row = scores.get(MODELS.get((case, name)), {})
+            for key, (_, digits) in MEASURES.items():
+                cells.append(mean(of_row[key], digits) if key in of_row else "")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", note(results, quality, path, quality_path)])
+
+
+def bold(name):
+    return f"**{name}**" if name.startswith("fastkeras") else name
+
+
+def against(row, peer):
+    if "cpu" not in peer or row is peer:
+        return ""
+    return "{:.1f}× ({:.1f} to {:.1f})".format(*ratio(row, peer))
+
+
+def note(results, quality, path, quality_path):
+    machine, versions = results["machine"], results["machine"]["versions"]
+    corpus = "{name} text of {bytes:,} bytes".format(**results["corpus"])
+    text = (
+        f"Speed: {machine['cpu']} ({machine['instruction_set']}), {corpus} read once for {PASSES} "
+        "passes, 100 dimensions, window 5, 5 negatives, sample 1e-4, median and, in parentheses, "
+        f"lowest and highest ratio; gensim {versions['gensim']} by its corpus_file, fastText with "
+        f"`-maxn 0`; [{path.name}](bench/results/{path.name})."
     )
-    return "\n".join([*lines, "", note])
+    text += f" {of_quality(quality)}; [{quality_path.name}](bench/results/{quality_path.name})."
+    reached = [*aims(results), *aims_of_quality(quality)]
+    missed = [aim for aim, is_reached in reached if not is_reached]
+    of_all = f"Of {len(reached)} aims, {len(reached) - len(missed)} are reached"
+    return f"{text} {of_all}" + (f". Missed: {'; '.join(missed)}." if missed else ".")
+
+
+def of_quality(quality):
+    texts = [
+        f"{text['words'] / 1e6:.1f} M words of {name} text" if name != "synthetic" else
+        f"planted analogies in {text['words'] / 1e6:.1f} M synthetic ones"
+        for name, text in quality["texts"].items()
+    ]  # fmt: skip
+    return (
+        f"Quality: {' and '.join(texts)}, {quality['epochs']} epochs of the former, Spearman's "
+        "coefficients and solved analogies, means ± standard deviations of "
+        f"{quality['seeds']} seeds, one worker each; larger texts score higher"
+    )
+
+
+def aims_of_quality(quality):
+    for name, peer, measure, difference, allowed in compared(quality):
+        title, digits = MEASURES[measure]
+        text = f"{name} in {title} {difference:+.{digits}f} to {peer}, of {-allowed:+.{digits}f}"
+        yield text, difference >= -allowed
+
+
+def aims(results):
+    """Yield (what was aimed for and found, whether it is reached)."""
+    for case, rows in results["word2vec"].items():
+        for name, of_peer in TARGETS[case].items():
+            for peer, aim in of_peer.items():
+                if aim and "cpu" in rows.get(name, {}) and "cpu" in rows.get(peer, {}):
+                    found = ratio(rows[name], rows[peer])[0]
+                    yield f"{case}, {name} {found:.1f} × {peer}, of {aim}", found >= aim
+    for name, row in results.get("cache", {}).items():
+        found = row["memory"]["median"] / row["cache"]["median"]
+        text = f"{name} {found:.2f} × its time with all rows in the first cache, of {OF_CACHE}"
+        yield text, found <= OF_CACHE
+    if "scan" in results:
+        scan = results["scan"]
+        for key in ("counted", "encoded"):
+            found = scan[f"bytes_{key}_per_second"]
+            yield f"words {key} at {found / 1e6:.0f} MB/s, of {SCAN / 1e6:.0f}", found >= SCAN
+        memory, allowed = scan["memory"], scan["memory_allowed"]
+        text = f"memory of {memory / 2**20:.0f} MiB, of {allowed / 2**20:.0f}"
+        yield text, memory <= allowed

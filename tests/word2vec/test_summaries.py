@@ -1,0 +1,117 @@
+"""What bench/ makes of the results of Word2Vec, and that README.md has it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def bench(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "bench")])
+
+
+def row(seconds, words=1000, setup=0.0):
+    of = {"low": 0.9 * seconds, "median": seconds, "high": 1.1 * seconds}
+    return {"words": words, "setup": setup, "cpu": of, "wall": of, "analogies": 90.0}
+
+
+@pytest.fixture
+def speed():
+    return {
+        "machine": {"cpu": "Some", "instruction_set": "avx2", "versions": {"gensim": "4.4.0"}},
+        "corpus": {"name": "synthetic", "bytes": 1000},
+        "word2vec": {
+            "skip-gram": {
+                "fastkeras, window-shared": row(1.0, setup=5.0),
+                "fastkeras, exact": row(2.0),
+                "gensim": row(9.0),
+                "fastText": {"missing": "No module named 'fasttext'"},
+            }
+        },
+        "cache": {"CBOW": {"memory": row(1.7)["cpu"], "cache": row(1.0)["cpu"]}},
+        "scan": {
+            "bytes_counted_per_second": 3e7,
+            "bytes_encoded_per_second": 1e7,
+            "vocabulary": 7,
+            "memory": 2**20,
+            "memory_allowed": 2**21,
+        },
+    }
+
+
+@pytest.fixture
+def quality():
+    def text(rows, words):
+        return {"words": words, "bytes": 5 * words, "rows": rows, "common": {"vocabulary": 7}}
+
+    names = ("skip-gram, exact", "skip-gram, window-shared", "CBOW, word2vec's update")
+    wordsim = {name: {"wordsim": [0.5, 0.6]} for name in names}
+    wordsim["skip-gram, window-shared"] = {"wordsim": [0.4, 0.5]}
+    planted = {name: {"planted": [80.0, 90.0]} for name in names}
+    for name in ("gensim skip-gram", "gensim CBOW"):
+        wordsim[name], planted[name] = {"wordsim": [0.54, 0.56]}, {"planted": [84.0, 86.0]}
+    texts = {"English": text(wordsim, 4_200_000), "synthetic": text(planted, 2_000_000)}
+    return {"epochs": 5, "seeds": 2, "texts": texts}
+
+
+def test_table_has_speed_ratios_with_spread_and_quality(speed, quality):
+    import word2vec_summary
+
+    lines = word2vec_summary.markdown(speed, quality, Path("a.json"), Path("b.json")).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:5]]
+    assert cells[0][:4] == [
+        "one thread",
+        "k words / CPU second",
+        "against gensim",
+        "against fastText",
+    ]
+    assert len({len(row) for row in cells}) == 1
+    # 1,000 words in 1 s, and a fifth of 5 s for reading; low is our high by the peer's low
+    assert cells[2][:4] == ["skip-gram: **fastkeras, window-shared**", "0", "4.5× (3.9 to 5.2)", ""]
+    assert cells[3][2:5] == ["4.5× (3.7 to 5.5)", "", "0.550 ± 0.071"]
+    assert cells[4][2:5] == ["", "", "0.550 ± 0.014"]
+    assert cells[4][-1] == "85.0 ± 1.4"
+
+
+def test_note_names_the_misses(speed, quality):
+    import word2vec_summary
+
+    text = word2vec_summary.markdown(speed, quality, Path("a.json"), Path("b.json"))
+    note = text.splitlines()[-1]
+    assert "4.2 M words of English text" in note
+    # two of speed, cache, counted, encoded, memory; one and one of quality for three models
+    assert "Of 12 aims, 8 are reached. Missed: " in note
+    missed = note.partition("Missed: ")[2]
+    assert missed == (
+        "skip-gram, fastkeras, window-shared 4.5 × gensim, of 9; "
+        "CBOW 1.70 × its time with all rows in the first cache, of 1.6; "
+        "words encoded at 10 MB/s, of 20; "
+        "skip-gram, window-shared in WordSim-353 -0.100 to gensim skip-gram, of -0.014."
+    )
+
+
+def test_lines_of_both_runs_name_the_same_misses(speed, quality):
+    import word2vec_quality_summary
+    import word2vec_summary
+
+    lines = [*word2vec_summary.summary(speed), *word2vec_quality_summary.summary(quality)]
+    assert sum(line.count(": NO") for line in lines) == 4
+    assert any(line.startswith("CBOW, word2vec's update       0.550 ± 0.071") for line in lines)
+
+
+def recorded():
+    return sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json"))
+
+
+@pytest.mark.parametrize("path", recorded(), ids=lambda path: path.stem)
+def test_readme_has_the_table_of_the_recorded_results(path):
+    import word2vec_summary
+
+    speed_path = path.with_name(path.name.replace("quality-", ""))
+    results, quality = (json.loads(p.read_text()) for p in (speed_path, path))
+    table = word2vec_summary.markdown(results, quality, speed_path, path)
+    assert table in (ROOT / "README.md").read_text("utf-8"), "run `make docs`"
