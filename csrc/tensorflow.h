@@ -97,6 +97,19 @@ Tensor Output(TF_OpKernelContext* context, int index, const std::vector<int64_t>
   return Tensor(tensor);
 }
 
+inline std::string Text(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+inline void ExpectShape(const char* name, const Tensor& tensor,
+                        const std::vector<int64_t>& expected) {
+  if (tensor.shape != expected) {
+    InvalidArgument(name, " must have shape ", Text(expected), ", got ", Text(tensor.shape));
+  }
+}
+
 // The shapes an op's graph node sees; any dimension may be unknown.
 class ShapeInference {
  public:

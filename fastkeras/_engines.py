@@ -9,6 +9,7 @@ DOMAINS = {
     "crf": _ENGINES,
     "optimizers": _ENGINES,
     "word2vec": ("native", "numba", "reference"),
+    "word2vec.layers": ("tensorflow_native", "keras"),
 }
 AUTOMATIC = {  # by the package of the array's type, fastest first
     "numpy": ("native", "numba", "reference"),

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <string>
 #include <vector>
 
 #include "crf/crf.h"
@@ -13,29 +12,18 @@
 
 namespace fastkeras::crf {
 
+using tensorflow::ExpectShape;
 using tensorflow::Input;
 using tensorflow::IntAttribute;
 using tensorflow::InvalidArgument;
 using tensorflow::Output;
 using tensorflow::ShapeInference;
 using tensorflow::Tensor;
+using tensorflow::Text;
 
 #define FASTKERAS_CHAINS                                                          \
   "emissions: T", "transitions: T", "start_transitions: T", "end_transitions: T", \
       "lengths: int32", "mask: bool"
-
-inline std::string Text(const std::vector<int64_t>& shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + (shape.size() == 1 ? ",)" : ")");
-}
-
-inline void ExpectShape(const char* name, const Tensor& tensor,
-                        const std::vector<int64_t>& expected) {
-  if (tensor.shape != expected) {
-    InvalidArgument(name, " must have shape ", Text(expected), ", got ", Text(tensor.shape));
-  }
-}
 
 inline bool IsEmptyMatrix(const Tensor& tensor) {
   return tensor.shape == std::vector<int64_t>{0, 0};

@@ -45,3 +45,42 @@ def gradient_by_differences(fn, array, step=1e-3):
             gradient[index] += factor * fn() / (12 * step)
         array[index] = center
     return gradient
+
+
+def loss_and_gradients(loss, hidden, outputs, bias, targets, drawn, correction, upstream):
+    """Return losses, hits, and the gradients of Σ upstream · losses: one example at a time.
+
+    Args:
+        hidden, outputs, bias: arrays (batch, size), (words, size), (words,), all of one dtype, in
+            which all is computed.
+        targets, drawn: integers (batch,), (batch, negative).
+        correction: (words,), added to the logits of words drawn.
+        upstream: (batch,).
+
+    Returns:
+        Losses (batch,), hits (batch,), and gradients of the shapes of hidden, outputs and bias.
+    """
+    losses, hits = np.zeros_like(hidden[:, 0]), np.zeros_like(hidden[:, 0])
+    gradients = [np.zeros_like(array) for array in (hidden, outputs, bias)]
+    for i, target in enumerate(targets):
+        words = np.concatenate([[target], drawn[i][drawn[i] != target]])
+        logits = outputs[words] @ hidden[i] + bias[words]
+        hits[i] = np.all(logits[0] > logits[1:])
+        x = logits.copy()
+        x[1:] += correction[words[1:]]
+        if loss == "sampled_softmax":
+            e = np.exp(x - x.max())
+            losses[i] = np.log(e.sum()) - (x[0] - x.max())
+            errors = e / e.sum()
+            errors[0] = -errors[1:].sum()
+        else:
+            x[0] = -x[0]
+            e = np.exp(-np.abs(x))
+            losses[i] = np.sum(np.maximum(x, 0) + np.log1p(e))
+            errors = np.where(x > 0, 1, e).astype(x.dtype) / (1 + e)
+            errors[0] = -errors[0]
+        errors *= upstream[i]
+        gradients[0][i] = errors @ outputs[words]
+        np.add.at(gradients[1], words, errors[:, None] * hidden[i])
+        np.add.at(gradients[2], words, errors)
+    return losses, hits, *gradients

@@ -6,9 +6,10 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+from conftest import engines_of  # noqa: E402
 from fastkeras.layers import CBOW, SkipGram  # noqa: E402
 from fastkeras.optimizers import Adam  # noqa: E402
-from fastkeras.word2vec.sampled_loss import IMPOSSIBLE  # noqa: E402
+from fastkeras.word2vec.layers._keras import IMPOSSIBLE  # noqa: E402
 from word2vec.plain_loss import gradient_by_differences  # noqa: E402
 from word2vec.test_layers import (  # noqa: E402
     CASES,
@@ -56,10 +57,13 @@ def formula(layer, inputs, drawn, extra):
     return tf.reduce_mean(losses)
 
 
+@pytest.mark.parametrize("engine", engines_of("word2vec.layers"))
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize(("kind", "variant"), CASES)
-def test_gradients_are_those_of_differentiation_to_the_last_digits(kind, variant, graph, rng):
-    layer = kind(VOCABULARY, SIZE, NEGATIVE, dtype="float64", **variant)
+def test_gradients_are_those_of_differentiation_to_the_last_digits(
+    kind, variant, graph, engine, rng
+):
+    layer = kind(VOCABULARY, SIZE, NEGATIVE, dtype="float64", engine=engine, **variant)
     layer.build()
     weights, inputs, drawn = randomize(layer, rng), batch_of(kind, rng), fix_drawn(layer, rng)
     extra = tf.Variable(rng.standard_normal((6, SIZE)))

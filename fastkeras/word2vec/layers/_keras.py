@@ -1,4 +1,4 @@
-"""Losses over a word and words drawn, with their gradients by hand, on every backend.
+"""Composed of keras.ops: for XLA, GPU, TPU, JAX, torch, and export; with gradients by hand.
 
 docs/word2vec.md has the formulas. `x` are logits (batch, 1 + negative), the target first, and
 `errors` the gradient of the loss by them: ∂L/∂u_j = errors_j h and ∂L/∂h = Σ_j errors_j u_j.
@@ -23,8 +23,22 @@ def rows_of(variable, ids):
     return ops.cast(rows, "float32") if is_half else rows
 
 
-def pooled(rows, weights):
-    """Return Σ_c weights_c rows_c: of (batch, contexts, size) and (batch, contexts)."""
+def pooled(matrix, ids, weights=None):
+    """Return the sums of rows Σ_c weights_c v_c.
+
+    Args:
+        matrix: variable, float (words, size).
+        ids: integers (batch, contexts), negative where there is none; or (batch,).
+        weights: float (batch, contexts), 0 where there is none; or None.
+
+    Returns:
+        Float (batch, size), at least float32.
+    """
+    if weights is None:
+        return rows_of(matrix, ids)
+    # Where there is no context stands a word that the batch has: no other row gets a gradient, not
+    # even one of zeros, by which an optimizer would move it on.
+    some = ops.maximum(ops.max(ids), 0)
 
     @ops.custom_gradient
     def pool(rows):
@@ -33,23 +47,48 @@ def pooled(rows, weights):
 
         return _combined(weights, rows), gradient
 
-    return pool(rows)
+    return pool(rows_of(matrix, ops.where(ids < 0, some, ids)))
 
 
-def sampled_loss(loss, h, u, b, offsets):
+def sampled_loss(loss, hidden, outputs, bias, targets, drawn, correction=None):
     """Return for each example its loss, and whether the target has the highest logit.
+
+    A word drawn that is the target does not count.
 
     Args:
         loss: "sampled_softmax" or "negative_sampling".
-        h: hidden vectors, float (batch, size).
-        u: output rows, the target's first: (batch, 1 + negative, size), or (batch + negative, size)
-            when all examples share the words drawn, which then follow the targets.
-        b: biases of these rows, or None.
-        offsets: added to the logits of words drawn, (batch, negative); `IMPOSSIBLE` for those that
-            do not count.
+        hidden: float (batch, size).
+        outputs: variable, the output matrix, float (words, size).
+        bias: variable, float (words,), or None.
+        targets: integers (batch,).
+        drawn: integers (batch, negative), or (negative,) if all examples share the words drawn.
+        correction: what is added to the logits of words drawn: float (words,), a number, or None.
 
     Returns:
-        Float (2, batch): one tensor, since with torch there can be a gradient only of one.
+        Losses and hits, two floats (batch,). Only the losses have a gradient.
+    """
+    if len(drawn.shape) == 1:
+        candidates = ops.concatenate([targets, drawn], axis=0)
+        drawn = drawn[None]
+    else:
+        candidates = ops.concatenate([targets[:, None], drawn], axis=1)
+    if correction is None:
+        correction = 0.0
+    elif not isinstance(correction, float):
+        correction = ops.take(correction, drawn, axis=0)
+    # An accidental hit is no wrong answer.
+    offsets = ops.where(drawn == targets[:, None], IMPOSSIBLE, correction)
+    biases = None if bias is None else rows_of(bias, candidates)
+    offsets = ops.cast(offsets, hidden.dtype)
+    return _loss_of_rows(loss, hidden, rows_of(outputs, candidates), biases, offsets)
+
+
+def _loss_of_rows(loss, h, u, b, offsets):
+    """Compute the loss of output rows `u`, the target's first, and their biases, or None.
+
+    `u` is (batch, 1 + negative, size), or (batch + negative, size) when all examples share the
+    words drawn, which then follow the targets. `offsets` are (batch, negative), `IMPOSSIBLE` for
+    words that do not count.
     """
     products, gradients = _SHARED if len(u.shape) == 2 else _OWN
     parameters = [h, u] if b is None else [h, u, b]
@@ -66,9 +105,11 @@ def sampled_loss(loss, h, u, b, offsets):
             scaled = errors * _given(upstream, named)[0][:, None]
             return gradients(scaled, h, u)[: 2 + len(b)]
 
+        # one tensor, since with torch there can be a gradient only of one
         return ops.stack([losses, hits]), gradient
 
-    return compute(*parameters)
+    losses, hits = ops.unstack(compute(*parameters), 2)
+    return losses, hits
 
 
 def _given(upstream, named):

@@ -1,0 +1,1 @@
+#include "word2vec/layer_kernels.h"

@@ -1,0 +1,232 @@
+// TensorFlow ops of the Keras layers; fastkeras/word2vec/_tensorflow_native.py puts them together.
+
+#include "tensorflow.h"
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "memory.h"
+#include "word2vec/layers.h"
+
+namespace fastkeras::word2vec::layers {
+namespace {
+
+using tensorflow::BoolAttribute;
+using tensorflow::ExpectShape;
+using tensorflow::Input;
+using tensorflow::IntAttribute;
+using tensorflow::InvalidArgument;
+using tensorflow::Output;
+using tensorflow::ShapeInference;
+using tensorflow::Tensor;
+using tensorflow::Text;
+
+void ExpectRank(const char* name, const Tensor& tensor, size_t rank) {
+  if (tensor.shape.size() != rank) {
+    InvalidArgument(name, " must have ", rank, " dimensions, got shape ", Text(tensor.shape));
+  }
+}
+
+// What may be left out has no elements.
+template <typename T>
+const T* Optional(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
+  if (tensor.shape == std::vector<int64_t>{0}) return nullptr;
+  ExpectShape(name, tensor, shape);
+  return tensor.data<const T>();
+}
+
+// Every index that a kernel follows is looked at first.
+void ExpectBelow(const char* name, const Tensor& tensor, int64_t size, int64_t lowest,
+                 int64_t limit) {
+  const int32_t* const values = tensor.data<const int32_t>();
+  for (int64_t i = 0; i < size; ++i) {
+    if (values[i] < lowest || values[i] >= limit) {
+      InvalidArgument(name, " must be in ", lowest, "..", limit - 1, ", got ", values[i]);
+    }
+  }
+}
+
+template <typename T>
+struct GroupKernel {
+  explicit GroupKernel(TF_OpKernelConstruction* construction)
+      : num_words(IntAttribute(construction, "num_words")),
+        holes(BoolAttribute(construction, "holes")) {}
+
+  void operator()(TF_OpKernelContext* context) const {
+    const Tensor ids = Input(context, 0);
+    ExpectRank("ids", ids, 2);
+    const int64_t size = ids.shape[0] * ids.shape[1];
+    if (size > std::numeric_limits<int32_t>::max()) InvalidArgument("there are ", size, " ids");
+    const T* const data = ids.data<const T>();
+    for (int64_t i = 0; i < size; ++i) {
+      if (data[i] >= num_words || (data[i] < 0 && !holes)) {
+        InvalidArgument("words must be in 0..", num_words - 1,
+                        holes ? ", or negative for none" : "", ", got ", data[i]);
+      }
+    }
+    const Buffer<int32_t> counts(num_words);
+    const int64_t different = Count(data, size, num_words, counts.data);
+    const Tensor rows = Output<int32_t>(context, 0, {different});
+    const Tensor places = Output<int32_t>(context, 1, ids.shape);
+    const Tensor order = Output<int32_t>(context, 2, {size});
+    const Tensor starts = Output<int32_t>(context, 3, {different + 1});
+    Group(data, size, num_words, counts.data, rows.data<int32_t>(), places.data<int32_t>(),
+          order.data<int32_t>(), starts.data<int32_t>());
+  }
+
+  int num_words;
+  bool holes;
+};
+
+template <typename T>
+struct PoolKernel {
+  explicit PoolKernel(TF_OpKernelConstruction* construction)
+      : num_threads(IntAttribute(construction, "num_threads")) {}
+
+  void operator()(TF_OpKernelContext* context) const {
+    const Tensor rows = Input(context, 0), places = Input(context, 1), weights = Input(context, 2);
+    ExpectRank("rows", rows, 2);
+    ExpectRank("places", places, 2);
+    const int64_t examples = places.shape[0], contexts = places.shape[1], size = rows.shape[1];
+    ExpectBelow("places", places, examples * contexts, -1, rows.shape[0]);
+    const T* const checked = Optional<T>("weights", weights, places.shape);
+    const Tensor out = Output<T>(context, 0, {examples, size});
+    const int32_t* const at = places.data<const int32_t>();
+    Run(Pool<T>{rows.data<const T>(), at, checked, size, contexts, out.data<T>()}, examples,
+        num_threads);
+  }
+
+  int num_threads;
+};
+
+template <typename T>
+struct SpreadKernel {
+  explicit SpreadKernel(TF_OpKernelConstruction* construction)
+      : num_threads(IntAttribute(construction, "num_threads")) {}
+
+  void operator()(TF_OpKernelContext* context) const {
+    const Tensor upstream = Input(context, 0), factors = Input(context, 1);
+    const Tensor order = Input(context, 2), starts = Input(context, 3);
+    ExpectRank("upstream", upstream, 2);
+    ExpectRank("order", order, 1);
+    ExpectRank("starts", starts, 1);
+    const int64_t examples = upstream.shape[0], size = upstream.shape[1];
+    const int64_t positions = order.shape[0], rows = starts.shape[0] - 1;
+    const int64_t columns = examples == 0 ? 1 : positions / examples;
+    if (columns * examples != positions || rows < 0) {
+      InvalidArgument("order of shape ", Text(order.shape), " and starts of shape ",
+                      Text(starts.shape), " do not fit ", examples, " examples");
+    }
+    const T* const checked =
+        examples == 0 ? nullptr : Optional<T>("factors", factors, {examples, columns});
+    ExpectBelow("starts", starts, rows + 1, 0, positions + 1);
+    const int32_t* const start = starts.data<const int32_t>();
+    const int32_t* const position = order.data<const int32_t>();
+    for (int64_t r = 0; r < rows; ++r) {
+      if (start[r] >= start[r + 1]) InvalidArgument("starts must ascend");
+    }
+    ExpectBelow("order", order, rows == 0 ? 0 : start[rows], 0, positions);
+    const Tensor out = Output<T>(context, 0, {rows, size});
+    const Tensor sums = Output<T>(context, 1, {rows});
+    Run(Spread<T>{upstream.data<const T>(), checked, position, start, size, columns, out.data<T>(),
+                  sums.data<T>()},
+        rows, num_threads);
+  }
+
+  int num_threads;
+};
+
+template <typename T>
+struct LossKernel {
+  explicit LossKernel(TF_OpKernelConstruction* construction)
+      : loss(static_cast<Loss>(IntAttribute(construction, "loss"))),
+        num_threads(IntAttribute(construction, "num_threads")) {
+    if (loss != Loss::kSampledSoftmax && loss != Loss::kNegativeSampling) {
+      InvalidArgument("loss must be 0 or 1, got ", static_cast<int>(loss));
+    }
+  }
+
+  void operator()(TF_OpKernelContext* context) const {
+    const Tensor hidden = Input(context, 0), rows = Input(context, 1), bias = Input(context, 2);
+    const Tensor offset = Input(context, 3), places = Input(context, 4);
+    ExpectRank("rows", rows, 2);
+    ExpectRank("places", places, 2);
+    const int64_t examples = places.shape[0], candidates = places.shape[1], size = rows.shape[1];
+    if (candidates < 1) InvalidArgument("places must have a target, got ", Text(places.shape));
+    ExpectShape("hidden", hidden, {examples, size});
+    ExpectBelow("places", places, examples * candidates, 0, rows.shape[0]);
+    Examples<T> batch = {};
+    batch.loss = loss;
+    batch.hidden = hidden.data<const T>();
+    batch.rows = rows.data<const T>();
+    batch.bias = Optional<T>("bias", bias, {rows.shape[0]});
+    batch.offset = Optional<T>("offset", offset, {rows.shape[0]});
+    batch.places = places.data<const int32_t>();
+    batch.size = size;
+    batch.candidates = candidates;
+    const Tensor losses = Output<T>(context, 0, {examples});
+    const Tensor hits = Output<T>(context, 1, {examples});
+    const Tensor errors = Output<T>(context, 2, {examples, candidates});
+    const Tensor d_hidden = Output<T>(context, 3, {examples, size});
+    batch.losses = losses.data<T>();
+    batch.hits = hits.data<T>();
+    batch.errors = errors.data<T>();
+    batch.d_hidden = d_hidden.data<T>();
+    Run(batch, examples, num_threads);
+  }
+
+  Loss loss;
+  int num_threads;
+};
+
+void GroupShapes(ShapeInference& shapes) {
+  const auto ids = shapes.Input(0, 2);
+  shapes.SetAllUnknown();
+  shapes.SetOutput(1, ids);
+}
+
+void PoolShapes(ShapeInference& shapes) {
+  const auto rows = shapes.Input(0, 2), places = shapes.Input(1, 2);
+  shapes.SetOutput(0, shapes.Concatenate(shapes.Slice(places, 0, 1), shapes.Slice(rows, 1, 2)));
+}
+
+void SpreadShapes(ShapeInference& shapes) { shapes.SetAllUnknown(); }
+
+void LossShapes(ShapeInference& shapes) {
+  const auto hidden = shapes.Input(0, 2), places = shapes.Input(4, 2);
+  const auto examples = shapes.Slice(places, 0, 1);
+  shapes.SetOutput(0, examples);
+  shapes.SetOutput(1, examples);
+  shapes.SetOutput(2, places);
+  shapes.SetOutput(3, hidden);
+}
+
+const bool registered = [] {
+  const char* type = "T: {float, double}";
+  const char* threads = "num_threads: int = 0";
+  tensorflow::RegisterOp<GroupShapes>(
+      "Fastkeras>Word2vecGroup", {"ids: T"},
+      {"rows: int32", "places: int32", "order: int32", "starts: int32"},
+      {"T: {int32}", "num_words: int", "holes: bool"});
+  tensorflow::RegisterOp<PoolShapes>("Fastkeras>Word2vecPool",
+                                     {"rows: T", "places: int32", "weights: T"}, {"sums: T"},
+                                     {type, threads});
+  tensorflow::RegisterOp<SpreadShapes>(
+      "Fastkeras>Word2vecSpread", {"upstream: T", "factors: T", "order: int32", "starts: int32"},
+      {"rows: T", "sums: T"}, {type, threads});
+  tensorflow::RegisterOp<LossShapes>(
+      "Fastkeras>Word2vecLoss", {"hidden: T", "rows: T", "bias: T", "offset: T", "places: int32"},
+      {"losses: T", "hits: T", "errors: T", "d_hidden: T"}, {type, "loss: int", threads});
+  tensorflow::RegisterKernel<GroupKernel, int32_t>("Fastkeras>Word2vecGroup");
+  tensorflow::RegisterKernel<PoolKernel, float>("Fastkeras>Word2vecPool");
+  tensorflow::RegisterKernel<PoolKernel, double>("Fastkeras>Word2vecPool");
+  tensorflow::RegisterKernel<SpreadKernel, float>("Fastkeras>Word2vecSpread");
+  tensorflow::RegisterKernel<SpreadKernel, double>("Fastkeras>Word2vecSpread");
+  tensorflow::RegisterKernel<LossKernel, float>("Fastkeras>Word2vecLoss");
+  tensorflow::RegisterKernel<LossKernel, double>("Fastkeras>Word2vecLoss");
+  return true;
+}();
+
+}  // namespace
+}  // namespace fastkeras::word2vec::layers
