@@ -146,8 +146,30 @@ FASTKERAS_INLINE void StoreFirst(T* to, Vec<T> v, int count) {
 }
 #endif
 
-// Sum and Largest reduce a vector; FirstEqual is the first lane where a equals b, kWidth if none.
+// Sum and Largest reduce a vector; FirstEqual is the first lane where a equals b, kWidth if none;
+// lane i of PrefixSums is the sum of the lanes 0..i.
 #if defined(FASTKERAS_AVX512)
+FASTKERAS_INLINE Vec<float> PrefixSums(Vec<float> v) {
+  const auto shifted = [](Vec<float> x, auto lanes) FASTKERAS_LAMBDA_INLINE {
+    constexpr int kLanes = decltype(lanes)::value;
+    return _mm512_castsi512_ps(
+        _mm512_alignr_epi32(_mm512_castps_si512(x), _mm512_setzero_si512(), 16 - kLanes));
+  };
+  v += shifted(v, std::integral_constant<int, 1>());
+  v += shifted(v, std::integral_constant<int, 2>());
+  v += shifted(v, std::integral_constant<int, 4>());
+  return v + shifted(v, std::integral_constant<int, 8>());
+}
+FASTKERAS_INLINE Vec<double> PrefixSums(Vec<double> v) {
+  const auto shifted = [](Vec<double> x, auto lanes) FASTKERAS_LAMBDA_INLINE {
+    constexpr int kLanes = decltype(lanes)::value;
+    return _mm512_castsi512_pd(
+        _mm512_alignr_epi64(_mm512_castpd_si512(x), _mm512_setzero_si512(), 8 - kLanes));
+  };
+  v += shifted(v, std::integral_constant<int, 1>());
+  v += shifted(v, std::integral_constant<int, 2>());
+  return v + shifted(v, std::integral_constant<int, 4>());
+}
 FASTKERAS_INLINE float Sum(Vec<float> v) { return _mm512_reduce_add_ps(v); }
 FASTKERAS_INLINE double Sum(Vec<double> v) { return _mm512_reduce_add_pd(v); }
 FASTKERAS_INLINE float Largest(Vec<float> v) { return _mm512_reduce_max_ps(v); }
@@ -167,6 +189,11 @@ FASTKERAS_INLINE int FirstEqual(V a, V b) {
   return lane;
 }
 template <typename V>
+FASTKERAS_INLINE V PrefixSums(V v) {
+  for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) v[i] += v[i - 1];
+  return v;
+}
+template <typename V>
 FASTKERAS_INLINE auto Sum(V v) {
   auto sum = v[0];
   for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) sum += v[i];
@@ -178,6 +205,19 @@ FASTKERAS_INLINE auto Largest(V v) {
   for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) largest = v[i] > largest ? v[i] : largest;
   return largest;
 }
+#endif
+
+// Where one instruction does it, lane i of LookUp is element index[i] of `low` and `high` together.
+#if defined(FASTKERAS_AVX512)
+constexpr bool kLooksUp = true;
+FASTKERAS_INLINE Vec<float> LookUp(Vec<float> low, Vec<float> high, Simd<float>::Int index) {
+  return _mm512_permutex2var_ps(low, reinterpret_cast<__m512i>(index), high);
+}
+FASTKERAS_INLINE Vec<double> LookUp(Vec<double> low, Vec<double> high, Simd<double>::Int index) {
+  return _mm512_permutex2var_pd(low, reinterpret_cast<__m512i>(index), high);
+}
+#else
+constexpr bool kLooksUp = false;
 #endif
 
 }  // namespace fastkeras::FASTKERAS_ISA

@@ -59,6 +59,13 @@ void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads);
 template <typename T>
 void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num_threads);
 
+// Writes tags (num_samples, batch, steps) drawn from the distribution, 0 where a step is not valid
+// or no path is possible: each the first tag at which the cumulated probability is above its number
+// of uniforms (num_samples, batch, steps), all in 0 <= u < 1.
+template <typename T>
+void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int32_t* tags,
+            int num_threads);
+
 // The flat index of the first tag that is out of range at a valid step, or -1.
 int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const int32_t* tags,
                            const int32_t* lengths, const bool* mask);

@@ -182,8 +182,35 @@ void ExactGradient(const Plan<T>& plan, int64_t b, double factor, T* gradient, T
   }
 }
 
-#define FASTKERAS_INSTANTIATE(T)                                 \
-  template double ExactLogPartition<T>(const Plan<T>&, int64_t); \
+template <typename T>
+void ExactSample(const Plan<T>& plan, int64_t b, int64_t num_samples, const T* uniforms,
+                 int32_t* tags) {
+  const Sequence<T> sequence(plan, b);
+  const int64_t num_tags = sequence.num_tags;
+  const int64_t begin = b * plan.chains.steps, area = plan.chains.batch * plan.chains.steps;
+  std::vector<double> alpha, sums(num_tags);
+  if (Forward(sequence, true, alpha) == -kInfinity) return;
+  for (int64_t k = 0; k < num_samples; ++k) {
+    int64_t following = 0;
+    for (int64_t s = sequence.steps - 1; s >= 0; --s) {
+      for (int64_t i = 0; i < num_tags; ++i) {
+        sums[i] = alpha[s * num_tags + i];
+        if (s < sequence.steps - 1) sums[i] += plan.chains.transitions[i * num_tags + following];
+      }
+      const double peak = LargestFinite(sums);
+      double total = 0;
+      for (double& sum : sums) sum = total += std::exp(sum - peak);
+      const int64_t t = k * area + begin + StepAt(plan, b, s);
+      following =
+          std::upper_bound(sums.begin(), sums.end() - 1, uniforms[t] * total) - sums.begin();
+      tags[t] = static_cast<int32_t>(following);
+    }
+  }
+}
+
+#define FASTKERAS_INSTANTIATE(T)                                                      \
+  template void ExactSample<T>(const Plan<T>&, int64_t, int64_t, const T*, int32_t*); \
+  template double ExactLogPartition<T>(const Plan<T>&, int64_t);                      \
   template void ExactGradient<T>(const Plan<T>&, int64_t, double, T*, T*, int64_t);
 FASTKERAS_INSTANTIATE(float)
 FASTKERAS_INSTANTIATE(double)

@@ -19,6 +19,11 @@ template <typename T>
 void ExactGradient(const Plan<T>& plan, int64_t sequence, double factor, T* gradient, T* pairs,
                    int64_t stride);
 
+// Draws paths of one sequence, as `Sample` does (crf.h); writes nothing if none is possible.
+template <typename T>
+void ExactSample(const Plan<T>& plan, int64_t sequence, int64_t num_samples, const T* uniforms,
+                 int32_t* tags);
+
 }  // namespace fastkeras::crf
 
 #endif  // FASTKERAS_CRF_EXACT_H_

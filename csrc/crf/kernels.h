@@ -5,6 +5,7 @@
 #include "crf/forward.h"
 #include "crf/k_best.h"
 #include "crf/plan.h"
+#include "crf/sample.h"
 #include "crf/viterbi.h"
 #include "math.h"
 #include "simd.h"
@@ -38,8 +39,9 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
 }
 
 template <typename T>
-constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth, CutIntoPanels<T>, Forward<T>,
-                                      Backward<T>,     Viterbi<T>,       KBest<T>};
+constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth,    CutIntoPanels<T>, Forward<T>,
+                                      Backward<T>,        Viterbi<T>,       KBest<T>,
+                                      DealTransitions<T>, Draw<T>};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

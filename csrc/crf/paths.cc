@@ -1,4 +1,4 @@
-// Whole paths: their scores, the best and the k best.
+// Whole paths: their scores, the best, the k best, and samples.
 
 #include "crf/paths.h"
 
@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "crf/crf.h"
+#include "crf/exact.h"
 #include "crf/planning.h"
+#include "memory.h"
 #include "parallel.h"
 
 namespace fastkeras::crf {
@@ -114,10 +116,41 @@ void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num
   });
 }
 
+template <typename T>
+void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int32_t* tags,
+            int num_threads) {
+  const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
+  const Planning<T> planning(chains, true, workspace.data, num_threads);
+  const Plan<T>& plan = planning.plan;
+  const std::unique_ptr<double[]> value(new double[chains.batch]);
+  const Buffer<T> into((chains.num_tags + 1) * planning.stride());
+  planning.kernels.deal_transitions(plan, into.data);
+  const int64_t block = planning.block();
+  ParallelFor((chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
+    const int64_t first = task * block, last = std::min(chains.batch, first + block);
+    planning.kernels.forward(plan, first, last, value.get());
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t b = plan.order[i];
+      const bool all_written = !plan.step_index && value[b] != -INFINITY && !plan.inexact[b];
+      const int64_t written = all_written ? plan.counts[b] : 0;
+      for (int64_t k = 0; k < num_samples; ++k) {
+        int32_t* path = tags + (k * chains.batch + b) * chains.steps;
+        std::fill(path + written, path + chains.steps, 0);
+      }
+      if (plan.inexact[b]) {
+        ExactSample(plan, b, num_samples, uniforms, tags);
+      } else if (value[b] != -INFINITY) {
+        planning.kernels.draw(plan, into.data, b, num_samples, uniforms, tags);
+      }
+    }
+  });
+}
+
 #define FASTKERAS_INSTANTIATE(T)                                                          \
   template void PathScores<T>(const Plan<T>&, int64_t, int64_t, const int32_t*, double*); \
   template void Viterbi<T>(const Chains<T>&, int32_t*, T*, int);                          \
-  template void KBest<T>(const Chains<T>&, int64_t, int32_t*, T*, int);
+  template void KBest<T>(const Chains<T>&, int64_t, int32_t*, T*, int);                   \
+  template void Sample<T>(const Chains<T>&, int64_t, const T*, int32_t*, int);
 FASTKERAS_INSTANTIATE(float)
 FASTKERAS_INSTANTIATE(double)
 

@@ -85,6 +85,11 @@ struct Kernels {
   // Writes tags (batch, k, steps) in order of the scores, as far as there are, and their number.
   void (*k_best)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last, int64_t k,
                  int32_t* tags, int64_t* found);
+  // The transitions as `draw` wants them, (num_tags + 1, rows of whole vectors). It draws paths of
+  // one sequence after `forward`, and writes their valid steps.
+  void (*deal_transitions)(const Plan<T>& plan, T* into);
+  void (*draw)(const Plan<T>& plan, const T* into, int64_t sequence, int64_t num_samples,
+               const T* uniforms, int32_t* tags);
 };
 
 // Those of the instruction set that answers now (instruction_set.h).

@@ -123,6 +123,20 @@ py::tuple KBest(const Array<T>& emissions, const Array<T>& transitions,
 }
 
 template <typename T>
+Array<int32_t> Sample(const Array<T>& emissions, const Array<T>& transitions,
+                      const Array<int32_t>& lengths, const py::object& mask, const Array<T>& start,
+                      const Array<T>& end, const Array<T>& uniforms) {
+  const Arguments<T> arguments(emissions, transitions, lengths, mask, start, end);
+  const int64_t num_samples = uniforms.shape(0);
+  Array<int32_t> tags({num_samples, arguments.chains.batch, arguments.chains.steps});
+  const T* numbers = uniforms.data();
+  int32_t* tags_out = tags.mutable_data();
+  py::gil_scoped_release release;
+  Sample<T>(arguments.chains, num_samples, numbers, tags_out, kDefaultNumThreads);
+  return tags;
+}
+
+template <typename T>
 void BindOf(py::module_& module) {  // float and double are overloads, told apart by the arrays
   module.def("crf_value", &Value<T>, py::arg("emissions").noconvert(), py::arg("tags").noconvert(),
              py::arg("transitions").noconvert(), py::arg("lengths").noconvert(), py::arg("mask"),
@@ -143,6 +157,10 @@ void BindOf(py::module_& module) {  // float and double are overloads, told apar
              py::arg("transitions").noconvert(), py::arg("lengths").noconvert(), py::arg("mask"),
              py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert(),
              py::arg("k"));
+  module.def("crf_sample", &Sample<T>, py::arg("emissions").noconvert(),
+             py::arg("transitions").noconvert(), py::arg("lengths").noconvert(), py::arg("mask"),
+             py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert(),
+             py::arg("uniforms").noconvert());
 }
 
 }  // namespace

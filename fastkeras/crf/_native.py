@@ -1,7 +1,5 @@
 """The C++ kernels on NumPy arrays, GIL released. Results do not depend on the number of threads."""
 
-from importlib import import_module
-
 from fastkeras import _core
 from fastkeras.crf.gradients import Gradients
 
@@ -48,14 +46,9 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
 
 def sample(emissions, transitions, lengths, mask, start_transitions, end_transitions, uniforms):
     chain = (transitions, lengths, mask, start_transitions, end_transitions)
-    return _numba().sample(emissions, *chain, uniforms)
+    return _core.crf_sample(emissions, *chain, uniforms)
 
 
 def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
     chain = (transitions, lengths, mask, start_transitions, end_transitions)
     return _core.crf_k_best(emissions, *chain, k)
-
-
-def _numba():
-    """What has no kernel in C++; imported at the first call only, since Numba is slow to load."""
-    return import_module("fastkeras.crf._numba")

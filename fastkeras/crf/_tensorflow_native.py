@@ -7,7 +7,6 @@ import tensorflow as tf
 from tensorflow.python.eager.record import could_possibly_record
 
 from fastkeras._tf_ops import library
-from fastkeras.crf import _keras
 from fastkeras.crf.gradients import Gradients
 
 LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = range(3)  # `Quantity` in csrc/crf/crf.h
@@ -59,8 +58,9 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
 
 
 def sample(emissions, transitions, lengths, mask, start_transitions, end_transitions, uniforms):
-    chain = (transitions, lengths, mask, start_transitions, end_transitions)
-    return _keras.sample(emissions, *chain, uniforms)
+    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    uniforms = tf.convert_to_tensor(uniforms)
+    return library.fastkeras_crf_sample(*chain, uniforms, num_threads=_num_threads())
 
 
 def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):

@@ -25,8 +25,7 @@ def sample(
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
-            `log_partition`. Engines without a sampler of their own have the `numba` or the `keras`
-            engine do it.
+            `log_partition`.
         num_samples: how many sequences to draw for each of the batch, at least 1.
         seed: an integer, the same of which gives the same samples again, by every engine of the
             array's family, but for rounding; a NumPy `Generator` for arrays or a

@@ -11,7 +11,7 @@ from accuracy import FUNCTIONS, call, check
 from fastkeras import crf
 from strategies import chains
 
-PATHS = [("k_best", {"k": 5})]
+PATHS = [("k_best", {"k": 5}), ("sample", {"num_samples": 3, "seed": 0})]
 
 
 def _paths(function, chain, more, engine):

@@ -115,12 +115,40 @@ void CheckKBest(const Problem<T>& problem) {
 }
 
 template <typename T>
+void CheckSample(const Problem<T>& problem) {
+  const int num_samples = PickFrom({1, 2, 16}), steps = problem.steps;
+  const size_t size = num_samples * problem.batch * steps;
+  std::vector<T> uniforms(size);
+  const T below_one = 1 - 2 * std::numeric_limits<T>::epsilon();
+  std::uniform_real_distribution<T> uniform(0, 1);
+  for (T& number : uniforms) number = std::min(Pick(0, 9) ? uniform(generator) : T(0), below_one);
+  std::vector<int32_t> tags(size), again(size);
+  Sample(problem.chains(), num_samples, uniforms.data(), tags.data(), 1);
+  Sample(problem.chains(), num_samples, uniforms.data(), again.data(), 3);
+  Expect(Same(tags, again), "samples by three threads", problem.Text());
+  for (int b = 0; b < problem.batch; ++b) {
+    const bool possible = !BestScores(problem, b, 1).empty();
+    for (int k = 0; k < num_samples; ++k) {
+      const int32_t* path = tags.data() + (k * problem.batch + b) * steps;
+      Expect(InRange(problem, b, path), "tags of samples", problem.Text());
+      if (possible) {
+        Expect(std::isfinite(ScoreOf(problem, b, path)), "samples are possible", problem.Text());
+      } else {
+        Expect(std::all_of(path, path + steps, [](int32_t tag) { return tag == 0; }),
+               "no sample is possible", problem.Text());
+      }
+    }
+  }
+}
+
+template <typename T>
 int Rounds() {
   for (int round = 0; round < kRounds; ++round) {
     Problem<T> problem;
     for (const char* set : {"portable", "avx2", "avx512"}) {
       if (!SetInstructionSet(set)) continue;
       CheckKBest(problem);
+      CheckSample(problem);
     }
   }
   return kRounds;
