@@ -27,15 +27,17 @@ def family_of(array):
     return package if package in AUTOMATIC else "numpy"
 
 
-def engine_for(domain, array, engine=None):
+def engine_for(domain, array, engine=None, what=None, engines_that_can=_ENGINES):
     """Return the module of `domain` that answers for `array`.
 
     A named engine is used or raises; only an unnamed one falls through to the next. NumPy arrays
-    may be handed to every engine by name, since all of them can convert.
+    may be handed to every engine by name, since all of them can convert. Where not every engine can
+    do what is asked for, `what` says what that is, and `engines_that_can` which can.
     """
     family = family_of(array)
-    automatic = AUTOMATIC[family]
-    able = DOMAINS[domain] if family == "numpy" else automatic
+    automatic = tuple(name for name in AUTOMATIC[family] if name in engines_that_can)
+    able = DOMAINS[domain] if family == "numpy" else AUTOMATIC[family]
+    able = [name for name in able if name in engines_that_can]
     forced = os.environ.get(FORCED)
     if engine is None and forced in able:
         engine = forced
@@ -45,7 +47,8 @@ def engine_for(domain, array, engine=None):
         return _first(domain, automatic)
     if engine not in able:
         raise ValueError(
-            f"engine={engine!r} does not take a {family} array; these do: {', '.join(able)}"
+            f"engine={engine!r} does not take {what or f'a {family} array'}; "
+            f"these do: {', '.join(able)}"
         )
     return _load(domain, engine)
 

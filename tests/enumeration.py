@@ -24,9 +24,16 @@ def enumerate_paths(chain):
             for k, t in enumerate(steps):
                 scores += x[b, t, paths[:, k]]
                 if k:
-                    scores += transitions[paths[:, k - 1], paths[:, k]]
+                    scores += _into(transitions, b, t)[paths[:, k - 1], paths[:, k]]
             scores += end[paths[:, -1]]
         yield steps, paths, scores
+
+
+def _into(transitions, b, t):
+    """Return the transitions into a step, (num_tags, num_tags), whether they vary or not."""
+    if transitions.ndim == 2:
+        return transitions
+    return transitions[t - 1] if transitions.ndim == 3 else transitions[b, t - 1]
 
 
 def probabilities(scores):

@@ -12,7 +12,8 @@ def log_partition(emissions, transitions, lengths, mask, start_transitions, end_
     log_partition = np.zeros(len(emissions), emissions.dtype)
     for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
         if len(steps):
-            alpha = _forward(emissions[b, steps], transitions, start_transitions)
+            pairs = _pairs(transitions, b, steps)
+            alpha = _forward(emissions[b, steps], pairs, start_transitions)
             log_partition[b] = _log_sum_exp(alpha[-1] + end_transitions)
     return log_partition
 
@@ -22,10 +23,11 @@ def sequence_score(emissions, tags, transitions, lengths, mask, start_transition
     for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
         if len(steps):
             path = tags[b, steps]
+            pairs = _pairs(transitions, b, steps)
             score[b] = (
                 start_transitions[path[0]]
                 + emissions[b, steps, path].sum()
-                + transitions[path[:-1], path[1:]].sum()
+                + pairs[np.arange(len(pairs)), path[:-1], path[1:]].sum()
                 + end_transitions[path[-1]]
             )
     return score
@@ -53,33 +55,35 @@ def log_likelihood_and_gradients(
         if len(steps) == 0 or np.isneginf(likelihood[b]):
             continue
         path = tags[b, steps]
-        gold_counts = np.zeros_like(transitions)
-        np.add.at(gold_counts, (path[:-1], path[1:]), 1)
+        gold_counts = np.zeros_like(counts[b])
+        for t in range(1, len(steps)):
+            _of_step(gold_counts, steps[t])[path[t - 1], path[t]] += 1
         d_emissions[b] = -weights[b] * unary[b]
         d_emissions[b, steps, path] += weights[b]
-        d_transitions += weights[b] * (gold_counts - counts[b])
+        d_here = d_transitions if d_transitions.ndim == 2 else d_transitions[b]
+        d_here += weights[b] * (gold_counts - counts[b])
         d_start += d_emissions[b, steps[0]]
         d_end += d_emissions[b, steps[-1]]
     return likelihood, Gradients(d_emissions, d_transitions, d_start, d_end)
 
 
 def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    batch, _, num_tags = emissions.shape
     unary = np.zeros_like(emissions)
-    counts = np.zeros((batch, num_tags, num_tags), emissions.dtype)
+    counts = np.zeros((len(emissions), *_shape_of_one(transitions)), emissions.dtype)
     for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
         if len(steps) == 0:
             continue
         x = emissions[b, steps]
-        alpha = _forward(x, transitions, start_transitions)
-        beta = _backward(x, transitions, end_transitions)
+        pairs = _pairs(transitions, b, steps)
+        alpha = _forward(x, pairs, start_transitions)
+        beta = _backward(x, pairs, end_transitions)
         log_z = _log_sum_exp(alpha[-1] + beta[-1])
         if np.isneginf(log_z):
             continue  # no sequence is possible
         unary[b, steps] = np.exp(alpha + beta - log_z)
         for t in range(1, len(steps)):
-            pair = alpha[t - 1][:, None] + transitions + (x[t] + beta[t])[None, :]
-            counts[b] += np.exp(pair - log_z)
+            pair = alpha[t - 1][:, None] + pairs[t - 1] + (x[t] + beta[t])[None, :]
+            _of_step(counts[b], steps[t])[:] += np.exp(pair - log_z)
     return unary, counts
 
 
@@ -90,10 +94,11 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
         if len(steps) == 0:
             continue
         x = emissions[b, steps]
+        pairs = _pairs(transitions, b, steps)
         best = start_transitions + x[0]  # best[j]: of all paths that end in j
         came_from = []
         for t in range(1, len(steps)):
-            candidates = best[:, None] + transitions
+            candidates = best[:, None] + pairs[t - 1]
             came_from.append(candidates.argmax(axis=0))  # the lowest tag of a tie
             best = candidates.max(axis=0) + x[t]
         best = best + end_transitions
@@ -110,7 +115,8 @@ def sample(emissions, transitions, lengths, mask, start_transitions, end_transit
     for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
         if len(steps) == 0:
             continue
-        alpha = _forward(emissions[b, steps], transitions, start_transitions)
+        pairs = _pairs(transitions, b, steps)
+        alpha = _forward(emissions[b, steps], pairs, start_transitions)
         if np.isneginf(alpha[-1] + end_transitions).all():
             continue  # no sequence is possible
         for tags_of_sample, uniforms_of_sample in zip(tags[:, b], uniforms[:, b], strict=True):
@@ -166,21 +172,21 @@ def _draw(scores, uniform):
     return np.searchsorted(sums, uniform * sums[-1], side="right")
 
 
-def _forward(x, transitions, start_transitions):
+def _forward(x, pairs, start_transitions):
     """alpha[t, j]: log-sum of the scores of all prefixes that end in tag j at step t."""
     alpha = np.empty_like(x)
     alpha[0] = start_transitions + x[0]
     for t in range(1, len(x)):
-        alpha[t] = _log_sum_exp(alpha[t - 1][:, None] + transitions) + x[t]
+        alpha[t] = _log_sum_exp(alpha[t - 1][:, None] + pairs[t - 1]) + x[t]
     return alpha
 
 
-def _backward(x, transitions, end_transitions):
+def _backward(x, pairs, end_transitions):
     """beta[t, i]: log-sum of the scores of all suffixes that follow tag i at step t."""
     beta = np.empty_like(x)
     beta[-1] = end_transitions
     for t in range(len(x) - 1, 0, -1):
-        beta[t - 1] = _log_sum_exp((transitions + (x[t] + beta[t])[None, :]).T)
+        beta[t - 1] = _log_sum_exp((pairs[t - 1] + (x[t] + beta[t])[None, :]).T)
     return beta
 
 
@@ -190,6 +196,23 @@ def _log_sum_exp(scores):
     finite_peak = np.where(np.isneginf(peak), 0, peak)
     with np.errstate(divide="ignore"):
         return np.log(np.exp(scores - finite_peak).sum(axis=0)) + finite_peak
+
+
+def _pairs(transitions, b, steps):
+    """The transitions into each valid step of a sequence but the first: (n − 1, ·, ·)."""
+    if transitions.ndim == 2:
+        return np.broadcast_to(transitions, (len(steps) - 1, *transitions.shape))
+    return transitions[b, steps[1:] - 1]
+
+
+def _shape_of_one(transitions):
+    """The shape of the transitions of one sequence, and of what is counted of them."""
+    return transitions.shape if transitions.ndim == 2 else transitions.shape[1:]
+
+
+def _of_step(counts, step):
+    """The counts of the transition into this step: of all steps, or of this one, if they vary."""
+    return counts if counts.ndim == 2 else counts[step - 1]
 
 
 def _valid_steps(emissions, lengths, mask):

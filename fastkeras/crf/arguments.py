@@ -1,7 +1,8 @@
 """The door of the CRF functions: every argument is checked and normalised here, once.
 
 Engines receive and trust
-    emissions (batch, steps, num_tags), float32 or float64; transitions (num_tags, num_tags),
+    emissions (batch, steps, num_tags), float32 or float64; transitions (num_tags, num_tags), or,
+    where the door lets transitions vary, (batch, steps - 1, num_tags, num_tags);
     start_transitions and end_transitions (num_tags,), of the same dtype, never None;
     tags int32 (batch, steps), lengths int32 (batch,);
     mask bool (batch, steps) or None. With a mask, it alone tells the valid steps.
@@ -18,11 +19,20 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def chain_arguments(
-    emissions, transitions, lengths, mask, start_transitions, end_transitions, tags=None, prefix=""
+    emissions,
+    transitions,
+    lengths,
+    mask,
+    start_transitions,
+    end_transitions,
+    tags=None,
+    prefix="",
+    may_vary=False,
 ):
     """Return (emissions, tags, transitions, lengths, mask, start, end), all checked.
 
-    `prefix` is what the caller's names of the scores begin with.
+    `prefix` is what the caller's names of the scores begin with; `may_vary` lets each step have
+    transitions of its own.
     """
     arrays = _NumPy if family_of(emissions) == "numpy" else _Tensors()
     emissions = arrays.floats(f"{prefix}emissions", emissions)
@@ -43,7 +53,15 @@ def chain_arguments(
         _expect_shape(name, value, shape, meaning)
         return value
 
-    transitions = scores("transitions", transitions, (num_tags, num_tags), "(num_tags, num_tags)")
+    pairs, pairs_meaning = (num_tags, num_tags), "(num_tags, num_tags)"
+    rank = rank_of(transitions)
+    if may_vary and rank in (3, 4):
+        pairs, pairs_meaning = (_one_less(steps), *pairs), "(steps - 1, num_tags, num_tags)"
+    if may_vary and rank == 4:
+        pairs, pairs_meaning = (batch, *pairs), f"(batch, {pairs_meaning[1:]}"
+    transitions = scores("transitions", transitions, pairs, pairs_meaning)
+    if may_vary and rank == 3:
+        transitions = arrays.for_each_sequence(transitions, emissions)
     start = scores("start_transitions", start_transitions, (num_tags,), "(num_tags,)")
     end = scores("end_transitions", end_transitions, (num_tags,), "(num_tags,)")
 
@@ -60,6 +78,11 @@ def chain_arguments(
         _expect_shape("tags", tags, (batch, steps), "(batch, steps)")
         tags = arrays.check_tags(tags, lengths, mask, num_tags)
     return emissions, tags, transitions, lengths, mask, start, end
+
+
+def rank_of(array):
+    """The number of dimensions of an array, a tensor, or nested lists."""
+    return len(array.shape) if hasattr(array, "shape") else np.ndim(array)
 
 
 def like(result, emissions):
@@ -114,6 +137,10 @@ class _NumPy:
     @staticmethod
     def zeros(shape, dtype):
         return np.zeros(shape, dtype)
+
+    @staticmethod
+    def for_each_sequence(array, emissions):
+        return np.broadcast_to(array, (len(emissions), *array.shape))
 
     @staticmethod
     def integers(name, value):
@@ -186,6 +213,10 @@ class _Tensors:
     def zeros(self, shape, dtype):
         return self.ops.zeros(shape, dtype)
 
+    def for_each_sequence(self, tensor, emissions):
+        shape = (self.ops.shape(emissions)[0], *self.ops.shape(tensor))
+        return self.ops.broadcast_to(tensor, shape)
+
     def integers(self, name, value):
         value = self.ops.convert_to_tensor(value)
         dtype = self.dtype(value)
@@ -214,6 +245,10 @@ class _Tensors:
 
     def check_tags(self, tags, lengths, mask, num_tags):
         return tags
+
+
+def _one_less(steps):
+    return None if steps is None else max(steps - 1, 0)
 
 
 def _shape(array):

@@ -53,12 +53,12 @@ def _in_a_graph(function, takes_tags):
     mask_at = 4 if takes_tags else 3
 
     @cache
-    def graph(num_tags, dtype, masked, ranks_of_more):
+    def graph(num_tags, dtype, masked, rank_of_transitions, ranks_of_more):
         x, transitions, boundary, *more = (
             tf.TensorSpec(shape, dtype)
             for shape in (
                 (None, None, num_tags),
-                (num_tags, num_tags),
+                (None, None, num_tags, num_tags)[4 - rank_of_transitions :],
                 (num_tags,),
                 *((None,) * rank for rank in ranks_of_more),
             )
@@ -80,8 +80,9 @@ def _in_a_graph(function, takes_tags):
             return function(*arguments)
         ranks_of_more = tuple(len(a.shape) for a in arguments[mask_at + 3 :])
         tensors = [ops.convert_to_tensor(a) for a in arguments if a is not None]
-        masked = arguments[mask_at] is not None
-        return graph(tensors[0].shape[2], tensors[0].dtype, masked, ranks_of_more)(*tensors)
+        x, transitions = tensors[0], tensors[mask_at - 2]
+        masked, rank = arguments[mask_at] is not None, len(transitions.shape)
+        return graph(x.shape[2], x.dtype, masked, rank, ranks_of_more)(*tensors)
 
     return call
 

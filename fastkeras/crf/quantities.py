@@ -1,9 +1,11 @@
 """The values of a chain: log Z, scores, likelihoods with gradients, marginals, the best path."""
 
+from functools import partial
+
 import numpy as np
 
 from fastkeras._engines import engine_for, family_of
-from fastkeras.crf.arguments import chain_arguments, like
+from fastkeras.crf.arguments import array_functions, chain_arguments, like, rank_of
 from fastkeras.crf.gradients import Gradients
 
 
@@ -28,7 +30,10 @@ def log_partition(
         emissions: float, shape (batch, steps, num_tags). Scores in nats, not probabilities; −inf
             forbids a tag. float16 and bfloat16 are computed in float32, and rounded once, at the
             end; a result beyond 65,504 is infinite in float16.
-        transitions: float, shape (num_tags, num_tags); [i, j] scores i → j; −inf forbids it.
+        transitions: float, shape (num_tags, num_tags); [i, j] scores i → j; −inf forbids it. Or
+            (batch, steps − 1, num_tags, num_tags), or (steps − 1, num_tags, num_tags) for all
+            sequences: […, t − 1, i, j] scores i → j into step t, from the valid step before. Such
+            transitions are taken by the engines `keras` and `reference` only.
         lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. Nothing at or past a sequence's
             length is read. None: all steps are valid.
         mask: bool, shape (batch, steps). A masked step is skipped and the chain bridges it, at
@@ -55,10 +60,11 @@ def log_partition(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, _, *chain = chain_arguments(
+    x, _, *chain = _arguments(
         emissions, transitions, lengths, mask, start_transitions, end_transitions
     )
-    return like(engine_for("crf", emissions, engine).log_partition(x, *chain), emissions)
+    functions = _functions(emissions, transitions, engine)
+    return like(functions.log_partition(x, *chain), emissions)
 
 
 def sequence_score(
@@ -97,10 +103,11 @@ def sequence_score(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, tags, *chain = chain_arguments(
+    x, tags, *chain = _arguments(
         emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
     )
-    return like(engine_for("crf", emissions, engine).sequence_score(x, tags, *chain), emissions)
+    functions = _functions(emissions, transitions, engine)
+    return like(functions.sequence_score(x, tags, *chain), emissions)
 
 
 def log_likelihood(
@@ -141,10 +148,11 @@ def log_likelihood(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, tags, *chain = chain_arguments(
+    x, tags, *chain = _arguments(
         emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
     )
-    return like(engine_for("crf", emissions, engine).log_likelihood(x, tags, *chain), emissions)
+    functions = _functions(emissions, transitions, engine)
+    return like(functions.log_likelihood(x, tags, *chain), emissions)
 
 
 def log_likelihood_and_gradients(
@@ -189,13 +197,16 @@ def log_likelihood_and_gradients(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, tags, *chain = chain_arguments(
+    x, tags, *chain = _arguments(
         emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
     )
     weights = _weights(weights, x)
-    likelihood, gradients = engine_for("crf", emissions, engine).log_likelihood_and_gradients(
-        x, tags, *chain, weights
-    )
+    functions = _functions(emissions, transitions, engine)
+    likelihood, gradients = functions.log_likelihood_and_gradients(x, tags, *chain, weights)
+    if rank_of(transitions) == 3:  # they are those of all sequences
+        of_sequences = gradients.transitions
+        summed = array_functions(of_sequences).sum(of_sequences, axis=0)
+        gradients = gradients._replace(transitions=summed)
     return like(likelihood, emissions), Gradients(*(like(g, emissions) for g in gradients))
 
 
@@ -221,7 +232,9 @@ def marginals(
     Returns:
         The unary marginals, shape (batch, steps, num_tags): they sum to 1 at valid steps and are 0
         elsewhere. The expected transition counts, shape (batch, num_tags, num_tags): they sum to
-        the number of valid steps minus one. Both are zero for an impossible sequence.
+        the number of valid steps minus one. Of transitions that vary they are the probabilities of
+        each pair, shape (batch, steps − 1, num_tags, num_tags): [b, t − 1] of that at step t and
+        the valid step before. All are zero for an impossible sequence.
 
     Raises:
         ValueError, ImportError: as `log_partition`.
@@ -236,10 +249,10 @@ def marginals(
 
     Source: Rabiner, 1989, "A tutorial on hidden Markov models", section III.
     """
-    x, _, *chain = chain_arguments(
+    x, _, *chain = _arguments(
         emissions, transitions, lengths, mask, start_transitions, end_transitions
     )
-    unary, counts = engine_for("crf", emissions, engine).marginals(x, *chain)
+    unary, counts = _functions(emissions, transitions, engine).marginals(x, *chain)
     return like(unary, emissions), like(counts, emissions)
 
 
@@ -277,11 +290,21 @@ def viterbi(
 
     Source: Viterbi, 1967; Forney, 1973, "The Viterbi algorithm".
     """
-    x, _, *chain = chain_arguments(
+    x, _, *chain = _arguments(
         emissions, transitions, lengths, mask, start_transitions, end_transitions
     )
-    tags, score = engine_for("crf", emissions, engine).viterbi(x, *chain)
+    tags, score = _functions(emissions, transitions, engine).viterbi(x, *chain)
     return tags, like(score, emissions)
+
+
+_arguments = partial(chain_arguments, may_vary=True)
+
+
+def _functions(emissions, transitions, engine):
+    if rank_of(transitions) == 2:
+        return engine_for("crf", emissions, engine)
+    what, able = "transitions that vary with the step", ("keras", "reference")
+    return engine_for("crf", emissions, engine, what, able)
 
 
 def _given(tags):

@@ -8,9 +8,12 @@ the largest transition, is 0. Two domains, chosen by `scores_are_near`:
     logs    log-sum-exp over pairs of tags, for transitions so far apart that a product of
             probabilities would lose a path: hard constraints, −inf or −1e4.
 
-No scan stores a pair of tags for each step. docs/crf.md has the derivation, and the argument why
-the scaled domain is safe while the transitions are near each other.
+No scan stores a pair of tags for each step, unless each step has transitions of its own.
+docs/crf.md has the derivation, and the argument why the scaled domain is safe while the transitions
+are near each other.
 """
+
+from typing import Any, NamedTuple
 
 from keras import backend, ops
 
@@ -19,19 +22,38 @@ IMPOSSIBLE = -1e29  # a score below this has met the floor
 FARTHEST = {"float32": 60.0, "float64": 600.0}  # nats; e^-87 and e^-708 are the smallest numbers
 
 
+class Steps(NamedTuple):
+    """Consecutive steps of a batch of chains."""
+
+    x: Any  # relative emissions, (steps, batch, num_tags)
+    transitions: Any  # relative, (num_tags, num_tags), or into each step (steps, batch, ·, ·)
+    valid: Any  # bool, (steps, batch)
+    first: Any  # bool, (steps, batch): the first valid step of its sequence
+    near: Any  # scalar bool: whether to work in the scaled domain
+
+
+def steps_of(x, transitions, valid, first):
+    """All steps of the chains."""
+    return Steps(x, transitions, valid, first, scores_are_near(transitions))
+
+
 def scores_are_near(transitions):
     """Whether the scaled domain loses nothing: a scalar bool tensor."""
     dtype = backend.standardize_dtype(transitions.dtype)
     return ops.max(transitions) - ops.min(transitions) <= FARTHEST[dtype]
 
 
-def forward(x, transitions, valid, first):
+def varies(transitions):
+    """Whether each step has transitions of its own."""
+    return len(transitions.shape) == 4
+
+
+def forward(steps, alpha=None):
     """Sums over all prefixes.
 
     Args:
-        x: relative emissions, (steps, batch, num_tags).
-        transitions: relative, (num_tags, num_tags).
-        valid, first: bool, (steps, batch); `first` marks the first valid step of each sequence.
+        steps: `Steps`.
+        alpha: the row of the step before these, (batch, num_tags), if there is one.
 
     Returns:
         alpha, (steps, batch, num_tags): at each step the normalised prefix sums (their logarithms
@@ -39,116 +61,139 @@ def forward(x, transitions, valid, first):
         scale, (steps, batch): what they were divided by, 1 at such a step;
         log_scale: its logarithm. The sum of log_scale over the steps is log Z.
     """
-    near = scores_are_near(transitions)
+    alpha = anything(steps.x) if alpha is None else alpha
     return ops.cond(
-        near,
-        lambda: _forward_scaled(x, transitions, valid, first),
-        lambda: _forward_logs(x, transitions, valid, first),
+        steps.near,
+        lambda: _forward_scaled(steps, alpha),
+        lambda: _forward_logs(steps, alpha),
     )
 
 
-def posterior(x, transitions, valid, first, alpha, scale, weights, per_sequence=False):
+def posterior(steps, alpha, scale, weights, per_sequence=False, before=None, beta=None):
     """Weighted marginals, from the results of `forward` and a scan backwards.
 
     Args:
-        x, transitions, valid, first: as in `forward`.
+        steps: as in `forward`.
         alpha, scale: results of `forward`.
         weights: (batch,).
         per_sequence: whether to keep the counts of each sequence apart.
+        before: the row that `forward` was given.
+        beta: the one that is returned for the steps after these, if there are any.
 
     Returns:
         Unary marginals, (steps, batch, num_tags), 0 at steps that are not valid; expected
-        transition counts, (num_tags, num_tags), or (batch, num_tags, num_tags) `per_sequence`.
+        transition counts, (num_tags, num_tags), or (batch, num_tags, num_tags) `per_sequence`, or
+        of the shape of transitions that vary; beta, (batch, num_tags), for the steps before these.
     """
-    unary_weights = ops.where(valid, weights, 0)
-    pair_weights = ops.where(first, 0, unary_weights)
+    unary_weights = ops.where(steps.valid, weights, 0)
+    weights = unary_weights, ops.where(steps.first, 0, unary_weights)
+    before = (anything(steps.x) if before is None else before)[None]
+    before = ops.concatenate([before, alpha[:-1]], axis=0)
+    beta = anything(steps.x) if beta is None else beta
     return ops.cond(
-        scores_are_near(transitions),
-        lambda: _posterior_scaled(
-            x, transitions, valid, alpha, scale, unary_weights, pair_weights, per_sequence
-        ),
-        lambda: _posterior_logs(
-            x, transitions, valid, alpha, unary_weights, pair_weights, per_sequence
-        ),
+        steps.near,
+        lambda: _posterior_scaled(steps, before, alpha, scale, beta, weights, per_sequence),
+        lambda: _posterior_logs(steps, before, alpha, beta, weights, per_sequence),
     )
 
 
-def _forward_scaled(x, transitions, valid, first):
-    potentials = ops.exp(x)
-    pair_potentials = ops.exp(transitions)
+def anything(x):
+    """A row to begin with, (batch, num_tags): none goes on from it, or all tags go on alike."""
+    return ops.ones(ops.shape(x)[1:], x.dtype)
+
+
+def _forward_scaled(steps, alpha):
+    potentials, pair_potentials = ops.exp(steps.x), ops.exp(steps.transitions)
 
     def step(alpha, inputs):
-        potentials, valid, first = inputs
-        joined = ops.where(first, potentials, (alpha @ pair_potentials) * potentials)
+        potentials, valid, first, *into = inputs
+        joined = _times(alpha, *(into or [pair_potentials]))
+        joined = ops.where(first, potentials, joined * potentials)
         scale = ops.sum(joined, axis=-1, keepdims=True)
         alpha = ops.where(valid, joined / scale, alpha)
         return alpha, (alpha, ops.where(valid, scale, 1)[:, 0])
 
-    zeros = _zeros(x)
-    inputs = (potentials, valid[..., None], first[..., None])
-    _, (alpha, scale) = scan(step, zeros + 1 / x.shape[-1], inputs, (zeros, zeros[:, 0]))
+    inputs = (potentials, steps.valid[..., None], steps.first[..., None])
+    inputs = inputs + of_each_step(pair_potentials)
+    _, (alpha, scale) = scan(step, alpha, inputs, (alpha, alpha[:, 0]))
     return alpha, scale, ops.log(scale)
 
 
-def _forward_logs(x, transitions, valid, first):
+def _forward_logs(steps, alpha):
     def step(alpha, inputs):
-        x, valid, first = inputs
-        joined = x + ops.where(first, 0, log_sum_exp(alpha[:, :, None] + transitions, axis=1))
+        x, valid, first, *into = inputs
+        pairs = alpha[:, :, None] + (into[0] if into else steps.transitions)
+        joined = x + ops.where(first, 0, log_sum_exp(pairs, axis=1))
         log_scale = log_sum_exp(joined, axis=-1)[:, None]
         alpha = ops.where(valid, joined - log_scale, alpha)
         return alpha, (alpha, ops.where(valid, log_scale, 0)[:, 0])
 
-    zeros = _zeros(x)
-    inputs = (x, valid[..., None], first[..., None])
-    _, (alpha, log_scale) = scan(step, zeros, inputs, (zeros, zeros[:, 0]))
+    inputs = (steps.x, steps.valid[..., None], steps.first[..., None])
+    inputs = inputs + of_each_step(steps.transitions)
+    _, (alpha, log_scale) = scan(step, alpha, inputs, (alpha, alpha[:, 0]))
     return alpha, ops.ones_like(log_scale), log_scale
 
 
-def _posterior_scaled(
-    x, transitions, valid, alpha, scale, unary_weights, pair_weights, per_sequence
-):
-    potentials = ops.exp(x)
-    pair_potentials = ops.exp(transitions)
-    transposed = ops.transpose(pair_potentials)
+def _posterior_scaled(steps, before, alpha, scale, beta, weights, per_sequence):
+    potentials, pair_potentials = ops.exp(steps.x), ops.exp(steps.transitions)
+    transposed = ops.swapaxes(pair_potentials, -1, -2)
 
     def step(beta, inputs):
-        potentials, valid = inputs
-        before = (potentials * beta) @ transposed
+        potentials, valid, *into = inputs
+        before = _times(potentials * beta, *(into or [transposed]))
         before = before / ops.sum(before, axis=-1, keepdims=True)
         return ops.where(valid, before, beta), (beta,)
 
-    zeros = _zeros(x)
-    inputs = (potentials, valid[..., None])
-    _, (beta,) = scan(step, zeros + 1, inputs, (zeros,), reverse=True)
+    inputs = (potentials, steps.valid[..., None], *of_each_step(transposed))
+    beta_before, (beta,) = scan(step, beta, inputs, (beta,), reverse=True)
     unary = alpha * beta
     mass = ops.sum(unary, axis=-1)
+    unary_weights, pair_weights = weights
     # p(i at t-1, j at t) = alpha[t-1, i] · potential(i, j) · after[t, j], and they sum to 1
     after = potentials * beta * (pair_weights / (scale * mass))[..., None]
-    counts = pair_potentials * pair_sums(_at_the_step_before(alpha), after, per_sequence)
-    return unary * (unary_weights / mass)[..., None], counts
+    per_sequence = per_sequence and not varies(pair_potentials)
+    like = beta_before[..., None] if per_sequence else pair_potentials
+    sums = pair_sums(before, after, like)
+    return unary * (unary_weights / mass)[..., None], pair_potentials * sums, beta_before
 
 
-def _posterior_logs(x, transitions, valid, alpha, unary_weights, pair_weights, per_sequence):
+def _posterior_logs(steps, before, alpha, beta, weights, per_sequence):
+    unary_weights, pair_weights = weights
+    varying = varies(steps.transitions)
+
     def step(carry, inputs):
         beta, counts = carry
-        alpha, x, valid, pair_weights = inputs
-        pairs = transitions + (x + beta)[:, None, :]
+        alpha, x, valid, pair_weights, *into = inputs
+        pairs = (into[0] if varying else steps.transitions) + (x + beta)[:, None, :]
         before = log_sum_exp(pairs, axis=-1)
         log_sum = log_sum_exp(alpha + before, axis=-1)[:, None, None]
         shares = ops.exp(alpha[:, :, None] + pairs - log_sum) * pair_weights[:, None, None]
-        counts = counts + (shares if per_sequence else ops.sum(shares, axis=0))
         before = before - ops.stop_gradient(ops.max(before, axis=-1, keepdims=True))
-        return (ops.where(valid, before, beta), counts), (beta,)
+        after = ops.where(valid, before, beta)
+        if varying:
+            return (after, counts), (beta, shares)
+        return (after, counts + (shares if per_sequence else ops.sum(shares, axis=0))), (beta,)
 
-    zeros = _zeros(x)
-    counts = transitions * 0
+    counts = (steps.transitions[0] if varying else steps.transitions) * 0
     if per_sequence:
-        counts = counts + zeros[:, :, None]
-    inputs = (_at_the_step_before(alpha), x, valid[..., None], pair_weights)
-    (_, counts), (beta,) = scan(step, (zeros, counts), inputs, (zeros,), reverse=True)
-    joined = alpha + beta
+        counts = counts + beta[:, :, None] * 0
+    like = (beta, counts) if varying else (beta,)
+    inputs = (before, steps.x, steps.valid[..., None], pair_weights)
+    inputs = inputs + of_each_step(steps.transitions)
+    (beta, counts), (betas, *shares) = scan(step, (beta, counts), inputs, like, reverse=True)
+    joined = alpha + betas
     unary = ops.exp(joined - log_sum_exp(joined, axis=-1)[..., None])
-    return unary * unary_weights[..., None], counts
+    return unary * unary_weights[..., None], shares[0] if varying else counts, beta
+
+
+def of_each_step(transitions):
+    """What a scan has to read at each step: the transitions, if they vary."""
+    return (transitions,) if varies(transitions) else ()
+
+
+def _times(rows, pairs):
+    """Each row times the matrix, or times its own."""
+    return rows @ pairs if len(pairs.shape) == 2 else (rows[:, None, :] @ pairs)[:, 0]
 
 
 def log_sum_exp(scores, axis):
@@ -182,20 +227,13 @@ def scan(step, carry, inputs, like, reverse=False):
     return carry, tuple(output.stack() for output in outputs)
 
 
-def pair_sums(before, after, per_sequence=False):
-    """Sum over the steps (and the batch) of before[t, b, i] · after[t, b, j]."""
-    if per_sequence:
-        return ops.einsum("tbi,tbj->bij", before, after)
+def pair_sums(before, after, like):
+    """before[t, b, i] · after[t, b, j], summed over steps and batch as far as in `like`."""
     num_tags = before.shape[-1]
-    before = ops.transpose(ops.reshape(before, (-1, num_tags)))
-    return before @ ops.reshape(after, (-1, num_tags))
-
-
-def _zeros(x):
-    """What one step holds, (batch, num_tags)."""
-    return ops.zeros(ops.shape(x)[1:], x.dtype)
-
-
-def _at_the_step_before(alpha):
-    # the first row is never used: no sequence has a transition into its first valid step
-    return ops.concatenate([ops.ones_like(alpha[:1]), alpha[:-1]], axis=0)
+    rank = len(like.shape)
+    if rank == 2:
+        before = ops.transpose(ops.reshape(before, (-1, num_tags)))
+        return before @ ops.reshape(after, (-1, num_tags))
+    if rank == 3:
+        return ops.einsum("tbi,tbj->bij", before, after)
+    return before[..., :, None] * after[..., None, :]

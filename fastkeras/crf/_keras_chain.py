@@ -1,0 +1,133 @@
+"""What the functions of the `keras` engine begin and end with: relative scores, the given tags."""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from fastkeras.crf.recursions import FLOOR, IMPOSSIBLE, scan, steps_of, varies
+
+BLOCK = 256  # steps summed in a row; sums of sums keep their digits in float32
+
+
+class Chain(NamedTuple):
+    """Time-major scores with start and end folded in, and relative to the best of each step."""
+
+    x: Any  # (steps, batch, num_tags), the largest of each step is 0
+    transitions: Any  # (num_tags, num_tags), or into each step (steps, batch, ·, ·); the largest: 0
+    shift: Any  # (steps, batch): what was subtracted, transitions included; 0 where not valid
+    valid: Any  # bool (steps, batch)
+    first: Any  # bool (steps, batch): the first valid step of its sequence
+    last: Any  # bool (steps, batch)
+    has_holes: bool  # whether the step before may be one that is not valid
+
+    @property
+    def steps(self):
+        """What the recursions take."""
+        return steps_of(self.x, self.transitions, self.valid, self.first)
+
+
+class Gold(NamedTuple):
+    """The given tag sequences."""
+
+    score: Any  # (steps, batch): relative score of the tag and of the transition into it
+    possible: Any  # bool (batch)
+    in_range: Any  # bool (batch)
+
+
+def chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+    emissions = ops.convert_to_tensor(emissions)
+    transitions, start, end = (
+        floored(ops.convert_to_tensor(value, dtype=emissions.dtype))
+        for value in (transitions, start_transitions, end_transitions)
+    )
+    lengths = ops.convert_to_tensor(lengths, dtype="int32")
+    x = ops.transpose(emissions, (1, 0, 2))
+    if mask is None:
+        t = ops.arange(ops.shape(x)[0], dtype="int32")[:, None]
+        valid = t < lengths
+        first = valid & (t == 0)
+        last = t == lengths - 1
+    else:
+        valid = ops.transpose(ops.convert_to_tensor(mask, dtype="bool"))
+        rank = ops.cumsum(ops.cast(valid, "int32"), axis=0)
+        first = valid & (rank == 1)
+        last = valid & (rank == rank[-1:])
+    # what stands at a step that is not valid may be NaN: it gets neither into values nor gradients
+    x = floored(ops.where(valid[..., None], x, 0))
+    x = x + ops.where(first[..., None], start, 0) + ops.where(last[..., None], end, 0)
+    peak = ops.stop_gradient(ops.max(x, axis=-1))
+    if varies(transitions):
+        into = ops.transpose(transitions, (1, 0, 2, 3))
+        nothing = ops.zeros_like(x[:1])[..., None] + ops.zeros_like(start)
+        into = ops.concatenate([nothing, into], axis=0)
+        transitions = ops.where((valid & ~first)[..., None, None], into, 0)
+        transitions_peak = ops.stop_gradient(ops.max(transitions, axis=(2, 3)))
+        transitions = transitions - transitions_peak[..., None, None]
+    else:
+        transitions_peak = ops.stop_gradient(ops.max(transitions))
+        transitions = transitions - transitions_peak
+    shift = ops.where(valid, peak + ops.where(first, 0, transitions_peak), 0)
+    return Chain(x - peak[..., None], transitions, shift, valid, first, last, mask is not None)
+
+
+def floored(scores):
+    return ops.where(scores < FLOOR, FLOOR, scores)
+
+
+def gold_of(chain, tags):
+    num_tags = chain.x.shape[-1]
+    tags = ops.convert_to_tensor(tags, dtype="int32")
+    given = ops.transpose(tags)
+    tags, previous = tags_and_previous(chain, given)
+    in_range = (given == tags) | ~chain.valid
+    unary = ops.take_along_axis(chain.x, tags[..., None], axis=-1)[..., 0]
+    pairs = previous * num_tags + tags
+    if varies(chain.transitions):
+        of_steps = ops.reshape(chain.transitions, (*ops.shape(pairs), num_tags**2))
+        pairs = ops.take_along_axis(of_steps, pairs[..., None], axis=-1)[..., 0]
+    else:
+        pairs = ops.take(ops.reshape(chain.transitions, (-1,)), pairs)
+    pairs = ops.where(chain.first, 0, pairs)
+    possible = (unary > IMPOSSIBLE) & (pairs > IMPOSSIBLE) & (chain.shift > IMPOSSIBLE)
+    possible = possible | ~chain.valid
+    score = ops.where(chain.valid, unary + pairs, 0)
+    return Gold(score, ops.all(possible, axis=0), ops.all(in_range, axis=0))
+
+
+def tags_and_previous(chain, tags):
+    """The tags, clipped, and those of the valid step before; both (steps, batch)."""
+    tags = ops.where(chain.valid, ops.clip(tags, 0, chain.x.shape[-1] - 1), 0)
+    if not chain.has_holes:
+        return tags, ops.concatenate([tags[:1], tags[:-1]], axis=0)
+
+    def step(previous, inputs):
+        tags, valid = inputs
+        return ops.where(valid, tags, previous), (previous,)
+
+    start = ops.zeros(ops.shape(tags)[1:], "int32")
+    _, (previous,) = scan(step, start, (tags, chain.valid), (start,))
+    return tags, previous
+
+
+def log_partition_from(relative_score):
+    """Log Z; `relative_score` is that of −shift."""
+    return ops.where(-relative_score > IMPOSSIBLE, -relative_score, -float("inf"))
+
+
+def log_likelihood_from(relative_score, gold):
+    """Log p, without what is above 0 by rounding only; `relative_score` is that of `gold`."""
+    above = ops.stop_gradient(ops.where(relative_score > 0, relative_score, 0))
+    return settle(relative_score - above, gold)
+
+
+def settle(value, gold):
+    value = ops.where(gold.possible, value, -float("inf"))
+    return ops.where(gold.in_range, value, float("nan"))
+
+
+def sum_over_steps(values):
+    """(steps, batch) → (batch,), in blocks, since a float32 running sum loses digits."""
+    steps, batch = ops.shape(values)
+    missing = -steps % BLOCK
+    values = ops.concatenate([values, ops.zeros((missing, batch), values.dtype)], axis=0)
+    return ops.sum(ops.sum(ops.reshape(values, (-1, BLOCK, batch)), axis=1), axis=0)
