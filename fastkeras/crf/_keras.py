@@ -6,6 +6,7 @@ one of recursions.py, not automatic differentiation through a loop.
 
 from keras import backend, ops
 
+from fastkeras.crf import _keras_checkpointed as checkpointed
 from fastkeras.crf._keras_chain import (
     chain_of,
     gold_of,
@@ -29,7 +30,7 @@ from fastkeras.crf.recursions import (
     varies,
 )
 
-__all__ = ["k_best", "sample"]  # and what stands here
+__all__ = ["checkpointed", "k_best", "sample"]  # and what stands here
 
 
 @engine_function

@@ -3,7 +3,9 @@
 import sys
 
 import keras
+from keras import ops
 
+from fastkeras import crf
 from fastkeras.crf.targets import layer_of, mask_of
 
 
@@ -57,6 +59,21 @@ class CRFDecoder(keras.Model):
         """The decoder of a configuration."""
         model = keras.saving.deserialize_keras_object(config.pop("model"))
         return cls(model, **config)
+
+
+def decoded(emissions, chain, output):
+    """Tags, or for "confidence" their probabilities, without gradients."""
+    for name in ("transitions", "start_transitions", "end_transitions"):
+        if chain[name] is not None:
+            chain[name] = ops.stop_gradient(chain[name])
+    if is_exporting():
+        chain["engine"] = "keras"
+    emissions = ops.stop_gradient(emissions)
+    tags, _ = crf.viterbi(emissions, **chain)
+    if output == "tags":
+        return tags
+    unary, _ = crf.marginals(emissions, **chain)
+    return ops.take_along_axis(unary, tags[..., None], axis=-1)[..., 0]
 
 
 def is_exporting():

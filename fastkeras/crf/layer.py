@@ -5,7 +5,8 @@ from keras import ops
 
 from fastkeras import crf
 from fastkeras.crf.constraints import checked
-from fastkeras.crf.decoder import decoding_model, is_exporting
+from fastkeras.crf.decoder import decoded, decoding_model
+from fastkeras.crf.layer_scores import add_scores, scores_of
 from fastkeras.crf.loss import CRFLoss
 from fastkeras.crf.metrics import CRFAccuracy
 from fastkeras.crf.targets import at_least_float32, mark, mask_of
@@ -37,6 +38,7 @@ class CRF(keras.layers.Layer):
             `Constraints` of your own, or None. Transitions, first and last tags that are not
             allowed have probability 0, in loss, marginals and decoding. A sequence labelled with
             them has an infinite loss and no gradient.
+        checkpoint: as in `fastkeras.crf.log_likelihood`: less memory for long chains.
         engine: a name in `fastkeras.engines("crf")`, or None for the fastest.
         **kwargs: of `keras.layers.Layer`.
 
@@ -86,6 +88,7 @@ class CRF(keras.layers.Layer):
         bias_constraint=None,
         learning_rate_multiplier=1.0,
         constraints=None,
+        checkpoint=False,
         engine=None,
         **kwargs,
     ):
@@ -113,6 +116,7 @@ class CRF(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.learning_rate_multiplier = float(learning_rate_multiplier)
         self.constraints = None if constraints is None else checked(constraints, num_tags)
+        self.checkpoint = checkpoint
         self.engine = engine
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
@@ -146,10 +150,7 @@ class CRF(keras.layers.Layer):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-        self._transitions = self._add_scores("transitions", (num_tags, num_tags))
-        if self.use_boundaries:
-            self._start = self._add_scores("start_transitions", (num_tags,))
-            self._end = self._add_scores("end_transitions", (num_tags,))
+        add_scores(self)
 
     def call(self, inputs, mask=None, output="emissions"):
         """See the class."""
@@ -180,17 +181,17 @@ class CRF(keras.layers.Layer):
     @property
     def transitions(self):
         """Transition scores, float tensor (num_tags, num_tags); [i, j] scores i → j."""
-        return self._scores()["transitions"]
+        return scores_of(self)["transitions"]
 
     @property
     def start_transitions(self):
         """Scores of the first tag, float tensor (num_tags,); None if there are none."""
-        return self._scores()["start_transitions"]
+        return scores_of(self)["start_transitions"]
 
     @property
     def end_transitions(self):
         """Scores of the last tag, float tensor (num_tags,); None if there are none."""
-        return self._scores()["end_transitions"]
+        return scores_of(self)["end_transitions"]
 
     @property
     def loss(self):
@@ -214,7 +215,8 @@ class CRF(keras.layers.Layer):
             Shape (batch,), at least float32.
         """
         emissions, chain = self._chain(emissions, mask)
-        return crf.log_likelihood(at_least_float32(emissions), tags, **chain)
+        emissions = at_least_float32(emissions)
+        return crf.log_likelihood(emissions, tags, **chain, checkpoint=self.checkpoint)
 
     def viterbi(self, emissions, mask=None):
         """`fastkeras.crf.viterbi` with this layer's weights: (tags, score).
@@ -269,18 +271,7 @@ class CRF(keras.layers.Layer):
 
     def decoded(self, emissions, mask, output="tags"):
         """What `call` returns for the outputs "tags" and "confidence"; without gradients."""
-        emissions, chain = self._chain(at_least_float32(emissions), mask)
-        for name in ("transitions", "start_transitions", "end_transitions"):
-            if chain[name] is not None:
-                chain[name] = ops.stop_gradient(chain[name])
-        if is_exporting():
-            chain["engine"] = "keras"
-        emissions = ops.stop_gradient(emissions)
-        tags, _ = crf.viterbi(emissions, **chain)
-        if output == "tags":
-            return tags
-        unary, _ = crf.marginals(emissions, **chain)
-        return ops.take_along_axis(unary, tags[..., None], axis=-1)[..., 0]
+        return decoded(*self._chain(at_least_float32(emissions), mask), output)
 
     def __dir__(self):
         # Keras saves the state of whatever dir() shows, and these two are made anew at each look
@@ -298,39 +289,14 @@ class CRF(keras.layers.Layer):
         if self.constraints is not None:
             rules = (None if rule is None else rule.tolist() for rule in self.constraints)
             config["constraints"] = list(rules)
-        return {**config, "engine": self.engine}
-
-    def _add_scores(self, name, shape):
-        kind = "transitions" if len(shape) == 2 else "boundary"
-        initializer = getattr(self, f"{kind}_initializer")
-        regularizer = getattr(self, f"{kind}_regularizer")
-        constraint = getattr(self, f"{kind}_constraint")
-        multiplier = self.learning_rate_multiplier
-        return self.add_weight(
-            shape,
-            lambda shape, dtype: initializer(shape, dtype) / multiplier,
-            name=name,
-            autocast=False,
-            regularizer=regularizer and (lambda weight: regularizer(weight * multiplier)),
-            constraint=constraint and (lambda weight: constraint(weight * multiplier) / multiplier),
-        )
-
-    def _scores(self):
-        """Transitions and boundaries as the functions of `fastkeras.crf` take them."""
-        multiplier = self.learning_rate_multiplier
-        scores = {"transitions": ops.convert_to_tensor(self._transitions) * multiplier}
-        for name in ("start", "end"):
-            weight = getattr(self, f"_{name}") if self.use_boundaries else None
-            score = None if weight is None else ops.convert_to_tensor(weight) * multiplier
-            scores[f"{name}_transitions"] = score
-        return scores if self.constraints is None else self.constraints.apply(**scores)
+        return {**config, "checkpoint": self.checkpoint, "engine": self.engine}
 
     def _chain(self, emissions, mask):
         if not self.built:
             raise ValueError(f"the layer {self.name!r} has no weights yet: call it on inputs first")
         emissions = ops.convert_to_tensor(emissions)
         return emissions, {
-            **self._scores(),
+            **scores_of(self),
             "mask": mask_of(emissions) if mask is None else mask,
             "engine": self.engine,
         }

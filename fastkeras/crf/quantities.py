@@ -17,6 +17,7 @@ def log_partition(
     mask=None,
     start_transitions=None,
     end_transitions=None,
+    checkpoint=False,
     engine=None,
 ):
     """Log-sum of the scores of all tag sequences.
@@ -40,6 +41,9 @@ def log_partition(
             either end or in a hole. Together with `lengths`, a step has to be valid in both.
         start_transitions: float, shape (num_tags,), added at each sequence's first valid step.
         end_transitions: float, shape (num_tags,), added at its last valid step.
+        checkpoint: whether the gradient may compute the recursion a second time, so that it keeps
+            about √steps rows of it in place of all; in the `keras` engine, for long chains. The
+            others keep two copies of the emissions whatever it says.
         engine: a name in `fastkeras.engines("crf")`, or None for the fastest that is ready and
             takes the array.
 
@@ -63,7 +67,7 @@ def log_partition(
     x, _, *chain = _arguments(
         emissions, transitions, lengths, mask, start_transitions, end_transitions
     )
-    functions = _functions(emissions, transitions, engine)
+    functions = _functions(emissions, transitions, engine, checkpoint)
     return like(functions.log_partition(x, *chain), emissions)
 
 
@@ -119,6 +123,7 @@ def log_likelihood(
     mask=None,
     start_transitions=None,
     end_transitions=None,
+    checkpoint=False,
     engine=None,
 ):
     """Logarithm of the probability of one given tag sequence; its negative mean is the loss.
@@ -128,8 +133,8 @@ def log_likelihood(
     tensor engine it is differentiable with respect to all scores.
 
     Args:
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
-            `log_partition`.
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, checkpoint,
+            engine: as in `log_partition`.
         tags: as in `sequence_score`.
 
     Returns:
@@ -151,7 +156,7 @@ def log_likelihood(
     x, tags, *chain = _arguments(
         emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
     )
-    functions = _functions(emissions, transitions, engine)
+    functions = _functions(emissions, transitions, engine, checkpoint)
     return like(functions.log_likelihood(x, tags, *chain), emissions)
 
 
@@ -300,11 +305,14 @@ def viterbi(
 _arguments = partial(chain_arguments, may_vary=True)
 
 
-def _functions(emissions, transitions, engine):
+def _functions(emissions, transitions, engine, checkpoint=False):
+    """The engine's module, or with `checkpoint` what computes recursions twice, if it has that."""
     if rank_of(transitions) == 2:
-        return engine_for("crf", emissions, engine)
-    what, able = "transitions that vary with the step", ("keras", "reference")
-    return engine_for("crf", emissions, engine, what, able)
+        functions = engine_for("crf", emissions, engine)
+    else:
+        what, able = "transitions that vary with the step", ("keras", "reference")
+        functions = engine_for("crf", emissions, engine, what, able)
+    return getattr(functions, "checkpointed", functions) if checkpoint else functions
 
 
 def _given(tags):
