@@ -212,3 +212,87 @@ def test_an_output_that_lost_its_mask_is_refused_on_torch(data):
     assert crf.loss(tags, emissions).item() > 0
     with pytest.raises(ValueError, match=r"torch\.compile loses that, and the mask"):
         crf.loss(tags, emissions.clone())
+
+
+def kept_and_gradient(function, *points):
+    """Return how many numbers are kept for the gradient of a sum, and the gradient."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        value, pullback = jax.vjp(function, *points)
+        kept = sum(leaf.size for leaf in jax.tree.leaves(pullback))
+        return kept, [np.asarray(g) for g in pullback(np.ones_like(value))]
+    import torch
+
+    sizes, points = {}, [torch.tensor(point, requires_grad=True) for point in points]
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = function(*points)
+    return sum(sizes.values()), [g.numpy() for g in torch.autograd.grad(value, points)]
+
+
+@pytest.mark.parametrize("hard", (False, True))
+def test_checkpoints_keep_less_for_the_same_gradient(hard, rng):
+    emissions = rng.normal(size=(2, 200, 5)).astype("float32")
+    transitions = rng.normal(size=(5, 5)).astype("float32")
+    tags = np.full((2, 200), 2)
+    if hard:
+        transitions[0, 1:3] = -np.inf, -1e4
+
+    def log_likelihood(checkpoint):
+        return lambda x, a: ops.sum(functions.log_likelihood(x, tags, a, checkpoint=checkpoint))
+
+    (kept, expected), (kept_less, results) = (
+        kept_and_gradient(log_likelihood(checkpoint), emissions, transitions)
+        for checkpoint in (False, True)
+    )
+    # the relative emissions, and what selects from them, stay
+    assert kept_less < kept - emissions.size / 2
+    for result, exact in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, exact, rtol=1e-4, atol=2e-5)
+
+
+def test_transitions_that_vary(rng):
+    emissions, transitions = rng.normal(size=(3, 5, 2)), rng.normal(size=(3, 4, 2, 2))
+    transitions[0, 1, 0] = -np.inf
+    tags, mask = np.full((3, 5), 1), rng.random((3, 5)) < 0.8
+    arrays = emissions.astype("float32"), transitions.astype("float32"), np.zeros(2), np.zeros(2)
+    for function in ("log_partition", "marginals", "viterbi", "log_likelihood_and_gradients"):
+        tags_if_any = (tags,) if "gradients" in function else ()
+        results = call(function, arrays, mask, *tags_if_any)
+        expected = reference(function, [np.asarray(a) for a in arrays], mask, *tags_if_any)
+        for result, exact in zip(results, expected, strict=True):
+            np.testing.assert_allclose(result, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_constraints_hold_in_training_and_decoding(data):
+    words, _ = data
+    rules = functions.constraints.allowed("BIO", ["O", "B", "I"])
+    tags = np.where(words > 5, 1, 0)
+    tags = np.where((np.roll(tags, 1, axis=1) == 1) & (words % 2 == 0), 2, tags)
+    tags[np.roll(words, 1, axis=1) == 0] = 0  # nothing goes on from a masked step
+    tags[words == 0] = IGNORED
+    for row, word in zip(tags, words, strict=True):  # an I follows B or I only
+        before = 0
+        for t in np.flatnonzero(word):
+            row[t] = 1 if row[t] == 2 and before == 0 else row[t]
+            before = row[t]
+    crf = CRF(NUM_TAGS, use_kernel=True, constraints=rules)
+    model = keras.Sequential([keras.layers.Embedding(WORDS, 8, mask_zero=True), crf])
+    model.compile(keras.optimizers.Adam(0.05), crf.loss, metrics=[crf.accuracy])
+    history = model.fit(words, tags, epochs=4, batch_size=8, verbose=0).history
+    assert np.isfinite(history["loss"]).all() and history["loss"][-1] < history["loss"][0]
+    found = crf.decode(model).predict(words, batch_size=16, verbose=0)
+    for row, word in zip(found, words, strict=True):
+        path = row[word > 0]
+        assert path[0] != 2
+        assert not ((path[:-1] == 0) & (path[1:] == 2)).any()
+    scores = crf.transitions, crf.start_transitions
+    transitions, start = (np.asarray(ops.convert_to_numpy(s)) for s in scores)
+    np.testing.assert_array_equal(np.isneginf(transitions), ~rules.transitions)
+    np.testing.assert_array_equal(np.isneginf(start), ~rules.start)
