@@ -1,0 +1,76 @@
+"""examples/partial_labels.py and examples/distill_crf.py on a text made up here."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras")
+pytest.importorskip("tensorflow")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+
+# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+NAMES = ("partial_labels", "distill_crf")
+WORDS = ["我们", "在", "图书馆", "看", "书", "和", "人民日报", "他们", "学习"]
+
+
+@pytest.fixture
+def corpus(monkeypatch, rng):
+    module = import_module("peoples_daily")
+    paragraphs = [[*rng.choice(WORDS, 8).tolist(), "。"] for _ in range(200)]
+    monkeypatch.setattr(module, "read_paragraphs", lambda: paragraphs)
+    return module
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_says_what_it_does_and_where_its_picture_goes(name, capsys):
+    module = import_module(name)
+    with pytest.raises(SystemExit, match="0"):
+        module.main(["--help"])
+    said = capsys.readouterr().out
+    assert module.__doc__.splitlines()[0] in said and f"build/{name}.png" in said
+    with pytest.raises(SystemExit, match="2"):
+        module.main(["--paragraphs", "0"])
+
+
+def test_summing_out_learns_from_a_few_tags(corpus, tmp_path, monkeypatch, capsys):
+    module = import_module("partial_labels")
+    monkeypatch.setattr(module, "SHARES", (0.2,))
+    monkeypatch.setattr(module, "WAYS", dict(list(module.WAYS.items())[::3]))
+    arguments = ["--paragraphs", "160", "--epochs", "25", "--output", str(tmp_path / "p.png")]
+    found, ceiling = module.main(arguments)
+    (summed,), (singles,) = found.values()
+    assert summed > singles + 0.2 and ceiling > 0.9
+    assert "points on the best other way" in capsys.readouterr().out
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+    assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_hidden_tags_are_as_many_as_asked_and_nested():
+    module = import_module("partial_labels")
+    tags = [np.arange(500) % 4, np.arange(1500) % 4]
+    few, more = (np.concatenate(module.hidden(tags, share)) for share in (0.1, 0.5))
+    known = few != module.HIDDEN
+    assert known.mean() == pytest.approx(0.1, abs=0.03)
+    assert (more != module.HIDDEN).mean() == pytest.approx(0.5, abs=0.05)
+    np.testing.assert_array_equal(few[known], np.concatenate(tags)[known])
+    np.testing.assert_array_equal(few[known], more[known])
+
+
+def test_a_student_believes_what_its_teacher_does(corpus, tmp_path, monkeypatch, rng, capsys):
+    module = import_module("distill_crf")
+    either = [["我", "们"], ["我们"]]  # as no one can know, so that doubt is to be learned
+    texts = [[w for i in rng.integers(0, 2, 6) for w in either[i]] + ["。"] for _ in range(200)]
+    monkeypatch.setattr(corpus, "read_paragraphs", lambda: texts)
+    arguments = ["--paragraphs", "30", "--epochs", "60", "--output", str(tmp_path / "d.png")]
+    found, of_teacher = module.main(arguments)
+    divergence = {name: kl for name, (_, kl) in found.items()}
+    assert divergence["student, cross-entropy"] < 0.5 * divergence["student, teacher's best tags"]
+    assert 0 < of_teacher < 1
+    assert "gains" in capsys.readouterr().out
+    assert (tmp_path / "d.png").read_bytes()[:4] == b"\x89PNG"
