@@ -10,7 +10,8 @@
 
 namespace fastkeras::crf {
 void BindCrf(pybind11::module_& module);
-}
+void BindSemiMarkov(pybind11::module_& module);
+}  // namespace fastkeras::crf
 namespace fastkeras::optimizers {
 void BindOptimizers(pybind11::module_& module);
 }
@@ -29,6 +30,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("num_threads", [] { return fastkeras::NumThreads(0); });
   module.def("set_num_threads", &fastkeras::SetNumThreads);
   fastkeras::crf::BindCrf(module);
+  fastkeras::crf::BindSemiMarkov(module);
   fastkeras::optimizers::BindOptimizers(module);
   fastkeras::word2vec::BindText(module);
   fastkeras::word2vec::BindWord2Vec(module);

@@ -61,6 +61,8 @@ template <>
 inline constexpr TF_DataType kType<double> = TF_DOUBLE;
 template <>
 inline constexpr TF_DataType kType<int32_t> = TF_INT32;
+template <>
+inline constexpr TF_DataType kType<bool> = TF_BOOL;
 
 // An input or an output of a running kernel.
 class Tensor {
@@ -188,7 +190,9 @@ void RegisterOp(const char* name, Words inputs, Words outputs, Words attributes)
   TF_RegisterOpDefinition(builder, status);
 }
 
-// `Kernel<T>` is made from a TF_OpKernelConstruction* and called with a TF_OpKernelContext*.
+// `Kernel<T>` is made from a TF_OpKernelConstruction* and called with a TF_OpKernelContext*. Its
+// name has to be its own among all files: gcc merges what it makes of two of the same name, even
+// where each is in an unnamed namespace.
 template <template <typename> class Kernel, typename T>
 void RegisterKernel(const char* op) {
   const auto create = [](TF_OpKernelConstruction* construction) -> void* {

@@ -7,6 +7,7 @@ from importlib import import_module
 _ENGINES = ("tensorflow_native", "native", "numba", "keras", "reference")
 DOMAINS = {
     "crf": _ENGINES,
+    "crf.semi_markov": ("tensorflow_native", "native", "keras", "reference"),
     "optimizers": _ENGINES,
     "word2vec": ("native", "numba", "reference"),
     "word2vec.layers": ("tensorflow_native", "keras"),

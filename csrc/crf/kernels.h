@@ -6,6 +6,8 @@
 #include "crf/k_best.h"
 #include "crf/plan.h"
 #include "crf/sample.h"
+#include "crf/segment_scores.h"
+#include "crf/segments.h"
 #include "crf/viterbi.h"
 #include "math.h"
 #include "simd.h"
@@ -39,9 +41,10 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
 }
 
 template <typename T>
-constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth,    CutIntoPanels<T>, Forward<T>,
-                                      Backward<T>,        Viterbi<T>,       KBest<T>,
-                                      DealTransitions<T>, Draw<T>};
+constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth,     CutIntoPanels<T>, Forward<T>,
+                                      Backward<T>,         Viterbi<T>,       KBest<T>,
+                                      DealTransitions<T>,  Draw<T>,          SegmentSweep,
+                                      SegmentMarginals<T>, SegmentViterbi};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

@@ -69,6 +69,9 @@ struct GradientOutputs {
   int64_t group_size;
 };
 
+struct SegmentScores;  // segment_scores.h
+struct SegmentSweeps;
+
 // The kernels of one instruction set and type.
 template <typename T>
 struct Kernels {
@@ -90,6 +93,11 @@ struct Kernels {
   void (*deal_transitions)(const Plan<T>& plan, T* into);
   void (*draw)(const Plan<T>& plan, const T* into, int64_t sequence, int64_t num_samples,
                const T* uniforms, int32_t* tags);
+  // Semi-Markov chains, one sequence each (segments.h).
+  double (*segment_sweep)(const SegmentScores& chain, double* ended, double* begun);
+  void (*segment_marginals)(const SegmentScores& chain, const SegmentSweeps& sweeps, T* unary,
+                            T* segments, T* counts);
+  double (*segment_viterbi)(const SegmentScores& chain, int32_t* tags, bool* begins);
 };
 
 // Those of the instruction set that answers now (instruction_set.h).

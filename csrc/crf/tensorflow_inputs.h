@@ -1,4 +1,4 @@
-// Every TensorFlow op of the CRF begins with the same six inputs; here they are named and checked.
+// Every TensorFlow op of the linear-chain CRF begins with the same six inputs, checked here.
 
 #ifndef FASTKERAS_CRF_TENSORFLOW_INPUTS_H_
 #define FASTKERAS_CRF_TENSORFLOW_INPUTS_H_
@@ -29,6 +29,18 @@ inline bool IsEmptyMatrix(const Tensor& tensor) {
   return tensor.shape == std::vector<int64_t>{0, 0};
 }
 
+inline const int32_t* Lengths(const Tensor& lengths, int64_t batch, int64_t steps) {
+  ExpectShape("lengths", lengths, {batch});
+  const int32_t* data = lengths.data<int32_t>();
+  for (int64_t b = 0; b < batch; ++b) {
+    if (data[b] < 0 || data[b] > steps) {
+      InvalidArgument("lengths must be in 0..", steps, " (the steps of emissions), got ", data[b],
+                      " at [", b, "]");
+    }
+  }
+  return data;
+}
+
 // emissions, transitions, start_transitions, end_transitions, lengths and mask. A mask of shape
 // (0, 0) stands for none.
 template <typename T>
@@ -43,15 +55,7 @@ struct Inputs {
     ExpectShape("transitions", transitions, {num_tags, num_tags});
     ExpectShape("start_transitions", start_transitions, {num_tags});
     ExpectShape("end_transitions", end_transitions, {num_tags});
-    ExpectShape("lengths", lengths, {batch});
     if (!IsEmptyMatrix(mask)) ExpectShape("mask", mask, {batch, steps});
-    const int32_t* length = lengths.template data<int32_t>();
-    for (int64_t b = 0; b < batch; ++b) {
-      if (length[b] < 0 || length[b] > steps) {
-        InvalidArgument("lengths must be in 0..", steps, " (the steps of emissions), got ",
-                        length[b], " at [", b, "]");
-      }
-    }
     chains = {batch,
               steps,
               num_tags,
@@ -59,7 +63,7 @@ struct Inputs {
               transitions.template data<T>(),
               start_transitions.template data<T>(),
               end_transitions.template data<T>(),
-              length,
+              Lengths(lengths, batch, steps),
               IsEmptyMatrix(mask) ? nullptr : mask.template data<bool>()};
   }
 

@@ -58,7 +58,7 @@ def sample(
     if family_of(emissions) == "numpy":
         shape = (num_samples, *x.shape[:2])
         uniforms = np.random.default_rng(seed).random(shape, x.dtype)
-        uniforms = np.minimum(uniforms, _below_one(x.dtype))
+        np.minimum(uniforms, _below_one(x.dtype), out=uniforms)
     else:
         from keras import backend, ops, random
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import engines_of
 from fastkeras.crf import log_partition, semi_markov
 
-ENGINES = ("reference", "keras")
 BAD = (np.zeros((0, 4)), np.zeros((2, 3)), np.zeros(4))
 
 
@@ -63,7 +63,7 @@ def enumerated(chain):
         yield found, np.array([score_of(segments, chain, b) for segments in found])
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", engines_of("crf.semi_markov"))
 @given(chain=semi_chains())
 def test_log_partition_and_marginals(name, chain):
     log_z = np.asarray(semi_markov.log_partition(**chain, engine=name))
@@ -84,7 +84,7 @@ def test_log_partition_and_marginals(name, chain):
         np.testing.assert_allclose(result, exact, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", engines_of("crf.semi_markov"))
 @given(chain=semi_chains())
 def test_viterbi(name, chain):
     tags, begins, score = map(np.asarray, semi_markov.viterbi(**chain, engine=name))
@@ -106,7 +106,7 @@ def test_viterbi(name, chain):
         np.testing.assert_allclose(score_of(segments, chain, b), best, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", engines_of("crf.semi_markov"))
 def test_ties_are_defined(name):
     zeros = np.zeros((1, 5, 2)), np.zeros((2, 2)), np.zeros((3, 2))
     tags, begins, _ = semi_markov.viterbi(*zeros, engine=name)
@@ -114,7 +114,7 @@ def test_ties_are_defined(name):
     np.testing.assert_array_equal(begins, [[1, 0, 1, 0, 0]])
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", engines_of("crf.semi_markov"))
 def test_segments_of_one_step_are_the_linear_chain(name, rng):
     x, transitions = rng.standard_normal((2, 50, 4)), rng.standard_normal((4, 4))
     log_z = semi_markov.log_partition(x, transitions, np.zeros((1, 4)), engine=name)
@@ -136,7 +136,7 @@ def test_the_tape_gives_the_marginals(rng):
     np.testing.assert_allclose(d_durations, segments.sum(axis=(0, 1)), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", engines_of("crf.semi_markov"))
 def test_bad_arguments_raise(name):
     zeros = np.zeros((2, 3, 4)), np.zeros((4, 4))
     for durations in BAD:
@@ -144,7 +144,31 @@ def test_bad_arguments_raise(name):
             ValueError, match=r"^durations must have shape \(max_length, num_tags\)"
         ):
             semi_markov.log_partition(*zeros, durations, engine=name)
-    with pytest.raises(ValueError, match=r"^engine='native' must be one of reference, keras"):
-        semi_markov.viterbi(*zeros, np.zeros((2, 4)), engine="native")
+    with pytest.raises(ValueError, match=r"^engine='numba' does not take a numpy array; these do:"):
+        semi_markov.viterbi(*zeros, np.zeros((2, 4)), engine="numba")
     with pytest.raises(ValueError, match=r"^lengths must be in 0\.\.3"):
         semi_markov.viterbi(*zeros, np.zeros((2, 4)), np.array([4, 0]), engine=name)
+
+
+def test_inside_xla_the_keras_engine_answers(rng):
+    tf = pytest.importorskip("tensorflow")
+    scores = [rng.standard_normal(shape) for shape in ((2, 6, 3), (3, 3), (4, 3))]
+    compiled = tf.function(semi_markov.log_partition, jit_compile=True)
+    value = compiled(*map(tf.constant, scores))
+    np.testing.assert_allclose(value, semi_markov.log_partition(*scores), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", engines_of("crf.semi_markov"))
+def test_float32_is_as_accurate_as_its_result(name, rng):
+    shapes = ((3, 60, 5), (5, 5), (7, 5))
+    scores = [(3 * rng.standard_normal(shape)).astype("float32") for shape in shapes]
+    exact = [array.astype("float64") for array in scores]
+    lengths = np.array([60, 31, 0])
+    log_z = semi_markov.log_partition(*scores, lengths, engine=name)
+    np.testing.assert_allclose(
+        log_z, semi_markov.log_partition(*exact, lengths, engine="reference"), rtol=2e-6
+    )
+    results = semi_markov.marginals(*scores, lengths, engine=name)
+    expected = semi_markov.marginals(*exact, lengths, engine="reference")
+    for result, of_reference in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, of_reference, rtol=0, atol=2e-3)

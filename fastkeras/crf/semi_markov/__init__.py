@@ -4,16 +4,14 @@ With segments k = 1 … m, of tag y_k and length l_k, over the steps of an input
 scores
     s[y_1] + Σ_k (Σ_t in k x[t, y_k] + d[l_k, y_k]) + Σ_k A[y_{k−1}, y_k] + f[y_m]
 with x the emissions, d the durations, and A the transitions from segment to segment, not from step
-to step. Two engines: `reference`, for NumPy arrays, and `keras`, for tensors, and arrays by name.
+to step. The engines are those of the linear chain, but for `numba`.
 
 Source: Sarawagi & Cohen, 2004, "Semi-Markov conditional random fields for information extraction".
 """
 
-from importlib import import_module
-
 import numpy as np
 
-from fastkeras._engines import family_of
+from fastkeras._engines import engine_for
 from fastkeras.crf.arguments import array_functions, chain_arguments, like
 
 __all__ = ["log_partition", "marginals", "viterbi"]
@@ -40,14 +38,16 @@ def log_partition(
             has l steps; no segment is longer than max_length. −inf forbids.
         lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. None: all steps are valid.
         start_transitions, end_transitions: float, shape (num_tags,), of the first and last segment.
-        engine: "reference" or "keras", or None for the first that takes the array.
+        engine: a name in `fastkeras.engines("crf.semi_markov")`, or None for the fastest that is
+            ready and takes the array.
 
     Returns:
         log Z, shape (batch,), dtype of `emissions`; −inf where no segmentation is possible, 0 where
-        no step is valid. Differentiable, at any order, by the `keras` engine.
+        no step is valid. Differentiable by the tensor engines, at any order by `keras`.
 
     Raises:
-        ValueError: a shape, dtype or value is out of range, or the engine is another.
+        ValueError: a shape, dtype or value is out of range, or the engine does not take the array.
+        ImportError: the named engine is not ready here.
 
     Example:
         >>> import numpy as np
@@ -91,7 +91,7 @@ def marginals(
         All are 0 past the length, and where no segmentation is possible.
 
     Raises:
-        ValueError: as `log_partition`.
+        ValueError, ImportError: as `log_partition`.
 
     Example:
         >>> import numpy as np
@@ -135,7 +135,7 @@ def viterbi(
         segment, and so on backwards.
 
     Raises:
-        ValueError: as `log_partition`.
+        ValueError, ImportError: as `log_partition`.
 
     Example:
         >>> import numpy as np
@@ -154,16 +154,12 @@ def viterbi(
 
 
 def _arguments(emissions, transitions, durations, lengths, start, end, engine):
-    able = ("reference", "keras") if family_of(emissions) == "numpy" else ("keras",)
-    engine = able[0] if engine is None else engine
-    if engine not in able:
-        raise ValueError(f"engine={engine!r} must be one of {', '.join(able)} for this array")
     x, _, transitions, lengths, _, start, end = chain_arguments(
         emissions, transitions, lengths, None, start, end
     )
     array = array_functions(emissions)
     if array is np:
-        durations = np.asarray(durations, x.dtype)
+        durations = np.ascontiguousarray(durations, x.dtype)
     else:
         durations = array.cast(array.convert_to_tensor(durations), x.dtype)
     shape = tuple(durations.shape)
@@ -171,5 +167,5 @@ def _arguments(emissions, transitions, durations, lengths, start, end, engine):
         raise ValueError(
             f"durations must have shape (max_length, num_tags) = (>= 1, {x.shape[2]}), got {shape}"
         )
-    functions = import_module(f"fastkeras.crf._{engine}_semi_markov")
+    functions = engine_for("crf.semi_markov", emissions, engine)
     return functions, (x, transitions, durations, lengths, start, end)

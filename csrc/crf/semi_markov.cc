@@ -1,0 +1,184 @@
+// Lays a batch of semi-Markov chains out for the kernels, and rounds what they return.
+
+#include "crf/semi_markov.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "crf/plan.h"
+#include "crf/segment_scores.h"
+#include "memory.h"
+#include "parallel.h"
+
+namespace fastkeras::crf {
+namespace {
+
+// What all sequences share, in double.
+template <typename T>
+struct Layout {
+  explicit Layout(const SemiChains<T>& chains)
+      : chains(chains),
+        num_tags(chains.num_tags),
+        stride((num_tags + kernels.width - 1) / kernels.width * kernels.width),
+        transitions(chains.transitions, chains.transitions + num_tags * num_tags),
+        transposed(num_tags * num_tags),
+        durations(chains.max_length * stride),
+        start(stride, -INFINITY),
+        end(stride, -INFINITY),
+        panels(new double[3 * stride * num_tags]),
+        order(chains.batch) {
+    for (int64_t i = 0; i < num_tags; ++i) {
+      for (int64_t j = 0; j < num_tags; ++j) {
+        transposed[j * num_tags + i] = transitions[i * num_tags + j];
+      }
+    }
+    for (int64_t l = 0; l < chains.max_length; ++l) {
+      std::copy_n(chains.durations + l * num_tags, num_tags, &durations[l * stride]);
+    }
+    std::copy_n(chains.start_transitions, num_tags, start.begin());
+    std::copy_n(chains.end_transitions, num_tags, end.begin());
+    peak = *std::max_element(transitions.begin(), transitions.end());
+    if (peak == -INFINITY) peak = 0;
+    for (int kind = 0; kind < 3; ++kind) {  // as they are; weights, and those transposed
+      kernels.cut_into_panels(transitions.data(), num_tags, kind == 2, kind > 0, peak,
+                              panels.get() + kind * stride * num_tags);
+    }
+    std::iota(order.begin(), order.end(), 0);  // the longest first
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return chains.lengths[a] > chains.lengths[b]; });
+  }
+
+  Panels<double> Panel(int kind) const {
+    return {panels.get() + kind * stride * num_tags, num_tags,
+            static_cast<int>(stride / kernels.width)};
+  }
+
+  const SemiChains<T>& chains;
+  const Kernels<double>& kernels = CurrentKernels<double>();
+  const int64_t num_tags, stride;
+  const std::vector<double> transitions;
+  std::vector<double> transposed, durations, start, end;
+  const std::unique_ptr<double[]> panels;
+  std::vector<int64_t> order;
+  double peak;
+};
+
+// One sequence, read from its first step or from its last.
+template <typename T>
+struct Laid {
+  Laid(const Layout<T>& layout, int64_t b, bool mirrored)
+      : rows((layout.chains.lengths[b] + 2) * layout.stride) {
+    const SemiChains<T>& chains = layout.chains;
+    const int64_t steps = chains.lengths[b], num_tags = layout.num_tags, stride = layout.stride;
+    for (int64_t t = 0; t < steps; ++t) {
+      const int64_t from = mirrored ? steps - 1 - t : t;
+      double* row = rows.data + t * stride;
+      std::copy_n(chains.emissions + (b * chains.steps + from) * num_tags, num_tags, row);
+      std::fill(row + num_tags, row + stride, 0.0);
+    }
+    const std::vector<double>& into = mirrored ? layout.transitions : layout.transposed;
+    scores = {steps,
+              num_tags,
+              stride,
+              chains.max_length,
+              rows.data,
+              layout.durations.data(),
+              (mirrored ? layout.end : layout.start).data(),
+              (mirrored ? layout.start : layout.end).data(),
+              into.data(),
+              layout.Panel(0),
+              layout.Panel(mirrored ? 2 : 1),
+              layout.peak,
+              rows.data + steps * stride};
+  }
+
+  const Buffer<double> rows;
+  SegmentScores scores;
+};
+
+struct Rows {  // of a sweep
+  explicit Rows(const SegmentScores& scores)
+      : ended((scores.steps + 1) * scores.stride), begun(scores.steps * scores.stride) {}
+  const Buffer<double> ended, begun;
+};
+
+// Calls fn(b) for every sequence, the longest first.
+template <typename T, typename Function>
+void ForEach(const Layout<T>& layout, int num_threads, const Function& fn) {
+  ParallelFor(layout.chains.batch, NumThreads(num_threads),
+              [&](int64_t task) { fn(layout.order[task]); });
+}
+
+}  // namespace
+
+template <typename T>
+void SemiLogPartition(const SemiChains<T>& chains, T* value, int num_threads) {
+  const Layout<T> layout(chains);
+  ForEach(layout, num_threads, [&](int64_t b) {
+    value[b] = 0;
+    if (chains.lengths[b] == 0) return;
+    const Laid<T> laid(layout, b, false);
+    const Rows rows(laid.scores);
+    value[b] =
+        static_cast<T>(layout.kernels.segment_sweep(laid.scores, rows.ended.data, rows.begun.data));
+  });
+}
+
+template <typename T>
+void SemiMarginals(const SemiChains<T>& chains, T* unary, T* segments, T* counts, int num_threads) {
+  const Layout<T> layout(chains);
+  const int64_t num_tags = chains.num_tags, area = chains.steps * num_tags;
+  ForEach(layout, num_threads, [&](int64_t b) {
+    T *const unary_of_b = unary + b * area, *const segments_of_b =
+                                                segments + b * area * chains.max_length;
+    int64_t written = chains.lengths[b] * num_tags;
+    if (written > 0) {
+      const Laid<T> laid(layout, b, false), mirrored(layout, b, true);
+      const Rows rows(laid.scores), mirrored_rows(laid.scores);
+      const double log_z =
+          layout.kernels.segment_sweep(laid.scores, rows.ended.data, rows.begun.data);
+      if (log_z == -INFINITY) {
+        written = 0;
+      } else {
+        layout.kernels.segment_sweep(mirrored.scores, mirrored_rows.ended.data,
+                                     mirrored_rows.begun.data);
+        CurrentKernels<T>().segment_marginals(
+            laid.scores,
+            {rows.ended.data, rows.begun.data, mirrored_rows.ended.data, mirrored_rows.begun.data,
+             log_z},
+            unary_of_b, segments_of_b, counts + b * num_tags * num_tags);
+      }
+    }
+    std::fill(unary_of_b + written, unary_of_b + area, T(0));
+    std::fill(segments_of_b + written * chains.max_length, segments_of_b + area * chains.max_length,
+              T(0));
+    if (written == 0) std::fill_n(counts + b * num_tags * num_tags, num_tags * num_tags, T(0));
+  });
+}
+
+template <typename T>
+void SemiViterbi(const SemiChains<T>& chains, int32_t* tags, bool* begins, T* score,
+                 int num_threads) {
+  const Layout<T> layout(chains);
+  ForEach(layout, num_threads, [&](int64_t b) {
+    std::fill_n(tags + b * chains.steps, chains.steps, 0);
+    std::fill_n(begins + b * chains.steps, chains.steps, false);
+    score[b] = 0;
+    if (chains.lengths[b] == 0) return;
+    const Laid<T> laid(layout, b, false);
+    score[b] = static_cast<T>(layout.kernels.segment_viterbi(laid.scores, tags + b * chains.steps,
+                                                             begins + b * chains.steps));
+  });
+}
+
+#define FASTKERAS_INSTANTIATE(T)                                         \
+  template void SemiLogPartition<T>(const SemiChains<T>&, T*, int);      \
+  template void SemiMarginals<T>(const SemiChains<T>&, T*, T*, T*, int); \
+  template void SemiViterbi<T>(const SemiChains<T>&, int32_t*, bool*, T*, int);
+FASTKERAS_INSTANTIATE(float)
+FASTKERAS_INSTANTIATE(double)
+
+}  // namespace fastkeras::crf

@@ -1,0 +1,50 @@
+"""The C++ kernels as TensorFlow ops: eager and in graphs, any batch and number of steps, CPU.
+
+log Z is differentiable once, with respect to all scores; see csrc/crf/semi_markov_tensorflow.cc.
+"""
+
+import tensorflow as tf
+
+from fastkeras._tf_ops import library
+from fastkeras.crf._tensorflow_native import KERAS, _not_differentiable, _num_threads
+
+
+def log_partition(emissions, transitions, durations, lengths, start_transitions, end_transitions):
+    chain = (transitions, durations, lengths, start_transitions, end_transitions)
+    return _call(library.fastkeras_semi_markov_log_partition, emissions, *chain)
+
+
+def marginals(emissions, transitions, durations, lengths, start_transitions, end_transitions):
+    chain = (transitions, durations, lengths, start_transitions, end_transitions)
+    return tuple(_call(library.fastkeras_semi_markov_marginals, emissions, *chain))
+
+
+def viterbi(emissions, transitions, durations, lengths, start_transitions, end_transitions):
+    chain = (transitions, durations, lengths, start_transitions, end_transitions)
+    return tuple(_call(library.fastkeras_semi_markov_viterbi, emissions, *chain))
+
+
+def _call(op, *chain):
+    return op(*map(tf.convert_to_tensor, chain), num_threads=_num_threads())
+
+
+@tf.RegisterGradient("Fastkeras>SemiMarkovLogPartition")
+def _log_partition_gradient(op, weights):
+    """The derivatives are the marginals; of start and end, those of the first and last step."""
+    unary, segments, counts = library.fastkeras_semi_markov_marginals(
+        *op.inputs, num_threads=op.get_attr("num_threads")
+    )
+    lengths = op.inputs[3]
+    d_emissions = weights[:, None, None] * unary
+    last = tf.one_hot(lengths - 1, tf.shape(unary)[1], dtype=unary.dtype)  # zeros without a step
+    d_end = tf.einsum("bt,btj->j", last, d_emissions)
+    d_start = tf.einsum("b,btlj->j", weights, segments[:, :1])
+    d_transitions = tf.einsum("b,bij->ij", weights, counts)
+    d_durations = tf.einsum("b,btlj->lj", weights, segments)
+    return d_emissions, d_transitions, d_durations, None, d_start, d_end
+
+
+tf.RegisterGradient("Fastkeras>SemiMarkovMarginals")(_not_differentiable("marginals", KERAS))
+tf.RegisterGradient("Fastkeras>SemiMarkovViterbi")(
+    _not_differentiable("the score of viterbi", KERAS)
+)
