@@ -6,7 +6,7 @@ from keras import ops
 from fastkeras import crf
 from fastkeras.crf.constraints import checked
 from fastkeras.crf.decoder import decoded, decoding_model
-from fastkeras.crf.layer_scores import add_scores, scores_of
+from fastkeras.crf.layer_scores import add_scores, check_scores, scores_of
 from fastkeras.crf.loss import CRFLoss
 from fastkeras.crf.metrics import CRFAccuracy
 from fastkeras.crf.targets import at_least_float32, mark, mask_of
@@ -38,6 +38,9 @@ class CRF(keras.layers.Layer):
             `Constraints` of your own, or None. Transitions, first and last tags that are not
             allowed have probability 0, in loss, marginals and decoding. A sequence labelled with
             them has an infinite loss and no gradient.
+        transition_rank: None for num_tags² transition scores of their own; or r for the product
+            left @ right.T of two factors of shape (num_tags, r), the weights in their place, to
+            which initializer, regularizer, constraint and multiplier of the transitions apply.
         checkpoint: as in `fastkeras.crf.log_likelihood`: less memory for long chains.
         engine: a name in `fastkeras.engines("crf")`, or None for the fastest.
         **kwargs: of `keras.layers.Layer`.
@@ -88,6 +91,7 @@ class CRF(keras.layers.Layer):
         bias_constraint=None,
         learning_rate_multiplier=1.0,
         constraints=None,
+        transition_rank=None,
         checkpoint=False,
         engine=None,
         **kwargs,
@@ -95,10 +99,7 @@ class CRF(keras.layers.Layer):
         super().__init__(**kwargs)
         if num_tags is not None and (not isinstance(num_tags, int) or num_tags < 1):
             raise ValueError(f"num_tags must be an integer >= 1 or None, got {num_tags!r}")
-        if not learning_rate_multiplier > 0:
-            raise ValueError(
-                f"learning_rate_multiplier must be above 0, got {learning_rate_multiplier!r}"
-            )
+        check_scores(transition_rank, learning_rate_multiplier)
         self.num_tags = num_tags
         self.use_boundaries = use_boundaries
         self.use_kernel = use_kernel
@@ -116,6 +117,7 @@ class CRF(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.learning_rate_multiplier = float(learning_rate_multiplier)
         self.constraints = None if constraints is None else checked(constraints, num_tags)
+        self.transition_rank = transition_rank
         self.checkpoint = checkpoint
         self.engine = engine
         self.supports_masking = True
@@ -289,7 +291,9 @@ class CRF(keras.layers.Layer):
         if self.constraints is not None:
             rules = (None if rule is None else rule.tolist() for rule in self.constraints)
             config["constraints"] = list(rules)
-        return {**config, "checkpoint": self.checkpoint, "engine": self.engine}
+        for name in ("transition_rank", "checkpoint", "engine"):
+            config[name] = getattr(self, name)
+        return config
 
     def _chain(self, emissions, mask):
         if not self.built:

@@ -1,12 +1,27 @@
-"""The scores that a CRF layer owns: transitions and boundaries."""
+"""The scores that a CRF layer owns: transitions, in full or of low rank, and boundaries."""
 
 from keras import ops
 
 
+def check_scores(transition_rank, learning_rate_multiplier):
+    """Raise for arguments of the layer that are out of range."""
+    rank = transition_rank
+    if rank is not None and (not isinstance(rank, int) or rank < 1):
+        raise ValueError(f"transition_rank must be an integer >= 1 or None, got {rank!r}")
+    if not learning_rate_multiplier > 0:
+        raise ValueError(
+            f"learning_rate_multiplier must be above 0, got {learning_rate_multiplier!r}"
+        )
+
+
 def add_scores(layer):
     """Create the weights, as the arguments of the layer say."""
-    num_tags = layer.num_tags
-    layer._transitions = _add(layer, "transitions", (num_tags, num_tags))
+    num_tags, rank = layer.num_tags, layer.transition_rank
+    if rank is None:
+        layer._transitions = _add(layer, "transitions", (num_tags, num_tags))
+    else:
+        layer._left = _add(layer, "left_factor", (num_tags, rank))
+        layer._right = _add(layer, "right_factor", (num_tags, rank))
     if layer.use_boundaries:
         layer._start = _add(layer, "start_transitions", (num_tags,))
         layer._end = _add(layer, "end_transitions", (num_tags,))
@@ -18,9 +33,13 @@ def scores_of(layer):
     def used(weight):
         return ops.convert_to_tensor(weight) * layer.learning_rate_multiplier
 
+    if layer.transition_rank is None:
+        transitions = used(layer._transitions)
+    else:
+        transitions = ops.matmul(used(layer._left), ops.transpose(used(layer._right)))
     bounded = layer.use_boundaries
     scores = {
-        "transitions": used(layer._transitions),
+        "transitions": transitions,
         "start_transitions": used(layer._start) if bounded else None,
         "end_transitions": used(layer._end) if bounded else None,
     }
