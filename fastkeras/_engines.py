@@ -4,6 +4,8 @@ import os
 from functools import cache
 from importlib import import_module
 
+import numpy as np
+
 _ENGINES = ("tensorflow_native", "native", "numba", "keras", "reference")
 DOMAINS = {
     "crf": _ENGINES,
@@ -26,6 +28,11 @@ def family_of(array):
     """Return the array family, a key of `AUTOMATIC`; whatever is unknown goes through NumPy."""
     package = type(array).__module__.partition(".")[0]
     return package if package in AUTOMATIC else "numpy"
+
+
+def array_functions(array):
+    """The module whose functions take this array: numpy, or keras.ops."""
+    return np if family_of(array) == "numpy" else import_module("keras").ops
 
 
 def engine_for(domain, array, engine=None, what=None, engines_that_can=_ENGINES):

@@ -12,6 +12,7 @@ from fastkeras.crf.confidence import posterior_decode, span_confidence
 from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.gradients import Gradients
 from fastkeras.crf.information import cross_entropy, entropy, kl_divergence, log_count
+from fastkeras.crf.low_rank import LowRank
 from fastkeras.crf.partial_labels import log_likelihood_of_sets
 from fastkeras.crf.quantities import (
     log_likelihood,
@@ -28,6 +29,7 @@ from fastkeras.crf.streaming import ViterbiStream
 __all__ = [
     "Constraints",
     "Gradients",
+    "LowRank",
     "SpanScore",
     "ViterbiStream",
     "constraints",

@@ -9,11 +9,10 @@ Engines receive and trust
 NumPy arguments are C-contiguous, and their tags are in range at valid steps and 0 elsewhere.
 """
 
-from importlib import import_module
-
 import numpy as np
 
-from fastkeras._engines import family_of
+from fastkeras._engines import array_functions, family_of
+from fastkeras.crf.low_rank import LowRank
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -28,11 +27,12 @@ def chain_arguments(
     tags=None,
     prefix="",
     may_vary=False,
+    keep_factors=False,
 ):
     """Return (emissions, tags, transitions, lengths, mask, start, end), all checked.
 
     `prefix` is what the caller's names of the scores begin with; `may_vary` lets each step have
-    transitions of its own.
+    transitions of its own; `keep_factors` leaves transitions of low rank as they are.
     """
     arrays = _NumPy if family_of(emissions) == "numpy" else _Tensors()
     emissions = arrays.floats(f"{prefix}emissions", emissions)
@@ -53,13 +53,24 @@ def chain_arguments(
         _expect_shape(name, value, shape, meaning)
         return value
 
+    if isinstance(transitions, LowRank):
+        for side in transitions._fields:
+            factor = getattr(transitions, side)
+            shape = (num_tags, (*_shape(factor), None, None)[1])
+            factor = scores(f"transitions.{side}", factor, shape, "(num_tags, rank)")
+            transitions = transitions._replace(**{side: factor})
+        left, right = transitions
+        _expect_shape(f"{prefix}transitions.right", right, _shape(left), "that of the left factor")
+        if not keep_factors:
+            transitions = transitions.product()
     pairs, pairs_meaning = (num_tags, num_tags), "(num_tags, num_tags)"
     rank = rank_of(transitions)
     if may_vary and rank in (3, 4):
         pairs, pairs_meaning = (_one_less(steps), *pairs), "(steps - 1, num_tags, num_tags)"
     if may_vary and rank == 4:
         pairs, pairs_meaning = (batch, *pairs), f"(batch, {pairs_meaning[1:]}"
-    transitions = scores("transitions", transitions, pairs, pairs_meaning)
+    if not isinstance(transitions, LowRank):
+        transitions = scores("transitions", transitions, pairs, pairs_meaning)
     if may_vary and rank == 3:
         transitions = arrays.for_each_sequence(transitions, emissions)
     start = scores("start_transitions", start_transitions, (num_tags,), "(num_tags,)")
@@ -102,16 +113,11 @@ def like(result, emissions):
     return result if _Tensors.dtype(result) == dtype else _Tensors().cast(result, dtype)
 
 
-def array_functions(array):
-    """The module whose functions take this array: numpy, or keras.ops."""
-    return np if family_of(array) == "numpy" else import_module("keras").ops
-
-
 def as_array(result, emissions):
     """What an engine of tensors computed from NumPy emissions, as a NumPy array."""
     if family_of(emissions) != "numpy" or isinstance(result, np.ndarray):
         return result
-    return import_module("keras").ops.convert_to_numpy(result)
+    return array_functions(result).convert_to_numpy(result)
 
 
 class _NumPy:

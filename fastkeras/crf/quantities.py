@@ -7,6 +7,7 @@ import numpy as np
 from fastkeras._engines import engine_for, family_of
 from fastkeras.crf.arguments import array_functions, chain_arguments, like, rank_of
 from fastkeras.crf.gradients import Gradients
+from fastkeras.crf.low_rank import LowRank
 
 
 def log_partition(
@@ -34,7 +35,7 @@ def log_partition(
         transitions: float, shape (num_tags, num_tags); [i, j] scores i → j; −inf forbids it. Or
             (batch, steps − 1, num_tags, num_tags), or (steps − 1, num_tags, num_tags) for all
             sequences: […, t − 1, i, j] scores i → j into step t, from the valid step before. Such
-            transitions are taken by the engines `keras` and `reference` only.
+            transitions are taken by the engines `keras` and `reference` only. Or a `LowRank`.
         lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. Nothing at or past a sequence's
             length is read. None: all steps are valid.
         mask: bool, shape (batch, steps). A masked step is skipped and the chain bridges it, at
@@ -208,11 +209,20 @@ def log_likelihood_and_gradients(
     weights = _weights(weights, x)
     functions = _functions(emissions, transitions, engine)
     likelihood, gradients = functions.log_likelihood_and_gradients(x, tags, *chain, weights)
+    if isinstance(transitions, LowRank):
+        factors = transitions.gradients(gradients.transitions)
+        gradients = gradients._replace(transitions=factors)
     if rank_of(transitions) == 3:  # they are those of all sequences
         of_sequences = gradients.transitions
         summed = array_functions(of_sequences).sum(of_sequences, axis=0)
         gradients = gradients._replace(transitions=summed)
-    return like(likelihood, emissions), Gradients(*(like(g, emissions) for g in gradients))
+    gradients = (
+        LowRank(*(like(factor, emissions) for factor in g))
+        if isinstance(g, LowRank)
+        else like(g, emissions)
+        for g in gradients
+    )
+    return like(likelihood, emissions), Gradients(*gradients)
 
 
 def marginals(

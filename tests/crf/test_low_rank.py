@@ -6,6 +6,7 @@ import pytest
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
+from accuracy import FUNCTIONS, call  # noqa: E402
 from fastkeras import crf as functions  # noqa: E402
 from fastkeras.layers import CRF  # noqa: E402
 
@@ -37,6 +38,53 @@ def factors_of(crf):
     assert len(named) == len(crf.weights)
     multiplier = crf.learning_rate_multiplier
     return [named[f"{side}_factor"].astype("float64") * multiplier for side in ("left", "right")]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions_take_the_factors_for_the_product(engine, function, rng):
+    left, right = rng.standard_normal((2, NUM_TAGS, RANK))
+    chain = {
+        "emissions": rng.standard_normal((3, 5, NUM_TAGS)),
+        "tags": rng.integers(0, NUM_TAGS, (3, 5)),
+        "transitions": functions.LowRank(left, right),
+    }
+    results = call(function, chain, engine)
+    expected = call(function, {**chain, "transitions": left @ right.T}, engine)
+    if function == "log_likelihood_and_gradients":
+        d_product = expected.pop(2)
+        expected[2:2] = [d_product @ right, d_product.T @ left]
+    for result, exact in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, exact, rtol=1e-12, atol=1e-12)
+
+
+def test_the_tape_reaches_both_factors(rng):
+    left, right = (tf.constant(factor) for factor in rng.standard_normal((2, NUM_TAGS, RANK)))
+    emissions = tf.constant(rng.standard_normal((3, 5, NUM_TAGS)))
+    tags = rng.integers(0, NUM_TAGS, (3, 5))
+    with tf.GradientTape() as tape:
+        tape.watch([left, right])
+        transitions = functions.LowRank(left, right)
+        value = functions.log_likelihood(emissions, tags, transitions)
+    results = tape.gradient(value, [left, right])
+    _, exact = functions.log_likelihood_and_gradients(
+        emissions.numpy(), tags, functions.LowRank(left.numpy(), right.numpy())
+    )
+    for result, truth in zip(results, exact.transitions, strict=True):
+        np.testing.assert_allclose(result, truth, rtol=1e-11, atol=1e-12)
+
+
+def test_factors_that_do_not_fit_are_refused_by_name():
+    emissions = np.zeros((1, 2, NUM_TAGS))
+    for shapes, message in (
+        (
+            ((3, 2), (NUM_TAGS, 2)),
+            r"transitions\.left must have shape \(num_tags, rank\) = \(6, 2\)",
+        ),
+        (((NUM_TAGS, 2), (NUM_TAGS, 3)), r"transitions\.right must have shape that of the left"),
+        (((NUM_TAGS,), (NUM_TAGS,)), r"transitions\.left must have shape \(num_tags, rank\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            functions.viterbi(emissions, functions.LowRank(*(np.zeros(s) for s in shapes)))
 
 
 @pytest.mark.parametrize("multiplier", (1.0, 5.0))
