@@ -159,4 +159,7 @@ def _as_given(counts):
 
 
 def _argmax(scores):
-    return ops.cast(ops.argmax(scores, axis=-1), "int32")
+    # the first of the largest; ops.argmax looks at bits, for which ONNX and TFLite have no ops
+    last = scores.shape[-1] - 1
+    largest = scores == ops.max(scores, axis=-1, keepdims=True)
+    return ops.min(ops.where(largest, ops.arange(last + 1, dtype="int32"), last), axis=-1)

@@ -128,6 +128,6 @@ def settle(value, gold):
 def sum_over_steps(values):
     """(steps, batch) → (batch,), in blocks, since a float32 running sum loses digits."""
     steps, batch = ops.shape(values)
-    missing = -steps % BLOCK
+    missing = BLOCK - 1 - (steps - 1) % BLOCK  # ONNX has no remainder of negative numbers
     values = ops.concatenate([values, ops.zeros((missing, batch), values.dtype)], axis=0)
     return ops.sum(ops.sum(ops.reshape(values, (-1, BLOCK, batch)), axis=1), axis=0)

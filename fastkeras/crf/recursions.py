@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from keras import backend, ops
 
+from fastkeras.crf.decoder import is_exporting
+
 FLOOR = -1e30  # stands for −inf, so that no step forms inf − inf
 IMPOSSIBLE = -1e29  # a score below this has met the floor
 FARTHEST = {"float32": 60.0, "float64": 600.0}  # nats; e^-87 and e^-708 are the smallest numbers
@@ -62,7 +64,7 @@ def forward(steps, alpha=None):
         log_scale: its logarithm. The sum of log_scale over the steps is log Z.
     """
     alpha = anything(steps.x) if alpha is None else alpha
-    return ops.cond(
+    return _of_the_domain(
         steps.near,
         lambda: _forward_scaled(steps, alpha),
         lambda: _forward_logs(steps, alpha),
@@ -90,11 +92,17 @@ def posterior(steps, alpha, scale, weights, per_sequence=False, before=None, bet
     before = (anything(steps.x) if before is None else before)[None]
     before = ops.concatenate([before, alpha[:-1]], axis=0)
     beta = anything(steps.x) if beta is None else beta
-    return ops.cond(
+    return _of_the_domain(
         steps.near,
         lambda: _posterior_scaled(steps, before, alpha, scale, beta, weights, per_sequence),
         lambda: _posterior_logs(steps, before, alpha, beta, weights, per_sequence),
     )
+
+
+def _of_the_domain(near, scaled, logs):
+    if is_exporting("keras.src.export.onnx"):  # whose conditionals do not know the shapes inside
+        return logs()
+    return ops.cond(near, scaled, logs)
 
 
 def anything(x):
@@ -219,12 +227,14 @@ def scan(step, carry, inputs, like, reverse=False):
     def body(i, carry, outputs):
         t = steps - 1 - i if reverse else i
         carry, results = step(carry, tuple(row.read(t) for row in rows))
-        return i + 1, carry, tuple(o.write(t, y) for o, y in zip(outputs, results, strict=True))
+        # written in the order of the loop, as ONNX has it whatever the index
+        return i + 1, carry, tuple(o.write(i, y) for o, y in zip(outputs, results, strict=True))
 
     _, carry, outputs = tf.while_loop(
         lambda i, *_: i < steps, body, (0, carry, outputs), maximum_iterations=steps
     )
-    return carry, tuple(output.stack() for output in outputs)
+    stacked = (output.stack() for output in outputs)
+    return carry, tuple(tf.reverse(y, [0]) if reverse else y for y in stacked)
 
 
 def pair_sums(before, after, like):
