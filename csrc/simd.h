@@ -147,8 +147,14 @@ FASTKERAS_INLINE void StoreFirst(T* to, Vec<T> v, int count) {
 #endif
 
 // Sum and Largest reduce a vector; FirstEqual is the first lane where a equals b, kWidth if none;
-// lane i of PrefixSums is the sum of the lanes 0..i.
+// AnyLess tells of a < b in any lane; lane i of PrefixSums is the sum of the lanes 0..i.
 #if defined(FASTKERAS_AVX512)
+FASTKERAS_INLINE bool AnyLess(Vec<float> a, Vec<float> b) {
+  return _mm512_cmplt_ps_mask(a, b) != 0;
+}
+FASTKERAS_INLINE bool AnyLess(Vec<double> a, Vec<double> b) {
+  return _mm512_cmplt_pd_mask(a, b) != 0;
+}
 FASTKERAS_INLINE Vec<float> PrefixSums(Vec<float> v) {
   const auto shifted = [](Vec<float> x, auto lanes) FASTKERAS_LAMBDA_INLINE {
     constexpr int kLanes = decltype(lanes)::value;
@@ -187,6 +193,13 @@ FASTKERAS_INLINE int FirstEqual(V a, V b) {
   int lane = 0;
   for (const int width = sizeof(V) / sizeof(a[0]); lane < width && !equal[lane];) ++lane;
   return lane;
+}
+template <typename V>
+FASTKERAS_INLINE bool AnyLess(V a, V b) {
+  const auto less = a < b;
+  auto any = less[0];
+  for (size_t i = 1; i < sizeof(V) / sizeof(a[0]); ++i) any |= less[i];
+  return any != 0;
 }
 template <typename V>
 FASTKERAS_INLINE V PrefixSums(V v) {

@@ -78,7 +78,7 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
     back.gradient = out.emissions + b * chains.steps * num_tags;
     back.tags = out.tags ? out.tags + b * chains.steps : nullptr;
     back.weight = static_cast<T>(out.weights[b]);
-    back.pairs = out.pairs + (k / out.group_size) * num_tags * stride;
+    back.pairs = out.pairs + crf::GroupOf(plan, out.group_size, k) * num_tags * stride;
     back.beta = rows.data + (2 + returning * (kChunk + 1)) * stride;
     back.r = back.beta + stride;
     ++returning;

@@ -56,7 +56,7 @@ void Weigh(const Plan<T>& plan, int width, T factor, T* pairs, int64_t stride) {
 }
 
 // The marginals' part of a gradient, and the gold path's where tags are given: rows of d_emissions,
-// and pairs (groups, num_tags, stride) for every group of `group_size` sorted sequences.
+// and pairs (groups, num_tags, stride) for every group of `group_size` sequences (plan.h).
 template <typename T>
 void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const double* value,
            const T* weights, T* d_emissions, T* pairs, int64_t group_size) {
@@ -76,14 +76,16 @@ void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const 
   }
   const GradientOutputs<T> out = {
       tags, static_cast<T>(sign), swept.get(), largest, d_emissions, pairs, group_size};
+  const auto group_of = [&](int64_t k) {
+    return pairs + GroupOf(plan, group_size, k) * group_area;
+  };
   // Sequences of a group add up chunk by chunk, so their block must not depend on num_threads.
   const int64_t block =
       group_size > 1 ? std::min<int64_t>(kMaxBlock, group_size) : planning.block();
   const int64_t task_size = std::max(block, group_size);
   ParallelFor((batch + task_size - 1) / task_size, planning.num_threads, [&](int64_t task) {
     const int64_t first = task * task_size, last = std::min(batch, first + task_size);
-    std::fill(pairs + first / group_size * group_area,
-              pairs + (last + group_size - 1) / group_size * group_area, T(0));
+    for (int64_t k = first; k < last; k += group_size) std::fill_n(group_of(k), group_area, T(0));
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
       ClearRows(plan, b, relative[b] == 0 || plan.inexact[b], d_emissions);
@@ -92,13 +94,12 @@ void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const 
       planning.kernels.backward(plan, out, k, std::min(last, k + block));
     }
     for (int64_t k = first; k < last; k += group_size) {
-      Weigh(plan, planning.kernels.width, static_cast<T>(sign * largest),
-            pairs + k / group_size * group_area, stride);
+      Weigh(plan, planning.kernels.width, static_cast<T>(sign * largest), group_of(k), stride);
     }
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
       if (relative[b] == 0) continue;
-      T* group = pairs + k / group_size * group_area;
+      T* group = group_of(k);
       if (plan.inexact[b]) {
         ExactGradient(plan, b, sign * relative[b],
                       d_emissions + b * plan.chains.steps * plan.chains.num_tags, group, stride);
@@ -217,13 +218,16 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   const std::unique_ptr<double[]> value(new double[batch]);
   LogPartitions(planning, value.get());
   const int64_t stride = planning.stride();
-  const Buffer<T> pairs(batch * num_tags * stride), ones(batch);
+  const bool padded = stride != num_tags;
+  const Buffer<T> room(padded ? batch * num_tags * stride : 0), ones(batch);
   std::fill(ones.data, ones.data + batch, T(1));
-  Sweep(planning, nullptr, 1, value.get(), ones.data, unary, pairs.data, int64_t{1});
-  ParallelFor(batch, planning.num_threads, [&](int64_t k) {
+  T* pairs = padded ? room.data : counts;
+  Sweep(planning, nullptr, 1, value.get(), ones.data, unary, pairs, int64_t{1});
+  if (!padded) return;
+  ParallelFor(batch, planning.num_threads, [&](int64_t b) {
     for (int64_t i = 0; i < num_tags; ++i) {
-      const T* row = pairs.data + (k * num_tags + i) * stride;
-      std::copy(row, row + num_tags, counts + (planning.plan.order[k] * num_tags + i) * num_tags);
+      const T* row = pairs + (b * num_tags + i) * stride;
+      std::copy(row, row + num_tags, counts + (b * num_tags + i) * num_tags);
     }
   });
 }

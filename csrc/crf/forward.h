@@ -45,12 +45,13 @@ struct Row {  // how a row of num_tags elements lies in vectors
     for (int v = 0; v < vectors; ++v) sum += LoadVector(row, v);
     return Sum(sum);
   }
-  FASTKERAS_INLINE T SmallestOf(const T* row) const {
-    constexpr T kInfinity = std::numeric_limits<T>::infinity();
-    Vec<T> negative = Broadcast(-kInfinity);
-    for (int v = 0; v < vectors; ++v)
-      negative = Max(Pad(v, -LoadVector(row, v), -kInfinity), negative);
-    return -Largest(negative);
+  FASTKERAS_INLINE bool AnyBelow(const T* row, T bound) const {
+    Vec<T> smallest = Pad(0, LoadVector(row, 0), bound);
+    for (int v = 1; v < vectors; ++v) {
+      const Vec<T> x = Pad(v, LoadVector(row, v), bound);
+      smallest = x < smallest ? x : smallest;
+    }
+    return AnyLess(smallest, Broadcast(bound));
   }
 };
 
@@ -233,7 +234,7 @@ void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count,
         }
         if constexpr (kWatched) {
           const T safe = scale[m] > 1 ? smallest_safe * scale[m] : smallest_safe;
-          if (shape.SmallestOf(alpha[m]) < safe && !travellers[m].inexact) {
+          if (shape.AnyBelow(alpha[m], safe) && !travellers[m].inexact) {
             Inspect(plan, travellers[m], s, previous[m], alpha[m], safe);
           }
         }

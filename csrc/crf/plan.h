@@ -57,7 +57,8 @@ inline __attribute__((always_inline)) int64_t StepAt(const Plan<T>& plan, int64_
 }
 
 // Outputs of the backward sweep. Pairwise sums go to `pairs`, a padded (num_tags, stride) matrix
-// for each group of sequences; group g holds the sorted sequences g * group_size and following.
+// for each group of sequences; group g holds the sorted sequences g * group_size and following, or,
+// in groups of one, sequence g.
 template <typename T>
 struct GradientOutputs {
   const int32_t* tags;    // null: no gold path
@@ -68,6 +69,13 @@ struct GradientOutputs {
   T* pairs;      // (groups, num_tags, stride)
   int64_t group_size;
 };
+
+// Of the sorted sequence k.
+template <typename T>
+inline __attribute__((always_inline)) int64_t GroupOf(const Plan<T>& plan, int64_t group_size,
+                                                      int64_t k) {
+  return group_size == 1 ? plan.order[k] : k / group_size;
+}
 
 struct SegmentScores;  // segment_scores.h
 struct SegmentSweeps;

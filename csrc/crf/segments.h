@@ -58,9 +58,8 @@ FASTKERAS_INLINE void LogTransition(const crf::SegmentScores& chain, const doubl
   bool unsafe = false;
   RowsProduct<SumProduct, 1>(
       rows, chain.weights, [&](int, int v, Vec<double> sum) FASTKERAS_LAMBDA_INLINE {
-        const Vec<double> one = Broadcast(1.0);
-        unsafe |= FirstEqual(sum < Broadcast(kSafe) ? one : Vec<double>{}, one) < kWidth;
-        const Vec<double> safe = sum < Broadcast(kSafe) ? one : sum;
+        const Vec<double> bound = Broadcast(kSafe), safe = sum < bound ? bound : sum;
+        unsafe |= AnyLess(sum, bound);
         Store(begun + v * kWidth, LogOfPositive(safe) + (peak + chain.peak));
         Store(sums + v * kWidth, sum);
       });
