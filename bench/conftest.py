@@ -24,7 +24,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 PACKAGES = ("numpy", "numba", "tensorflow-cpu", "keras", "jax", "torch", "pytorch-crf")
-PACKAGES += ("gensim", "fasttext")
+PACKAGES += ("gensim", "fasttext", "flash-semicrf")
 results = {}  # by domain
 
 
@@ -105,7 +105,7 @@ def write(terminalreporter, config, domain, own):
 
 def results_path(domain, of_machine):
     name = re.sub(r"[^a-z0-9]+", "-", f"{of_machine['cpu']} {len(CORES)} cores".lower())
-    return HERE / "results" / f"{domain}-{name.strip('-')}.json"
+    return HERE / "results" / f"{domain.replace('_', '-')}-{name.strip('-')}.json"
 
 
 def store(results, path):

@@ -1,0 +1,120 @@
+"""What else the CRF infers, against what it is measured by: Viterbi, loss and gradient, a peer."""
+
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from crf_providers import draw
+
+from fastkeras import crf
+from fastkeras.crf import _native, constraints, semi_markov
+
+WORKLOADS = {  # batch, steps, tags
+    "named entities": (32, 128, 9),
+    "fine-grained tags": (64, 256, 32),
+    "speech": (16, 512, 128),
+    "long documents": (8, 2048, 16),
+    "morphology": (256, 64, 64),
+}
+SEMI_MARKOV = (8, 512, 32, 16)  # batch, steps, tags, longest segment
+K, NUM_SAMPLES = 8, 16
+ROUNDS = 40
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_against_viterbi_and_gradient(records, quick, name):
+    x, tags, a, lengths, start, end = draw(*WORKLOADS[name])
+    chain = {"start_transitions": start, "end_transitions": end, "engine": "native"}
+    rules = constraints.allowed("BIO", _names(a.shape[0])).apply(a, start, end)
+    legal = crf.sample(x, lengths=lengths, **rules, seed=0, engine="native")[0]
+    uniforms = np.random.default_rng(0).random((NUM_SAMPLES, *tags.shape), np.float32)
+    gradient = crf.log_likelihood_and_gradients
+    calls = {
+        "viterbi": lambda: crf.viterbi(x, a, lengths, **chain),
+        "gradient": lambda: gradient(x, tags, a, lengths, **chain),
+        "k_best": lambda: crf.k_best(x, a, K, lengths, **chain),
+        "sample": lambda: _native.sample(x, a, lengths, None, start, end, uniforms),
+        "sample, numbers too": lambda: crf.sample(
+            x, a, lengths, num_samples=NUM_SAMPLES, seed=0, **chain
+        ),
+        "marginals": lambda: crf.marginals(x, a, lengths, **chain),
+        "constrained": lambda: gradient(x, legal, lengths=lengths, engine="native", **rules),
+    }
+    assert np.isfinite(calls["constrained"]()[0]).all()
+    np.testing.assert_allclose(calls["k_best"]()[1][:, 0], calls["viterbi"]()[1], rtol=1e-6)
+    unary, sampled = calls["marginals"]()[0], calls["sample"]()
+    frequencies = (sampled[..., None] == np.arange(a.shape[0])).mean(axis=0)
+    valid = np.arange(x.shape[1]) < lengths[:, None]
+    assert np.abs((frequencies - unary)[valid].mean(axis=0)).max() < 0.02
+    records.setdefault("crf", {})[name] = {
+        "shape": WORKLOADS[name],
+        **in_turns(calls, ROUNDS // 10 if quick else ROUNDS),
+    }
+
+
+def test_semi_markov(records, quick):
+    pytest.importorskip("torch")
+    flash = pytest.importorskip("flash_semicrf", reason="flash-semicrf is not installed")
+    import torch
+
+    torch.set_num_threads(2)
+    batch, steps, num_tags, longest = SEMI_MARKOV
+    normal = partial(np.random.default_rng(0).standard_normal, dtype=np.float32)
+    x, a, durations = (
+        normal(s) for s in ((batch, steps, num_tags), (num_tags,) * 2, (longest, num_tags))
+    )
+    # there is a transition into the first segment, from any tag
+    chain = {"start_transitions": np.logaddexp.reduce(a, axis=0), "engine": "native"}
+    sums = torch.zeros(batch, steps + 1, num_tags, dtype=torch.float64)
+    sums[:, 1:] = torch.cumsum(torch.from_numpy(x).double(), dim=1)
+    sums.requires_grad_()
+    lengths = torch.full((batch,), steps)
+    scores = torch.from_numpy(a), torch.from_numpy(durations), lengths, longest
+
+    def peer(semiring="log"):
+        with torch.no_grad():
+            return flash.semi_crf_streaming_forward(sums, *scores, semiring, use_triton=False)
+
+    def peer_gradient():
+        value = flash.semi_crf_streaming_forward(sums, *scores, use_triton=False)
+        return torch.autograd.grad(value.sum(), sums)[0]
+
+    calls = {
+        "log_partition": lambda: semi_markov.log_partition(x, a, durations, **chain),
+        "marginals": lambda: semi_markov.marginals(x, a, durations, **chain),
+        "viterbi": lambda: semi_markov.viterbi(x, a, durations, **chain),
+    }
+    np.testing.assert_allclose(calls["log_partition"](), peer(), rtol=1e-5)
+    rows = in_turns(calls, ROUNDS // 10 if quick else ROUNDS)
+    peers = {
+        "log_partition": peer,
+        "marginals": peer_gradient,
+        "viterbi": partial(peer, "max"),
+    }
+    for name, row in in_turns(peers, 1 if quick else 3).items():
+        rows[f"{name}, flash-semicrf"] = row
+    records["semi_markov"] = {"shape": SEMI_MARKOV, **rows}
+
+
+def in_turns(calls, rounds):
+    """Time all calls once in each round, so that what else the machine does falls on all alike."""
+    seconds = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {
+        name: dict(
+            zip(("p20", "median", "p80"), np.percentile(s, (20, 50, 80)).tolist(), strict=True)
+        )
+        for name, s in seconds.items()
+    }
+
+
+def _names(num_tags):
+    """O, B-0, I-0, B-1, …"""
+    return ["O", *(f"{'BI'[k % 2]}-{k // 2}" for k in range(num_tags - 1))]

@@ -1,0 +1,37 @@
+"""The ratios of a run, against what they should be."""
+
+LIMITS = {  # of: (what it is measured by, the largest ratio)
+    "k_best": ("viterbi", 6),
+    "sample": ("gradient", 1),
+    "sample, numbers too": ("gradient", None),  # NumPy draws them, on one thread
+    "marginals": ("gradient", 1),
+    "constrained": ("gradient", 1.05),
+}
+SEMI_MARKOV = 10  # times faster than the peer
+
+
+def summary(results):
+    """The lines that end a run."""
+    yield ""
+    cpu, threads = results["machine"]["cpu"], results["machine"]["threads"]
+    yield f"CRF inference on {cpu}, {threads} threads, float32"
+    for name, rows in results.get("crf", {}).items():
+        yield f"  {name} {'×'.join(map(str, rows['shape']))}"
+        for what, (by, limit) in LIMITS.items():
+            ratio = rows[what]["median"] / rows[by]["median"]
+            yield f"    {what:20} {ratio:5.2f} × {by}{_judged(ratio, limit)}"
+    rows = results.get("semi_markov")
+    if rows is None:
+        yield "  semi-Markov chains: not measured, flash-semicrf is not installed"
+        return
+    yield f"  semi-Markov chains {'×'.join(map(str, rows['shape']))}"
+    for what in ("log_partition", "marginals", "viterbi"):
+        ratio = rows[f"{what}, flash-semicrf"]["median"] / rows[what]["median"]
+        holds = "" if ratio >= SEMI_MARKOV else ", missed"
+        yield f"    {what:14} {ratio:6.1f} × faster than flash-semicrf ({SEMI_MARKOV}{holds})"
+
+
+def _judged(ratio, limit):
+    if limit is None:
+        return ""
+    return f" (at most {limit:g}{'' if ratio <= limit else ', missed'})"
