@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fastkeras
 from accuracy import call, call_reference, largest_score
 from enumeration import enumerate_paths, probabilities
 from fastkeras import crf
@@ -104,21 +105,51 @@ def test_samples_have_the_frequencies_of_the_distribution(engine, hard, rng):
         assert (np.abs(hits - NUM_SAMPLES * p) <= 5 * deviation + 2).all()  # 2: of the rarest
 
 
-@given(chain=chains(dtype="float64"), seed=st.integers(0, 2**32 - 1))
-def test_engines_draw_the_tags_of_the_reference(engine, chain, seed):
-    tags = np.asarray(crf.sample(**without_tags(chain), num_samples=3, seed=seed, engine=engine))
+@given(
+    chain=chains(dtype="float64"),
+    num_samples=st.sampled_from((3, 17)),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_engines_draw_the_tags_of_the_reference(engine, chain, num_samples, seed):
+    arguments = {**without_tags(chain), "num_samples": num_samples, "seed": seed}
+    tags = np.asarray(crf.sample(**arguments, engine=engine))
     names = ("emissions", "transitions", "lengths", "mask", *SCORES[2:])
-    x, _, *arguments = chain_arguments(*(chain[name] for name in names))
-    uniforms = np.random.default_rng(seed).random((3, *x.shape[:2]))
-    np.testing.assert_array_equal(tags, _reference.sample(x, *arguments, uniforms))
-    again = crf.sample(**without_tags(chain), num_samples=3, seed=seed, engine=engine)
-    np.testing.assert_array_equal(tags, again)
+    x, _, *checked = chain_arguments(*(chain[name] for name in names))
+    uniforms = np.random.default_rng(seed).random((num_samples, *x.shape[:2]))
+    np.testing.assert_array_equal(tags, _reference.sample(x, *checked, uniforms))
+    np.testing.assert_array_equal(tags, crf.sample(**arguments, engine=engine))
     (log_z,) = call("log_partition", chain, "reference")
     possible = np.isfinite(log_z)
     for drawn in tags:
         score = call("sequence_score", {**chain, "tags": drawn}, "reference")[0]
         assert np.isfinite(score[possible]).all()
         assert (drawn[~possible] == 0).all()
+
+
+@pytest.mark.parametrize("name", ("portable", "avx2"))
+@pytest.mark.parametrize("num_tags", (3, 9, 40))
+def test_every_instruction_set_finds_the_same_paths(name, num_tags, rng):
+    if fastkeras.engines("crf")["native"] != "ready":
+        pytest.skip(fastkeras.engines("crf")["native"])
+    from fastkeras import _core
+
+    x = rng.standard_normal((5, 70, num_tags))
+    chain = {"emissions": x, "transitions": rng.standard_normal((num_tags, num_tags))}
+    chain |= {"lengths": np.array([70, 33, 1, 0, 64]), "engine": "native"}
+
+    def paths():
+        samples = [crf.sample(**chain, num_samples=n, seed=0) for n in (2, 20)]
+        return [crf.k_best(**chain, k=6)[0], *samples]
+
+    widest, before = paths(), _core.instruction_set()
+    try:
+        _core.set_instruction_set(name)
+        for found, expected in zip(paths(), widest, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    except ValueError as error:
+        pytest.skip(str(error))
+    finally:
+        _core.set_instruction_set(before)
 
 
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
