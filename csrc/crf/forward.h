@@ -46,12 +46,11 @@ struct Row {  // how a row of num_tags elements lies in vectors
     return Sum(sum);
   }
   FASTKERAS_INLINE bool AnyBelow(const T* row, T bound) const {
-    Vec<T> smallest = Pad(0, LoadVector(row, 0), bound);
-    for (int v = 1; v < vectors; ++v) {
-      const Vec<T> x = Pad(v, LoadVector(row, v), bound);
-      smallest = x < smallest ? x : smallest;
+    bool any = false;
+    for (int v = 0; v < vectors; ++v) {
+      any |= AnyLess(Pad(v, LoadVector(row, v), bound), Broadcast(bound));
     }
-    return AnyLess(smallest, Broadcast(bound));
+    return any;
   }
 };
 
