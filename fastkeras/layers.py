@@ -1,6 +1,7 @@
 """Keras layers."""
 
 from fastkeras.crf.layer import CRF
+from fastkeras.crf.memm_layer import MEMM
 from fastkeras.training.center_loss import CenterDistances, CenterLossLayer
 from fastkeras.training.gradients import GradientReversal
 from fastkeras.training.loss_layers import LossLayer
@@ -12,6 +13,7 @@ from fastkeras.word2vec.layers import CBOW, SkipGram
 __all__ = [
     "CBOW",
     "CRF",
+    "MEMM",
     "CenterDistances",
     "CenterLossLayer",
     "GradientReversal",

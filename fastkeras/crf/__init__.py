@@ -7,7 +7,7 @@ Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields"; the sca
 Rabiner's, 1989, "A tutorial on hidden Markov models", section V.A.
 """
 
-from fastkeras.crf import constraints, semi_markov
+from fastkeras.crf import constraints, memm, semi_markov
 from fastkeras.crf.confidence import posterior_decode, span_confidence
 from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.gradients import Gradients
@@ -43,6 +43,7 @@ __all__ = [
     "log_likelihood_of_sets",
     "log_partition",
     "marginals",
+    "memm",
     "posterior_decode",
     "sample",
     "semi_markov",

@@ -26,9 +26,9 @@ def engine_function(function):
     @wraps(function)
     def checked(emissions, *arguments):
         _, lengths, mask = arguments[1:4] if takes_tags else arguments[:3]
-        _check_lengths(lengths, emissions)
+        check_lengths(lengths, emissions)
         if takes_tags:
-            _check_tags(emissions, arguments[0], lengths, mask)
+            check_tags(emissions, arguments[0], lengths, mask)
         if 0 in emissions.shape and None not in emissions.shape:
             return of_no_steps(function.__name__, emissions, *arguments)
         return compiled(emissions, *arguments)
@@ -87,12 +87,13 @@ def _in_a_graph(function, takes_tags):
     return call
 
 
-def _check_lengths(lengths, emissions):
+def check_lengths(lengths, emissions):
+    """As for arrays, where the lengths have values."""
     if _is_concrete(lengths):
         on_numpy.check_lengths(ops.convert_to_numpy(lengths), emissions.shape[1])
 
 
-def _check_tags(emissions, tags, lengths, mask):
+def check_tags(emissions, tags, lengths, mask):
     """As for arrays; a graph, which cannot raise, gives NaN instead."""
     if _is_concrete(tags) and _is_concrete(lengths if mask is None else mask):
         lengths = ops.convert_to_numpy(lengths) if mask is None else None

@@ -295,12 +295,12 @@ class CRF(keras.layers.Layer):
             config[name] = getattr(self, name)
         return config
 
-    def _chain(self, emissions, mask):
+    def _chain(self, emissions, mask, factors=False):
         if not self.built:
             raise ValueError(f"the layer {self.name!r} has no weights yet: call it on inputs first")
         emissions = ops.convert_to_tensor(emissions)
         return emissions, {
-            **scores_of(self),
+            **scores_of(self, factors),
             "mask": mask_of(emissions) if mask is None else mask,
             "engine": self.engine,
         }

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from fastkeras.crf.low_rank import LowRank
+
 
 def check_scores(transition_rank, learning_rate_multiplier):
     """Raise for arguments of the layer that are out of range."""
@@ -27,8 +29,11 @@ def add_scores(layer):
         layer._end = _add(layer, "end_transitions", (num_tags,))
 
 
-def scores_of(layer):
-    """Transitions and boundaries as the functions of `fastkeras.crf` take them."""
+def scores_of(layer, factors=False):
+    """Transitions and boundaries as the functions of `fastkeras.crf` take them.
+
+    With `factors` those of low rank are left as they are, unless constraints forbid some.
+    """
 
     def used(weight):
         return ops.convert_to_tensor(weight) * layer.learning_rate_multiplier
@@ -36,7 +41,9 @@ def scores_of(layer):
     if layer.transition_rank is None:
         transitions = used(layer._transitions)
     else:
-        transitions = ops.matmul(used(layer._left), ops.transpose(used(layer._right)))
+        transitions = LowRank(used(layer._left), used(layer._right))
+        if layer.constraints is not None or not factors:
+            transitions = transitions.product()
     bounded = layer.use_boundaries
     scores = {
         "transitions": transitions,

@@ -109,7 +109,7 @@ def sequence_score(
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
     x, tags, *chain = _arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
     )
     functions = _functions(emissions, transitions, engine)
     return like(functions.sequence_score(x, tags, *chain), emissions)
@@ -155,7 +155,7 @@ def log_likelihood(
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
     x, tags, *chain = _arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
     )
     functions = _functions(emissions, transitions, engine, checkpoint)
     return like(functions.log_likelihood(x, tags, *chain), emissions)
@@ -204,7 +204,7 @@ def log_likelihood_and_gradients(
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
     x, tags, *chain = _arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, _given(tags)
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
     )
     weights = _weights(weights, x)
     functions = _functions(emissions, transitions, engine)
@@ -325,7 +325,8 @@ def _functions(emissions, transitions, engine, checkpoint=False):
     return getattr(functions, "checkpointed", functions) if checkpoint else functions
 
 
-def _given(tags):
+def given(tags):
+    """The tags; None is refused."""
     if tags is None:
         raise ValueError("tags must be integers of shape (batch, steps), got None")
     return tags

@@ -1,0 +1,294 @@
+"""Maximum-entropy Markov models: the chain of a CRF, normalised step by step instead of as a whole.
+
+With the scores of a CRF, start and end folded into the first and the last emission, from left to
+right and from right to left,
+    log p→(y) = log softmax(x_1)[y_1] + Σ_t log softmax(x_t + A[y_{t−1}, ·])[y_t]
+    log p←(y) = log softmax(x_n)[y_n] + Σ_t log softmax(x_{t−1} + A[·, y_t])[y_{t−1}]
+and the bidirectional model trains their mean. No step waits for another, so the gradient takes no
+recursion, and O(steps · num_tags) time besides the scores. Decoding is that of a CRF: the mean is
+the score of a chain with other emissions (`locally_normalized`), on which all of `fastkeras.crf`
+works. docs/crf.md has the derivation.
+
+Sources: McCallum, Freitag & Pereira, 2000, "Maximum entropy Markov models for information
+extraction and segmentation"; both directions and the low rank: Su, 2020,
+https://kexue.fm/archives/7213.
+"""
+
+import numpy as np
+
+from fastkeras._engines import array_functions
+from fastkeras.crf import quantities
+from fastkeras.crf.arguments import chain_arguments, like
+from fastkeras.crf.low_rank import LowRank
+
+__all__ = ["locally_normalized", "log_likelihood", "viterbi"]
+
+FLOOR, IMPOSSIBLE = -1e30, -1e29  # as in recursions.py
+NEAR = {"float32": 60.0, "float64": 600.0}  # nats between transitions
+
+
+def log_likelihood(
+    emissions,
+    tags,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    bidirectional=True,
+):
+    """Mean of the log-probabilities of a tag sequence from left to right and from right to left.
+
+    Args:
+        emissions, lengths, mask, start_transitions, end_transitions: as in `crf.log_partition`.
+        transitions: float, shape (num_tags, num_tags), or a `LowRank`, whose product is then not
+            formed: O(steps · num_tags · rank) time, for very many tags.
+        tags: as in `crf.sequence_score`.
+        bidirectional: False for the log-probability from left to right alone.
+
+    Returns:
+        Shape (batch,), dtype of `emissions`, never above 0; −inf, with gradients of zero, for an
+        impossible sequence; 0 where no step is valid. Differentiable with respect to all scores.
+
+    Raises:
+        ValueError: as `crf.sequence_score`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import memm
+        >>> p = memm.log_likelihood(np.zeros((1, 2, 3)), np.array([[0, 2]]), np.zeros((3, 3)))
+        >>> float(np.exp(p[0]).round(6))  # one of 3² equal sequences
+        0.111111
+
+    Source: McCallum, Freitag & Pereira, 2000; Su, 2020.
+    """
+    x, tags, transitions, *chain = chain_arguments(
+        emissions,
+        transitions,
+        lengths,
+        mask,
+        start_transitions,
+        end_transitions,
+        quantities.given(tags),
+        keep_factors=True,
+    )
+    array = array_functions(emissions)
+    steps = _Compact(array, x, *chain)
+    in_range, tags = _clipped(array, tags, x, chain)
+    tags = steps.compacted(tags)
+    before = array.concatenate([tags[:, :1], tags[:, :-1]], axis=1)
+    after = array.concatenate([tags[:, 1:], tags[:, -1:]], axis=1)
+    value, possible = 0, True
+    rules = ((1, steps.first, before), (-1, steps.last, after))
+    for direction, begins, neighbour in rules if bidirectional else rules[:1]:
+        rows = _rows(array, transitions, neighbour, direction)
+        scores = steps.x + array.where(begins[..., None], 0, rows)
+        score = array.take_along_axis(scores, tags[..., None], axis=-1)[..., 0]
+        log_p = score - _log_sum_exp(array, scores)
+        possible = possible & array.all((score > IMPOSSIBLE) | ~steps.valid, axis=1)
+        value = value + array.sum(array.where(steps.valid, log_p, 0), axis=1)
+    value = value / 2 if bidirectional else value
+    value = array.where(possible, value, -np.inf)
+    return like(array.where(in_range, value, np.nan), emissions)
+
+
+def viterbi(
+    emissions,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    bidirectional=True,
+    engine=None,
+):
+    """The tag sequence of the largest `log_likelihood`, and this value.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, bidirectional: as
+            in `log_likelihood`.
+        engine: as in `crf.viterbi`.
+
+    Returns:
+        tags and score, as of `crf.viterbi`.
+
+    Raises:
+        ValueError, ImportError: as `crf.viterbi`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import memm
+        >>> tags, score = memm.viterbi(np.array([[[2.0, 0.0], [0.0, 0.0]]]), np.eye(2))
+        >>> tags, score.round(6)
+        (array([[0, 0]], dtype=int32), array([-0.590962]))
+
+    Source: McCallum, Freitag & Pereira, 2000; Su, 2020.
+    """
+    scores = (transitions, lengths)
+    boundaries = {
+        "mask": mask,
+        "start_transitions": start_transitions,
+        "end_transitions": end_transitions,
+    }
+    x = locally_normalized(emissions, *scores, **boundaries, bidirectional=bidirectional)
+    return quantities.viterbi(x, *scores, **boundaries, engine=engine)
+
+
+def locally_normalized(
+    emissions,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    bidirectional=True,
+):
+    """Emissions with which the score of a CRF is the `log_likelihood` of this model.
+
+    With the same transitions, start and end. From left to right alone, log Z of that CRF is 0. Both
+    directions are the geometric mean of two distributions, and log Z is at most 0: marginals,
+    samples and the k best are those of that mean, normalised.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, bidirectional: as
+            in `log_likelihood`.
+
+    Returns:
+        Shape (batch, steps, num_tags), dtype of `emissions`; −inf for a tag after which, or before
+        which, none is possible; anything at steps that are not valid. O(steps · num_tags²).
+
+    Raises:
+        ValueError: as `crf.log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras import crf
+        >>> transitions = np.array([[3.0, 0.0], [-1.0, 2.0]])
+        >>> x = np.array([[[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]])
+        >>> x = crf.memm.locally_normalized(x, transitions, bidirectional=False)
+        >>> float(abs(crf.log_partition(x, transitions)[0]).round(6))
+        0.0
+
+    Source: docs/crf.md.
+    """
+    x, _, transitions, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    )
+    array = array_functions(emissions)
+    steps = _Compact(array, x, *chain)
+    alone = _log_sum_exp(array, steps.x)[..., None]
+    forwards = array.concatenate([steps.x[:, 1:], steps.x[:, -1:]], axis=1)  # of the next step
+    normaliser = array.where(steps.last[..., None], 0, _sums(array, forwards, transitions))
+    normaliser = normaliser + array.where(steps.first[..., None], alone, 0)
+    if bidirectional:
+        backwards = array.concatenate([steps.x[:, :1], steps.x[:, :-1]], axis=1)
+        into = _sums(array, backwards, array.transpose(transitions))
+        normaliser = normaliser + array.where(steps.first[..., None], 0, into)
+        normaliser = (normaliser + array.where(steps.last[..., None], alone, 0)) / 2
+    normaliser = steps.expanded(normaliser)
+    possible = normaliser > IMPOSSIBLE / 2
+    return like(array.where(possible, x - array.where(possible, normaliser, 0), -np.inf), emissions)
+
+
+class _Compact:
+    """The valid steps of each sequence next to each other, from the first column on."""
+
+    def __init__(self, array, x, lengths, mask, start_transitions, end_transitions):
+        self.array = array
+        t = array.arange(array.shape(x)[1], dtype="int32")
+        self.order = None
+        if mask is not None:
+            self.order = array.argsort(array.where(mask, t, t + array.shape(x)[1]), axis=1)
+            self.rank = array.cumsum(array.cast(mask, "int32") if array is not np else mask, axis=1)
+            lengths = self.rank[:, -1]
+        lengths = lengths[:, None]
+        self.valid, self.first, self.last = t < lengths, (t == 0) & (t < lengths), t == lengths - 1
+        x = array.where(self.valid[..., None], self.compacted(x), 0)
+        x = _floored(array, x) + array.where(
+            self.first[..., None], _floored(array, start_transitions), 0
+        )
+        self.x = x + array.where(self.last[..., None], _floored(array, end_transitions), 0)
+
+    def compacted(self, rows):
+        """From the steps of the caller."""
+        if self.order is None:
+            return rows
+        order = self.order if len(rows.shape) == 2 else self.order[..., None]
+        return self.array.take_along_axis(rows, order, axis=1)
+
+    def expanded(self, rows):
+        """To the steps of the caller; anything at those that are not valid."""
+        if self.order is None:
+            return rows
+        rank = self.rank - 1
+        at = self.array.where(rank < 0, 0, rank)
+        return self.array.take_along_axis(rows, at[..., None], axis=1)
+
+
+def _rows(array, transitions, tags, direction):
+    """The scores of all tags next to the given ones, (batch, steps, num_tags)."""
+    if isinstance(transitions, LowRank):
+        here, there = transitions if direction == 1 else reversed(transitions)
+        return array.matmul(array.take(here, tags, axis=0), array.transpose(there))
+    rows = transitions if direction == 1 else array.transpose(transitions)
+    return _floored(array, array.take(rows, tags, axis=0))
+
+
+def _sums(array, x, transitions):
+    """Log Σ_j exp(x[b, t, j] + A[i, j]), (batch, steps, num_tags)."""
+    transitions = _floored(array, transitions)
+    dtype = "float64" if "64" in str(x.dtype) else "float32"
+    peak = array.max(transitions)
+
+    def by_a_product():
+        largest = array.max(x, axis=-1, keepdims=True)
+        pairs = array.transpose(array.exp(transitions - peak))
+        return array.log(array.matmul(array.exp(x - largest), pairs)) + largest + peak
+
+    def step_by_step():
+        if array is np:
+            rows = [_log_sum_exp(array, x[:, t, None, :] + transitions) for t in range(x.shape[1])]
+            return np.stack(rows, axis=1) if rows else x
+        from fastkeras.crf.recursions import scan
+
+        def step(carry, inputs):
+            return carry, (_log_sum_exp(array, inputs[0][:, None, :] + transitions),)
+
+        by_steps = array.transpose(x, (1, 0, 2))
+        like = by_steps[0]
+        _, (sums,) = scan(step, like[0, 0] * 0, (by_steps,), (like,))
+        return array.transpose(sums, (1, 0, 2))
+
+    near = peak - array.min(transitions) <= NEAR[dtype]  # then no sum underflows
+    if array is np:
+        return by_a_product() if near else step_by_step()
+    return array.cond(near, by_a_product, step_by_step)
+
+
+def _clipped(array, tags, x, chain):
+    """Which sequences have no tag out of range, bool (batch,), and the tags, 0 if not valid."""
+    if array is np:
+        return np.ones(len(tags), bool), tags
+    from fastkeras.crf.eager import check_lengths, check_tags
+
+    lengths, mask = chain[:2]
+    check_lengths(lengths, x)
+    check_tags(x, tags, lengths, mask)
+    steps = array.arange(array.shape(x)[1], dtype="int32")
+    valid = steps < lengths[:, None] if mask is None else mask
+    clipped = array.where(valid, array.clip(tags, 0, x.shape[2] - 1), 0)
+    return array.all((clipped == tags) | ~valid, axis=1), clipped
+
+
+def _floored(array, scores):
+    return array.where(scores < FLOOR, FLOOR, scores)
+
+
+def _log_sum_exp(array, scores):
+    peak = array.max(scores, axis=-1, keepdims=True)
+    if array is not np:
+        peak = array.stop_gradient(peak)
+    return array.log(array.sum(array.exp(scores - peak), axis=-1)) + peak[..., 0]

@@ -1,0 +1,72 @@
+"""The maximum-entropy Markov model as a Keras layer."""
+
+import keras
+
+from fastkeras.crf import memm
+from fastkeras.crf.layer import CRF
+from fastkeras.crf.targets import at_least_float32
+
+
+@keras.saving.register_keras_serializable(package="fastkeras")
+class MEMM(CRF):
+    """Maximum-entropy Markov model over the scores of a sequence tagger, in place of a CRF.
+
+    Same use, weights, loss and decoding, but each step is normalised by itself: training takes no
+    recursion, so it is fast without any kernel of its own, on every device, and with
+    `transition_rank` for very many tags. `fastkeras.crf.memm` has the model.
+
+    Args:
+        num_tags, use_boundaries, use_kernel, initializers, regularizers, constraints of weights,
+            learning_rate_multiplier, constraints, transition_rank, engine: as in `CRF`; they follow
+            `bidirectional`, or are given by name. `checkpoint` has nothing to do here.
+        bidirectional: whether the loss is the mean of both directions, or from left to right only.
+
+    Call arguments and returns: as of `CRF`. "confidence" is the probability of a tag under the
+    geometric mean of the two directions.
+
+    Example:
+        >>> import keras
+        >>> from fastkeras.layers import MEMM
+        >>> inputs = keras.Input((None,), dtype="int32")
+        >>> x = keras.layers.Embedding(100, 8, mask_zero=True)(inputs)
+        >>> memm = MEMM(num_tags=5, use_kernel=True, transition_rank=2)
+        >>> model = keras.Model(inputs, memm(x))
+        >>> model.compile("adam", loss=memm.loss, metrics=[memm.accuracy])
+        >>> memm.decode(model).output.dtype
+        'int32'
+
+    Source: McCallum, Freitag & Pereira, 2000, "Maximum entropy Markov models for information
+        extraction and segmentation"; Su, 2020, https://kexue.fm/archives/7213.
+    """
+
+    def __init__(self, num_tags=None, bidirectional=True, **kwargs):
+        super().__init__(num_tags, **kwargs)
+        self.bidirectional = bidirectional
+
+    def log_likelihood(self, emissions, tags, mask=None):
+        """`fastkeras.crf.memm.log_likelihood` with this layer's weights.
+
+        Args:
+            emissions, tags, mask: as in `CRF.log_likelihood`.
+
+        Returns:
+            Shape (batch,), at least float32.
+        """
+        emissions, chain = super()._chain(emissions, mask, factors=True)
+        del chain["engine"]
+        return memm.log_likelihood(
+            at_least_float32(emissions), tags, **chain, bidirectional=self.bidirectional
+        )
+
+    def get_config(self):
+        """The configuration."""
+        return {**super().get_config(), "bidirectional": self.bidirectional}
+
+    def _chain(self, emissions, mask):
+        """The chain of a CRF whose score is the log-likelihood; all decoding is that of a CRF."""
+        emissions, chain = super()._chain(emissions, mask)
+        scores = {name: value for name, value in chain.items() if name != "engine"}
+        emissions = memm.locally_normalized(
+            at_least_float32(emissions), **scores, bidirectional=self.bidirectional
+        )
+        return emissions, chain
