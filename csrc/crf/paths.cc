@@ -64,11 +64,10 @@ void PathScores(const Plan<T>& plan, int64_t sequence, int64_t paths, const int3
     for (int64_t r = 0; r < paths; ++r) {
       const int32_t* path = tags + r * chains.steps;
       const int64_t tag = path[t];
-      double score = emissions[tag];
-      score += s == 0 ? chains.start_transitions[tag]
-                      : chains.transitions[path[before] * num_tags + tag];
-      if (s == steps - 1) score += chains.end_transitions[tag];
-      scores[r] += score;
+      scores[r] += emissions[tag];
+      scores[r] += s == 0 ? chains.start_transitions[tag]
+                          : chains.transitions[path[before] * num_tags + tag];
+      if (s == steps - 1) scores[r] += chains.end_transitions[tag];
     }
     before = t;
   }
