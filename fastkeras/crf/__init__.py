@@ -11,6 +11,7 @@ from fastkeras.crf import constraints, memm, semi_markov
 from fastkeras.crf.confidence import posterior_decode, span_confidence
 from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.gradients import Gradients
+from fastkeras.crf.inference import marginals, viterbi
 from fastkeras.crf.information import cross_entropy, entropy, kl_divergence, log_count
 from fastkeras.crf.low_rank import LowRank
 from fastkeras.crf.partial_labels import log_likelihood_of_sets
@@ -18,9 +19,7 @@ from fastkeras.crf.quantities import (
     log_likelihood,
     log_likelihood_and_gradients,
     log_partition,
-    marginals,
     sequence_score,
-    viterbi,
 )
 from fastkeras.crf.sampling import k_best, sample
 from fastkeras.crf.span_metrics import SpanScore, span_evaluation, span_scores

@@ -17,9 +17,10 @@ https://kexue.fm/archives/7213.
 import numpy as np
 
 from fastkeras._engines import array_functions
-from fastkeras.crf import quantities
+from fastkeras.crf import inference
 from fastkeras.crf.arguments import chain_arguments, like
 from fastkeras.crf.low_rank import LowRank
+from fastkeras.crf.quantities import given
 
 __all__ = ["locally_normalized", "log_likelihood", "viterbi"]
 
@@ -70,7 +71,7 @@ def log_likelihood(
         mask,
         start_transitions,
         end_transitions,
-        quantities.given(tags),
+        given(tags),
         keep_factors=True,
     )
     array = array_functions(emissions)
@@ -133,7 +134,7 @@ def viterbi(
         "end_transitions": end_transitions,
     }
     x = locally_normalized(emissions, *scores, **boundaries, bidirectional=bidirectional)
-    return quantities.viterbi(x, *scores, **boundaries, engine=engine)
+    return inference.viterbi(x, *scores, **boundaries, engine=engine)
 
 
 def locally_normalized(

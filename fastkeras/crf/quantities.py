@@ -1,13 +1,12 @@
-"""The values of a chain: log Z, scores, likelihoods with gradients, marginals, the best path."""
-
-from functools import partial
+"""The values of a chain: log Z, scores, and likelihoods with their gradients."""
 
 import numpy as np
 
-from fastkeras._engines import engine_for, family_of
-from fastkeras.crf.arguments import array_functions, chain_arguments, like, rank_of
+from fastkeras._engines import array_functions, family_of
+from fastkeras.crf.arguments import like, rank_of
 from fastkeras.crf.gradients import Gradients
 from fastkeras.crf.low_rank import LowRank
+from fastkeras.crf.varying import door, functions_for
 
 
 def log_partition(
@@ -65,10 +64,8 @@ def log_partition(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, _, *chain = _arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
-    )
-    functions = _functions(emissions, transitions, engine, checkpoint)
+    x, _, *chain = door(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    functions = functions_for(emissions, transitions, engine, checkpoint)
     return like(functions.log_partition(x, *chain), emissions)
 
 
@@ -108,10 +105,10 @@ def sequence_score(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, tags, *chain = _arguments(
+    x, tags, *chain = door(
         emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
     )
-    functions = _functions(emissions, transitions, engine)
+    functions = functions_for(emissions, transitions, engine)
     return like(functions.sequence_score(x, tags, *chain), emissions)
 
 
@@ -154,10 +151,10 @@ def log_likelihood(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, tags, *chain = _arguments(
+    x, tags, *chain = door(
         emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
     )
-    functions = _functions(emissions, transitions, engine, checkpoint)
+    functions = functions_for(emissions, transitions, engine, checkpoint)
     return like(functions.log_likelihood(x, tags, *chain), emissions)
 
 
@@ -203,11 +200,11 @@ def log_likelihood_and_gradients(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, tags, *chain = _arguments(
+    x, tags, *chain = door(
         emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
     )
     weights = _weights(weights, x)
-    functions = _functions(emissions, transitions, engine)
+    functions = functions_for(emissions, transitions, engine)
     likelihood, gradients = functions.log_likelihood_and_gradients(x, tags, *chain, weights)
     if isinstance(transitions, LowRank):
         factors = transitions.gradients(gradients.transitions)
@@ -223,106 +220,6 @@ def log_likelihood_and_gradients(
         for g in gradients
     )
     return like(likelihood, emissions), Gradients(*gradients)
-
-
-def marginals(
-    emissions,
-    transitions,
-    lengths=None,
-    *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
-    """Posterior probability of each tag at each step, and expected number of each transition.
-
-    Both are derivatives of log Z: the probabilities with respect to the emissions, the counts with
-    respect to the transitions.
-
-    Args:
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
-            `log_partition`.
-
-    Returns:
-        The unary marginals, shape (batch, steps, num_tags): they sum to 1 at valid steps and are 0
-        elsewhere. The expected transition counts, shape (batch, num_tags, num_tags): they sum to
-        the number of valid steps minus one. Of transitions that vary they are the probabilities of
-        each pair, shape (batch, steps − 1, num_tags, num_tags): [b, t − 1] of that at step t and
-        the valid step before. All are zero for an impossible sequence.
-
-    Raises:
-        ValueError, ImportError: as `log_partition`.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastkeras.crf import marginals
-        >>> unary, counts = marginals(np.zeros((1, 3, 2)), np.zeros((2, 2)))
-        >>> unary[0, 0], counts[0]
-        (array([0.5, 0.5]), array([[0.5, 0.5],
-               [0.5, 0.5]]))
-
-    Source: Rabiner, 1989, "A tutorial on hidden Markov models", section III.
-    """
-    x, _, *chain = _arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
-    )
-    unary, counts = _functions(emissions, transitions, engine).marginals(x, *chain)
-    return like(unary, emissions), like(counts, emissions)
-
-
-def viterbi(
-    emissions,
-    transitions,
-    lengths=None,
-    *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
-    """The best tag sequence and its score.
-
-    Args:
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
-            `log_partition`.
-
-    Returns:
-        tags: int32, shape (batch, steps); of equal candidates the lowest tag; 0 at steps that are
-            not valid.
-        score: shape (batch,), dtype of `emissions`; 0 where no step is valid, −inf where no
-            sequence is possible (its tags then mean nothing).
-
-    Raises:
-        ValueError, ImportError: as `log_partition`.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastkeras.crf import viterbi
-        >>> emissions = np.array([[[1.0, 2.0], [3.0, 4.0]]])
-        >>> viterbi(emissions, np.array([[0.0, 0.0], [10.0, 0.0]]))
-        (array([[1, 0]], dtype=int32), array([15.]))
-
-    Source: Viterbi, 1967; Forney, 1973, "The Viterbi algorithm".
-    """
-    x, _, *chain = _arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
-    )
-    tags, score = _functions(emissions, transitions, engine).viterbi(x, *chain)
-    return tags, like(score, emissions)
-
-
-_arguments = partial(chain_arguments, may_vary=True)
-
-
-def _functions(emissions, transitions, engine, checkpoint=False):
-    """The engine's module, or with `checkpoint` what computes recursions twice, if it has that."""
-    if rank_of(transitions) == 2:
-        functions = engine_for("crf", emissions, engine)
-    else:
-        what, able = "transitions that vary with the step", ("keras", "reference")
-        functions = engine_for("crf", emissions, engine, what, able)
-    return getattr(functions, "checkpointed", functions) if checkpoint else functions
 
 
 def given(tags):
