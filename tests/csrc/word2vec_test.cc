@@ -33,17 +33,19 @@ void Expect(bool holds, const char* what) {
 }
 
 struct Drawn {
-  std::vector<int32_t> ids, nodes;
+  std::vector<int32_t> ids, nodes, bag_rows;
   std::vector<uint32_t> keep, noise;
   std::vector<float> offsets, signs, input, output;
-  std::vector<int64_t> starts{0};
+  std::vector<int64_t> starts{0}, bag_starts{0};
   Problem problem;
 
   Drawn() {
     const int words = Pick(0, 3) ? Pick(2, 400) : 1, length = Pick(0, 1500);
     const int64_t stride = 16 * Pick(1, 9);
     for (int i = 0; i < length; ++i) ids.push_back(Pick(0, 15) ? Pick(0, words - 1) : -1);
-    int longest = 0;
+    const bool subwords = Pick(0, 1);
+    const int input_rows = words + (subwords ? Pick(1, 50) : 0);
+    int longest = 0, longest_bag = 0;
     for (int word = 0; word < words; ++word) {
       keep.push_back(Pick(0, 1) ? ~0u : 1u << 31);
       noise.push_back(static_cast<uint32_t>(generator()));
@@ -56,9 +58,15 @@ struct Drawn {
         signs.push_back(Pick(0, 1) ? 1.0f : -1.0f);
       }
       starts.push_back(static_cast<int64_t>(nodes.size()));
+      const int parts = subwords ? Pick(0, 9) : 0;  // besides the word; one may come twice
+      longest_bag = std::max(longest_bag, 1 + parts);
+      bag_rows.push_back(word);
+      for (int j = 0; j < parts; ++j) bag_rows.push_back(Pick(words, input_rows - 1));
+      bag_starts.push_back(static_cast<int64_t>(bag_rows.size()));
     }
     for (std::vector<float>* matrix : {&input, &output}) {
-      for (int64_t i = 0; i < words * stride; ++i) {
+      const int rows = matrix == &input ? input_rows : words;
+      for (int64_t i = 0; i < rows * stride; ++i) {
         matrix->push_back(0.1f * std::normal_distribution<float>()(generator));
       }
     }
@@ -74,10 +82,19 @@ struct Drawn {
     settings.key = generator();
     settings.learning_rate = 0.02;
     settings.learning_rate_slope = -1e-6;
-    problem.tables = {keep.data(),  noise.data(), offsets.data(), starts.data(),
-                      nodes.data(), signs.data(), words,          longest};
+    problem.tables = {keep.data(),
+                      noise.data(),
+                      offsets.data(),
+                      starts.data(),
+                      nodes.data(),
+                      signs.data(),
+                      subwords ? bag_starts.data() : nullptr,
+                      bag_rows.data(),
+                      words,
+                      longest,
+                      subwords ? longest_bag : 0};
     problem.corpus = {ids.data(), length};
-    problem.model = {nullptr, nullptr, stride, words, words};
+    problem.model = {nullptr, nullptr, stride, input_rows, words};
   }
 
   // Trains copies of the matrices.
