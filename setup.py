@@ -1,4 +1,4 @@
-"""Builds the compiled parts, `_core` and two libraries of TensorFlow ops; none is required.
+"""Builds the compiled parts, `_core` and three libraries for TensorFlow; none is required.
 
 Everything else about the package is in pyproject.toml; docs/packaging.md has the reasons.
 """
@@ -14,10 +14,12 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 OPS = "fastkeras.libfastkeras_tf_ops"  # `_tf_ops.so` would hide the module `_tf_ops.py`
-VARIABLE_OPS = "fastkeras.libfastkeras_tf_variable_ops"  # and the TensorFlow that it fits
-NEEDS_TENSORFLOW = {"csrc/optimizers/tensorflow.cc"}  # its headers: variables are not in the C API
+FITS_ONE_TENSORFLOW = {  # its headers are needed: variables and XLA are not in the C API
+    "fastkeras.libfastkeras_tf_variable_ops": "csrc/optimizers/tensorflow.cc",
+    "fastkeras.libfastkeras_tf_xla": "csrc/crf/xla.cc",
+}
 HEADERS = [str(path) for path in Path("csrc").rglob("*.h")]
-BINDINGS = ("module.cc", "python.cc", "tensorflow.cc")  # what their names end with
+BINDINGS = ("module.cc", "python.cc", "tensorflow.cc", "xla.cc")  # what their names end with
 KERNELS = [str(path) for path in Path("csrc").rglob("*.cc") if not path.name.endswith(BINDINGS)]
 FLAGS = (
     "-std=gnu++17 -O3 -g0 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -pthread"
@@ -68,7 +70,7 @@ class BuildParts(build_ext):
             link_flags = ["-pthread"]
             if extension.name == OPS:
                 link_flags += self.stub()
-            if extension.name.startswith(VARIABLE_OPS):
+            if extension.name.startswith(tuple(FITS_ONE_TENSORFLOW)):
                 link_flags += [f"-L{TENSORFLOW[0]}", "-l:libtensorflow_framework.so.2"]
             self.compiler.link_shared_object(
                 objects, str(target), extra_postargs=link_flags, target_lang="c++"
@@ -85,7 +87,7 @@ class BuildParts(build_ext):
                 output_dir=self.build_temp,
                 include_dirs=self.include_dirs + extension.include_dirs,
                 extra_postargs=FLAGS.split()
-                + extension.extra_compile_args * (source in NEEDS_TENSORFLOW),
+                + extension.extra_compile_args * (source in FITS_ONE_TENSORFLOW.values()),
             )
         return path
 
@@ -112,17 +114,22 @@ class BuildParts(build_ext):
 TENSORFLOW = tensorflow()
 PARTS = [
     part("fastkeras._core", ["csrc/module.cc", *Path("csrc").glob("*/*python.cc")]),
-    part(OPS, {str(path) for path in Path("csrc").glob("*/*tensorflow.cc")} - NEEDS_TENSORFLOW),
+    part(
+        OPS,
+        {str(path) for path in Path("csrc").glob("*/*tensorflow.cc")}
+        - set(FITS_ONE_TENSORFLOW.values()),
+    ),
 ]
 if TENSORFLOW:
     folder, version = TENSORFLOW
-    PARTS.append(part(f"{VARIABLE_OPS}_{version}", NEEDS_TENSORFLOW))
-    PARTS[-1].extra_compile_args = [
-        "-isystem",
-        f"{folder}/include",
-        "-D_GLIBCXX_USE_CXX11_ABI=1",
-        "-DEIGEN_MAX_ALIGN_BYTES=64",
-        "-Wno-deprecated-declarations",  # what a newer TensorFlow deprecates an older one needs
-    ]
+    headers = ("include", "include/external/highwayhash", "include/external/farmhash_archive/src")
+    for library, source in FITS_ONE_TENSORFLOW.items():
+        PARTS.append(part(f"{library}_{version}", [source]))
+        PARTS[-1].extra_compile_args = [
+            *(f"-isystem{folder}/{header}" for header in headers),
+            "-D_GLIBCXX_USE_CXX11_ABI=1",
+            "-DEIGEN_MAX_ALIGN_BYTES=64",
+            "-Wno-deprecated-declarations",  # what a newer TensorFlow deprecates an older one needs
+        ]
 
 setup(ext_modules=PARTS, cmdclass={"build_ext": BuildParts})

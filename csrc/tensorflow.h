@@ -64,28 +64,31 @@ inline constexpr TF_DataType kType<int32_t> = TF_INT32;
 template <>
 inline constexpr TF_DataType kType<bool> = TF_BOOL;
 
-// An input or an output of a running kernel.
-class Tensor {
- public:
-  explicit Tensor(TF_Tensor* tensor) : tensor_(tensor, TF_DeleteTensor) {
-    for (int i = 0; i < TF_NumDims(tensor); ++i) shape.push_back(TF_Dim(tensor, i));
-  }
+using Shapes = std::vector<std::vector<int64_t>>;
+
+// An input or an output of a running kernel, which may belong to it until it is done.
+struct Tensor {
   template <typename T>
   T* data() const {
-    return static_cast<T*>(TF_TensorData(tensor_.get()));
+    return static_cast<T*>(address);
   }
   std::vector<int64_t> shape;
-
- private:
-  std::unique_ptr<TF_Tensor, void (*)(TF_Tensor*)> tensor_;
+  void* address;
+  std::shared_ptr<TF_Tensor> owned;
 };
+
+inline Tensor Owned(TF_Tensor* tensor) {
+  Tensor owned{{}, TF_TensorData(tensor), {tensor, TF_DeleteTensor}};
+  for (int i = 0; i < TF_NumDims(tensor); ++i) owned.shape.push_back(TF_Dim(tensor, i));
+  return owned;
+}
 
 inline Tensor Input(TF_OpKernelContext* context, int index) {
   Status status;
   TF_Tensor* tensor = nullptr;
   TF_GetInput(context, index, &tensor, status);
   status.ThrowIfFailed();
-  return Tensor(tensor);
+  return Owned(tensor);
 }
 
 template <typename T>
@@ -96,7 +99,7 @@ Tensor Output(TF_OpKernelContext* context, int index, const std::vector<int64_t>
   TF_Tensor* tensor = TF_AllocateOutput(context, index, kType<T>, shape.data(),
                                         static_cast<int>(shape.size()), bytes, status);
   status.ThrowIfFailed();
-  return Tensor(tensor);
+  return Owned(tensor);
 }
 
 inline std::string Text(const std::vector<int64_t>& shape) {

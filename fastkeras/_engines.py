@@ -21,6 +21,7 @@ AUTOMATIC = {  # by the package of the array's type, fastest first
     "jaxlib": ("keras",),
     "torch": ("keras",),
 }
+XLA_DOMAINS = {"crf", "crf.semi_markov"}  # those with a csrc/*/xla.cc
 FORCED = "FASTKERAS_ENGINE"
 
 
@@ -49,8 +50,8 @@ def engine_for(domain, array, engine=None, what=None, engines_that_can=_ENGINES)
     forced = os.environ.get(FORCED)
     if engine is None and forced in able:
         engine = forced
-    if engine is None and family == "tensorflow" and _inside_xla():
-        engine = "keras"  # a custom op has no XLA kernel
+    if engine is None and family == "tensorflow" and _inside_xla() and not _runs_in_xla(domain):
+        engine = "keras"
     if engine is None:
         return _first(domain, automatic)
     if engine not in able:
@@ -88,6 +89,14 @@ def _inside_xla():
     from tensorflow.python.ops import control_flow_util
 
     return control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+
+
+@cache
+def _runs_in_xla(domain):
+    """Whether the ops of a domain run inside of a program of XLA here."""
+    if domain not in XLA_DOMAINS or _state(domain, "tensorflow_native") != "ready":
+        return False
+    return import_module("fastkeras._tf_ops").run_inside_xla()
 
 
 @cache

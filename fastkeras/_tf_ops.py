@@ -1,19 +1,19 @@
-"""Loads the ops built from csrc/*/*tensorflow.cc; an ImportError says why it cannot."""
-
-from pathlib import Path
+"""The ops built from csrc/*/*tensorflow.cc, and what lets them run inside of XLA's programs."""
 
 import tensorflow as tf
 
-PATH = Path(__file__).with_name("libfastkeras_tf_ops.so")
+from fastkeras._tf_library import load
 
-if not PATH.exists():
-    raise ImportError(
-        f"{PATH.name} was not built when fastkeras was installed, for want of a C++17 compiler; "
-        "`pip install --verbose` shows what the compiler said"
-    )
+library = load("libfastkeras_tf_ops")
 try:
-    library = tf.load_op_library(str(PATH))
-except tf.errors.NotFoundError as error:  # an undefined symbol, or a file that is no library
-    raise ImportError(
-        f"{PATH.name} does not load under TensorFlow {tf.__version__}: {error.message}"
-    ) from error
+    load("libfastkeras_tf_xla", fits_one_version=True)  # kernels of these ops, which are there now
+    XLA = "ready"
+except ImportError as error:
+    XLA = str(error)
+
+
+def run_inside_xla():
+    """Whether XLA finds our kernels: it has them for the CPU, and would ask for a GPU's."""
+    return XLA == "ready" and all(
+        device.device_type == "CPU" for device in tf.config.list_physical_devices()
+    )

@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import fastkeras
-from fastkeras._engines import DOMAINS, FORCED, engines
+from fastkeras._engines import DOMAINS, FORCED, XLA_DOMAINS, engines
 
 
 def main(arguments=None):
@@ -82,6 +82,10 @@ def doctor():
         print(f"\n{domain}")
         for engine, state in of_domain.items():
             print(f"  {engine:18} {state}")
+    if ops := sys.modules.get("fastkeras._tf_ops"):  # loaded if an engine could
+        print("\ntensorflow_native under XLA, on CPUs")
+        for domain in sorted(XLA_DOMAINS):
+            print(f"  {domain:18} {ops.XLA}")
     compiled = {"native", "tensorflow_native"}
     return 0 if any(s[e] == "ready" for s in states.values() for e in compiled & s.keys()) else 1
 

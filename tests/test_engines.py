@@ -113,14 +113,16 @@ def test_report_of_an_unknown_domain_names_the_known_ones():
         fastkeras.engines("parser")
 
 
+@pytest.mark.parametrize("engine", ["tensorflow_native", "keras"])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_xla_takes_the_keras_engine(jit_compile):
+def test_xla_takes_the_kernels_unless_told_otherwise(jit_compile, engine, monkeypatch):
     @tf.function(jit_compile=jit_compile)
     def log_partition(emissions):
         chosen.append(answering(emissions))
         return crf.log_partition(emissions, tf.constant(TRANSITIONS))
 
+    monkeypatch.setenv("FASTKERAS_ENGINE", engine)
     chosen = []
     value = log_partition(tf.constant(EMISSIONS))
-    assert chosen == ["keras" if jit_compile else "tensorflow_native"]
+    assert chosen == [engine]
     np.testing.assert_allclose(value, [3 * np.log(4)], rtol=1e-15)

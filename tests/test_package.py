@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import fastkeras
-from fastkeras import _core, _tf_ops
+from fastkeras import _core, _tf_library
 from fastkeras.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -52,8 +52,14 @@ def test_version_has_one_source():
     assert version("fastkeras") == fastkeras.__version__
 
 
+def compiled_parts():
+    version = _tf_library.VERSION.replace(".", "_")
+    libraries = ("ops", f"variable_ops_{version}", f"xla_{version}")
+    return Path(_core.__file__), *(PACKAGE / f"libfastkeras_tf_{name}.so" for name in libraries)
+
+
 def test_compiled_parts_are_in_the_package_and_small():
-    for part in (Path(_core.__file__), _tf_ops.PATH):
+    for part in compiled_parts():
         assert part.parent == PACKAGE
         assert part.stat().st_size < 5e6  # TensorFlow itself, vendored, would be far over
 
@@ -95,7 +101,7 @@ def test_without_compiled_parts_the_next_engine_answers_and_says_why(package_cop
 
 
 def test_broken_compiled_parts_are_passed_over_and_named(package_copy):
-    for part in (Path(_core.__file__), _tf_ops.PATH):
+    for part in compiled_parts():
         (package_copy / "fastkeras" / part.name).write_bytes(b"not a library")
     engine, value, native, ops, keras = report_from(package_copy)
     assert (engine, value, keras) == ("fastkeras.crf._numba", "5.0", "ready")
@@ -110,8 +116,8 @@ def test_failing_compiler_does_not_fail_the_build(package_copy):
     build = ("setup.py", "build_ext", "--inplace")
     ran = run(*build, cwd=package_copy, CC="false", CXX="false")
     assert ran.returncode == 0, ran.stderr
-    for part in ("fastkeras._core", "fastkeras.libfastkeras_tf_ops"):
-        assert f"{part} was not built" in ran.stdout + ran.stderr
+    for part in ("_core", "libfastkeras_tf_ops", "libfastkeras_tf_xla_"):
+        assert re.search(rf"fastkeras\.{part}\w* was not built", ran.stdout + ran.stderr)
     assert not list((package_copy / "fastkeras").glob("*.so"))
 
 
@@ -128,6 +134,7 @@ def test_doctor_reports_versions_and_engines(capsys):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert f"TensorFlow    {tf.__version__}" in printed
+    assert re.search(r"under XLA, on CPUs\n  crf +ready\n", printed)
     assert f"instructions  {_core.instruction_set()}" in printed
     for engine, state in fastkeras.engines("crf").items():
         assert re.search(rf"^  {engine} +{state}$", printed, re.MULTILINE)

@@ -1,89 +1,9 @@
-// TensorFlow ops of the CRF: values, gradients, marginals.
+// TensorFlow ops of the linear-chain CRF.
 
-#include "crf/tensorflow_inputs.h"
+#include "crf/tensorflow_kernels.h"
 
 namespace fastkeras::crf {
 namespace {
-
-using tensorflow::BoolAttribute;
-
-Quantity QuantityAttribute(TF_OpKernelConstruction* construction) {
-  const int32_t quantity = IntAttribute(construction, "quantity");
-  if (quantity < 0 || quantity > 2) InvalidArgument("quantity must be in 0..2, got ", quantity);
-  return static_cast<Quantity>(quantity);
-}
-
-template <typename T>
-struct ValueKernel {
-  explicit ValueKernel(TF_OpKernelConstruction* construction)
-      : quantity(QuantityAttribute(construction)),
-        keep_workspace(BoolAttribute(construction, "keep_workspace")),
-        num_threads(IntAttribute(construction, "num_threads")) {}
-
-  void operator()(TF_OpKernelContext* context) const {
-    const Inputs<T> inputs(context);
-    const Chains<T>& chains = inputs.chains;
-    const Tensor tags = Input(context, 6);
-    const int32_t* checked_tags = inputs.Tags(tags, quantity);
-    const Tensor value = Output<T>(context, 0, {chains.batch});
-    const int64_t size =
-        keep_workspace ? WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags) : 0;
-    const Tensor workspace = Output<T>(context, 1, {size});
-    Value(chains, checked_tags, quantity, value.data<T>(),
-          keep_workspace ? workspace.data<T>() : nullptr, num_threads);
-  }
-
-  Quantity quantity;
-  bool keep_workspace;
-  int num_threads;
-};
-
-template <typename T>
-struct GradientKernel {
-  explicit GradientKernel(TF_OpKernelConstruction* construction)
-      : quantity(QuantityAttribute(construction)),
-        num_threads(IntAttribute(construction, "num_threads")) {}
-
-  void operator()(TF_OpKernelContext* context) const {
-    const Inputs<T> inputs(context);
-    const Chains<T>& chains = inputs.chains;
-    const int64_t batch = chains.batch, steps = chains.steps, num_tags = chains.num_tags;
-    const Tensor tags = Input(context, 6);
-    const int32_t* checked_tags = inputs.Tags(tags, quantity);
-    const Tensor value = Input(context, 7);
-    const Tensor workspace = Input(context, 8);
-    const Tensor weights = Input(context, 9);
-    ExpectShape("value", value, {batch});
-    ExpectShape("workspace", workspace, {WorkspaceSize<T>(batch, steps, num_tags)});
-    ExpectShape("weights", weights, {batch});
-    const Tensor d_emissions = Output<T>(context, 0, {batch, steps, num_tags});
-    const Tensor d_transitions = Output<T>(context, 1, {num_tags, num_tags});
-    const Tensor d_start = Output<T>(context, 2, {num_tags});
-    const Tensor d_end = Output<T>(context, 3, {num_tags});
-    Gradient(chains, checked_tags, quantity, value.data<const T>(), workspace.data<const T>(),
-             weights.data<const T>(), d_emissions.data<T>(), d_transitions.data<T>(),
-             d_start.data<T>(), d_end.data<T>(), num_threads);
-  }
-
-  Quantity quantity;
-  int num_threads;
-};
-
-template <typename T>
-struct MarginalsKernel {
-  explicit MarginalsKernel(TF_OpKernelConstruction* construction)
-      : num_threads(IntAttribute(construction, "num_threads")) {}
-
-  void operator()(TF_OpKernelContext* context) const {
-    const Inputs<T> inputs(context);
-    const Chains<T>& chains = inputs.chains;
-    const Tensor unary = Output<T>(context, 0, inputs.emissions.shape);
-    const Tensor counts = Output<T>(context, 1, {chains.batch, chains.num_tags, chains.num_tags});
-    Marginals(chains, unary.data<T>(), counts.data<T>(), num_threads);
-  }
-
-  int num_threads;
-};
 
 void ValueShapes(ShapeInference& shapes) {
   const auto emissions = CheckRanks(shapes, {2});
@@ -108,6 +28,23 @@ void MarginalsShapes(ShapeInference& shapes) {
   shapes.SetOutput(1, shapes.Concatenate(shapes.Slice(emissions, 0, 1), pairs));
 }
 
+void ViterbiShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {});
+  shapes.SetOutput(0, shapes.Slice(emissions, 0, 2));
+  shapes.SetOutput(1, shapes.Slice(emissions, 0, 1));
+}
+
+// The shape functions of C see no attributes: Python sets the shapes with k in them.
+void KBestShapes(ShapeInference& shapes) {
+  CheckRanks(shapes, {});
+  shapes.SetAllUnknown();
+}
+
+void SampleShapes(ShapeInference& shapes) {
+  CheckRanks(shapes, {});
+  shapes.SetOutput(0, shapes.Input(6, 3));
+}
+
 const bool registered = [] {
   const char* type = "T: {float, double}";
   const char* threads = "num_threads: int = 0";
@@ -121,12 +58,24 @@ const bool registered = [] {
       {type, "quantity: int", threads});
   tensorflow::RegisterOp<MarginalsShapes>("Fastkeras>CrfMarginals", {FASTKERAS_CHAINS},
                                           {"unary: T", "counts: T"}, {type, threads});
+  tensorflow::RegisterOp<ViterbiShapes>("Fastkeras>CrfViterbi", {FASTKERAS_CHAINS},
+                                        {"tags: int32", "score: T"}, {type, threads});
+  tensorflow::RegisterOp<KBestShapes>("Fastkeras>CrfKBest", {FASTKERAS_CHAINS},
+                                      {"tags: int32", "scores: T"}, {type, "k: int", threads});
+  tensorflow::RegisterOp<SampleShapes>("Fastkeras>CrfSample", {FASTKERAS_CHAINS, "uniforms: T"},
+                                       {"tags: int32"}, {type, threads});
   tensorflow::RegisterKernel<ValueKernel, float>("Fastkeras>CrfValue");
   tensorflow::RegisterKernel<ValueKernel, double>("Fastkeras>CrfValue");
   tensorflow::RegisterKernel<GradientKernel, float>("Fastkeras>CrfGradient");
   tensorflow::RegisterKernel<GradientKernel, double>("Fastkeras>CrfGradient");
   tensorflow::RegisterKernel<MarginalsKernel, float>("Fastkeras>CrfMarginals");
   tensorflow::RegisterKernel<MarginalsKernel, double>("Fastkeras>CrfMarginals");
+  tensorflow::RegisterKernel<ViterbiKernel, float>("Fastkeras>CrfViterbi");
+  tensorflow::RegisterKernel<ViterbiKernel, double>("Fastkeras>CrfViterbi");
+  tensorflow::RegisterKernel<KBestKernel, float>("Fastkeras>CrfKBest");
+  tensorflow::RegisterKernel<KBestKernel, double>("Fastkeras>CrfKBest");
+  tensorflow::RegisterKernel<SampleKernel, float>("Fastkeras>CrfSample");
+  tensorflow::RegisterKernel<SampleKernel, double>("Fastkeras>CrfSample");
   return true;
 }();
 

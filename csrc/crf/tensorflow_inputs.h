@@ -25,6 +25,18 @@ using tensorflow::Text;
   "emissions: T", "transitions: T", "start_transitions: T", "end_transitions: T", \
       "lengths: int32", "mask: bool"
 
+struct SizesOfChains {
+  int64_t batch, steps, num_tags;
+};
+
+inline SizesOfChains CheckedSizes(const std::vector<int64_t>& emissions) {
+  if (emissions.size() != 3 || emissions[2] < 1) {
+    InvalidArgument("emissions must have shape (batch, steps, num_tags >= 1), got ",
+                    Text(emissions));
+  }
+  return {emissions[0], emissions[1], emissions[2]};
+}
+
 inline bool IsEmptyMatrix(const Tensor& tensor) {
   return tensor.shape == std::vector<int64_t>{0, 0};
 }
@@ -45,13 +57,15 @@ inline const int32_t* Lengths(const Tensor& lengths, int64_t batch, int64_t step
 // (0, 0) stands for none.
 template <typename T>
 struct Inputs {
-  explicit Inputs(TF_OpKernelContext* context) : context(context) {
-    const std::vector<int64_t>& shape = emissions.shape;
-    if (shape.size() != 3) {
-      InvalidArgument("emissions must have shape (batch, steps, num_tags), got ", Text(shape));
-    }
-    const int64_t batch = shape[0], steps = shape[1], num_tags = shape[2];
-    if (num_tags < 1) InvalidArgument("emissions must have num_tags >= 1, got shape ", Text(shape));
+  template <typename Context>
+  explicit Inputs(Context* context)
+      : emissions(Input(context, 0)),
+        transitions(Input(context, 1)),
+        start_transitions(Input(context, 2)),
+        end_transitions(Input(context, 3)),
+        lengths(Input(context, 4)),
+        mask(Input(context, 5)) {
+    const auto [batch, steps, num_tags] = CheckedSizes(emissions.shape);
     ExpectShape("transitions", transitions, {num_tags, num_tags});
     ExpectShape("start_transitions", start_transitions, {num_tags});
     ExpectShape("end_transitions", end_transitions, {num_tags});
@@ -81,13 +95,7 @@ struct Inputs {
     return data;
   }
 
-  TF_OpKernelContext* context;
-  Tensor emissions = Input(context, 0);
-  Tensor transitions = Input(context, 1);
-  Tensor start_transitions = Input(context, 2);
-  Tensor end_transitions = Input(context, 3);
-  Tensor lengths = Input(context, 4);
-  Tensor mask = Input(context, 5);
+  Tensor emissions, transitions, start_transitions, end_transitions, lengths, mask;
   Chains<T> chains;
 };
 

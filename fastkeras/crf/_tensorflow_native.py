@@ -1,4 +1,4 @@
-"""The C++ kernels as TensorFlow ops: eager and in graphs, any batch and number of steps, CPU.
+"""The C++ kernels as TensorFlow ops: eager, in graphs and under XLA, any batch and steps, on CPUs.
 
 The values are differentiable once, with respect to all scores; see csrc/crf/*tensorflow.cc.
 """

@@ -30,7 +30,8 @@ def sample(
         seed: an integer, the same of which gives the same samples again, by every engine of the
             array's family, but for rounding; a NumPy `Generator` for arrays or a
             `keras.random.SeedGenerator` for tensors, which goes on; or None for any. In a compiled
-            graph only a SeedGenerator gives new samples at each call.
+            graph only a SeedGenerator gives new samples at each call. TensorFlow draws other
+            numbers from a seed under XLA.
 
     Returns:
         int32 tags, shape (num_samples, batch, steps); 0 at steps that are not valid, and where no

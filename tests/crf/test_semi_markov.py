@@ -150,11 +150,12 @@ def test_bad_arguments_raise(name):
         semi_markov.viterbi(*zeros, np.zeros((2, 4)), np.array([4, 0]), engine=name)
 
 
-def test_inside_xla_the_keras_engine_answers(rng):
+@pytest.mark.parametrize("name", ("keras", "tensorflow_native"))
+def test_inside_xla(name, rng):
     tf = pytest.importorskip("tensorflow")
     scores = [rng.standard_normal(shape) for shape in ((2, 6, 3), (3, 3), (4, 3))]
     compiled = tf.function(semi_markov.log_partition, jit_compile=True)
-    value = compiled(*map(tf.constant, scores))
+    value = compiled(*map(tf.constant, scores), engine=name)
     np.testing.assert_allclose(value, semi_markov.log_partition(*scores), rtol=1e-12)
 
 

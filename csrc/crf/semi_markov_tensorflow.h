@@ -1,0 +1,117 @@
+// What runs behind the TensorFlow ops of semi-Markov chains; every op begins with the same six
+// inputs.
+
+#ifndef FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_H_
+#define FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_H_
+
+#include "crf/semi_markov.h"
+#include "crf/tensorflow_inputs.h"
+
+namespace fastkeras::crf {
+
+using tensorflow::Shapes;
+
+template <typename T>
+struct SemiInputs {
+  template <typename Context>
+  explicit SemiInputs(Context* context)
+      : emissions(Input(context, 0)),
+        transitions(Input(context, 1)),
+        durations(Input(context, 2)),
+        lengths(Input(context, 3)),
+        start_transitions(Input(context, 4)),
+        end_transitions(Input(context, 5)) {
+    const auto [batch, steps, num_tags] = CheckedSizes(emissions.shape);
+    if (durations.shape.size() != 2 || durations.shape[0] < 1 || durations.shape[1] != num_tags) {
+      InvalidArgument("durations must have shape (max_length >= 1, ", num_tags, "), got ",
+                      Text(durations.shape));
+    }
+    ExpectShape("transitions", transitions, {num_tags, num_tags});
+    ExpectShape("start_transitions", start_transitions, {num_tags});
+    ExpectShape("end_transitions", end_transitions, {num_tags});
+    chains = {batch,
+              steps,
+              num_tags,
+              durations.shape[0],
+              emissions.template data<T>(),
+              transitions.template data<T>(),
+              durations.template data<T>(),
+              start_transitions.template data<T>(),
+              end_transitions.template data<T>(),
+              Lengths(lengths, batch, steps)};
+  }
+
+  Tensor emissions, transitions, durations, lengths, start_transitions, end_transitions;
+  SemiChains<T> chains;
+};
+
+template <typename T>
+struct SemiLogPartitionKernel {
+  template <typename Attributes>
+  explicit SemiLogPartitionKernel(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const { return {{CheckedSizes(inputs[0]).batch}}; }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const SemiInputs<T> inputs(context);
+    const Tensor value = Output<T>(context, 0, {inputs.chains.batch});
+    SemiLogPartition(inputs.chains, value.data<T>(), num_threads);
+  }
+
+  int num_threads;
+};
+
+template <typename T>
+struct SemiMarginalsKernel {
+  template <typename Attributes>
+  explicit SemiMarginalsKernel(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
+    return {inputs[0], {batch, steps, inputs[2][0], num_tags}, {batch, num_tags, num_tags}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const SemiInputs<T> inputs(context);
+    const SemiChains<T>& chains = inputs.chains;
+    const Tensor unary = Output<T>(context, 0, inputs.emissions.shape);
+    const Tensor segments =
+        Output<T>(context, 1, {chains.batch, chains.steps, chains.max_length, chains.num_tags});
+    const Tensor counts = Output<T>(context, 2, {chains.batch, chains.num_tags, chains.num_tags});
+    SemiMarginals(chains, unary.data<T>(), segments.data<T>(), counts.data<T>(), num_threads);
+  }
+
+  int num_threads;
+};
+
+template <typename T>
+struct SemiViterbiKernel {
+  template <typename Attributes>
+  explicit SemiViterbiKernel(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
+    return {{batch, steps}, {batch, steps}, {batch}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const SemiInputs<T> inputs(context);
+    const SemiChains<T>& chains = inputs.chains;
+    const Tensor tags = Output<int32_t>(context, 0, {chains.batch, chains.steps});
+    const Tensor begins = Output<bool>(context, 1, {chains.batch, chains.steps});
+    const Tensor score = Output<T>(context, 2, {chains.batch});
+    SemiViterbi(chains, tags.data<int32_t>(), begins.data<bool>(), score.data<T>(), num_threads);
+  }
+
+  int num_threads;
+};
+
+}  // namespace fastkeras::crf
+
+#endif  // FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_H_

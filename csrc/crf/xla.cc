@@ -1,0 +1,31 @@
+// The CRF's ops inside of what XLA compiles.
+
+#include "xla.h"
+
+#include "crf/semi_markov_tensorflow.h"
+#include "crf/tensorflow_kernels.h"
+
+namespace fastkeras::crf {
+namespace {
+
+template <template <typename> class Kernel>
+void RegisterCalls(const char* op) {
+  xla_call::RegisterCall<Kernel, float>(op);
+  xla_call::RegisterCall<Kernel, double>(op);
+}
+
+const bool registered = [] {
+  RegisterCalls<ValueKernel>("Fastkeras>CrfValue");
+  RegisterCalls<GradientKernel>("Fastkeras>CrfGradient");
+  RegisterCalls<MarginalsKernel>("Fastkeras>CrfMarginals");
+  RegisterCalls<ViterbiKernel>("Fastkeras>CrfViterbi");
+  RegisterCalls<KBestKernel>("Fastkeras>CrfKBest");
+  RegisterCalls<SampleKernel>("Fastkeras>CrfSample");
+  RegisterCalls<SemiLogPartitionKernel>("Fastkeras>SemiMarkovLogPartition");
+  RegisterCalls<SemiMarginalsKernel>("Fastkeras>SemiMarkovMarginals");
+  RegisterCalls<SemiViterbiKernel>("Fastkeras>SemiMarkovViterbi");
+  return true;
+}();
+
+}  // namespace
+}  // namespace fastkeras::crf

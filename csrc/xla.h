@@ -1,0 +1,209 @@
+// Lets our kernels run inside of what XLA compiles for the CPU: each op becomes a custom call.
+//
+// docs/packaging.md says what of TensorFlow this stands on. It takes a minute to compile.
+
+#ifndef FASTKERAS_XLA_H_
+#define FASTKERAS_XLA_H_
+
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tensorflow.h"
+#include "tensorflow/compiler/tf2xla/type_util.h"
+#include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "xla/ffi/api/ffi.h"
+#include "xla/hlo/builder/xla_builder.h"
+#include "xla/shape_util.h"
+
+namespace xla::ffi {
+const XLA_FFI_Api* GetXlaFfiApi();  // TensorFlow has it, but not the header that says so
+}
+
+namespace fastkeras::xla_call {
+
+namespace ffi = ::xla::ffi;
+using tensorflow::Error;
+using tensorflow::InvalidArgument;
+using tensorflow::Shapes;
+using tensorflow::Tensor;
+
+// A call while it runs, as `Input` and `Output` of a kernel see it.
+struct Call {
+  ffi::RemainingArgs inputs;
+  ffi::RemainingRets outputs;
+};
+
+inline Tensor Borrowed(ffi::AnyBuffer buffer) {
+  const auto dimensions = buffer.dimensions();
+  return {{dimensions.begin(), dimensions.end()}, buffer.untyped_data(), nullptr};
+}
+
+inline Tensor Input(const Call* call, int index) {
+  return Borrowed(call->inputs.get<ffi::AnyBuffer>(index).value());
+}
+
+template <typename T>
+Tensor Output(const Call* call, int index, const std::vector<int64_t>& shape) {
+  const Tensor output = Borrowed(*call->outputs.get<ffi::AnyBuffer>(index).value());
+  ExpectShape("an output", output, shape);
+  return output;
+}
+
+// What a kernel is made from: when it is called, and by the op, while XLA compiles.
+struct CallAttributes {
+  ffi::Dictionary attributes;
+};
+
+struct OpAttributes {
+  ::tensorflow::OpKernelConstruction* construction;
+};
+
+template <typename Value>
+Value Attribute(const CallAttributes* call, const char* name) {
+  return call->attributes.get<Value>(name).value();
+}
+
+template <typename Value>
+Value Attribute(const OpAttributes* op, const char* name) {
+  Value value{};
+  const auto status = op->construction->GetAttr(name, &value);
+  if (!status.ok()) InvalidArgument(status.message());
+  return value;
+}
+
+template <typename Source>
+int32_t IntAttribute(const Source* source, const char* name) {
+  return Attribute<int32_t>(source, name);
+}
+
+template <typename Source>
+bool BoolAttribute(const Source* source, const char* name) {
+  return Attribute<bool>(source, name);
+}
+
+template <typename Kernel>
+ffi::Error Run(ffi::RemainingArgs inputs, ffi::RemainingRets outputs, ffi::Dictionary attributes) {
+  try {
+    const CallAttributes source{attributes};
+    const Call call{inputs, outputs};
+    const Kernel kernel(&source);
+    kernel(&call);
+  } catch (const Error& error) {
+    return ffi::Error::InvalidArgument(error.message);
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(error.what());
+  }
+  return ffi::Error::Success();
+}
+
+// The attributes as the text of a dictionary of MLIR, which `Run` gets back.
+inline std::string AttributesText(const ::tensorflow::NodeDef& node) {
+  std::string text;
+  for (const auto& [name, value] : node.attr()) {
+    if (value.value_case() == ::tensorflow::AttrValue::kI) {
+      text += (text.empty() ? "" : ", ") + name + " = " + std::to_string(value.i()) + " : i32";
+    } else if (value.value_case() == ::tensorflow::AttrValue::kB) {
+      text += (text.empty() ? "" : ", ") + name + (value.b() ? " = true" : " = false");
+    }
+  }
+  return "{" + text + "}";
+}
+
+// Stands for the op while XLA compiles, when every shape is known, and leaves the call there.
+template <typename Kernel>
+class Lowering : public ::tensorflow::XlaOpKernel {
+ public:
+  explicit Lowering(::tensorflow::OpKernelConstruction* construction)
+      : XlaOpKernel(construction), attributes_(AttributesText(construction->def())) {
+    const OpAttributes source{construction};
+    Guarded([&] { kernel_ = std::make_unique<Kernel>(&source); },
+            [&](const char* message) {
+              construction->CtxFailure(absl::InvalidArgumentError(message));
+            });
+  }
+
+  void Compile(::tensorflow::XlaOpKernelContext* context) override {
+    Guarded([&] { LeaveCall(context); },
+            [&](const char* message) { context->CtxFailure(absl::InvalidArgumentError(message)); });
+  }
+
+ private:
+  template <typename Body, typename Report>
+  static void Guarded(Body body, Report report) {
+    try {
+      body();
+    } catch (const Error& error) {
+      report(error.message.c_str());
+    }
+  }
+
+  void LeaveCall(::tensorflow::XlaOpKernelContext* context) {
+    Shapes shapes;
+    std::vector<::xla::XlaOp> inputs;
+    std::vector<::xla::Shape> input_shapes, output_shapes;
+    for (int i = 0; i < context->num_inputs(); ++i) {
+      const auto sizes = context->InputShape(i).dim_sizes();
+      shapes.emplace_back(sizes.begin(), sizes.end());
+      inputs.push_back(context->Input(i));
+      input_shapes.push_back(RowMajor(context->input_type(i), shapes.back()));
+    }
+    shapes = kernel_->OutputShapes(shapes);
+    for (int i = 0; i < context->num_outputs(); ++i) {
+      output_shapes.push_back(RowMajor(context->expected_output_dtype(i), shapes[i]));
+    }
+    const ::xla::XlaOp call = ::xla::CustomCallWithLayout(
+        context->builder(), Target(), inputs, ::xla::ShapeUtil::MakeTupleShape(output_shapes),
+        input_shapes, attributes_, /*has_side_effect=*/false, /*output_operand_aliasing=*/{},
+        /*literal=*/nullptr, ::xla::CustomCallSchedule::SCHEDULE_NONE,
+        ::xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+    for (int i = 0; i < context->num_outputs(); ++i) {
+      context->SetOutput(i, ::xla::GetTupleElement(call, i));
+    }
+  }
+
+  static ::xla::Shape RowMajor(::tensorflow::DataType type, const std::vector<int64_t>& shape) {
+    ::xla::PrimitiveType element = ::xla::PRIMITIVE_TYPE_INVALID;
+    const auto status = ::tensorflow::DataTypeToPrimitiveType(type, &element);
+    if (!status.ok()) InvalidArgument(status.message());
+    return ::xla::ShapeUtil::MakeShapeWithDescendingLayout(element, shape);
+  }
+
+  static std::string& Target() {
+    static std::string target;
+    return target;
+  }
+
+  template <template <typename> class, typename>
+  friend void RegisterCall(const char* op);
+
+  std::string attributes_;
+  std::unique_ptr<Kernel> kernel_;
+};
+
+// Registers the kernel of an op, which exists, for what XLA compiles.
+template <template <typename> class Kernel, typename T>
+void RegisterCall(const char* op) {
+  using ThisLowering = Lowering<Kernel<T>>;
+  ThisLowering::Target() = std::string(op) + (sizeof(T) == 4 ? "/float" : "/double");
+  const auto run = [](XLA_FFI_CallFrame* frame) -> XLA_FFI_Error* {
+    static const auto* handler =
+        ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attrs().To(&Run<Kernel<T>>).release();
+    return handler->Call(frame);
+  };
+  ffi::Ffi::RegisterStaticHandler(ffi::GetXlaFfiApi(), ThisLowering::Target(), "Host", +run);
+  const auto* definition = ::tensorflow::KernelDefBuilder(op)
+                               .Device("XLA_CPU_JIT")
+                               .template TypeConstraint<T>("T")
+                               .Build();
+  ::tensorflow::kernel_factory::OpKernelRegistrar(
+      definition, op, [](::tensorflow::OpKernelConstruction* construction) {
+        return static_cast<::tensorflow::OpKernel*>(new ThisLowering(construction));
+      });
+}
+
+}  // namespace fastkeras::xla_call
+
+#endif  // FASTKERAS_XLA_H_

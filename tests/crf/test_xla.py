@@ -1,0 +1,181 @@
+"""The kernels inside of what XLA compiles: the same bits, layouts, gradients, errors."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fastkeras import _engines, _tf_ops, crf
+from fastkeras.crf import _tensorflow_native, semi_markov
+from fastkeras.layers import CRF
+
+SHAPES = [(3, 7, 4), (2, 33, 19), (1, 1, 1), (0, 4, 3)]  # batch, steps, num_tags
+
+
+def tensors(shape, dtype="float32", seed=5):
+    batch, steps, num_tags = shape
+    rng = np.random.default_rng(seed)
+    return {
+        "emissions": tf.constant(rng.standard_normal(shape), dtype),
+        "transitions": tf.constant(rng.standard_normal((num_tags, num_tags)), dtype),
+        "lengths": tf.constant(rng.integers(0, steps + 1, batch), "int32"),
+        "start_transitions": tf.constant(rng.standard_normal(num_tags), dtype),
+    }
+
+
+def tags_for(shape):
+    return tf.constant(np.random.default_rng(6).integers(0, shape[2], shape[:2]), "int32")
+
+
+def sample_given_uniforms(chain):
+    """XLA draws other numbers for a seed than TensorFlow does."""
+    emissions, start = chain["emissions"], chain["start_transitions"]
+    numbers = np.random.default_rng(4).random((5, *emissions.shape[:2]))
+    return _tensorflow_native.sample(
+        emissions,
+        chain["transitions"],
+        chain["lengths"],
+        None,
+        start,
+        tf.zeros_like(start),
+        tf.constant(numbers, emissions.dtype),
+    )
+
+
+FUNCTIONS = {
+    "log_partition": lambda chain, tags: crf.log_partition(**chain),
+    "sequence_score": lambda chain, tags: crf.sequence_score(tags=tags, **chain),
+    "log_likelihood": lambda chain, tags: crf.log_likelihood(tags=tags, **chain),
+    "log_likelihood_and_gradients": lambda chain, tags: crf.log_likelihood_and_gradients(
+        tags=tags, **chain
+    ),
+    "marginals": lambda chain, tags: crf.marginals(**chain),
+    "viterbi": lambda chain, tags: crf.viterbi(**chain),
+    "k_best": lambda chain, tags: crf.k_best(k=3, **chain),
+    "sample": lambda chain, tags: sample_given_uniforms(chain),
+}
+SEMI_MARKOV = ("log_partition", "marginals", "viterbi")
+
+
+def same_bits(compiled, plain):
+    got, want = tf.nest.flatten(compiled), tf.nest.flatten(plain)
+    assert len(got) == len(want) > 0
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def program(function, *arguments):
+    """What XLA made of a function, as text."""
+    compiled = tf.function(function, jit_compile=True)
+    return compiled.experimental_get_compiler_ir(*arguments)(stage="hlo")
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_same_bits_as_outside(name, shape, dtype):
+    given = tensors(shape, dtype), tags_for(shape)
+    compiled = tf.function(FUNCTIONS[name], jit_compile=True)
+    same_bits(compiled(*given), tf.function(FUNCTIONS[name])(*given))
+
+
+@pytest.mark.parametrize("name", SEMI_MARKOV)
+def test_semi_markov_chains_give_the_same_bits(name):
+    given = tensors((3, 8, 4))
+    given["durations"] = tf.constant(np.random.default_rng(1).standard_normal((5, 4)), "float32")
+    function = getattr(semi_markov, name)
+    same_bits(tf.function(function, jit_compile=True)(**given), tf.function(function)(**given))
+    assert "Fastkeras>SemiMarkov" in program(lambda chain: function(**chain), given)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_program_calls_the_kernel(name):
+    given = tensors(SHAPES[0]), tags_for(SHAPES[0])
+    assert "Fastkeras>Crf" in program(FUNCTIONS[name], *given)
+
+
+def test_a_mask_with_holes_and_a_tape(rng):
+    shape = (4, 9, 5)
+    chain, tags = tensors(shape), tags_for(shape)
+    chain["mask"] = tf.constant(rng.random(shape[:2]) < 0.6)
+    del chain["lengths"]
+
+    def gradients(chain, tags):
+        with tf.GradientTape() as tape:
+            tape.watch([chain["emissions"], chain["transitions"]])
+            value = crf.log_likelihood(tags=tags, **chain)
+        return value, tape.gradient(value, [chain["emissions"], chain["transitions"]])
+
+    same_bits(
+        tf.function(gradients, jit_compile=True)(chain, tags),
+        tf.function(gradients)(chain, tags),
+    )
+    text = program(gradients, chain, tags)
+    assert "Fastkeras>CrfValue/float" in text
+    assert "Fastkeras>CrfGradient/float" in text
+
+
+def test_emissions_that_xla_holds_the_other_way_round():
+    """Where XLA would hand over columns for rows, it has to copy."""
+    chain = tensors((6, 5, 4))
+
+    def from_columns(columns, transitions):
+        emissions = tf.transpose(columns, (2, 1, 0)) * 2.0
+        return crf.viterbi(emissions, tf.transpose(transitions)), emissions
+
+    columns = tf.transpose(chain["emissions"], (2, 1, 0))
+    given = columns, chain["transitions"]
+    compiled = tf.function(from_columns, jit_compile=True)(*given)
+    same_bits(compiled, tf.function(from_columns)(*given))
+
+
+def test_a_tag_out_of_range_is_an_error():
+    chain, tags = tensors((2, 3, 4)), tf.fill((2, 3), 4)
+    chain["lengths"] = tf.constant([3, 3])
+    compiled = tf.function(FUNCTIONS["log_likelihood"], jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"tags must be in 0\.\.3 at valid"):
+        compiled(chain, tags)
+
+
+def test_a_function_traced_outside_runs_inside():
+    plain = tf.function(FUNCTIONS["viterbi"])
+    given = tensors(SHAPES[0]), tags_for(SHAPES[0])
+    outside = plain(*given)
+    same_bits(tf.function(lambda *given: plain(*given), jit_compile=True)(*given), outside)
+
+
+def test_fit_with_jit_compile_takes_the_steps_of_fit_without(rng):
+    x = rng.standard_normal((12, 6, 5)).astype("float32")
+    y = rng.integers(1, 4, (12, 6))
+
+    def weights(**how):
+        keras.utils.set_random_seed(3)
+        crf_layer = CRF(4, use_kernel=True)
+        inputs = keras.Input((None, 5))
+        model = keras.Model(inputs, crf_layer(inputs))
+        model.compile("sgd", crf_layer.loss, metrics=[crf_layer.accuracy], **how)
+        model.fit(x, y, epochs=2, batch_size=5, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for ours, theirs in zip(weights(jit_compile=True), weights(jit_compile=False), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("why", ("a GPU", "no library"))
+def test_where_xla_would_not_find_the_kernels_the_keras_engine_answers(why, monkeypatch):
+    if why == "a GPU":  # XLA would ask for kernels there
+        devices = [tf.config.PhysicalDevice(f"/{kind}:0", kind) for kind in ("CPU", "GPU")]
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda: devices)
+    else:
+        monkeypatch.setattr(_tf_ops, "XLA", "libfastkeras_tf_xla.so was not built")
+    monkeypatch.setattr(_engines, "_runs_in_xla", _engines._runs_in_xla.__wrapped__)
+    given = tensors(SHAPES[0]), tags_for(SHAPES[0])
+    text = program(FUNCTIONS["log_partition"], *given)
+    assert "Fastkeras>" not in text
+
+
+def test_domains_with_kernels_for_xla_are_those_with_a_source(request):
+    sources = (request.config.rootpath / "csrc").glob("*/xla.cc")
+    domains = {domain.partition(".")[0] for domain in _engines.XLA_DOMAINS}
+    assert domains == {source.parent.name for source in sources}
