@@ -24,6 +24,7 @@ from fastkeras.crf.quantities import (
 from fastkeras.crf.sampling import k_best, sample
 from fastkeras.crf.span_metrics import SpanScore, span_evaluation, span_scores
 from fastkeras.crf.streaming import ViterbiStream
+from fastkeras.crf.weighted import smoothed_log_likelihood, weighted_log_likelihood
 
 __all__ = [
     "Constraints",
@@ -47,8 +48,10 @@ __all__ = [
     "sample",
     "semi_markov",
     "sequence_score",
+    "smoothed_log_likelihood",
     "span_confidence",
     "span_evaluation",
     "span_scores",
     "viterbi",
+    "weighted_log_likelihood",
 ]

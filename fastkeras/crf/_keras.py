@@ -17,6 +17,7 @@ from fastkeras.crf._keras_chain import (
     tags_and_previous,
 )
 from fastkeras.crf._keras_paths import k_best, sample
+from fastkeras.crf._keras_weighted import weighted_log_likelihood
 from fastkeras.crf.eager import engine_function
 from fastkeras.crf.gradients import Gradients
 from fastkeras.crf.recursions import (
@@ -30,7 +31,7 @@ from fastkeras.crf.recursions import (
     varies,
 )
 
-__all__ = ["checkpointed", "k_best", "sample"]  # and what stands here
+__all__ = ["checkpointed", "k_best", "sample", "weighted_log_likelihood"]  # and what stands here
 
 
 @engine_function

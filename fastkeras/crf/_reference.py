@@ -67,6 +67,25 @@ def log_likelihood_and_gradients(
     return likelihood, Gradients(d_emissions, d_transitions, d_start, d_end)
 
 
+def weighted_log_likelihood(
+    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
+):
+    chain = (transitions, lengths, mask, start_transitions, end_transitions)
+    value = np.where(np.isneginf(sequence_score(emissions, tags, *chain)), -np.inf, 0)
+    value = value.astype(emissions.dtype)
+    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+        if len(steps) == 0 or np.isneginf(value[b]):
+            continue
+        x, path, of_steps = emissions[b, steps], tags[b, steps], weights[b, steps]
+        pairs = _pairs(transitions, b, steps)
+        beta = _backward(x, pairs, end_transitions)
+        for t in range(len(steps)):
+            leaving = pairs[t - 1, path[t - 1]] if t else start_transitions
+            scores = leaving + x[t] + beta[t]  # of each tag here, with all that may follow it
+            value[b] += of_steps[t] * min(scores[path[t]] - _log_sum_exp(scores), 0)
+    return value
+
+
 def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
     unary = np.zeros_like(emissions)
     counts = np.zeros((len(emissions), *_shape_of_one(transitions)), emissions.dtype)

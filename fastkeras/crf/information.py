@@ -48,7 +48,7 @@ def entropy(
         emissions, transitions, lengths, mask, start_transitions, end_transitions
     )
     functions = engine_for("crf", emissions, engine)
-    return like(_cross_entropy(functions, x, chain, x, chain), emissions)
+    return like(cross_entropy_of(functions, x, chain, x, chain), emissions)
 
 
 def cross_entropy(
@@ -106,7 +106,7 @@ def cross_entropy(
         mask,
         engine,
     )
-    return like(_cross_entropy(functions, *p, *q), emissions)
+    return like(cross_entropy_of(functions, *p, *q), emissions)
 
 
 def kl_divergence(
@@ -158,7 +158,7 @@ def kl_divergence(
         mask,
         engine,
     )
-    divergence = _cross_entropy(functions, *p, *q) - _cross_entropy(functions, *p, *p)
+    divergence = cross_entropy_of(functions, *p, *q) - cross_entropy_of(functions, *p, *p)
     return like(_not_negative(array_functions(emissions), divergence), emissions)
 
 
@@ -227,7 +227,7 @@ def _two_chains(x, transitions, start, end, *others_and_steps):
     return (first, chain), (second, other_chain), engine_for("crf", x, engine)
 
 
-def _cross_entropy(functions, x, chain, other_x, other_chain):
+def cross_entropy_of(functions, x, chain, other_x, other_chain):
     """−log q(y*) − Σ_y p(y) (score_q(y) − score_q(y*)), with y* the best sequence of p."""
     array = array_functions(x)
     tags, score, unary, counts = (

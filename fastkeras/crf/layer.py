@@ -138,20 +138,8 @@ class CRF(keras.layers.Layer):
         if self.constraints is not None:
             checked(self.constraints, num_tags)
         if self.use_kernel:
-            self.kernel = self.add_weight(
-                (channels, num_tags),
-                self.kernel_initializer,
-                name="kernel",
-                regularizer=self.kernel_regularizer,
-                constraint=self.kernel_constraint,
-            )
-            self.bias = self.add_weight(
-                (num_tags,),
-                self.bias_initializer,
-                name="bias",
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+            self.kernel = self._add("kernel", (channels, num_tags))
+            self.bias = self._add("bias", (num_tags,))
         add_scores(self)
 
     def call(self, inputs, mask=None, output="emissions"):
@@ -205,19 +193,25 @@ class CRF(keras.layers.Layer):
         """A new `CRFAccuracy` of this layer, for `model.compile`."""
         return CRFAccuracy(self)
 
-    def log_likelihood(self, emissions, tags, mask=None):
+    def log_likelihood(self, emissions, tags, mask=None, label_smoothing=0.0, tag_weights=None):
         """`fastkeras.crf.log_likelihood` with this layer's weights.
 
         Args:
             emissions: what the layer returned, shape (batch, steps, num_tags).
             tags: integers of shape (batch, steps).
             mask: bool, shape (batch, steps), or None for the mask that comes with the emissions.
+            label_smoothing, tag_weights: as in `CRFLoss`.
 
         Returns:
             Shape (batch,), at least float32.
         """
         emissions, chain = self._chain(emissions, mask)
         emissions = at_least_float32(emissions)
+        if label_smoothing:
+            chain |= {"label_smoothing": label_smoothing, "weights": tag_weights}
+            return crf.smoothed_log_likelihood(emissions, tags, **chain)
+        if tag_weights is not None:
+            return crf.weighted_log_likelihood(emissions, tags, **chain, weights=tag_weights)
         return crf.log_likelihood(emissions, tags, **chain, checkpoint=self.checkpoint)
 
     def viterbi(self, emissions, mask=None):
@@ -294,6 +288,14 @@ class CRF(keras.layers.Layer):
         for name in ("transition_rank", "checkpoint", "engine"):
             config[name] = getattr(self, name)
         return config
+
+    def _add(self, name, shape):
+        initializer, regularizer, constraint = (
+            getattr(self, f"{name}_{kind}") for kind in ("initializer", "regularizer", "constraint")
+        )
+        return self.add_weight(
+            shape, initializer, name=name, regularizer=regularizer, constraint=constraint
+        )
 
     def _chain(self, emissions, mask, factors=False):
         if not self.built:

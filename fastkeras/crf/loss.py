@@ -25,6 +25,10 @@ class CRFLoss(keras.losses.Loss):
 
     Args:
         layer: the `CRF` layer to ask where y_pred does not come straight from one.
+        label_smoothing: the share of each label that is spread over all possible sequences, as in
+            `fastkeras.crf.smoothed_log_likelihood`; 0 for none.
+        tag_weights: num_tags numbers, how much a step with each tag counts, as in
+            `fastkeras.crf.weighted_log_likelihood`, on the engine `keras`; None for all the same.
         reduction: as in `keras.losses.Loss`; "sum_over_batch_size" is the mean over sequences.
         name: name of the loss.
 
@@ -46,8 +50,21 @@ class CRFLoss(keras.losses.Loss):
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
 
-    def __init__(self, layer=None, reduction="sum_over_batch_size", name="crf_loss"):
+    def __init__(
+        self,
+        layer=None,
+        label_smoothing=0.0,
+        tag_weights=None,
+        reduction="sum_over_batch_size",
+        name="crf_loss",
+    ):
         super().__init__(name=name, reduction=reduction)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in 0 <= ε < 1, got {label_smoothing!r}")
+        if tag_weights is not None and not all(weight >= 0 for weight in tag_weights):
+            raise ValueError(f"tag_weights must not be below 0, got {tag_weights!r}")
+        self.label_smoothing = float(label_smoothing)
+        self.tag_weights = None if tag_weights is None else [float(w) for w in tag_weights]
         self._layer = None if layer is None else ref(layer)  # not to be saved as a part of the loss
 
     def __call__(self, y_true, y_pred, sample_weight=None):
@@ -68,4 +85,10 @@ class CRFLoss(keras.losses.Loss):
             integer_tags(y_true, y_pred)
             return ops.sum(y_pred, axis=(1, 2))
         layer, mask = layer_of(y_pred, self._layer and self._layer()), mask_of(y_pred)
-        return -layer.log_likelihood(y_pred, integer_tags(y_true, y_pred), mask)
+        tags = integer_tags(y_true, y_pred)
+        return -layer.log_likelihood(y_pred, tags, mask, self.label_smoothing, self.tag_weights)
+
+    def get_config(self):
+        """The configuration."""
+        config = super().get_config()
+        return config | {"label_smoothing": self.label_smoothing, "tag_weights": self.tag_weights}

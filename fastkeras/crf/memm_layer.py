@@ -44,15 +44,24 @@ class MEMM(CRF):
         super().__init__(num_tags, **kwargs)
         self.bidirectional = bidirectional
 
-    def log_likelihood(self, emissions, tags, mask=None):
+    def log_likelihood(self, emissions, tags, mask=None, label_smoothing=0.0, tag_weights=None):
         """`fastkeras.crf.memm.log_likelihood` with this layer's weights.
 
         Args:
             emissions, tags, mask: as in `CRF.log_likelihood`.
+            label_smoothing, tag_weights: 0 and None; a MEMM has neither.
 
         Returns:
             Shape (batch,), at least float32.
+
+        Raises:
+            ValueError: there is label smoothing, or tags have weights.
         """
+        if label_smoothing or tag_weights is not None:
+            raise ValueError(
+                "label_smoothing and tag_weights are of the CRF layer; MEMM has neither, got "
+                f"label_smoothing={label_smoothing!r}, tag_weights={tag_weights!r}"
+            )
         emissions, chain = super()._chain(emissions, mask, factors=True)
         del chain["engine"]
         return memm.log_likelihood(

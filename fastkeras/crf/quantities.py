@@ -92,8 +92,8 @@ def sequence_score(
         The score, shape (batch,), dtype of `emissions`.
 
     Raises:
-        ValueError: as `log_partition`, and for a tag out of range at a valid step. A graph compiled
-            by XLA or JAX cannot raise for a tag: there that sequence's result is NaN.
+        ValueError: as `log_partition`, and for a tag out of range at a valid step. A graph of the
+            engine `keras` cannot raise for a tag: there that sequence's result is NaN.
         ImportError: the named engine is not ready here.
 
     Example:

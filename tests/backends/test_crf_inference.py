@@ -48,6 +48,7 @@ def test_tensors_give_what_arrays_give(hard, rng):
     allowed = rng.random((4, 6, 3)) < 0.8
     allowed[..., 0] = True
     pairs = {**given, **{f"other_{name}": other[name] for name in SCORES}}
+    labelled = {**given, "tags": np.where(given["mask"], 0, -100), "weights": np.arange(1.0, 4.0)}
     results = [
         *both(crf.log_likelihood_of_sets, {**given, "allowed": allowed}),
         *both(crf.entropy, given),
@@ -55,6 +56,8 @@ def test_tensors_give_what_arrays_give(hard, rng):
         *both(crf.cross_entropy, pairs),
         *both(crf.kl_divergence, pairs),
         *both(crf.k_best, given, k=5),
+        *both(crf.weighted_log_likelihood, labelled),
+        *both(crf.smoothed_log_likelihood, labelled, label_smoothing=0.1),
     ]
     for result, expected in results:
         assert result.dtype == expected.dtype

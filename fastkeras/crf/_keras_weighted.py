@@ -1,0 +1,51 @@
+"""Likelihoods of single steps, by a scan backwards in the domain of logarithms."""
+
+from keras import ops
+
+from fastkeras.crf._keras_chain import (
+    chain_of,
+    gold_of,
+    settle,
+    sum_over_steps,
+    tags_and_previous,
+)
+from fastkeras.crf.eager import engine_function
+from fastkeras.crf.recursions import anything, log_sum_exp, of_each_step, scan, varies
+
+
+@engine_function
+def weighted_log_likelihood(
+    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
+):
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    gold = gold_of(chain, tags)
+    tags, previous = tags_and_previous(chain, ops.transpose(tags))
+    if varies(chain.transitions):
+        leaving = ops.take_along_axis(chain.transitions, previous[..., None, None], axis=2)[:, :, 0]
+    else:
+        leaving = ops.take(chain.transitions, previous, axis=0)
+    # log p(y_t | y_{t-1}) is a softmax over the tags of step t, each with all that may follow it
+    scores = ops.where(chain.first[..., None], 0, leaving) + _from_here_on(chain.steps)
+    scores = ops.where(chain.valid[..., None], scores, 0)
+    of_tags = ops.take_along_axis(scores, tags[..., None], axis=-1)[..., 0]
+    log_p = of_tags - log_sum_exp(scores, axis=-1)
+    log_p = log_p - ops.stop_gradient(ops.where(log_p > 0, log_p, 0))  # by rounding only
+    weights = ops.transpose(ops.convert_to_tensor(weights, dtype=log_p.dtype))
+    return settle(sum_over_steps(ops.where(chain.valid, weights * log_p, 0)), gold)
+
+
+def _from_here_on(steps):
+    """Log-sums of all that begins with each tag at each step, but for a constant of the step."""
+
+    def step(beta, inputs):
+        x, valid, *into = inputs
+        joined = x + beta
+        pairs = (into[0] if into else steps.transitions) + joined[:, None, :]
+        before = log_sum_exp(pairs, axis=-1)
+        before = before - ops.stop_gradient(ops.max(before, axis=-1, keepdims=True))
+        return ops.where(valid, before, beta), (joined,)
+
+    inputs = (steps.x, steps.valid[..., None], *of_each_step(steps.transitions))
+    nothing = anything(steps.x) * 0
+    _, (joined,) = scan(step, nothing, inputs, (nothing,), reverse=True)
+    return joined

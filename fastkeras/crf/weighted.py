@@ -1,0 +1,155 @@
+"""Likelihoods in which tags or steps count more or less, and those of smoothed labels."""
+
+import numpy as np
+
+from fastkeras._engines import engine_for, family_of
+from fastkeras.crf.arguments import array_functions, as_array, chain_arguments, like, rank_of
+from fastkeras.crf.information import cross_entropy_of
+from fastkeras.crf.quantities import given
+from fastkeras.crf.varying import door
+
+
+def weighted_log_likelihood(
+    emissions,
+    tags,
+    transitions,
+    lengths=None,
+    *,
+    weights,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Log-likelihood of a tag sequence in which some tags, or some steps, count more.
+
+    The likelihood is a product over the steps, and each factor has a weight:
+        Σ_t w_t · log p(y_t | y_1 … y_{t−1}),
+    with w_t the weight of the step, or of its tag; equal to `log_likelihood` where all are 1. For
+    tags that are rare: a weight of 5 has the effect of five examples of that decision.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions: as in
+            `log_partition`.
+        tags: as in `sequence_score`.
+        weights: float, not below 0, shape (num_tags,), one for each tag, or (batch, steps).
+        engine: "keras" or "reference"; None for the one that takes the array.
+
+    Returns:
+        Shape (batch,), dtype of `emissions`, never above 0; −inf, with gradients of zero, for an
+        impossible sequence, whatever its weights. Differentiable by automatic differentiation of
+        the recursion, which keeps num_tags² numbers for each step.
+
+    Raises:
+        ValueError: as `sequence_score`, and for weights of another shape or dtype.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import weighted_log_likelihood
+        >>> emissions, tags = np.log([[[0.5, 0.5], [0.2, 0.8]]]), np.array([[0, 1]])
+        >>> weights = np.array([1.0, 3.0])
+        >>> p = weighted_log_likelihood(emissions, tags, np.zeros((2, 2)), weights=weights)
+        >>> float(np.exp(p[0]).round(6))  # 0.5 · 0.8³
+        0.256
+
+    Source: the weights by class of de Lannoy, François, Delbeke & Verleysen, 2012, "Weighted
+        conditional random fields for supervised interpatient heartbeat classification", here on
+        conditional probabilities, so that no term is positive.
+    """
+    x, tags, *chain = door(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
+    )
+    return like(_weighted(x, tags, chain, weights, engine), emissions)
+
+
+def smoothed_log_likelihood(
+    emissions,
+    tags,
+    transitions,
+    lengths=None,
+    *,
+    label_smoothing,
+    weights=None,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Log-likelihood of labels of which a share is spread over all sequences that are possible.
+
+        (1 − ε) log p(y) + ε Σ_y' u(y') log p(y'),    u uniform over the sequences that no score of
+    −inf forbids: label smoothing as for a softmax, whose classes here are sequences.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`, with transitions that do not vary.
+        tags: as in `sequence_score`.
+        label_smoothing: ε, 0 ≤ ε < 1; 0 for none.
+        weights: of log p(y), as in `weighted_log_likelihood`, or None.
+
+    Returns:
+        Shape (batch,), dtype of `emissions`, never above 0; −inf for an impossible sequence.
+        Differentiable through a tensor engine. It takes marginals and a best path of u besides the
+        likelihoods: about three times the time of `log_likelihood`.
+
+    Raises:
+        ValueError: as `sequence_score`, and for ε out of range.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import smoothed_log_likelihood
+        >>> emissions, tags = np.log([[[0.9, 0.1]]]), np.array([[0]])
+        >>> p = smoothed_log_likelihood(emissions, tags, np.zeros((2, 2)), label_smoothing=0.2)
+        >>> float(np.exp(p[0]).round(6)) == round(0.9**0.9 * 0.1**0.1, 6)
+        True
+
+    Source: Szegedy, Vanhoucke, Ioffe, Shlens & Wojna, 2016, "Rethinking the inception architecture
+        for computer vision", section 7.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in 0 <= ε < 1, got {label_smoothing!r}")
+    x, tags, *chain = chain_arguments(
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
+    )
+    functions, array = engine_for("crf", emissions, engine), array_functions(emissions)
+
+    def equal(scores):
+        scores = array.where(scores > -np.inf, array.zeros_like(scores), -np.inf)
+        return scores if array is np else array.stop_gradient(scores)
+
+    transitions, lengths, mask, start, end = chain
+    uniform = equal(transitions), lengths, mask, equal(start), equal(end)
+    if weights is None:
+        value = as_array(functions.log_likelihood(x, tags, *chain), x)
+    else:
+        value = as_array(_weighted(x, tags, chain, weights, engine), x)
+    spread = cross_entropy_of(functions, equal(x), uniform, x, chain)
+    return like((1 - label_smoothing) * value - label_smoothing * spread, emissions)
+
+
+def _weighted(x, tags, chain, weights, engine):
+    functions = engine_for("crf", x, engine, "weights of steps", ("keras", "reference"))
+    return functions.weighted_log_likelihood(x, tags, *chain, _of_steps(weights, x, tags))
+
+
+def _of_steps(weights, emissions, tags):
+    """The weight of each step, (batch, steps), in the dtype of the emissions."""
+    array, batch_and_steps = array_functions(emissions), tuple(emissions.shape[:2])
+    if family_of(emissions) == "numpy":
+        weights = np.asarray(weights, emissions.dtype)
+    else:
+        weights = array.cast(array.convert_to_tensor(weights), emissions.dtype)
+    shape, num_tags = tuple(weights.shape), emissions.shape[2]
+    if shape == (num_tags,):
+        weights = array.take(weights, array.clip(tags, 0, num_tags - 1), axis=0)
+    elif rank_of(weights) != 2 or any(
+        None not in (got, want) and got != want
+        for got, want in zip(shape, batch_and_steps, strict=True)
+    ):
+        raise ValueError(
+            f"weights must have shape (num_tags,) = ({num_tags},) or (batch, steps) = "
+            f"{batch_and_steps}, got {shape}"
+        )
+    return weights
