@@ -14,7 +14,7 @@ from fastkeras.crf.arguments import array_functions
 __all__ = ["Constraints", "allowed", "bitmap_of_tags", "restrict"]
 
 _STANDARD = {"L": "E", "U": "S", "M": "I"}  # the letters of BIOUL and BMES in those of BIOES
-_LETTERS = {
+LETTERS = {
     "BIO": "BIO",
     "IOB2": "BIO",
     "IOB1": "BIO",
@@ -108,14 +108,14 @@ def allowed(scheme, tags):
     Source: Ramshaw & Marcus, 1995, "Text chunking using transformation-based learning" (IOB1);
         Ratinov & Roth, 2009, "Design challenges and misconceptions in named entity recognition".
     """
-    if scheme not in _LETTERS:
-        raise ValueError(f"scheme={scheme!r} must be one of {', '.join(_LETTERS)}")
+    if scheme not in LETTERS:
+        raise ValueError(f"scheme={scheme!r} must be one of {', '.join(LETTERS)}")
     tags = list(tags)
     if not tags:
         raise ValueError("tags must be the names of at least one tag, got none")
     parsed = [parse(tag, scheme) for tag in tags]
     outside = ("O", "")
-    if _LETTERS[scheme] == "BIO":
+    if LETTERS[scheme] == "BIO":
         follows = _follows_in_iob1 if scheme == "IOB1" else _follows_in_bio
         end = np.ones(len(parsed), bool)
     else:
@@ -216,9 +216,9 @@ def parse(tag, scheme):
     """A name as (letter of BIOES, type)."""
     letter, separator, kind = tag[:1], tag[1:2], tag[2:]
     typed = separator in ("-", "_") and kind and letter != "O"
-    if not letter or letter not in _LETTERS[scheme] or not (tag == letter or typed):
+    if not letter or letter not in LETTERS[scheme] or not (tag == letter or typed):
         raise ValueError(
-            f"tags must be 'O', or one of {', '.join(_LETTERS[scheme])} with a type such as "
+            f"tags must be 'O', or one of {', '.join(LETTERS[scheme])} with a type such as "
             f"'-PER' or without, for the scheme {scheme}, got {tag!r}"
         )
     return _STANDARD.get(letter, letter), kind

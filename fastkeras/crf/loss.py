@@ -7,7 +7,7 @@ from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.losses.loss import reduce_weighted_values
 
-from fastkeras.crf.metrics import update_inside_loss
+from fastkeras.crf.counting_metric import update_inside_loss
 from fastkeras.crf.targets import integer_tags, layer_of, mask_of, sequence_weights
 
 

@@ -1,19 +1,16 @@
-"""Token accuracy of the decoded path as a Keras metric."""
-
-from weakref import WeakSet, ref
+"""Keras metrics of the decoded path: of its steps, of whole sequences, and of spans."""
 
 import keras
-from keras import backend, ops
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras import ops
 
-from fastkeras.crf.targets import integer_tags, layer_of, mask_of, sequence_weights
+from fastkeras.crf.counting_metric import CountingMetric
+from fastkeras.crf.span_counts import counted_spans, span_tables
 
-_metrics = WeakSet()  # for `update_inside_loss`
+MEASURES = ("f1", "precision", "recall")
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
-class CRFAccuracy(keras.metrics.Metric):
+class CRFAccuracy(CountingMetric):
     """Share of the valid steps at which the best tag sequence has the right tag.
 
     `crf.accuracy` is one. Layer and mask come with y_pred, as for `CRFLoss`. With JAX it works in
@@ -41,77 +38,127 @@ class CRFAccuracy(keras.metrics.Metric):
     """
 
     def __init__(self, layer=None, name="accuracy", dtype=None):
-        super().__init__(name=name, dtype=dtype)
-        named = layer is None or isinstance(layer, str)
-        self._layer = None if named else ref(layer)  # not to be saved as a part of the metric
-        self._layer_name = layer if named else layer.name
-        self.right = self.add_variable((), initializer="zeros", name="right")
-        self.steps = self.add_variable((), initializer="zeros", name="steps")
-        if (
-            backend.backend() == "jax"
-        ):  # what `update_inside_loss` counted, without and with weights
-            self.batch = self.add_variable((2, 2), initializer="zeros", name="batch")
-            self._has_batch = False
-        _metrics.add(self)
+        super().__init__(layer, (2,), name, dtype)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Count the steps of a batch; `sample_weight` of shape (batch,) or None."""
-        tags = integer_tags(y_true, y_pred)
-        sample_weight = sequence_weights(sample_weight)
-        if in_symbolic_scope():
-            return  # Keras builds its state with tensors that come from no layer
-        if backend.backend() == "jax" and get_stateless_scope() is not None:
-            right, steps = self._counted_inside_loss()[0 if sample_weight is None else 1]
-        else:
-            right, steps = self._count(tags, y_pred, sample_weight)
-        self.right.assign_add(right)
-        self.steps.assign_add(steps)
+    def counts(self, tags, found, valid, weights):
+        """Right steps and all steps."""
+        weights = ops.cast(valid, self.dtype) * weights[:, None]
+        right = ops.cast(found == tags, self.dtype) * weights
+        return ops.stack([ops.sum(right), ops.sum(weights)])
 
     def result(self):
         """The accuracy so far; 0 before the first valid step."""
-        return ops.divide_no_nan(self.right, self.steps)
+        return ops.divide_no_nan(*ops.unstack(ops.convert_to_tensor(self.total), 2))
+
+
+@keras.saving.register_keras_serializable(package="fastkeras")
+class CRFExactMatch(CountingMetric):
+    """Share of the sequences whose best tag sequence is right at every valid step.
+
+    A sequence without a valid step does not count. Otherwise as `CRFAccuracy`.
+
+    Args:
+        layer, name, dtype: as in `CRFAccuracy`.
+
+    Raises:
+        ValueError: as `CRFLoss`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.layers import CRF
+        >>> from fastkeras.metrics import CRFExactMatch
+        >>> crf = CRF()
+        >>> emissions = crf(np.array([[[0.0, 9.0], [9.0, 0.0]], [[9.0, 0.0], [9.0, 0.0]]]))
+        >>> exact_match = CRFExactMatch(crf)
+        >>> exact_match.update_state(np.array([[1, 1], [0, 0]]), emissions)
+        >>> float(exact_match.result())
+        0.5
+
+    Source: Forney, 1973, "The Viterbi algorithm", which finds the sequence that is most probably
+        right as a whole.
+    """
+
+    def __init__(self, layer=None, name="exact_match", dtype=None):
+        super().__init__(layer, (2,), name, dtype)
+
+    def counts(self, tags, found, valid, weights):
+        """Right sequences and all sequences."""
+        right = ops.all((found == tags) | ~valid, axis=1)
+        weights = ops.cast(ops.any(valid, axis=1), self.dtype) * weights
+        return ops.stack([ops.sum(ops.cast(right, self.dtype) * weights), ops.sum(weights)])
+
+    def result(self):
+        """The share so far; 0 before the first sequence."""
+        return ops.divide_no_nan(*ops.unstack(ops.convert_to_tensor(self.total), 2))
+
+
+@keras.saving.register_keras_serializable(package="fastkeras")
+class CRFSpanScore(CountingMetric):
+    """F1, precision or recall of spans, such as named entities, in the best tag sequences.
+
+    The same figures as those of `fastkeras.crf.span_scores`, counted in the graph of the model, in
+    `fit` and `evaluate`, without seqeval.
+
+    Args:
+        layer: as in `CRFAccuracy`.
+        names: the names of the tags, as in `crf.constraints.allowed`.
+        measure: "f1", "precision" or "recall".
+        kind: the type of the spans that count, such as "PER"; None for all types together.
+        scheme: one of `constraints.allowed`, but IOB1: only spans that obey it count. None: spans
+            are read as by conlleval, the script of CoNLL-2000, which reads IOB1, too, and takes
+            what begins wrongly.
+        name: name of the metric; None for span_f1, span_f1_PER and so on.
+        dtype: dtype of its state.
+
+    Raises:
+        ValueError: names, measure, kind or scheme do not fit; and as `CRFLoss`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.layers import CRF
+        >>> from fastkeras.metrics import CRFSpanScore
+        >>> crf = CRF()
+        >>> names = ["O", "B-PER", "I-PER"]
+        >>> f1 = CRFSpanScore(crf, names)
+        >>> found = np.eye(3)[[[1, 2, 0, 0]]] * 9  # one span, and one is missed
+        >>> f1.update_state(np.array([[1, 2, 0, 1]]), crf(found))
+        >>> round(float(f1.result()), 6)
+        0.666667
+
+    Source: Tjong Kim Sang & Buchholz, 2000, "Introduction to the CoNLL-2000 shared task: chunking".
+    """
+
+    def __init__(
+        self, layer=None, names=(), measure="f1", kind=None, scheme=None, name=None, dtype=None
+    ):
+        if measure not in MEASURES:
+            raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
+        self._tables = span_tables(names, scheme)
+        if kind is not None and kind not in self._tables.kinds:
+            raise ValueError(
+                f"kind must be one of the types in names, {', '.join(self._tables.kinds)}, or "
+                f"None, got {kind!r}"
+            )
+        name = name or "_".join(["span", measure, *([kind] if kind else [])])
+        super().__init__(layer, (len(self._tables.kinds), 3), name, dtype)
+        self.names, self.measure, self.kind, self.scheme = list(names), measure, kind, scheme
+
+    def counts(self, tags, found, valid, weights):
+        """Of each type of spans those that are right, those found, and those in the labels."""
+        return counted_spans(self._tables, tags, found, valid, weights)
+
+    def result(self):
+        """The measure so far; 0 where it is undefined."""
+        kinds = self._tables.kinds
+        of_kinds = ops.convert_to_tensor(self.total)
+        if self.kind is not None:
+            of_kinds = of_kinds[kinds.index(self.kind)][None]
+        right, found, true = ops.unstack(ops.sum(of_kinds, axis=0), 3)
+        of = {"precision": found, "recall": true, "f1": (found + true) / 2}[self.measure]
+        return ops.divide_no_nan(right, of)
 
     def get_config(self):
-        """The configuration, with the layer by its name."""
-        return {**super().get_config(), "layer": self._layer_name}
-
-    def _layer_of(self, y_pred):
-        return layer_of(y_pred, self._layer and self._layer())
-
-    def _count(self, tags, y_pred, sample_weight):
-        mask = mask_of(y_pred)
-        found = self._layer_of(y_pred).decoded(y_pred, mask)
-        weights = ops.ones_like(found, dtype=self.dtype)
-        if mask is not None:
-            weights = weights * ops.cast(mask, self.dtype)
-        if sample_weight is not None:
-            weights = weights * ops.cast(sample_weight, self.dtype)[:, None]
-        return ops.sum(ops.cast(found == tags, self.dtype) * weights), ops.sum(weights)
-
-    def _counted_inside_loss(self):
-        if not self._has_batch:
-            raise ValueError(
-                "with JAX the accuracy of a CRF is computed along with crf.loss: compile both"
-            )
-        self._has_batch = False
-        return ops.convert_to_tensor(self.batch)
-
-
-def update_inside_loss(y_true, y_pred, sample_weight):
-    """On JAX, count for the metrics of the model whose loss is being computed.
-
-    Keras' JAX trainer updates metrics outside the differentiated function: there y_pred has lost
-    mask and mark, and the trainable variables are those of before the first step. The loss still
-    has all three, and the metrics' variables are in its scope.
-    """
-    scope = get_stateless_scope()
-    if backend.backend() != "jax" or scope is None or in_symbolic_scope():
-        return
-    for metric in list(_metrics):
-        of_this_model = scope.get_current_value(metric.batch) is not None
-        name = metric._layer_name
-        if of_this_model and name in (None, metric._layer_of(y_pred).name):
-            tags = integer_tags(y_true, y_pred)
-            counts = [metric._count(tags, y_pred, weights) for weights in (None, sample_weight)]
-            metric.batch.assign(ops.stack([ops.stack(count) for count in counts]))
-            metric._has_batch = True
+        """The configuration."""
+        config = super().get_config()
+        own = {"names": self.names, "measure": self.measure, "kind": self.kind}
+        return config | own | {"scheme": self.scheme}

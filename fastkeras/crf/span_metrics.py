@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastkeras.crf.constraints import parse
+from fastkeras.crf.span_counts import scheme_of
 
 ALL = "micro avg"  # seqeval's name for the spans of all types together
 
@@ -132,11 +133,7 @@ def span_evaluation(crf, inputs, true_tags, names, scheme=None, mask=None, batch
 
 def _standard_names(names, scheme):
     """The names in the letters of BIO or BIOES, which are those that seqeval reads."""
-    given = scheme or ("BIO" if all(name[:1] in "BIO" for name in names) else None)
-    if given is None:
-        given = "BIOES" if all(name[:1] in "BIOES" for name in names) else "BIOUL"
-        given = "BMES" if any(name[:1] == "M" for name in names) else given
-    parsed = [parse(name, given) for name in names]
+    parsed = [parse(name, scheme or scheme_of(names)) for name in names]
     return [letter if letter == "O" else f"{letter}-{kind or '_'}" for letter, kind in parsed]
 
 

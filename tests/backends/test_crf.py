@@ -9,8 +9,9 @@ import pytest
 from keras import ops
 
 from fastkeras import crf as functions
-from fastkeras.crf import _reference
+from fastkeras.crf import _reference, span_scores
 from fastkeras.layers import CRF
+from fastkeras.metrics import CRFExactMatch, CRFSpanScore
 
 # Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -159,7 +160,8 @@ def test_fit_save_load_and_decode(data, tmp_path):
     embedded = keras.layers.Embedding(WORDS, 8, mask_zero=True)(inputs)
     model = keras.Model(inputs, crf(embedded))
     optimizer = keras.optimizers.Adam(0.05)
-    model.compile(optimizer, crf.loss, metrics=[crf.accuracy], weighted_metrics=[crf.accuracy])
+    metrics = [crf.accuracy, CRFExactMatch(crf), CRFSpanScore(crf, ["O", "B", "I"])]
+    model.compile(optimizer, crf.loss, metrics=metrics, weighted_metrics=[crf.accuracy])
     history = model.fit(words, tags, epochs=10, batch_size=8, verbose=0).history
     assert history["loss"][-1] < 0.8 * history["loss"][0]
 
@@ -177,6 +179,8 @@ def test_fit_save_load_and_decode(data, tmp_path):
         "loss": -(likelihood * weights).mean(),
         "accuracy": right.sum() / mask.sum(),
         "weighted_accuracy": (right * steps).sum() / steps.sum(),
+        "exact_match": (right == mask).all(axis=1).mean(),
+        "span_f1": span_scores(tags, found, ["O", "B", "I"])["micro avg"].f1,
     }
     options = {"sample_weight": weights, "batch_size": 16, "verbose": 0, "return_dict": True}
     results = model.evaluate(words, tags, **options)

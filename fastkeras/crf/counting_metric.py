@@ -1,0 +1,103 @@
+"""What the metrics of decoded sequences have in common: layer, mask, weights, and JAX."""
+
+from weakref import WeakSet, ref
+
+import keras
+from keras import backend, ops
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+from fastkeras.crf.targets import integer_tags, layer_of, mask_of, sequence_weights
+
+_metrics = WeakSet()  # for `update_inside_loss`
+
+
+class CountingMetric(keras.metrics.Metric):
+    """Adds up `counts` of the best tag sequences over batches; a metric makes a ratio of them.
+
+    Args:
+        layer: the `CRF` layer to ask where y_pred does not come straight from one, or its name.
+        shape: the shape of the counts.
+        name: name of the metric.
+        dtype: dtype of its state.
+    """
+
+    def __init__(self, layer, shape, name, dtype):
+        super().__init__(name=name, dtype=dtype)
+        named = layer is None or isinstance(layer, str)
+        self._layer = None if named else ref(layer)  # not to be saved as a part of the metric
+        self._layer_name = layer if named else layer.name
+        self.total = self.add_variable(shape, initializer="zeros", name="total")
+        if backend.backend() == "jax":  # what `update_inside_loss` counted, unweighted and weighted
+            self.batch = self.add_variable((2, *shape), initializer="zeros", name="batch")
+            self._has_batch = False
+        _metrics.add(self)
+
+    def counts(self, tags, found, valid, weights):
+        """What to add for a batch.
+
+        Args:
+            tags, found: int32, shape (batch, steps): the labels, and the best sequences.
+            valid: bool, shape (batch, steps).
+            weights: shape (batch,), in the dtype of the metric.
+
+        Returns:
+            A tensor of the shape of the counts, in the dtype of the metric.
+        """
+        raise NotImplementedError
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Count a batch; `sample_weight` of shape (batch,) or None."""
+        tags = integer_tags(y_true, y_pred)
+        sample_weight = sequence_weights(sample_weight)
+        if in_symbolic_scope():
+            return  # Keras builds its state with tensors that come from no layer
+        if backend.backend() == "jax" and get_stateless_scope() is not None:
+            counts = self._counted_inside_loss()[0 if sample_weight is None else 1]
+        else:
+            counts = self._count(tags, y_pred, sample_weight)
+        self.total.assign_add(counts)
+
+    def get_config(self):
+        """The configuration, with the layer by its name."""
+        return {**super().get_config(), "layer": self._layer_name}
+
+    def _layer_of(self, y_pred):
+        return layer_of(y_pred, self._layer and self._layer())
+
+    def _count(self, tags, y_pred, sample_weight):
+        mask = mask_of(y_pred)
+        found = self._layer_of(y_pred).decoded(y_pred, mask)
+        valid = ops.ones_like(found, dtype="bool") if mask is None else ops.cast(mask, "bool")
+        weights = ops.ones_like(found[:, 0], dtype=self.dtype)
+        if sample_weight is not None:
+            weights = weights * ops.cast(sample_weight, self.dtype)
+        return self.counts(tags, found, valid, weights)
+
+    def _counted_inside_loss(self):
+        if not self._has_batch:
+            raise ValueError(
+                "with JAX the metrics of a CRF are computed along with crf.loss: compile both"
+            )
+        self._has_batch = False
+        return ops.convert_to_tensor(self.batch)
+
+
+def update_inside_loss(y_true, y_pred, sample_weight):
+    """On JAX, count for the metrics of the model whose loss is being computed.
+
+    Keras' JAX trainer updates metrics outside the differentiated function: there y_pred has lost
+    mask and mark, and the trainable variables are those of before the first step. The loss still
+    has all three, and the metrics' variables are in its scope.
+    """
+    scope = get_stateless_scope()
+    if backend.backend() != "jax" or scope is None or in_symbolic_scope():
+        return
+    for metric in list(_metrics):
+        of_this_model = scope.get_current_value(metric.batch) is not None
+        name = metric._layer_name
+        if of_this_model and name in (None, metric._layer_of(y_pred).name):
+            tags = integer_tags(y_true, y_pred)
+            counts = [metric._count(tags, y_pred, weights) for weights in (None, sample_weight)]
+            metric.batch.assign(ops.stack(counts))
+            metric._has_batch = True
