@@ -194,6 +194,7 @@ def jax_scan(problem):
 
 PROVIDERS = {
     "tensorflow_native": partial(tensorflow_engine, "tensorflow_native", False),
+    "tensorflow_native, XLA": partial(tensorflow_engine, "tensorflow_native", True),
     "native": partial(numpy_engine, "native"),
     "numba": partial(numpy_engine, "numba"),
     "keras": partial(tensorflow_engine, "keras", False),
