@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 CSRC := $(shell find csrc -name '*.cc' -o -name '*.h')
-KERNELS := $(filter-out %module.cc %python.cc %tensorflow.cc,$(filter %.cc,$(CSRC)))
+KERNELS := $(filter-out %module.cc %python.cc %tensorflow.cc %xla.cc,$(filter %.cc,$(CSRC)))
 CXX_FILES := $(CSRC) $(wildcard tests/csrc/*.cc tests/csrc/*.h)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
