@@ -1,4 +1,4 @@
-"""Builds the compiled parts, `_core` and three libraries for TensorFlow; none is required.
+"""Builds the compiled parts, `_core` and four libraries for TensorFlow; none is required.
 
 Everything else about the package is in pyproject.toml; docs/packaging.md has the reasons.
 """
@@ -17,6 +17,7 @@ OPS = "fastkeras.libfastkeras_tf_ops"  # `_tf_ops.so` would hide the module `_tf
 FITS_ONE_TENSORFLOW = {  # its headers are needed: variables and XLA are not in the C API
     "fastkeras.libfastkeras_tf_variable_ops": "csrc/optimizers/tensorflow.cc",
     "fastkeras.libfastkeras_tf_xla": "csrc/crf/xla.cc",
+    "fastkeras.libfastkeras_tf_variable_xla": "csrc/optimizers/xla.cc",
 }
 HEADERS = [str(path) for path in Path("csrc").rglob("*.h")]
 BINDINGS = ("module.cc", "python.cc", "tensorflow.cc", "xla.cc")  # what their names end with

@@ -61,7 +61,7 @@ def of_keras(problem, optimizer, jit_compile=False):
     return Step(step, lambda: [np.asarray(v.value) for v in variables], state_bytes, True)
 
 
-def fastkeras_step(problem, rates, clip, moment_bits=32):
+def fastkeras_step(problem, rates, clip, moment_bits=32, jit_compile=False):
     from fastkeras.optimizers import AdamW
 
     def optimizer(variables):
@@ -72,11 +72,15 @@ def fastkeras_step(problem, rates, clip, moment_bits=32):
             moment_bits=moment_bits,
         )
 
-    return of_keras(problem, optimizer)
+    return of_keras(problem, optimizer, jit_compile)
 
 
 def fastkeras_8_bits(problem, rates, clip):
     return fastkeras_step(problem, rates, clip, moment_bits=8)
+
+
+def fastkeras_xla(problem, rates, clip):
+    return fastkeras_step(problem, rates, clip, jit_compile=True)
 
 
 def fastkeras_numpy(problem, rates, clip):
@@ -180,6 +184,7 @@ PROVIDERS = {
     "fastkeras": fastkeras_step,
     "fastkeras, 8 bits": fastkeras_8_bits,
     "fastkeras, NumPy": fastkeras_numpy,
+    "fastkeras, XLA": fastkeras_xla,
     "keras": keras_step,
     "keras, XLA": keras_xla,
     "keras MultiOptimizer": keras_multi_optimizer,

@@ -112,6 +112,13 @@ inline std::string AttributesText(const ::tensorflow::NodeDef& node) {
   return "{" + text + "}";
 }
 
+inline ::xla::Shape RowMajor(::tensorflow::DataType type, const std::vector<int64_t>& shape) {
+  ::xla::PrimitiveType element = ::xla::PRIMITIVE_TYPE_INVALID;
+  const auto status = ::tensorflow::DataTypeToPrimitiveType(type, &element);
+  if (!status.ok()) InvalidArgument(status.message());
+  return ::xla::ShapeUtil::MakeShapeWithDescendingLayout(element, shape);
+}
+
 // Stands for the op while XLA compiles, when every shape is known, and leaves the call there.
 template <typename Kernel>
 class Lowering : public ::tensorflow::XlaOpKernel {
@@ -162,13 +169,6 @@ class Lowering : public ::tensorflow::XlaOpKernel {
     for (int i = 0; i < context->num_outputs(); ++i) {
       context->SetOutput(i, ::xla::GetTupleElement(call, i));
     }
-  }
-
-  static ::xla::Shape RowMajor(::tensorflow::DataType type, const std::vector<int64_t>& shape) {
-    ::xla::PrimitiveType element = ::xla::PRIMITIVE_TYPE_INVALID;
-    const auto status = ::tensorflow::DataTypeToPrimitiveType(type, &element);
-    if (!status.ok()) InvalidArgument(status.message());
-    return ::xla::ShapeUtil::MakeShapeWithDescendingLayout(element, shape);
   }
 
   static std::string& Target() {

@@ -21,7 +21,11 @@ AUTOMATIC = {  # by the package of the array's type, fastest first
     "jaxlib": ("keras",),
     "torch": ("keras",),
 }
-XLA_DOMAINS = {"crf", "crf.semi_markov"}  # those with a csrc/*/xla.cc
+UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/xla.cc
+    "crf": "fastkeras._tf_ops",
+    "crf.semi_markov": "fastkeras._tf_ops",
+    "optimizers": "fastkeras._tf_variable_ops",
+}
 FORCED = "FASTKERAS_ENGINE"
 
 
@@ -50,7 +54,7 @@ def engine_for(domain, array, engine=None, what=None, engines_that_can=_ENGINES)
     forced = os.environ.get(FORCED)
     if engine is None and forced in able:
         engine = forced
-    if engine is None and family == "tensorflow" and _inside_xla() and not _runs_in_xla(domain):
+    if engine is None and family == "tensorflow" and inside_xla() and not runs_in_xla(domain):
         engine = "keras"
     if engine is None:
         return _first(domain, automatic)
@@ -84,19 +88,19 @@ def engines(domain):
     return {name: _state(domain, name) for name in DOMAINS[domain]}
 
 
-def _inside_xla():
+def inside_xla():
+    """Whether what is traced now will be compiled by XLA."""
     from tensorflow.python.framework import ops
     from tensorflow.python.ops import control_flow_util
 
     return control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
 
 
-@cache
-def _runs_in_xla(domain):
+def runs_in_xla(domain):
     """Whether the ops of a domain run inside of a program of XLA here."""
-    if domain not in XLA_DOMAINS or _state(domain, "tensorflow_native") != "ready":
+    if domain not in UNDER_XLA or _state(domain, "tensorflow_native") != "ready":
         return False
-    return import_module("fastkeras._tf_ops").run_inside_xla()
+    return import_module(UNDER_XLA[domain]).XLA == "ready"
 
 
 @cache

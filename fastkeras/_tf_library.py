@@ -1,10 +1,25 @@
-"""Loads a library of TensorFlow ops that lies beside this file, or says why it cannot."""
+"""Loads a library of TensorFlow ops that lies beside this file, or says why it cannot.
+
+What a library needs to run inside of XLA's programs is a library of its own: it fits one minor
+version of TensorFlow, and only the CPU.
+"""
 
 from pathlib import Path
 
 import tensorflow as tf
 
 VERSION = ".".join(tf.__version__.split(".")[:2])
+
+
+def state_under_xla(name):
+    """Load kernels for XLA of ops that are there; return "ready" or why XLA has none."""
+    try:
+        load(name, fits_one_version=True)
+    except ImportError as error:
+        return str(error)
+    if any(device.device_type != "CPU" for device in tf.config.list_physical_devices()):
+        return "there is a GPU, and XLA would ask for its kernels"
+    return "ready"
 
 
 def load(name, fits_one_version=False):

@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import fastkeras
-from fastkeras._engines import DOMAINS, FORCED, XLA_DOMAINS, engines
+from fastkeras._engines import DOMAINS, FORCED, UNDER_XLA, engines
 
 
 def main(arguments=None):
@@ -82,10 +82,11 @@ def doctor():
         print(f"\n{domain}")
         for engine, state in of_domain.items():
             print(f"  {engine:18} {state}")
-    if ops := sys.modules.get("fastkeras._tf_ops"):  # loaded if an engine could
+    loaded = {domain: sys.modules.get(module) for domain, module in UNDER_XLA.items()}
+    if any(loaded.values()):
         print("\ntensorflow_native under XLA, on CPUs")
-        for domain in sorted(XLA_DOMAINS):
-            print(f"  {domain:18} {ops.XLA}")
+        for domain, module in loaded.items():
+            print(f"  {domain:18} {module.XLA if module else 'not ready outside of it either'}")
     compiled = {"native", "tensorflow_native"}
     return 0 if any(s[e] == "ready" for s in states.values() for e in compiled & s.keys()) else 1
 

@@ -54,7 +54,7 @@ def test_version_has_one_source():
 
 def compiled_parts():
     version = _tf_library.VERSION.replace(".", "_")
-    libraries = ("ops", f"variable_ops_{version}", f"xla_{version}")
+    libraries = ("ops", f"variable_ops_{version}", f"xla_{version}", f"variable_xla_{version}")
     return Path(_core.__file__), *(PACKAGE / f"libfastkeras_tf_{name}.so" for name in libraries)
 
 

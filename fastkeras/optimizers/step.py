@@ -113,7 +113,9 @@ class FusedStep:
         if slow:
             lookahead.begin(self.assign, self.iterations + 1, variables, slow)
         values = [_value(variable) for variable in variables]
-        engine = _engines.engine_for("optimizers", values[0], named_engine(rule, values[0]))
+        by_rows = any(map(self._goes_by_rows, gradients, variables, positions))
+        named = named_engine(rule, values[0], by_rows)
+        engine = _engines.engine_for("optimizers", values[0], named)
         given = gradients
         gradients, rows = self._rows(given, variables, positions, engine)
         gradients, chains = self._transform_before(
@@ -239,10 +241,14 @@ class FusedStep:
         return {name: getattr(self, name) for name in self._HYPERPARAMETERS}
 
 
-def named_engine(rule, variable):
+def named_engine(rule, variable, by_rows):
     """Return the engine that has to be named, because those before it cannot do the step."""
-    on_cpu = "CPU" in (getattr(variable, "device", None) or "CPU") if ON_TENSORFLOW else True
-    return None if on_cpu and rule != "adafactor" else "keras"
+    if not ON_TENSORFLOW:
+        return None
+    on_cpu = "CPU" in (getattr(variable, "device", None) or "CPU")
+    # how many rows there are is known when a program runs, and XLA wants all shapes before
+    kernel = on_cpu and rule != "adafactor" and not (by_rows and _engines.inside_xla())
+    return None if kernel else "keras"
 
 
 def _value(variable):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastkeras import _engines, _tf_ops, crf
+from fastkeras import _engines, _tf_library, _tf_ops, crf
 from fastkeras.crf import _tensorflow_native, semi_markov
 from fastkeras.layers import CRF
 
@@ -167,9 +167,11 @@ def test_where_xla_would_not_find_the_kernels_the_keras_engine_answers(why, monk
     if why == "a GPU":  # XLA would ask for kernels there
         devices = [tf.config.PhysicalDevice(f"/{kind}:0", kind) for kind in ("CPU", "GPU")]
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda: devices)
+        state = _tf_library.state_under_xla("libfastkeras_tf_xla")
     else:
-        monkeypatch.setattr(_tf_ops, "XLA", "libfastkeras_tf_xla.so was not built")
-    monkeypatch.setattr(_engines, "_runs_in_xla", _engines._runs_in_xla.__wrapped__)
+        state = _tf_library.state_under_xla("libfastkeras_tf_of_another_name")
+        assert "libfastkeras_tf_of_another_name_2_" in state
+    monkeypatch.setattr(_tf_ops, "XLA", state)
     given = tensors(SHAPES[0]), tags_for(SHAPES[0])
     text = program(FUNCTIONS["log_partition"], *given)
     assert "Fastkeras>" not in text
@@ -177,5 +179,5 @@ def test_where_xla_would_not_find_the_kernels_the_keras_engine_answers(why, monk
 
 def test_domains_with_kernels_for_xla_are_those_with_a_source(request):
     sources = (request.config.rootpath / "csrc").glob("*/xla.cc")
-    domains = {domain.partition(".")[0] for domain in _engines.XLA_DOMAINS}
+    domains = {domain.partition(".")[0] for domain in _engines.UNDER_XLA}
     assert domains == {source.parent.name for source in sources}
