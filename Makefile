@@ -37,7 +37,7 @@ test: build
 test-backends: test-jax test-torch
 
 test-jax test-torch: test-%: .venv-%/.installed build
-	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest tests/backends
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends
 
 .venv-%/.installed: pyproject.toml setup.py
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
