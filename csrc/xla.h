@@ -119,6 +119,15 @@ inline ::xla::Shape RowMajor(::tensorflow::DataType type, const std::vector<int6
   return ::xla::ShapeUtil::MakeShapeWithDescendingLayout(element, shape);
 }
 
+// XLA lets a size vary up to a bound, which would be all that our call sees.
+inline void ExpectKnownSizes(::tensorflow::XlaOpKernelContext* context, int index) {
+  const auto shape = context->InputXlaShape(index);
+  if (shape.ok() && shape->is_dynamic()) {
+    InvalidArgument(context->op_kernel().type_string(), " takes no sizes that XLA finds out while ",
+                    "it runs, got ", shape->ToString(), "; engine='keras' does");
+  }
+}
+
 // Stands for the op while XLA compiles, when every shape is known, and leaves the call there.
 template <typename Kernel>
 class Lowering : public ::tensorflow::XlaOpKernel {
@@ -152,6 +161,7 @@ class Lowering : public ::tensorflow::XlaOpKernel {
     std::vector<::xla::XlaOp> inputs;
     std::vector<::xla::Shape> input_shapes, output_shapes;
     for (int i = 0; i < context->num_inputs(); ++i) {
+      ExpectKnownSizes(context, i);
       const auto sizes = context->InputShape(i).dim_sizes();
       shapes.emplace_back(sizes.begin(), sizes.end());
       inputs.push_back(context->Input(i));

@@ -138,6 +138,23 @@ def test_a_tag_out_of_range_is_an_error():
         compiled(chain, tags)
 
 
+def test_sizes_that_xla_does_not_know_are_refused():
+    """Else the call would see the bound of the size, and count what is beyond it."""
+    chain = tensors((4, 5, 3))
+
+    @tf.function(jit_compile=True)
+    def some(emissions, keep, engine):
+        return crf.log_partition(
+            tf.boolean_mask(emissions, keep), chain["transitions"], engine=engine
+        )
+
+    keep = tf.constant([True, False, True, False])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no sizes that XLA finds out while"):
+        some(chain["emissions"], keep, None)
+    expected = crf.log_partition(chain["emissions"][::2], chain["transitions"])
+    np.testing.assert_allclose(some(chain["emissions"], keep, "keras"), expected, rtol=1e-5)
+
+
 def test_a_function_traced_outside_runs_inside():
     plain = tf.function(FUNCTIONS["viterbi"])
     given = tensors(SHAPES[0]), tags_for(SHAPES[0])

@@ -92,7 +92,7 @@ def crf_log_likelihood(inputs, tag_indices, sequence_lengths, transition_params=
     Raises:
         ValueError: inputs without steps, or shapes that do not fit.
         tf.errors.InvalidArgumentError: a tag out of range before the length, or a length above the
-            steps. A graph under XLA cannot raise: the result is NaN for such a tag.
+            steps. A graph of the engine `keras` cannot raise: there the result is NaN.
 
     Example:
         >>> import numpy as np
