@@ -171,5 +171,7 @@ def test_float32_is_as_accurate_as_its_result(name, rng):
     )
     results = semi_markov.marginals(*scores, lengths, engine=name)
     expected = semi_markov.marginals(*exact, lengths, engine="reference")
+    # the kernels round once; the others sum hundreds of nats in float32, and take their exponential
+    relative, absolute = (1e-6, 1e-6) if "native" in name else (0, 2e-3)
     for result, of_reference in zip(results, expected, strict=True):
-        np.testing.assert_allclose(result, of_reference, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(result, of_reference, rtol=relative, atol=absolute)
