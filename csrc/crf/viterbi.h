@@ -14,7 +14,8 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// The lowest index of the largest element of a row; `candidates` yields vector v.
+// The lowest index of the largest element of a row; `candidates` yields vector v. Next to a NaN it
+// may be any index of the row, and nothing may be found, or only what pads the last vector.
 template <typename T, typename Candidates>
 FASTKERAS_INLINE int32_t FirstBestOf(const Row<T>& shape, const Candidates& candidates) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
@@ -26,9 +27,10 @@ FASTKERAS_INLINE int32_t FirstBestOf(const Row<T>& shape, const Candidates& cand
   const Vec<T> largest = Broadcast(Largest(best));
   for (int v = 0; v < shape.vectors; ++v) {
     const int lane = FirstEqual(padded(v), largest);
-    if (lane < Simd<T>::kWidth) return static_cast<int32_t>(v * Simd<T>::kWidth + lane);
+    const int64_t index = int64_t{v} * Simd<T>::kWidth + lane;
+    if (lane < Simd<T>::kWidth) return index < shape.num_tags ? static_cast<int32_t>(index) : 0;
   }
-  return 0;  // NaN
+  return 0;
 }
 
 template <typename T>
