@@ -1,4 +1,8 @@
-"""Which module answers a call: `fastkeras.<domain>._<engine>`."""
+"""Which module answers a call: `fastkeras.<domain>._<engine>`, a file or a folder of functions.
+
+An engine is listed here and says the rest itself: its imports say whether it can run, and what it
+defines is what it can do. There is no other list.
+"""
 
 import os
 from functools import cache
@@ -27,6 +31,7 @@ UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/
     "optimizers": "fastkeras._tf_variable_ops",
 }
 FORCED = "FASTKERAS_ENGINE"
+FORCIBLE = tuple(dict.fromkeys(name for names in DOMAINS.values() for name in names))
 
 
 def family_of(array):
@@ -40,30 +45,72 @@ def array_functions(array):
     return np if family_of(array) == "numpy" else import_module("keras").ops
 
 
-def engine_for(domain, array, engine=None, what=None, engines_that_can=_ENGINES):
+def engine_for(domain, array, engine=None, needs=None, what=None):
     """Return the module of `domain` that answers for `array`.
 
     A named engine is used or raises; only an unnamed one falls through to the next. NumPy arrays
-    may be handed to every engine by name, since all of them can convert. Where not every engine can
-    do what is asked for, `what` says what that is, and `engines_that_can` which can.
+    may be handed to every engine by name, since all of them can convert.
+
+    Args:
+        domain: a key of `DOMAINS`.
+        array: the array, or tensor, whose family decides.
+        engine: a name, or None for `FASTKERAS_ENGINE`, and without that for the fastest. The
+            variable counts wherever its engine exists for the domain, the array and `needs`.
+        needs: what not every engine defines, and this call uses: the name of a function, or of a
+            constant by which an engine says that it can do something.
+        what: that in words, for the error.
+
+    Raises:
+        ValueError: no such domain or engine, or one that does not take this.
+        ImportError: the engine is not ready; or of those not named, none is.
     """
+    check_domain(domain)
     family = family_of(array)
-    automatic = tuple(name for name in AUTOMATIC[family] if name in engines_that_can)
-    able = DOMAINS[domain] if family == "numpy" else AUTOMATIC[family]
-    able = [name for name in able if name in engines_that_can]
-    forced = os.environ.get(FORCED)
-    if engine is None and forced in able:
-        engine = forced
+    if engine is None:
+        engine = _forced(domain, family, needs)
     if engine is None and family == "tensorflow" and inside_xla() and not runs_in_xla(domain):
         engine = "keras"
     if engine is None:
-        return _first(domain, automatic)
-    if engine not in able:
+        return _first(domain, family, needs, what)
+    check_engine(domain, engine)
+    if engine not in _takers(domain, family):
         raise ValueError(
-            f"engine={engine!r} does not take {what or f'a {family} array'}; "
-            f"these do: {', '.join(able)}"
+            f"engine={engine!r} does not take a {family} array; "
+            f"these do: {', '.join(_takers(domain, family))}"
+        )
+    if not _has(domain, engine, needs):
+        raise ValueError(
+            f"engine={engine!r} does not take {what or needs}; "
+            f"these do: {', '.join(_with(domain, _takers(domain, family), needs)) or 'none'}"
         )
     return _load(domain, engine)
+
+
+def check_domain(domain):
+    """Raise ValueError if there is no such domain."""
+    if domain not in DOMAINS:
+        raise ValueError(
+            f"domain={domain!r} is unknown{near(domain, DOMAINS)}; "
+            f"these exist: {', '.join(DOMAINS)}"
+        )
+
+
+def check_engine(domain, engine):
+    """Raise ValueError if a domain has no engine of this name; None is for the fastest."""
+    names = DOMAINS[domain]
+    if engine is not None and engine not in names:
+        raise ValueError(
+            f"engine={engine!r} is none of {domain}{near(engine, names)}; "
+            f"these are: {', '.join(names)}"
+        )
+
+
+def near(name, names):
+    """Words for an error that ask for the nearest of the names, if one is near."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(str(name).lower(), names, n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def engines(domain):
@@ -83,8 +130,7 @@ def engines(domain):
         >>> fastkeras.engines("crf")["reference"]
         'ready'
     """
-    if domain not in DOMAINS:
-        raise ValueError(f"domain={domain!r} is unknown; these exist: {', '.join(DOMAINS)}")
+    check_domain(domain)
     return {name: _state(domain, name) for name in DOMAINS[domain]}
 
 
@@ -109,13 +155,48 @@ def _load(domain, engine):
 
 
 @cache
-def _first(domain, able):
-    for name in able:
-        if _state(domain, name) == "ready":
+def _first(domain, family, needs, what):
+    names = [name for name in AUTOMATIC[family] if name in DOMAINS[domain]]
+    for name in names:
+        if _state(domain, name) == "ready" and _has(domain, name, needs):
             return _load(domain, name)
-    raise ImportError(
-        f"fastkeras.{domain}: " + "; ".join(f"{name}: {_state(domain, name)}" for name in able)
+    if not names:
+        raise ValueError(f"fastkeras.{domain} has no engine for {family} arrays")
+    reasons = (
+        f"does not take {what or needs}" if state == "ready" else state
+        for state in (_state(domain, name) for name in names)
     )
+    raise ImportError(
+        f"fastkeras.{domain}: " + "; ".join(map(": ".join, zip(names, reasons, strict=True)))
+    )
+
+
+def _forced(domain, family, needs):
+    """The engine of the environment variable, if it can do what is asked for."""
+    name = os.environ.get(FORCED)
+    if not name:
+        return None
+    if name not in FORCIBLE:
+        raise ValueError(
+            f"the environment variable {FORCED}={name!r} names no engine"
+            f"{near(name, FORCIBLE)}; these are: {', '.join(FORCIBLE)}"
+        )
+    able = name in _takers(domain, family) and _has(domain, name, needs)
+    return name if able else None
+
+
+def _takers(domain, family):
+    """The engines of a domain that take an array of a family when they are named."""
+    names = DOMAINS[domain]
+    return names if family == "numpy" else [n for n in AUTOMATIC[family] if n in names]
+
+
+def _with(domain, names, needs):
+    return [n for n in names if _state(domain, n) == "ready" and _has(domain, n, needs)]
+
+
+def _has(domain, engine, needs):
+    return needs is None or hasattr(_load(domain, engine), needs)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Which engine answers, and what the package says about those that cannot."""
 
 import inspect
+import re
 import sys
 from importlib import import_module
 
@@ -46,14 +47,15 @@ def test_every_engine_is_ready():
     assert fastkeras.engines("crf") == dict.fromkeys(ENGINES, "ready")
 
 
-OF_SOME = {"weighted_log_likelihood": ("keras", "reference")}
+OF_SOME = {"weighted_log_likelihood"}  # the reference and another engine are enough
 
 
-@pytest.mark.parametrize(
-    ("engine", "function"), [(e, f) for f in FUNCTIONS for e in OF_SOME.get(f, ENGINES)]
-)
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_engines_have_the_signature_of_the_reference(engine, function):
     module = import_module(f"fastkeras.crf._{engine}")
+    if function in OF_SOME and not hasattr(module, function):
+        return
     actual = inspect.signature(getattr(module, function)).parameters
     assert list(actual) == list(inspect.signature(getattr(_reference, function)).parameters)
 
@@ -76,11 +78,75 @@ def test_numpy_arrays_go_to_every_engine_by_name(engine):
     )
 
 
-@pytest.mark.parametrize("engine", ["numba", "natvie"])
-def test_engine_that_does_not_take_the_array_is_an_error(engine):
-    message = f"engine='{engine}' does not take a tensorflow array; these do: tensorflow_native"
+def test_engine_that_does_not_take_the_array_is_an_error():
+    message = "engine='numba' does not take a tensorflow array; these do: tensorflow_native, keras$"
     with pytest.raises(ValueError, match=message):
-        crf.log_partition(tf.constant(EMISSIONS), tf.constant(TRANSITIONS), engine=engine)
+        crf.log_partition(tf.constant(EMISSIONS), tf.constant(TRANSITIONS), engine="numba")
+
+
+@pytest.mark.parametrize(
+    ("engine", "guess"),
+    [
+        ("natvie", " (did you mean 'native'?)"),
+        ("NumPy", " (did you mean 'numba'?)"),
+        ("cuda", ""),
+        (7, ""),
+        (["native"], " (did you mean 'native'?)"),
+    ],
+)
+@pytest.mark.parametrize("array", [EMISSIONS, tf.constant(EMISSIONS)], ids=["numpy", "tensorflow"])
+def test_unknown_engine_is_named_with_the_nearest(engine, guess, array):
+    message = f"engine={engine!r} is none of crf{guess}; these are: {', '.join(ENGINES)}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        crf.log_partition(array, TRANSITIONS, engine=engine)
+
+
+def test_engine_of_another_domain_is_told_so():
+    zeros = np.zeros((1, 2, 1)), np.zeros((1, 1)), np.zeros((2, 1))
+    message = r"engine='numba' is none of crf\.semi_markov; these are: tensorflow_native, native"
+    with pytest.raises(ValueError, match=message):
+        crf.semi_markov.log_partition(*zeros, engine="numba")
+    with pytest.raises(ValueError, match=r"engine='keras' is none of word2vec; these are: native"):
+        fastkeras.word2vec.Word2Vec(engine="keras")
+    with pytest.raises(ValueError, match=r"engine='adam' is none of optimizers; these are"):
+        _engines.engine_for("optimizers", EMISSIONS, "adam")
+
+
+def test_family_without_an_engine_is_an_error():
+    with pytest.raises(ValueError, match=r"fastkeras\.word2vec has no engine for tensorflow array"):
+        _engines.engine_for("word2vec", tf.constant(EMISSIONS))
+
+
+def test_engine_says_by_what_it_defines_what_it_takes():
+    def answering(array, engine=None):
+        module = _engines.engine_for("crf", array, engine, "VARYING_TRANSITIONS", "such chains")
+        return module.__name__.rpartition("._")[2]
+
+    assert answering(EMISSIONS) == "reference"
+    assert answering(EMISSIONS, "keras") == "keras"
+    assert answering(tf.constant(EMISSIONS)) == "keras"
+    message = "engine='native' does not take such chains; these do: keras, reference$"
+    with pytest.raises(ValueError, match=message):
+        answering(EMISSIONS, "native")
+    with pytest.raises(ValueError, match=r"'native' does not take hessians; these do: none$"):
+        _engines.engine_for("crf", EMISSIONS, "native", "hessians")
+    with pytest.raises(ImportError, match="native: does not take hessians; numba: does not"):
+        _engines.engine_for("crf", EMISSIONS, needs="hessians")
+
+
+def test_engine_may_be_a_folder(tmp_path, monkeypatch, forget_engines):
+    folder = tmp_path / "_folder"
+    folder.mkdir()
+    folder.joinpath("__init__.py").write_text("from fastkeras.crf._folder.path import viterbi\n")
+    folder.joinpath("path.py").write_text("def viterbi():\n    return 7\n")
+    monkeypatch.setattr(crf, "__path__", [*crf.__path__, str(tmp_path)])
+    monkeypatch.setitem(_engines.DOMAINS, "crf", (*ENGINES, "folder"))
+    try:
+        assert fastkeras.engines("crf")["folder"] == "ready"
+        assert _engines.engine_for("crf", EMISSIONS, "folder").viterbi() == 7
+    finally:
+        for name in ("", ".path"):
+            sys.modules.pop(f"fastkeras.crf._folder{name}", None)
 
 
 @pytest.mark.usefixtures("without_native")
@@ -112,9 +178,40 @@ def test_environment_variable_forces_an_engine(monkeypatch):
     assert answering(tf.constant(EMISSIONS)) == "keras"
 
 
-def test_report_of_an_unknown_domain_names_the_known_ones():
-    with pytest.raises(ValueError, match="domain='parser' is unknown; these exist: crf"):
-        fastkeras.engines("parser")
+def test_environment_variable_leaves_alone_what_its_engine_is_not_for(monkeypatch):
+    monkeypatch.setenv("FASTKERAS_ENGINE", "numba")
+    semi_markov = _engines.engine_for("crf.semi_markov", EMISSIONS)  # which has no Numba
+    assert semi_markov.__name__ == "fastkeras.crf.semi_markov._native"
+    assert answering(EMISSIONS) == "numba"
+    varying = _engines.engine_for("crf", EMISSIONS, needs="VARYING_TRANSITIONS")
+    assert varying.__name__ == "fastkeras.crf._reference"
+    monkeypatch.setenv("FASTKERAS_ENGINE", "")
+    assert answering(EMISSIONS) == "native"
+
+
+@pytest.mark.usefixtures("without_native")
+def test_environment_variable_does_not_fall_through(monkeypatch):
+    monkeypatch.setenv("FASTKERAS_ENGINE", "native")
+    with pytest.raises(ImportError, match=r"fastkeras\.crf\._native"):
+        answering(EMISSIONS)
+
+
+@pytest.mark.parametrize("domain", ["crf", "word2vec"])
+def test_unknown_engine_in_the_environment_is_an_error(monkeypatch, domain):
+    monkeypatch.setenv("FASTKERAS_ENGINE", "nativ")
+    message = r"FASTKERAS_ENGINE='nativ' names no engine \(did you mean 'native'\?\); these are: "
+    with pytest.raises(ValueError, match=message):
+        _engines.engine_for(domain, EMISSIONS)
+    named = _engines.engine_for(domain, EMISSIONS, "native")  # a name in the call is stronger
+    assert named.__name__ == f"fastkeras.{domain}._native"
+
+
+@pytest.mark.parametrize(("domain", "guess"), [("crt", " (did you mean 'crf'?)"), ("parser", "")])
+def test_unknown_domain_is_an_error_that_names_the_known_ones(domain, guess):
+    message = f"domain={domain!r} is unknown{guess}; these exist: crf, crf.semi_markov, optimizers"
+    for ask in (fastkeras.engines, lambda name: _engines.engine_for(name, EMISSIONS)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ask(domain)
 
 
 @pytest.mark.parametrize("engine", ["tensorflow_native", "keras"])

@@ -33,6 +33,8 @@ from fastkeras.crf.recursions import (
 
 __all__ = ["checkpointed", "k_best", "sample", "weighted_log_likelihood"]  # and what stands here
 
+VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
+
 
 @engine_function
 def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):

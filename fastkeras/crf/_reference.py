@@ -7,6 +7,8 @@ import numpy as np
 
 from fastkeras.crf.gradients import Gradients
 
+VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
+
 
 def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
     log_partition = np.zeros(len(emissions), emissions.dtype)

@@ -11,8 +11,8 @@ door = partial(chain_arguments, may_vary=True)
 def functions_for(emissions, transitions, engine, checkpoint=False):
     """The engine's module, or with `checkpoint` what computes recursions twice, if it has that."""
     if rank_of(transitions) in (3, 4):
-        what, able = "transitions that vary with the step", ("keras", "reference")
-        functions = engine_for("crf", emissions, engine, what, able)
+        what = "transitions that vary with the step"
+        functions = engine_for("crf", emissions, engine, "VARYING_TRANSITIONS", what)
     else:
         functions = engine_for("crf", emissions, engine)
     return getattr(functions, "checkpointed", functions) if checkpoint else functions

@@ -130,7 +130,7 @@ def smoothed_log_likelihood(
 
 
 def _weighted(x, tags, chain, weights, engine):
-    functions = engine_for("crf", x, engine, "weights of steps", ("keras", "reference"))
+    functions = engine_for("crf", x, engine, "weighted_log_likelihood", "weights of steps")
     return functions.weighted_log_likelihood(x, tags, *chain, _of_steps(weights, x, tags))
 
 
