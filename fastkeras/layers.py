@@ -1,7 +1,7 @@
 """Keras layers."""
 
-from fastkeras.crf.layer import CRF
-from fastkeras.crf.memm_layer import MEMM
+from fastkeras.crf.layers.crf import CRF
+from fastkeras.crf.layers.memm import MEMM
 from fastkeras.training.center_loss import CenterDistances, CenterLossLayer
 from fastkeras.training.gradients import GradientReversal
 from fastkeras.training.loss_layers import LossLayer

@@ -1,6 +1,6 @@
 """Keras losses."""
 
-from fastkeras.crf.loss import CRFLoss
+from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.training.center_loss import CenterLoss
 from fastkeras.training.loss_layers import add_loss
 from fastkeras.training.smoothed_crossentropy import SmoothedCrossentropy

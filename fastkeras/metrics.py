@@ -1,6 +1,6 @@
 """Keras metrics."""
 
-from fastkeras.crf.metrics import CRFAccuracy, CRFExactMatch, CRFSpanScore
+from fastkeras.crf.layers.metrics import CRFAccuracy, CRFExactMatch, CRFSpanScore
 from fastkeras.training.metric_layers import add_metric, watch
 
 __all__ = ["CRFAccuracy", "CRFExactMatch", "CRFSpanScore", "add_metric", "watch"]

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from fastkeras import crf
-from fastkeras.crf.targets import at_least_float32
+from fastkeras.crf.layers.output import at_least_float32
 
 MASKED, IS_MASKED = -1e12, -1e6  # what bert4keras writes, and below which it reads
 

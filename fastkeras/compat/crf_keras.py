@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from fastkeras import crf
-from fastkeras.crf.targets import at_least_float32
+from fastkeras.crf.layers.output import at_least_float32
 
 
 @keras.saving.register_keras_serializable(package="fastkeras.compat", name="crf_keras.CRF")

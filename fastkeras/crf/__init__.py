@@ -13,15 +13,15 @@ from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.gradients import Gradients
 from fastkeras.crf.inference import marginals, viterbi
 from fastkeras.crf.information import cross_entropy, entropy, kl_divergence, log_count
-from fastkeras.crf.low_rank import LowRank
-from fastkeras.crf.partial_labels import log_likelihood_of_sets
-from fastkeras.crf.quantities import (
+from fastkeras.crf.likelihoods import (
     log_likelihood,
     log_likelihood_and_gradients,
     log_partition,
     sequence_score,
 )
-from fastkeras.crf.sampling import k_best, sample
+from fastkeras.crf.low_rank import LowRank
+from fastkeras.crf.partial_labels import log_likelihood_of_sets
+from fastkeras.crf.paths import k_best, sample
 from fastkeras.crf.span_metrics import SpanScore, span_evaluation, span_scores
 from fastkeras.crf.streaming import ViterbiStream
 from fastkeras.crf.weighted import smoothed_log_likelihood, weighted_log_likelihood

@@ -19,12 +19,12 @@ import numpy as np
 from fastkeras._engines import array_functions
 from fastkeras.crf import inference
 from fastkeras.crf.arguments import chain_arguments, like
+from fastkeras.crf.likelihoods import given
 from fastkeras.crf.low_rank import LowRank
-from fastkeras.crf.quantities import given
 
 __all__ = ["locally_normalized", "log_likelihood", "viterbi"]
 
-FLOOR, IMPOSSIBLE = -1e30, -1e29  # as in recursions.py
+FLOOR, IMPOSSIBLE = -1e30, -1e29  # as in _keras/recursions.py
 NEAR = {"float32": 60.0, "float64": 600.0}  # nats between transitions
 
 
@@ -253,7 +253,7 @@ def _sums(array, x, transitions):
         if array is np:
             rows = [_log_sum_exp(array, x[:, t, None, :] + transitions) for t in range(x.shape[1])]
             return np.stack(rows, axis=1) if rows else x
-        from fastkeras.crf.recursions import scan
+        from fastkeras.crf._keras.recursions import scan
 
         def step(carry, inputs):
             return carry, (_log_sum_exp(array, inputs[0][:, None, :] + transitions),)
@@ -273,7 +273,7 @@ def _clipped(array, tags, x, chain):
     """Which sequences have no tag out of range, bool (batch,), and the tags, 0 if not valid."""
     if array is np:
         return np.ones(len(tags), bool), tags
-    from fastkeras.crf.eager import check_lengths, check_tags
+    from fastkeras.crf._keras.eager import check_lengths, check_tags
 
     lengths, mask = chain[:2]
     check_lengths(lengths, x)

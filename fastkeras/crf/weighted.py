@@ -5,7 +5,7 @@ import numpy as np
 from fastkeras._engines import engine_for, family_of
 from fastkeras.crf.arguments import array_functions, as_array, chain_arguments, like, rank_of
 from fastkeras.crf.information import cross_entropy_of
-from fastkeras.crf.quantities import given
+from fastkeras.crf.likelihoods import given
 from fastkeras.crf.varying import door
 
 

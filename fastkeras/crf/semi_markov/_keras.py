@@ -2,12 +2,12 @@
 
 What is carried are the segments that are open, by the number of their steps so far: a step adds its
 emissions to all of them and begins a new one, so no sum over a segment is ever a difference of two
-large sums. −inf is a finite floor, as in recursions.py.
+large sums. −inf is a finite floor, as in _keras/recursions.py.
 """
 
 from keras import ops
 
-from fastkeras.crf.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
+from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
 
 
 def log_partition(emissions, transitions, durations, lengths, start_transitions, end_transitions):

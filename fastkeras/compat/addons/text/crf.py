@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from fastkeras import crf
 from fastkeras.compat.addons.text.second_order import differentiable
+from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
 from fastkeras.crf.constraints import restrict
-from fastkeras.crf.decoder import is_exporting
-from fastkeras.crf.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
+from fastkeras.crf.layers.decoder import is_exporting
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from fastkeras.crf.counting_metric import CountingMetric
-from fastkeras.crf.span_counts import counted_spans, span_tables
+from fastkeras.crf.layers.counting_metric import CountingMetric
+from fastkeras.crf.layers.span_counts import counted_spans, span_tables
 
 MEASURES = ("f1", "precision", "recall")
 

@@ -8,15 +8,8 @@ from math import isqrt
 
 from keras import ops
 
-from fastkeras.crf._keras_chain import (
-    chain_of,
-    gold_of,
-    log_likelihood_from,
-    log_partition_from,
-    sum_over_steps,
-)
-from fastkeras.crf.eager import engine_function
-from fastkeras.crf.recursions import (
+from fastkeras.crf._keras.eager import engine_function
+from fastkeras.crf._keras.recursions import (
     anything,
     forward,
     of_each_step,
@@ -24,6 +17,13 @@ from fastkeras.crf.recursions import (
     scan,
     steps_of,
     varies,
+)
+from fastkeras.crf._keras.relative import (
+    chain_of,
+    gold_of,
+    log_likelihood_from,
+    log_partition_from,
+    sum_over_steps,
 )
 
 

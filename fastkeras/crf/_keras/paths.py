@@ -4,9 +4,9 @@ from functools import cache
 
 from keras import ops
 
-from fastkeras.crf._keras_chain import chain_of, floored, sum_over_steps
-from fastkeras.crf.eager import engine_function, of_no_steps
-from fastkeras.crf.recursions import FLOOR, IMPOSSIBLE, forward, scan
+from fastkeras.crf._keras.eager import engine_function, of_no_steps
+from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, forward, scan
+from fastkeras.crf._keras.relative import chain_of, floored, sum_over_steps
 
 
 @engine_function

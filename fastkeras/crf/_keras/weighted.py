@@ -2,15 +2,15 @@
 
 from keras import ops
 
-from fastkeras.crf._keras_chain import (
+from fastkeras.crf._keras.eager import engine_function
+from fastkeras.crf._keras.recursions import anything, log_sum_exp, of_each_step, scan, varies
+from fastkeras.crf._keras.relative import (
     chain_of,
     gold_of,
     settle,
     sum_over_steps,
     tags_and_previous,
 )
-from fastkeras.crf.eager import engine_function
-from fastkeras.crf.recursions import anything, log_sum_exp, of_each_step, scan, varies
 
 
 @engine_function

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from keras import backend, ops
 
-from fastkeras.crf.decoder import is_exporting
+from fastkeras.crf.layers.decoder import is_exporting
 
 FLOOR = -1e30  # stands for −inf, so that no step forms inf − inf
 IMPOSSIBLE = -1e29  # a score below this has met the floor

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from fastkeras import crf
-from fastkeras.crf.targets import layer_of, mask_of
+from fastkeras.crf.layers.output import layer_of, mask_of
 
 
 def decoding_model(layer, model, confidence):

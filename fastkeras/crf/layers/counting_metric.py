@@ -7,7 +7,7 @@ from keras import backend, ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-from fastkeras.crf.targets import integer_tags, layer_of, mask_of, sequence_weights
+from fastkeras.crf.layers.output import integer_tags, layer_of, mask_of, sequence_weights
 
 _metrics = WeakSet()  # for `update_inside_loss`
 

@@ -7,8 +7,8 @@ from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.losses.loss import reduce_weighted_values
 
-from fastkeras.crf.counting_metric import update_inside_loss
-from fastkeras.crf.targets import integer_tags, layer_of, mask_of, sequence_weights
+from fastkeras.crf.layers.counting_metric import update_inside_loss
+from fastkeras.crf.layers.output import integer_tags, layer_of, mask_of, sequence_weights
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")

@@ -5,11 +5,11 @@ from keras import ops
 
 from fastkeras import crf
 from fastkeras.crf.constraints import checked
-from fastkeras.crf.decoder import decoded, decoding_model
-from fastkeras.crf.layer_scores import add_scores, check_scores, scores_of
-from fastkeras.crf.loss import CRFLoss
-from fastkeras.crf.metrics import CRFAccuracy
-from fastkeras.crf.targets import at_least_float32, mark, mask_of
+from fastkeras.crf.layers.decoder import decoded, decoding_model
+from fastkeras.crf.layers.loss import CRFLoss
+from fastkeras.crf.layers.metrics import CRFAccuracy
+from fastkeras.crf.layers.output import at_least_float32, mark, mask_of
+from fastkeras.crf.layers.scores import add_scores, check_scores, scores_of
 
 OUTPUTS = ("emissions", "tags", "confidence")
 

@@ -1,6 +1,6 @@
 """Several paths of one chain, compiled by Numba: drawn from the distribution, or the best k.
 
-In float64. `factors` and `peak` are those of _numba_recursions.py.
+In float64. `factors` and `peak` are those of recursions.py.
 """
 
 from math import exp, inf
@@ -8,7 +8,7 @@ from math import exp, inf
 import numpy as np
 from numba import njit
 
-from fastkeras.crf._numba_recursions import UNDERFLOW, _forward
+from fastkeras.crf._numba.recursions import UNDERFLOW, _forward
 
 
 @njit(cache=True)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from fastkeras.crf.recursions import FLOOR, IMPOSSIBLE, scan, steps_of, varies
+from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, scan, steps_of, varies
 
 BLOCK = 256  # steps summed in a row; sums of sums keep their digits in float32
 

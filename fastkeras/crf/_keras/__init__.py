@@ -6,21 +6,10 @@ one of recursions.py, not automatic differentiation through a loop.
 
 from keras import backend, ops
 
-from fastkeras.crf import _keras_checkpointed as checkpointed
-from fastkeras.crf._keras_chain import (
-    chain_of,
-    gold_of,
-    log_likelihood_from,
-    log_partition_from,
-    settle,
-    sum_over_steps,
-    tags_and_previous,
-)
-from fastkeras.crf._keras_paths import k_best, sample
-from fastkeras.crf._keras_weighted import weighted_log_likelihood
-from fastkeras.crf.eager import engine_function
-from fastkeras.crf.gradients import Gradients
-from fastkeras.crf.recursions import (
+from fastkeras.crf._keras import checkpointed
+from fastkeras.crf._keras.eager import engine_function
+from fastkeras.crf._keras.paths import k_best, sample
+from fastkeras.crf._keras.recursions import (
     IMPOSSIBLE,
     forward,
     of_each_step,
@@ -30,6 +19,17 @@ from fastkeras.crf.recursions import (
     steps_of,
     varies,
 )
+from fastkeras.crf._keras.relative import (
+    chain_of,
+    gold_of,
+    log_likelihood_from,
+    log_partition_from,
+    settle,
+    sum_over_steps,
+    tags_and_previous,
+)
+from fastkeras.crf._keras.weighted import weighted_log_likelihood
+from fastkeras.crf.gradients import Gradients
 
 __all__ = ["checkpointed", "k_best", "sample", "weighted_log_likelihood"]  # and what stands here
 

@@ -3,8 +3,8 @@
 import keras
 
 from fastkeras.crf import memm
-from fastkeras.crf.layer import CRF
-from fastkeras.crf.targets import at_least_float32
+from fastkeras.crf.layers.crf import CRF
+from fastkeras.crf.layers.output import at_least_float32
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
