@@ -32,21 +32,27 @@ const Entry* Widest() {
   return set;
 }
 
-std::atomic<const Entry*>& Current() {
-  static std::atomic<const Entry*> current{Widest()};
-  return current;
+// No lock guards it, not even the one of a static variable's first use: a fork may come at any
+// time.
+std::atomic<const Entry*> chosen{nullptr};
+
+const Entry* Current() {
+  const Entry* set = chosen.load();
+  if (set != nullptr) return set;
+  const Entry* const widest = Widest();
+  return chosen.compare_exchange_strong(set, widest) ? widest : set;
 }
 
 }  // namespace
 
-const char* InstructionSet() { return Current().load()->name; }
+const char* InstructionSet() { return Current()->name; }
 
-InstructionSetIndex CurrentInstructionSet() { return Current().load()->index; }
+InstructionSetIndex CurrentInstructionSet() { return Current()->index; }
 
 bool SetInstructionSet(const char* name) {
   for (const Entry& set : kSets) {
     if (std::strcmp(set.name, name) == 0 && set.runs()) {
-      Current() = &set;
+      chosen = &set;
       return true;
     }
   }

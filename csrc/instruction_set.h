@@ -16,16 +16,17 @@ bool SetInstructionSet(const char* name);
 enum InstructionSetIndex { kPortable, kAvx2, kAvx512 };
 InstructionSetIndex CurrentInstructionSet();
 
-// Defines a domain's CurrentKernels<T>, which answers with what its kernels_<set>.cc define.
+// Defines a domain's CurrentKernels<T>, which answers with what its kernels_<set>.cc export
+// (FASTKERAS_EXPORT in simd.h).
 #if defined(__x86_64__)
-#define FASTKERAS_CURRENT_KERNELS(T)                                                    \
-  const Kernels<T>* portable_##T();                                                     \
-  const Kernels<T>* avx2_##T();                                                         \
-  const Kernels<T>* avx512_##T();                                                       \
-  template <>                                                                           \
-  const Kernels<T>& CurrentKernels<T>() {                                               \
-    static const Kernels<T>* const sets[] = {portable_##T(), avx2_##T(), avx512_##T()}; \
-    return *sets[CurrentInstructionSet()];                                              \
+#define FASTKERAS_CURRENT_KERNELS(T)                                                \
+  const Kernels<T>* portable_##T();                                                 \
+  const Kernels<T>* avx2_##T();                                                     \
+  const Kernels<T>* avx512_##T();                                                   \
+  template <>                                                                       \
+  const Kernels<T>& CurrentKernels<T>() {                                           \
+    constexpr const Kernels<T>* (*sets[])() = {portable_##T, avx2_##T, avx512_##T}; \
+    return *sets[CurrentInstructionSet()]();                                        \
   }
 #else
 #define FASTKERAS_CURRENT_KERNELS(T)      \

@@ -46,6 +46,13 @@
 #define FASTKERAS_END_ISA FASTKERAS_PRAGMA(GCC pop_options)
 #endif
 
+// Makes `table`, a Kernels<T>, one of those among which the domain's CurrentKernels<T> chooses
+// (instruction_set.h). Stands in the domain's namespace, at the end of the file.
+#define FASTKERAS_EXPORT(T, table) \
+  const Kernels<T>* FASTKERAS_NAME_OF(FASTKERAS_ISA, T)() { return &FASTKERAS_ISA::table; }
+#define FASTKERAS_NAME_OF(set, T) FASTKERAS_JOIN(set, T)
+#define FASTKERAS_JOIN(set, T) set##_##T
+
 #define FASTKERAS_INLINE inline __attribute__((always_inline))
 #define FASTKERAS_LAMBDA_INLINE __attribute__((always_inline))
 

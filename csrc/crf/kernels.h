@@ -52,13 +52,7 @@ FASTKERAS_END_ISA
 
 namespace fastkeras::crf {
 
-#define FASTKERAS_NAME_OF(set, type) FASTKERAS_JOIN(set, type)
-#define FASTKERAS_JOIN(set, type) set##_##type
-const Kernels<float>* FASTKERAS_NAME_OF(FASTKERAS_ISA, float)() {
-  return &FASTKERAS_ISA::kKernels<float>;
-}
-const Kernels<double>* FASTKERAS_NAME_OF(FASTKERAS_ISA, double)() {
-  return &FASTKERAS_ISA::kKernels<double>;
-}
+FASTKERAS_EXPORT(float, kKernels<float>)
+FASTKERAS_EXPORT(double, kKernels<double>)
 
 }  // namespace fastkeras::crf

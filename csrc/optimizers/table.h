@@ -55,13 +55,7 @@ FASTKERAS_END_ISA
 
 namespace fastkeras::optimizers {
 
-#define FASTKERAS_NAME_OF(set, type) FASTKERAS_JOIN(set, type)
-#define FASTKERAS_JOIN(set, type) set##_##type
-const Kernels<float>* FASTKERAS_NAME_OF(FASTKERAS_ISA, float)() {
-  return &FASTKERAS_ISA::kStepKernels<float>;
-}
-const Kernels<double>* FASTKERAS_NAME_OF(FASTKERAS_ISA, double)() {
-  return &FASTKERAS_ISA::kStepKernels<double>;
-}
+FASTKERAS_EXPORT(float, kStepKernels<float>)
+FASTKERAS_EXPORT(double, kStepKernels<double>)
 
 }  // namespace fastkeras::optimizers

@@ -222,13 +222,7 @@ FASTKERAS_END_ISA
 
 namespace fastkeras::word2vec::layers {
 
-#define FASTKERAS_NAME_OF(set, type) FASTKERAS_JOIN(set, type)
-#define FASTKERAS_JOIN(set, type) set##_##type
-const Kernels<float>* FASTKERAS_NAME_OF(FASTKERAS_ISA, float)() {
-  return &FASTKERAS_ISA::kLayerKernels<float>;
-}
-const Kernels<double>* FASTKERAS_NAME_OF(FASTKERAS_ISA, double)() {
-  return &FASTKERAS_ISA::kLayerKernels<double>;
-}
+FASTKERAS_EXPORT(float, kLayerKernels<float>)
+FASTKERAS_EXPORT(double, kLayerKernels<double>)
 
 }  // namespace fastkeras::word2vec::layers

@@ -22,8 +22,6 @@ FASTKERAS_END_ISA
 
 namespace fastkeras::word2vec {
 
-#define FASTKERAS_NAME_OF(set) FASTKERAS_JOIN(set, float)
-#define FASTKERAS_JOIN(set, type) set##_##type
-const Kernels<float>* FASTKERAS_NAME_OF(FASTKERAS_ISA)() { return &FASTKERAS_ISA::kTrainKernels; }
+FASTKERAS_EXPORT(float, kTrainKernels)
 
 }  // namespace fastkeras::word2vec
