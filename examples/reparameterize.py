@@ -23,7 +23,7 @@ from fastkeras.training import (
     WeightNorm,
     WeightStandardization,
 )
-from fastkeras.training.differentiate import value_and_gradients
+from fastkeras.training.gradients.differentiate import value_and_gradients
 
 UNITS = 64
 DISTANCES = np.linspace(0, 1, 5)  # by which images are moved; the length of one is 3.5 or so

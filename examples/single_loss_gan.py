@@ -23,7 +23,7 @@ from fastkeras.layers import Reparameterize
 from fastkeras.ops import stop_gradient_through
 from fastkeras.optimizers import Adam
 from fastkeras.training import SingleLossGAN, SpectralNorm
-from fastkeras.training.sample_sheet import sheet, write_png
+from fastkeras.training.callbacks.sample_sheet import sheet, write_png
 
 NOISE, BATCH = 32, 64
 EPOCHS = {"digits": 100, "fashion-mnist": 5}

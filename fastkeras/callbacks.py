@@ -1,11 +1,11 @@
 """Keras callbacks."""
 
-from fastkeras.training.averages import ExponentialMovingAverage
-from fastkeras.training.evaluate import Evaluate, PrintSamples
-from fastkeras.training.norms import Norms
-from fastkeras.training.progress import RichProgress
-from fastkeras.training.sample_sheet import SampleSheet
-from fastkeras.training.scheduled import PiecewiseLinearRate, ScheduleScalar, Warmup
+from fastkeras.training.callbacks.averages import ExponentialMovingAverage
+from fastkeras.training.callbacks.evaluate import Evaluate, PrintSamples
+from fastkeras.training.callbacks.norms import Norms
+from fastkeras.training.callbacks.progress import RichProgress
+from fastkeras.training.callbacks.sample_sheet import SampleSheet
+from fastkeras.training.callbacks.scheduled import PiecewiseLinearRate, ScheduleScalar, Warmup
 
 __all__ = [
     "Evaluate",

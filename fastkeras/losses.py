@@ -1,8 +1,8 @@
 """Keras losses."""
 
 from fastkeras.crf.layers.loss import CRFLoss
-from fastkeras.training.center_loss import CenterLoss
-from fastkeras.training.loss_layers import add_loss
-from fastkeras.training.smoothed_crossentropy import SmoothedCrossentropy
+from fastkeras.training.losses.center_loss import CenterLoss
+from fastkeras.training.losses.loss_layers import add_loss
+from fastkeras.training.losses.smoothed_crossentropy import SmoothedCrossentropy
 
 __all__ = ["CRFLoss", "CenterLoss", "SmoothedCrossentropy", "add_loss"]

@@ -1,6 +1,6 @@
 """Operations beside those of `keras.ops`."""
 
-from fastkeras.training.gradients import (
+from fastkeras.training.gradients.reversal import (
     gradient_after_loss,
     gradient_reversal,
     stop_gradient_through,

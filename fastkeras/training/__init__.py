@@ -6,24 +6,24 @@ Plain `keras.ops` on every backend. docs/training.md says when to use what, and 
 from importlib import import_module
 
 _WHERE = {
-    **dict.fromkeys(("LossLayer", "add_loss"), "loss_layers"),
+    **dict.fromkeys(("LossLayer", "add_loss"), "losses.loss_layers"),
     **dict.fromkeys(("MetricLayer", "add_metric", "watch"), "metric_layers"),
-    **dict.fromkeys(("CenterDistances", "CenterLoss", "CenterLossLayer"), "center_loss"),
-    **dict.fromkeys(("Objective", "train_with"), "several_gradients"),
-    **dict.fromkeys(("ASAM", "Extragradient", "Heun", "RungeKutta4", "SAM"), "gradient_rules"),
+    **dict.fromkeys(("CenterDistances", "CenterLoss", "CenterLossLayer"), "losses.center_loss"),
+    **dict.fromkeys(("Objective", "train_with"), "gradients.several_gradients"),
+    **dict.fromkeys(("ASAM", "Extragradient", "Heun", "RungeKutta4", "SAM"), "gradients.rules"),
     **dict.fromkeys(
         ("FGM", "GradientPenalty", "PGD", "VirtualAdversarial", "adversarial_training"),
-        "adversarial",
+        "gradients.adversarial",
     ),
-    **dict.fromkeys(("Evaluate", "PrintSamples"), "evaluate"),
-    **dict.fromkeys(("PiecewiseLinearRate", "ScheduleScalar", "Warmup"), "scheduled"),
-    **dict.fromkeys(("Norms", "gradients_of"), "norms"),
-    "ExponentialMovingAverage": "averages",
-    "RichProgress": "progress",
+    **dict.fromkeys(("Evaluate", "PrintSamples"), "callbacks.evaluate"),
+    **dict.fromkeys(("PiecewiseLinearRate", "ScheduleScalar", "Warmup"), "callbacks.scheduled"),
+    **dict.fromkeys(("Norms", "gradients_of"), "callbacks.norms"),
+    "ExponentialMovingAverage": "callbacks.averages",
+    "RichProgress": "callbacks.progress",
     "intermediate_outputs": "intermediate",
-    "SampleSheet": "sample_sheet",
+    "SampleSheet": "callbacks.sample_sheet",
     "SingleLossGAN": "gan",
-    "Reparameterize": "reparameterize",
+    "Reparameterize": "weights.reparameterize",
     **dict.fromkeys(
         (
             "L2Normalize",
@@ -34,14 +34,14 @@ _WHERE = {
             "WeightStandardization",
             "WeightTransform",
         ),
-        "weight_transforms",
+        "weights.transforms",
     ),
     **dict.fromkeys(
         ("GradientReversal", "gradient_after_loss", "gradient_reversal", "stop_gradient_through"),
-        "gradients",
+        "gradients.reversal",
     ),
-    "SmoothedCrossentropy": "smoothed_crossentropy",
-    "TripletLossLayer": "triplet_loss",
+    "SmoothedCrossentropy": "losses.smoothed_crossentropy",
+    "TripletLossLayer": "losses.triplet_loss",
 }
 
 __all__ = sorted(_WHERE)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from fastkeras.training.gradients import (
+from fastkeras.training.gradients.reversal import (
     gradient_after_loss,
     gradient_reversal,
     stop_gradient_through,
@@ -95,7 +95,7 @@ class SingleLossGAN(keras.Model):
         """As `keras.Model.compile`, without a loss: the loss is inside."""
         optimizer = keras.optimizers.get(optimizer)
         if hasattr(optimizer, "learning_rate_multipliers"):
-            from fastkeras.optimizers import set_learning_rate_multiplier
+            from fastkeras.optimizers.multipliers import set_learning_rate_multiplier
 
             weight = float(self.generator_weight)
             set_learning_rate_multiplier(self.generator, None if weight == 1 else weight)

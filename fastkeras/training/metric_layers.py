@@ -5,7 +5,7 @@ from keras import backend, ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-from fastkeras.training.loss_layers import applied, graph_of, spec_of
+from fastkeras.training.losses.loss_layers import applied, graph_of, spec_of
 
 
 @keras.saving.register_keras_serializable("fastkeras")

@@ -9,8 +9,8 @@ from fastkeras import optimizers
 from fastkeras.callbacks import SampleSheet
 from fastkeras.layers import Reparameterize
 from fastkeras.training import SingleLossGAN, SpectralNorm
-from fastkeras.training.differentiate import value_and_gradients
 from fastkeras.training.gan import LOSSES
+from fastkeras.training.gradients.differentiate import value_and_gradients
 
 # Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -179,7 +179,7 @@ def test_a_step_is_that_of_the_formula_in_every_weight(name):
 
 
 def test_virtual_adversarial_training_adds_the_divergence_of_the_worst_direction():
-    from fastkeras.training.adversarial import _start
+    from fastkeras.training.gradients.adversarial import _start
 
     rule = training.VirtualAdversarial(epsilon=0.5, xi=0.1, weight=2.0)
     model = network(rule)

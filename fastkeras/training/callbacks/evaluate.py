@@ -2,7 +2,7 @@
 
 import keras
 
-from fastkeras.training.weights import copied, restored, synced
+from fastkeras.training.model_state import copied, restored, synced
 
 
 class Evaluate(keras.callbacks.Callback):

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from fastkeras.training.loss_layers import LossLayer
+from fastkeras.training.losses.loss_layers import LossLayer
 
 
 @keras.saving.register_keras_serializable("fastkeras")

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from fastkeras.training.weights import synced
+from fastkeras.training.model_state import synced
 
 
 class SampleSheet(keras.callbacks.Callback):

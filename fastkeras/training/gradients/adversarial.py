@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from fastkeras.training.differentiate import value_and_gradients
-from fastkeras.training.gradient_rules import moved, norm, positive, squared_norm
-from fastkeras.training.several_gradients import train_with
+from fastkeras.training.gradients.differentiate import value_and_gradients
+from fastkeras.training.gradients.rules import moved, norm, positive, squared_norm
+from fastkeras.training.gradients.several_gradients import train_with
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from fastkeras.training.event_files import summary_writer
-from fastkeras.training.several_gradients import Objective
+from fastkeras.training.callbacks.event_files import summary_writer
+from fastkeras.training.gradients.several_gradients import Objective
+from fastkeras.training.model_state import copied, synced
 from fastkeras.training.substitution import value_of
-from fastkeras.training.weights import copied, synced
 
 
 class Norms(keras.callbacks.Callback):

@@ -5,7 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
-from fastkeras.training.weights import copied, restored, synced
+from fastkeras.training.model_state import copied, restored, synced
 
 
 class ExponentialMovingAverage(keras.callbacks.Callback):

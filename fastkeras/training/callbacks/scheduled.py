@@ -5,7 +5,7 @@ from itertools import pairwise
 import keras
 from keras import backend, ops
 
-from fastkeras.training.weights import retraced, synced
+from fastkeras.training.model_state import retraced, synced
 
 
 class ScheduleScalar(keras.callbacks.Callback):

@@ -5,7 +5,7 @@ import functools
 import keras
 from keras import backend, ops
 
-from fastkeras.training.differentiate import value_and_gradients
+from fastkeras.training.gradients.differentiate import value_and_gradients
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import value_of
 

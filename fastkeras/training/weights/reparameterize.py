@@ -6,7 +6,7 @@ from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from fastkeras.training.substitution import Substitution, value_of
-from fastkeras.training.weight_transforms import WeightTransform
+from fastkeras.training.weights.transforms import WeightTransform
 
 
 @keras.saving.register_keras_serializable("fastkeras")

@@ -1,0 +1,1 @@
+"""Callbacks: what they record, set, keep and put back while training."""

@@ -1,0 +1,1 @@
+"""Weights transformed before their use."""
