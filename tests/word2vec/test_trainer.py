@@ -303,7 +303,7 @@ def test_rows_begin_on_cache_lines():
         ({"sample": float("nan")}, "sample=nan must be a finite number"),
         ({"dtype": "float16"}, "dtype='float16' must be one of 'float32'"),
         ({"max_vocab": 0}, "max_vocab=0 must be None or at least 1"),
-        ({"engine": "keras"}, "engine='keras' does not take a numpy array"),
+        ({"engine": "keras"}, "engine='keras' is none of word2vec"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
