@@ -10,7 +10,7 @@ CXX_FILES := $(CSRC) $(wildcard tests/csrc/*.cc tests/csrc/*.h)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-backends test-jax test-torch sanitize lint format bench docs clean
+.PHONY: build demo test test-base test-backends test-jax test-torch sanitize lint format bench docs clean
 
 build: .venv/.built
 
@@ -32,6 +32,19 @@ demo: build .venv/.demo
 
 test: build
 	$(BIN)/python -m pytest -n 2 --ignore=tests/backends
+
+# Installed as a user does, beside NumPy and Numba alone; not imported from the sources, so no
+# `python -m pytest`, which would put the folder on the path.
+test-base: .venv-base/.installed
+	env -u PYTHONPATH .venv-base/bin/pytest -n 2 tests/test_base_install.py $(BASE_TESTS)
+
+BASE_TESTS := $(addprefix tests/,$(addprefix crf/test_,reference.py information.py streaming.py \
+  semi_markov.py) $(addprefix word2vec/test_,reference.py trainer.py vectors.py))
+
+.venv-base/.installed: pyproject.toml setup.py $(CSRC) $(shell find fastkeras -name '*.py')
+	test -x .venv-base/bin/python || $(PYTHON) -m venv .venv-base
+	.venv-base/bin/python $(PIP) . 'hypothesis>=6.100' 'pytest>=8' 'pytest-xdist>=3.5'
+	touch $@
 
 # Keras takes one backend a process, so each has an environment of its own.
 test-backends: test-jax test-torch

@@ -71,7 +71,7 @@ def doctor():
     }.items():
         print(f"{title:13} {_version(names) or 'not installed'}")
     states = {domain: engines(domain) for domain in DOMAINS}
-    if "keras" in sys.modules:  # only if an engine could load it
+    if sys.modules.get("keras"):  # only if an engine could load it
         print(f"Keras backend {sys.modules['keras'].backend.backend()}")
     instruction_set, num_threads = _compiled()
     print(f"instructions  {instruction_set}")

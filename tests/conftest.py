@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from importlib.util import find_spec
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -44,10 +45,11 @@ def pytest_runtest_setup(item):
     """
     of_file = getattr(getattr(item, "function", None), "__globals__", {})
     if isinstance(of_file.get("RNG"), np.random.Generator):
-        import keras
-
         seed = zlib.crc32(item.name.encode())
-        keras.utils.set_random_seed(seed)
+        if find_spec("keras"):
+            import keras
+
+            keras.utils.set_random_seed(seed)
         of_file["RNG"] = np.random.default_rng(seed)
 
 

@@ -224,6 +224,14 @@ def parse(tag, scheme):
     return _STANDARD.get(letter, letter), kind
 
 
+def scheme_of(names):
+    """A scheme that has all the letters of the names."""
+    for scheme in ("BIO", "BIOES"):
+        if all(name[:1] in scheme for name in names):
+            return scheme
+    return "BMES" if any(name[:1] == "M" for name in names) else "BIOUL"
+
+
 def _follows_in_bio(before, after):
     return after[0] != "I" or (before[0] != "O" and before[1] == after[1])
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from fastkeras.crf.constraints import LETTERS, parse
+from fastkeras.crf.constraints import LETTERS, parse, scheme_of
 
 OUTSIDE = ("O", "")
 SCHEMES = [scheme for scheme in LETTERS if scheme != "IOB1"]  # which cannot be told by two tags
@@ -45,14 +45,6 @@ def span_tables(names, scheme=None):
         np.array([tag[0] in may_end for tag in tags]),
         kinds,
     )
-
-
-def scheme_of(names):
-    """A scheme that has all the letters of the names."""
-    for scheme in ("BIO", "BIOES"):
-        if all(name[:1] in scheme for name in names):
-            return scheme
-    return "BMES" if any(name[:1] == "M" for name in names) else "BIOUL"
 
 
 def counted_spans(tables, tags, found, valid, weights):
