@@ -1,4 +1,7 @@
-"""The values of weights, copied and put back, with every backend."""
+"""The values of a model's weights: copied, put back, recognised, with every backend."""
+
+import contextlib
+import zlib
 
 import numpy as np
 from keras import backend, ops
@@ -20,6 +23,61 @@ def restored(variables, values):
     """Assign values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def fits(variables, values):
+    """Whether there is a value of the right shape for each variable."""
+    shapes = [tuple(variable.shape) for variable in variables]
+    return shapes == [value.shape for value in values]
+
+
+def fingerprint(model):
+    """What `has_changed` knows trained weights by: a checksum for each."""
+    return [zlib.crc32(a.tobytes()) if v.trainable else None for v, a in _weights_of(model)]
+
+
+def has_changed(model, marks):
+    """Whether any of the weights that were trained has another value than at the fingerprint."""
+    if len(marks) != len(model.weights):
+        return True
+    pairs = zip(_weights_of(model), marks, strict=True)
+    return any(mark not in (None, zlib.crc32(a.tobytes())) for (_, a), mark in pairs)
+
+
+def _weights_of(model):
+    return ((variable, copied([variable])[0]) for variable in model.weights)
+
+
+class Scoring:
+    """What an evaluation of a model made of its weights.
+
+    Attributes:
+        averages: the callback that last gave the model other weights meanwhile, or None.
+    """
+
+    def __init__(self, model):
+        self.model, self.averages = model, None
+
+
+_SCORINGS = []
+
+
+@contextlib.contextmanager
+def scoring(model):
+    """Notice, inside of the block, which callback gives the model other weights."""
+    noticed = Scoring(model)
+    _SCORINGS.append(noticed)
+    try:
+        yield noticed
+    finally:
+        _SCORINGS.remove(noticed)
+
+
+def notice(model, callback):
+    """Tell the evaluations of a model that a callback has given it other weights."""
+    for noticed in _SCORINGS:
+        if noticed.model is model:
+            noticed.averages = callback
 
 
 def retraced(model):

@@ -3,9 +3,18 @@
 import contextlib
 
 import keras
-import numpy as np
 
-from fastkeras.training.model_state import copied, restored, synced
+from fastkeras.training.arguments import number
+from fastkeras.training.callbacks.batches import BatchCount, batches_seen_by, inner_optimizer
+from fastkeras.training.model_state import (
+    copied,
+    fingerprint,
+    fits,
+    has_changed,
+    notice,
+    restored,
+    synced,
+)
 
 
 class ExponentialMovingAverage(keras.callbacks.Callback):
@@ -13,20 +22,32 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
 
     It does not change how the model trains. `apply` and `reset` are safe at any time and in any
     order: before the first step, twice, while training (a step always starts from the trained
-    weights). Validation in `fit` and callbacks after this one see the trained weights, unless
-    `validate`. Weights that are no floats are not averaged. The average starts at the weights as
-    they are when training begins.
+    weights). Without `validate`, validation in `fit` and other callbacks see the trained weights.
+    Weights that are no floats are not averaged; averages of float16 and bfloat16 are kept in
+    float32.
+
+    A step is one update of the weights: under `gradient_accumulation_steps` the average moves once
+    in so many batches, and with `steps_per_execution=n`, where the weights can be seen once in n
+    updates, it moves by 1 − momentumⁿ of the way.
+
+    The average starts at the weights as they are when training begins, and goes on from fit to fit.
+    It starts anew with another model, and where the weights were replaced between two fits. A model
+    that had the averages then keeps them.
 
     Keras' optimizers have `use_ema` and `SwapEMAWeights`, which average what they train and nothing
     else; the fastkeras optimizers have a bias correction too.
 
     Args:
         momentum: the average moves by 1 − momentum of the way at each step; from 0 to below 1.
-        validate: whether validation in `fit` sees the averages.
-        apply_at_end: whether the model has the averages when `fit` ends.
+        validate: whether validation in `fit` sees the averages. The model then has them until the
+            next epoch begins, so that ModelCheckpoint, EarlyStopping and `Evaluate` save what was
+            scored, wherever they are in the list; so does BackupAndRestore. Put callbacks that give
+            the model its best weights when `fit` ends after this one.
+        apply_at_end: whether the model has the averages when `fit` ends. When an exception or
+            Ctrl-C ends it Keras tells no callback: call `reset` for the trained weights.
 
     Raises:
-        ValueError: `momentum` is out of range.
+        ValueError: `momentum` is out of range; by `apply`: the model has got other weights since.
 
     Example:
         >>> import keras
@@ -43,18 +64,46 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
 
     def __init__(self, momentum=0.999, validate=False, apply_at_end=False):
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum!r} must be from 0 to below 1")
-        self.momentum, self.validate, self.apply_at_end = momentum, validate, apply_at_end
+        self.momentum = number("momentum", momentum, "from 0 to below 1", lambda m: 0 <= m < 1)
+        self.validate, self.apply_at_end = validate, apply_at_end
+        self._forget()
+
+    def _forget(self):
         self._averages = self._trained = None
+        self._given = self._ended = None  # fingerprints: of the averages, of the last fit's weights
         self._training = False
+        self._count, self._seen, self._is_used = BatchCount(), None, False
+
+    def set_model(self, model):
+        """Belong to a model, from now on; start anew if it is another one."""
+        if model is not self._model:
+            self._forget()
+        super().set_model(model)
+
+    def set_params(self, params):
+        """Take the parameters of a `fit` or an `evaluate`, which begins."""
+        super().set_params(params)
+        self._training = False
+
+    def values(self):
+        """Copies of the averages, in the order of `model.weights`; None before there are any."""
+        return self._averages and [average.copy() for average in self._averages]
 
     def apply(self):
         """Give the model the averages; nothing happens if it has them, or before there are any."""
-        if self._trained is None and self._averages is not None:
-            variables = synced(self.model).weights
-            self._trained = copied(variables)
-            restored(variables, self._averages)
+        if self._averages is None:
+            return
+        model = synced(self.model)
+        if self._trained is None:
+            if not fits(model.weights, self._averages):
+                raise ValueError(
+                    f"model: {model.name!r} has other weights than those that were averaged; "
+                    "train it with this callback first"
+                )
+            self._trained = copied(model.weights)
+            restored(model.weights, self._averages)
+            self._given = fingerprint(model)
+        notice(model, self)
 
     def reset(self):
         """Give the model back the trained weights; nothing happens if it has them."""
@@ -73,34 +122,69 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
             if not had:
                 self.reset()
 
-    def on_train_begin(self, logs=None):
+    def _reset_unless_replaced(self):
+        """Return whether somebody has put other weights in place of the averages."""
+        replaced = self._trained is not None and has_changed(synced(self.model), self._given)
+        if replaced:
+            self._trained = None
         self.reset()
-        self._training = True
-        if self._averages is None:
-            self._averages = copied(synced(self.model).weights)
+        return replaced
+
+    def on_train_begin(self, logs=None):
+        self._reset_unless_replaced()
+        model = synced(self.model)
+        replaced = self._ended is not None and has_changed(model, self._ended)
+        if self._averages is None or replaced or not fits(model.weights, self._averages):
+            self._averages = [_wide(array) for array in copied(model.weights)]
+        self._training, self._ended = True, None
+        self._seen, self._is_used = batches_seen_by(model), False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.reset()
 
     def on_train_batch_begin(self, batch, logs=None):
         self.reset()
+        self._count.begin(batch)
 
     def on_train_batch_end(self, batch, logs=None):
-        for average, value in zip(self._averages, copied(synced(self.model).weights), strict=True):
-            if np.issubdtype(average.dtype, np.floating):
-                average += (1 - self.momentum) * (value - average)
+        model = synced(self.model)
+        updates = self._updates(model, self._count.end(batch, self.params))
+        if not updates:
+            return
+        share = 1 - self.momentum**updates
+        for average, value in zip(self._averages, copied(model.weights), strict=True):
+            if keras.backend.is_float_dtype(str(average.dtype)):
+                average += share * (value.astype(average.dtype) - average)
             else:
                 average[...] = value
 
+    def _updates(self, model, batches):
+        """How many updates there were in so many batches: by the optimizer, if it is the one."""
+        before, now = self._seen, batches_seen_by(model)
+        self._seen = now
+        self._is_used = self._is_used or now != before
+        if now is None or not self._is_used:
+            return batches  # the model has a `train_step` of its own
+        every = inner_optimizer(model).gradient_accumulation_steps or 1
+        return max(now // every - (before or 0) // every, 0)
+
     def on_epoch_end(self, epoch, logs=None):
-        self.reset()
+        if self.validate:
+            self.apply()
 
     def on_test_begin(self, logs=None):
         if self._training and self.validate:
             self.apply()
 
-    def on_test_end(self, logs=None):
-        if self._training and self.validate:
-            self.reset()
-
     def on_train_end(self, logs=None):
         self._training = False
-        if self.apply_at_end:
+        replaced = self._reset_unless_replaced()
+        self._ended = fingerprint(synced(self.model))
+        if self.apply_at_end and not replaced:
             self.apply()
+
+
+def _wide(array):
+    """An array that can be averaged: a change of a thousandth is below bfloat16's last digit."""
+    is_narrow = str(array.dtype) in ("float16", "bfloat16")
+    return array.astype("float32") if is_narrow else array

@@ -2,7 +2,8 @@
 
 import keras
 
-from fastkeras.training.model_state import copied, restored, synced
+from fastkeras.training.arguments import function, integer
+from fastkeras.training.model_state import copied, fits, restored, scoring, synced
 
 
 class Evaluate(keras.callbacks.Callback):
@@ -11,6 +12,12 @@ class Evaluate(keras.callbacks.Callback):
     The result is in the logs, so that the history, the progress bar and callbacks after this one
     (EarlyStopping, ReduceLROnPlateau) see it. Where the metric is one of Keras', ModelCheckpoint
     and EarlyStopping do the same without this.
+
+    The weights that are kept are those that were scored: if `fn` scores the averages of an
+    `ExponentialMovingAverage` (by `applied` or `apply`), these. Callbacks after this one, such as
+    ModelCheckpoint, then find the averages in the model, which trains on from the trained weights.
+
+    The best is that of all fits of one model; with another model it starts anew.
 
     Args:
         fn: function of the model (and of `data`, if given) that returns a number, or a dict of
@@ -27,7 +34,8 @@ class Evaluate(keras.callbacks.Callback):
         best_epoch: its epoch.
 
     Raises:
-        ValueError: `mode` or `every` is out of range, or `fn` returns no `monitor`.
+        ValueError: `fn`, `mode` or `every` is out of range, or `fn` returns no `monitor`, or what
+            is no number.
 
     Example:
         >>> import keras
@@ -45,37 +53,66 @@ class Evaluate(keras.callbacks.Callback):
         super().__init__()
         if mode not in ("max", "min"):
             raise ValueError(f'mode={mode!r} must be "max" or "min"')
-        if every < 1:
-            raise ValueError(f"every={every!r} must be at least 1")
-        self.fn, self.data, self.monitor, self.mode = fn, data, monitor, mode
-        self.keep_best, self.every = keep_best, every
+        self.fn, self.every = function("fn", fn), integer("every", every, 1)
+        self.data, self.monitor, self.mode, self.keep_best = data, monitor, mode, keep_best
         self.best = self.best_epoch = self._weights = None
+
+    def set_model(self, model):
+        """Belong to a model, from now on; start anew if it is another one."""
+        if model is not self._model:
+            self.best = self.best_epoch = self._weights = None
+        super().set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
         model = synced(self.model)
-        result = self.fn(model) if self.data is None else self.fn(model, self.data)
-        result = dict(result) if isinstance(result, dict) else {self.monitor: result}
-        if self.monitor not in result:
-            raise ValueError(f"monitor={self.monitor!r} must be one of {sorted(result)}")
-        result = {name: float(value) for name, value in result.items()}
+        with scoring(model) as noticed:
+            result = self.fn(model) if self.data is None else self.fn(model, self.data)
+        result, averages = self._checked(result), noticed.averages
+        if averages is not None and averages.params is self.params:  # it is of the same fit
+            averages.apply()
         if logs is not None:
             logs.update(result)
         value, sign = result[self.monitor], 1 if self.mode == "max" else -1
         if value == value and (self.best is None or sign * value > sign * self.best):
             self.best, self.best_epoch = value, epoch
             if self.keep_best:
-                self._weights = copied(model.weights)
+                scored = None if averages is None else averages.values()
+                self._weights = scored or copied(synced(model).weights)
+
+    def _checked(self, result):
+        result = dict(result) if isinstance(result, dict) else {self.monitor: result}
+        if self.monitor not in result:
+            raise ValueError(f"monitor={self.monitor!r} must be one of {sorted(result)}")
+        for name, value in result.items():
+            try:
+                result[name] = float(value)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"fn must return a number, or a dict of numbers; got {value!r} for {name!r}"
+                ) from None
+        return result
 
     def on_train_end(self, logs=None):
         if self.keep_best:
             self.restore_best()
 
     def restore_best(self):
-        """Give the model the best weights seen; nothing happens before the first evaluation."""
-        if self._weights is not None:
-            restored(synced(self.model).weights, self._weights)
+        """Give the model the best weights seen; nothing happens before the first evaluation.
+
+        Raises:
+            ValueError: the model has got other weights since.
+        """
+        if self._weights is None:
+            return
+        model = synced(self.model)
+        if not fits(model.weights, self._weights):
+            raise ValueError(
+                f"model: {model.name!r} has other weights than those that were evaluated; use a "
+                "new Evaluate for it"
+            )
+        restored(model.weights, self._weights)
 
 
 class PrintSamples(keras.callbacks.Callback):
@@ -86,15 +123,17 @@ class PrintSamples(keras.callbacks.Callback):
         every: epochs from one print to the next.
         print: what prints a line.
 
+    Raises:
+        ValueError: `fn` or `print` is no function, or `every` is below 1.
+
     Example:
         >>> callback = PrintSamples(lambda model: "a line", every=5)
     """
 
     def __init__(self, fn, every=1, print=print):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"every={every!r} must be at least 1")
-        self.fn, self.every, self.print = fn, every, print
+        self.fn, self.print = function("fn", fn), function("print", print)
+        self.every = integer("every", every, 1)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0:

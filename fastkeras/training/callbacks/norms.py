@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fastkeras.training.arguments import integer
 from fastkeras.training.callbacks.event_files import summary_writer
 from fastkeras.training.gradients.several_gradients import Objective
 from fastkeras.training.model_state import copied, synced
@@ -26,13 +27,15 @@ class Norms(keras.callbacks.Callback):
             values, step), such as a `SummaryWriter` of torch or tensorboardX. It stays open.
 
     Attributes:
-        history: dict with the epochs, and for each weight "weight/<path>" and "gradient/<path>" a
-            list of lengths. In TensorBoard these are the tags of the histograms, and the lengths
-            have "weight_norm/<path>" and "gradient_norm/<path>".
+        history: dict with the epochs of all fits of one model, and for each weight
+            "weight/<path>" and "gradient/<path>" a list of lengths. In TensorBoard these are the
+            tags of the histograms, and the lengths have "weight_norm/<path>" and
+            "gradient_norm/<path>".
 
     Raises:
         ImportError: there is a `log_dir`, and no package to write event files.
-        ValueError: `every` is below 1; both `log_dir` and `writer` are given.
+        ValueError: `every` is below 1, `data` is no such tuple, or both `log_dir` and `writer` are
+            given.
 
     Example:
         >>> import keras
@@ -49,21 +52,34 @@ class Norms(keras.callbacks.Callback):
 
     def __init__(self, data=None, every=1, log_dir=None, writer=None):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"every={every!r} must be at least 1")
         if log_dir is not None and writer is not None:
             raise ValueError("log_dir and writer: give one of them")
-        self.data, self.every, self.writer = data, every, writer
+        if data is not None and not (isinstance(data, (tuple, list)) and 2 <= len(data) <= 3):
+            raise ValueError(
+                f"data must be (x, y) or (x, y, sample weights), got {type(data).__name__}"
+            )
+        self.data, self.every, self.writer = data, integer("every", every, 1), writer
         self.log_dir, self._writer_class = log_dir, None if log_dir is None else summary_writer()
         self.history = {}
 
+    def set_model(self, model):
+        """Belong to a model, from now on; another one has a history of its own."""
+        if model is not self._model:
+            self.history = {}
+        super().set_model(model)
+
     def on_train_begin(self, logs=None):
         if self.log_dir is not None:
+            self._close()  # that of a fit which was interrupted
             self.writer = self._writer_class(str(self.log_dir))
 
     def on_train_end(self, logs=None):
-        if self.log_dir is not None:
+        self._close()
+
+    def _close(self):
+        if self.log_dir is not None and self.writer is not None:
             self.writer.close()
+            self.writer = None
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:

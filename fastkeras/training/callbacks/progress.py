@@ -1,6 +1,11 @@
 """A progress bar of rich for `fit`."""
 
+import numbers
+
 import keras
+import numpy as np
+
+from fastkeras.training.callbacks.batches import BatchCount
 
 
 class RichProgress(keras.callbacks.Callback):
@@ -18,25 +23,24 @@ class RichProgress(keras.callbacks.Callback):
 
     def __init__(self, console=None):
         super().__init__()
-        try:
-            from rich import progress
-        except ImportError as error:
-            raise ImportError("RichProgress needs rich: pip install rich") from error
-        self._columns = (
+        _rich_progress()
+        self.console = console
+        self._bar, self._count = None, BatchCount()
+
+    def on_train_begin(self, logs=None):
+        self._stop()  # that of a fit which was interrupted
+        progress = _rich_progress()
+        steps, epochs = self.params.get("steps"), self.params.get("epochs", 1)
+        self._epochs, self._count = epochs, BatchCount()
+        self._bar = progress.Progress(
             progress.TextColumn("epoch {task.fields[epoch]}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeElapsedColumn(),
             progress.TimeRemainingColumn(),
             progress.TextColumn("{task.fields[logs]}"),
+            console=self.console,
         )
-        self._make = lambda: progress.Progress(*self._columns, console=console)
-        self._bar = None
-
-    def on_train_begin(self, logs=None):
-        steps, epochs = self.params.get("steps"), self.params.get("epochs", 1)
-        self._epochs = epochs
-        self._bar = self._make()
         self._bar.start()
         total = steps * epochs if steps else None
         self._task = self._bar.add_task("", total=total, epoch=f"1/{epochs}", logs="")
@@ -46,15 +50,38 @@ class RichProgress(keras.callbacks.Callback):
         text = f"{epoch + 1}/{self._epochs}"
         self._bar.update(self._task, epoch=text, completed=done or None)
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self._count.begin(batch)
+
     def on_train_batch_end(self, batch, logs=None):
-        self._bar.update(self._task, advance=1, logs=_text(logs))
+        batches = self._count.end(batch, self.params)
+        self._bar.update(self._task, advance=batches, logs=_text(logs))
 
     def on_epoch_end(self, epoch, logs=None):
         self._bar.update(self._task, logs=_text(logs))
 
     def on_train_end(self, logs=None):
-        self._bar.stop()
+        self._stop()
+
+    def _stop(self):
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _rich_progress():
+    try:
+        from rich import progress
+    except ImportError as error:
+        raise ImportError("RichProgress needs rich: pip install rich") from error
+    return progress
 
 
 def _text(logs):
-    return "  ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
+    """The numbers of the logs; a metric may be a vector, which has no place in a line."""
+    numbers_ = {n: v for n, v in (logs or {}).items() if _is_number(v)}
+    return "  ".join(f"{name} {float(value):.4g}" for name, value in numbers_.items())
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) or (isinstance(value, np.ndarray) and value.ndim == 0)

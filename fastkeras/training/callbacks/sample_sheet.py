@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from fastkeras.training.arguments import integer
 from fastkeras.training.model_state import synced
 
 
@@ -30,9 +31,8 @@ class SampleSheet(keras.callbacks.Callback):
 
     def __init__(self, path, noise, every=1, generator=None, limits=(-1.0, 1.0)):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"every={every!r} must be at least 1")
-        self.path, self.noise, self.every = str(path), np.asarray(noise, "float32"), every
+        self.path, self.noise = str(path), np.asarray(noise, "float32")
+        self.every = integer("every", every, 1)
         self.generator, self.limits = generator, limits
 
     def on_epoch_end(self, epoch, logs=None):

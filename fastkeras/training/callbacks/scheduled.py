@@ -1,10 +1,12 @@
 """Numbers that move while training: coefficients, and the learning rate by batch."""
 
+import numbers
 from itertools import pairwise
 
 import keras
 from keras import backend, ops
 
+from fastkeras.training.callbacks.batches import BatchCount, inner_optimizer
 from fastkeras.training.model_state import retraced, synced
 
 
@@ -15,16 +17,20 @@ class ScheduleScalar(keras.callbacks.Callback):
     none of the model's own (that of a loss, as in `SmoothedCrossentropy`) makes the training step
     compile again whenever it changes: change it rarely there, or hold it in a layer.
 
+    With `steps_per_execution=n` Keras can be told a value once in n batches: that of the first of
+    them holds for all.
+
     Args:
         variable: a `keras.Variable`, or anything with `assign`.
         schedule: function of the epoch (or the batch) from 0; or a dict, whose values hold from
             their key on: {0: 0.1, 100: 0.01}. Schedules of the learning rate, such as
             `fastkeras.optimizers.PiecewiseLinear`, are functions too.
-        by: "epoch" or "batch"; batches are counted over all fits with this callback.
+        by: "epoch" or "batch"; batches are counted over all fits of one model.
         name: name in the logs.
 
     Raises:
-        ValueError: `by` is neither, or a dict has no value for 0.
+        ValueError: `variable` cannot be assigned, `schedule` is neither a function nor a dict of
+            numbers with a value for 0, or `by` is neither "epoch" nor "batch".
 
     Example:
         >>> from fastkeras.losses import SmoothedCrossentropy
@@ -36,24 +42,45 @@ class ScheduleScalar(keras.callbacks.Callback):
 
     def __init__(self, variable, schedule, by="epoch", name=None):
         super().__init__()
+        if not hasattr(variable, "assign"):
+            raise ValueError(f"variable={variable!r} must be a keras.Variable, or have `assign`")
         if by not in ("epoch", "batch"):
             raise ValueError(f'by={by!r} must be "epoch" or "batch"')
-        if isinstance(schedule, dict) and 0 not in schedule:
-            raise ValueError(f"schedule must have a value for 0, got {schedule}")
+        if isinstance(schedule, dict):
+            _checked("schedule", schedule)
+            if min(schedule, default=1) > 0:
+                raise ValueError(f"schedule must have a value for 0, got {schedule}")
+        elif not callable(schedule):
+            raise ValueError(f"schedule={schedule!r} must be a function or a dict")
         self.variable, self.schedule, self.by = variable, schedule, by
-        self.name = name or getattr(variable, "name", "scheduled")
-        self._batches, self._value = 0, None
+        self.name = getattr(variable, "name", "scheduled") if name is None else name
+        self._count, self._value = BatchCount(), None
+
+    def set_model(self, model):
+        """Belong to a model, from now on; count its batches from 0 if it is another one."""
+        if model is not self._model:
+            self._count = BatchCount()
+        super().set_model(model)
+
+    def on_train_begin(self, logs=None):
+        self._value = None  # others may have changed the variable since
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.by == "epoch":
             self._set(epoch)
+        else:
+            self._count.begin_epoch(synced(self.model), self.params)
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.by == "batch":
-            self._set(self._batches)
-            self._batches += 1
+            self._count.begin(batch)
+            self._set(self._count.done)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._count.end(batch, self.params)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._count.end_epoch(self.model)
         if logs is not None and self._value is not None:
             logs[self.name] = self._value
 
@@ -78,15 +105,18 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
 
     The rate when training begins has factor 1. From the last point on the callback leaves the rate
     alone, so that other callbacks can have it. (Where the whole course is known when compiling,
-    `fastkeras.optimizers.PiecewiseLinear` in the optimizer is better: it is saved with it.)
+    `fastkeras.optimizers.PiecewiseLinear` in the optimizer is better: it is saved with it, and
+    moves at each batch with `steps_per_execution` too. This callback sets the rate once for each
+    execution, to that of its first batch.)
 
     Args:
         points: dict of batch and factor, {0: 0, 1000: 1, 9000: 0.1}. Batches count from 1, over all
-            fits with this callback: at batch 1000 the factor is 1. Before the first point it is
-            that of the first.
+            fits of one model with one optimizer: at batch 1000 the factor is 1. Before the first
+            point it is that of the first.
 
     Raises:
-        ValueError: there is no point; the optimizer has a schedule, whose rate cannot be set.
+        ValueError: `points` is no dict of numbers, or is empty; the optimizer has a schedule, whose
+            rate cannot be set.
 
     Example:
         >>> callback = PiecewiseLinearRate({0: 0, 1000: 1, 9000: 0.1})
@@ -96,25 +126,55 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
 
     def __init__(self, points):
         super().__init__()
-        if not points:
-            raise ValueError("points must be at least one")
-        self.points = sorted(points.items())
-        self._batches, self._rate = 0, None
+        if not isinstance(points, dict) or not points:
+            raise ValueError(f"points={points!r} must be a dict of batch and factor, not empty")
+        self.points = sorted(_checked("points", points).items())
+        self._forget()
+
+    def _forget(self):
+        self._count, self._rate, self._optimizer = BatchCount(), None, None
+
+    def set_model(self, model):
+        """Belong to a model, from now on; start anew if it is another one."""
+        if model is not self._model:
+            self._forget()
+        super().set_model(model)
 
     def on_train_begin(self, logs=None):
         self._prepare()
+        optimizer = inner_optimizer(synced(self.model))
+        if self._optimizer is not optimizer:  # compiled anew, maybe with another rate
+            self._forget()
         if self._rate is None:
-            optimizer = synced(self.model).optimizer
-            if isinstance(
-                optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule
-            ):
+            schedule = keras.optimizers.schedules.LearningRateSchedule
+            if isinstance(optimizer._learning_rate, schedule):
                 raise ValueError("the optimizer has a schedule of its own: its rate cannot be set")
-            self._rate = _float(optimizer.learning_rate)
+            self._rate, self._optimizer = _float(optimizer.learning_rate), optimizer
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._count.begin_epoch(synced(self.model), self.params)
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._batches += 1
-        if self._batches <= max(self.points[-1][0], 1):
-            synced(self.model).optimizer.learning_rate = self._rate * self.factor(self._batches)
+        self._count.begin(batch)
+        number = self._count.done + 1
+        if number <= self._last:
+            self._set(self.factor(number))
+
+    def on_train_batch_end(self, batch, logs=None):
+        before = self._count.done
+        self._count.end(batch, self.params)
+        if before + 1 < self._last <= self._count.done:  # the last point was inside an execution
+            self._set(self.points[-1][1])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._count.end_epoch(synced(self.model))
+
+    @property
+    def _last(self):
+        return max(self.points[-1][0], 1)
+
+    def _set(self, factor):
+        synced(self.model).optimizer.learning_rate = self._rate * factor
 
     def factor(self, batch):
         """The factor at a batch."""
@@ -134,22 +194,23 @@ class Warmup(PiecewiseLinearRate):
     """Let the learning rate rise from 0 to its value over the first epochs, batch by batch.
 
     The first batch has 1/n of the rate, not 0. Works with any optimizer and with callbacks that
-    change the rate later.
+    change the rate later. A model that is compiled anew, or another model, is warmed up anew.
 
     Args:
         epochs: how many; may be a fraction.
         steps: how many batches instead; needed where the number of batches is not known.
 
     Raises:
-        ValueError: not exactly one of them is given, or it is not above 0.
+        ValueError: not exactly one of them is given, or it is no number above 0.
 
     Example:
         >>> callback = Warmup(epochs=2)
     """
 
     def __init__(self, epochs=None, steps=None):
-        if (epochs is None) == (steps is None) or (epochs or steps) <= 0:
-            raise ValueError(f"epochs={epochs} or steps={steps}: give one of them, above 0")
+        given = steps if epochs is None else epochs
+        if (epochs is None) == (steps is None) or not _is_number(given) or not given > 0:
+            raise ValueError(f"epochs={epochs!r} or steps={steps!r}: give one of them, above 0")
         super().__init__({0: 0.0, steps or 1: 1.0})
         self._epochs = epochs
 
@@ -160,6 +221,17 @@ class Warmup(PiecewiseLinearRate):
         if not steps:
             raise ValueError("epochs: the number of batches is not known, give steps")
         self.points = [(0, 0.0), (max(1, round(self._epochs * steps)), 1.0)]
+
+
+def _checked(name, points):
+    for key, value in points.items():
+        if not _is_number(key) or not _is_number(value):
+            raise ValueError(f"{name} must be a dict of numbers, got {key!r}: {value!r}")
+    return points
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _float(value):
