@@ -95,8 +95,9 @@ bool ApplySums(std::vector<State>& states) {
       const Transform& transform = state.variable->chain[state.next];
       if (transform.kind == TransformKind::kSanitize) {
         if (!std::isfinite(state.sum)) return false;
+        const bool knows_squares = WaitsFor(state) == Summed::kSquares;
         ++state.next;
-        state.summed = NeedsOwnSquares(state);  // then they are known
+        state.summed = knows_squares && NeedsOwnSquares(state);
       } else {
         const bool is_global = transform.kind == TransformKind::kClipByGlobalNorm;
         if (is_global && !groups[transform.group].complete) break;

@@ -24,9 +24,16 @@ struct State {
 
 inline bool Waits(const State& state) { return state.next < state.variable->chain.size(); }
 
-// Whether the sum that a state waits for is one of magnitudes; else it is one of squares.
-inline bool WaitsForMagnitudes(const State& state) {
-  return state.variable->chain[state.next].kind == TransformKind::kClipByL1Norm;
+// What a state waits for the sum of. To be sanitized is what has a sum that is not finite: of
+// squares, which a norm needs as well, unless those of finite numbers may be too large for a
+// double.
+enum class Summed { kSquares, kMagnitudes, kDefects };
+inline Summed WaitsFor(const State& state) {
+  const TransformKind kind = state.variable->chain[state.next].kind;
+  if (kind == TransformKind::kClipByL1Norm) return Summed::kMagnitudes;
+  const bool squares_may_overflow = state.variable->dtype == Dtype::kFloat64;
+  return kind == TransformKind::kSanitize && squares_may_overflow ? Summed::kDefects
+                                                                  : Summed::kSquares;
 }
 
 // Turns what needs no norm, up to the next that does, into element-wise steps.

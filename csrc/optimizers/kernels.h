@@ -20,18 +20,17 @@ template <typename T>
 struct Kernels {
   // One for each rule. The gradient counts `scale` times, so that the last scaling of a chain costs
   // no pass over it, and the change `ratio` times.
-  void (*rules[static_cast<int>(Rule::kCount)])(const double* coefficients, double decay,
-                                                double scale, double ratio, T* parameter,
-                                                const T* gradient, T* const* slots, int64_t size);
+  void (*rules[kNumRules])(const double* coefficients, double decay, double scale, double ratio,
+                           T* parameter, const T* gradient, T* const* slots, int64_t size);
   // Adds to `sums` the squares of the parameter and of its change, and changes nothing.
-  void (*lengths[static_cast<int>(Rule::kCount)])(const double* coefficients, double scale,
-                                                  const T* parameter, const T* gradient,
-                                                  const T* const* slots, int64_t size,
-                                                  double* sums);
+  void (*lengths[kNumRules])(const double* coefficients, double scale, const T* parameter,
+                             const T* gradient, const T* const* slots, int64_t size, double* sums);
+  int num_coefficients[kNumRules];
   void (*transform)(const Elementwise* steps, int64_t count, const T* parameter, T* gradient,
                     int64_t size);
   double (*sum_of_squares)(const T* values, int64_t size);
   double (*sum_of_magnitudes)(const T* values, int64_t size);
+  double (*sum_of_defects)(const T* values, int64_t size);  // 0, or NaN if one is not finite
   // Between T and what a variable is stored as; the remainder may be null. `dither` rounds to
   // bfloat16 up or down at random, without a remainder.
   void (*load)(Dtype dtype, const void* from, const float* remainder, int64_t first, int64_t size,

@@ -7,32 +7,53 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 namespace fastkeras::optimizers {
 
-// In the order of RULES in fastkeras/optimizers/rules.py, which also has the coefficients of each.
-enum class Rule {
-  kSgd,
-  kMomentum,
-  kNesterov,
-  kAdam,
-  kAmsgrad,
-  kNadam,
-  kLion,
-  kRmsprop,
-  kRmspropMomentum,
-  kCenteredRmsprop,
-  kCenteredRmspropMomentum,
-  kAdagrad,
-  kLamb,
-  kCount
+// Every rule that has a kernel: its struct in rules.h, its name in fastkeras/optimizers/rules.py,
+// how many slots it keeps, and whether these may be of 8 bits. The enum, the table of the kernels
+// and what Python compares with its own rules are made from this list.
+#define FASTKERAS_OPTIMIZER_RULES(RULE)                                \
+  RULE(Sgd, "sgd", 0, false)                                           \
+  RULE(Momentum, "momentum", 1, true)                                  \
+  RULE(Nesterov, "nesterov", 1, true)                                  \
+  RULE(Adam, "adam", 2, true)                                          \
+  RULE(Amsgrad, "amsgrad", 3, false)                                   \
+  RULE(Nadam, "nadam", 2, false)                                       \
+  RULE(Lion, "lion", 1, true)                                          \
+  RULE(Rmsprop, "rmsprop", 1, false)                                   \
+  RULE(RmspropMomentum, "rmsprop_momentum", 2, false)                  \
+  RULE(CenteredRmsprop, "centered_rmsprop", 2, false)                  \
+  RULE(CenteredRmspropMomentum, "centered_rmsprop_momentum", 3, false) \
+  RULE(Adagrad, "adagrad", 1, false)                                   \
+  RULE(Lamb, "lamb", 2, false)
+
+#define FASTKERAS_ENUMERATOR(Struct, ...) k##Struct,
+enum class Rule { FASTKERAS_OPTIMIZER_RULES(FASTKERAS_ENUMERATOR) kCount };
+#undef FASTKERAS_ENUMERATOR
+constexpr int kNumRules = static_cast<int>(Rule::kCount);
+
+struct RuleFacts {
+  const char* name;
+  int num_slots;
+  bool can_quantize;
 };
+#define FASTKERAS_FACTS(Struct, ...) {__VA_ARGS__},
+inline constexpr RuleFacts kRuleFacts[] = {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_FACTS)};
+#undef FASTKERAS_FACTS
+
+constexpr const RuleFacts& FactsOf(Rule rule) { return kRuleFacts[static_cast<int>(rule)]; }
+constexpr int NumSlots(Rule rule) { return FactsOf(rule).num_slots; }
+constexpr bool CanQuantize(Rule rule) { return FactsOf(rule).can_quantize; }
+int NumCoefficients(Rule rule);
+std::optional<Rule> FindRule(std::string_view name);
+
 constexpr int kMaxSlots = 3;
 constexpr int kMaxCoefficients = 6;
 constexpr int kQuantizedBlock = 256;
-int NumSlots(Rule rule);
-bool CanQuantize(Rule rule);  // its slots in 8 bits
 
 // In the order of FUSED in fastkeras/optimizers/transforming.py.
 enum class TransformKind {
@@ -79,6 +100,9 @@ struct Variable {
   uint32_t seed;
   std::vector<Transform> chain;
 };
+
+// Whether these may be the rows of a gradient: all of 0 to `size` - 1, each once.
+bool AreRows(const int64_t* rows, int64_t count, int64_t size);
 
 // Calls fn(task) for each task in 0..tasks-1, on any threads in any order, and returns when all are
 // done.

@@ -1,6 +1,6 @@
 // The update rules, one element at a time: what is added to the parameter, and the slots; the
 // coefficients c are those of fastkeras/optimizers/rules.py. Compiled once for each instruction
-// set.
+// set. A rule has one struct here and one line in optimizers.h.
 
 #include "optimizers/kernels.h"
 #include "simd.h"
@@ -24,10 +24,10 @@ FASTKERAS_INLINE T Sign(T x) {
   return x > 0 ? T(1) : x < 0 ? T(-1) : x;
 }
 
-#define FASTKERAS_RULE(Name, slots, ...)                                     \
+#define FASTKERAS_RULE(Name, ...)                                            \
   template <typename T>                                                      \
   struct Name {                                                              \
-    static constexpr int kSlots = slots;                                     \
+    static constexpr int kSlots = NumSlots(optimizers::Rule::k##Name);       \
     T __VA_ARGS__;                                                           \
     FASTKERAS_INLINE T operator()(T g, T& first, T& second, T& third) const; \
   };                                                                         \
@@ -36,85 +36,85 @@ FASTKERAS_INLINE T Sign(T x) {
 
 #define FASTKERAS_UNUSED (void)first, (void)second, (void)third
 
-FASTKERAS_RULE(Sgd, 0, rate) {
+FASTKERAS_RULE(Sgd, rate) {
   FASTKERAS_UNUSED;
   return -g * rate;
 }
 
-FASTKERAS_RULE(Momentum, 1, rate, mu) {
+FASTKERAS_RULE(Momentum, rate, mu) {
   FASTKERAS_UNUSED;
   first = first * mu - g * rate;
   return first;
 }
 
-FASTKERAS_RULE(Nesterov, 1, rate, mu) {
+FASTKERAS_RULE(Nesterov, rate, mu) {
   FASTKERAS_UNUSED;
   first = first * mu - g * rate;
   return first * mu - g * rate;
 }
 
-FASTKERAS_RULE(Adam, 2, rate, rest_1, rest_2, epsilon) {
+FASTKERAS_RULE(Adam, rate, rest_1, rest_2, epsilon) {
   FASTKERAS_UNUSED;
   first += (g - first) * rest_1;
   second += (g * g - second) * rest_2;
   return -first * rate / (Sqrt(second) + epsilon);
 }
 
-FASTKERAS_RULE(Amsgrad, 3, rate, rest_1, rest_2, epsilon) {
+FASTKERAS_RULE(Amsgrad, rate, rest_1, rest_2, epsilon) {
   first += (g - first) * rest_1;
   second += (g * g - second) * rest_2;
-  third = third > second ? third : second;
+  third = third > second || third != third ? third : second;  // NaN stays
   return -first * rate / (Sqrt(third) + epsilon);
 }
 
-FASTKERAS_RULE(Nadam, 2, of_momentum, of_gradient, rest_1, rest_2, unbias_2, epsilon) {
+FASTKERAS_RULE(Nadam, of_momentum, of_gradient, rest_1, rest_2, unbias_2, epsilon) {
   FASTKERAS_UNUSED;
   first += (g - first) * rest_1;
   second += (g * g - second) * rest_2;
   return -(first * of_momentum + g * of_gradient) / (Sqrt(second * unbias_2) + epsilon);
 }
 
-FASTKERAS_RULE(Lion, 1, rate, beta_1, rest_1, beta_2, rest_2) {
+FASTKERAS_RULE(Lion, rate, beta_1, rest_1, beta_2, rest_2) {
   FASTKERAS_UNUSED;
   const T direction = Sign(first * beta_1 + g * rest_1);
   first = first * beta_2 + g * rest_2;
   return -rate * direction;
 }
 
-FASTKERAS_RULE(Rmsprop, 1, rate, rho, rest, epsilon) {
+FASTKERAS_RULE(Rmsprop, rate, rho, rest, epsilon) {
   FASTKERAS_UNUSED;
   first = first * rho + g * g * rest;
   return -rate * g / Sqrt(first + epsilon);
 }
 
-FASTKERAS_RULE(RmspropMomentum, 2, rate, rho, rest, epsilon, mu) {
+FASTKERAS_RULE(RmspropMomentum, rate, rho, rest, epsilon, mu) {
   FASTKERAS_UNUSED;
   first = first * rho + g * g * rest;
   second = second * mu + rate * g / Sqrt(first + epsilon);
   return -second;
 }
 
-FASTKERAS_RULE(CenteredRmsprop, 2, rate, rho, rest, epsilon) {
+FASTKERAS_RULE(CenteredRmsprop, rate, rho, rest, epsilon) {
   FASTKERAS_UNUSED;
   first = first * rho + g * g * rest;
   second = second * rho + g * rest;
   return -rate * g / Sqrt(first - second * second + epsilon);
 }
 
-FASTKERAS_RULE(CenteredRmspropMomentum, 3, rate, rho, rest, epsilon, mu) {
+FASTKERAS_RULE(CenteredRmspropMomentum, rate, rho, rest, epsilon, mu) {
   first = first * rho + g * g * rest;
   third = third * rho + g * rest;
   second = second * mu + rate * g / Sqrt(first - third * third + epsilon);
   return -second;
 }
 
-FASTKERAS_RULE(Adagrad, 1, rate, epsilon) {
+FASTKERAS_RULE(Adagrad, rate, epsilon) {
   FASTKERAS_UNUSED;
   first += g * g;
   return -rate * g / Sqrt(first + epsilon);
 }
 
-FASTKERAS_RULE(Lamb, 2, rate, rest_1, rest_2, unbias_1, unbias_2, epsilon) {
+FASTKERAS_RULE(Lamb, rate, rest_1, rest_2, unbias_1, unbias_2, epsilon) {
   FASTKERAS_UNUSED;
   first += (g - first) * rest_1;
   second += (g * g - second) * rest_2;
@@ -125,11 +125,17 @@ FASTKERAS_RULE(Lamb, 2, rate, rest_1, rest_2, unbias_1, unbias_2, epsilon) {
 #undef FASTKERAS_RULE
 
 template <typename T, template <typename> class R>
-R<T> Coefficients(const double* c) {
+constexpr int CountCoefficients() {
   constexpr int kCount = sizeof(R<T>) / sizeof(T);
+  static_assert(kCount <= optimizers::kMaxCoefficients && R<T>::kSlots <= optimizers::kMaxSlots);
+  return kCount;
+}
+
+template <typename T, template <typename> class R>
+R<T> Coefficients(const double* c) {
   R<T> rule;
   T* const to = reinterpret_cast<T*>(&rule);
-  for (int i = 0; i < kCount; ++i) to[i] = static_cast<T>(c[i]);
+  for (int i = 0; i < CountCoefficients<T, R>(); ++i) to[i] = static_cast<T>(c[i]);
   return rule;
 }
 

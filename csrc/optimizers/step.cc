@@ -13,14 +13,15 @@ namespace fastkeras::optimizers {
 FASTKERAS_CURRENT_KERNELS(float)
 FASTKERAS_CURRENT_KERNELS(double)
 
-int NumSlots(Rule rule) {
-  constexpr int kNumSlots[] = {0, 1, 1, 2, 3, 2, 1, 1, 2, 2, 3, 1, 2};
-  return kNumSlots[static_cast<int>(rule)];
+int NumCoefficients(Rule rule) {
+  return CurrentKernels<float>().num_coefficients[static_cast<int>(rule)];
 }
 
-bool CanQuantize(Rule rule) {
-  return rule == Rule::kMomentum || rule == Rule::kNesterov || rule == Rule::kAdam ||
-         rule == Rule::kLion;
+std::optional<Rule> FindRule(std::string_view name) {
+  for (int i = 0; i < kNumRules; ++i) {
+    if (name == kRuleFacts[i].name) return static_cast<Rule>(i);
+  }
+  return std::nullopt;
 }
 
 namespace {
@@ -213,14 +214,16 @@ class Stepper {
   double SumPiece(const Piece& piece) const {
     const Kernels<T>& kernels = CurrentKernels<T>();
     const State& state = states_[piece.variable];
-    const bool magnitudes = WaitsForMagnitudes(state);
-    const auto sum_of = magnitudes ? kernels.sum_of_magnitudes : kernels.sum_of_squares;
+    const Summed summed = WaitsFor(state);
+    const auto sum_of = summed == Summed::kSquares      ? kernels.sum_of_squares
+                        : summed == Summed::kMagnitudes ? kernels.sum_of_magnitudes
+                                                        : kernels.sum_of_defects;
     double sum = 0;
     ForEachTile<T>(piece, false, false, true, [&](T*, const T* gradient, int64_t, int64_t size) {
       sum += sum_of(gradient, size);
     });
     const double scale = state.scale;  // the sums are those of the scaled gradient
-    return sum * (magnitudes ? std::fabs(scale) : scale * scale);
+    return sum * (summed == Summed::kSquares ? scale * scale : std::fabs(scale));
   }
 
   template <typename T>
@@ -258,6 +261,15 @@ class Stepper {
 };
 
 }  // namespace
+
+bool AreRows(const int64_t* rows, int64_t count, int64_t size) {
+  std::vector<bool> seen(count == 0 ? 0 : static_cast<size_t>(size));
+  for (int64_t r = 0; r < count; ++r) {
+    if (rows[r] < 0 || rows[r] >= size || seen[rows[r]]) return false;
+    seen[rows[r]] = true;
+  }
+  return true;
+}
 
 bool Step(Rule rule, std::vector<Variable>& variables, const Executor& executor) {
   return Stepper(rule, variables, executor).Run();

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,7 +59,8 @@ inline absl::Status DtypeOf(::tensorflow::DataType type, Dtype* dtype) {
 }
 
 struct StepAttributes {
-  int rule, count, num_slots;
+  std::string rule;
+  int count, num_slots;
   std::vector<bool> quantized, has_remainder, has_rows, adapted;  // of each variable
 };
 
@@ -67,9 +69,9 @@ class StepInputs {
   absl::Status Set(const StepAttributes& attributes, int num_inputs) {
     attributes_ = attributes;
     const int count = attributes.count;
-    if (attributes.rule < 0 || attributes.rule >= static_cast<int>(Rule::kCount)) {
-      return Invalid("rule=", attributes.rule, " is unknown");
-    }
+    const std::optional<Rule> found = FindRule(attributes.rule);
+    if (!found) return Invalid("rule='", attributes.rule, "' has no kernel");
+    rule_ = *found;
     for (const auto* flags : {&attributes.quantized, &attributes.has_remainder,
                               &attributes.has_rows, &attributes.adapted}) {
       if (static_cast<int>(flags->size()) != count) {
@@ -98,7 +100,7 @@ class StepInputs {
     return Invalid("remainders or rows are not as many as their flags say");
   }
 
-  Rule rule() const { return static_cast<Rule>(attributes_.rule); }
+  Rule rule() const { return rule_; }
 
   // The first inputs are variables: parameters, slots, and remainders.
   int num_held() const { return first_gradient_; }
@@ -138,8 +140,9 @@ class StepInputs {
     }
     const auto& coefficients = settings[kCoefficients].shape;
     if (coefficients.dims() != 2 || coefficients.dim_size(0) != attributes_.count ||
-        coefficients.dim_size(1) > kMaxCoefficients) {
-      return Invalid("coefficients: ", coefficients.DebugString());
+        coefficients.dim_size(1) != NumCoefficients(rule())) {
+      return Invalid("coefficients must be ", NumCoefficients(rule()), " of each of ",
+                     attributes_.count, " variables, got ", coefficients.DebugString());
     }
     for (const int which : {kFrozen, kDecays, kLengths, kRates, kSeeds}) {
       const auto& shape = settings[which].shape;
@@ -160,9 +163,10 @@ class StepInputs {
     variable->parameter = parameter.data;
     variable->gradient = gradient.data;
     variable->size = parameter.shape.num_elements();
-    ::tensorflow::TensorShape expected = parameter.shape;
-    if (attributes_.has_rows[i]) TF_RETURN_IF_ERROR(ReadRows(array, i, &expected, variable));
-    if (gradient.shape != expected ||
+    if (attributes_.has_rows[i]) {
+      TF_RETURN_IF_ERROR(ReadRows(array, i, parameter.shape, gradient.shape, variable));
+    }
+    if ((!attributes_.has_rows[i] && gradient.shape != parameter.shape) ||
         (parameter.type == ::tensorflow::DT_DOUBLE) != (gradient.type == ::tensorflow::DT_DOUBLE)) {
       return Invalid("gradient ", i, " is ", gradient.DebugString(), ", its variable ",
                      parameter.DebugString());
@@ -171,12 +175,17 @@ class StepInputs {
       Array remainder;
       TF_RETURN_IF_ERROR(array(remainders_[i], &remainder));
       variable->remainder = static_cast<float*>(remainder.data);
-      if (remainder.shape != parameter.shape || remainder.type != ::tensorflow::DT_FLOAT) {
+      const bool is_half =
+          variable->dtype == Dtype::kFloat16 || variable->dtype == Dtype::kBfloat16;
+      if (!is_half || remainder.shape != parameter.shape ||
+          remainder.type != ::tensorflow::DT_FLOAT) {
         return Invalid("the remainder of variable ", i, " is ", remainder.DebugString());
       }
     }
     variable->quantized = attributes_.quantized[i];
-    if (variable->quantized && attributes_.has_rows[i]) return Invalid("rows of 8-bit moments");
+    if (attributes_.has_rows[i] && (variable->quantized || attributes_.adapted[i])) {
+      return Invalid("rows of variable ", i, ", which has 8-bit moments or layer adaptation");
+    }
     return ReadSlots(array, i, parameter, variable);
   }
 
@@ -206,26 +215,29 @@ class StepInputs {
     return absl::OkStatus();
   }
 
-  // `shape` is that of the parameter, and becomes that of its gradient.
-  absl::Status ReadRows(const Arrays& array, int i, ::tensorflow::TensorShape* shape,
-                        Variable* variable) const {
+  // The shape of the gradient is that of the parameter but for the number of its rows.
+  absl::Status ReadRows(const Arrays& array, int i, const ::tensorflow::TensorShape& parameter,
+                        const ::tensorflow::TensorShape& gradient, Variable* variable) const {
     Array rows;
     TF_RETURN_IF_ERROR(array(rows_[i], &rows));
-    if (shape->dims() < 1 || rows.shape.dims() != 1) {
-      return Invalid("rows of variable ", i, " are ", rows.DebugString());
+    bool fit = rows.shape.dims() == 1 && parameter.dims() > 0 &&
+               gradient.dims() == parameter.dims() &&
+               gradient.dim_size(0) == rows.shape.dim_size(0);
+    for (int d = 1; fit && d < parameter.dims(); ++d) {
+      fit = gradient.dim_size(d) == parameter.dim_size(d);
+    }
+    if (!fit) {
+      return Invalid("rows of variable ", i, " are ", rows.DebugString(), ", their gradient ",
+                     gradient.DebugString(), ", the variable ", parameter.DebugString());
     }
     variable->rows = rows.as<int64_t>();
-    variable->num_rows = rows.shape.num_elements();
-    for (int64_t r = 0; r < variable->num_rows; ++r) {
-      if (variable->rows[r] < 0 || variable->rows[r] >= shape->dim_size(0)) {
-        return Invalid("row ", variable->rows[r], " of variable ", i, ", which has ",
-                       shape->dim_size(0));
-      }
+    variable->num_rows = rows.shape.dim_size(0);
+    variable->row_size = variable->num_rows == 0 ? 0 : gradient.num_elements() / variable->num_rows;
+    if (AreRows(variable->rows, variable->num_rows, parameter.dim_size(0))) {
+      return absl::OkStatus();
     }
-    shape->set_dim(0, 1);
-    variable->row_size = shape->num_elements();
-    shape->set_dim(0, variable->num_rows);
-    return absl::OkStatus();
+    return Invalid("rows of variable ", i, " must be of 0 to ", parameter.dim_size(0) - 1,
+                   ", each once");
   }
 
   absl::Status TakeChains(const Array* settings, std::vector<Variable>* variables) const {
@@ -238,6 +250,7 @@ class StepInputs {
     }
     int64_t k = 0;
     for (int i = 0; i < attributes_.count; ++i) {
+      if (lengths[i] < 0) return Invalid("the chain of variable ", i, " is malformed");
       for (const int64_t end = k + lengths[i]; k < end; ++k) {
         if (k >= size || kinds[k] < 0 || kinds[k] >= static_cast<int>(TransformKind::kCount)) {
           return Invalid("the chain of variable ", i, " is malformed");
@@ -247,10 +260,12 @@ class StepInputs {
                                          settings[kGroups].as<int32_t>()[k]});
       }
     }
+    if (k != size) return Invalid("chains have ", k, " transforms, got ", size);
     return absl::OkStatus();
   }
 
   StepAttributes attributes_;
+  Rule rule_;
   // Among the inputs; the slots are those of each variable, and one past the last.
   std::vector<int> first_slots_, remainders_, rows_;
   int first_gradient_, first_setting_;

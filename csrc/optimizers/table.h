@@ -21,33 +21,27 @@ constexpr decltype(optimizers::Kernels<T>::quantize) QuantizeOf() {
   return nullptr;
 }
 
-#define FASTKERAS_OF_EACH_RULE(Function) \
-  {Function<T, Sgd>,                     \
-   Function<T, Momentum>,                \
-   Function<T, Nesterov>,                \
-   Function<T, Adam>,                    \
-   Function<T, Amsgrad>,                 \
-   Function<T, Nadam>,                   \
-   Function<T, Lion>,                    \
-   Function<T, Rmsprop>,                 \
-   Function<T, RmspropMomentum>,         \
-   Function<T, CenteredRmsprop>,         \
-   Function<T, CenteredRmspropMomentum>, \
-   Function<T, Adagrad>,                 \
-   Function<T, Lamb>}
+#define FASTKERAS_APPLY(Struct, ...) ApplyRule<T, Struct>,
+#define FASTKERAS_LENGTHS(Struct, ...) LengthsOf<T, Struct>,
+#define FASTKERAS_COUNT(Struct, ...) CountCoefficients<T, Struct>(),
 
 template <typename T>
-constexpr optimizers::Kernels<T> kStepKernels = {FASTKERAS_OF_EACH_RULE(ApplyRule),
-                                                 FASTKERAS_OF_EACH_RULE(LengthsOf),
+constexpr optimizers::Kernels<T> kStepKernels = {{FASTKERAS_OPTIMIZER_RULES(FASTKERAS_APPLY)},
+                                                 {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_LENGTHS)},
+                                                 {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_COUNT)},
                                                  Transform<T>,
                                                  SumOfSquares<T>,
                                                  SumOfMagnitudes<T>,
+                                                 SumOfDefects<T>,
                                                  LoadAs<T>,
                                                  StoreAs<T>,
                                                  Dither<T>,
                                                  DequantizeOf<T>(),
                                                  QuantizeOf<T>()};
-#undef FASTKERAS_OF_EACH_RULE
+
+#undef FASTKERAS_APPLY
+#undef FASTKERAS_LENGTHS
+#undef FASTKERAS_COUNT
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

@@ -22,8 +22,17 @@ namespace {
 
 namespace tf = tensorflow;
 
+// TensorFlow itself refuses a graph whose rule is none of these.
+std::string RuleAttribute() {
+  std::string names;
+  for (const RuleFacts& facts : kRuleFacts) {
+    absl::StrAppend(&names, names.empty() ? "" : ", ", "'", facts.name, "'");
+  }
+  return absl::StrCat("rule: {", names, "}");
+}
+
 REGISTER_OP("Fastkeras>OptimizerStep")
-    .Attr("rule: int")
+    .Attr(RuleAttribute())
     .Attr("N: int >= 1")
     .Attr("M: int >= 0")
     .Attr("num_remainders: int >= 0")

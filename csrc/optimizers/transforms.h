@@ -60,6 +60,11 @@ double SumOfMagnitudes(const T* values, int64_t size) {
                     [](double x) FASTKERAS_LAMBDA_INLINE { return __builtin_fabs(x); });
 }
 
+template <typename T>
+double SumOfDefects(const T* values, int64_t size) {
+  return SumInLanes(values, size, [](double x) FASTKERAS_LAMBDA_INLINE { return x - x; });
+}
+
 // float16 and bfloat16 by their bits, since not every compiler knows the types.
 FASTKERAS_INLINE float FromBits(uint32_t bits) {
   float value;

@@ -4,6 +4,7 @@
 #include "xla.h"
 
 #include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -36,7 +37,7 @@ std::vector<bool> Flags(const ffi::Dictionary& attributes, const char* name) {
 ffi::Error Run(ffi::RemainingArgs arguments, ffi::RemainingRets results,
                ffi::Dictionary dictionary) {
   const auto number = [&](const char* name) { return dictionary.get<int32_t>(name).value(); };
-  StepAttributes attributes{number("rule"),
+  StepAttributes attributes{std::string(dictionary.get<std::string_view>("rule").value()),
                             number("N"),
                             number("M"),
                             Flags(dictionary, "quantized"),
@@ -78,7 +79,7 @@ class StepLowering : public tf::XlaOpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("rule", &attributes.rule));
     OP_REQUIRES_OK(context, context->GetAttr("N", &attributes.count));
     OP_REQUIRES_OK(context, context->GetAttr("M", &attributes.num_slots));
-    text_ = absl::StrCat("{rule = ", attributes.rule, " : i32, N = ", attributes.count,
+    text_ = absl::StrCat("{rule = \"", attributes.rule, "\", N = ", attributes.count,
                          " : i32, M = ", attributes.num_slots, " : i32");
     const std::pair<const char*, std::vector<bool>*> all[] = {
         {"quantized", &attributes.quantized},
@@ -94,6 +95,12 @@ class StepLowering : public tf::XlaOpKernel {
   }
 
   void Compile(tf::XlaOpKernelContext* context) override {
+    std::set<const tf::XlaResource*> held;
+    for (int i = 0; i < inputs_.num_held(); ++i) {
+      tf::XlaResource* resource = nullptr;
+      OP_REQUIRES_OK(context, context->GetResourceInput(i, &resource));
+      OP_REQUIRES(context, held.insert(resource).second, Invalid("a variable is given twice"));
+    }
     std::vector<::xla::XlaOp> operands(context->num_inputs());
     std::vector<::xla::Shape> shapes, results;
     std::vector<tf::DataType> types(inputs_.num_held());

@@ -5,6 +5,8 @@ from keras import ops
 from fastkeras.optimizers import rounding, transforming
 from fastkeras.optimizers.rules import updater
 
+EVERY_RULE = True  # also those that the kernels do not have
+
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
     values = [ops.convert_to_tensor(p) for p in parameters]

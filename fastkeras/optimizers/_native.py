@@ -1,13 +1,17 @@
 """The C++ kernels on NumPy arrays, GIL released. Results do not depend on the number of threads."""
 
 from fastkeras import _core
-from fastkeras.optimizers.rules import NUMBERS
+from fastkeras.optimizers.rules import NATIVE, QUANTIZABLE, RULES
 from fastkeras.optimizers.transforming import encode
+
+_OURS = [(name, len(RULES[name].slots), name in QUANTIZABLE) for name in NATIVE]
+if sorted(_core.optimizer_rules()) != sorted(_OURS):
+    raise ImportError("fastkeras._core was compiled for other optimizer rules: build it again")
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
     finite = _core.optimizer_step(
-        NUMBERS[rule],
+        rule,
         parameters,
         gradients,
         [list(of_variable) for of_variable in slots],

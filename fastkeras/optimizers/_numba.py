@@ -8,6 +8,8 @@ from fastkeras.optimizers import _reference, rules, transforming
 NORMS = ("adafactor",)  # need more than one element
 OPTIONS = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
 
+EVERY_RULE = True  # also those that the kernels do not have
+
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
     active = [i for i in range(len(parameters)) if not frozen[i]]

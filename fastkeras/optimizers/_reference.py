@@ -8,6 +8,8 @@ import numpy as np
 from fastkeras.optimizers import rounding, transforming
 from fastkeras.optimizers.rules import updater
 
+EVERY_RULE = True  # also those that the kernels do not have
+
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
     active = [i for i in range(len(parameters)) if not frozen[i]]

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from fastkeras._tf_variable_ops import library
-from fastkeras.optimizers.rules import NUMBERS, is_quantized
+from fastkeras.optimizers.rules import is_quantized
 from fastkeras.optimizers.transforming import encode
 
 
@@ -36,7 +36,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         has_rows=[rows is not None for rows in extras.rows],
         adapted=extras.adapted,
         quantized=[is_quantized(rule, of_variable) for of_variable in slots],
-        rule=NUMBERS[rule],
+        rule=rule,
     )
     return parameters, slots, remainders, finite
 

@@ -12,6 +12,18 @@ from typing import NamedTuple
 
 from fastkeras.optimizers.quantization import with_float_slots
 
+DEFAULTS = {
+    "momentum": 0.9,
+    "rho": 0.9,
+    "beta_1": 0.9,
+    "beta_2": 0.999,
+    "epsilon": 1e-7,
+    "beta_2_decay": -0.8,
+    "epsilon_1": 1e-30,
+    "epsilon_2": 1e-3,
+    "clip_threshold": 1.0,
+}
+
 
 class Rule(NamedTuple):
     """One row of the table below.
@@ -25,6 +37,28 @@ class Rule(NamedTuple):
     slots: tuple
     coefficients: callable
     update: callable
+
+
+ALLOWED = {  # of a hyperparameter, in words; what is not named here is at least 0
+    "momentum": ("from 0 to 1", lambda x: 0 <= x <= 1),
+    "rho": ("from 0 to 1", lambda x: 0 <= x <= 1),
+    "beta_1": ("from 0 to below 1", lambda x: 0 <= x < 1),
+    "beta_2": ("from 0 to below 1", lambda x: 0 <= x < 1),
+    "u_product": ("from 0 to below 1", lambda x: 0 <= x < 1),
+    "beta_2_decay": ("at most 0", lambda x: -math.inf < x <= 0),
+    "clip_threshold": ("above 0", lambda x: 0 < x < math.inf),
+}
+
+
+def check_hyperparameter(name, value):
+    """Raise ValueError if no rule can do with this value."""
+    words, is_allowed = ALLOWED.get(name, ("at least 0", lambda x: 0 <= x < math.inf))
+    try:
+        fits = is_allowed(float(value))
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} must be a number {words}, got {value!r}")
 
 
 def sgd(xp, p, g, slots, c):
@@ -193,7 +227,7 @@ def _of_adafactor(xp, h, learning_rate, multiplier, t):
 
 _MOMENTS = ("momentum", "velocity")
 
-RULES = {  # in the order of `Rule` in csrc/optimizers/optimizers.h, which has no Adafactor
+RULES = {  # by the names in csrc/optimizers/optimizers.h, which has no Adafactor
     "sgd": Rule((), _of_sgd, sgd),
     "momentum": Rule(("momentum",), _of_momentum, momentum),
     "nesterov": Rule(("momentum",), _of_momentum, nesterov),
@@ -214,6 +248,7 @@ RULES = {  # in the order of `Rule` in csrc/optimizers/optimizers.h, which has n
     "adafactor": Rule(("row", "column", "velocity"), _of_adafactor, adafactor),
 }
 
+NATIVE = tuple(rule for rule in RULES if rule != "adafactor")  # have a kernel
 ADAPTED = ("lamb",)  # always by the trust ratio
 KNOWS_THE_PARAMETER = ("adafactor",)  # scales by its size already
 QUANTIZABLE = ("momentum", "nesterov", "adam", "lion")  # `CanQuantize` in csrc/optimizers/step.cc
@@ -244,6 +279,3 @@ def by_trust_ratio(xp, p, g, slots, c, update, rate):
     one = xp.ones_like(of_change)
     ratio = xp.where(nothing, one, of_parameter * rate / xp.where(nothing, one, of_change))
     return change * ratio, slots
-
-
-NUMBERS = {rule: number for number, rule in enumerate(RULES)}  # what the kernels know them by

@@ -31,6 +31,21 @@ And another clipping for each variable:
 
 from typing import NamedTuple
 
+NAMES = (
+    "scale",
+    "zero",
+    "clip_by_value",
+    "clip_by_norm",
+    "clip_by_l1_norm",
+    "clip_by_global_norm",
+    "adaptive_clip",
+    "centralize",
+    "normalize",
+    "add_decayed_weights",
+    "add_noise",
+    "sanitize",
+)
+
 
 class Transform(NamedTuple):
     """One transform, by name.
@@ -62,7 +77,9 @@ def chain(*transforms):
     for given in transforms:
         if isinstance(given, (list, tuple)) and not isinstance(given, Transform):
             steps.extend(chain(*given))
-        elif isinstance(given, Transform) or callable(given):
+        elif isinstance(given, Transform):
+            steps.append(_checked(given))
+        elif callable(given):
             steps.append(given)
         else:
             raise TypeError(
@@ -149,6 +166,13 @@ def add_noise(stddev):
 def sanitize():
     """Skip the whole step, and count it in `optimizer.skipped_steps`, at a NaN or an infinity."""
     return Transform("sanitize")
+
+
+def _checked(step):
+    if not isinstance(step.name, str) or step.name not in NAMES:
+        raise ValueError(f"no transform is named {step.name!r}; these are: {', '.join(NAMES)}")
+    _number(f"the operand of {step.name!r}", step.operand)
+    return step
 
 
 def _number(name, value):

@@ -1,0 +1,301 @@
+"""The door of `update`: every argument is checked here, once, and by name."""
+
+from bisect import bisect_left
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from fastkeras.optimizers import transforms as transform
+from fastkeras.optimizers.quantization import scales_of
+from fastkeras.optimizers.rounding import HALVES
+from fastkeras.optimizers.rules import (
+    ADAPTED,
+    DEFAULTS,
+    KNOWS_THE_PARAMETER,
+    QUANTIZABLE,
+    RULES,
+    check_hyperparameter,
+)
+
+DTYPES = (*HALVES, "float32", "float64")
+
+
+class Arguments(NamedTuple):
+    """Those of a step, one entry of each list for each parameter."""
+
+    parameters: list
+    gradients: list
+    slots: list
+    learning_rate: np.float64
+    numbers: np.ndarray  # of the step, for each parameter
+    multipliers: np.ndarray
+    decays: np.ndarray
+    chains: list
+    rows: list
+    adapted: list
+    remainders: list
+    hyperparameters: dict
+
+
+def checked(
+    rule,
+    parameters,
+    gradients,
+    slots,
+    *,
+    learning_rate,
+    step,
+    multipliers,
+    weight_decays,
+    transforms,
+    rows,
+    layer_adaptation,
+    remainders,
+    any_float,
+    hyperparameters,
+):
+    """Return the `Arguments` of `update`, or raise; `any_float` admits long doubles too."""
+    if not isinstance(rule, str) or rule not in RULES:
+        near = get_close_matches(str(rule).lower(), RULES, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"rule={rule!r} is unknown{hint}; these exist: {', '.join(RULES)}")
+    parameters = _list("parameters", parameters)
+    count = len(parameters)
+    given = {
+        "gradients": gradients,
+        "slots": slots,
+        "transforms": [()] * count if transforms is None else transforms,
+        "rows": [None] * count if rows is None else rows,
+        "layer_adaptation": layer_adaptation,
+        "remainders": [None] * count if remainders is None else remainders,
+    }
+    if isinstance(layer_adaptation, (bool, np.bool_)):
+        given["layer_adaptation"] = [layer_adaptation] * count
+    if isinstance(transforms, transform.Transform) or callable(transforms):
+        raise ValueError("transforms must be a tuple of transforms for each parameter, got one")
+    for name, values in given.items():
+        given[name] = _list(name, values)
+        if len(given[name]) != count:
+            raise ValueError(
+                f"{name} must be {count}, one for each parameter, got {len(given[name])}"
+            )
+    parameters = [_array(f"parameters[{i}]", p) for i, p in enumerate(parameters)]
+    gradients = [_array(f"gradients[{i}]", g) for i, g in enumerate(given["gradients"])]
+    slots = [_slots_of(i, of_parameter) for i, of_parameter in enumerate(given["slots"])]
+    rows = [_rows(f"rows[{i}]", r) for i, r in enumerate(given["rows"])]
+    remainders = [
+        None if r is None else _array(f"remainders[{i}]", r)
+        for i, r in enumerate(given["remainders"])
+    ]
+    adapted = [rule in ADAPTED or bool(is_adapted) for is_adapted in given["layer_adaptation"]]
+    for i in range(count):
+        _check_parameter(i, rule, parameters[i], gradients[i], slots[i], any_float)
+        _check_extras(i, rule, parameters[i], gradients[i], slots[i], rows[i], remainders[i])
+        if rows[i] is not None and adapted[i]:
+            raise ValueError(f"rows[{i}] must be None: layer adaptation needs all rows")
+    if rule in KNOWS_THE_PARAMETER and any(adapted):
+        raise ValueError(f"layer_adaptation: {rule!r} goes by the size of a parameter already")
+    written = _check_memory(parameters, slots, remainders)
+    return Arguments(
+        parameters,
+        [_readable(gradient, written) for gradient in gradients],
+        slots,
+        _numbers("learning_rate", learning_rate, None)[()],
+        _steps(step, count),
+        _numbers("multipliers", 1.0 if multipliers is None else multipliers, count, at_least=0.0),
+        _numbers("weight_decays", 0.0 if weight_decays is None else weight_decays, count),
+        [transform.chain(c) for c in given["transforms"]],
+        rows,
+        adapted,
+        remainders,
+        _hyperparameters(rule, hyperparameters, count),
+    )
+
+
+def _list(name, values):
+    try:
+        return list(values)
+    except TypeError:
+        raise ValueError(
+            f"{name} must be a list, one entry for each parameter, got {values!r}"
+        ) from None
+
+
+def _array(name, array):
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise ValueError(f"{name} must be a NumPy array, got {type(array).__name__}")
+    return np.asarray(array)
+
+
+def _slots_of(i, given):
+    return tuple(_array(f"slots[{i}][{k}]", slot) for k, slot in enumerate(_list("slots", given)))
+
+
+def _rows(name, rows):
+    if rows is None:
+        return None
+    array = np.asarray(rows)
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be whole numbers, got {array.dtype}")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _check_parameter(i, rule, parameter, gradient, slots, any_float):
+    dtype = str(parameter.dtype)  # of the other byte order it begins with ">"
+    is_float = parameter.dtype.kind == "f" and parameter.dtype.isnative
+    if dtype not in DTYPES and not (any_float and is_float):
+        raise ValueError(
+            f"parameters[{i}] must be floating, got {dtype}; {', '.join(DTYPES)} are, in the byte "
+            "order of this machine"
+        )
+    wide = wide_of(parameter)
+    if str(gradient.dtype) not in (dtype, wide):
+        allowed = " or ".join(sorted({dtype, wide}))
+        raise ValueError(f"gradients[{i}] must be {allowed}, got {gradient.dtype}")
+    names = RULES[rule].slots
+    quantized = rule in QUANTIZABLE and len(slots) == 2 * len(names) > 0 and wide == "float32"
+    if len(slots) != len(names) and not quantized:
+        raise ValueError(f"slots[{i}] of rule {rule!r} must be {names}, got {len(slots)} arrays")
+    for k, slot in enumerate(slots):
+        name = f"slots[{i}], {names[k // 2 if quantized else k]},"
+        if quantized and k % 2:
+            _check(f"{name} scales", slot, (scales_of(parameter.size),), "float32")
+        elif quantized:
+            _check(name, slot, parameter.shape, "uint8")
+        else:
+            _check(name, slot, _shape_of_slot(rule, names[k], parameter.shape), wide)
+
+
+def _shape_of_slot(rule, name, shape):
+    if rule == "adafactor" and name in ("row", "column"):
+        if len(shape) < 2:
+            return ()
+        return shape[:-1] if name == "row" else (*shape[:-2], shape[-1])
+    return shape
+
+
+def _check_extras(i, rule, parameter, gradient, slots, rows, remainder):
+    shape = parameter.shape
+    if rows is not None:
+        quantized = len(slots) > len(RULES[rule].slots)
+        if quantized or rule in KNOWS_THE_PARAMETER:
+            raise ValueError(
+                f"rows[{i}] must be None: neither 8-bit moments nor Adafactor go by rows"
+            )
+        if rows.ndim != 1 or parameter.ndim == 0:
+            raise ValueError(
+                f"rows[{i}] must have one axis, and its parameter some, got {rows.shape}"
+            )
+        if len(np.unique(rows)) < len(rows) or ((rows < 0) | (rows >= len(parameter))).any():
+            raise ValueError(f"rows[{i}] must be of 0 to {len(parameter) - 1}, each once")
+        shape = (len(rows), *shape[1:])
+    if gradient.shape != shape:
+        raise ValueError(
+            f"gradients[{i}] must have the shape of its parameter, {shape}, got {gradient.shape}"
+        )
+    if remainder is not None:
+        _check(f"remainders[{i}]", remainder, parameter.shape, "float32")
+        if str(parameter.dtype) not in HALVES:
+            raise ValueError(f"remainders[{i}] must be None: {parameter.dtype} loses nothing")
+
+
+def _check(name, array, shape, dtype):
+    if array.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape}, got {array.shape}")
+    if str(array.dtype) != dtype:
+        raise ValueError(f"{name} must be {dtype}, got {array.dtype}")
+
+
+def wide_of(parameter):
+    """Return the dtype in which a parameter's slots are kept."""
+    return "float32" if parameter.dtype.itemsize < 8 else str(parameter.dtype)
+
+
+def _check_memory(parameters, slots, remainders):
+    """Return where each array that is written lies, in order, or raise."""
+    written = []
+    for i, parameter in enumerate(parameters):
+        named = [(f"parameters[{i}]", parameter)]
+        named += [(f"slots[{i}][{k}]", slot) for k, slot in enumerate(slots[i])]
+        named += [(f"remainders[{i}]", remainders[i])] if remainders[i] is not None else []
+        for name, array in named:
+            if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
+                raise ValueError(
+                    f"{name} must be contiguous, aligned and writeable, to be updated in place"
+                )
+            if array.size:
+                written.append((*_stretch(array), name))
+    written.sort()
+    for (_, end, name), (begin, _, other) in pairwise(written):
+        if begin < end:
+            raise ValueError(f"{other} and {name} must not share memory: both are updated in place")
+    return written
+
+
+def _stretch(array):
+    begin = array.__array_interface__["data"][0]
+    return begin, begin + array.nbytes
+
+
+def _readable(gradient, written):
+    """Return a gradient in one piece, and apart from what is written."""
+    if not (gradient.flags.c_contiguous and gradient.flags.aligned):
+        return gradient.copy(order="C")
+    begin, end = _stretch(gradient)
+    before = bisect_left(written, (end,))  # of which the last reaches farthest
+    is_apart = before == 0 or written[before - 1][1] <= begin
+    return gradient if is_apart else gradient.copy()
+
+
+def _numbers(name, values, count, at_least=-np.inf):
+    """Return finite numbers as float64: one for each parameter, or where `count` is None one."""
+    what = "a finite number" + (f" of at least {at_least:g}" if np.isfinite(at_least) else "")
+    if count is not None and not isinstance(values, float):
+        values = _list(name, values)
+        if len(values) != count:
+            raise ValueError(f"{name} must be {count}, one for each parameter, got {len(values)}")
+        what += " for each parameter"
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {what}, got {values!r}") from None
+    is_scalar = count is None or isinstance(values, float)
+    if (
+        numbers.shape != (() if is_scalar else (count,))
+        or not (np.isfinite(numbers) & (numbers >= at_least)).all()
+    ):
+        raise ValueError(f"{name} must be {what}, got {values!r}")
+    return np.full(count, numbers) if count is not None and is_scalar else numbers
+
+
+def _steps(step, count):
+    numbers = np.asarray(step)
+    if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (count,)) or (numbers < 1).any():
+        raise ValueError(
+            f"step must be a whole number from 1, or one for each parameter, got {step!r}"
+        )
+    return np.broadcast_to(numbers.astype(np.float64), (count,))
+
+
+def _hyperparameters(rule, given, count):
+    unknown = set(given) - {*DEFAULTS, "u_product"}
+    if unknown:
+        raise TypeError(f"update got unexpected arguments: {', '.join(sorted(unknown))}")
+    if rule == "nadam" and "u_product" not in given:
+        raise ValueError(
+            "u_product is missing: rule 'nadam' needs the product of its momentums, "
+            "beta_1 * (1 - 0.5 * 0.96 ** i), of all steps i from 1 to this one"
+        )
+    for name, value in given.items():
+        for number in value if name == "u_product" and np.ndim(value) == 1 else [value]:
+            check_hyperparameter(name, number)
+    if rule == "nadam":
+        given = given | {"u_product": np.asarray(given["u_product"], np.float64)}
+        if given["u_product"].shape not in ((), (count,)):
+            raise ValueError(
+                f"u_product must be a number, or {count}, one for each parameter, "
+                f"got {given['u_product']}"
+            )
+    return DEFAULTS | given

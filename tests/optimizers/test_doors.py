@@ -1,0 +1,453 @@
+"""Malformed and unusual input, at each door of the optimizers: as `reference` does, or refused.
+
+The doors are the function `update` on every engine, the function of the extension module behind it,
+the TensorFlow op, and its call inside of what XLA compiles.
+"""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from conftest import engines_of
+from fastkeras import _core
+from fastkeras._tf_variable_ops import library
+from fastkeras.optimizers import transforms, update
+from fastkeras.optimizers.rules import RULES
+
+NAN, INF = np.nan, np.inf
+
+
+@pytest.fixture(scope="module", params=engines_of("optimizers"))
+def engine(request):
+    return request.param
+
+
+def numbers(*shape, dtype="float32", seed=0):
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def good(rule="adam", shape=(4, 6), dtype="float32"):
+    """Return arguments of `update` that nothing is wrong with."""
+    slots = tuple(
+        np.array(np.abs(numbers(*shape, seed=k + 2))) for k, _ in enumerate(RULES[rule].slots)
+    )
+    return {
+        "rule": rule,
+        "parameters": [numbers(*shape, dtype=dtype)],
+        "gradients": [numbers(*shape, dtype=dtype, seed=1)],
+        "slots": [slots],
+        "learning_rate": 0.1,
+    }
+
+
+def copied(arguments):
+    """Return the arguments with arrays of their own, contiguous and in the order of the axes."""
+
+    def copy(value):
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(copy, value))
+        return np.array(value, order="C") if isinstance(value, np.ndarray) else value
+
+    names = ("parameters", "gradients", "slots", "rows", "remainders")
+    return {name: copy(v) if name in names else v for name, v in arguments.items()}
+
+
+def written(arguments):
+    return [*arguments["parameters"], *arguments["slots"][0]]
+
+
+def strided(array, pad):
+    """Return the same numbers in memory that has `pad` more of them between any two."""
+    wide = np.full((*array.shape[:-1], array.shape[-1] * (1 + pad)), 7, array.dtype)
+    view = wide[..., :: 1 + pad]
+    view[...] = array
+    return view
+
+
+def unaligned(array):
+    memory = np.zeros(array.nbytes + 1, np.uint8)[1:]
+    view = memory.view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+# Gradients of which only the layout is unusual: the result is that of a plain copy.
+LAYOUTS = {
+    "transposed": lambda g: np.asfortranarray(g),
+    "every second number": lambda g: strided(g, 1),
+    "backwards": lambda g: np.ascontiguousarray(g[::-1, ::-1])[::-1, ::-1],
+    "broadcast rows": lambda g: np.broadcast_to(g[0], g.shape),
+    "broadcast number": lambda g: np.broadcast_to(g[0, 0], g.shape),
+    "read-only": read_only,
+    "not aligned": unaligned,
+    "memory map": lambda g: g.view(np.memmap),
+    "float32 of a half": lambda g: g,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("rule", ["sgd", "adam", "adafactor"])
+def test_the_layout_of_a_gradient_does_not_matter(engine, rule, layout):
+    if rule == "adafactor" and "native" in engine:
+        pytest.skip("no kernel")
+    given = good(rule, dtype="float16" if "half" in layout else "float32")
+    given["gradients"] = [LAYOUTS[layout](numbers(4, 6, seed=1))]
+    if rule == "adafactor":
+        given["slots"] = [(numbers(4) ** 2, numbers(6) ** 2, numbers(4, 6) ** 2)]
+    plain = copied(given)
+    assert update(**plain, engine="reference")
+    assert update(**given, engine=engine)
+    for result, expected in zip(written(given), written(plain), strict=True):
+        tolerance = 1e-3 if result.dtype == np.float16 else 2e-6
+        np.testing.assert_allclose(result, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("of", ["parameters", "slots", "part"])
+def test_a_gradient_that_is_what_it_changes_is_read_first(engine, of):
+    memory = numbers(12)
+    given = good("momentum", shape=(8,))
+    if of == "parameters":
+        given["parameters"] = given["gradients"] = [memory[:8]]
+    elif of == "slots":
+        given["slots"], given["gradients"] = [(memory[:8],)], [memory[:8]]
+    else:
+        given["parameters"], given["gradients"] = [memory[:8]], [memory[3:11]]
+    plain = copied(given)
+    update(**plain, engine="reference")
+    update(**given, engine=engine)
+    for result, expected in zip(written(given), written(plain), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=2e-6, atol=2e-6)
+
+
+# What the gradient or the slots hold: NaN and inf go where the reference lets them go.
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "adafactor"])
+@pytest.mark.parametrize("value", [NAN, INF, -INF, 0.0, -0.0, 1e18, 1e-45])
+@pytest.mark.parametrize("where", ["gradients", "slots", "parameters"])
+def test_every_number_goes_as_in_the_reference(engine, rule, value, where):
+    given = good(rule, shape=(7,))
+    given |= {"u_product": 0.3} if rule == "nadam" else {}
+    arrays = given["slots"][0] if where == "slots" else given[where]
+    for array in arrays:
+        array[3] = value
+    plain = copied(given)
+    with np.errstate(all="ignore"):
+        update(**plain, engine="reference")
+        update(**given, engine=engine)
+    if rule == "lamb" and where == "parameters" and np.isinf(value):
+        assert not np.isfinite(given["parameters"]).any()  # the step is infinitely long, or NaN
+        return
+    for result, expected in zip(written(given), written(plain), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (0, 2**40), (1, 1, 1, 1, 1, 1, 1)])
+def test_shapes_without_axes_or_numbers(engine, shape):
+    for rule in ("sgd", "adam", "lamb"):
+        given = good(rule, shape=shape)
+        given["transforms"] = [(transforms.sanitize(), transforms.clip_by_norm(1.0))]
+        plain = copied(given)
+        assert update(**plain, engine="reference")
+        assert update(**given, engine=engine)
+        for result, expected in zip(written(given), written(plain), strict=True):
+            np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+def test_no_parameters_at_all():
+    assert update("adam", [], [], [], learning_rate=0.1, engine="native")
+
+
+def test_squares_too_large_for_a_double_are_finite_all_the_same(engine):
+    given = good("sgd", shape=(5,), dtype="float64")
+    given["gradients"] = [np.array([1e200, -1e300, 0.0, 1.0, 2.0])]
+    given["transforms"] = [(transforms.sanitize(), transforms.clip_by_value(1.0))]
+    before = given["parameters"][0].copy()
+    assert update(**given, engine=engine)
+    np.testing.assert_allclose(given["parameters"][0], before - [0.1, -0.1, 0, 0.1, 0.1])
+
+
+X, G, S = numbers(4, 6), numbers(4, 6, seed=1), numbers(4, 6, seed=2)
+SHARED = numbers(8, 6)
+
+
+def of_adafactor(row, column):
+    return {"rule": "adafactor", "slots": [(numbers(row), numbers(column), numbers(4, 6))]}
+
+
+BAD = [
+    ({"rule": "adan"}, "rule='adan' is unknown (did you mean 'adam'?)"),
+    ({"rule": 3}, "rule=3 is unknown"),
+    ({"rule": ["adam"]}, "is unknown"),
+    ({"parameters": 3}, "parameters must be a list"),
+    ({"parameters": None}, "parameters must be a list"),
+    ({"parameters": [X.tolist()]}, "parameters[0] must be a NumPy array, got list"),
+    ({"parameters": [np.float32(3)]}, "parameters[0] must be a NumPy array, got float32"),
+    ({"parameters": [tf.zeros((4, 6))]}, "parameters[0] must be a NumPy array"),
+    ({"parameters": [np.ma.masked_array(X)]}, "parameters[0] must be a NumPy array"),
+    ({"parameters": [X.astype(object)]}, "parameters[0] must be floating, got object"),
+    ({"parameters": [X.astype(">f4")]}, "parameters[0] must be floating, got >f4"),
+    ({"parameters": [X.astype(complex)]}, "parameters[0] must be floating, got complex128"),
+    ({"parameters": [X.astype(bool)]}, "parameters[0] must be floating, got bool"),
+    ({"parameters": [X.astype("U4")]}, "parameters[0] must be floating"),
+    ({"parameters": [np.asfortranarray(X)]}, "parameters[0] must be contiguous"),
+    ({"parameters": [X[::-1]]}, "parameters[0] must be contiguous"),
+    ({"parameters": [strided(X, 1)]}, "parameters[0] must be contiguous"),
+    ({"parameters": [np.broadcast_to(X[0], X.shape)]}, "parameters[0] must be contiguous"),
+    ({"parameters": [read_only(X)]}, "contiguous, aligned and writeable"),
+    ({"parameters": [unaligned(X)]}, "contiguous, aligned and writeable"),
+    ({"gradients": [G, G]}, "gradients must be 1, one for each parameter, got 2"),
+    ({"gradients": [G.astype(object)]}, "gradients[0] must be float32, got object"),
+    ({"gradients": [G.astype(">f4")]}, "gradients[0] must be float32, got >f4"),
+    ({"gradients": [G.astype("float64")]}, "gradients[0] must be float32, got float64"),
+    ({"gradients": [G.astype("int32")]}, "gradients[0] must be float32, got int32"),
+    ({"gradients": [G[0]]}, "gradients[0] must have the shape of its parameter, (4, 6), got (6,)"),
+    ({"gradients": [G.T]}, "gradients[0] must have the shape"),
+    ({"gradients": [None]}, "gradients[0] must be a NumPy array, got NoneType"),
+    ({"slots": [None]}, "slots must be a list"),
+    ({"slots": [(S,)]}, "slots[0] of rule 'adam' must be ('momentum', 'velocity'), got 1 arrays"),
+    ({"slots": [(S, S[:2])]}, "slots[0], velocity, must have the shape (4, 6), got (2, 6)"),
+    ({"slots": [(S, S.astype("float64"))]}, "slots[0], velocity, must be float32, got float64"),
+    ({"slots": [(S, S)]}, "slots[0][1] and slots[0][0] must not share memory"),
+    ({"slots": [(S.T.copy().T, S)]}, "slots[0][0] must be contiguous"),
+    ({"slots": [(S, read_only(S))]}, "slots[0][1] must be contiguous, aligned and writeable"),
+    ({"parameters": [SHARED[:4]], "slots": [(SHARED[2:6], S)]}, "must not share memory"),
+    ({"slots": [(S.astype("uint8"), numbers(1)) * 2]}, "must not share memory"),
+    ({"slots": [(S.astype("uint8"), numbers(2), S.astype("uint8"), numbers(1))]}, "scales"),
+    (of_adafactor(6, 4), "slots[0], row, must have the shape (4,), got (6,)"),
+    (of_adafactor(4, 4), "slots[0], column, must have the shape (6,), got (4,)"),
+    ({"learning_rate": NAN}, "learning_rate must be a finite number, got nan"),
+    ({"learning_rate": INF}, "learning_rate must be a finite number, got inf"),
+    ({"learning_rate": "0.1x"}, "learning_rate must be a finite number, got '0.1x'"),
+    ({"learning_rate": [0.1, 0.2]}, "learning_rate must be a finite number"),
+    ({"step": 0}, "step must be a whole number from 1, or one for each parameter, got 0"),
+    ({"step": -3}, "step must be a whole number from 1"),
+    ({"step": 1.5}, "step must be a whole number from 1"),
+    ({"step": [1, 2]}, "step must be a whole number from 1"),
+    ({"multipliers": [-1.0]}, "multipliers must be a finite number of at least 0"),
+    ({"multipliers": [NAN]}, "multipliers must be a finite number of at least 0"),
+    ({"multipliers": [[1.0]]}, "multipliers must be a finite number"),
+    ({"multipliers": [None]}, "multipliers must be a finite number"),
+    ({"weight_decays": [INF]}, "weight_decays must be a finite number"),
+    ({"weight_decays": [0.1, 0.1]}, "weight_decays must be 1, one for each parameter, got 2"),
+    ({"transforms": transforms.scale(2.0)}, "transforms must be a tuple of transforms for each"),
+    ({"transforms": [("scale",)]}, "transforms must be those of"),
+    ({"transforms": [(transforms.Transform("scael"),)]}, "no transform is named 'scael'"),
+    ({"transforms": [(transforms.Transform("scale", NAN),)]}, "operand of 'scale'"),
+    ({"rows": [[0.5]]}, "rows[0] must be whole numbers, got float64"),
+    ({"rows": [[True, False]]}, "rows[0] must be whole numbers, got bool"),
+    ({"rows": [[-1]], "gradients": [G[:1]]}, "rows[0] must be of 0 to 3, each once"),
+    ({"rows": [[4]], "gradients": [G[:1]]}, "rows[0] must be of 0 to 3, each once"),
+    ({"rows": [[1, 1]], "gradients": [G[:2]]}, "rows[0] must be of 0 to 3, each once"),
+    ({"rows": [[[1]]], "gradients": [G[:1]]}, "rows[0] must have one axis"),
+    ({"rows": [[1, 2]]}, "gradients[0] must have the shape of its parameter, (2, 6)"),
+    ({"remainders": [S.astype("float64")]}, "remainders[0] must be float32"),
+    ({"remainders": [S]}, "remainders[0] must be None: float32 loses nothing"),
+    ({"layer_adaptation": 3}, "layer_adaptation must be a list"),
+    ({"beta_1": 1.0}, "beta_1 must be a number from 0 to below 1, got 1.0"),
+    ({"beta_2": NAN}, "beta_2 must be a number from 0 to below 1, got nan"),
+    ({"epsilon": -1e-7}, "epsilon must be a number at least 0"),
+    ({"epsilon": "small"}, "epsilon must be a number at least 0, got 'small'"),
+    ({"rule": "nadam"}, "u_product is missing: rule 'nadam' needs"),
+    ({"rule": "nadam", "u_product": 1.0}, "u_product must be a number from 0 to below 1"),
+    ({"rule": "nadam", "u_product": [0.1, 0.2]}, "u_product must be a number, or 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad, message", BAD, ids=[message[:60] for _, message in BAD])
+def test_what_is_malformed_is_named_and_changes_nothing(engine, bad, message):
+    if bad.get("rule") == "adafactor" and "native" in engine:
+        pytest.skip("no kernel")
+    given = good() | bad
+    before = copied(given)
+    with pytest.raises((ValueError, TypeError)) as raised:
+        update(**given, engine=engine)
+    assert message in str(raised.value)
+    if isinstance(given["parameters"], list) and isinstance(given["parameters"][0], np.ndarray):
+        np.testing.assert_array_equal(given["parameters"][0], before["parameters"][0])
+
+
+@pytest.mark.parametrize("name", ["native", "tensorflow_native"])
+def test_a_rule_without_a_kernel_goes_to_an_engine_that_has_it(name, monkeypatch):
+    given = good("sgd") | of_adafactor(4, 6)
+    with pytest.raises(ValueError, match=f"engine='{name}' does not take the rule 'adafactor'"):
+        update(**given, engine=name)
+    monkeypatch.setenv("FASTKERAS_ENGINE", name)
+    assert update(**given)
+
+
+# The function of the extension module, with one thing wrong at a time.
+def of_core(rule="adam", count=2):
+    arrays = [numbers(count, 5, seed=k) for k in range(4)]
+    return {
+        "rule": rule,
+        "parameters": [arrays[0]],
+        "gradients": [arrays[1]],
+        "slots": [[arrays[2], arrays[3]]],
+        "frozen": [False],
+        "coefficients": np.full((1, 4), 0.1),
+        "decays": [0.0],
+        "chains": [[]],
+        "rows": [None],
+        "remainders": [None],
+        "adapted": [False],
+        "rates": [0.1],
+        "seeds": [],
+    }
+
+
+B = numbers(2, 5)
+BAD_OF_CORE = [
+    {"rule": "adafactor"}, {"rule": ""}, {"rule": 13}, {"rule": -1}, {"rule": "sgd"},
+    {"parameters": []}, {"parameters": [B, B]}, {"parameters": [None]}, {"parameters": 3},
+    {"parameters": [B.T]}, {"parameters": [B[:, ::-1]]}, {"parameters": [strided(B, 1)]},
+    {"parameters": [np.broadcast_to(B[0], B.shape)]}, {"parameters": [read_only(B)]},
+    {"parameters": [unaligned(B)]}, {"parameters": [B.astype(">f4")]},
+    {"parameters": [B.astype("float64")]}, {"parameters": [B.astype(object)]},
+    {"parameters": [B.astype("int32")]}, {"parameters": [B[:1]]}, {"parameters": [B[0]]},
+    {"gradients": []}, {"gradients": [B.T]}, {"gradients": [B[:1]]}, {"gradients": [B.ravel()]},
+    {"gradients": [strided(B, 3)]}, {"gradients": [B.astype("float64")]},
+    {"gradients": [B.astype("S4")]}, {"gradients": [np.broadcast_to(B[0], B.shape)]},
+    {"slots": []}, {"slots": [[]]}, {"slots": [[B]]}, {"slots": [[B, B]]},
+    {"slots": [[B, numbers(3, 5)]]}, {"slots": [[B.copy(), B.astype("float16")]]},
+    {"slots": [[B, B[::-1]]]}, {"slots": [[B.copy(), read_only(B)]]},
+    {"slots": [[B.astype("uint8"), numbers(1), B.astype("uint8"), numbers(0)]]},
+    {"slots": [[numbers(2, 5), numbers(1), numbers(2, 5), numbers(1)]]},
+    {"frozen": []}, {"frozen": [False] * 2}, {"frozen": 1},
+    {"coefficients": np.zeros((1, 3))}, {"coefficients": np.zeros((1, 99))},
+    {"coefficients": np.zeros((2, 4))}, {"coefficients": np.zeros(4)},
+    {"coefficients": np.zeros((1, 4), object)[:, :2]}, {"coefficients": "abcd"},
+    {"decays": []}, {"decays": [[0.0]]}, {"rates": []}, {"rates": [0.1, 0.1]},
+    {"chains": []}, {"chains": [[(9, 1.0, 0)]]}, {"chains": [[(-1, 1.0, 0)]]},
+    {"chains": [[(2**40, 1.0, 0)]]}, {"chains": [[(0, 1.0)]]}, {"chains": [[(0, "one", 0)]]},
+    {"chains": [[(7, 1.0, 2**31)]]},
+    {"rows": []}, {"rows": [np.arange(2, dtype="int32")]}, {"rows": [np.array([0, 2])]},
+    {"rows": [np.array([-1, 0])]}, {"rows": [np.array([1, 1])]}, {"rows": [np.array([0])]},
+    {"rows": [np.array([[0, 1]])]}, {"rows": [np.array([1, 0, 0, 0])[::2]]},
+    {"rows": [np.array([2**62, 0])]}, {"rows": [np.array([0, 1])], "adapted": [True]},
+    {"remainders": []}, {"remainders": [numbers(2, 5)]}, {"adapted": []},
+    {"seeds": [1, 2]}, {"seeds": [-1]}, {"seeds": [2**32]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD_OF_CORE, ids=lambda bad: repr(bad)[:60])
+def test_the_extension_module_refuses_what_could_do_harm(bad):
+    given = of_core() | bad
+    before = of_core()
+    with pytest.raises((ValueError, TypeError)):
+        _core.optimizer_step(**given)
+    assert _core.optimizer_step(**before)
+
+
+def test_the_extension_module_refuses_shared_memory():
+    memory = numbers(40)
+    for at in (0, 9, 1):
+        given = of_core()
+        given["parameters"] = [memory[:10].reshape(2, 5)]
+        for name in ("gradients", "slots"):
+            other = memory[at : at + 10].reshape(2, 5)
+            bad = {"gradients": [other]} if name == "gradients" else {"slots": [[other, B.copy()]]}
+            with pytest.raises(ValueError, match="overlap"):
+                _core.optimizer_step(**given | bad)
+    given["gradients"] = [memory[10:20].reshape(2, 5)]  # a neighbour is none of it
+    assert _core.optimizer_step(**given)
+
+
+# The TensorFlow op, eagerly and inside of what XLA compiles.
+def of_op():
+    variables = [tf.Variable(numbers(2, 5, seed=k)) for k in range(3)]
+    return {
+        "parameters": variables[:1],
+        "slots": variables[1:],
+        "remainders": [],
+        "gradients": [tf.constant(B)],
+        "rows": [],
+        "frozen": [False],
+        "coefficients": tf.fill((1, 4), np.float64(0.1)),
+        "decays": np.zeros(1),
+        "chain_lengths": np.zeros(1, np.int32),
+        "chain_kinds": np.zeros(0, np.int32),
+        "chain_operands": np.zeros(0),
+        "chain_groups": np.zeros(0, np.int32),
+        "rates": np.ones(1),
+        "seeds": np.zeros(0, np.uint32),
+        "has_remainder": [False],
+        "has_rows": [False],
+        "adapted": [False],
+        "quantized": [False],
+        "rule": "adam",
+    }
+
+
+def call_op(arguments):
+    arguments = dict(arguments)
+    for name in ("parameters", "slots", "remainders"):
+        arguments[name] = [variable.handle for variable in arguments[name]]
+    return library.fastkeras_optimizer_step(**arguments)
+
+
+def chain(lengths, kinds, operands=None, groups=None):
+    operands = [1.0] * len(kinds) if operands is None else operands
+    return {
+        "chain_lengths": np.array(lengths, np.int32),
+        "chain_kinds": np.array(kinds, np.int32),
+        "chain_operands": np.array(operands, np.float64),
+        "chain_groups": np.zeros(len(kinds) if groups is None else groups, np.int32),
+    }
+
+
+def variable(*shape, dtype="float32"):
+    return tf.Variable(numbers(*shape, dtype=dtype))
+
+
+def rows(*given):
+    return {"rows": [np.array(given, np.int64)], "has_rows": [True]}
+
+
+TWICE = variable(2, 5)
+BAD_OF_OP = [
+    {"rule": "adafactor"}, {"rule": ""}, {"rule": "sgd"}, {"rule": "lion"},
+    {"parameters": [variable(2, 6)]}, {"parameters": [variable(10)]},
+    {"parameters": [variable(2, 5, dtype="float64")]}, {"parameters": [tf.Variable([1])]},
+    {"parameters": []}, {"parameters": [TWICE], "slots": [TWICE, variable(2, 5)]},
+    {"slots": []}, {"slots": [variable(2, 5)]}, {"slots": [variable(2, 5), variable(3, 5)]},
+    {"slots": [variable(2, 5), variable(2, 5, dtype="float16")]},
+    {"gradients": [B.T.copy()]}, {"gradients": [B[:1]]}, {"gradients": [B.astype("float64")]},
+    {"gradients": [np.float32(1)]}, {"gradients": []},
+    {"frozen": False}, {"frozen": [False, False]}, {"frozen": np.zeros(0, bool)},
+    {"coefficients": np.zeros((1, 3))}, {"coefficients": np.zeros((1, 7))},
+    {"coefficients": np.zeros((2, 4))}, {"coefficients": np.zeros(4)},
+    {"decays": np.zeros(2)}, {"decays": np.float64(0)}, {"rates": np.zeros(0)},
+    chain([1], []), chain([0], [0]), chain([-1], [0]), chain([2**31 - 1], [0]), chain([1], [9]),
+    chain([1], [-1]), chain([1], [0], operands=[]), chain([1], [0], groups=2), chain([1, 0], [0]),
+    rows(0), rows(0, 2), rows(-1, 0), rows(1, 1), rows(0, 2**62), rows(0, 1) | {"adapted": [True]},
+    {"rows": [[[0, 1]]], "has_rows": [True]}, {"rows": [[0, 1]]}, {"has_rows": [True]},
+    {"rows": [np.zeros(2, np.int32)], "has_rows": [True]},
+    {"remainders": [variable(2, 5)], "has_remainder": [True]}, {"has_remainder": [True]},
+    {"remainders": [variable(2, 5)]}, {"adapted": []}, {"quantized": [True]},
+    {"quantized": [False] * 9}, {"quantized": []},
+    {"quantized": [True], "slots": [variable(2, 5)] * 4},
+    {"seeds": np.zeros(2, np.uint32)}, {"seeds": np.uint32(1)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("bad", BAD_OF_OP, ids=lambda bad: repr(bad)[:60])
+def test_the_op_refuses_what_could_do_harm(bad, jit_compile):
+    given = of_op() | bad
+    call = tf.function(lambda: call_op(given), jit_compile=True) if jit_compile else None
+    with pytest.raises((tf.errors.OpError, ValueError, TypeError)):
+        call() if jit_compile else call_op(given)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_op_takes_what_is_well_formed(jit_compile):
+    given = of_op()
+    before = given["parameters"][0].numpy()
+    assert tf.function(lambda: call_op(given), jit_compile=jit_compile)()
+    assert (given["parameters"][0].numpy() != before).any()
+    assert call_op(of_op() | rows(1, 0) | chain([2], [0, 4]))
