@@ -6,7 +6,7 @@
 //
 // Read as an integer, the code of step j of a decade with n steps is n + j (less 1 without a sign),
 // so that its decade is the place of its highest bit. Code 0 is 0; 255 is 1 without a sign, and
-// with one 128 is, which would be -0.
+// with one 128 is, which would be -0. Without a sign only 0 is coded as 0.
 
 #include "optimizers/kernels.h"
 #include "simd.h"
@@ -121,9 +121,11 @@ FASTKERAS_INLINE Floats Decode(Ints code) {
   return code == 255 ? Broadcast(1.0f) : number;
 }
 
-// Of |x| <= 1, the nearest.
+// Of |x| <= 1, the nearest; but without a sign, what `number` is not 0 for is never 0: a second
+// moment of 0 would have the next step divide by epsilon.
 template <bool kSigned>
-FASTKERAS_INLINE Ints Encode(Floats x) {
+FASTKERAS_INLINE Ints Encode(Floats number, Floats inverse) {
+  const Floats x = number * inverse;
   const CodeTables& tables = kSigned ? kSignedCodes : kUnsignedCodes;
   const Ints sign = BitsOf(x) & static_cast<int32_t>(0x80000000u);
   const Floats size = kSigned ? FromBitsOf(BitsOf(x) ^ sign) : x;
@@ -137,11 +139,12 @@ FASTKERAS_INLINE Ints Encode(Floats x) {
   Ints found = Truncate(code + Broadcast(0.5f));
   found = found < first ? first : found;
   found = found > last ? last : found;
-  found = size < Broadcast(tables.begin[0]) ? Ints{} : found;
   if constexpr (kSigned) {
+    found = size < Broadcast(tables.begin[0]) ? Ints{} : found;
     found = found != 0 ? found | (sign >> 24 & 128) : found;
     return x >= Broadcast(tables.largest_below_one) ? Ints{} + 128 : found;
   }
+  found = number == Floats{} ? Ints{} : found;
   return size >= Broadcast(tables.largest_below_one) ? Ints{} + 255 : found;
 }
 
@@ -163,6 +166,13 @@ void DequantizeAs(const uint8_t* __restrict codes, const float* __restrict scale
   }
 }
 
+// Of the smallest scales the inverse would be infinite, and times 0 NaN.
+FASTKERAS_INLINE float InverseOf(float scale) {
+  constexpr float kSmallest = 3e-39f;
+  const bool is_small = scale > -kSmallest && scale < kSmallest;
+  return !is_small ? 1 / scale : (scale > 0 ? 1 : scale < 0 ? -1 : 0) / kSmallest;
+}
+
 template <bool kSigned>
 void QuantizeAs(const float* __restrict from, int64_t size, uint8_t* __restrict codes,
                 float* __restrict scales) {
@@ -181,14 +191,14 @@ void QuantizeAs(const float* __restrict from, int64_t size, uint8_t* __restrict 
     const float above = Largest(largest), below = Largest(smallest);
     const float scale = (above >= below ? above : -below) + Sum(not_finite);
     scales[block] = scale;
-    const Floats inverse = Broadcast(scale != 0 ? 1 / scale : 0.0f);
+    const Floats inverse = Broadcast(InverseOf(scale));
     for (i = begin; i + kFloats <= end; i += kFloats) {
-      StoreBytes(codes + i, Encode<kSigned>(Load(from + i) * inverse));
+      StoreBytes(codes + i, Encode<kSigned>(Load(from + i), inverse));
     }
     if (i < end) {
       const int count = static_cast<int>(end - i);
       uint8_t last[kFloats];
-      StoreBytes(last, Encode<kSigned>(LoadFirst(from + i, count) * inverse));
+      StoreBytes(last, Encode<kSigned>(LoadFirst(from + i, count), inverse));
       std::memcpy(codes + i, last, static_cast<size_t>(count));
     }
   }

@@ -2,7 +2,7 @@
 
 The dynamic codes of Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization",
 https://arxiv.org/abs/2110.02861: seven decades below 1 with 1, 2, 4, ... 64 equal steps each (twice
-as many without a sign), and 0 and 1. A byte is laid out as in csrc/optimizers/quantize.h.
+as many without a sign), and 0 and 1. Without a sign only 0 is coded as 0. A byte is laid out as in csrc/optimizers/quantize.h.
 """
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 BLOCK = 256
 DECADES = 7
 SMALLEST = 4096  # numbers of a variable that is worth it
+SMALLEST_SCALE = 3e-39
 
 
 def _levels(has_sign):
@@ -76,10 +77,14 @@ def quantize(xp, numbers, has_sign):
     blocks = xp.reshape(xp.pad(flat, (0, count * BLOCK - size)), (count, BLOCK))
     above, below = xp.max(blocks, axis=1), -xp.min(blocks, axis=1)
     scales = xp.where(above >= below, above, -below) + xp.sum(blocks - blocks, axis=1)
-    inverse = xp.where(scales == 0, 0 * scales, 1 / xp.where(scales == 0, 1 + 0 * scales, scales))
+    is_small = xp.abs(scales) < SMALLEST_SCALE  # its inverse would be infinite, and times 0 NaN
+    inverse = 1 / xp.where(is_small, xp.ones_like(scales), scales)
+    inverse = xp.where(is_small, xp.sign(scales) / SMALLEST_SCALE, inverse)
     relative = xp.reshape(blocks * inverse[:, None], (-1,))
     places = xp.searchsorted(_array(xp, middles), relative, side="right")
     codes = xp.take(_array(xp, order), _cast(xp, places, "int32"))[:size]
+    if not has_sign:  # a second moment of 0 would have the next step divide by epsilon
+        codes = xp.where((flat != 0) & (codes == 0), xp.ones_like(codes), codes)
     return xp.reshape(codes, numbers.shape), scales
 
 

@@ -101,6 +101,32 @@ def test_every_engine_does_the_same_step_on_codes(engine, rule, seed, size, half
             assert (np.abs(own - expected) > 1e-5 * largest).mean() < 0.02
 
 
+def test_a_small_second_moment_is_never_0(engine):
+    """It would have the next step divide by epsilon."""
+    gradient = np.full(512, 1e-5, np.float32)
+    gradient[::2] = 0
+    gradient[7] = 1
+    parameter, slots = np.zeros(512, np.float32), empty_slots(512)
+    for step in range(1, 6):
+        settings = {"learning_rate": 1.0, "step": step, "engine": engine}
+        update("adam", [parameter], [gradient], [slots], **settings)
+        numbers = quantization.dequantize(np, *slots[2:], False)
+        np.testing.assert_array_equal(numbers > 0, gradient > 0)
+    assert np.abs(parameter).max() < 6  # no step is longer than the rate
+
+
+@pytest.mark.parametrize("scale", [1e-45, 2e-39, 1e-38, 1e30, 3e38])
+@pytest.mark.parametrize("has_sign", [True, False])
+def test_blocks_of_the_smallest_and_the_largest_numbers(has_sign, scale):
+    numbers = np.float32([0, 0.5, 1, 1e-7, 1e-30]) * np.float32(scale)
+    codes, scales = quantization.quantize(np, numbers, has_sign)
+    kept = quantization.dequantize(np, codes, scales, has_sign)
+    assert kept[0] == 0 and np.isfinite(kept).all()
+    np.testing.assert_allclose(kept[:3], numbers[:3], rtol=0.01, atol=1e-38)
+    if not has_sign:
+        np.testing.assert_array_equal(codes > 0, numbers > 0)
+
+
 def test_what_is_not_finite_stays_so(engine):
     parameter, gradient = np.zeros(600, np.float32), np.ones(600, np.float32)
     gradient[300] = np.nan
@@ -145,6 +171,22 @@ def test_training_with_8_bits_is_training(name):
         losses.append(train(model, 6))
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
     assert losses[1][-1] < 0.7 * losses[1][0]
+
+
+def test_no_weight_explodes_where_the_gradients_are_of_many_sizes():
+    largest = []
+    rng = np.random.default_rng(0)
+    sizes = 10.0 ** rng.uniform(-6, 0, (64, 128))
+    for bits in (32, 8):
+        variable = keras.Variable(np.zeros((64, 128), "float32"), name="kernel")
+        optimizer = optimizers.Adam(0.01, moment_bits=bits)
+        optimizer.build([variable])
+        rng = np.random.default_rng(1)
+        for _ in range(50):
+            gradient = (sizes * (1 + 0.1 * rng.standard_normal(sizes.shape))).astype("float32")
+            optimizer.apply([gradient], [variable])
+        largest.append(np.abs(variable.numpy()).max())
+    assert largest[1] < 2 * largest[0]
 
 
 def test_only_large_variables_that_are_no_embeddings_are_quantized():
