@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastkeras._files import replacing
 from fastkeras.compat.checkpoints import read_checkpoint
-from fastkeras.word2vec.saving import atomic
 
 TRANSITIONS = {  # source: what its transitions are named
     "tfa": ("chain_kernel",),
@@ -138,7 +138,7 @@ def convert_crf(old, new, source=None, layer=None, lr_multiplier=None, right_bou
         group = file.create_group("vars")
         for i, array in enumerate(array for array in in_order if array is not None):
             group[str(i)] = array.astype(np.float32)
-    with atomic(new) as file:
+    with replacing(new) as file:
         file.write(content.getvalue())
     return weights
 

@@ -1,11 +1,10 @@
 """A model in one file: both matrices, the vocabulary, the arguments, the place in the schedule."""
 
-import contextlib
 import json
-import os
-from pathlib import Path
 
 import numpy as np
+
+from fastkeras._files import replacing
 
 FORMAT = 1
 
@@ -19,25 +18,15 @@ def save(path, config, state, words, counts, embeddings):
         words, counts: of the vocabulary.
         embeddings: the input matrix and the output matrix, float32.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(
-                file,
-                about=_bytes({"format": FORMAT, "config": config, "state": state}),
-                words=_bytes(list(words)),
-                counts=np.asarray(counts, np.int64),
-                input_embeddings=embeddings[0],
-                output_embeddings=embeddings[1],
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    with replacing(path) as file:
+        np.savez(
+            file,
+            about=_bytes({"format": FORMAT, "config": config, "state": state}),
+            words=_bytes(list(words)),
+            counts=np.asarray(counts, np.int64),
+            input_embeddings=embeddings[0],
+            output_embeddings=embeddings[1],
+        )
 
 
 def load(path):

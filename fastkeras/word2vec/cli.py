@@ -189,7 +189,7 @@ _OPTIONS = [
 def _train(given):
     from fastkeras.word2vec.corpus import Corpus
     from fastkeras.word2vec.trainer import Word2Vec
-    from fastkeras.word2vec.vector_files import format_of
+    from fastkeras.word2vec.vectors.files import format_of
 
     # Better now than after the training.
     format_of(given.output)
@@ -228,12 +228,11 @@ def _check_same(model, options, checkpoint):
 
 
 def _load(given, limit=None):
-    from fastkeras.word2vec.vector_files import load
+    from fastkeras.word2vec.vectors import Vectors
 
     if not is_zipfile(given.vectors):
-        return load(given.vectors, limit)
+        return Vectors.load(given.vectors, limit)
     from fastkeras.word2vec.trainer import Word2Vec
-    from fastkeras.word2vec.vectors import Vectors
 
     vectors = Word2Vec.load(given.vectors).vectors
     return vectors if limit is None else Vectors(vectors.words[:limit], vectors.matrix[:limit])
@@ -291,7 +290,7 @@ def _evaluate(given):
 
 
 def _export(given):
-    from fastkeras.word2vec.vector_files import format_of
+    from fastkeras.word2vec.vectors.files import format_of
 
     format_of(given.output)
     vectors = _load(given, given.limit)

@@ -1,10 +1,11 @@
 """The ids of a corpus, by the compiled part or without it, in memory or in a file."""
 
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from fastkeras._files import replacing
 
 END = -1  # after each sentence
 IDS_AT_A_TIME = 1 << 20
@@ -71,23 +72,14 @@ def _of_token_lists(corpus, index):
 def mapped(arrays, folder):
     """Write the arrays to a file and return it as one memory-mapped, read-only array.
 
-    Without a folder the file has no name as soon as it is mapped, so nothing is ever left behind.
+    Without a folder the file has no name, so nothing is ever left behind.
     """
-    target = None if folder is None else Path(folder) / "corpus.int32"
-    with tempfile.NamedTemporaryFile(
-        prefix="fastkeras-", suffix=".int32", dir=folder, delete=False
+    with (
+        tempfile.TemporaryFile(prefix="fastkeras-", suffix=".int32")
+        if folder is None
+        else replacing(Path(folder) / "corpus.int32")
     ) as file:
-        try:
-            for array in arrays:
-                array.tofile(file)
-            file.flush()
-            empty = file.tell() == 0
-            ids = np.empty(0, np.int32) if empty else np.memmap(file.name, np.int32, "r")
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    if target is None:
-        os.unlink(file.name)
-    else:
-        os.replace(file.name, target)
-    return ids
+        for array in arrays:
+            file.write(array)  # `tofile` does not notice that the disk is full
+        file.flush()
+        return np.memmap(file, np.int32, "r") if file.tell() else np.empty(0, np.int32)

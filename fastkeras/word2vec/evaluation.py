@@ -3,10 +3,12 @@
 The results are gensim's, from the same files; where a default differs the docstring says so.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
+from fastkeras.word2vec.text_files import lines_of
 from fastkeras.word2vec.vectors import unit_rows
 
 CANDIDATES = 5  # neighbours among which an answer other than the question's own words is looked for
@@ -148,38 +150,38 @@ def _folded(word, case_insensitive):
 
 
 def _pairs(path):
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            separator = next((s for s in "\t," if s in line), None)
-            fields = [field.strip() for field in line.strip().split(separator)]
-            try:
-                a, b, score = fields
-                score = float(score)
-            except ValueError:
-                if number == 1 and len(fields) == 3:
-                    continue  # names of columns
-                raise ValueError(
-                    f"{path}, line {number}: {line.strip()[:80]!r} is not two words and a number"
-                ) from None
-            yield a, b, score
+    for number, line in lines_of(path):
+        if not line.strip() or line.startswith("#"):
+            continue
+        separator = next((s for s in "\t," if s in line), None)
+        fields = [field.strip() for field in line.strip().split(separator)]
+        try:
+            a, b, score = fields
+            score = float(score)
+        except ValueError:
+            if number == 1 and len(fields) == 3:
+                continue  # names of columns
+            score = math.nan
+        if not math.isfinite(score):
+            raise ValueError(
+                f"{path}, line {number}: {line.strip()[:80]!r} is not two words and a number"
+            )
+        yield a, b, score
 
 
 def _questions(path):
     section = None
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            words = line.split()
-            if line.startswith(":"):
-                section = line[1:].strip()
-            elif len(words) == 4 and section is not None:
-                yield section, words
-            elif words:
-                missing = " after a line `: section`" if section is None else ""
-                raise ValueError(
-                    f"{path}, line {number}: {line.strip()[:80]!r} is not four words{missing}"
-                )
+    for number, line in lines_of(path):
+        words = line.split()
+        if line.startswith(":"):
+            section = line[1:].strip()
+        elif len(words) == 4 and section is not None:
+            yield section, words
+        elif words:
+            missing = " after a line `: section`" if section is None else ""
+            raise ValueError(
+                f"{path}, line {number}: {line.strip()[:80]!r} is not four words{missing}"
+            )
 
 
 def _ranks(values):

@@ -4,12 +4,13 @@ Mikolov et al. 2013, Distributed Representations of Words and Phrases (arXiv 131
 Bouma 2009, Normalized (Pointwise) Mutual Information in Collocation Extraction.
 """
 
-from pathlib import Path
+import math
 
 import numpy as np
 
+from fastkeras._files import replacing
 from fastkeras.word2vec.corpus import Corpus, encode
-from fastkeras.word2vec.saving import atomic
+from fastkeras.word2vec.text_files import lines_of
 from fastkeras.word2vec.vocabulary import build
 
 THRESHOLDS = {"original": 100.0, "npmi": 0.5}
@@ -55,7 +56,7 @@ class Phrases:
 
     def save(self, path):
         """Write a line `first TAB second TAB score` for each pair; the delimiter is not in it."""
-        with atomic(path) as file:
+        with replacing(path) as file:
             for (first, second), score in self.scores.items():
                 if set("\t\n") & set(first + second):
                     raise ValueError(f"{(first, second)!r} has a tab or line feed")
@@ -65,15 +66,15 @@ class Phrases:
     def load(cls, path, delimiter="_"):
         """Read what `save` has written; ValueError names the line that is something else."""
         scores = {}
-        lines = Path(path).read_bytes().decode().split("\n")
-        for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
+        for number, line in lines_of(path):
+            fields = line.split("\t")
             try:
-                first, second, score = line.split("\t")
-                scores[first, second] = float(score)
+                score = float(fields[-1])
             except ValueError:
-                raise ValueError(
-                    f"{path}, line {number}: {line!r} is not two words and a score"
-                ) from None
+                score = math.nan
+            if len(fields) != 3 or not all(fields) or math.isnan(score):
+                raise ValueError(f"{path}, line {number}: {line!r} is not two words and a score")
+            scores[fields[0], fields[1]] = score
         return cls(scores, delimiter)
 
 

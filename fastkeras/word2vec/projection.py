@@ -1,9 +1,11 @@
 """A map of words: their vectors in the two directions in which they differ most."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 
+from fastkeras._files import replacing
 from fastkeras.word2vec.vectors import unit_rows
 
 # Fonts with Chinese, Japanese and Korean signs that systems come with, the plainest first.
@@ -67,7 +69,8 @@ def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
     Raises:
         ImportError: Matplotlib is not installed.
         KeyError: a word has no vector.
-        ValueError: there are fewer than three words, or not as many groups.
+        ValueError: there are fewer than three words, or not as many groups, or
+            the suffix tells no format.
 
     Labels are moved apart, with a line to their dots. Words in Chinese, Japanese or Korean need a
     font that has their signs; where none is installed there is a warning.
@@ -77,6 +80,9 @@ def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("a map is drawn with Matplotlib: pip install matplotlib") from None
+    format = Path(path).suffix[1:].lower()
+    if format not in FigureCanvasAgg.get_supported_filetypes():
+        raise ValueError(f"path={str(path)!r} must end in .png, .svg or .pdf")
     words = list(words)
     if len(words) < 3:
         raise ValueError(f"words has {len(words)} words; a map needs 3 at least")
@@ -104,7 +110,8 @@ def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
     with warnings.catch_warnings():  # _fonts has said it once, Matplotlib does for every sign
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         _label(figure, axes, points, words, fonts, colors)
-        figure.savefig(path)
+        with replacing(path) as file:
+            figure.savefig(file, format=format)
 
 
 def _label(figure, axes, points, words, fonts, colors):

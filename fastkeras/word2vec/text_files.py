@@ -10,6 +10,7 @@ from stat import S_ISREG
 WHITESPACE = b" \t\n\r\v\f"
 LONGEST_WORD = 64 << 20  # bytes; what has longer ones is no text
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)  # what reading a compressed file raises
 
 
 def stamp(path):
@@ -46,7 +47,7 @@ def blocks_of_file(path, size, errors):
         while True:
             try:
                 part = file.read(size)
-            except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            except DAMAGED as error:
                 raise ValueError(f"{path} is damaged after byte {raw.tell()}: {error}") from error
             ended = not part
             if ended:
@@ -66,6 +67,24 @@ def blocks_of_file(path, size, errors):
                     f"{path} has no whitespace in {LONGEST_WORD >> 20} MiB after byte {position}: "
                     "it must be text with spaces between words"
                 )
+
+
+def lines_of(path):
+    """Yield (number, line) of a UTF-8 text file, without line ends or a byte-order mark.
+
+    Raises:
+        ValueError: a line is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix(BYTE_ORDER_MARK)
+            try:
+                yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: {line[:60]!r} is not UTF-8: {error.reason}"
+                ) from None
 
 
 def _utf8(block, errors, path, position):

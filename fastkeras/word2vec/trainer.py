@@ -136,7 +136,7 @@ class Word2Vec:
         """
         self._fitted()
         if self._bags is not None:
-            from fastkeras.word2vec.subword_vectors import SubwordVectors
+            from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
 
             lengths = (self.config[name] for name in ("buckets", "min_n", "max_n"))
             of_words = self.vocabulary.words, self.input_embeddings, self._bags

@@ -1,11 +1,12 @@
 """The words of a corpus, the most frequent first."""
 
-from pathlib import Path
+import re
 
 import numpy as np
 
+from fastkeras._files import replacing
 from fastkeras.word2vec.corpus import Corpus
-from fastkeras.word2vec.saving import atomic
+from fastkeras.word2vec.text_files import BYTE_ORDER_MARK, lines_of
 
 WORDS_AT_ONCE = 20_000_000  # different ones, while they are counted
 
@@ -62,7 +63,9 @@ class Vocabulary:
         for word in self.words:
             if "\n" in word:
                 raise ValueError(f"{word!r} has a line feed, which the file {path} cannot hold")
-        with atomic(path) as file:
+        with replacing(path) as file:
+            if self.words and self.words[0].startswith("\ufeff"):  # or `load` would leave it out
+                file.write(BYTE_ORDER_MARK)
             for word, count in zip(self.words, self.counts.tolist(), strict=True):
                 file.write(f"{word} {count}\n".encode())
 
@@ -70,17 +73,12 @@ class Vocabulary:
     def load(cls, path):
         """Read what `save` has written; ValueError names the line that is something else."""
         words, counts = [], []
-        text = Path(path).read_bytes()
-        lines = text.split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if number == len(lines) and not line:
-                break
-            word, _, count = line.rpartition(b" ")
-            try:
-                words.append(word.decode())
-                counts.append(int(count))
-            except ValueError:
-                raise ValueError(f"{path}, line {number}: {line!r} is not `word count`") from None
+        for number, line in lines_of(path):
+            found = re.fullmatch(r"(.*)[ \t](\d{1,18})[ \t]*", line, re.DOTALL | re.ASCII)
+            if found is None:
+                raise ValueError(f"{path}, line {number}: {line.encode()!r} is not `word count`")
+            words.append(found[1])
+            counts.append(int(found[2]))
         try:
             return cls(words, counts)
         except ValueError as error:

@@ -10,9 +10,10 @@ import pytest
 
 from fastkeras.cli import main
 from fastkeras.word2vec.corpus import Corpus
-from fastkeras.word2vec.vector_files import load, save
 from fastkeras.word2vec.vectors import Vectors
 from fastkeras.word2vec.vocabulary import build
+
+load, save = Vectors.load, Vectors.save
 
 WORDS = ["man", "woman", "king", "queen", "apple"]
 VECTORS = Vectors(WORDS, np.float32([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1], [-1, -1, 0]]))

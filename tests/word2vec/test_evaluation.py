@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fastkeras.word2vec import evaluation
 from fastkeras.word2vec.evaluation import evaluate_analogies, evaluate_word_pairs
-from fastkeras.word2vec.vector_files import to_gensim
 from fastkeras.word2vec.vectors import Vectors
+from fastkeras.word2vec.vectors.gensim_vectors import to_gensim
 
 # Two-dimensional, so that the cosines are those of angles.
 ANGLES = {"north": 0, "North": 90, "northern": 10, "east": 90, "eastern": 100, "west": 180}

@@ -50,7 +50,7 @@ def test_a_map_has_every_word_and_none_covers_another(tmp_path, monkeypatch, mat
     figures = []
     save = Figure.savefig
     monkeypatch.setattr(
-        Figure, "savefig", lambda figure, path: (figures.append(figure), save(figure, path))
+        Figure, "savefig", lambda figure, *a, **o: (figures.append(figure), save(figure, *a, **o))
     )
     groups = ["royalty"] * 3 + ["animals"] * 3 + ["others"] * 2
     draw_map(vectors, vectors.words, tmp_path / "map.png", title="Words", groups=groups)

@@ -5,9 +5,9 @@ import pytest
 
 from fastkeras.word2vec import Word2Vec, training
 from fastkeras.word2vec.problem import LOSSES
-from fastkeras.word2vec.subword_vectors import SubwordVectors
 from fastkeras.word2vec.subwords import bags_of, ngrams
-from fastkeras.word2vec.vector_files import from_gensim, to_gensim
+from fastkeras.word2vec.vectors.gensim_vectors import from_gensim, to_gensim
+from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
 
 QUIET = {"progress": False}
 STEMS = ("balom", "ketir", "dusag", "nofel", "parud", "gisov")

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fastkeras.word2vec import vector_files
-from fastkeras.word2vec.vector_files import from_gensim, load, save, to_gensim
-from fastkeras.word2vec.vectors import Vectors
+from fastkeras.word2vec.vectors import Vectors, row_files
+from fastkeras.word2vec.vectors.gensim_vectors import from_gensim, to_gensim
+
+load, save = Vectors.load, Vectors.save
 
 NAMES = ["v.bin", "v.txt", "v.vec", "v.npy", "v.bin.gz", "v.txt.gz"]
 LETTERS = st.characters(exclude_characters=" \n", exclude_categories=["Cs"])
-FLOATS = st.floats(width=32, allow_nan=False)
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def assert_same(a, b):
@@ -69,9 +70,9 @@ TEXT = "the 1 -2.5{end}世界 0.1 1e-30{end}3 3.0 4{end}"
     ],
 )
 @pytest.mark.parametrize("zipped", [bytes, gzip.compress, bz2.compress])
-@pytest.mark.parametrize("read", [vector_files.READ, 5])
+@pytest.mark.parametrize("read", [row_files.READ, 5])
 def test_the_variants_of_other_programs(tmp_path, monkeypatch, content, zipped, read):
-    monkeypatch.setattr(vector_files, "READ", read)
+    monkeypatch.setattr(row_files, "READ", read)
     path = tmp_path / "vectors"
     path.write_bytes(zipped(content))
     assert_same(load(path), VECTORS)
@@ -130,7 +131,18 @@ def test_npy_is_mapped(tmp_path):
     loaded = Vectors.load(path)
     assert isinstance(loaded.matrix, np.memmap)
     assert_same(loaded, VECTORS)
-    assert (tmp_path / "vectors.words").read_text() == "the\n世界\n3\n"
+    np.testing.assert_array_equal(np.load(path), VECTORS.matrix)
+    np.testing.assert_array_equal(np.load(path, mmap_mode="r"), VECTORS.matrix)
+    assert os.listdir(tmp_path) == ["vectors.npy"]
+
+
+def test_arrays_of_others_with_their_words_beside(tmp_path):
+    path = tmp_path / "vectors.npy"
+    np.save(path, VECTORS.matrix)
+    with pytest.raises(ValueError, match=r"has no words, .* they must be in .*vectors.words"):
+        load(path)
+    (tmp_path / "vectors.words").write_text("the\n世界\n3\n")
+    assert_same(load(path), VECTORS)
     (tmp_path / "vectors.words").write_text("the\n世界\n")
     with pytest.raises(ValueError, match=r"shape \(3, 2\), but .*vectors.words has 2 words"):
         load(path)

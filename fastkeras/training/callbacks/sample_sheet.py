@@ -1,11 +1,11 @@
 """A picture of generated samples after each epoch."""
 
-import os
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from fastkeras._files import replacing
 from fastkeras.training.arguments import integer
 from fastkeras.training.model_state import synced
 
@@ -77,6 +77,5 @@ def write_png(path, image):
         raise ImportError("pictures need Pillow: pip install pillow") from error
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(partial, format="PNG")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG")

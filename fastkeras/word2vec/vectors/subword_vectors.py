@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fastkeras.word2vec.subwords import bags_of, means, ngram_ids
-from fastkeras.word2vec.vectors import Vectors
+from fastkeras.word2vec.subwords import means, ngram_ids
+from fastkeras.word2vec.vectors.vectors import Vectors
 
 
 class SubwordVectors(Vectors):
@@ -54,30 +54,3 @@ class SubwordVectors(Vectors):
         if not len(rows):
             raise KeyError(f"{self._unknown(word)}; nor has it an n-gram that one of them has")
         return self.bucket_matrix[rows].mean(axis=0)
-
-
-def to_gensim(vectors):
-    """Return `SubwordVectors` as gensim's `FastTextKeyedVectors`, with a row for every bucket.
-
-    An unknown word's vector has the same direction there, not the same length: gensim counts
-    n-grams that nothing was learnt of, whose rows are zeros.
-    """
-    from gensim.models.fasttext import FastTextKeyedVectors
-
-    dtype = vectors.matrix.dtype
-    lengths = vectors.min_n, vectors.max_n
-    keyed = FastTextKeyedVectors(vectors.size, *lengths, vectors.num_buckets, dtype=dtype)
-    keyed.add_vectors(vectors.words, vectors.matrix)
-    keyed.vectors_vocab = vectors.word_matrix.copy()
-    keyed.vectors_ngrams = np.zeros((vectors.num_buckets, vectors.size), dtype)
-    keyed.vectors_ngrams[vectors.buckets] = vectors.bucket_matrix
-    keyed.recalc_char_ngram_buckets()
-    return keyed
-
-
-def from_gensim(keyed):
-    """Return the `SubwordVectors` of a `FastTextKeyedVectors`; they are copied."""
-    lengths = keyed.bucket, keyed.min_n, keyed.max_n
-    bags = bags_of(keyed.index_to_key, *lengths)
-    matrix = np.concatenate([keyed.vectors_vocab, keyed.vectors_ngrams[bags.buckets]])
-    return SubwordVectors(keyed.index_to_key, matrix, bags, *lengths)

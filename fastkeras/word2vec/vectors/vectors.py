@@ -5,6 +5,8 @@ import operator
 
 import numpy as np
 
+from fastkeras.word2vec.vectors import files
+
 ROWS, QUERIES = 1 << 14, 256  # of one matrix product: 16 MiB of scores
 GROUP = 64  # scores of which one is the highest
 NEAR_SPELLINGS_AMONG = 50_000  # words, the most frequent; more take longer than a reader waits
@@ -206,24 +208,27 @@ class Vectors:
         """The Euclidean length of each vector, computed once: array of shape (words,)."""
         if self._norms is None:
             dtype = np.result_type(self.matrix, np.float32)
-            self._norms = np.empty(len(self), dtype)
+            norms = np.empty(len(self), dtype)
             for begin in range(0, len(self), ROWS):
                 block = self.matrix[begin : begin + ROWS].astype(dtype, copy=False)
-                self._norms[begin : begin + len(block)] = np.linalg.norm(block, axis=1)
+                norms[begin : begin + len(block)] = np.linalg.norm(block, axis=1)
+            if not np.isfinite(norms).all():  # one such row would spoil what is near any word
+                row = int(np.isfinite(norms).argmin())
+                raise ValueError(
+                    f"the vector of {self.words[row]!r} (row {row}) has the length {norms[row]}; "
+                    "it must be finite"
+                )
+            self._norms = norms
         return self._norms
 
     def save(self, path, format=None):
-        """Write the vectors; see `fastkeras.word2vec.vector_files.save`."""
-        from fastkeras.word2vec.vector_files import save
-
-        save(self, path, format)
+        """Write the vectors; see `fastkeras.word2vec.vectors.files.save`."""
+        files.save(self.words, self.matrix, path, format)
 
     @classmethod
-    def load(cls, path, limit=None):
-        """Read vectors in any of the formats; see `fastkeras.word2vec.vector_files.load`."""
-        from fastkeras.word2vec.vector_files import load
-
-        return load(path, limit)
+    def load(cls, path, limit=None, errors="strict"):
+        """Read vectors in any of the formats; see `fastkeras.word2vec.vectors.files.load`."""
+        return Vectors(*files.load(path, limit, errors))
 
     def _vector(self, term):
         if isinstance(term, str):

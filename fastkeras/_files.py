@@ -1,0 +1,206 @@
+"""Files that are there whole or not at all, and a look beforehand at whether they can be written.
+
+A file is written under another name in the same folder, forced onto the disk, and only then takes
+its name. Whoever reads meanwhile finds the old file or the new one, and so does whoever comes after
+a crash, a kill or a full disk.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows: files of killed writers stay there
+    fcntl = None
+
+SUFFIX = ".partial"
+_KEPT = 50  # letters of the name that a temporary file bears: a long name has no room for more
+
+
+@contextlib.contextmanager
+def replacing(path, mode="wb", **options):
+    """Open a file that takes the place of `path` when the block ends without an error.
+
+    An error leaves the old file as it was and removes the unfinished one. A writer that was killed
+    cannot do so; the next one of the same name does. Any number of threads and processes may write
+    the same name at once: the last one that finishes wins, whole.
+
+    A symbolic link stays one, and the file it points to is replaced. What is there and is no
+    regular file, such as a pipe or `/dev/stdout`, is written to directly.
+
+    Args:
+        path: of the file; its folder must exist.
+        mode: `"wb"`, or `"w"` for text.
+        **options: of `open`, such as `encoding`.
+
+    Yields:
+        The open file, under its temporary name. It can be read and sought in.
+
+    Raises:
+        OSError: the file cannot be written: no such folder, no permission, the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with replacing(folder / "numbers.txt", "w", encoding="ascii") as file:
+        ...     _ = file.write("1 2 3")
+        >>> [path.name for path in folder.iterdir()], (folder / "numbers.txt").read_text()
+        (['numbers.txt'], '1 2 3')
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"mode={mode!r} must be 'wb' or 'w'")
+    before = _status(path)
+    if before is not None and not stat.S_ISREG(before.st_mode):
+        with open(path, mode, **options) as file:
+            yield file
+        return
+    target = Path(os.path.realpath(path))
+    _remove_abandoned(target)
+    descriptor, name = _create(target)
+    try:
+        with open(descriptor, mode.replace("w", "w+"), **options) as file:
+            if before is not None:
+                _take_over(name, before)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl is not None:  # while the lock is held, nobody takes it for abandoned
+                os.replace(name, target)
+        if fcntl is None:  # Windows renames no open file
+            os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    _sync_folder(target.parent)
+
+
+def check_writable(path, argument="path"):
+    """Raise OSError if a file of this name cannot be written; nothing is left behind.
+
+    For the begin of long work whose result shall go there: it writes a byte beside the file, so it
+    also finds a full disk, and a folder that is mounted read-only.
+
+    Args:
+        path: of the file to be written later.
+        argument: its name in the message.
+
+    Example:
+        >>> check_writable("no/such/folder/vectors.bin", "output")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: [Errno 2] output: its folder does not exist: 'no/such/folder/vectors.bin'
+    """
+    name = None
+    try:
+        before = _status(path)
+        if before is not None and not stat.S_ISREG(before.st_mode):
+            return  # a pipe or a device
+        target = Path(os.path.realpath(path))
+        descriptor, name = _create(target)
+        try:
+            os.write(descriptor, b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        reason = {
+            errno.ENOENT: "its folder does not exist",
+            errno.EISDIR: "it is a folder",
+            errno.ENOTDIR: "its folder is a file",
+            errno.EACCES: "it must not be written to",
+            errno.EPERM: "it must not be written to",
+            errno.EROFS: "it is on a disk that is mounted read-only",
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the quota of disk space is used up",
+        }.get(error.errno, error.strerror)
+        raise OSError(error.errno, f"{argument}: {reason}", str(path)) from None
+    finally:
+        if name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+
+
+def _status(path):
+    """Return the status of what is there, or None; a folder and a write-protected file raise."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return status
+
+
+def _take_over(name, before):
+    """Give the new file the permissions, and where allowed the owner, of the one it replaces."""
+    os.chmod(name, stat.S_IMODE(before.st_mode))
+    if os.name == "posix" and os.stat(name).st_uid != before.st_uid:
+        with contextlib.suppress(OSError):
+            os.chown(name, before.st_uid, before.st_gid)
+
+
+def _create(target):
+    """Make a new file in the target's folder and lock it: `(descriptor, name)`."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    while True:
+        name = target.with_name(f".{target.name[:_KEPT]}.{os.urandom(6).hex()}{SUFFIX}")
+        try:
+            descriptor = os.open(name, flags, 0o666)  # less the process's mask
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(target)) from None
+        _lock(descriptor, wait=True)
+        # Before it was locked, another writer may have taken it for abandoned.
+        if fcntl is None or os.fstat(descriptor).st_nlink:
+            return descriptor, name
+        os.close(descriptor)
+
+
+def _lock(descriptor, wait=False):
+    """Lock a file until it is closed or its process ends; return whether that was possible."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except (AttributeError, OSError):  # no locks here, or somebody else has it
+        return False
+
+
+def _remove_abandoned(target):
+    """Remove what writers of this name have left that were killed."""
+    pattern = re.compile(rf"\.{re.escape(target.name[:_KEPT])}\.[0-9a-f]{{12}}{re.escape(SUFFIX)}")
+    with contextlib.suppress(OSError):  # a folder may be writable and yet not be listed
+        for entry in os.scandir(target.parent):
+            if not pattern.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):  # another one may remove it at the same time
+                descriptor = os.open(entry.path, os.O_RDWR)
+                try:
+                    if _lock(descriptor):
+                        os.unlink(entry.path)
+                finally:
+                    os.close(descriptor)
+
+
+def _sync_folder(folder):
+    """Force a folder's entries onto the disk, where the system can."""
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder may be written to and yet not be read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such call
+            raise
+    finally:
+        os.close(descriptor)

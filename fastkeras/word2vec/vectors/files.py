@@ -1,0 +1,177 @@
+"""Vectors in files: word2vec's text and binary, GloVe's text, NumPy's, the projector's."""
+
+import gzip
+import re
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from fastkeras._files import replacing
+from fastkeras.word2vec.text_files import DAMAGED, uncompressed
+from fastkeras.word2vec.vectors import array_files, row_files
+
+SUFFIXES = {".bin": "binary", ".txt": "text", ".vec": "text", ".npy": "npy", ".tsv": "projector"}
+ROWS = 1 << 14  # that are looked at together
+
+
+def save(words, matrix, path, format=None):
+    """Write vectors to a file that other programs read too.
+
+    The files are there in full or not at all, whatever interrupts the writing.
+
+    Args:
+        words: list of strings.
+        matrix: float array (words, size).
+        path: where to; a name ending in `.gz` is compressed.
+        format: None takes it from the path's suffix.
+
+            - `"binary"` (`.bin`): word2vec's, 32-bit floats; gensim, fastText and spaCy read it.
+            - `"text"` (`.txt`, `.vec`): word2vec's, a line for each word after a line with their
+              number and the vectors' size; as many digits as the numbers need.
+            - `"npy"` (`.npy`): NumPy's, with the words after the array, which NumPy passes over.
+              `load` maps it, so that it is there at once and shared by processes.
+            - `"projector"` (`.tsv`): for projector.tensorflow.org: vectors in `path`, words in
+              `metadata.tsv` beside it.
+
+    Raises:
+        ValueError: the suffix tells no format, a word has a character that ends it there, or a
+            vector has nan or inf.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    format = format_of(path, format)
+    zipped = path.suffix == ".gz"
+    _check_words(words, {"npy": "\n", "projector": "\t\n"}.get(format, " \n"), path)
+    check_finite(words, matrix, f"{path} would not be read again", lambda row: f"row {row}")
+    if format == "npy":
+        array_files.save_with_words(path, words, matrix)
+        return
+    if format == "projector":
+        with replacing(path.with_name("metadata.tsv")) as metadata, replacing(path) as file:
+            metadata.write("".join(f"{word}\n" for word in words).encode())
+            for numbers in _digits(matrix, "\t"):
+                file.write(numbers + b"\n")
+        return
+    with (
+        replacing(path) as raw,
+        gzip.GzipFile("", "wb", 6, raw) if zipped else nullcontext(raw) as file,
+    ):
+        file.write(f"{len(words)} {matrix.shape[1]}\n".encode())
+        if format == "binary":
+            for word, row in zip(words, matrix, strict=True):
+                file.write(word.encode() + b" " + row.astype("<f4").tobytes() + b"\n")
+        else:
+            for word, row in zip(words, _digits(matrix, " "), strict=True):
+                file.write(word.encode() + b" " + row + b"\n")
+
+
+def format_of(path, format=None):
+    """Return the format that `save` takes for a path, or raise ValueError if there is none."""
+    path = Path(path)
+    zipped = path.suffix == ".gz"
+    suffix = Path(path.stem).suffix if zipped else path.suffix
+    found = format or SUFFIXES.get(suffix)
+    if found not in SUFFIXES.values():
+        raise ValueError(
+            f"format={format!r} of {path}: it must be one of {sorted(set(SUFFIXES.values()))}, or "
+            f"the path must end in one of {', '.join(SUFFIXES)}"
+        )
+    if found == "npy" and path.suffix != ".npy":
+        raise ValueError(f"path={str(path)!r} must end in .npy")
+    if found == "projector" and zipped:
+        raise ValueError(f"path={str(path)!r} must end in .tsv")
+    return found
+
+
+def load(path, limit=None, errors="strict"):
+    """Read what `save`, word2vec, gensim, fastText (`.vec`) or GloVe have written.
+
+    The format is found from the content, plain or compressed (gzip, bzip2, xz, Zstandard). A
+    byte-order mark, tabs, several spaces, and lines that end with CR LF are read as they are meant.
+
+    Args:
+        path: the file.
+        limit: read only that many words, the first; None reads all.
+        errors: what to do with a word that is not UTF-8: `"strict"` raises, `"replace"` puts
+            U+FFFD into it.
+
+    Returns:
+        `(words, matrix)`: 32-bit floats, or what a `.npy` file has, which is mapped. Of a word that
+        comes twice the first vector is kept, with a warning.
+
+    Raises:
+        ValueError: the file is damaged, ends too early, is of another format, or has a vector with
+            nan or inf; with its line, word or byte. What decides how much memory is taken is
+            looked at before: a vector has at most 2²⁰ numbers, a word 2²⁰ bytes, and a compressed
+            file of more than 16 MiB is at most 100 times as large uncompressed.
+    """
+    path = Path(path)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} must be at least 1")
+    if errors not in ("strict", "replace"):
+        raise ValueError(f"errors={errors!r} must be 'strict' or 'replace'")
+    if path.suffix == ".npy":
+        words, matrix, place_of_words = array_files.load_with_words(path)
+        words, matrix = words[:limit], matrix[:limit]
+        if place_of_words != path:  # what `save` has written was looked at then
+            check_finite(words, matrix, path, lambda row: f"row {row}")
+        return words, matrix
+    with open(path, "rb") as raw, uncompressed(raw) as file:
+        size = None if file is raw else path.stat().st_size
+        try:
+            words, matrix, place = row_files.read(row_files.Reader(file, path, size), limit, errors)
+        except DAMAGED as error:
+            raise ValueError(f"{path} is damaged after byte {raw.tell()}: {error}") from error
+    check_finite(words, matrix, path, place)
+    return _without_repeats(words, matrix, path)
+
+
+def check_finite(words, matrix, path, place):
+    """Raise ValueError if a vector has nan or inf, with the place of its row."""
+    for begin in range(0, len(matrix), ROWS):
+        block = matrix[begin : begin + ROWS]
+        with np.errstate(all="ignore"):
+            if np.isfinite(block.sum(dtype=np.float64)):
+                continue
+        finite = np.isfinite(block).all(1)
+        if not finite.all():
+            row = begin + int(finite.argmin())
+            numbers = matrix[row]
+            number = numbers[~np.isfinite(numbers)][0]
+            raise ValueError(
+                f"{path}: {place(row)}: the vector of {words[row]!r} has {number}; all numbers "
+                "must be finite"
+            )
+
+
+def _without_repeats(words, matrix, path):
+    first = {}
+    for i, word in enumerate(words):
+        first.setdefault(word, i)
+    if len(first) == len(words):
+        return words, matrix
+    warnings.warn(
+        f"{path} has {len(words) - len(first)} words again, whose first vectors are kept",
+        stacklevel=4,
+    )
+    return list(first), matrix[list(first.values())]
+
+
+def _check_words(words, ends, path):
+    pattern = re.compile(f"[{re.escape(ends)}]")
+    for word in words:
+        if not word or pattern.search(word):
+            raise ValueError(
+                f"{word!r} cannot be in {path}: words there must have a letter, and none of "
+                f"{list(ends)}; '.npy' takes all but line feeds"
+            )
+
+
+def _digits(matrix, separator):
+    """Yield each row as text: the digits that tell apart all floats of its kind."""
+    number = "%.17g" if matrix.dtype == np.float64 else "%.9g"
+    line = separator.join([number] * matrix.shape[1])
+    for row in matrix:
+        yield (line % tuple(row.tolist())).encode()

@@ -1,0 +1,43 @@
+"""Vectors as gensim's objects, and back."""
+
+import numpy as np
+
+from fastkeras.word2vec.subwords import bags_of
+from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
+from fastkeras.word2vec.vectors.vectors import Vectors
+
+
+def to_gensim(vectors):
+    """Return the vectors as gensim's `KeyedVectors` or `FastTextKeyedVectors`; they are copied.
+
+    Of `SubwordVectors` every bucket gets a row. An unknown word's vector has the same direction
+    there, not the same length: gensim counts n-grams that nothing was learnt of, whose rows are
+    zeros.
+    """
+    dtype = vectors.matrix.dtype
+    if not isinstance(vectors, SubwordVectors):
+        from gensim.models import KeyedVectors
+
+        keyed = KeyedVectors(vectors.size, dtype=dtype)
+        keyed.add_vectors(vectors.words, vectors.matrix)
+        return keyed
+    from gensim.models.fasttext import FastTextKeyedVectors
+
+    lengths = vectors.min_n, vectors.max_n
+    keyed = FastTextKeyedVectors(vectors.size, *lengths, vectors.num_buckets, dtype=dtype)
+    keyed.add_vectors(vectors.words, vectors.matrix)
+    keyed.vectors_vocab = vectors.word_matrix.copy()
+    keyed.vectors_ngrams = np.zeros((vectors.num_buckets, vectors.size), dtype)
+    keyed.vectors_ngrams[vectors.buckets] = vectors.bucket_matrix
+    keyed.recalc_char_ngram_buckets()
+    return keyed
+
+
+def from_gensim(keyed):
+    """Return `Vectors` of gensim's `KeyedVectors` (a model's `wv`); only FastText's are copied."""
+    if not hasattr(keyed, "vectors_ngrams"):
+        return Vectors(keyed.index_to_key, keyed.vectors)
+    lengths = keyed.bucket, keyed.min_n, keyed.max_n
+    bags = bags_of(keyed.index_to_key, *lengths)
+    matrix = np.concatenate([keyed.vectors_vocab, keyed.vectors_ngrams[bags.buckets]])
+    return SubwordVectors(keyed.index_to_key, matrix, bags, *lengths)
