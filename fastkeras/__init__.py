@@ -1,9 +1,12 @@
 """Native kernels for Keras 3: structured layers, faster and more exact.
 
-Names load on first use, so `import fastkeras` costs nothing but this file.
+Names load on first use, so `import fastkeras` costs nothing but this file; it is enough for
+`keras.saving.load_model` to find what of fastkeras a saved model holds.
 """
 
 from importlib import import_module
+
+from fastkeras._registration import register_with_keras
 
 __version__ = "0.1.0"
 
@@ -34,3 +37,6 @@ def __getattr__(name):
 
 def __dir__():
     return __all__
+
+
+register_with_keras()
