@@ -7,6 +7,7 @@
 #include <exception>
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -47,6 +48,8 @@ void Guarded(Body body, Report report) {
     return body();
   } catch (const Error& error) {
     TF_SetStatus(status, error.code, error.message.c_str());
+  } catch (const std::bad_alloc&) {
+    TF_SetStatus(status, TF_RESOURCE_EXHAUSTED, "out of memory");
   } catch (const std::exception& error) {
     TF_SetStatus(status, TF_INTERNAL, error.what());
   }

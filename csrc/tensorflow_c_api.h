@@ -15,7 +15,7 @@
 #include "tensorflow/c/ops.h"
 #else
 enum TF_DataType { TF_FLOAT = 1, TF_DOUBLE = 2, TF_INT32 = 3, TF_BOOL = 10 };
-enum TF_Code { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_INTERNAL = 13 };
+enum TF_Code { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8, TF_INTERNAL = 13 };
 typedef unsigned char TF_Bool;
 struct TF_KernelBuilder;
 struct TF_OpDefinitionBuilder;
@@ -27,7 +27,8 @@ struct TF_Status;
 struct TF_Tensor;
 #endif
 static_assert(TF_FLOAT == 1 && TF_DOUBLE == 2 && TF_INT32 == 3 && TF_BOOL == 10);
-static_assert(TF_OK == 0 && TF_INVALID_ARGUMENT == 3 && TF_INTERNAL == 13);
+static_assert(TF_OK == 0 && TF_INVALID_ARGUMENT == 3 && TF_RESOURCE_EXHAUSTED == 8 &&
+              TF_INTERNAL == 13);
 
 extern "C" {
 TF_Status* TF_NewStatus(void);

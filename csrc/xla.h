@@ -7,6 +7,8 @@
 
 #include <exception>
 #include <memory>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -84,19 +86,31 @@ bool BoolAttribute(const Source* source, const char* name) {
   return Attribute<bool>(source, name);
 }
 
-template <typename Kernel>
-ffi::Error Run(ffi::RemainingArgs inputs, ffi::RemainingRets outputs, ffi::Dictionary attributes) {
+// What `body` throws is the error of a call.
+template <typename Body>
+ffi::Error Caught(Body body) {
   try {
-    const CallAttributes source{attributes};
-    const Call call{inputs, outputs};
-    const Kernel kernel(&source);
-    kernel(&call);
+    body();
   } catch (const Error& error) {
     return ffi::Error::InvalidArgument(error.message);
+  } catch (const std::invalid_argument& error) {
+    return ffi::Error::InvalidArgument(error.what());
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
   } catch (const std::exception& error) {
     return ffi::Error::Internal(error.what());
   }
   return ffi::Error::Success();
+}
+
+template <typename Kernel>
+ffi::Error Run(ffi::RemainingArgs inputs, ffi::RemainingRets outputs, ffi::Dictionary attributes) {
+  return Caught([&] {
+    const CallAttributes source{attributes};
+    const Call call{inputs, outputs};
+    const Kernel kernel(&source);
+    kernel(&call);
+  });
 }
 
 // The attributes as the text of a dictionary of MLIR, which `Run` gets back.
@@ -153,6 +167,8 @@ class Lowering : public ::tensorflow::XlaOpKernel {
       body();
     } catch (const Error& error) {
       report(error.message.c_str());
+    } catch (const std::exception& error) {
+      report(error.what());
     }
   }
 

@@ -5,6 +5,7 @@
 
 #include "crf/crf.h"
 #include "memory.h"
+#include "released_gil.h"
 
 namespace py = pybind11;
 
@@ -40,7 +41,7 @@ Array<T> Value(const Array<T>& emissions, const Array<int32_t>& tags, const Arra
   Array<T> value(arguments.chains.batch);
   const int32_t* path = tags.data();
   T* out = value.mutable_data();
-  py::gil_scoped_release release;
+  const ReleasedGil released;
   Value<T>(arguments.chains, path, static_cast<Quantity>(quantity), out, nullptr,
            kDefaultNumThreads);
   return value;
@@ -62,7 +63,7 @@ py::tuple ValueAndGradient(const Array<T>& emissions, const Array<int32_t>& tags
     *transition_out = d_transitions.mutable_data(), *start_out = d_start.mutable_data(),
     *end_out = d_end.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleasedGil released;
     const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
     const auto asked = static_cast<Quantity>(quantity);
     Value<T>(chains, path, asked, out, workspace.data, kDefaultNumThreads);
@@ -82,7 +83,7 @@ py::tuple Marginals(const Array<T>& emissions, const Array<T>& transitions,
       counts({chains.batch, chains.num_tags, chains.num_tags});
   T *unary_out = unary.mutable_data(), *counts_out = counts.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleasedGil released;
     Marginals<T>(chains, unary_out, counts_out, kDefaultNumThreads);
   }
   return py::make_tuple(unary, counts);
@@ -99,7 +100,7 @@ py::tuple Viterbi(const Array<T>& emissions, const Array<T>& transitions,
   int32_t* tags_out = tags.mutable_data();
   T* score_out = score.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleasedGil released;
     Viterbi<T>(chains, tags_out, score_out, kDefaultNumThreads);
   }
   return py::make_tuple(tags, score);
@@ -116,7 +117,7 @@ py::tuple KBest(const Array<T>& emissions, const Array<T>& transitions,
   int32_t* tags_out = tags.mutable_data();
   T* scores_out = scores.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleasedGil released;
     KBest<T>(chains, k, tags_out, scores_out, kDefaultNumThreads);
   }
   return py::make_tuple(tags, scores);
@@ -131,7 +132,7 @@ Array<int32_t> Sample(const Array<T>& emissions, const Array<T>& transitions,
   Array<int32_t> tags({num_samples, arguments.chains.batch, arguments.chains.steps});
   const T* numbers = uniforms.data();
   int32_t* tags_out = tags.mutable_data();
-  py::gil_scoped_release release;
+  const ReleasedGil released;
   Sample<T>(arguments.chains, num_samples, numbers, tags_out, kDefaultNumThreads);
   return tags;
 }

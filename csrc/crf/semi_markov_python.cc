@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "crf/semi_markov.h"
+#include "released_gil.h"
 
 namespace py = pybind11;
 
@@ -31,7 +32,7 @@ Array<T> LogPartition(const Array<T>& emissions, const Array<T>& transitions,
   const auto chains = ChainsOf(emissions, transitions, durations, lengths, start, end);
   Array<T> value(chains.batch);
   T* out = value.mutable_data();
-  py::gil_scoped_release release;
+  const ReleasedGil released;
   SemiLogPartition(chains, out, kDefaultNumThreads);
   return value;
 }
@@ -47,7 +48,7 @@ py::tuple Marginals(const Array<T>& emissions, const Array<T>& transitions,
   T *unary_out = unary.mutable_data(), *segments_out = segments.mutable_data(),
     *counts_out = counts.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleasedGil released;
     SemiMarginals(chains, unary_out, segments_out, counts_out, kDefaultNumThreads);
   }
   return py::make_tuple(unary, segments, counts);
@@ -64,7 +65,7 @@ py::tuple Viterbi(const Array<T>& emissions, const Array<T>& transitions, const 
   bool* begins_out = begins.mutable_data();
   T* score_out = score.mutable_data();
   {
-    py::gil_scoped_release release;
+    const ReleasedGil released;
     SemiViterbi(chains, tags_out, begins_out, score_out, kDefaultNumThreads);
   }
   return py::make_tuple(tags, begins, score);

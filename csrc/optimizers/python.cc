@@ -15,6 +15,7 @@
 
 #include "optimizers/optimizers.h"
 #include "parallel.h"
+#include "released_gil.h"
 
 namespace py = pybind11;
 
@@ -196,7 +197,7 @@ bool StepArrays(const std::string& name, Arrays parameters, Arrays gradients,
     TakeChain(of, chains[i], variable);
   }
   memory.CheckNothingIsShared();
-  py::gil_scoped_release release;
+  const ReleasedGil released;
   return Step(*rule, variables, [](int64_t tasks, const std::function<void(int64_t)>& fn) {
     ParallelFor(tasks, 0, [&fn](int64_t task) { fn(task); });
   });

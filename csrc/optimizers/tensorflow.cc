@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <vector>
 
 #include "optimizers/step_inputs.h"
+#include "parallel.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_mgr.h"
@@ -100,16 +102,22 @@ class OptimizerStep : public tf::OpKernel {
       finite->scalar<bool>()() = Step(
           inputs_.rule(), variables, [pool](int64_t tasks, const std::function<void(int64_t)>& fn) {
             const int64_t block = std::max<int64_t>(1, tasks / (8 * pool->NumThreads()));
+            FirstException exception;  // which that pool would not survive
             pool->ParallelFor(tasks,
                               tf::thread::ThreadPool::SchedulingParams(
                                   tf::thread::ThreadPool::SchedulingStrategy::kFixedBlockSize,
                                   absl::nullopt, block),
-                              [&fn](int64_t first, int64_t last) {
-                                for (int64_t task = first; task < last; ++task) fn(task);
+                              [&](int64_t first, int64_t last) {
+                                exception.Catch([&] {
+                                  for (int64_t task = first; task < last; ++task) fn(task);
+                                });
                               });
+            exception.Rethrow();
           });
     } catch (const std::invalid_argument& error) {
       context->CtxFailure(Invalid(error.what()));
+    } catch (const std::bad_alloc&) {
+      context->CtxFailure(absl::ResourceExhaustedError("out of memory"));
     }
   }
 

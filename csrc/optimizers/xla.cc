@@ -60,16 +60,13 @@ ffi::Error Run(ffi::RemainingArgs arguments, ffi::RemainingRets results,
   std::vector<Variable> variables;
   if (status.ok()) status = inputs.Read(array, &variables);
   if (!status.ok()) return ffi::Error::InvalidArgument(std::string(status.message()));
-  try {
+  return xla_call::Caught([&] {
     const ffi::AnyBuffer finite = *results.get<ffi::AnyBuffer>(inputs.num_held()).value();
     *static_cast<bool*>(finite.untyped_data()) =
         Step(inputs.rule(), variables, [](int64_t tasks, const std::function<void(int64_t)>& fn) {
           ParallelFor(tasks, 0, [&fn](int64_t task) { fn(task); });
         });
-  } catch (const std::invalid_argument& error) {
-    return ffi::Error::InvalidArgument(error.what());
-  }
-  return ffi::Error::Success();
+  });
 }
 
 class StepLowering : public tf::XlaOpKernel {

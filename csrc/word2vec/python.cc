@@ -5,6 +5,7 @@
 
 #include <tuple>
 
+#include "released_gil.h"
 #include "word2vec/word2vec.h"
 
 namespace py = pybind11;
@@ -55,7 +56,7 @@ std::tuple<double, int64_t, int64_t> TrainArrays(
   problem.model = {input.mutable_data(), output.mutable_data(), input.shape(1), input.shape(0),
                    output.shape(0)};
   problem.corpus = {ids.data(), ids.size()};
-  py::gil_scoped_release release;
+  const ReleasedGil released;
   const Tally tally = Train(problem, begin, end, num_threads, deterministic);
   return {tally.loss, tally.predictions, tally.words};
 }

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "released_gil.h"
 #include "word2vec/text.h"
 
 namespace py = pybind11;
@@ -35,7 +36,7 @@ void BindText(py::module_& module) {
           "add",
           [](WordCounter& counter, const py::bytes& block, int num_threads) {
             const std::string_view text = block;
-            py::gil_scoped_release release;
+            const ReleasedGil released;
             counter.Add(text.data(), static_cast<int64_t>(text.size()), num_threads);
           },
           py::arg("block"), py::arg("num_threads") = 0)
@@ -55,7 +56,7 @@ void BindText(py::module_& module) {
             const std::string_view text = block;
             std::vector<int32_t> ids;
             {
-              py::gil_scoped_release release;
+              const ReleasedGil released;
               ids = encoder.Encode(text.data(), static_cast<int64_t>(text.size()), num_threads);
             }
             return py::array_t<int32_t>(static_cast<py::ssize_t>(ids.size()), ids.data());

@@ -1,0 +1,41 @@
+// Lets other Python threads run while a kernel does.
+
+#ifndef FASTKERAS_RELEASED_GIL_H_
+#define FASTKERAS_RELEASED_GIL_H_
+
+#include <Python.h>
+
+#if defined(__GLIBCXX__)
+#include <cxxabi.h>
+#include <unistd.h>
+#endif
+
+namespace fastkeras {
+
+// As pybind11::gil_scoped_release, which the end of Python aborts: a daemon thread that then asks
+// for the lock is ended by an unwinding of its stack, which may not leave a destructor. Here it
+// sleeps until the process ends, as it does in newer Pythons; nothing else is left for it to do.
+class ReleasedGil {
+ public:
+  ReleasedGil() : state_(PyEval_SaveThread()) {}
+  ReleasedGil(const ReleasedGil&) = delete;
+  ReleasedGil& operator=(const ReleasedGil&) = delete;
+  ~ReleasedGil() {
+#if defined(__GLIBCXX__)
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (abi::__forced_unwind&) {
+      for (;;) pause();
+    }
+#else
+    PyEval_RestoreThread(state_);
+#endif
+  }
+
+ private:
+  PyThreadState* const state_;
+};
+
+}  // namespace fastkeras
+
+#endif  // FASTKERAS_RELEASED_GIL_H_
