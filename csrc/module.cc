@@ -29,6 +29,7 @@ PYBIND11_MODULE(_core, module) {
   });
   module.def("num_threads", [] { return fastkeras::NumThreads(0); });
   module.def("set_num_threads", &fastkeras::SetNumThreads);
+  module.def("set_worth_a_thread", &fastkeras::SetWorthAThread);
   fastkeras::crf::BindCrf(module);
   fastkeras::crf::BindSemiMarkov(module);
   fastkeras::optimizers::BindOptimizers(module);

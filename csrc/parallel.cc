@@ -19,8 +19,7 @@
 namespace fastkeras {
 namespace {
 
-constexpr int kMostThreads = 1024;       // whatever a caller asks for
-constexpr double kWorthAThread = 100e3;  // nanoseconds of work; waking it takes 30 to 60 thousand
+constexpr int kMostThreads = 1024;  // whatever a caller asks for
 constexpr auto kShortWait = std::chrono::microseconds(20);
 constexpr auto kBeforeAnotherAttempt = std::chrono::seconds(1);
 
@@ -215,6 +214,7 @@ Pool* ThePool() {
 }
 
 std::atomic<int> default_num_threads{0};
+std::atomic<double> worth_a_thread{100e3};  // to wake one takes 30 to 60 thousand
 
 }  // namespace
 
@@ -234,9 +234,12 @@ int NumThreads(int num_threads) {
 void SetNumThreads(int num_threads) { default_num_threads = num_threads; }
 
 int ThreadsThatPay(double nanoseconds, int num_threads) {
-  if (nanoseconds < 2 * kWorthAThread) return 1;
-  return static_cast<int>(std::min<double>(NumThreads(num_threads), nanoseconds / kWorthAThread));
+  const double worth = worth_a_thread;
+  if (nanoseconds < 2 * worth) return 1;
+  return static_cast<int>(std::min<double>(NumThreads(num_threads), nanoseconds / worth));
 }
+
+void SetWorthAThread(double nanoseconds) { worth_a_thread = nanoseconds; }
 
 namespace internal {
 

@@ -25,6 +25,7 @@ void SetNumThreads(int num_threads);
 // How many of these pay for work that would take one thread about so long: one, unless each gets
 // enough to make up for its being woken.
 int ThreadsThatPay(double nanoseconds, int num_threads);
+void SetWorthAThread(double nanoseconds);  // 0: all pay, as tests of small problems want it
 
 // What the first of several tasks threw, for the thread that waits for them all.
 class FirstException {

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from contextlib import suppress
 from importlib.util import find_spec
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -11,6 +12,11 @@ import numpy as np
 import pytest
 
 import fastkeras
+
+with suppress(ImportError):  # not compiled
+    from fastkeras import _core
+
+    _core.set_worth_a_thread(0)  # so that several threads share even the small problems of tests
 
 ON_CI = "CI" in os.environ  # the same examples each time: a change fails for what it changes
 hypothesis.settings.register_profile(

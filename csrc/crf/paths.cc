@@ -94,7 +94,7 @@ void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) 
 
 template <typename T>
 void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num_threads) {
-  const Planning<T> planning(chains, false, nullptr, num_threads);
+  const Planning<T> planning(chains, false, nullptr, num_threads, 10.0 * k);
   const Plan<T>& plan = planning.plan;
   const std::unique_ptr<T[]> transposed = Transposed(chains);
   const std::unique_ptr<int64_t[]> found(new int64_t[chains.batch]);
@@ -119,7 +119,7 @@ template <typename T>
 void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int32_t* tags,
             int num_threads) {
   const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
-  const Planning<T> planning(chains, true, workspace.data, num_threads);
+  const Planning<T> planning(chains, true, workspace.data, num_threads, 10.0 * num_samples);
   const Plan<T>& plan = planning.plan;
   const std::unique_ptr<double[]> value(new double[chains.batch]);
   const Buffer<T> into((chains.num_tags + 1) * planning.stride());

@@ -14,8 +14,9 @@ FASTKERAS_CURRENT_KERNELS(float)
 FASTKERAS_CURRENT_KERNELS(double)
 
 template <typename T>
-Planning<T>::Planning(const Chains<T>& chains, bool exponentials, T* workspace, int threads)
-    : plan{}, kernels(CurrentKernels<T>()), num_threads(NumThreads(threads)) {
+Planning<T>::Planning(const Chains<T>& chains, bool exponentials, T* workspace, int threads,
+                      double more_work)
+    : plan{}, kernels(CurrentKernels<T>()), num_threads(1) {
   plan.chains = chains;
   FindValidSteps();
   ChooseScaling();
@@ -43,8 +44,10 @@ Planning<T>::Planning(const Chains<T>& chains, bool exponentials, T* workspace, 
   if (exponentials && workspace) {
     kernels.cut_into_panels(chains.transitions, num_tags, true, true, plan.peak, start + area);
   }
-  // Waking a thread costs more than this many products.
-  if (valid_ * num_tags * (num_tags + 16) < 100000) num_threads = 1;
+  // Where threads leave each other few sequences to take through time together they gain less.
+  const double work = static_cast<double>(valid_) * (8 + 0.2 * num_tags * vectors + more_work);
+  num_threads = ThreadsThatPay(work, threads);
+  if (chains.batch < 4 * num_threads) num_threads = ThreadsThatPay(work / 2, threads);
 }
 
 template <typename T>

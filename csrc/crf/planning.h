@@ -18,8 +18,10 @@ struct Planning {
   int num_threads;
 
   // `exponentials`: the transitions in the scaled domain, for the sweeps; otherwise as they are,
-  // for Viterbi. `workspace` has WorkspaceSize elements or is null.
-  Planning(const Chains<T>& chains, bool exponentials, T* workspace, int num_threads);
+  // for Viterbi. `workspace` has WorkspaceSize elements or is null. `more_work` is what a step
+  // takes beyond a sweep, in nanoseconds.
+  Planning(const Chains<T>& chains, bool exponentials, T* workspace, int num_threads,
+           double more_work = 0);
 
   // Elements of a row of num_tags, rounded up to whole vectors.
   int64_t stride() const { return int64_t{plan.weights.vectors} * kernels.width; }

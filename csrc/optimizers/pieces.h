@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "optimizers/optimizers.h"
+#include "parallel.h"
 
 namespace fastkeras::optimizers {
 
@@ -36,7 +37,9 @@ class Pieces {
   // Calls fn(piece, its index) for all; the result may not depend on the order.
   template <typename Function>
   void ForEach(const Executor& executor, Function fn) const {
-    const int64_t task_size = std::clamp(total_ / kTasks, kSmallestTask, kLargestTask);
+    const bool pays = ThreadsThatPay(kWork * static_cast<double>(total_), kTasks) > 1;
+    const int64_t task_size =
+        pays ? std::clamp(total_ / kTasks, kSmallestTask, kLargestTask) : total_;
     std::vector<int64_t> starts;  // of the tasks
     int64_t room = 0;
     for (size_t i = 0; i < pieces_.size(); ++i) {
@@ -55,6 +58,7 @@ class Pieces {
   }
 
  private:
+  static constexpr double kWork = 1;     // nanoseconds for an element that comes from memory
   static constexpr int64_t kTasks = 16;  // if all are large; long ones keep the memory streaming
   static constexpr int64_t kSmallestTask = 2 * kSize, kLargestTask = 64 * kSize;
 

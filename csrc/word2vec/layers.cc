@@ -15,11 +15,15 @@ namespace {
 
 constexpr int64_t kTask = 1 << 12;  // rows read, some hundred microseconds
 
+// Nanoseconds to read one row and to compute with it.
+double Work(int64_t size) { return 10 + 0.15 * static_cast<double>(size); }
+
 // Tasks of some examples of `rows` rows each.
 template <typename Function>
-void OfExamples(int64_t examples, int64_t rows, int num_threads, Function&& run) {
+void OfExamples(int64_t examples, int64_t rows, int64_t size, int num_threads, Function&& run) {
   const int64_t step = std::max<int64_t>(1, kTask / std::max<int64_t>(1, rows));
-  ParallelFor((examples + step - 1) / step, num_threads,
+  const double work = static_cast<double>(examples) * static_cast<double>(rows) * Work(size);
+  ParallelFor((examples + step - 1) / step, ThreadsThatPay(work, num_threads),
               [&](int64_t task) { run(task * step, std::min(examples, (task + 1) * step)); });
 }
 
@@ -56,7 +60,7 @@ void Group(const int32_t* ids, int64_t size, int64_t num_ids, int32_t* counts, i
 template <typename T>
 void Run(const Pool<T>& pool, int64_t examples, int num_threads) {
   const auto run = CurrentKernels<T>().pool;
-  OfExamples(examples, pool.contexts, num_threads,
+  OfExamples(examples, pool.contexts, pool.size, num_threads,
              [&](int64_t begin, int64_t end) { run(pool, begin, end); });
 }
 
@@ -68,14 +72,15 @@ void Run(const Spread<T>& spread, int64_t rows, int num_threads) {
   const auto row_at = [&](int64_t position) {
     return std::lower_bound(starts, starts + rows, position) - starts;
   };
-  ParallelFor((starts[rows] + kTask - 1) / kTask, num_threads,
+  const int threads = ThreadsThatPay(starts[rows] * Work(spread.size), num_threads);
+  ParallelFor((starts[rows] + kTask - 1) / kTask, threads,
               [&](int64_t task) { run(spread, row_at(task * kTask), row_at((task + 1) * kTask)); });
 }
 
 template <typename T>
 void Run(const Examples<T>& batch, int64_t examples, int num_threads) {
   const auto run = CurrentKernels<T>().loss;
-  OfExamples(examples, batch.candidates, num_threads, [&](int64_t begin, int64_t end) {
+  OfExamples(examples, batch.candidates, batch.size, num_threads, [&](int64_t begin, int64_t end) {
     const Buffer<T> logits(batch.candidates + 16);  // whole vectors
     run(batch, begin, end, logits.data);
   });

@@ -10,6 +10,7 @@ namespace {
 
 constexpr size_t kLettersBlock = size_t{1} << 16;
 constexpr int64_t kSmallestChunk = 1 << 14;  // bytes; shorter ones are not worth a thread
+constexpr double kWork = 4;                  // nanoseconds for a byte
 
 constexpr bool IsSpace(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
@@ -50,8 +51,7 @@ int64_t Cut(const char* text, int64_t size, int64_t chunk, int64_t chunks) {
   return position;
 }
 
-int64_t NumChunks(int64_t size, int num_threads) {
-  const int threads = NumThreads(num_threads);
+int64_t NumChunks(int64_t size, int threads) {
   const int64_t wanted = threads == 1 ? 1 : 4 * threads;  // some threads may be slower
   return std::clamp<int64_t>(size / kSmallestChunk, 1, wanted);
 }
@@ -122,9 +122,10 @@ const char* Letters::Keep(const char* text, uint32_t length) {
 }
 
 void WordCounter::Add(const char* text, int64_t size, int num_threads) {
-  const int64_t chunks = NumChunks(size, num_threads);
+  const int threads = ThreadsThatPay(kWork * static_cast<double>(size), num_threads);
+  const int64_t chunks = NumChunks(size, threads);
   std::vector<WordTable> counts(chunks * kShards);
-  ParallelFor(chunks, num_threads, [&](int64_t chunk) {
+  ParallelFor(chunks, threads, [&](int64_t chunk) {
     WordTable* tables = &counts[chunk * kShards];
     const auto count = [&](const char* word, uint32_t length, uint64_t hash) {
       WordTable& table = tables[hash >> 60];
@@ -139,7 +140,7 @@ void WordCounter::Add(const char* text, int64_t size, int num_threads) {
     Scan(text + Cut(text, size, chunk, chunks), text + Cut(text, size, chunk + 1, chunks), count,
          [] {});
   });
-  ParallelFor(kShards, num_threads, [&](int64_t shard) {
+  ParallelFor(kShards, threads, [&](int64_t shard) {
     Shard& all = shards_[shard];
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       for (const Word& word : counts[chunk * kShards + shard].slots()) {
@@ -205,9 +206,10 @@ WordEncoder::WordEncoder(const char* text, const int64_t* ends, int64_t num_word
 }
 
 std::vector<int32_t> WordEncoder::Encode(const char* text, int64_t size, int num_threads) {
-  const int64_t chunks = NumChunks(size, num_threads);
+  const int threads = ThreadsThatPay(kWork * static_cast<double>(size), num_threads);
+  const int64_t chunks = NumChunks(size, threads);
   std::vector<std::vector<int32_t>> pieces(chunks);
-  ParallelFor(chunks, num_threads, [&](int64_t chunk) {
+  ParallelFor(chunks, threads, [&](int64_t chunk) {
     std::vector<int32_t>& ids = pieces[chunk];
     ids.reserve(size / chunks / 4);
     const WordTable& table = table_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "instruction_set.h"
+#include "parallel.h"
 
 using namespace fastkeras;
 using namespace fastkeras::word2vec::layers;
@@ -173,6 +174,7 @@ void CheckLoss(int threads) {
 }  // namespace
 
 int main() {
+  SetWorthAThread(0);
   for (const char* set : {"portable", "avx2", "avx512"}) {
     if (!SetInstructionSet(set)) continue;
     for (int round = 0; round < kRounds; ++round) {

@@ -152,6 +152,7 @@ struct Problem {
 }  // namespace
 
 int main() {
+  SetWorthAThread(0);
   for (int round = 0; round < kRounds; ++round) {
     const Problem problem;
     const std::string where = "round " + std::to_string(round);

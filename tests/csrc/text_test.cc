@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "parallel.h"
+
 using namespace fastkeras::word2vec;
 
 namespace {
@@ -87,6 +89,7 @@ void CheckCounts(const WordCounter& counter, const Plain& plain, int64_t min_cou
 }  // namespace
 
 int main() {
+  fastkeras::SetWorthAThread(0);
   for (int round = 0; round < kRounds; ++round) {
     const std::vector<std::vector<char>> blocks = Blocks();
     const Plain plain(blocks);

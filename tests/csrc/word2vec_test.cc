@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "instruction_set.h"
+#include "parallel.h"
 
 using namespace fastkeras;
 using namespace fastkeras::word2vec;
@@ -132,6 +133,7 @@ void TestOne() {
 }  // namespace
 
 int main() {
+  SetWorthAThread(0);
   for (const char* set : {"portable", "avx2", "avx512"}) {
     if (!SetInstructionSet(set)) continue;
     for (int i = 0; i < kRounds; ++i) TestOne();
