@@ -8,7 +8,7 @@ import os
 from functools import cache
 from importlib import import_module
 
-import numpy as np
+from fastkeras._arrays import family_of
 
 _ENGINES = ("tensorflow_native", "native", "numba", "keras", "reference")
 DOMAINS = {
@@ -18,11 +18,10 @@ DOMAINS = {
     "word2vec": ("native", "numba", "reference"),
     "word2vec.layers": ("tensorflow_native", "keras"),
 }
-AUTOMATIC = {  # by the package of the array's type, fastest first
+AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "numpy": ("native", "numba", "reference"),
     "tensorflow": ("tensorflow_native", "keras"),
     "jax": ("keras",),
-    "jaxlib": ("keras",),
     "torch": ("keras",),
 }
 UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/xla.cc
@@ -32,17 +31,6 @@ UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/
 }
 FORCED = "FASTKERAS_ENGINE"
 FORCIBLE = tuple(dict.fromkeys(name for names in DOMAINS.values() for name in names))
-
-
-def family_of(array):
-    """Return the array family, a key of `AUTOMATIC`; whatever is unknown goes through NumPy."""
-    package = type(array).__module__.partition(".")[0]
-    return package if package in AUTOMATIC else "numpy"
-
-
-def array_functions(array):
-    """The module whose functions take this array: numpy, or keras.ops."""
-    return np if family_of(array) == "numpy" else import_module("keras").ops
 
 
 def engine_for(domain, array, engine=None, needs=None, what=None):
@@ -64,8 +52,17 @@ def engine_for(domain, array, engine=None, needs=None, what=None):
         ValueError: no such domain or engine, or one that does not take this.
         ImportError: the engine is not ready; or of those not named, none is.
     """
+    return engine_of_family(domain, family_of(array), engine, needs, what)
+
+
+def engine_of_family(domain, family, engine=None, needs=None, what=None):
+    """As `engine_for`, for arrays of this family."""
     check_domain(domain)
-    family = family_of(array)
+    if family not in AUTOMATIC:
+        raise ValueError(
+            f"fastkeras.{domain} has no engine for arrays of {family}; it takes those of "
+            f"{', '.join(AUTOMATIC)}: convert them, as with cupy.asnumpy(array)"
+        )
     if engine is None:
         engine = _forced(domain, family, needs)
     if engine is None and family == "tensorflow" and inside_xla() and not runs_in_xla(domain):

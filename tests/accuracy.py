@@ -4,7 +4,7 @@ import numpy as np
 
 from fastkeras import crf
 from fastkeras.crf import _reference
-from fastkeras.crf.arguments import chain_arguments
+from fastkeras.crf.arguments import chain_of, tags_of
 from strategies import is_valid
 
 VALUES = ("log_partition", "sequence_score", "log_likelihood")
@@ -70,13 +70,12 @@ def call(function, chain, engine, **more):
 
 def call_reference(function, chain, dtype, weights=None):
     """Call the reference in `dtype`, which the public door does not let through."""
-    x, tags, transitions, lengths, mask, start, end = _arguments(chain)
-    x, transitions, start, end = (a.astype(dtype) for a in (x, transitions, start, end))
-    arguments = [x, transitions, lengths, mask, start, end]
+    chain, tags = checked(chain)
+    arguments = [chain.with_scores(lambda scores: scores.astype(dtype))]
     if function not in WITHOUT_TAGS:
-        arguments.insert(1, tags)
+        arguments.append(tags)
     if function == "log_likelihood_and_gradients":
-        weights = np.ones(len(x)) if weights is None else weights
+        weights = np.ones(len(tags)) if weights is None else weights
         arguments.append(np.asarray(weights).astype(dtype))
     return _arrays(getattr(_reference, function)(*arguments))
 
@@ -87,15 +86,16 @@ def largest_score(chain, tags=None):
     Only the best have a probability that rounding can move; what forbids the others, −1e4 for
     instance, does not count.
     """
-    x, _, transitions, lengths, mask, start, end = _arguments(chain)
+    chain, _ = checked(chain)
     if tags is None:
-        tags, _ = _reference.viterbi(x, transitions, lengths, mask, start, end)
+        tags, _ = _reference.viterbi(chain)
     largest = 0.0
-    for b, valid in enumerate(is_valid(lengths, mask, *x.shape[:2])):
+    for b, valid in enumerate(chain.valid_steps()):
         path = tags[b, valid]
         if len(path):
-            steps = (x[b, valid, path], transitions[path[:-1], path[1:]])
-            scores = np.concatenate([*steps, [start[path[0]], end[path[-1]]]])
+            steps = (chain.emissions[b, valid, path], chain.transitions[path[:-1], path[1:]])
+            ends = [chain.start_transitions[path[0]], chain.end_transitions[path[-1]]]
+            scores = np.concatenate([*steps, ends])
             largest = max(largest, _largest(scores[np.isfinite(scores)]))
     return largest
 
@@ -109,9 +109,10 @@ def _own_score(tags, chain):
     return call_reference("sequence_score", {**chain, "tags": tags}, wider)[0]
 
 
-def _arguments(chain):
-    names = ("emissions", "transitions", "lengths", "mask", "start_transitions", "end_transitions")
-    return chain_arguments(*(chain[name] for name in names), chain["tags"])
+def checked(arguments):
+    """Return the `Chain` and the tags of keyword arguments."""
+    chain = chain_of(**{name: value for name, value in arguments.items() if name != "tags"})
+    return chain, tags_of(chain, arguments["tags"])
 
 
 def _largest(array):

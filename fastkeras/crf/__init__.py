@@ -8,10 +8,9 @@ Rabiner's, 1989, "A tutorial on hidden Markov models", section V.A.
 """
 
 from fastkeras.crf import constraints, memm, semi_markov
-from fastkeras.crf.confidence import posterior_decode, span_confidence
+from fastkeras.crf.chain import Gradients, LowRank
 from fastkeras.crf.constraints import Constraints
-from fastkeras.crf.gradients import Gradients
-from fastkeras.crf.inference import marginals, viterbi
+from fastkeras.crf.inference import marginals, posterior_decode, span_confidence
 from fastkeras.crf.information import cross_entropy, entropy, kl_divergence, log_count
 from fastkeras.crf.likelihoods import (
     log_likelihood,
@@ -19,9 +18,8 @@ from fastkeras.crf.likelihoods import (
     log_partition,
     sequence_score,
 )
-from fastkeras.crf.low_rank import LowRank
 from fastkeras.crf.partial_labels import log_likelihood_of_sets
-from fastkeras.crf.paths import k_best, sample
+from fastkeras.crf.paths import k_best, sample, viterbi
 from fastkeras.crf.span_metrics import SpanScore, span_evaluation, span_scores
 from fastkeras.crf.streaming import ViterbiStream
 from fastkeras.crf.weighted import smoothed_log_likelihood, weighted_log_likelihood

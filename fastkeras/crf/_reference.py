@@ -5,55 +5,51 @@ Works in float32, float64 and longdouble. Slow on purpose; every other engine is
 
 import numpy as np
 
-from fastkeras.crf.gradients import Gradients
+from fastkeras.crf.chain import Gradients
 
 VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
 
 
-def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    log_partition = np.zeros(len(emissions), emissions.dtype)
-    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+def log_partition(chain):
+    log_partition = np.zeros(len(chain.emissions), chain.emissions.dtype)
+    for b, steps in enumerate(_valid_steps(chain)):
         if len(steps):
-            pairs = _pairs(transitions, b, steps)
-            alpha = _forward(emissions[b, steps], pairs, start_transitions)
-            log_partition[b] = _log_sum_exp(alpha[-1] + end_transitions)
+            pairs = _pairs(chain.transitions, b, steps)
+            alpha = _forward(chain.emissions[b, steps], pairs, chain.start_transitions)
+            log_partition[b] = _log_sum_exp(alpha[-1] + chain.end_transitions)
     return log_partition
 
 
-def sequence_score(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
-    score = np.zeros(len(emissions), emissions.dtype)
-    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+def sequence_score(chain, tags):
+    score = np.zeros(len(chain.emissions), chain.emissions.dtype)
+    for b, steps in enumerate(_valid_steps(chain)):
         if len(steps):
             path = tags[b, steps]
-            pairs = _pairs(transitions, b, steps)
+            pairs = _pairs(chain.transitions, b, steps)
             score[b] = (
-                start_transitions[path[0]]
-                + emissions[b, steps, path].sum()
+                chain.start_transitions[path[0]]
+                + chain.emissions[b, steps, path].sum()
                 + pairs[np.arange(len(pairs)), path[:-1], path[1:]].sum()
-                + end_transitions[path[-1]]
+                + chain.end_transitions[path[-1]]
             )
     return score
 
 
-def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = (transitions, lengths, mask, start_transitions, end_transitions)
-    score = sequence_score(emissions, tags, *chain)
+def log_likelihood(chain, tags):
+    score = sequence_score(chain, tags)
     impossible = np.isneginf(score)
-    log_z = np.where(impossible, 0, log_partition(emissions, *chain))
+    log_z = np.where(impossible, 0, log_partition(chain))
     return np.minimum(score - log_z, 0)  # above 0 by rounding only
 
 
-def log_likelihood_and_gradients(
-    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
-):
-    chain = (transitions, lengths, mask, start_transitions, end_transitions)
-    likelihood = log_likelihood(emissions, tags, *chain)
-    unary, counts = marginals(emissions, *chain)
-    d_emissions = np.zeros_like(emissions)
-    d_transitions = np.zeros_like(transitions)
-    d_start = np.zeros_like(start_transitions)
-    d_end = np.zeros_like(end_transitions)
-    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+def log_likelihood_and_gradients(chain, tags, weights):
+    likelihood = log_likelihood(chain, tags)
+    unary, counts = marginals(chain)
+    d_emissions = np.zeros_like(chain.emissions)
+    d_transitions = np.zeros_like(chain.transitions)
+    d_start = np.zeros_like(chain.start_transitions)
+    d_end = np.zeros_like(chain.end_transitions)
+    for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0 or np.isneginf(likelihood[b]):
             continue
         path = tags[b, steps]
@@ -69,35 +65,34 @@ def log_likelihood_and_gradients(
     return likelihood, Gradients(d_emissions, d_transitions, d_start, d_end)
 
 
-def weighted_log_likelihood(
-    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
-):
-    chain = (transitions, lengths, mask, start_transitions, end_transitions)
-    value = np.where(np.isneginf(sequence_score(emissions, tags, *chain)), -np.inf, 0)
-    value = value.astype(emissions.dtype)
-    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+def weighted_log_likelihood(chain, tags, weights):
+    value = np.where(np.isneginf(sequence_score(chain, tags)), -np.inf, 0)
+    value = value.astype(chain.emissions.dtype)
+    for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0 or np.isneginf(value[b]):
             continue
-        x, path, of_steps = emissions[b, steps], tags[b, steps], weights[b, steps]
-        pairs = _pairs(transitions, b, steps)
-        beta = _backward(x, pairs, end_transitions)
+        x, path, of_steps = chain.emissions[b, steps], tags[b, steps], weights[b, steps]
+        pairs = _pairs(chain.transitions, b, steps)
+        beta = _backward(x, pairs, chain.end_transitions)
         for t in range(len(steps)):
-            leaving = pairs[t - 1, path[t - 1]] if t else start_transitions
+            leaving = pairs[t - 1, path[t - 1]] if t else chain.start_transitions
             scores = leaving + x[t] + beta[t]  # of each tag here, with all that may follow it
             value[b] += of_steps[t] * min(scores[path[t]] - _log_sum_exp(scores), 0)
     return value
 
 
-def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    unary = np.zeros_like(emissions)
-    counts = np.zeros((len(emissions), *_shape_of_one(transitions)), emissions.dtype)
-    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+def marginals(chain):
+    unary = np.zeros_like(chain.emissions)
+    counts = np.zeros(
+        (len(chain.emissions), *_shape_of_one(chain.transitions)), chain.emissions.dtype
+    )
+    for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0:
             continue
-        x = emissions[b, steps]
-        pairs = _pairs(transitions, b, steps)
-        alpha = _forward(x, pairs, start_transitions)
-        beta = _backward(x, pairs, end_transitions)
+        x = chain.emissions[b, steps]
+        pairs = _pairs(chain.transitions, b, steps)
+        alpha = _forward(x, pairs, chain.start_transitions)
+        beta = _backward(x, pairs, chain.end_transitions)
         log_z = _log_sum_exp(alpha[-1] + beta[-1])
         if np.isneginf(log_z):
             continue  # no sequence is possible
@@ -108,21 +103,21 @@ def marginals(emissions, transitions, lengths, mask, start_transitions, end_tran
     return unary, counts
 
 
-def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    tags = np.zeros(emissions.shape[:2], np.int32)
-    score = np.zeros(len(emissions), emissions.dtype)
-    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+def viterbi(chain):
+    tags = np.zeros(chain.emissions.shape[:2], np.int32)
+    score = np.zeros(len(chain.emissions), chain.emissions.dtype)
+    for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0:
             continue
-        x = emissions[b, steps]
-        pairs = _pairs(transitions, b, steps)
-        best = start_transitions + x[0]  # best[j]: of all paths that end in j
+        x = chain.emissions[b, steps]
+        pairs = _pairs(chain.transitions, b, steps)
+        best = chain.start_transitions + x[0]  # best[j]: of all paths that end in j
         came_from = []
         for t in range(1, len(steps)):
             candidates = best[:, None] + pairs[t - 1]
             came_from.append(candidates.argmax(axis=0))  # the lowest tag of a tie
             best = candidates.max(axis=0) + x[t]
-        best = best + end_transitions
+        best = best + chain.end_transitions
         path = [best.argmax()]
         for pointers in reversed(came_from):
             path.append(pointers[path[-1]])
@@ -131,41 +126,41 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
     return tags, score
 
 
-def sample(emissions, transitions, lengths, mask, start_transitions, end_transitions, uniforms):
+def sample(chain, uniforms):
     tags = np.zeros(uniforms.shape, np.int32)
-    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+    for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0:
             continue
-        pairs = _pairs(transitions, b, steps)
-        alpha = _forward(emissions[b, steps], pairs, start_transitions)
-        if np.isneginf(alpha[-1] + end_transitions).all():
+        pairs = _pairs(chain.transitions, b, steps)
+        alpha = _forward(chain.emissions[b, steps], pairs, chain.start_transitions)
+        if np.isneginf(alpha[-1] + chain.end_transitions).all():
             continue  # no sequence is possible
         for tags_of_sample, uniforms_of_sample in zip(tags[:, b], uniforms[:, b], strict=True):
-            after = end_transitions
+            after = chain.end_transitions
             for t in reversed(range(len(steps))):
                 tag = _draw(alpha[t] + after, uniforms_of_sample[steps[t]])
                 tags_of_sample[steps[t]] = tag
-                after = transitions[:, tag]
+                after = chain.transitions[:, tag]
     return tags
 
 
-def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
-    batch, num_steps, num_tags = emissions.shape
+def k_best(chain, k):
+    batch, num_steps, num_tags = chain.emissions.shape
     tags = np.zeros((batch, k, num_steps), np.int32)
-    scores = np.full((batch, k), -np.inf, emissions.dtype)
-    for b, steps in enumerate(_valid_steps(emissions, lengths, mask)):
+    scores = np.full((batch, k), -np.inf, chain.emissions.dtype)
+    for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0:
             scores[b, 0] = 0  # of the empty sequence
             continue
-        x = emissions[b, steps]
+        x = chain.emissions[b, steps]
         # best[j]: the best paths that end in j, as (score, path), no more than k
-        best = [[(start_transitions[j] + x[0, j], [j])] for j in range(num_tags)]
+        best = [[(chain.start_transitions[j] + x[0, j], [j])] for j in range(num_tags)]
         for t in range(1, len(steps)):
             best = [
                 _first_k(
                     k,
                     [
-                        (score + transitions[i, j] + x[t, j], [*path, j])
+                        (score + chain.transitions[i, j] + x[t, j], [*path, j])
                         for i in range(num_tags)
                         for score, path in best[i]
                     ],
@@ -173,7 +168,9 @@ def k_best(emissions, transitions, lengths, mask, start_transitions, end_transit
                 for j in range(num_tags)
             ]
         complete = [
-            (score + end_transitions[j], path) for j in range(num_tags) for score, path in best[j]
+            (score + chain.end_transitions[j], path)
+            for j in range(num_tags)
+            for score, path in best[j]
         ]
         for rank, (score, path) in enumerate(_first_k(k, complete)):
             scores[b, rank] = score
@@ -236,8 +233,6 @@ def _of_step(counts, step):
     return counts if counts.ndim == 2 else counts[step - 1]
 
 
-def _valid_steps(emissions, lengths, mask):
+def _valid_steps(chain):
     """For each sequence, the indices of the steps that take part."""
-    if mask is None:
-        return [np.arange(length) for length in lengths]
-    return [np.flatnonzero(row) for row in mask]
+    return [np.flatnonzero(row) for row in chain.valid_steps()]

@@ -7,37 +7,30 @@ import tensorflow as tf
 from tensorflow.python.eager.record import could_possibly_record
 
 from fastkeras._tf_ops import library
-from fastkeras.crf.gradients import Gradients
+from fastkeras.crf.chain import Gradients
 
 LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = range(3)  # `Quantity` in csrc/crf/crf.h
 
 
-def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return _value(chain, tf.zeros((0, 0), tf.int32), LOG_PARTITION)
+def log_partition(chain):
+    return _value(_inputs(chain), tf.zeros((0, 0), tf.int32), LOG_PARTITION)
 
 
-def sequence_score(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return _value(chain, tf.convert_to_tensor(tags), SEQUENCE_SCORE)
+def sequence_score(chain, tags):
+    return _value(_inputs(chain), tf.convert_to_tensor(tags), SEQUENCE_SCORE)
 
 
-def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return _value(chain, tf.convert_to_tensor(tags), LOG_LIKELIHOOD)
+def log_likelihood(chain, tags):
+    return _value(_inputs(chain), tf.convert_to_tensor(tags), LOG_LIKELIHOOD)
 
 
-def log_likelihood_and_gradients(
-    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
-):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    tags = tf.convert_to_tensor(tags)
+def log_likelihood_and_gradients(chain, tags, weights):
+    inputs = (*_inputs(chain), tf.convert_to_tensor(tags))
     value, workspace = library.fastkeras_crf_value(
-        *chain, tags, quantity=LOG_LIKELIHOOD, num_threads=_num_threads()
+        *inputs, quantity=LOG_LIKELIHOOD, num_threads=_num_threads()
     )
     gradients = library.fastkeras_crf_gradient(
-        *chain,
-        tags,
+        *inputs,
         value,
         workspace,
         tf.convert_to_tensor(weights),
@@ -47,43 +40,46 @@ def log_likelihood_and_gradients(
     return value, Gradients(*gradients)
 
 
-def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return tuple(library.fastkeras_crf_marginals(*chain, num_threads=_num_threads()))
+def marginals(chain):
+    return tuple(library.fastkeras_crf_marginals(*_inputs(chain), num_threads=_num_threads()))
 
 
-def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return tuple(library.fastkeras_crf_viterbi(*chain, num_threads=_num_threads()))
+def viterbi(chain):
+    return tuple(library.fastkeras_crf_viterbi(*_inputs(chain), num_threads=_num_threads()))
 
 
-def sample(emissions, transitions, lengths, mask, start_transitions, end_transitions, uniforms):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+def sample(chain, uniforms):
     uniforms = tf.convert_to_tensor(uniforms)
-    return library.fastkeras_crf_sample(*chain, uniforms, num_threads=_num_threads())
+    return library.fastkeras_crf_sample(*_inputs(chain), uniforms, num_threads=_num_threads())
 
 
-def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    tags, scores = library.fastkeras_crf_k_best(*chain, k=k, num_threads=_num_threads())
-    batch, steps, _ = chain[0].shape
+def k_best(chain, k):
+    tags, scores = library.fastkeras_crf_k_best(*_inputs(chain), k=k, num_threads=_num_threads())
+    batch, steps, _ = chain.emissions.shape
     tags.set_shape((batch, k, steps))
     scores.set_shape((batch, k))
     return tags, scores
 
 
-def _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+def _inputs(chain):
     """The six inputs every op begins with; an empty mask stands for none."""
-    mask = tf.zeros((0, 0), tf.bool) if mask is None else mask
-    chain = (emissions, transitions, start_transitions, end_transitions, lengths, mask)
-    return [tf.convert_to_tensor(tensor) for tensor in chain]
+    mask = tf.zeros((0, 0), tf.bool) if chain.mask is None else chain.mask
+    inputs = (
+        chain.emissions,
+        chain.transitions,
+        chain.start_transitions,
+        chain.end_transitions,
+        chain.lengths,
+        mask,
+    )
+    return [tf.convert_to_tensor(tensor) for tensor in inputs]
 
 
-def _value(chain, tags, quantity):
+def _value(inputs, tags, quantity):
     # Without a tape nobody can ask for the gradient, except through a function traced here and
     # differentiated from outside: then `_value_gradient` computes the workspace late.
     return library.fastkeras_crf_value(
-        *chain,
+        *inputs,
         tags,
         quantity=quantity,
         keep_workspace=could_possibly_record(),

@@ -8,22 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastkeras._engines import family_of
-from fastkeras.crf.arguments import array_functions
+from fastkeras._arrays import array_functions, dtype_of
+from fastkeras.crf.tag_schemes import LETTERS, OUTSIDE, parse, rule_of
 
 __all__ = ["Constraints", "allowed", "bitmap_of_tags", "restrict"]
-
-_STANDARD = {"L": "E", "U": "S", "M": "I"}  # the letters of BIOUL and BMES in those of BIOES
-LETTERS = {
-    "BIO": "BIO",
-    "IOB2": "BIO",
-    "IOB1": "BIO",
-    "BIOES": "BIOES",
-    "IOBES": "BIOES",
-    "BIOUL": "BIOUL",
-    "BILOU": "BIOUL",
-    "BMES": "BMESO",
-}
 
 
 class Constraints(NamedTuple):
@@ -64,7 +52,7 @@ class Constraints(NamedTuple):
         """
         rules = checked(self)
         array = array_functions(transitions)
-        transitions = np.asarray(transitions) if array is np else transitions
+        transitions = array.convert_to_tensor(transitions)
         if tuple(transitions.shape) != rules.transitions.shape:
             raise ValueError(
                 f"transitions must have shape (num_tags, num_tags) = {rules.transitions.shape}, "
@@ -113,16 +101,12 @@ def allowed(scheme, tags):
     tags = list(tags)
     if not tags:
         raise ValueError("tags must be the names of at least one tag, got none")
-    parsed = [parse(tag, scheme) for tag in tags]
-    outside = ("O", "")
-    if LETTERS[scheme] == "BIO":
-        follows = _follows_in_iob1 if scheme == "IOB1" else _follows_in_bio
-        end = np.ones(len(parsed), bool)
-    else:
-        follows = _follows_in_bioes
-        end = np.array([follows(tag, outside) for tag in parsed])  # nothing is left open
+    parsed, follows = [parse(tag, scheme) for tag in tags], rule_of(scheme)
     transitions = np.array([[follows(before, after) for after in parsed] for before in parsed])
-    start = np.array([follows(outside, tag) for tag in parsed])
+    start = np.array([follows(OUTSIDE, tag) for tag in parsed])
+    end = np.ones(len(parsed), bool)
+    if LETTERS[scheme] != "BIO":  # whose last letter does not tell; here nothing is left open
+        end = np.array([follows(tag, OUTSIDE) for tag in parsed])
     return Constraints(transitions, start, end)
 
 
@@ -149,11 +133,10 @@ def restrict(emissions, allowed):
         array([[[  1., -inf,   1.]]])
     """
     array = array_functions(emissions)
-    dtype = getattr(allowed, "dtype", np.asarray(allowed).dtype if array is np else None)
-    if "bool" not in str(dtype):
-        raise ValueError(f"allowed must be bool, got {dtype}")
-    emissions = np.asarray(emissions) if array is np else emissions
-    shape = tuple(np.shape(allowed)) if array is np else tuple(allowed.shape)
+    emissions, allowed = array.convert_to_tensor(emissions), array.convert_to_tensor(allowed)
+    if dtype_of(allowed) != "bool":
+        raise ValueError(f"allowed must be bool, got {dtype_of(allowed)}")
+    shape = tuple(allowed.shape)
     wanted = tuple(emissions.shape)
     fits = len(shape) <= len(wanted) and all(
         got in (1, want, None) or want is None
@@ -212,44 +195,8 @@ def checked(constraints, num_tags=None):
     return Constraints(*rules)
 
 
-def parse(tag, scheme):
-    """A name as (letter of BIOES, type)."""
-    letter, separator, kind = tag[:1], tag[1:2], tag[2:]
-    typed = separator in ("-", "_") and kind and letter != "O"
-    if not letter or letter not in LETTERS[scheme] or not (tag == letter or typed):
-        raise ValueError(
-            f"tags must be 'O', or one of {', '.join(LETTERS[scheme])} with a type such as "
-            f"'-PER' or without, for the scheme {scheme}, got {tag!r}"
-        )
-    return _STANDARD.get(letter, letter), kind
-
-
-def scheme_of(names):
-    """A scheme that has all the letters of the names."""
-    for scheme in ("BIO", "BIOES"):
-        if all(name[:1] in scheme for name in names):
-            return scheme
-    return "BMES" if any(name[:1] == "M" for name in names) else "BIOUL"
-
-
-def _follows_in_bio(before, after):
-    return after[0] != "I" or (before[0] != "O" and before[1] == after[1])
-
-
-def _follows_in_iob1(before, after):
-    return after[0] != "B" or (before[0] != "O" and before[1] == after[1])
-
-
-def _follows_in_bioes(before, after):
-    if before[0] in "BI":  # a span is open
-        return after[0] in "IE" and before[1] == after[1]
-    return after[0] in "BSO"
-
-
 def _of_dtype(score, like):
     """In the dtype that was given, if it can hold −inf, whatever `where` made of it."""
-    if score is None or score.dtype == like.dtype or "float" not in str(like.dtype):
+    if score is None or score.dtype == like.dtype or "float" not in dtype_of(like):
         return score
-    if family_of(score) == "numpy":
-        return score.astype(like.dtype)
     return array_functions(score).cast(score, like.dtype)

@@ -1,7 +1,10 @@
-"""What a chain tells about the tags of a sequence: their probabilities, and the best of them."""
+"""Probabilities of what a sequence holds: of tags, of transitions, and of single spans."""
 
-from fastkeras.crf.arguments import like
-from fastkeras.crf.varying import door, functions_for
+import numpy as np
+
+from fastkeras._arrays import array_functions
+from fastkeras.crf.arguments import as_array, chain_of, engine_of, like
+from fastkeras.crf.partial_labels import log_likelihood_of_sets
 
 
 def marginals(
@@ -43,12 +46,20 @@ def marginals(
 
     Source: Rabiner, 1989, "A tutorial on hidden Markov models", section III.
     """
-    x, _, *chain = door(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    unary, counts = functions_for(emissions, transitions, engine).marginals(x, *chain)
+    chain = chain_of(
+        emissions,
+        transitions,
+        lengths,
+        mask,
+        start_transitions,
+        end_transitions,
+        may_vary=True,
+    )
+    unary, counts = engine_of(chain, engine).marginals(chain)
     return like(unary, emissions), like(counts, emissions)
 
 
-def viterbi(
+def posterior_decode(
     emissions,
     transitions,
     lengths=None,
@@ -58,30 +69,115 @@ def viterbi(
     end_transitions=None,
     engine=None,
 ):
-    """The best tag sequence and its score.
+    """The most probable tag of each step, and its probability.
+
+    It has the fewest expected wrong tags of all sequences, where `viterbi` has the best chance to
+    be right as a whole. The tags need not be a sequence that the constraints allow.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
             `log_partition`.
 
     Returns:
-        tags: int32, shape (batch, steps); of equal candidates the lowest tag; 0 at steps that are
-            not valid.
-        score: shape (batch,), dtype of `emissions`; 0 where no step is valid, −inf where no
-            sequence is possible (its tags then mean nothing).
+        tags: int32, shape (batch, steps); of equal candidates the lowest tag.
+        probabilities: shape (batch, steps), dtype of `emissions`. Both are 0 at steps that are not
+        valid and where no sequence is possible.
 
     Raises:
         ValueError, ImportError: as `log_partition`.
 
     Example:
         >>> import numpy as np
-        >>> from fastkeras.crf import viterbi
-        >>> emissions = np.array([[[1.0, 2.0], [3.0, 4.0]]])
-        >>> viterbi(emissions, np.array([[0.0, 0.0], [10.0, 0.0]]))
-        (array([[1, 0]], dtype=int32), array([15.]))
+        >>> from fastkeras.crf import posterior_decode
+        >>> posterior_decode(np.log([[[0.4, 0.6], [0.7, 0.3]]]), np.zeros((2, 2)))
+        (array([[1, 0]], dtype=int32), array([[0.6, 0.7]]))
 
-    Source: Viterbi, 1967; Forney, 1973, "The Viterbi algorithm".
+    Source: Rabiner, 1989, "A tutorial on hidden Markov models", section III.B.
     """
-    x, _, *chain = door(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    tags, score = functions_for(emissions, transitions, engine).viterbi(x, *chain)
-    return tags, like(score, emissions)
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    unary, _ = engine_of(chain, engine).marginals(chain)
+    unary, array = as_array(unary, chain.emissions), array_functions(chain.emissions)
+    tags = array.cast(array.argmax(unary, axis=-1), "int32")
+    return tags, like(array.max(unary, axis=-1), emissions)
+
+
+def span_confidence(
+    emissions,
+    tags,
+    spans,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """Probability that a stretch of a sequence has just these tags, whatever the others are.
+
+    The confidence of an entity that was found: unlike a product of the tags' own probabilities it
+    knows that they depend on each other. A span of the whole sequence gives exp(`log_likelihood`).
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+        tags: integers, shape (batch, steps), such as `viterbi` found; only those in spans are read.
+        spans: integers, shape (num_spans, 3), a NumPy array or a list: the index of a sequence, the
+            first step, and the step after the last. To tell where a span ends in schemes such as
+            BIO, whose last tag does not say it, include the step after it.
+
+    Returns:
+        Probabilities, shape (num_spans,), dtype of `emissions`. Steps that are not valid do not
+        count.
+
+    Raises:
+        ValueError: as `log_partition`, and for spans of another shape or out of range.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import span_confidence
+        >>> emissions = np.log([[[0.4, 0.6], [0.7, 0.3], [0.5, 0.5]]])
+        >>> span_confidence(emissions, np.array([[1, 0, 0]]), [(0, 0, 2)], np.zeros((2, 2)))
+        array([0.42])
+
+    Source: Culotta & McCallum, 2004, "Confidence estimation for information extraction".
+    """
+    array = array_functions(emissions)
+    emissions, tags = array.convert_to_tensor(emissions), array.convert_to_tensor(tags)
+    spans = np.asarray(spans)
+    if spans.size == 0:
+        spans = np.zeros((0, 3), int)
+    if spans.ndim != 2 or spans.shape[1] != 3 or spans.dtype.kind not in "iu":
+        raise ValueError(
+            "spans must be integers of shape (num_spans, 3): sequence, first step, step after the "
+            f"last; got {spans.dtype} of shape {spans.shape}"
+        )
+    batch, steps, num_tags = emissions.shape
+    of, first, stop = spans.T
+    wrong = (of < 0) | (of >= batch) | (first < 0) | (stop <= first) | (stop > steps)
+    if wrong.any():
+        raise ValueError(
+            f"spans must be in sequences 0..{batch - 1} and steps 0 <= first < stop <= {steps}, "
+            f"got {tuple(spans[wrong][0].tolist())}"
+        )
+    t = np.arange(steps)
+    outside = (t < first[:, None]) | (t >= stop[:, None])
+
+    def rows(values):
+        return None if values is None else array.take(values, of, axis=0)
+
+    allowed = outside[..., None] | (
+        rows(tags)[..., None] == array.arange(num_tags, dtype=tags.dtype)
+    )
+    log_p = log_likelihood_of_sets(
+        rows(emissions),
+        allowed,
+        transitions,
+        rows(lengths),
+        mask=rows(mask),
+        start_transitions=start_transitions,
+        end_transitions=end_transitions,
+        engine=engine,
+    )
+    return array.exp(as_array(log_p, emissions))

@@ -6,8 +6,8 @@ so that what is added is small and float32 keeps its digits: docs/crf.md has the
 
 import numpy as np
 
-from fastkeras._engines import engine_for
-from fastkeras.crf.arguments import array_functions, as_array, chain_arguments, like
+from fastkeras._arrays import array_functions
+from fastkeras.crf.arguments import as_array, chain_of, engine_of, like
 
 
 def entropy(
@@ -44,11 +44,8 @@ def entropy(
     Source: Mann & McCallum, 2007, "Efficient computation of entropy gradient for semi-supervised
         conditional random fields".
     """
-    x, _, *chain = chain_arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
-    )
-    functions = engine_for("crf", emissions, engine)
-    return like(cross_entropy_of(functions, x, chain, x, chain), emissions)
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    return like(cross_entropy_of(engine_of(chain, engine), chain, chain), emissions)
 
 
 def cross_entropy(
@@ -93,20 +90,11 @@ def cross_entropy(
     Source: Wang, Jiang, Bach, Wang, Huang & Tu, 2020, "Structure-level knowledge distillation for
         multilingual sequence labeling".
     """
-    p, q, functions = _two_chains(
-        emissions,
-        transitions,
-        start_transitions,
-        end_transitions,
-        other_emissions,
-        other_transitions,
-        other_start_transitions,
-        other_end_transitions,
-        lengths,
-        mask,
-        engine,
+    p = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    q = _other(
+        p, other_emissions, other_transitions, other_start_transitions, other_end_transitions
     )
-    return like(cross_entropy_of(functions, *p, *q), emissions)
+    return like(cross_entropy_of(engine_of(p, engine), p, q), emissions)
 
 
 def kl_divergence(
@@ -145,21 +133,13 @@ def kl_divergence(
 
     Source: Kullback & Leibler, 1951, "On information and sufficiency".
     """
-    p, q, functions = _two_chains(
-        emissions,
-        transitions,
-        start_transitions,
-        end_transitions,
-        other_emissions,
-        other_transitions,
-        other_start_transitions,
-        other_end_transitions,
-        lengths,
-        mask,
-        engine,
+    p = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    q = _other(
+        p, other_emissions, other_transitions, other_start_transitions, other_end_transitions
     )
-    divergence = cross_entropy_of(functions, *p, *q) - cross_entropy_of(functions, *p, *p)
-    return like(_not_negative(array_functions(emissions), divergence), emissions)
+    functions, array = engine_of(p, engine), array_functions(p.emissions)
+    divergence = cross_entropy_of(functions, p, q) - cross_entropy_of(functions, p, p)
+    return like(_not_negative(array, divergence), emissions)
 
 
 def log_count(
@@ -194,63 +174,62 @@ def log_count(
 
     Source: the chain of equal scores; Goodman, 1999, "Semiring parsing", has the other semirings.
     """
-    x, _, transitions, lengths, mask, start, end = chain_arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    functions = engine_of(chain, engine)
+    return like(functions.log_partition(uniform_over_possible(chain)), emissions)
+
+
+def uniform_over_possible(chain):
+    """The chain that gives all sequences that are possible the same score, 0; without gradients."""
+    array = array_functions(chain.emissions)
+
+    def equal(scores):
+        return array.stop_gradient(array.where(scores > -np.inf, array.zeros_like(scores), -np.inf))
+
+    return chain.with_scores(equal)
+
+
+def _other(chain, emissions, transitions, start_transitions, end_transitions):
+    """The other chain of two: over the same steps, in the same dtype."""
+    array = array_functions(chain.emissions)
+    emissions = array.cast(array.convert_to_tensor(emissions), chain.emissions.dtype)
+    shape, wanted = tuple(emissions.shape), tuple(chain.emissions.shape)
+    if len(shape) != 3 or any(
+        got != want and None not in (got, want) for got, want in zip(shape, wanted, strict=True)
+    ):
+        raise ValueError(f"other_emissions must have the shape of emissions, {wanted}, got {shape}")
+    other = chain_of(
+        emissions,
+        transitions,
+        start_transitions=start_transitions,
+        end_transitions=end_transitions,
+        prefix="other_",
     )
-    array = array_functions(emissions)
-    x, transitions, start, end = (
-        array.where(scores > -np.inf, array.zeros_like(scores), -np.inf)
-        for scores in (x, transitions, start, end)
-    )
-    functions = engine_for("crf", emissions, engine)
-    return like(functions.log_partition(x, transitions, lengths, mask, start, end), emissions)
+    return other._replace(lengths=chain.lengths, mask=chain.mask)
 
 
-def _two_chains(x, transitions, start, end, *others_and_steps):
-    *others, lengths, mask, engine = others_and_steps
-    first, _, *chain = chain_arguments(x, transitions, lengths, mask, start, end)
-    array = array_functions(x)
-    other_x, other_transitions, other_start, other_end = others
-    if array is np:
-        other_x = np.asarray(other_x, first.dtype)
-    else:
-        other_x = array.cast(array.convert_to_tensor(other_x), first.dtype)
-    given = zip(other_x.shape, first.shape, strict=False)
-    if len(other_x.shape) != 3 or any(a != b and None not in (a, b) for a, b in given):
-        raise ValueError(
-            f"other_emissions must have the shape of emissions, {tuple(first.shape)}, "
-            f"got {tuple(other_x.shape)}"
-        )
-    second, _, *other_chain = chain_arguments(
-        other_x, other_transitions, lengths, mask, other_start, other_end, prefix="other_"
-    )
-    return (first, chain), (second, other_chain), engine_for("crf", x, engine)
-
-
-def cross_entropy_of(functions, x, chain, other_x, other_chain):
+def cross_entropy_of(functions, p, q):
     """−log q(y*) − Σ_y p(y) (score_q(y) − score_q(y*)), with y* the best sequence of p."""
-    array = array_functions(x)
+    array = array_functions(p.emissions)
     tags, score, unary, counts = (
-        as_array(result, x)
-        for result in (*functions.viterbi(x, *chain), *functions.marginals(x, *chain))
+        as_array(result, p.emissions) for result in (*functions.viterbi(p), *functions.marginals(p))
     )
-    of_best = as_array(functions.log_likelihood(other_x, tags, *other_chain), x)
+    of_best = as_array(functions.log_likelihood(q, tags), q.emissions)
 
-    transitions, lengths, mask, start, end = other_chain
-    steps, num_tags = array.shape(x)[1:]
-    valid = array.arange(steps) < lengths[:, None] if mask is None else mask
+    num_tags = array.shape(q.emissions)[2]
+    valid = q.valid_steps()
     rank = array.cumsum(array.where(valid, 1, 0), axis=1)
     first, last = valid & (rank == 1), valid & (rank == rank[:, -1:])
-    other_x = other_x + array.where(first[..., None], start, 0)
-    other_x = other_x + array.where(last[..., None], end, 0)
+    x = q.emissions + array.where(first[..., None], q.start_transitions, 0)
+    x = x + array.where(last[..., None], q.end_transitions, 0)
 
     of_best_tags = (tags[..., None] == array.arange(num_tags, dtype="int32")) & valid[..., None]
     one_hot = array.where(of_best_tags, array.ones_like(unary), 0)
     forbidden = of_best == -np.inf
     expectation = 0
     for weights, best, scores in (
-        (unary, one_hot, other_x),
-        (counts, _transition_counts(array, one_hot, valid), transitions),
+        (unary, one_hot, x),
+        (counts, _transition_counts(array, one_hot, valid), q.transitions),
     ):
         finite = array.where(scores > -np.inf, scores, 0)
         expectation = expectation + array.sum((weights - best) * finite, axis=(1, 2))
@@ -271,4 +250,4 @@ def _transition_counts(array, one_hot, valid):
 def _not_negative(array, value):
     """Without what is below 0 by rounding only, and with all of the gradient."""
     below = array.where(value < 0, value, 0)
-    return value - (below if array is np else array.stop_gradient(below))
+    return value - array.stop_gradient(below)

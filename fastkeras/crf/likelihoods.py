@@ -1,12 +1,8 @@
 """The values of a chain: log Z, scores, and likelihoods with their gradients."""
 
-import numpy as np
-
-from fastkeras._engines import array_functions, family_of
-from fastkeras.crf.arguments import like, rank_of
-from fastkeras.crf.gradients import Gradients
-from fastkeras.crf.low_rank import LowRank
-from fastkeras.crf.varying import door, functions_for
+from fastkeras._arrays import array_functions, contiguous, dtype_of
+from fastkeras.crf.arguments import chain_of, engine_of, like, rank_of, tags_of
+from fastkeras.crf.chain import Gradients, LowRank
 
 
 def log_partition(
@@ -64,9 +60,17 @@ def log_partition(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, _, *chain = door(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    functions = functions_for(emissions, transitions, engine, checkpoint)
-    return like(functions.log_partition(x, *chain), emissions)
+    chain = chain_of(
+        emissions,
+        transitions,
+        lengths,
+        mask,
+        start_transitions,
+        end_transitions,
+        may_vary=True,
+    )
+    functions = engine_of(chain, engine, checkpoint=checkpoint)
+    return like(functions.log_partition(chain), emissions)
 
 
 def sequence_score(
@@ -105,11 +109,17 @@ def sequence_score(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, tags, *chain = door(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
+    chain = chain_of(
+        emissions,
+        transitions,
+        lengths,
+        mask,
+        start_transitions,
+        end_transitions,
+        may_vary=True,
     )
-    functions = functions_for(emissions, transitions, engine)
-    return like(functions.sequence_score(x, tags, *chain), emissions)
+    tags = tags_of(chain, tags)
+    return like(engine_of(chain, engine).sequence_score(chain, tags), emissions)
 
 
 def log_likelihood(
@@ -151,11 +161,17 @@ def log_likelihood(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, tags, *chain = door(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
+    chain = chain_of(
+        emissions,
+        transitions,
+        lengths,
+        mask,
+        start_transitions,
+        end_transitions,
+        may_vary=True,
     )
-    functions = functions_for(emissions, transitions, engine, checkpoint)
-    return like(functions.log_likelihood(x, tags, *chain), emissions)
+    functions = engine_of(chain, engine, checkpoint=checkpoint)
+    return like(functions.log_likelihood(chain, tags_of(chain, tags)), emissions)
 
 
 def log_likelihood_and_gradients(
@@ -200,12 +216,18 @@ def log_likelihood_and_gradients(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    x, tags, *chain = door(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
+    chain = chain_of(
+        emissions,
+        transitions,
+        lengths,
+        mask,
+        start_transitions,
+        end_transitions,
+        may_vary=True,
     )
-    weights = _weights(weights, x)
-    functions = functions_for(emissions, transitions, engine)
-    likelihood, gradients = functions.log_likelihood_and_gradients(x, tags, *chain, weights)
+    arguments = tags_of(chain, tags), _weights(weights, chain)
+    functions = engine_of(chain, engine)
+    likelihood, gradients = functions.log_likelihood_and_gradients(chain, *arguments)
     if isinstance(transitions, LowRank):
         factors = transitions.gradients(gradients.transitions)
         gradients = gradients._replace(transitions=factors)
@@ -222,34 +244,15 @@ def log_likelihood_and_gradients(
     return like(likelihood, emissions), Gradients(*gradients)
 
 
-def given(tags):
-    """The tags; None is refused."""
-    if tags is None:
-        raise ValueError("tags must be integers of shape (batch, steps), got None")
-    return tags
-
-
-def _weights(weights, emissions):
-    on_numpy = family_of(emissions) == "numpy"
-    batch = emissions.shape[0]
-    if weights is None and on_numpy:
-        return np.ones(batch, emissions.dtype)
-    if on_numpy:
-        weights = np.asarray(weights)
-        kind, shape = weights.dtype.kind, weights.shape
-    else:
-        from keras import backend, ops
-
-        if weights is None:
-            return ops.ones(ops.shape(emissions)[:1], emissions.dtype)
-        weights = ops.convert_to_tensor(weights)
-        kind, shape = backend.standardize_dtype(weights.dtype)[0], tuple(weights.shape)
+def _weights(weights, chain):
+    array, batch = array_functions(chain.emissions), chain.emissions.shape[0]
+    if weights is None:
+        return array.ones(array.shape(chain.emissions)[:1], chain.emissions.dtype)
+    weights = array.convert_to_tensor(weights)
+    dtype, shape = dtype_of(weights), tuple(weights.shape)
     fits = len(shape) == 1 and (shape[0] == batch or None in (shape[0], batch))
-    if not fits or kind not in "fiu":
+    if not fits or not dtype.startswith(("float", "bfloat", "int", "uint")):
         raise ValueError(
-            f"weights must be numbers of shape (batch,) = ({batch},), "
-            f"got {weights.dtype} of shape {shape}"
+            f"weights must be numbers of shape (batch,) = ({batch},), got {dtype} of shape {shape}"
         )
-    if on_numpy:
-        return np.ascontiguousarray(weights, emissions.dtype)
-    return ops.cast(weights, emissions.dtype)
+    return contiguous(array.cast(weights, chain.emissions.dtype))

@@ -16,11 +16,10 @@ https://kexue.fm/archives/7213.
 
 import numpy as np
 
-from fastkeras._engines import array_functions
-from fastkeras.crf import inference
-from fastkeras.crf.arguments import chain_arguments, like
-from fastkeras.crf.likelihoods import given
-from fastkeras.crf.low_rank import LowRank
+from fastkeras._arrays import array_functions, dtype_of, family_of
+from fastkeras.crf import paths
+from fastkeras.crf.arguments import chain_of, like, tags_of
+from fastkeras.crf.chain import LowRank
 
 __all__ = ["locally_normalized", "log_likelihood", "viterbi"]
 
@@ -64,26 +63,30 @@ def log_likelihood(
 
     Source: McCallum, Freitag & Pereira, 2000; Su, 2020.
     """
-    x, tags, transitions, *chain = chain_arguments(
+    chain = chain_of(
         emissions,
         transitions,
         lengths,
         mask,
         start_transitions,
         end_transitions,
-        given(tags),
         keep_factors=True,
     )
-    array = array_functions(emissions)
-    steps = _Compact(array, x, *chain)
-    in_range, tags = _clipped(array, tags, x, chain)
+    return like(log_likelihood_of(chain, tags, bidirectional), emissions)
+
+
+def log_likelihood_of(chain, tags, bidirectional=True):
+    """`log_likelihood` of a chain, whose transitions may be a `LowRank`; in its dtype."""
+    array = array_functions(chain.emissions)
+    steps = _Compact(chain)
+    in_range, tags = _clipped(chain, tags_of(chain, tags))
     tags = steps.compacted(tags)
     before = array.concatenate([tags[:, :1], tags[:, :-1]], axis=1)
     after = array.concatenate([tags[:, 1:], tags[:, -1:]], axis=1)
     value, possible = 0, True
     rules = ((1, steps.first, before), (-1, steps.last, after))
     for direction, begins, neighbour in rules if bidirectional else rules[:1]:
-        rows = _rows(array, transitions, neighbour, direction)
+        rows = _rows(chain.transitions, neighbour, direction)
         scores = steps.x + array.where(begins[..., None], 0, rows)
         score = array.take_along_axis(scores, tags[..., None], axis=-1)[..., 0]
         log_p = score - _log_sum_exp(array, scores)
@@ -91,7 +94,7 @@ def log_likelihood(
         value = value + array.sum(array.where(steps.valid, log_p, 0), axis=1)
     value = value / 2 if bidirectional else value
     value = array.where(possible, value, -np.inf)
-    return like(array.where(in_range, value, np.nan), emissions)
+    return array.where(in_range, value, np.nan)
 
 
 def viterbi(
@@ -134,7 +137,7 @@ def viterbi(
         "end_transitions": end_transitions,
     }
     x = locally_normalized(emissions, *scores, **boundaries, bidirectional=bidirectional)
-    return inference.viterbi(x, *scores, **boundaries, engine=engine)
+    return paths.viterbi(x, *scores, **boundaries, engine=engine)
 
 
 def locally_normalized(
@@ -175,11 +178,14 @@ def locally_normalized(
 
     Source: docs/crf.md.
     """
-    x, _, transitions, *chain = chain_arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
-    )
-    array = array_functions(emissions)
-    steps = _Compact(array, x, *chain)
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    return like(normalized(chain, bidirectional).emissions, emissions)
+
+
+def normalized(chain, bidirectional=True):
+    """The chain with the emissions of `locally_normalized`."""
+    array, transitions = array_functions(chain.emissions), chain.transitions
+    steps = _Compact(chain)
     alone = _log_sum_exp(array, steps.x)[..., None]
     forwards = array.concatenate([steps.x[:, 1:], steps.x[:, -1:]], axis=1)  # of the next step
     normaliser = array.where(steps.last[..., None], 0, _sums(array, forwards, transitions))
@@ -191,27 +197,29 @@ def locally_normalized(
         normaliser = (normaliser + array.where(steps.last[..., None], alone, 0)) / 2
     normaliser = steps.expanded(normaliser)
     possible = normaliser > IMPOSSIBLE / 2
-    return like(array.where(possible, x - array.where(possible, normaliser, 0), -np.inf), emissions)
+    normaliser = array.where(possible, normaliser, 0)
+    return chain._replace(emissions=array.where(possible, chain.emissions - normaliser, -np.inf))
 
 
 class _Compact:
     """The valid steps of each sequence next to each other, from the first column on."""
 
-    def __init__(self, array, x, lengths, mask, start_transitions, end_transitions):
-        self.array = array
+    def __init__(self, chain):
+        self.array = array = array_functions(chain.emissions)
+        x, lengths, mask = chain.emissions, chain.lengths, chain.mask
         t = array.arange(array.shape(x)[1], dtype="int32")
         self.order = None
         if mask is not None:
             self.order = array.argsort(array.where(mask, t, t + array.shape(x)[1]), axis=1)
-            self.rank = array.cumsum(array.cast(mask, "int32") if array is not np else mask, axis=1)
+            self.rank = array.cumsum(array.cast(mask, "int32"), axis=1)
             lengths = self.rank[:, -1]
         lengths = lengths[:, None]
         self.valid, self.first, self.last = t < lengths, (t == 0) & (t < lengths), t == lengths - 1
         x = array.where(self.valid[..., None], self.compacted(x), 0)
-        x = _floored(array, x) + array.where(
-            self.first[..., None], _floored(array, start_transitions), 0
-        )
-        self.x = x + array.where(self.last[..., None], _floored(array, end_transitions), 0)
+        start = _floored(array, chain.start_transitions)
+        x = _floored(array, x) + array.where(self.first[..., None], start, 0)
+        end = _floored(array, chain.end_transitions)
+        self.x = x + array.where(self.last[..., None], end, 0)
 
     def compacted(self, rows):
         """From the steps of the caller."""
@@ -229,8 +237,9 @@ class _Compact:
         return self.array.take_along_axis(rows, at[..., None], axis=1)
 
 
-def _rows(array, transitions, tags, direction):
+def _rows(transitions, tags, direction):
     """The scores of all tags next to the given ones, (batch, steps, num_tags)."""
+    array = array_functions(tags)
     if isinstance(transitions, LowRank):
         here, there = transitions if direction == 1 else reversed(transitions)
         return array.matmul(array.take(here, tags, axis=0), array.transpose(there))
@@ -241,7 +250,6 @@ def _rows(array, transitions, tags, direction):
 def _sums(array, x, transitions):
     """Log Σ_j exp(x[b, t, j] + A[i, j]), (batch, steps, num_tags)."""
     transitions = _floored(array, transitions)
-    dtype = "float64" if "64" in str(x.dtype) else "float32"
     peak = array.max(transitions)
 
     def by_a_product():
@@ -250,7 +258,7 @@ def _sums(array, x, transitions):
         return array.log(array.matmul(array.exp(x - largest), pairs)) + largest + peak
 
     def step_by_step():
-        if array is np:
+        if family_of(x) == "numpy":
             rows = [_log_sum_exp(array, x[:, t, None, :] + transitions) for t in range(x.shape[1])]
             return np.stack(rows, axis=1) if rows else x
         from fastkeras.crf._keras.recursions import scan
@@ -263,24 +271,20 @@ def _sums(array, x, transitions):
         _, (sums,) = scan(step, like[0, 0] * 0, (by_steps,), (like,))
         return array.transpose(sums, (1, 0, 2))
 
-    near = peak - array.min(transitions) <= NEAR[dtype]  # then no sum underflows
-    if array is np:
-        return by_a_product() if near else step_by_step()
+    near = peak - array.min(transitions) <= NEAR[dtype_of(x)]  # then no sum underflows
     return array.cond(near, by_a_product, step_by_step)
 
 
-def _clipped(array, tags, x, chain):
+def _clipped(chain, tags):
     """Which sequences have no tag out of range, bool (batch,), and the tags, 0 if not valid."""
-    if array is np:
+    array = array_functions(tags)
+    if chain.family == "numpy":
         return np.ones(len(tags), bool), tags
-    from fastkeras.crf._keras.eager import check_lengths, check_tags
+    from fastkeras.crf._keras.eager import check_values
 
-    lengths, mask = chain[:2]
-    check_lengths(lengths, x)
-    check_tags(x, tags, lengths, mask)
-    steps = array.arange(array.shape(x)[1], dtype="int32")
-    valid = steps < lengths[:, None] if mask is None else mask
-    clipped = array.where(valid, array.clip(tags, 0, x.shape[2] - 1), 0)
+    check_values(chain, tags)
+    valid = chain.valid_steps()
+    clipped = array.where(valid, array.clip(tags, 0, chain.emissions.shape[2] - 1), 0)
     return array.all((clipped == tags) | ~valid, axis=1), clipped
 
 
@@ -289,7 +293,5 @@ def _floored(array, scores):
 
 
 def _log_sum_exp(array, scores):
-    peak = array.max(scores, axis=-1, keepdims=True)
-    if array is not np:
-        peak = array.stop_gradient(peak)
+    peak = array.stop_gradient(array.max(scores, axis=-1, keepdims=True))
     return array.log(array.sum(array.exp(scores - peak), axis=-1)) + peak[..., 0]

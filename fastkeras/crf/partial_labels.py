@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fastkeras._engines import engine_for
-from fastkeras.crf.arguments import array_functions, as_array, chain_arguments, like
+from fastkeras._arrays import array_functions
+from fastkeras.crf.arguments import as_array, chain_of, engine_of, like
 from fastkeras.crf.constraints import restrict
 
 
@@ -52,24 +52,15 @@ def log_likelihood_of_sets(
     Source: Tsuboi, Kashima, Mori, Oda & Matsumoto, 2008, "Training conditional random fields using
         incomplete annotations".
     """
-    x, _, *chain = chain_arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
-    )
-    inside = restrict(x, allowed)
-    functions, array = engine_for("crf", emissions, engine), array_functions(emissions)
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    array, functions = array_functions(chain.emissions), engine_of(chain, engine)
+    inside = chain._replace(emissions=restrict(chain.emissions, allowed))
 
-    best, _ = functions.viterbi(*_constant(array, inside, *chain))
-    of_best = as_array(functions.log_likelihood(x, best, *chain), x)
-    share = as_array(functions.log_likelihood(inside, best, *chain), x)
+    best, _ = functions.viterbi(inside.with_scores(array.stop_gradient))
+    of_best = as_array(functions.log_likelihood(chain, best), chain.emissions)
+    share = as_array(functions.log_likelihood(inside, best), chain.emissions)
     possible = share > -np.inf
     # of an impossible set nothing may be formed, not even in a branch that is not taken
     value = of_best - array.where(possible, share, 0)
-    (excess,) = _constant(array, array.where(value > 0, value, 0))  # by rounding only
-    value = value - excess
+    value = value - array.stop_gradient(array.where(value > 0, value, 0))  # by rounding only
     return like(array.where(possible, value, -np.inf), emissions)
-
-
-def _constant(array, *arguments):
-    if array is np:
-        return arguments
-    return [None if a is None else array.stop_gradient(a) for a in arguments]

@@ -1,9 +1,56 @@
-"""Sequences drawn from the distribution, and the best k of them."""
+"""Tag sequences: the best, the best k, and those drawn from the distribution."""
 
 import numpy as np
 
-from fastkeras._engines import engine_for, family_of
-from fastkeras.crf.arguments import chain_arguments, like
+from fastkeras._arrays import dtype_of
+from fastkeras.crf.arguments import chain_of, engine_of, like
+
+
+def viterbi(
+    emissions,
+    transitions,
+    lengths=None,
+    *,
+    mask=None,
+    start_transitions=None,
+    end_transitions=None,
+    engine=None,
+):
+    """The best tag sequence and its score.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+
+    Returns:
+        tags: int32, shape (batch, steps); of equal candidates the lowest tag; 0 at steps that are
+            not valid.
+        score: shape (batch,), dtype of `emissions`; 0 where no step is valid, −inf where no
+            sequence is possible (its tags then mean nothing).
+
+    Raises:
+        ValueError, ImportError: as `log_partition`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import viterbi
+        >>> emissions = np.array([[[1.0, 2.0], [3.0, 4.0]]])
+        >>> viterbi(emissions, np.array([[0.0, 0.0], [10.0, 0.0]]))
+        (array([[1, 0]], dtype=int32), array([15.]))
+
+    Source: Viterbi, 1967; Forney, 1973, "The Viterbi algorithm".
+    """
+    chain = chain_of(
+        emissions,
+        transitions,
+        lengths,
+        mask,
+        start_transitions,
+        end_transitions,
+        may_vary=True,
+    )
+    tags, score = engine_of(chain, engine).viterbi(chain)
+    return tags, like(score, emissions)
 
 
 def sample(
@@ -53,20 +100,8 @@ def sample(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples} must be at least 1")
-    x, _, *chain = chain_arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
-    )
-    if family_of(emissions) == "numpy":
-        shape = (num_samples, *x.shape[:2])
-        uniforms = np.random.default_rng(seed).random(shape, x.dtype)
-        np.minimum(uniforms, _below_one(x.dtype), out=uniforms)
-    else:
-        from keras import backend, ops, random
-
-        dtype = backend.standardize_dtype(x.dtype)
-        shape = (num_samples, *ops.shape(x)[:2])
-        uniforms = ops.minimum(random.uniform(shape, dtype=dtype, seed=seed), _below_one(dtype))
-    return engine_for("crf", emissions, engine).sample(x, *chain, uniforms)
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    return engine_of(chain, engine).sample(chain, _uniforms(chain, num_samples, seed))
 
 
 def k_best(
@@ -115,13 +150,21 @@ def k_best(
     """
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ValueError(f"k={k!r} must be an integer of at least 1")
-    x, _, *chain = chain_arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
-    )
-    tags, scores = engine_for("crf", emissions, engine).k_best(x, *chain, int(k))
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    tags, scores = engine_of(chain, engine).k_best(chain, int(k))
     return tags, like(scores, emissions)
 
 
-def _below_one(dtype):
-    """The largest number whose product with a sum is below the sum for sure."""
-    return 1 - 2 * float(np.finfo(dtype).eps)
+def _uniforms(chain, num_samples, seed):
+    """Numbers in 0 ≤ u < 1, (num_samples, batch, steps)."""
+    dtype = dtype_of(chain.emissions)
+    # so far below 1 that the product with a sum is below the sum for sure
+    largest = 1 - 2 * float(np.finfo(dtype).eps)
+    if chain.family == "numpy":
+        shape = (num_samples, *chain.emissions.shape[:2])
+        uniforms = np.random.default_rng(seed).random(shape, dtype)
+        return np.minimum(uniforms, largest, out=uniforms)
+    from keras import ops, random
+
+    shape = (num_samples, *ops.shape(chain.emissions)[:2])
+    return ops.minimum(random.uniform(shape, dtype=dtype, seed=seed), largest)

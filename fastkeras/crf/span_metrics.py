@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastkeras.crf.constraints import parse, scheme_of
+from fastkeras.crf.tag_schemes import parse, scheme_of
 
 ALL = "micro avg"  # seqeval's name for the spans of all types together
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastkeras.crf.arguments import chain_arguments
+from fastkeras.crf.arguments import chain_of
 
 BLOCK = 256  # steps between two looks at what is decided, where a chunk is longer
 RECENTRE = 32  # steps, as in csrc/crf/viterbi.h: rows have to round in the same way
@@ -100,10 +100,9 @@ class ViterbiStream:
                 f"emissions must have shape (steps, num_tags) = (steps, {num_tags}), "
                 f"got {emissions.shape}"
             )
-        x, _, transitions, _, _, start, end = chain_arguments(
-            emissions[None], transitions, None, None, start, end
-        )
-        return x[0], start, np.ascontiguousarray(transitions.T), end
+        chain = chain_of(emissions[None], transitions, start_transitions=start, end_transitions=end)
+        into = np.ascontiguousarray(chain.transitions.T)
+        return chain.emissions[0], chain.start_transitions, into, chain.end_transitions
 
     def _begin(self):
         self._dtype = None

@@ -1,12 +1,8 @@
 """Likelihoods in which tags or steps count more or less, and those of smoothed labels."""
 
-import numpy as np
-
-from fastkeras._engines import engine_for, family_of
-from fastkeras.crf.arguments import array_functions, as_array, chain_arguments, like, rank_of
-from fastkeras.crf.information import cross_entropy_of
-from fastkeras.crf.likelihoods import given
-from fastkeras.crf.varying import door
+from fastkeras._arrays import array_functions
+from fastkeras.crf.arguments import as_array, chain_of, engine_of, like, tags_of
+from fastkeras.crf.information import cross_entropy_of, uniform_over_possible
 
 
 def weighted_log_likelihood(
@@ -57,10 +53,17 @@ def weighted_log_likelihood(
         conditional random fields for supervised interpatient heartbeat classification", here on
         conditional probabilities, so that no term is positive.
     """
-    x, tags, *chain = door(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
+    chain = chain_of(
+        emissions,
+        transitions,
+        lengths,
+        mask,
+        start_transitions,
+        end_transitions,
+        may_vary=True,
     )
-    return like(_weighted(x, tags, chain, weights, engine), emissions)
+    tags = tags_of(chain, tags)
+    return like(weighted_likelihood_of(chain, tags, weights, engine), emissions)
 
 
 def smoothed_log_likelihood(
@@ -110,46 +113,44 @@ def smoothed_log_likelihood(
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in 0 <= ε < 1, got {label_smoothing!r}")
-    x, tags, *chain = chain_arguments(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions, given(tags)
-    )
-    functions, array = engine_for("crf", emissions, engine), array_functions(emissions)
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    tags = tags_of(chain, tags)
+    return like(smoothed_likelihood_of(chain, tags, label_smoothing, weights, engine), emissions)
 
-    def equal(scores):
-        scores = array.where(scores > -np.inf, array.zeros_like(scores), -np.inf)
-        return scores if array is np else array.stop_gradient(scores)
 
-    transitions, lengths, mask, start, end = chain
-    uniform = equal(transitions), lengths, mask, equal(start), equal(end)
+def weighted_likelihood_of(chain, tags, weights, engine=None):
+    """`weighted_log_likelihood` of a chain; in its dtype."""
+    needs = "weighted_log_likelihood", "weights of steps"
+    functions = engine_of(chain, engine, *needs)
+    return functions.weighted_log_likelihood(chain, tags, _of_steps(weights, chain, tags))
+
+
+def smoothed_likelihood_of(chain, tags, label_smoothing, weights=None, engine=None):
+    """`smoothed_log_likelihood` of a chain; in its dtype."""
+    functions = engine_of(chain, engine)
     if weights is None:
-        value = as_array(functions.log_likelihood(x, tags, *chain), x)
+        value = functions.log_likelihood(chain, tags)
     else:
-        value = as_array(_weighted(x, tags, chain, weights, engine), x)
-    spread = cross_entropy_of(functions, equal(x), uniform, x, chain)
-    return like((1 - label_smoothing) * value - label_smoothing * spread, emissions)
+        value = weighted_likelihood_of(chain, tags, weights, engine)
+    spread = cross_entropy_of(functions, uniform_over_possible(chain), chain)
+    value = as_array(value, chain.emissions)
+    return (1 - label_smoothing) * value - label_smoothing * spread
 
 
-def _weighted(x, tags, chain, weights, engine):
-    functions = engine_for("crf", x, engine, "weighted_log_likelihood", "weights of steps")
-    return functions.weighted_log_likelihood(x, tags, *chain, _of_steps(weights, x, tags))
-
-
-def _of_steps(weights, emissions, tags):
+def _of_steps(weights, chain, tags):
     """The weight of each step, (batch, steps), in the dtype of the emissions."""
-    array, batch_and_steps = array_functions(emissions), tuple(emissions.shape[:2])
-    if family_of(emissions) == "numpy":
-        weights = np.asarray(weights, emissions.dtype)
-    else:
-        weights = array.cast(array.convert_to_tensor(weights), emissions.dtype)
-    shape, num_tags = tuple(weights.shape), emissions.shape[2]
+    array = array_functions(chain.emissions)
+    weights = array.cast(array.convert_to_tensor(weights), chain.emissions.dtype)
+    *batch_and_steps, num_tags = chain.emissions.shape
+    shape = tuple(weights.shape)
     if shape == (num_tags,):
-        weights = array.take(weights, array.clip(tags, 0, num_tags - 1), axis=0)
-    elif rank_of(weights) != 2 or any(
+        return array.take(weights, array.clip(tags, 0, num_tags - 1), axis=0)
+    if len(shape) != 2 or any(
         None not in (got, want) and got != want
         for got, want in zip(shape, batch_and_steps, strict=True)
     ):
         raise ValueError(
             f"weights must have shape (num_tags,) = ({num_tags},) or (batch, steps) = "
-            f"{batch_and_steps}, got {shape}"
+            f"{tuple(batch_and_steps)}, got {shape}"
         )
     return weights

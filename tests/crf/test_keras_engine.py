@@ -5,7 +5,7 @@ import pytest
 
 import accuracy
 from fastkeras import crf
-from fastkeras.crf import recursions
+from fastkeras.crf._keras import recursions
 
 tf = pytest.importorskip("tensorflow")
 

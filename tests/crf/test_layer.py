@@ -8,6 +8,7 @@ tf = pytest.importorskip("tensorflow")
 
 from fastkeras import crf as functions  # noqa: E402
 from fastkeras.crf import _reference  # noqa: E402
+from fastkeras.crf.chain import Chain  # noqa: E402
 from fastkeras.layers import CRF  # noqa: E402
 from fastkeras.losses import CRFLoss  # noqa: E402
 from fastkeras.metrics import CRFAccuracy  # noqa: E402
@@ -78,11 +79,10 @@ def expected(crf, model, words, tags):
     """Return what the reference says of a model: log-likelihoods, decoded tags, accuracy."""
     mask = words > 0
     emissions = np.asarray(model(words)).astype("float64")
-    scores = [np.asarray(a).astype("float64") for a in (crf.start_transitions, crf.end_transitions)]
-    transitions = np.asarray(crf.transitions).astype("float64")
-    chain = (transitions, None, mask, *scores)
-    likelihood = _reference.log_likelihood(emissions, np.where(mask, tags, 0), *chain)
-    decoded, _ = _reference.viterbi(emissions, *chain)
+    scores = (crf.transitions, None, mask, crf.start_transitions, crf.end_transitions)
+    chain = Chain(emissions, *scores).with_scores(lambda a: np.asarray(a).astype("float64"))
+    likelihood = _reference.log_likelihood(chain, np.where(mask, tags, 0))
+    decoded, _ = _reference.viterbi(chain)
     return likelihood, decoded, (decoded == tags)[mask].mean()
 
 

@@ -19,4 +19,4 @@ def test_tags_stay_in_range(engine, dtype, value, rng):
             crf.viterbi(emissions, transitions, engine=engine),
             crf.k_best(emissions, transitions, 4, engine=engine),
         ):
-            assert 0 <= np.min(tags) and np.max(tags) < num_tags
+            assert np.min(tags) >= 0 and np.max(tags) < num_tags

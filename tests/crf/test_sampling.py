@@ -10,7 +10,7 @@ from accuracy import call, call_reference, largest_score
 from enumeration import enumerate_paths, probabilities
 from fastkeras import crf
 from fastkeras.crf import _reference
-from fastkeras.crf.arguments import chain_arguments
+from fastkeras.crf.arguments import chain_of
 from strategies import chains, is_valid
 
 SCORES = ("emissions", "transitions", "start_transitions", "end_transitions")
@@ -113,10 +113,9 @@ def test_samples_have_the_frequencies_of_the_distribution(engine, hard, rng):
 def test_engines_draw_the_tags_of_the_reference(engine, chain, num_samples, seed):
     arguments = {**without_tags(chain), "num_samples": num_samples, "seed": seed}
     tags = np.asarray(crf.sample(**arguments, engine=engine))
-    names = ("emissions", "transitions", "lengths", "mask", *SCORES[2:])
-    x, _, *checked = chain_arguments(*(chain[name] for name in names))
-    uniforms = np.random.default_rng(seed).random((num_samples, *x.shape[:2]))
-    np.testing.assert_array_equal(tags, _reference.sample(x, *checked, uniforms))
+    uniforms = np.random.default_rng(seed).random((num_samples, *chain["emissions"].shape[:2]))
+    checked = chain_of(**without_tags(chain))
+    np.testing.assert_array_equal(tags, _reference.sample(checked, uniforms))
     np.testing.assert_array_equal(tags, crf.sample(**arguments, engine=engine))
     (log_z,) = call("log_partition", chain, "reference")
     possible = np.isfinite(log_z)

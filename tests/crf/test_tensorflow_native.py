@@ -7,6 +7,7 @@ import tensorflow as tf
 from fastkeras import crf
 from fastkeras._tf_ops import library
 from fastkeras.crf import _reference, _tensorflow_native
+from fastkeras.crf.chain import Chain
 
 BATCH, STEPS, NUM_TAGS = 3, 5, 4
 UNKNOWN = (  # emissions, tags, transitions, lengths of any batch and number of steps
@@ -29,18 +30,11 @@ def chain(batch=BATCH, steps=STEPS, num_tags=NUM_TAGS, dtype="float32"):
 
 
 def arguments_of(function, arguments):
-    """The arguments in the order of an engine, start and end zero, tags where they are taken."""
+    """What an engine takes: a chain, start and end zero, and tags where they are taken."""
     x, tags, transitions, lengths = arguments.values()
     zeros = np.zeros(transitions.shape[0], transitions.dtype)
-    return (
-        x,
-        *([tags] if function in VALUES[1:] else []),
-        transitions,
-        lengths,
-        None,
-        zeros,
-        zeros,
-    )
+    checked = Chain(x, transitions, lengths, None, zeros, zeros)
+    return (checked, tags) if function in VALUES[1:] else (checked,)
 
 
 def close(actual, expected):

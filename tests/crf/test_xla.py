@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from fastkeras import _engines, _tf_library, _tf_ops, crf
 from fastkeras.crf import _tensorflow_native, semi_markov
+from fastkeras.crf.chain import Chain
 from fastkeras.layers import CRF
 
 SHAPES = [(3, 7, 4), (2, 33, 19), (1, 1, 1), (0, 4, 3)]  # batch, steps, num_tags
@@ -31,15 +32,9 @@ def sample_given_uniforms(chain):
     """XLA draws other numbers for a seed than TensorFlow does."""
     emissions, start = chain["emissions"], chain["start_transitions"]
     numbers = np.random.default_rng(4).random((5, *emissions.shape[:2]))
-    return _tensorflow_native.sample(
-        emissions,
-        chain["transitions"],
-        chain["lengths"],
-        None,
-        start,
-        tf.zeros_like(start),
-        tf.constant(numbers, emissions.dtype),
-    )
+    zeros = tf.zeros_like(start)
+    checked = Chain(emissions, chain["transitions"], chain["lengths"], None, start, zeros)
+    return _tensorflow_native.sample(checked, tf.constant(numbers, emissions.dtype))
 
 
 FUNCTIONS = {

@@ -19,17 +19,17 @@ from fastkeras.crf._keras.recursions import (
     steps_of,
     varies,
 )
-from fastkeras.crf._keras.relative import (
-    chain_of,
+from fastkeras.crf._keras.relative_scores import (
     gold_of,
     log_likelihood_from,
     log_partition_from,
+    relative_scores,
     settle,
     sum_over_steps,
     tags_and_previous,
 )
 from fastkeras.crf._keras.weighted import weighted_log_likelihood
-from fastkeras.crf.gradients import Gradients
+from fastkeras.crf.chain import Gradients
 
 __all__ = ["checkpointed", "k_best", "sample", "weighted_log_likelihood"]  # and what stands here
 
@@ -37,40 +37,38 @@ VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the s
 
 
 @engine_function
-def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return log_partition_from(_relative_score(chain, -chain.shift))
+def log_partition(chain):
+    scores = relative_scores(chain)
+    return log_partition_from(_relative_score(scores, -scores.shift))
 
 
 @engine_function
-def sequence_score(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    gold = gold_of(chain, tags)
-    return settle(sum_over_steps(gold.score + chain.shift), gold)
+def sequence_score(chain, tags):
+    scores = relative_scores(chain)
+    gold = gold_of(scores, tags)
+    return settle(sum_over_steps(gold.score + scores.shift), gold)
 
 
 @engine_function
-def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    gold = gold_of(chain, tags)
-    return log_likelihood_from(_relative_score(chain, gold.score), gold)
+def log_likelihood(chain, tags):
+    scores = relative_scores(chain)
+    gold = gold_of(scores, tags)
+    return log_likelihood_from(_relative_score(scores, gold.score), gold)
 
 
 @engine_function
-def log_likelihood_and_gradients(
-    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
-):
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    gold = gold_of(chain, tags)
-    alpha, scale, log_scale = forward(chain.steps)
+def log_likelihood_and_gradients(chain, tags, weights):
+    scores = relative_scores(chain)
+    gold = gold_of(scores, tags)
+    alpha, scale, log_scale = forward(scores.steps)
     likelihood = sum_over_steps(gold.score - log_scale)
     likelihood = ops.where(likelihood > 0, 0, likelihood)  # above 0 by rounding only
     weights = ops.where(gold.possible, ops.convert_to_tensor(weights, dtype=likelihood.dtype), 0)
-    unary, counts, _ = posterior(chain.steps, alpha, scale, weights)
-    tags, previous = tags_and_previous(chain, ops.transpose(tags))
-    num_tags = chain.x.shape[-1]
-    unary_weights = ops.where(chain.valid, weights, 0)
-    pair_weights = ops.where(chain.first, 0, unary_weights)
+    unary, counts, _ = posterior(scores.steps, alpha, scale, weights)
+    tags, previous = tags_and_previous(scores, ops.transpose(tags))
+    num_tags = scores.x.shape[-1]
+    unary_weights = ops.where(scores.valid, weights, 0)
+    pair_weights = ops.where(scores.first, 0, unary_weights)
     one_hot = ops.one_hot(tags, num_tags, dtype=unary.dtype)
     d_x = one_hot * unary_weights[..., None] - unary
     before = ops.one_hot(previous, num_tags, dtype=unary.dtype)
@@ -78,43 +76,43 @@ def log_likelihood_and_gradients(
     gradients = Gradients(
         ops.transpose(d_x, (1, 0, 2)),
         _as_given(gold_counts - counts),
-        ops.sum(ops.where(chain.first[..., None], d_x, 0), axis=(0, 1)),
-        ops.sum(ops.where(chain.last[..., None], d_x, 0), axis=(0, 1)),
+        ops.sum(ops.where(scores.first[..., None], d_x, 0), axis=(0, 1)),
+        ops.sum(ops.where(scores.last[..., None], d_x, 0), axis=(0, 1)),
     )
     return settle(likelihood, gold), gradients
 
 
 @engine_function
-def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    alpha, scale, log_scale = forward(chain.steps)
-    log_z = sum_over_steps(log_scale + chain.shift)
+def marginals(chain):
+    scores = relative_scores(chain)
+    alpha, scale, log_scale = forward(scores.steps)
+    log_z = sum_over_steps(log_scale + scores.shift)
     weights = ops.cast(log_z > IMPOSSIBLE, log_z.dtype)
-    unary, counts, _ = posterior(chain.steps, alpha, scale, weights, per_sequence=True)
+    unary, counts, _ = posterior(scores.steps, alpha, scale, weights, per_sequence=True)
     return ops.transpose(unary, (1, 0, 2)), _as_given(counts)
 
 
 @engine_function
-def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    zeros = ops.zeros(ops.shape(chain.x)[1:], chain.x.dtype)
-    valid, first = chain.valid[..., None], chain.first[..., None]
-    transitions = of_each_step(chain.transitions)
+def viterbi(chain):
+    scores = relative_scores(chain)
+    zeros = ops.zeros(ops.shape(scores.x)[1:], scores.x.dtype)
+    valid, first = scores.valid[..., None], scores.first[..., None]
+    transitions = of_each_step(scores.transitions)
 
     def forwards(best, inputs):
         x, valid, first, *into = inputs
-        reached = best[:, :, None] + (into[0] if into else chain.transitions)
+        reached = best[:, :, None] + (into[0] if into else scores.transitions)
         joined = x + ops.where(first, 0, ops.max(reached, axis=1))
         peak = ops.max(joined, axis=-1, keepdims=True)
         after = ops.where(valid, joined - peak, best)
         return after, (best, ops.where(valid, peak, 0)[:, 0])
 
-    inputs = (chain.x, valid, first, *transitions)
+    inputs = (scores.x, valid, first, *transitions)
     best, (before, peaks) = scan(forwards, zeros, inputs, (zeros, zeros[:, 0]))
-    score = sum_over_steps(peaks + chain.shift)
+    score = sum_over_steps(peaks + scores.shift)
 
     # no pointers are stored: the winner is found again along the path, by the same additions
-    transposed = ops.swapaxes(chain.transitions, -1, -2)
+    transposed = ops.swapaxes(scores.transitions, -1, -2)
 
     def backwards(tag, inputs):
         before, valid, *into = inputs
@@ -126,18 +124,18 @@ def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transi
         return ops.where(valid, came_from, tag), (ops.where(valid, tag, 0),)
 
     tag = _argmax(best)
-    inputs = (before, chain.valid, *of_each_step(transposed))
+    inputs = (before, scores.valid, *of_each_step(transposed))
     _, (tags,) = scan(backwards, tag, inputs, (tag,), reverse=True)
     return ops.transpose(tags), ops.where(score > IMPOSSIBLE, score, -float("inf"))
 
 
-def _relative_score(chain, gold):
+def _relative_score(scores, gold):
     """Sum over the valid steps of `gold` minus log_scale; shape (batch,).
 
     The two are subtracted step by step: their sums are large and their difference is small.
     """
     if backend.backend() == "torch":  # Keras' custom_gradient cannot be differentiated twice there
-        _, _, log_scale = forward(chain.steps)
+        _, _, log_scale = forward(scores.steps)
         return sum_over_steps(gold - log_scale)
 
     @ops.custom_gradient
@@ -152,8 +150,8 @@ def _relative_score(chain, gold):
 
         return sum_over_steps(gold - log_scale), gradient
 
-    valid, first = (ops.cast(steps, gold.dtype) for steps in (chain.valid, chain.first))
-    return score(chain.x, chain.transitions, gold, valid, first)
+    valid, first = (ops.cast(steps, gold.dtype) for steps in (scores.valid, scores.first))
+    return score(scores.x, scores.transitions, gold, valid, first)
 
 
 def _as_given(counts):

@@ -18,29 +18,29 @@ from fastkeras.crf._keras.recursions import (
     steps_of,
     varies,
 )
-from fastkeras.crf._keras.relative import (
-    chain_of,
+from fastkeras.crf._keras.relative_scores import (
     gold_of,
     log_likelihood_from,
     log_partition_from,
+    relative_scores,
     sum_over_steps,
 )
 
 
 @engine_function
-def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return log_partition_from(_relative_score(chain, -chain.shift))
+def log_partition(chain):
+    scores = relative_scores(chain)
+    return log_partition_from(_relative_score(scores, -scores.shift))
 
 
 @engine_function
-def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    gold = gold_of(chain, tags)
-    return log_likelihood_from(_relative_score(chain, gold.score), gold)
+def log_likelihood(chain, tags):
+    scores = relative_scores(chain)
+    gold = gold_of(scores, tags)
+    return log_likelihood_from(_relative_score(scores, gold.score), gold)
 
 
-def _relative_score(chain, gold):
+def _relative_score(scores, gold):
     """As in _keras.py."""
 
     @ops.custom_gradient
@@ -56,8 +56,8 @@ def _relative_score(chain, gold):
 
         return sum_over_steps(gold - log_scale), gradient
 
-    valid, first = (ops.cast(steps, gold.dtype) for steps in (chain.valid, chain.first))
-    return score(chain.x, chain.transitions, gold, valid, first)
+    valid, first = (ops.cast(steps, gold.dtype) for steps in (scores.valid, scores.first))
+    return score(scores.x, scores.transitions, gold, valid, first)
 
 
 def _forward(steps):

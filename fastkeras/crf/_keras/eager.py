@@ -1,12 +1,13 @@
 """Eager calls of the `keras` engine: what they check, and how they are compiled."""
 
 from functools import cache, wraps
+from inspect import signature
 
 import numpy as np
 from keras import backend, ops, tree
 
 from fastkeras.crf import _reference
-from fastkeras.crf.arguments import _NumPy as on_numpy
+from fastkeras.crf.chain import Chain, check_lengths, check_tags
 
 
 def engine_function(function):
@@ -14,91 +15,90 @@ def engine_function(function):
 
     Eagerly, a loop of TensorFlow is slow, and one of JAX is compiled anew at each call.
     """
-    takes_tags = "tags" in function.__code__.co_varnames[: function.__code__.co_argcount]
+    takes_tags = "tags" in signature(function).parameters
     compiled = function
     if backend.backend() == "jax":
         from jax import jit
 
         compiled = jit(function)
     elif backend.backend() == "tensorflow":
-        compiled = _in_a_graph(function, takes_tags)
+        compiled = _in_a_graph(function)
 
     @wraps(function)
-    def checked(emissions, *arguments):
-        _, lengths, mask = arguments[1:4] if takes_tags else arguments[:3]
-        check_lengths(lengths, emissions)
-        if takes_tags:
-            check_tags(emissions, arguments[0], lengths, mask)
-        if 0 in emissions.shape and None not in emissions.shape:
-            return of_no_steps(function.__name__, emissions, *arguments)
-        return compiled(emissions, *arguments)
+    def checked(chain, *arguments):
+        check_values(chain, arguments[0] if takes_tags else None)
+        shape = chain.emissions.shape
+        if 0 in shape and None not in shape:
+            return of_no_steps(function.__name__, chain, *arguments)
+        return compiled(chain, *arguments)
 
     return checked
 
 
-def of_no_steps(name, *arguments):
+def of_no_steps(name, chain, *arguments):
     """The results without any step, whatever the scores; loops over nothing are not portable."""
-    zeros = [
-        a
-        if a is None or isinstance(a, int)
-        else np.zeros(a.shape, backend.standardize_dtype(a.dtype))
-        for a in arguments
-    ]
-    return tree.map_structure(ops.convert_to_tensor, getattr(_reference, name)(*zeros))
+
+    def zeros(value):
+        if value is None or isinstance(value, int):
+            return value
+        return np.zeros(value.shape, backend.standardize_dtype(value.dtype))
+
+    results = getattr(_reference, name)(Chain(*map(zeros, chain)), *map(zeros, arguments))
+    return tree.map_structure(ops.convert_to_tensor, results)
 
 
-def _in_a_graph(function, takes_tags):
+def _in_a_graph(function):
     import tensorflow as tf
 
-    mask_at = 4 if takes_tags else 3
-
     @cache
-    def graph(num_tags, dtype, masked, rank_of_transitions, ranks_of_more):
-        x, transitions, boundary, *more = (
-            tf.TensorSpec(shape, dtype)
-            for shape in (
-                (None, None, num_tags),
-                (None, None, num_tags, num_tags)[4 - rank_of_transitions :],
-                (num_tags,),
-                *((None,) * rank for rank in ranks_of_more),
-            )
+    def graph(num_tags, dtype, rank_of_transitions, masked, ranks_and_dtypes_of_more):
+        boundary = tf.TensorSpec((num_tags,), dtype)
+        specs = Chain(
+            tf.TensorSpec((None, None, num_tags), dtype),
+            tf.TensorSpec((None, None, num_tags, num_tags)[4 - rank_of_transitions :], dtype),
+            tf.TensorSpec((None,), tf.int32),
+            tf.TensorSpec((None, None), tf.bool) if masked else None,
+            boundary,
+            boundary,
         )
-        steps = [tf.TensorSpec((None, None), tf.bool)] if masked else []
-        tags = [tf.TensorSpec((None, None), tf.int32)] if takes_tags else []
-        lengths = tf.TensorSpec((None,), tf.int32)
-        signature = [x, *tags, transitions, lengths, *steps, boundary, boundary, *more]
+        more = (tf.TensorSpec((None,) * rank, dtype) for rank, dtype in ranks_and_dtypes_of_more)
 
         def call(*tensors):
-            mask = [] if masked else [None]
-            return function(*tensors[:mask_at], *mask, *tensors[mask_at:])
+            tensors = iter(tensors)
+            chain = Chain(*(None if spec is None else next(tensors) for spec in specs))
+            return function(chain, *tensors)
 
+        signature = [spec for spec in (*specs, *more) if spec is not None]
         return tf.function(call, input_signature=signature, autograph=False)
 
     @wraps(function)
-    def call(*arguments):
+    def call(chain, *more):
         if not tf.executing_eagerly():
-            return function(*arguments)
-        ranks_of_more = tuple(len(a.shape) for a in arguments[mask_at + 3 :])
-        tensors = [ops.convert_to_tensor(a) for a in arguments if a is not None]
-        x, transitions = tensors[0], tensors[mask_at - 2]
-        masked, rank = arguments[mask_at] is not None, len(transitions.shape)
-        return graph(x.shape[2], x.dtype, masked, rank, ranks_of_more)(*tensors)
+            return function(chain, *more)
+        chain = Chain(*(None if part is None else ops.convert_to_tensor(part) for part in chain))
+        more = [ops.convert_to_tensor(part) for part in more]
+        x, rank = chain.emissions, len(chain.transitions.shape)
+        of_more = tuple((len(part.shape), part.dtype) for part in more)
+        compiled = graph(x.shape[2], x.dtype, rank, chain.mask is not None, of_more)
+        return compiled(*(part for part in (*chain, *more) if part is not None))
 
     return call
 
 
-def check_lengths(lengths, emissions):
-    """As for arrays, where the lengths have values."""
-    if _is_concrete(lengths):
-        on_numpy.check_lengths(ops.convert_to_numpy(lengths), emissions.shape[1])
+def check_values(chain, tags=None):
+    """Check lengths and tags as the door does for arrays, where they have values.
 
-
-def check_tags(emissions, tags, lengths, mask):
-    """As for arrays; a graph, which cannot raise, gives NaN instead."""
-    if _is_concrete(tags) and _is_concrete(lengths if mask is None else mask):
-        lengths = ops.convert_to_numpy(lengths) if mask is None else None
-        mask = None if mask is None else ops.convert_to_numpy(mask)
-        on_numpy.check_tags(ops.convert_to_numpy(tags), lengths, mask, emissions.shape[2])
+    A graph, which cannot raise, gives NaN instead.
+    """
+    if _is_concrete(chain.lengths):
+        check_lengths(ops.convert_to_numpy(chain.lengths), chain.emissions.shape[1])
+    if tags is None or not _is_concrete(tags):
+        return
+    steps_have_values = _is_concrete(chain.lengths if chain.mask is None else chain.mask)
+    if steps_have_values:
+        num_tags = chain.emissions.shape[2]
+        valid = ops.convert_to_numpy(chain.valid_steps())
+        check_tags(ops.convert_to_numpy(tags), valid, num_tags)
 
 
 def _is_concrete(tensor):

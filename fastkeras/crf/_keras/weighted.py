@@ -4,9 +4,9 @@ from keras import ops
 
 from fastkeras.crf._keras.eager import engine_function
 from fastkeras.crf._keras.recursions import anything, log_sum_exp, of_each_step, scan, varies
-from fastkeras.crf._keras.relative import (
-    chain_of,
+from fastkeras.crf._keras.relative_scores import (
     gold_of,
+    relative_scores,
     settle,
     sum_over_steps,
     tags_and_previous,
@@ -14,24 +14,24 @@ from fastkeras.crf._keras.relative import (
 
 
 @engine_function
-def weighted_log_likelihood(
-    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
-):
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    gold = gold_of(chain, tags)
-    tags, previous = tags_and_previous(chain, ops.transpose(tags))
-    if varies(chain.transitions):
-        leaving = ops.take_along_axis(chain.transitions, previous[..., None, None], axis=2)[:, :, 0]
+def weighted_log_likelihood(chain, tags, weights):
+    scores = relative_scores(chain)
+    gold = gold_of(scores, tags)
+    tags, previous = tags_and_previous(scores, ops.transpose(tags))
+    if varies(scores.transitions):
+        leaving = ops.take_along_axis(scores.transitions, previous[..., None, None], axis=2)[
+            :, :, 0
+        ]
     else:
-        leaving = ops.take(chain.transitions, previous, axis=0)
+        leaving = ops.take(scores.transitions, previous, axis=0)
     # log p(y_t | y_{t-1}) is a softmax over the tags of step t, each with all that may follow it
-    scores = ops.where(chain.first[..., None], 0, leaving) + _from_here_on(chain.steps)
-    scores = ops.where(chain.valid[..., None], scores, 0)
-    of_tags = ops.take_along_axis(scores, tags[..., None], axis=-1)[..., 0]
-    log_p = of_tags - log_sum_exp(scores, axis=-1)
+    logits = ops.where(scores.first[..., None], 0, leaving) + _from_here_on(scores.steps)
+    logits = ops.where(scores.valid[..., None], logits, 0)
+    of_tags = ops.take_along_axis(logits, tags[..., None], axis=-1)[..., 0]
+    log_p = of_tags - log_sum_exp(logits, axis=-1)
     log_p = log_p - ops.stop_gradient(ops.where(log_p > 0, log_p, 0))  # by rounding only
     weights = ops.transpose(ops.convert_to_tensor(weights, dtype=log_p.dtype))
-    return settle(sum_over_steps(ops.where(chain.valid, weights * log_p, 0)), gold)
+    return settle(sum_over_steps(ops.where(scores.valid, weights * log_p, 0)), gold)
 
 
 def _from_here_on(steps):

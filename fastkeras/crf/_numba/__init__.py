@@ -17,7 +17,7 @@ from fastkeras.crf._numba.recursions import (
     score_of,
     write_marginals,
 )
-from fastkeras.crf.gradients import Gradients
+from fastkeras.crf.chain import Gradients
 
 # Sequences are summed in this many groups, each in order and then group after group: a constant,
 # so that sums over the batch do not depend on the number of threads.
@@ -26,69 +26,70 @@ GROUPS = 16
 _one_call = Lock()  # Numba's own thread pool aborts the process if two Python threads enter it
 
 
-def log_partition(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+def log_partition(chain):
+    arguments = _compiled(chain)
     with _one_call:
-        return _log_partition(*chain)
+        return _log_partition(*arguments)
 
 
-def sequence_score(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+def sequence_score(chain, tags):
+    arguments = _compiled(chain)
     with _one_call:
-        return _sequence_score(_own(tags), *chain)
+        return _sequence_score(_own(tags), *arguments)
 
 
-def log_likelihood(emissions, tags, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+def log_likelihood(chain, tags):
+    arguments = _compiled(chain)
     with _one_call:
-        return _log_likelihood(_own(tags), *chain)
+        return _log_likelihood(_own(tags), *arguments)
 
 
-def log_likelihood_and_gradients(
-    emissions, tags, transitions, lengths, mask, start_transitions, end_transitions, weights
-):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+def log_likelihood_and_gradients(chain, tags, weights):
+    arguments = _compiled(chain)
     with _one_call:
-        value, d_emissions, *shared = _gradients(_own(tags), *chain, _own(weights, np.float64))
-    return value, Gradients(d_emissions, *(_sum_in_order(part, emissions.dtype) for part in shared))
+        value, d_emissions, *shared = _gradients(_own(tags), *arguments, _own(weights, np.float64))
+    return value, Gradients(
+        d_emissions, *(_sum_in_order(part, chain.emissions.dtype) for part in shared)
+    )
 
 
-def marginals(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+def marginals(chain):
+    arguments = _compiled(chain)
     with _one_call:
-        return _marginals(*chain)
+        return _marginals(*arguments)
 
 
-def viterbi(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+def viterbi(chain):
+    arguments = _compiled(chain)
     with _one_call:
-        return _viterbi(*chain)
+        return _viterbi(*arguments)
 
 
-def sample(emissions, transitions, lengths, mask, start_transitions, end_transitions, uniforms):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+def sample(chain, uniforms):
+    arguments = _compiled(chain)
     with _one_call:
-        return _sample(*chain, _own(uniforms, np.float64))
+        return _sample(*arguments, _own(uniforms, np.float64))
 
 
-def k_best(emissions, transitions, lengths, mask, start_transitions, end_transitions, k):
-    chain = _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+def k_best(chain, k):
+    arguments = _compiled(chain)
     with _one_call:
-        return _k_best(*chain, k)
+        return _k_best(*arguments, k)
 
 
-def _chain(emissions, transitions, lengths, mask, start_transitions, end_transitions):
+def _compiled(chain):
     """Return the arguments of the compiled functions: few types, so few compilations."""
-    if mask is None:
-        mask = np.arange(emissions.shape[1]) < lengths[:, None]
-    transitions = _own(transitions, np.float64)
+    transitions = _own(chain.transitions, np.float64)
     peak = transitions.max()
     peak = peak if np.isfinite(peak) else 0.0
     with np.errstate(under="ignore"):
         factors = np.exp(transitions - peak)
     scores = (transitions, factors, float(peak))
-    boundaries = (_own(start_transitions, np.float64), _own(end_transitions, np.float64))
-    return _own(emissions), _own(mask), *scores, *boundaries
+    boundaries = (
+        _own(chain.start_transitions, np.float64),
+        _own(chain.end_transitions, np.float64),
+    )
+    return _own(chain.emissions), _own(chain.valid_steps()), *scores, *boundaries
 
 
 def _own(array, dtype=None):

@@ -3,13 +3,14 @@
 import keras
 from keras import ops
 
-from fastkeras import crf
+from fastkeras.crf.arguments import chain_of, engine_of, tags_of
 from fastkeras.crf.constraints import checked
 from fastkeras.crf.layers.decoder import decoded, decoding_model
 from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.metrics import CRFAccuracy
-from fastkeras.crf.layers.output import at_least_float32, mark, mask_of
+from fastkeras.crf.layers.output import mark, mask_of
 from fastkeras.crf.layers.scores import add_scores, check_scores, scores_of
+from fastkeras.crf.weighted import smoothed_likelihood_of, weighted_likelihood_of
 
 OUTPUTS = ("emissions", "tags", "confidence")
 
@@ -205,14 +206,14 @@ class CRF(keras.layers.Layer):
         Returns:
             Shape (batch,), at least float32.
         """
-        emissions, chain = self._chain(emissions, mask)
-        emissions = at_least_float32(emissions)
+        chain = self._chain(emissions, mask)
+        tags = tags_of(chain, tags)
         if label_smoothing:
-            chain |= {"label_smoothing": label_smoothing, "weights": tag_weights}
-            return crf.smoothed_log_likelihood(emissions, tags, **chain)
+            return smoothed_likelihood_of(chain, tags, label_smoothing, tag_weights, self.engine)
         if tag_weights is not None:
-            return crf.weighted_log_likelihood(emissions, tags, **chain, weights=tag_weights)
-        return crf.log_likelihood(emissions, tags, **chain, checkpoint=self.checkpoint)
+            return weighted_likelihood_of(chain, tags, tag_weights, self.engine)
+        functions = engine_of(chain, self.engine, checkpoint=self.checkpoint)
+        return functions.log_likelihood(chain, tags)
 
     def viterbi(self, emissions, mask=None):
         """`fastkeras.crf.viterbi` with this layer's weights: (tags, score).
@@ -223,8 +224,8 @@ class CRF(keras.layers.Layer):
         Returns:
             int32 tags, shape (batch, steps), and scores, shape (batch,), at least float32.
         """
-        emissions, chain = self._chain(emissions, mask)
-        return crf.viterbi(at_least_float32(emissions), **chain)
+        chain = self._chain(emissions, mask)
+        return engine_of(chain, self.engine).viterbi(chain)
 
     def marginals(self, emissions, mask=None):
         """`fastkeras.crf.marginals` with this layer's weights: (unary, transition counts).
@@ -236,8 +237,8 @@ class CRF(keras.layers.Layer):
             Probabilities, shape (batch, steps, num_tags), and expected numbers of transitions,
             shape (batch, num_tags, num_tags), at least float32.
         """
-        emissions, chain = self._chain(emissions, mask)
-        return crf.marginals(at_least_float32(emissions), **chain)
+        chain = self._chain(emissions, mask)
+        return engine_of(chain, self.engine).marginals(chain)
 
     def decode(self, model, confidence=False):
         """The model that predicts tags, sharing the weights of `model`.
@@ -267,7 +268,7 @@ class CRF(keras.layers.Layer):
 
     def decoded(self, emissions, mask, output="tags"):
         """What `call` returns for the outputs "tags" and "confidence"; without gradients."""
-        return decoded(*self._chain(at_least_float32(emissions), mask), output)
+        return decoded(self._chain(emissions, mask), output, self.engine)
 
     def __dir__(self):
         # Keras saves the state of whatever dir() shows, and these two are made anew at each look
@@ -297,12 +298,11 @@ class CRF(keras.layers.Layer):
             shape, initializer, name=name, regularizer=regularizer, constraint=constraint
         )
 
-    def _chain(self, emissions, mask, factors=False):
+    def _chain(self, emissions, mask, keep_factors=False):
+        """The chain of these emissions and of the layer's scores, in at least float32."""
         if not self.built:
             raise ValueError(f"the layer {self.name!r} has no weights yet: call it on inputs first")
         emissions = ops.convert_to_tensor(emissions)
-        return emissions, {
-            **scores_of(self, factors),
-            "mask": mask_of(emissions) if mask is None else mask,
-            "engine": self.engine,
-        }
+        mask = mask_of(emissions) if mask is None else mask
+        scores = scores_of(self, keep_factors)
+        return chain_of(emissions, **scores, mask=mask, keep_factors=keep_factors)

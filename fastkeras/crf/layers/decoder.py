@@ -5,7 +5,7 @@ import sys
 import keras
 from keras import ops
 
-from fastkeras import crf
+from fastkeras.crf.arguments import engine_of
 from fastkeras.crf.layers.output import layer_of, mask_of
 
 
@@ -61,18 +61,14 @@ class CRFDecoder(keras.Model):
         return cls(model, **config)
 
 
-def decoded(emissions, chain, output):
+def decoded(chain, output, engine):
     """Tags, or for "confidence" their probabilities, without gradients."""
-    for name in ("transitions", "start_transitions", "end_transitions"):
-        if chain[name] is not None:
-            chain[name] = ops.stop_gradient(chain[name])
-    if is_exporting():
-        chain["engine"] = "keras"
-    emissions = ops.stop_gradient(emissions)
-    tags, _ = crf.viterbi(emissions, **chain)
+    chain = chain.with_scores(ops.stop_gradient)
+    functions = engine_of(chain, "keras" if is_exporting() else engine)
+    tags, _ = functions.viterbi(chain)
     if output == "tags":
         return tags
-    unary, _ = crf.marginals(emissions, **chain)
+    unary, _ = functions.marginals(chain)
     return ops.take_along_axis(unary, tags[..., None], axis=-1)[..., 0]
 
 

@@ -4,7 +4,6 @@ import keras
 
 from fastkeras.crf import memm
 from fastkeras.crf.layers.crf import CRF
-from fastkeras.crf.layers.output import at_least_float32
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -62,11 +61,8 @@ class MEMM(CRF):
                 "label_smoothing and tag_weights are of the CRF layer; MEMM has neither, got "
                 f"label_smoothing={label_smoothing!r}, tag_weights={tag_weights!r}"
             )
-        emissions, chain = super()._chain(emissions, mask, factors=True)
-        del chain["engine"]
-        return memm.log_likelihood(
-            at_least_float32(emissions), tags, **chain, bidirectional=self.bidirectional
-        )
+        chain = super()._chain(emissions, mask, keep_factors=True)
+        return memm.log_likelihood_of(chain, tags, self.bidirectional)
 
     def get_config(self):
         """The configuration."""
@@ -74,9 +70,4 @@ class MEMM(CRF):
 
     def _chain(self, emissions, mask):
         """The chain of a CRF whose score is the log-likelihood; all decoding is that of a CRF."""
-        emissions, chain = super()._chain(emissions, mask)
-        scores = {name: value for name, value in chain.items() if name != "engine"}
-        emissions = memm.locally_normalized(
-            at_least_float32(emissions), **scores, bidirectional=self.bidirectional
-        )
-        return emissions, chain
+        return memm.normalized(super()._chain(emissions, mask), self.bidirectional)

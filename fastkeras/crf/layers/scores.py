@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from fastkeras.crf.low_rank import LowRank
+from fastkeras.crf.chain import LowRank
 
 
 def check_scores(transition_rank, learning_rate_multiplier):

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from fastkeras.crf.constraints import LETTERS, parse, scheme_of
+from fastkeras.crf.tag_schemes import LETTERS, OUTSIDE, parse, scheme_of
 
-OUTSIDE = ("O", "")
 SCHEMES = [scheme for scheme in LETTERS if scheme != "IOB1"]  # which cannot be told by two tags
 
 

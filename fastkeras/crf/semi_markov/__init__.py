@@ -9,10 +9,9 @@ to step. The engines are those of the linear chain, but for `numba`.
 Source: Sarawagi & Cohen, 2004, "Semi-Markov conditional random fields for information extraction".
 """
 
-import numpy as np
-
-from fastkeras._engines import engine_for
-from fastkeras.crf.arguments import array_functions, chain_arguments, like
+from fastkeras._arrays import array_functions, contiguous
+from fastkeras._engines import engine_of_family
+from fastkeras.crf.arguments import chain_of, like
 
 __all__ = ["log_partition", "marginals", "viterbi"]
 
@@ -58,10 +57,10 @@ def log_partition(
 
     Source: Sarawagi & Cohen, 2004.
     """
-    functions, arguments = _arguments(
+    functions, *chain = _checked(
         emissions, transitions, durations, lengths, start_transitions, end_transitions, engine
     )
-    return like(functions.log_partition(*arguments), emissions)
+    return like(functions.log_partition(*chain), emissions)
 
 
 def marginals(
@@ -104,10 +103,10 @@ def marginals(
 
     Source: Sarawagi & Cohen, 2004.
     """
-    functions, arguments = _arguments(
+    functions, *chain = _checked(
         emissions, transitions, durations, lengths, start_transitions, end_transitions, engine
     )
-    return tuple(like(result, emissions) for result in functions.marginals(*arguments))
+    return tuple(like(result, emissions) for result in functions.marginals(*chain))
 
 
 def viterbi(
@@ -146,26 +145,22 @@ def viterbi(
 
     Source: Sarawagi & Cohen, 2004.
     """
-    functions, arguments = _arguments(
+    functions, *chain = _checked(
         emissions, transitions, durations, lengths, start_transitions, end_transitions, engine
     )
-    tags, begins, score = functions.viterbi(*arguments)
+    tags, begins, score = functions.viterbi(*chain)
     return tags, begins, like(score, emissions)
 
 
-def _arguments(emissions, transitions, durations, lengths, start, end, engine):
-    x, _, transitions, lengths, _, start, end = chain_arguments(
-        emissions, transitions, lengths, None, start, end
-    )
-    array = array_functions(emissions)
-    if array is np:
-        durations = np.ascontiguousarray(durations, x.dtype)
-    else:
-        durations = array.cast(array.convert_to_tensor(durations), x.dtype)
-    shape = tuple(durations.shape)
-    if len(shape) != 2 or shape[0] in (0, None) or shape[1] != x.shape[2]:
+def _checked(emissions, transitions, durations, lengths, start, end, engine):
+    """The engine's functions, and what they take: a chain and the durations."""
+    chain = chain_of(emissions, transitions, lengths, None, start, end)
+    array = array_functions(chain.emissions)
+    durations = array.convert_to_tensor(durations)
+    durations = contiguous(array.cast(durations, chain.emissions.dtype))
+    shape, num_tags = tuple(durations.shape), chain.emissions.shape[2]
+    if len(shape) != 2 or shape[0] in (0, None) or shape[1] != num_tags:
         raise ValueError(
-            f"durations must have shape (max_length, num_tags) = (>= 1, {x.shape[2]}), got {shape}"
+            f"durations must have shape (max_length, num_tags) = (>= 1, {num_tags}), got {shape}"
         )
-    functions = engine_for("crf.semi_markov", emissions, engine)
-    return functions, (x, transitions, durations, lengths, start, end)
+    return engine_of_family("crf.semi_markov", chain.family, engine), chain, durations

@@ -5,26 +5,33 @@ emissions to all of them and begins a new one, so no sum over a segment is ever 
 large sums. −inf is a finite floor, as in _keras/recursions.py.
 """
 
+from typing import Any, NamedTuple
+
 from keras import ops
 
 from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
 
 
-def log_partition(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, durations, lengths, start_transitions, end_transitions)
-    ended, _, shift, _ = _sweep(*chain, log_sum_exp)
-    log_z = log_sum_exp(ended[-1] + chain[5], axis=-1) + shift[-1]
-    return _settle(log_z, chain[3])
+def log_partition(chain, durations):
+    chain = _time_major(chain, durations)
+    ended, _, shift, _ = _sweep(chain, log_sum_exp)
+    log_z = log_sum_exp(ended[-1] + chain.end, axis=-1) + shift[-1]
+    return _settle(log_z, chain.lengths)
 
 
-def marginals(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, durations, lengths, start_transitions, end_transitions)
-    x, transitions, durations, lengths, start, end = chain
-    ended, begun, shift, _ = _sweep(*chain, log_sum_exp)
+def marginals(chain, durations):
+    chain = _time_major(chain, durations)
+    x, durations, lengths = chain.x, chain.durations, chain.lengths
+    ended, begun, shift, _ = _sweep(chain, log_sum_exp)
     # what comes after is what came before, of the sequence read from its end
-    mirrored = (_mirror(x, lengths), ops.transpose(transitions), durations, lengths, end, start)
-    remaining, after, shift_after, _ = _sweep(*mirrored, log_sum_exp)
-    log_z = log_sum_exp(ended[-1] + end, axis=-1) + shift[-1]
+    mirrored = chain._replace(
+        x=_mirror(x, lengths),
+        transitions=ops.transpose(chain.transitions),
+        start=chain.end,
+        end=chain.start,
+    )
+    remaining, after, shift_after, _ = _sweep(mirrored, log_sum_exp)
+    log_z = log_sum_exp(ended[-1] + chain.end, axis=-1) + shift[-1]
     possible = _settle(log_z, lengths) > -float("inf")
 
     steps, max_length = ops.shape(x)[0], durations.shape[0]
@@ -45,7 +52,7 @@ def marginals(emissions, transitions, durations, lengths, start_transitions, end
     mirror = ops.clip(lengths - t, 0, steps)
     rest = ops.take_along_axis(remaining, mirror[..., None], axis=0)
     rest_shift = ops.take_along_axis(shift_after, mirror, axis=0)
-    pairs = ended[:-1][..., None] + transitions + rest[:, :, None, :]
+    pairs = ended[:-1][..., None] + chain.transitions + rest[:, :, None, :]
     pairs = pairs + (shift[:-1] + rest_shift - log_z)[..., None, None]
     inside = (t > 0) & (t < lengths) & possible
     counts = ops.sum(ops.where(inside[..., None, None], ops.exp(ops.minimum(pairs, 0)), 0), axis=0)
@@ -53,13 +60,12 @@ def marginals(emissions, transitions, durations, lengths, start_transitions, end
     return ops.transpose(unary, (1, 0, 2)), segments, counts
 
 
-def viterbi(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    chain = _chain(emissions, transitions, durations, lengths, start_transitions, end_transitions)
-    x, transitions, durations, lengths, _, end = chain
-    ended, _, shift, best_lengths = _sweep(*chain, ops.max)
-    into = ops.transpose(transitions)
-    t = ops.arange(ops.shape(x)[0], dtype="int32")
-    final = ended[-1] + end
+def viterbi(chain, durations):
+    chain = _time_major(chain, durations)
+    ended, _, shift, best_lengths = _sweep(chain, ops.max)
+    into, lengths = ops.transpose(chain.transitions), chain.lengths
+    t = ops.arange(ops.shape(chain.x)[0], dtype="int32")
+    final = ended[-1] + chain.end
 
     def backwards(carry, inputs):  # from the last step of a segment to its first
         tag, left = carry
@@ -81,29 +87,41 @@ def viterbi(emissions, transitions, durations, lengths, start_transitions, end_t
     return ops.where(possible, ops.transpose(tags), 0), possible & ops.transpose(begins), score
 
 
-def _chain(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    emissions = ops.convert_to_tensor(emissions)
-    lengths = ops.convert_to_tensor(lengths, dtype="int32")
-    scores = (transitions, durations, start_transitions, end_transitions)
+class _TimeMajor(NamedTuple):
+    """A chain with finite scores, the floor in place of −inf."""
+
+    x: Any  # (steps, batch, num_tags)
+    transitions: Any  # (num_tags, num_tags)
+    durations: Any  # (max_length, num_tags)
+    lengths: Any  # int32 (batch,)
+    start: Any  # (num_tags,)
+    end: Any  # (num_tags,)
+
+
+def _time_major(chain, durations):
+    emissions = ops.convert_to_tensor(chain.emissions)
+    lengths = ops.convert_to_tensor(chain.lengths, dtype="int32")
+    scores = (chain.transitions, durations, chain.start_transitions, chain.end_transitions)
     transitions, durations, start, end = (
         _floored(ops.convert_to_tensor(score, dtype=emissions.dtype)) for score in scores
     )
     x = ops.transpose(emissions, (1, 0, 2))
     valid = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] < lengths
     x = _floored(ops.where(valid[..., None], x, 0))
-    return x, transitions, durations, lengths, start, end
+    return _TimeMajor(x, transitions, durations, lengths, start, end)
 
 
-def _sweep(x, transitions, durations, lengths, start, end, join):
+def _sweep(chain, join):
     """Return ended and begun, (steps + 1, batch, num_tags), relative to shift, (steps + 1, batch).
 
     And the lengths of the best segments that end with each step, (steps, batch, num_tags). After a
     sequence has ended nothing changes any more, so that the last row is its last.
     """
-    valid = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] < lengths
+    x, durations = chain.x, chain.durations
+    valid = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] < chain.lengths
     nothing = ops.zeros_like(x[:1]) + FLOOR
     max_length = durations.shape[0]
-    begun = nothing[0] * 0 + start
+    begun = nothing[0] * 0 + chain.start
     opened = ops.zeros_like(begun)[:, None, :] + ops.zeros_like(durations) + FLOOR
     shift = begun[:, 0] * 0
 
@@ -113,16 +131,15 @@ def _sweep(x, transitions, durations, lengths, start, end, join):
         now_open = ops.concatenate([begun[:, None], opened[:, :-1]], axis=1) + x[:, None]
         closed = _floored(now_open + durations)
         now_ended = join(closed, axis=1)
-        lengths = max_length - ops.argmax(
-            ops.flip(closed, axis=1), axis=1
-        )  # of equal ones the longer
+        # of equal ones the longer
+        lengths = max_length - ops.argmax(ops.flip(closed, axis=1), axis=1)
         centre = ops.stop_gradient(ops.max(_floored(now_open), axis=(1, 2)))
         centre = ops.where(centre > IMPOSSIBLE, centre, 0)
         now_open, now_ended = (
             _floored(now_open - centre[:, None, None]),
             _floored(now_ended - centre[:, None]),
         )
-        now_begun = _floored(join(now_ended[:, :, None] + transitions, axis=1))
+        now_begun = _floored(join(now_ended[:, :, None] + chain.transitions, axis=1))
         keep = valid[:, None]
         carry = (
             ops.where(keep[..., None], now_open, opened),

@@ -3,16 +3,18 @@
 from fastkeras import _core
 
 
-def log_partition(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    chain = (transitions, durations, lengths, start_transitions, end_transitions)
-    return _core.semi_markov_log_partition(emissions, *chain)
+def log_partition(chain, durations):
+    return _core.semi_markov_log_partition(*_arguments(chain, durations))
 
 
-def marginals(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    chain = (transitions, durations, lengths, start_transitions, end_transitions)
-    return _core.semi_markov_marginals(emissions, *chain)
+def marginals(chain, durations):
+    return _core.semi_markov_marginals(*_arguments(chain, durations))
 
 
-def viterbi(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    chain = (transitions, durations, lengths, start_transitions, end_transitions)
-    return _core.semi_markov_viterbi(emissions, *chain)
+def viterbi(chain, durations):
+    return _core.semi_markov_viterbi(*_arguments(chain, durations))
+
+
+def _arguments(chain, durations):
+    boundaries = chain.start_transitions, chain.end_transitions
+    return chain.emissions, chain.transitions, durations, chain.lengths, *boundaries

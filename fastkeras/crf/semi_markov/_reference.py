@@ -8,29 +8,29 @@ import numpy as np
 from fastkeras.crf._reference import _log_sum_exp
 
 
-def log_partition(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    log_partition = np.zeros(len(emissions), emissions.dtype)
-    for b, n in enumerate(lengths):
+def log_partition(chain, durations):
+    log_partition = np.zeros(len(chain.emissions), chain.emissions.dtype)
+    for b, n in enumerate(chain.lengths):
         if n:
-            segment = _segments(emissions[b, :n], durations)
-            ended, _ = _forward(segment, transitions, start_transitions)
-            log_partition[b] = _log_sum_exp(ended[n] + end_transitions)
+            segment = _segments(chain.emissions[b, :n], durations)
+            ended, _ = _forward(segment, chain.transitions, chain.start_transitions)
+            log_partition[b] = _log_sum_exp(ended[n] + chain.end_transitions)
     return log_partition
 
 
-def marginals(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    batch, steps, num_tags = emissions.shape
+def marginals(chain, durations):
+    batch, steps, num_tags = chain.emissions.shape
     max_length = len(durations)
-    unary = np.zeros_like(emissions)
-    segments = np.zeros((batch, steps, max_length, num_tags), emissions.dtype)
-    counts = np.zeros((batch, num_tags, num_tags), emissions.dtype)
-    for b, n in enumerate(lengths):
+    unary = np.zeros_like(chain.emissions)
+    segments = np.zeros((batch, steps, max_length, num_tags), chain.emissions.dtype)
+    counts = np.zeros((batch, num_tags, num_tags), chain.emissions.dtype)
+    for b, n in enumerate(chain.lengths):
         if n == 0:
             continue
-        segment = _segments(emissions[b, :n], durations)
-        ended, begun = _forward(segment, transitions, start_transitions)
-        after, remaining = _backward(segment, transitions, end_transitions)
-        log_z = _log_sum_exp(ended[n] + end_transitions)
+        segment = _segments(chain.emissions[b, :n], durations)
+        ended, begun = _forward(segment, chain.transitions, chain.start_transitions)
+        after, remaining = _backward(segment, chain.transitions, chain.end_transitions)
+        log_z = _log_sum_exp(ended[n] + chain.end_transitions)
         if np.isneginf(log_z):
             continue  # no segmentation is possible
         for t in range(n):
@@ -39,24 +39,24 @@ def marginals(emissions, transitions, durations, lengths, start_transitions, end
                 segments[b, t, length - 1] = np.exp(scores - log_z)
                 unary[b, t : t + length] += segments[b, t, length - 1]
             if t > 0:
-                counts[b] += np.exp(ended[t][:, None] + transitions + remaining[t] - log_z)
+                counts[b] += np.exp(ended[t][:, None] + chain.transitions + remaining[t] - log_z)
     return unary, segments, counts
 
 
-def viterbi(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    tags = np.zeros(emissions.shape[:2], np.int32)
-    begins = np.zeros(emissions.shape[:2], bool)
-    score = np.zeros(len(emissions), emissions.dtype)
-    for b, n in enumerate(lengths):
+def viterbi(chain, durations):
+    tags = np.zeros(chain.emissions.shape[:2], np.int32)
+    begins = np.zeros(chain.emissions.shape[:2], bool)
+    score = np.zeros(len(chain.emissions), chain.emissions.dtype)
+    for b, n in enumerate(chain.lengths):
         if n == 0:
             continue
-        segment = _segments(emissions[b, :n], durations)
-        best = np.full((n + 1, emissions.shape[2]), -np.inf, emissions.dtype)
+        segment = _segments(chain.emissions[b, :n], durations)
+        best = np.full((n + 1, chain.emissions.shape[2]), -np.inf, chain.emissions.dtype)
         length_of, came_from = np.zeros((2, *best.shape), int)
-        begun = start_transitions  # the best score with which a segment can begin at step t
+        begun = chain.start_transitions  # the best score with which a segment can begin at step t
         for t in range(n):
             if t > 0:
-                candidates = best[t][:, None] + transitions
+                candidates = best[t][:, None] + chain.transitions
                 begun, came_from[t] = candidates.max(axis=0), candidates.argmax(axis=0)
             for length in range(1, min(len(durations), n - t) + 1):
                 scores = begun + segment[t, length - 1]
@@ -65,10 +65,10 @@ def viterbi(emissions, transitions, durations, lengths, start_transitions, end_t
                     scores > best[t + length], length, length_of[t + length]
                 )
                 best[t + length] = np.maximum(best[t + length], scores)
-        score[b] = (best[n] + end_transitions).max()
+        score[b] = (best[n] + chain.end_transitions).max()
         if np.isneginf(score[b]):
             continue
-        t, tag = n, (best[n] + end_transitions).argmax()
+        t, tag = n, (best[n] + chain.end_transitions).argmax()
         while t > 0:
             first = t - length_of[t, tag]
             tags[b, first:t], begins[b, first] = tag, True

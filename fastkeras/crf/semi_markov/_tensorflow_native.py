@@ -9,23 +9,22 @@ from fastkeras._tf_ops import library
 from fastkeras.crf._tensorflow_native import KERAS, _not_differentiable, _num_threads
 
 
-def log_partition(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    chain = (transitions, durations, lengths, start_transitions, end_transitions)
-    return _call(library.fastkeras_semi_markov_log_partition, emissions, *chain)
+def log_partition(chain, durations):
+    return _call(library.fastkeras_semi_markov_log_partition, chain, durations)
 
 
-def marginals(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    chain = (transitions, durations, lengths, start_transitions, end_transitions)
-    return tuple(_call(library.fastkeras_semi_markov_marginals, emissions, *chain))
+def marginals(chain, durations):
+    return tuple(_call(library.fastkeras_semi_markov_marginals, chain, durations))
 
 
-def viterbi(emissions, transitions, durations, lengths, start_transitions, end_transitions):
-    chain = (transitions, durations, lengths, start_transitions, end_transitions)
-    return tuple(_call(library.fastkeras_semi_markov_viterbi, emissions, *chain))
+def viterbi(chain, durations):
+    return tuple(_call(library.fastkeras_semi_markov_viterbi, chain, durations))
 
 
-def _call(op, *chain):
-    return op(*map(tf.convert_to_tensor, chain), num_threads=_num_threads())
+def _call(op, chain, durations):
+    boundaries = chain.start_transitions, chain.end_transitions
+    inputs = (chain.emissions, chain.transitions, durations, chain.lengths, *boundaries)
+    return op(*map(tf.convert_to_tensor, inputs), num_threads=_num_threads())
 
 
 @tf.RegisterGradient("Fastkeras>SemiMarkovLogPartition")

@@ -9,7 +9,7 @@ from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, scan, steps_of, v
 BLOCK = 256  # steps summed in a row; sums of sums keep their digits in float32
 
 
-class Chain(NamedTuple):
+class RelativeScores(NamedTuple):
     """Time-major scores with start and end folded in, and relative to the best of each step."""
 
     x: Any  # (steps, batch, num_tags), the largest of each step is 0
@@ -34,21 +34,21 @@ class Gold(NamedTuple):
     in_range: Any  # bool (batch)
 
 
-def chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions):
-    emissions = ops.convert_to_tensor(emissions)
+def relative_scores(chain):
+    emissions = ops.convert_to_tensor(chain.emissions)
     transitions, start, end = (
         floored(ops.convert_to_tensor(value, dtype=emissions.dtype))
-        for value in (transitions, start_transitions, end_transitions)
+        for value in (chain.transitions, chain.start_transitions, chain.end_transitions)
     )
-    lengths = ops.convert_to_tensor(lengths, dtype="int32")
+    lengths = ops.convert_to_tensor(chain.lengths, dtype="int32")
     x = ops.transpose(emissions, (1, 0, 2))
-    if mask is None:
+    if chain.mask is None:
         t = ops.arange(ops.shape(x)[0], dtype="int32")[:, None]
         valid = t < lengths
         first = valid & (t == 0)
         last = t == lengths - 1
     else:
-        valid = ops.transpose(ops.convert_to_tensor(mask, dtype="bool"))
+        valid = ops.transpose(ops.convert_to_tensor(chain.mask, dtype="bool"))
         rank = ops.cumsum(ops.cast(valid, "int32"), axis=0)
         first = valid & (rank == 1)
         last = valid & (rank == rank[-1:])
@@ -67,37 +67,39 @@ def chain_of(emissions, transitions, lengths, mask, start_transitions, end_trans
         transitions_peak = ops.stop_gradient(ops.max(transitions))
         transitions = transitions - transitions_peak
     shift = ops.where(valid, peak + ops.where(first, 0, transitions_peak), 0)
-    return Chain(x - peak[..., None], transitions, shift, valid, first, last, mask is not None)
+    return RelativeScores(
+        x - peak[..., None], transitions, shift, valid, first, last, chain.mask is not None
+    )
 
 
 def floored(scores):
     return ops.where(scores < FLOOR, FLOOR, scores)
 
 
-def gold_of(chain, tags):
-    num_tags = chain.x.shape[-1]
+def gold_of(scores, tags):
+    num_tags = scores.x.shape[-1]
     tags = ops.convert_to_tensor(tags, dtype="int32")
     given = ops.transpose(tags)
-    tags, previous = tags_and_previous(chain, given)
-    in_range = (given == tags) | ~chain.valid
-    unary = ops.take_along_axis(chain.x, tags[..., None], axis=-1)[..., 0]
+    tags, previous = tags_and_previous(scores, given)
+    in_range = (given == tags) | ~scores.valid
+    unary = ops.take_along_axis(scores.x, tags[..., None], axis=-1)[..., 0]
     pairs = previous * num_tags + tags
-    if varies(chain.transitions):
-        of_steps = ops.reshape(chain.transitions, (*ops.shape(pairs), num_tags**2))
+    if varies(scores.transitions):
+        of_steps = ops.reshape(scores.transitions, (*ops.shape(pairs), num_tags**2))
         pairs = ops.take_along_axis(of_steps, pairs[..., None], axis=-1)[..., 0]
     else:
-        pairs = ops.take(ops.reshape(chain.transitions, (-1,)), pairs)
-    pairs = ops.where(chain.first, 0, pairs)
-    possible = (unary > IMPOSSIBLE) & (pairs > IMPOSSIBLE) & (chain.shift > IMPOSSIBLE)
-    possible = possible | ~chain.valid
-    score = ops.where(chain.valid, unary + pairs, 0)
+        pairs = ops.take(ops.reshape(scores.transitions, (-1,)), pairs)
+    pairs = ops.where(scores.first, 0, pairs)
+    possible = (unary > IMPOSSIBLE) & (pairs > IMPOSSIBLE) & (scores.shift > IMPOSSIBLE)
+    possible = possible | ~scores.valid
+    score = ops.where(scores.valid, unary + pairs, 0)
     return Gold(score, ops.all(possible, axis=0), ops.all(in_range, axis=0))
 
 
-def tags_and_previous(chain, tags):
+def tags_and_previous(scores, tags):
     """The tags, clipped, and those of the valid step before; both (steps, batch)."""
-    tags = ops.where(chain.valid, ops.clip(tags, 0, chain.x.shape[-1] - 1), 0)
-    if not chain.has_holes:
+    tags = ops.where(scores.valid, ops.clip(tags, 0, scores.x.shape[-1] - 1), 0)
+    if not scores.has_holes:
         return tags, ops.concatenate([tags[:1], tags[:-1]], axis=0)
 
     def step(previous, inputs):
@@ -105,7 +107,7 @@ def tags_and_previous(chain, tags):
         return ops.where(valid, tags, previous), (previous,)
 
     start = ops.zeros(ops.shape(tags)[1:], "int32")
-    _, (previous,) = scan(step, start, (tags, chain.valid), (start,))
+    _, (previous,) = scan(step, start, (tags, scores.valid), (start,))
     return tags, previous
 
 

@@ -1,0 +1,85 @@
+"""One dialect for arrays of every family: that of keras.ops, which NumPy and CuPy speak here."""
+
+from importlib import import_module
+
+import numpy as np
+
+FAMILY_OF_PACKAGE = {  # by the package of an array's type; whatever is unknown goes through NumPy
+    "cupy": "cupy",
+    "tensorflow": "tensorflow",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "torch": "torch",
+}
+
+
+def family_of(array):
+    """Return the family of an array: numpy, cupy, tensorflow, jax or torch.
+
+    Keras' own variables and symbolic tensors are of its backend's family. Lists, and whatever is
+    unknown, are NumPy's.
+    """
+    package = type(array).__module__.partition(".")[0]
+    if package == "keras":
+        return import_module("keras").backend.backend()
+    return FAMILY_OF_PACKAGE.get(package, "numpy")
+
+
+def array_functions(array):
+    """The functions that take this array, under the names that keras.ops gives them."""
+    family = family_of(array)
+    if family == "numpy":
+        return NUMPY
+    return Spoken(import_module("cupy")) if family == "cupy" else import_module("keras").ops
+
+
+def dtype_of(array):
+    """The name of the dtype of an array of any family, such as "float32"."""
+    if family_of(array) in ("numpy", "cupy"):
+        return array.dtype.name
+    return import_module("keras").backend.standardize_dtype(array.dtype)
+
+
+def contiguous(array):
+    """The array with its elements in a row, as kernels want it; tensors as they are."""
+    family = family_of(array)
+    if family == "numpy":
+        return np.require(array, requirements="C")
+    return import_module("cupy").ascontiguousarray(array) if family == "cupy" else array
+
+
+class Spoken:
+    """The functions of NumPy, or of CuPy, and what keras.ops calls otherwise."""
+
+    def __init__(self, module):
+        self._module = module
+
+    def __getattr__(self, name):
+        return getattr(self._module, name)
+
+    def cast(self, array, dtype):
+        """Of the dtype; without a copy if it is already."""
+        return self._module.asarray(array).astype(dtype, copy=False)
+
+    def convert_to_tensor(self, array, dtype=None):
+        """An array, of what may be a list."""
+        return self._module.asarray(array, dtype)
+
+    def convert_to_numpy(self, array):
+        """A NumPy array."""
+        return array if isinstance(array, np.ndarray) else self._module.asnumpy(array)
+
+    def shape(self, array):
+        """A tuple of numbers."""
+        return array.shape
+
+    def stop_gradient(self, array):
+        """The array: nothing here has gradients."""
+        return array
+
+    def cond(self, condition, if_true, if_false):
+        """What one of the two functions returns."""
+        return if_true() if condition else if_false()
+
+
+NUMPY = Spoken(np)

@@ -1,0 +1,125 @@
+"""The nouns of the CRF: the chain that every engine takes, its gradients, and low-rank scores."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastkeras._arrays import array_functions, family_of
+
+
+class Chain(NamedTuple):
+    """A batch of chains, as the door (arguments.py) makes it and every engine trusts it.
+
+    Scores are of one dtype, float32 or float64, and never None. NumPy arrays are C-contiguous.
+    """
+
+    emissions: Any  # (batch, steps, num_tags)
+    transitions: Any  # (num_tags, num_tags), or into each step (batch, steps - 1, ·, ·)
+    lengths: Any  # int32 (batch,)
+    mask: Any  # bool (batch, steps), or None; with a mask, it alone tells the valid steps
+    start_transitions: Any  # (num_tags,)
+    end_transitions: Any  # (num_tags,)
+
+    @property
+    def family(self):
+        """That of its arrays: "numpy", "tensorflow" and so on."""
+        return family_of(self.emissions)
+
+    @property
+    def varies(self):
+        """Whether each step has transitions of its own."""
+        return len(self.transitions.shape) == 4
+
+    @property
+    def scores(self):
+        """What a chain can be differentiated by, in the order of `Gradients`."""
+        return self.emissions, self.transitions, self.start_transitions, self.end_transitions
+
+    def with_scores(self, function):
+        """The chain whose scores are `function` of these."""
+        emissions, transitions, start, end = map(function, self.scores)
+        return Chain(emissions, transitions, self.lengths, self.mask, start, end)
+
+    def valid_steps(self):
+        """Bool, (batch, steps): the steps that take part."""
+        if self.mask is not None:
+            return self.mask
+        array = array_functions(self.emissions)
+        steps = array.arange(array.shape(self.emissions)[1], dtype="int32")
+        return steps < self.lengths[:, None]
+
+
+class Gradients(NamedTuple):
+    """Gradients of the weighted sum of the log-likelihoods.
+
+    emissions has shape (batch, steps, num_tags), transitions the shape that was given, as a rule
+    (num_tags, num_tags), start_transitions and end_transitions (num_tags,).
+    """
+
+    emissions: Any
+    transitions: Any
+    start_transitions: Any
+    end_transitions: Any
+
+
+class LowRank(NamedTuple):
+    """Transitions left @ right.T: 2 · rank · num_tags parameters in place of num_tags².
+
+    Every function of `fastkeras.crf` takes one in place of its transitions, at the cost of the
+    product, num_tags² · rank; `memm.log_likelihood` never forms it. Gradients reach both factors.
+
+    Args:
+        left: float, shape (num_tags, rank): of the tag before.
+        right: float, shape (num_tags, rank): of the tag after.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras import crf
+        >>> transitions = crf.LowRank(np.array([[1.0], [0.0]]), np.array([[2.0], [0.0]]))
+        >>> transitions.product()
+        array([[2., 0.],
+               [0., 0.]])
+        >>> crf.viterbi(np.zeros((1, 3, 2)), transitions)
+        (array([[0, 0, 0]], dtype=int32), array([4.]))
+
+    Source: Su, 2020, "A brief introduction to MEMM", https://kexue.fm/archives/7213.
+    """
+
+    left: Any
+    right: Any
+
+    @property
+    def shape(self):
+        """That of the product."""
+        return (self.left.shape[0], self.right.shape[0])
+
+    def product(self):
+        """The transitions, (num_tags, num_tags)."""
+        array = array_functions(self.left)
+        return array.matmul(self.left, array.transpose(self.right))
+
+    def gradients(self, d_product):
+        """Gradients by the factors, a `LowRank`, from the gradient by the product."""
+        array = array_functions(d_product)
+        return LowRank(
+            array.matmul(d_product, self.right), array.matmul(array.transpose(d_product), self.left)
+        )
+
+
+def check_lengths(lengths, steps):
+    """Raise ValueError for NumPy lengths that are out of range."""
+    if lengths.size and (lengths.min() < 0 or lengths.max() > steps):
+        raise ValueError(
+            f"lengths must be in 0..{steps} (the steps of emissions), "
+            f"got values in {lengths.min()}..{lengths.max()}"
+        )
+
+
+def check_tags(tags, valid, num_tags):
+    """Raise ValueError for NumPy tags that are out of range at a valid step."""
+    wrong = valid & ((tags < 0) | (tags >= num_tags))
+    if wrong.any():
+        b, t = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"tags must be in 0..{num_tags - 1} at valid steps, got {tags[b, t]} at [{b}, {t}]"
+        )
