@@ -272,6 +272,97 @@ def test_any_layer_trains_as_if_its_weights_were_halved_and_is_saved(name, tmp_p
     )
 
 
+@keras.saving.register_keras_serializable("tests")
+class Bilinear(keras.layers.Layer):
+    """a W b, of two inputs, with nothing but what a layer must have."""
+
+    def build(self, a_shape, b_shape):
+        shape = (a_shape[-1], b_shape[-1])
+        self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
+
+    def call(self, a, b):
+        return ops.matmul(ops.matmul(a, self.kernel), ops.swapaxes(b, -1, -2))
+
+
+def attend(layer, a, b):
+    return layer(a, b, key=2 * b, use_causal_mask=True)
+
+
+SEVERAL = {  # a layer, its weights, how it is called
+    "attention to itself": (
+        lambda: keras.layers.MultiHeadAttention(2, 3),
+        ("query/kernel", "value/kernel"),
+        lambda layer, a, b: layer(a, a),
+    ),
+    "attention": (lambda: keras.layers.MultiHeadAttention(2, 3), "query/kernel", attend),
+    "grouped": (lambda: keras.layers.GroupQueryAttention(3, 2, 1), "query/kernel", attend),
+    "a list": (
+        lambda: keras.layers.AdditiveAttention(),
+        "scale",
+        lambda layer, a, b: layer([a, b]),
+    ),
+    "initial state": (
+        lambda: keras.layers.GRU(4),
+        "kernel",
+        lambda layer, a, b: layer(a, initial_state=b[:, 0]),
+    ),
+    "states": (
+        lambda: keras.layers.LSTM(4, return_state=True),
+        "kernel",
+        lambda layer, a, b: layer(a)[2],
+    ),
+    "own": (Bilinear, "kernel", lambda layer, a, b: layer(a, b)),
+}
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_layers_of_several_inputs_train_as_if_their_weights_were_halved(name, built, tmp_path):
+    make, weights, call = SEVERAL[name]
+    data = [RNG.standard_normal((6, steps, 4)).astype("float32") for steps in (3, 5)]
+
+    def model_of(layer):
+        inputs = [keras.Input((3, 4)), keras.Input((5, 4))]
+        flat = keras.layers.Flatten()(call(layer, *inputs))
+        model = keras.Model(inputs, keras.layers.Dense(1, kernel_initializer="ones")(flat))
+        model.compile(keras.optimizers.SGD(1.0), "mse")
+        return model
+
+    inner, plain_layer = make(), make()
+    if built:
+        call(inner, *(keras.KerasTensor((None, *array.shape[1:])) for array in data))
+    layer = Reparameterize(inner, half, weights)
+    model, plain = model_of(layer), model_of(plain_layer)
+    halved = [id(v) for v in layer._raw()]
+    for ours, theirs in zip(model.weights, plain.weights, strict=True):
+        theirs.assign(ours.value / 2 if id(ours) in halved else ours.value)
+    expected = plain.predict(data, verbose=0)
+    np.testing.assert_allclose(model.predict(data, verbose=0), expected, 1e-4, 1e-5)
+    eager = call(layer, *(ops.convert_to_tensor(array) for array in data))
+    assert eager.shape == call(plain_layer, *map(ops.convert_to_tensor, data)).shape
+    variables, target = model.trainable_variables, np.ones((6, 1), "float32")
+    pairs = step(model, data, target), step(plain, data, target)
+    for v, ours, theirs in zip(variables, *pairs, strict=True):
+        np.testing.assert_allclose(ours, (0.5 if id(v) in halved else 1) * theirs, 1e-3, 1e-5)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    expected = model.predict(data, verbose=0)
+    np.testing.assert_allclose(again.predict(data, verbose=0), expected, 1e-5, 1e-6)
+
+
+def test_masks_reach_attention_as_they_reach_the_layer_itself():
+    tokens = np.array([[1, 2, 0, 0], [3, 1, 2, 0]])
+    embed = keras.layers.Embedding(4, 4, mask_zero=True)
+    inner = keras.layers.MultiHeadAttention(2, 3)
+    layer = Reparameterize(inner, lambda weight: weight + 0, "query/kernel")
+    ours = layer(query=(x := embed(tokens)), value=x)
+    theirs, whole = inner(x := embed(tokens), x), inner(x := embed(tokens) + 0, x)
+    np.testing.assert_allclose(*arrays([ours, theirs]), 1e-5, 1e-6)
+    assert np.abs(np.subtract(*arrays([ours, whole]))).max() > 1e-4
+    shape = layer.compute_output_shape((None, 4, 4), (None, 4, 4))
+    assert shape == inner.compute_output_shape((None, 4, 4), (None, 4, 4))
+
+
 @pytest.mark.parametrize(
     "transform",
     [SpectralNorm(persistent=True), WeightNorm(), LowRank(2), Masked(MASK), L2Normalize(0)],

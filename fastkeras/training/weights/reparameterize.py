@@ -1,5 +1,7 @@
 """Weights transformed before their use."""
 
+import inspect
+
 import keras
 from keras import backend, ops
 from keras.src.backend.common.global_state import get_global_attribute
@@ -21,8 +23,8 @@ class Reparameterize(keras.layers.Wrapper):
     for each of these.
 
     Args:
-        layer: any layer: Dense, Conv2D, LSTM, Embedding, BatchNormalization, …. One that is
-            called with several tensors (MultiHeadAttention) has to be built before.
+        layer: any layer: Dense, Conv2D, LSTM, Embedding, BatchNormalization, …, and those of
+            several inputs, such as MultiHeadAttention. It is called as the layer is.
         transform: a `WeightTransform`, such as `SpectralNorm()`, or a function from tensor to
             tensor of the same shape. Each weight gets a copy of its own.
         weights: names of the weights, or the ends of their paths ("query/kernel").
@@ -44,11 +46,21 @@ class Reparameterize(keras.layers.Wrapper):
 
     def __init__(self, layer, transform, weights=("kernel",), **options):
         super().__init__(layer, **options)
+        self._call_signature = inspect.signature(layer.call)  # by which Keras finds masks
         if not callable(transform):
             raise ValueError(f"transform must be a function or a WeightTransform, got {transform}")
         self.weight_names = [weights] if isinstance(weights, str) else list(weights)
         self._transform = [transform]  # not a part of this layer, only its copies are
         self.supports_masking = True
+
+    def __call__(self, *inputs, **options):
+        """The layer's output; the layer is built by its first inputs."""
+        if not self.layer.built and _count(inputs) + _count(options) > 1:
+            # `build` is told one shape only; a layer of several inputs knows what it needs
+            with keras.name_scope(self.name, caller=self):
+                specs = keras.tree.map_structure(_spec, (inputs, options))
+                self.layer(*specs[0], **specs[1])
+        return super().__call__(*inputs, **options)
 
     def build(self, input_shape=None):
         """Build the layer and a transform for each weight."""
@@ -69,10 +81,10 @@ class Reparameterize(keras.layers.Wrapper):
             variable.trainable = False
         return transform
 
-    def call(self, inputs, *others, **options):
+    def call(self, *inputs, **options):
         """The layer's output."""
         with Substitution(self._transformed()) as scope:
-            outputs = self.layer(inputs, *others, **options)
+            outputs = self.layer(*inputs, **options)
         for loss in scope.losses:
             self.add_loss(loss)
         return outputs
@@ -112,9 +124,13 @@ class Reparameterize(keras.layers.Wrapper):
         """That of the layer."""
         return self.layer.compute_mask(inputs, previous_mask)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, *shapes, **named):
+        """That of the layer, whose arguments it takes."""
+        return self.layer.compute_output_shape(*shapes, **named)
+
+    def compute_output_spec(self, *inputs, **options):
         """That of the layer."""
-        return self.layer.compute_output_shape(input_shape)
+        return self.layer.compute_output_spec(*inputs, **options)
 
     def get_config(self):
         """The configuration; a function by its registered name."""
@@ -127,6 +143,18 @@ class Reparameterize(keras.layers.Wrapper):
         read = keras.saving.deserialize_keras_object
         config = {key: read(x) if key in ("layer", "transform") else x for key, x in config.items()}
         return cls(**config)
+
+
+def _is_tensor(value):
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _count(arguments):
+    return sum(_is_tensor(value) for value in keras.tree.flatten(arguments))
+
+
+def _spec(value):
+    return keras.KerasTensor(value.shape, dtype=value.dtype) if _is_tensor(value) else value
 
 
 def _named(layer, names):
