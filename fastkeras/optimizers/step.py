@@ -245,6 +245,8 @@ def named_engine(rule, variable, by_rows):
     """Return the engine that has to be named, because those before it cannot do the step."""
     if not ON_TENSORFLOW:
         return None
+    if not hasattr(variable, "handle"):  # the value of one, in a stateless scope
+        return "keras"
     on_cpu = "CPU" in (getattr(variable, "device", None) or "CPU")
     # how many rows there are is known when a program runs, and XLA wants all shapes before
     kernel = on_cpu and rule != "adafactor" and not (by_rows and _engines.inside_xla())

@@ -261,8 +261,11 @@ def test_it_trains_with_fit_and_goes_back():
         np.testing.assert_allclose(b - a, RATE * g, 2e-3, 2e-6)
 
 
-def test_extragradient_converges_in_a_game_where_descent_does_not():
-    """min over x, max over y of x·y, with the maximiser's gradient turned around."""
+def play(rule, optimizer):
+    """How far from its solution x = y = 0 training leaves the game min over x, max over y of x·y.
+
+    The maximiser's gradient is turned around.
+    """
     from fastkeras.layers import GradientReversal, LossLayer
 
     class Product(keras.layers.Layer):
@@ -274,15 +277,105 @@ def test_extragradient_converges_in_a_game_where_descent_does_not():
         def call(self, inputs):
             return 0 * inputs + self.x * self.reverse(self.y)
 
-    distances = {}
-    for rule in (None, training.Extragradient()):
-        one = keras.Input((1,))
-        model = keras.Model(one, LossLayer()(Product()(one)))
-        model.compile(keras.optimizers.SGD(0.3))
-        training.train_with(model, rule)
-        model.fit(np.ones((40, 1)), batch_size=1, verbose=0)
-        distances[rule is None] = length(arrays(model.trainable_variables))
-    assert distances[False] < 0.5 < np.sqrt(2) < distances[True]
+    one = keras.Input((1,))
+    model = keras.Model(one, LossLayer()(Product()(one)))
+    model.compile(optimizer)
+    training.train_with(model, rule)
+    model.fit(np.ones((40, 1)), batch_size=1, verbose=0)
+    return length(arrays(model.trainable_variables))
+
+
+def test_extragradient_converges_in_a_game_where_descent_does_not():
+    plain, extra = (
+        play(rule, keras.optimizers.SGD(0.3)) for rule in (None, training.Extragradient())
+    )
+    assert extra < 0.5 < np.sqrt(2) < plain
+
+
+def dense(objective, values):
+    """Plain training, with dense gradients of embeddings like all rules."""
+    return objective.gradients(values)
+
+
+OPTIMIZERS = {
+    "SGD": lambda of: of.SGD(RATE, momentum=0.9, nesterov=True),
+    "Adam": lambda of: of.Adam(0.03),
+    "AdamW": lambda of: of.AdamW(0.03, weight_decay=0.1, clipnorm=0.1),
+    "RMSprop": lambda of: of.RMSprop(keras.optimizers.schedules.ExponentialDecay(0.03, 1, 0.5)),
+    "Nadam": lambda of: of.Nadam(0.03, global_clipnorm=0.1),
+    "Lion": lambda of: of.Lion(0.03),
+    "Adafactor": lambda of: of.Adafactor(0.03),
+    "accumulated": lambda of: of.Adam(0.03, gradient_accumulation_steps=2),
+}
+FUSED = {
+    "transformed": lambda: optimizers.Adam(
+        0.03,
+        learning_rate_multipliers=[("words", 0.1)],
+        gradient_transforms=optimizers.transforms.clip_by_norm(0.1),
+        lookahead_period=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *FUSED])
+def test_a_trial_step_is_that_of_the_optimizer_and_changes_nothing(name, fused):
+    if name in FUSED and not fused:
+        pytest.skip("an argument of the fused optimizers")
+    steps, seen = 2 if name == "accumulated" else 1, []
+
+    def make():
+        return (
+            FUSED[name]()
+            if name in FUSED
+            else OPTIMIZERS[name](optimizers if fused else keras.optimizers)
+        )
+
+    def look(objective, values):
+        gradients = objective.gradients(values)
+        seen.append(arrays(objective.step(values, gradients)))
+        return gradients
+
+    model, plain = (network(rule, make(), run_eagerly=True) for rule in (look, dense))
+    for _ in range(4 * steps):
+        model.train_on_batch(TOKENS, LABELS)
+        plain.train_on_batch(TOKENS, LABELS)
+    every = [arrays(model.trainable_variables), arrays(plain.trainable_variables)]
+    for ours, theirs in zip(*every, strict=True):
+        np.testing.assert_allclose(ours, theirs, 1e-4, 1e-6)
+    before = arrays(model.trainable_variables)
+    for _ in range(steps):  # of the same batch: what is accumulated is its gradient
+        model.train_on_batch(TOKENS, LABELS)
+    for trial, start, after in zip(
+        seen[-1], before, arrays(model.trainable_variables), strict=True
+    ):
+        np.testing.assert_allclose(trial, after, 2e-4, 2e-6)
+        assert np.abs(after - start).max() > 1e-5
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_extragradient_takes_the_gradient_after_a_step_of_adam(fused):
+    module = optimizers if fused else keras.optimizers
+    rules = training.Extragradient(), dense
+    model, trial = (network(rule, module.Adam(0.03)) for rule in rules)
+    model.train_on_batch(TOKENS, LABELS)
+    trial.train_on_batch(TOKENS, LABELS)
+    there = gradient([w.astype("float64") for w in arrays(trial.trainable_variables)])
+    start = arrays(network(None, module.Adam(0.03)).trainable_variables)
+    for b, a, g in zip(start, arrays(model.trainable_variables), there, strict=True):
+        step = 0.03 * g / (np.abs(g) + 1e-7 / np.sqrt(0.001))
+        np.testing.assert_allclose(b - a, step, 1e-3, 1e-5)
+    first = gradient([w.astype("float64") for w in start])
+    turned = [np.sign(a) != np.sign(b) for a, b in zip(first, there, strict=True)]
+    assert any(each.any() for each in turned)  # of a step of rate · gradient none would be
+
+
+def test_extragradient_with_adam_converges_in_a_game():
+    distances = {
+        rule: play(rule, keras.optimizers.Adam(0.1, beta_1=0.0))
+        for rule in (None, training.Extragradient())
+    }
+    assert distances[training.Extragradient()] < 0.7 * distances[None]
 
 
 def test_bad_settings_are_named():

@@ -120,5 +120,5 @@ def gradients_of(model, x, y=None, sample_weight=None):
     others = (*model.non_trainable_variables, *model.metrics_variables)
     others = [(variable, ops.stop_gradient(value_of(variable))) for variable in others]
     values = [ops.stop_gradient(value_of(variable)) for variable in model.trainable_variables]
-    gradients = Objective(model, data, others, None).gradients(values)
+    gradients = Objective(model, data, others).gradients(values)
     return [np.array(ops.convert_to_numpy(gradient)) for gradient in gradients]

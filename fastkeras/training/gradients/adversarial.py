@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
+from fastkeras.training.arguments import positive
 from fastkeras.training.gradients.differentiate import value_and_gradients
-from fastkeras.training.gradients.rules import moved, norm, positive, squared_norm
+from fastkeras.training.gradients.rules import moved, norm, squared_norm
 from fastkeras.training.gradients.several_gradients import train_with
 
 

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from keras import ops
 
+from fastkeras.training.arguments import positive
+
 TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Heun:
-    """The mean of the gradients here and after a plain step: with SGD, Heun's method.
+    """The mean of the gradients here and after the optimizer's step: with SGD, Heun's method.
 
     Two evaluations. It follows the gradient flow more closely, which trains deeper into the
     training loss and generalises no better: a tool to study, not a faster optimizer.
@@ -20,7 +22,7 @@ class Heun:
     def __call__(self, objective, values):
         """The gradients."""
         first = objective.gradients(values)
-        second = objective.gradients(_after(values, objective.rates, first))
+        second = objective.gradients(objective.step(values, first))
         return [(a + b) / 2 for a, b in zip(first, second, strict=True)]
 
 
@@ -33,20 +35,20 @@ class RungeKutta4:
 
     def __call__(self, objective, values):
         """The gradients."""
-        halves = [rate / 2 for rate in objective.rates]
         first = objective.gradients(values)
-        second = objective.gradients(_after(values, halves, first))
-        third = objective.gradients(_after(values, halves, second))
-        fourth = objective.gradients(_after(values, objective.rates, third))
+        second = objective.gradients(_half(values, objective.step(values, first)))
+        third = objective.gradients(_half(values, objective.step(values, second)))
+        fourth = objective.gradients(objective.step(values, third))
         all_ = zip(first, second, third, fourth, strict=True)
         return [(a + 2 * b + 2 * c + d) / 6 for a, b, c, d in all_]
 
 
 @dataclass(frozen=True)
 class Extragradient:
-    """The gradient after a plain step, for games: it converges where descent goes round in circles.
+    """The gradient after the optimizer's step, for games where descent goes round in circles.
 
-    Two evaluations.
+    The step to the point where the gradient is taken is the optimizer's own, with its moments: with
+    Adam that of Adam. Two evaluations.
 
     Source: Korpelevich, 1976; Gidel et al., 2019, "A variational inequality perspective on
     generative adversarial networks".
@@ -55,7 +57,7 @@ class Extragradient:
     def __call__(self, objective, values):
         """The gradients."""
         first = objective.gradients(values)
-        return objective.gradients(_after(values, objective.rates, first))
+        return objective.gradients(objective.step(values, first))
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,5 @@ def moved(values, directions, distance):
     ]
 
 
-def positive(name, number):
-    """Raise if a setting is not above 0."""
-    if not number > 0:
-        raise ValueError(f"{name}={number!r} must be above 0")
-
-
-def _after(values, rates, gradients):
-    return [
-        value - ops.cast(rate, value.dtype) * gradient
-        for value, rate, gradient in zip(values, rates, gradients, strict=True)
-    ]
+def _half(values, others):
+    return [(value + other) / 2 for value, other in zip(values, others, strict=True)]

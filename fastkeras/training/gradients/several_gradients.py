@@ -6,6 +6,7 @@ import keras
 from keras import backend, ops
 
 from fastkeras.training.gradients.differentiate import value_and_gradients
+from fastkeras.training.gradients.own_step import own_step
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import value_of
 
@@ -67,11 +68,11 @@ class Objective:
         model: the model.
         data: x, y and the sample weights of the batch.
         others: pairs of all its other variables (also of its metrics) and their values.
-        rates: the learning rate of each trainable variable.
+        state: pairs of the optimizer's variables and their values; without it there is no `step`.
     """
 
-    def __init__(self, model, data, others, rates):
-        self.model, self.data, self.others, self.rates = model, data, list(others), rates
+    def __init__(self, model, data, others, state=()):
+        self.model, self.data, self.others, self.state = model, data, list(others), list(state)
         self.variables = model.trainable_variables
         self.noise = noise_state()
         self.first = None  # loss, outputs and the values of the other variables after it
@@ -92,6 +93,10 @@ class Objective:
         """The gradients of the loss."""
         return self.differentiate(self.loss, values)
 
+    def step(self, values, gradients):
+        """Where the optimizer would go from these values by these gradients; nothing changes."""
+        return own_step(self.model.optimizer, self.state, self.variables, values, gradients)
+
     def differentiate(self, function, values):
         """The gradients of a function that returns a loss, and what `loss` returned beside it."""
         (loss, rest), gradients = value_and_gradients(function, values)
@@ -109,7 +114,10 @@ def _step(model, rule, data):
         for variable in (*model.non_trainable_variables, *model.metrics_variables)
     ]
     values = [ops.stop_gradient(value_of(variable)) for variable in model.trainable_variables]
-    objective = Objective(model, data, others, _rates(model))
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    state = [(v, ops.stop_gradient(value_of(v))) for v in model.optimizer.variables]
+    objective = Objective(model, data, others, state)
     gradients = [ops.stop_gradient(gradient) for gradient in rule(objective, values)]
     model.optimizer.apply(gradients, model.trainable_variables)
     loss, outputs, updates = objective.first
@@ -129,9 +137,8 @@ def _jax_step(model, rule, state, data):
     x, y, weights = data = keras.utils.unpack_x_y_sample_weight(data)
     variables = (*model.non_trainable_variables, *model.metrics_variables)
     others = zip(variables, (*non_trainable, *of_metrics), strict=True)
-    with keras.StatelessScope(zip(model.optimizer.variables, of_optimizer, strict=True)):
-        rates = _rates(model)
-    objective = Objective(model, data, others, rates)
+    state = zip(model.optimizer.variables, of_optimizer, strict=True)
+    objective = Objective(model, data, others, state)
     gradients = rule(objective, list(trainable))
     loss, outputs, updates = objective.first
     trainable, of_optimizer = model.optimizer.stateless_apply(of_optimizer, gradients, trainable)
@@ -152,18 +159,6 @@ def _check(model):
             f"model: {strategy.num_replicas_in_sync} replicas under tf.distribute would each "
             "follow the rule by the gradients of their own share of the batch; train on one device"
         )
-
-
-def _rates(model):
-    optimizer = model.optimizer
-    if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    rate = ops.stop_gradient(ops.convert_to_tensor(optimizer.learning_rate))
-    settings = getattr(optimizer, "_settings", None)  # of the fastkeras optimizers
-    if settings is None:
-        return [rate] * len(model.trainable_variables)
-    multipliers = ops.stop_gradient(value_of(settings.multipliers))
-    return [rate * multipliers[i] for i in range(len(model.trainable_variables))]
 
 
 def _batch_size(x):
