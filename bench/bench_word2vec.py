@@ -127,14 +127,14 @@ def cache(path, rounds):
     ]
     folded = np.where(ids < 0, -1, ids % FOLDED).astype(np.int32)
     in_memory = matrices.new(len(vocabulary), len(vocabulary), SIZE, 1)
-    rows = aliased(FOLDED, in_memory[0].shape[1])
+    folded_rows = aliased(FOLDED, in_memory[0].shape[1])
     found = {name: {"memory": [], "cache": []} for name in OF_CACHE}
     for _ in range(int(rounds)):
         for name, settings in OF_CACHE.items():
             settings = Settings(negative=NEGATIVE, **settings)
             for where, words, of, counts in (
                 ("memory", ids, in_memory, vocabulary.counts),
-                ("cache", folded, (rows, rows), np.ones(FOLDED, np.int64)),
+                ("cache", folded, folded_rows, np.ones(FOLDED, np.int64)),
             ):
                 tables = tables_of(counts, settings)
                 more = tables, settings, sampling.key_of(1, 0), Schedule(1e-4, 0.0)
@@ -148,7 +148,7 @@ def cache(path, rounds):
 
 
 def aliased(rows, width):
-    """Return zeros of this shape whose memory is the same few pages again and again.
+    """Return two matrices of zeros whose memory is the same few pages again and again.
 
     The pass does not know: it draws, prefetches, computes and stores as always.
     """
@@ -156,16 +156,17 @@ def aliased(rows, width):
     total = -(-rows * 4 * width // period) * period
     file = os.memfd_create("rows")
     os.ftruncate(file, period)
-    memory = mmap.mmap(-1, total)
-    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    memories = [mmap.mmap(-1, total) for _ in range(2)]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     fixed = mmap.MAP_SHARED | 0x10  # MAP_FIXED
-    for at in range(base, base + total, period):
-        assert libc.mmap(at, period, mmap.PROT_READ | mmap.PROT_WRITE, fixed, file, 0) == at
+    for memory in memories:
+        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for at in range(base, base + total, period):
+            assert libc.mmap(at, period, mmap.PROT_READ | mmap.PROT_WRITE, fixed, file, 0) == at
     os.close(file)
-    return np.frombuffer(memory, np.float32, rows * width).reshape(rows, width)
+    return [np.frombuffer(m, np.float32, rows * width).reshape(rows, width) for m in memories]
 
 
 def scan(path):

@@ -23,18 +23,18 @@ struct Chunk {
 
   explicit Chunk(const word2vec::Problem& of)
       : problem(of),
-        words(word2vec::kChunk + 2 * of.settings.window),
-        sentence_begins(word2vec::kChunk + 2 * of.settings.window),
-        sentence_ends(word2vec::kChunk + 2 * of.settings.window),
-        bits(word2vec::kChunk + 2 * of.settings.window) {}
+        words(word2vec::kChunk + 2 * of.reach),
+        sentence_begins(word2vec::kChunk + 2 * of.reach),
+        sentence_ends(word2vec::kChunk + 2 * of.reach),
+        bits(word2vec::kChunk + 2 * of.reach) {}
 
   void Read(int64_t begin, int64_t end) {
     const int32_t* ids = problem.corpus.ids;
-    const int window = problem.settings.window;
+    const int reach = problem.reach;
     size = 0;
     int found = 0;
     int64_t from = begin;
-    while (from > 0 && ids[from - 1] >= 0 && found < window) {
+    while (from > 0 && IsWord(ids[from - 1]) && found < reach) {
       --from;
       found += Stays(BitsAt(problem.settings.key, from), problem.tables.keep[ids[from]]);
     }
@@ -51,9 +51,13 @@ struct Chunk {
     }
     last = size;
     found = 0;
-    for (int64_t p = end; p < problem.corpus.size && ids[p] >= 0 && found < window; ++p)
+    for (int64_t p = end; p < problem.corpus.size && IsWord(ids[p]) && found < reach; ++p)
       found += Take(p, sentence);
     EndSentence(sentence);
+  }
+
+  FASTKERAS_INLINE bool IsWord(int32_t id) const {
+    return id >= 0 && id < problem.tables.num_words;
   }
 
   // Takes a word if it stays.

@@ -5,7 +5,7 @@
 #include "word2vec/kernels.h"
 // After the standard headers:
 #include "word2vec/chunk.h"
-#include "word2vec/errors.h"
+#include "word2vec/losses.h"
 #include "word2vec/products.h"
 #include "word2vec/rows.h"
 #include "word2vec/windows.h"

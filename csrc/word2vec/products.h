@@ -4,7 +4,7 @@
 #define FASTKERAS_WORD2VEC_PRODUCTS_H_
 
 #include "simd.h"
-#include "word2vec/errors.h"
+#include "word2vec/losses.h"
 
 FASTKERAS_BEGIN_ISA
 

@@ -1,4 +1,5 @@
-// TensorFlow ops of the Keras layers; fastkeras/word2vec/_tensorflow_native.py puts them together.
+// TensorFlow ops of the Keras layers; fastkeras/word2vec/layers/_tensorflow_native.py puts them
+// together.
 
 #include "tensorflow.h"
 
@@ -51,7 +52,9 @@ template <typename T>
 struct GroupKernel {
   explicit GroupKernel(TF_OpKernelConstruction* construction)
       : num_words(IntAttribute(construction, "num_words")),
-        holes(BoolAttribute(construction, "holes")) {}
+        holes(BoolAttribute(construction, "holes")) {
+    if (num_words < 0) InvalidArgument("num_words must be at least 0, got ", num_words);
+  }
 
   void operator()(TF_OpKernelContext* context) const {
     const Tensor ids = Input(context, 0);

@@ -3,10 +3,14 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <limits>
+#include <memory>
+#include <mutex>
 #include <string_view>
 #include <utility>
 
 #include "released_gil.h"
+#include "word2vec/python_arrays.h"
 #include "word2vec/text.h"
 
 namespace py = pybind11;
@@ -27,37 +31,104 @@ std::pair<py::bytes, py::array_t<int64_t>> Words(const WordCounter& counter, int
   return {py::bytes(text), counts};
 }
 
+// One thread at a time: Python's own lock is given back while a block is read.
+template <typename T>
+struct Locked {
+  T value;
+  std::mutex mutex;
+
+  template <typename Function>
+  auto Use(Function&& use) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return use(value);
+  }
+};
+using Counter = Locked<WordCounter>;
+
+struct Encoder {
+  Encoder(std::string_view text, const int64_t* ends, int64_t num_words)
+      : value(text.data(), ends, num_words) {}
+  WordEncoder value;
+  std::mutex mutex;
+};
+
+// The lengths of words are kept in 32 bits.
+std::string_view Block(const py::bytes& block) {
+  const std::string_view text = block;
+  if (text.size() >= size_t{1} << 32) {
+    Refuse("block must have less than 4 GiB, got ", text.size(), " bytes");
+  }
+  return text;
+}
+
+int Threads(int64_t num_threads) {
+  constexpr int64_t kLargest = std::numeric_limits<int>::max();
+  if (num_threads < 0 || num_threads > kLargest) {
+    Refuse("num_threads must be from 0 to ", kLargest, ", got ", num_threads);
+  }
+  return static_cast<int>(num_threads);
+}
+
+std::unique_ptr<Encoder> MakeEncoder(const py::bytes& words, const py::object& ends_) {
+  const std::string_view text = Block(words);
+  const auto ends = Checked<int64_t>("ends", ends_, 1);
+  int64_t begin = 0;
+  for (int64_t i = 0; i < ends.size(); ++i) {
+    const int64_t end = ends.data()[i];
+    if (end < begin || end > static_cast<int64_t>(text.size())) {
+      Refuse("ends must ascend from 0 to ", text.size(), ", got ", end, " after ", begin);
+    }
+    begin = end;
+  }
+  if (ends.size() > std::numeric_limits<int32_t>::max()) Refuse("there are too many words");
+  return std::make_unique<Encoder>(text, ends.data(), ends.size());
+}
+
 }  // namespace
 
 void BindText(py::module_& module) {
-  py::class_<WordCounter>(module, "WordCounter")
+  py::class_<Counter>(module, "WordCounter")
       .def(py::init<>())
       .def(
           "add",
-          [](WordCounter& counter, const py::bytes& block, int num_threads) {
-            const std::string_view text = block;
+          [](Counter& counter, const py::bytes& block, int64_t num_threads) {
+            const std::string_view text = Block(block);
+            const int threads = Threads(num_threads);
             const ReleasedGil released;
-            counter.Add(text.data(), static_cast<int64_t>(text.size()), num_threads);
+            counter.Use([&](WordCounter& words) {
+              words.Add(text.data(), static_cast<int64_t>(text.size()), threads);
+            });
           },
           py::arg("block"), py::arg("num_threads") = 0)
-      .def("__len__", &WordCounter::size)
-      .def("drop", &WordCounter::Drop, py::arg("floor"))
-      .def("words", &Words, py::arg("min_count"));
+      .def("__len__",
+           [](Counter& counter) {
+             return counter.Use([](const WordCounter& words) { return words.size(); });
+           })
+      .def(
+          "drop",
+          [](Counter& counter, int64_t floor) {
+            counter.Use([&](WordCounter& words) { words.Drop(floor); });
+          },
+          py::arg("floor"))
+      .def(
+          "words",
+          [](Counter& counter, int64_t min_count) {
+            return counter.Use([&](const WordCounter& words) { return Words(words, min_count); });
+          },
+          py::arg("min_count"));
 
-  py::class_<WordEncoder>(module, "WordEncoder")
-      .def(py::init([](const py::bytes& words, const py::array_t<int64_t>& ends) {
-             const std::string_view text = words;
-             return new WordEncoder(text.data(), ends.data(), ends.size());
-           }),
-           py::arg("words"), py::arg("ends"))
+  py::class_<Encoder>(module, "WordEncoder")
+      .def(py::init(&MakeEncoder), py::arg("words"), py::arg("ends"))
       .def(
           "encode",
-          [](WordEncoder& encoder, const py::bytes& block, int num_threads) {
-            const std::string_view text = block;
+          [](Encoder& encoder, const py::bytes& block, int64_t num_threads) {
+            const std::string_view text = Block(block);
+            const int threads = Threads(num_threads);
             std::vector<int32_t> ids;
             {
               const ReleasedGil released;
-              ids = encoder.Encode(text.data(), static_cast<int64_t>(text.size()), num_threads);
+              const std::lock_guard<std::mutex> lock(encoder.mutex);
+              ids = encoder.value.Encode(text.data(), static_cast<int64_t>(text.size()), threads);
             }
             return py::array_t<int32_t>(static_cast<py::ssize_t>(ids.size()), ids.data());
           },

@@ -98,14 +98,13 @@ struct Block {
 
   explicit Block(const Problem& problem)
       : input(problem.model.input, problem.model.input_rows, problem.model.stride,
-              kDeterministicBlock * 2 * problem.settings.window *
-                  std::max(problem.tables.longest_bag, 1)),
+              kDeterministicBlock * 2 * problem.reach * std::max(problem.tables.longest_bag, 1)),
         output(problem.model.output, problem.model.output_rows, problem.model.stride,
                kDeterministicBlock * MostOutputs(problem)) {}
 
   static int64_t MostOutputs(const Problem& problem) {
     if (problem.settings.loss == Loss::kHierarchicalSoftmax) return problem.tables.longest_path;
-    return 2 * problem.settings.window * static_cast<int64_t>(problem.settings.negative) + 1;
+    return 2 * problem.reach * static_cast<int64_t>(problem.settings.negative) + 1;
   }
 };
 
@@ -146,11 +145,28 @@ Tally TrainInRounds(const Problem& problem, int64_t begin, int64_t end, int num_
 
 }  // namespace
 
+int Reach(const Problem& problem, int64_t begin, int64_t end) {
+  const int64_t window = problem.settings.window;
+  if (window <= kChunk) return static_cast<int>(window);  // not worth a look at the sentences
+  const int32_t* const ids = problem.corpus.ids;
+  const int64_t first = std::max<int64_t>(0, begin - window);
+  const int64_t last = std::min(problem.corpus.size, end + window);
+  int64_t from = begin, longest = 1, length = 0;
+  while (from > first && ids[from - 1] >= 0) --from;
+  for (int64_t p = from; p < last && (p < end || length > 0); ++p) {
+    length = ids[p] >= 0 ? length + 1 : 0;
+    longest = std::max(longest, length);
+  }
+  return static_cast<int>(std::clamp<int64_t>(longest - 1, 1, window));
+}
+
 Tally Train(const Problem& problem, int64_t begin, int64_t end, int num_threads,
             bool deterministic) {
   if (begin >= end) return {};
-  return deterministic ? TrainInRounds(problem, begin, end, num_threads)
-                       : TrainWithoutLocks(problem, begin, end, num_threads);
+  Problem sized = problem;
+  sized.reach = Reach(problem, begin, end);
+  return deterministic ? TrainInRounds(sized, begin, end, num_threads)
+                       : TrainWithoutLocks(sized, begin, end, num_threads);
 }
 
 }  // namespace fastkeras::word2vec

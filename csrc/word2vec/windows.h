@@ -58,7 +58,7 @@ struct Windows {
         settings(of.settings),
         place(at),
         stride(of.model.stride),
-        max_inputs(2 * of.settings.window),
+        max_inputs(2 * of.reach),
         max_outputs(of.settings.loss == Loss::kHierarchicalSoftmax ? of.tables.longest_path
                                                                    : of.settings.negative + 1),
         max_sets(OneSet() ? 1 : max_inputs),
@@ -86,7 +86,8 @@ struct Windows {
   FASTKERAS_INLINE void Draw(const Chunk& chunk, const Bags& bags, int c) {
     Window& window = windows[c % kRing];
     const uint64_t drawn = chunk.bits.data[c];
-    const int reach = settings.shrink_windows ? WindowOf(drawn, settings.window) : settings.window;
+    const int width = settings.shrink_windows ? WindowOf(drawn, settings.window) : settings.window;
+    const int reach = width < problem.reach ? width : problem.reach;
     const int sentence_begin = chunk.sentence_begins.data[c];
     const int sentence_end = chunk.sentence_ends.data[c];
     const int left = c - reach > sentence_begin ? c - reach : sentence_begin;
@@ -111,8 +112,8 @@ struct Windows {
 
   // A word is a context in many windows: its row is asked for once, when the widest would reach it.
   FASTKERAS_INLINE void FetchInputs(const Chunk& chunk, const Bags& bags, int c) const {
-    const int reached = c + settings.window < chunk.size ? c + settings.window : chunk.size - 1;
-    for (int i = c > chunk.first ? c + settings.window : 0; i <= reached; ++i) {
+    const int reached = c + problem.reach < chunk.size ? c + problem.reach : chunk.size - 1;
+    for (int i = c > chunk.first ? c + problem.reach : 0; i <= reached; ++i) {
       const int32_t word = chunk.words.data[i];
       if (bags.Exist()) {
         bags.FetchRows(word);

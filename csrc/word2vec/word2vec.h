@@ -58,6 +58,7 @@ struct Problem {
   Tables tables;
   Model model;
   Corpus corpus;
+  int reach;  // `Train` finds it: no window of the slice has more words to one side
 };
 
 struct Tally {
@@ -70,7 +71,12 @@ constexpr int64_t kChunk = 1024;
 constexpr int64_t kDeterministicBlock = 64;
 constexpr int64_t kBlocksInRound = 8;
 
-// Predicts at positions begin..end-1; contexts may lie outside. Threads race for rows unless
+// How far the windows of a slice go: `settings.window`, or less where its sentences are shorter.
+// Memory is sized by it, so that a window may be as wide as an int says.
+int Reach(const Problem& problem, int64_t begin, int64_t end);
+
+// Predicts at positions begin..end-1; contexts may lie outside. There an id that is no word counts
+// as the end of a sentence; those of the slice have been checked. Threads race for rows unless
 // `deterministic`: then the blocks of a round all start from the same values, their changes are
 // added in order, and the result is the same, bit for bit, for any number of threads.
 Tally Train(const Problem& problem, int64_t begin, int64_t end, int num_threads,

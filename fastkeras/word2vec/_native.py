@@ -1,24 +1,27 @@
 """The C++ kernels on NumPy arrays, GIL released; `num_threads` race for rows unless told not to."""
 
-import numpy as np
+from weakref import WeakKeyDictionary
 
 from fastkeras import _core
 from fastkeras.word2vec.problem import LOSSES, OBJECTIVES
+
+_checked = WeakKeyDictionary()  # of `Tables`: looked at once, not for every slice
 
 
 def train(
     ids, begin, end, inputs, outputs, tables, settings, key, schedule,
     num_threads=1, deterministic=False,
 ):  # fmt: skip
+    checked = _checked.get(tables)
+    if checked is None:
+        checked = _checked[tables] = _core.Word2VecTables(*tables)
     return _core.word2vec_train(
         ids,
         begin,
         end,
         inputs,
         outputs,
-        *tables,
-        longest_path=int(np.diff(tables.path_starts).max(initial=0)),
-        longest_bag=int(np.diff(tables.bag_starts).max(initial=0)),
+        checked,
         objective=OBJECTIVES.index(settings.objective),
         loss=LOSSES.index(settings.loss),
         shared_negatives=settings.shared_negatives,

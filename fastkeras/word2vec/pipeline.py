@@ -8,7 +8,7 @@ import numpy as np
 from fastkeras.word2vec import sampling
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.encoding import id_arrays, mapped
-from fastkeras.word2vec.problem import OBJECTIVES
+from fastkeras.word2vec.problem import OBJECTIVES, reach_of
 
 POSITIONS = 1 << 18  # at a time, so that their random bits stay in the cache
 
@@ -42,7 +42,8 @@ class Windows(keras.utils.PyDataset):
         num_examples: pairs, or windows, of the epoch.
 
     `windows[i]` is `((centers, contexts),)`: int32 (batch_size,), and for "skipgram" the same, for
-    "cbow" (batch_size, 2 · window) with −1 where there is no context. `len(windows)` counts the
+    "cbow" (batch_size, 2 · window) with −1 where there is no context (with a window above 1024 only
+    as many columns as the longest sentence needs). `len(windows)` counts the
     batches of the epoch at which it was made, so that all epochs have as many.
 
     Raises:
@@ -84,6 +85,7 @@ class Windows(keras.utils.PyDataset):
         self.ids = _ids(corpus, vocabulary)
         self.keep = sampling.keep_thresholds(vocabulary.counts, sample)
         self.objective, self.window, self.shrink_windows = objective, window, shrink_windows
+        self.reach = reach_of(self.ids, window)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.epoch = 0
         self._lock, self._pass = threading.Lock(), None
@@ -138,7 +140,7 @@ class Windows(keras.utils.PyDataset):
 
         contexts = (self.batch_size,)
         if self.objective == "cbow":
-            contexts = (self.batch_size, 2 * self.window)
+            contexts = (self.batch_size, 2 * self.reach)
         shapes = ((self.batch_size,), contexts)
         signature = (tuple(tf.TensorSpec(shape, tf.int32) for shape in shapes),)
         dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
@@ -159,13 +161,13 @@ class _Pass:
     """
 
     def __init__(self, windows):
-        self.epoch, self.window = windows.epoch, windows.window
+        self.epoch, self.reach = windows.epoch, windows.reach
         key = sampling.key_of(windows.seed, windows.epoch)
         shrink = windows.window if windows.shrink_windows else None
         self.words, reach, sentences = _stayed(
-            windows.ids, windows.keep, windows.window, shrink, key
+            windows.ids, windows.keep, windows.reach, shrink, key
         )
-        self.left, self.right = _sides(reach, sentences, windows.window)
+        self.left, self.right = _sides(reach, sentences, windows.reach)
         order = np.flatnonzero(self.left + self.right).astype(np.min_scalar_type(len(self.words)))
         if not len(order):
             raise ValueError("corpus: no word that stays has another one in its sentence")
@@ -198,7 +200,7 @@ class _Pass:
     def windows(self, first, last):
         """Return centers and contexts of the windows first..last-1."""
         centers = self.order[first:last].astype(np.int64)
-        distances = np.arange(1, self.window + 1)
+        distances = np.arange(1, self.reach + 1)
         is_left = distances[::-1] <= self.left[centers, None]
         is_right = distances <= self.right[centers, None]
         distances = np.concatenate([-distances[::-1], distances])
@@ -207,7 +209,7 @@ class _Pass:
         return self.words[centers], np.where(there, self.words[near], np.int32(-1))
 
 
-def _stayed(ids, keep, window, shrink, key):
+def _stayed(ids, keep, most, shrink, key):
     """Return the words that stay, the widths of their windows, and numbers of their sentences."""
     words, reach, sentences, ended = [], [], [], 0
     for begin in range(0, len(ids), POSITIONS):
@@ -218,8 +220,8 @@ def _stayed(ids, keep, window, shrink, key):
         ends = np.cumsum(is_end) + ended
         ended = ends[-1]
         words.append(part[stays])
-        widths = sampling.window_of(bits[stays], shrink) if shrink else np.full(len(stays), window)
-        reach.append(widths.astype(np.min_scalar_type(2 * window)))
+        widths = sampling.window_of(bits[stays], shrink) if shrink else np.full(len(stays), most)
+        reach.append(np.minimum(widths, most).astype(np.min_scalar_type(2 * most)))
         sentences.append(ends[stays].astype(np.int32))
     return tuple(map(np.concatenate, (words, reach, sentences)))
 
@@ -229,6 +231,8 @@ def _sides(reach, sentences, window):
     left, right = np.zeros_like(reach), np.zeros_like(reach)
     for distance in range(1, min(window, len(reach) - 1) + 1):
         same = sentences[distance:] == sentences[:-distance]
+        if not same.any():  # nor farther away
+            break
         left[distance:] += same & (reach[distance:] >= distance)
         right[:-distance] += same & (reach[:-distance] >= distance)
     return left, right

@@ -1,5 +1,7 @@
 """What an engine gets: the settings of a pass, and the tables of a vocabulary."""
 
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +27,8 @@ class Settings(NamedTuple):
     exact_subwords: bool = True  # a row of a bag gets its share of the error, not all of it
 
 
-class Tables(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Tables:
     """Of a vocabulary; what a loss does not need is empty."""
 
     keep: np.ndarray  # uint32 (words,)
@@ -34,8 +37,12 @@ class Tables(NamedTuple):
     path_starts: np.ndarray  # int64 (words + 1,)
     path_nodes: np.ndarray  # int32
     path_signs: np.ndarray  # float32
-    bag_starts: np.ndarray = np.zeros(0, np.int64)  # (words + 1,): with subwords, where in ...
-    bag_rows: np.ndarray = np.zeros(0, np.int32)  # ... this the input rows of a word begin
+    # With subwords: (words + 1,), where in the second the input rows of a word begin.
+    bag_starts: np.ndarray = field(default_factory=partial(np.zeros, 0, np.int64))
+    bag_rows: np.ndarray = field(default_factory=partial(np.zeros, 0, np.int32))
+
+    def __iter__(self):
+        return iter(vars(self).values())
 
 
 class Schedule(NamedTuple):
@@ -70,7 +77,30 @@ def tables_of(counts, settings, sample=0.0, ns_exponent=0.75, sampling_correctio
         if sampling_correction:
             offsets[:] = -np.log(max(settings.negative, 1) * weights / weights.sum())
     tables = Tables(sampling.keep_thresholds(counts, sample), noise, offsets, *paths)
-    return tables if bags is None else tables._replace(bag_starts=bags.starts, bag_rows=bags.rows)
+    return tables if bags is None else replace(tables, bag_starts=bags.starts, bag_rows=bags.rows)
+
+
+def reach_of(ids, window, begin=0, end=None):
+    """Return how far windows go: `window`, or less where sentences are shorter.
+
+    What memory is sized by, so that a window may be as wide as an int says.
+    """
+    if window <= CHUNK:
+        return window  # not worth a look at the sentences
+    end = len(ids) if end is None else end
+    first = max(begin - window, 0)
+    last = min(end + window, len(ids))
+    longest, length = 1, 0  # a sentence may go on from one part to the next
+    for at in range(first, last, 1 << 20):
+        part = np.asarray(ids[at : min(at + (1 << 20), last)])
+        ends = np.flatnonzero(part < 0)
+        if not len(ends):
+            length += len(part)
+            continue
+        longest = max(longest, length + int(ends[0]), int(np.diff(ends).max(initial=1)) - 1)
+        length = len(part) - 1 - int(ends[-1])
+        longest = max(longest, length)
+    return min(max(longest - 1, length - 1, 1), window)
 
 
 def output_rows(num_words, settings):

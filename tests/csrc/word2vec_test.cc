@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -78,7 +79,7 @@ struct Drawn {
                                 settings.loss != Loss::kHierarchicalSoftmax && Pick(0, 1);
     settings.exact_cbow = Pick(0, 1);
     settings.shrink_windows = Pick(0, 1);
-    settings.window = Pick(1, 8);
+    settings.window = Pick(0, 5) ? Pick(1, 8) : std::numeric_limits<int>::max() - Pick(0, 1);
     settings.negative = Pick(0, 14);
     settings.key = generator();
     settings.learning_rate = 0.02;
@@ -96,6 +97,7 @@ struct Drawn {
                       subwords ? longest_bag : 0};
     problem.corpus = {ids.data(), length};
     problem.model = {nullptr, nullptr, stride, input_rows, words};
+    problem.reach = 0;
   }
 
   // Trains copies of the matrices.

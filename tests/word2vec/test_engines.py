@@ -109,7 +109,7 @@ def problems(draw, objectives=OBJECTIVES, losses=LOSSES):
     settings = Settings(
         objective=objective,
         loss=loss,
-        window=draw(st.sampled_from((1, 2, 5, 11)), label="window"),
+        window=draw(st.sampled_from((1, 2, 5, 11, 2**31 - 1)), label="window"),
         negative=draw(st.sampled_from((0, 1, 2, 4, 5, 6, 11, 17)), label="negative"),
         shared_negatives=shared,
         exact_cbow=draw(st.booleans()),

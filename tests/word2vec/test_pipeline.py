@@ -181,3 +181,15 @@ def test_tf_dataset_has_the_same_batches():
             np.testing.assert_array_equal(theirs[0], ours[0])
             np.testing.assert_array_equal(theirs[1], ours[1])
         other.on_epoch_end()
+
+
+@pytest.mark.parametrize("objective", ["skipgram", "cbow"])
+def test_a_window_may_be_the_whole_basket(objective):
+    ids = np.tile(np.int32([0, 1, 2, -1, 3, 0, -1]), 50)
+    vocabulary = Vocabulary(["a", "b", "c", "d"], [100, 50, 50, 50])
+    options = dict(sample=0, shrink_windows=False, batch_size=16)
+    two, wide = (Windows(ids, vocabulary, objective, w, **options) for w in (2, 2**31 - 1))
+    assert len(two) == len(wide)
+    for i in range(len(two)):
+        for one, other in zip(two[i][0], wide[i][0], strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -347,3 +347,31 @@ def test_diverged_training_says_so(rng):
     ids, vocabulary, _ = planted(rng, sentences=100)
     with pytest.raises(FloatingPointError, match=r"learning_rate=1e\+30 is too large"):
         small(learning_rate=1e30).fit(ids, vocabulary=vocabulary, **QUIET)
+
+
+WHOLE_BASKETS = """
+from pathlib import Path
+import numpy as np
+from fastkeras.word2vec import Vocabulary, Word2Vec
+ids = np.tile(np.int32([0, 1, 2, -1, 3, 0, -1]), 500)
+vocabulary = Vocabulary(["a", "b", "c", "d"], [1000, 500, 500, 500])
+options = dict(sample=0, epochs=1, shrink_windows=False, min_count=1, engine="{engine}")
+made = []
+for window in (2, 100_000_000, 2**31 - 1):
+    model = Word2Vec(8, window=window, num_threads=1, **options)
+    made.append(model.fit(ids, vocabulary=vocabulary, progress=False).input_embeddings)
+    Word2Vec(8, window=window, num_threads=2, deterministic=True, **options).fit(
+        ids, vocabulary=vocabulary, progress=False
+    )
+np.testing.assert_array_equal(made[0], made[1])
+np.testing.assert_array_equal(made[0], made[2])
+peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+assert int(peak) < 400 << 10, peak  # KiB
+"""
+
+
+@pytest.mark.parametrize("engine", ["native", "numba"])
+def test_a_window_may_be_the_whole_basket(engine):
+    script = WHOLE_BASKETS.replace("{engine}", engine)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

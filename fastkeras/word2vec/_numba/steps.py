@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastkeras.word2vec._numba_rows import compiled, dot, inlined
+from fastkeras.word2vec._numba.rows import compiled, dot, inlined
 from fastkeras.word2vec.problem import LOSSES
 
 NEGATIVE_SAMPLING, HIERARCHICAL_SOFTMAX, SAMPLED_SOFTMAX = range(len(LOSSES))

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fastkeras.word2vec._numba_rows import compiled, fetch, inlined
-from fastkeras.word2vec._numba_steps import HIERARCHICAL_SOFTMAX
+from fastkeras.word2vec._numba.rows import compiled, fetch, inlined
+from fastkeras.word2vec._numba.steps import HIERARCHICAL_SOFTMAX
 
 
 @inlined
@@ -28,10 +28,10 @@ def _draw_noise(bits, number, noise):
 
 
 @compiled
-def subsample(ids, begin, end, window, keep, key, words, bits, begins, ends):
+def subsample(ids, begin, end, reach, keep, key, words, bits, begins, ends):
     """Fill in the words that stay, as chunk.h does; return where predictions lie, and the size."""
     first_position, found = begin, 0
-    while first_position > 0 and ids[first_position - 1] >= 0 and found < window:
+    while first_position > 0 and ids[first_position - 1] >= 0 and found < reach:
         first_position -= 1
         drawn = _bits_at(key, first_position)
         found += drawn >> np.uint64(32) <= np.uint64(keep[ids[first_position]])
@@ -43,7 +43,7 @@ def subsample(ids, begin, end, window, keep, key, words, bits, begins, ends):
         if position == end:
             last = size
         word = ids[position]
-        if position >= end and (word < 0 or found >= window):
+        if position >= end and (word < 0 or found >= reach):
             break
         if word < 0:
             for i in range(sentence, size):

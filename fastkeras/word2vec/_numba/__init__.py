@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fastkeras.word2vec._numba_rows import add_change, add_vector, compiled, fetch_vector
-from fastkeras.word2vec._numba_steps import HIERARCHICAL_SOFTMAX, step, step_together
-from fastkeras.word2vec._numba_windows import draw, subsample
-from fastkeras.word2vec.problem import CHUNK, LOSSES
+from fastkeras.word2vec._numba.rows import add_change, add_vector, compiled, fetch_vector
+from fastkeras.word2vec._numba.steps import HIERARCHICAL_SOFTMAX, step, step_together
+from fastkeras.word2vec._numba.windows import draw, subsample
+from fastkeras.word2vec.problem import CHUNK, LOSSES, reach_of
 
 TASK = 8 * CHUNK
 
@@ -20,10 +20,11 @@ def train(
     ids, begin, end, inputs, outputs, tables, settings, key, schedule,
     num_threads=1, deterministic=False,
 ):  # fmt: skip
+    reach = reach_of(ids, settings.window, begin, end)
     longest = int(np.diff(tables.path_starts).max(initial=0))
     arguments = (
         inputs, outputs, *tables, longest,
-        settings.objective == "cbow", LOSSES.index(settings.loss), settings.window,
+        settings.objective == "cbow", LOSSES.index(settings.loss), settings.window, reach,
         settings.negative, settings.shared_negatives, settings.exact_cbow,
         settings.exact_subwords, settings.shrink_windows, np.uint64(key),
         schedule.learning_rate, schedule.slope,
@@ -42,48 +43,46 @@ def train(
 @compiled
 def _pass(
     ids, begin, end, inputs, outputs, keep, noise, offsets, path_starts, path_nodes, path_signs,
-    bag_starts, bag_rows, longest, cbow, loss, window, negative, shared, exact_cbow, exact_subwords,
-    shrink, key, learning_rate, slope,
+    bag_starts, bag_rows, longest, cbow, loss, window, reach, negative, shared, exact_cbow,
+    exact_subwords, shrink, key, learning_rate, slope,
 ):  # fmt: skip
     stride = inputs.shape[1]
     most = longest if loss == HIERARCHICAL_SOFTMAX else negative + 1
     one_set = cbow or shared or loss == HIERARCHICAL_SOFTMAX
-    sets = 1 if one_set else 2 * window
-    room = CHUNK + 2 * window
+    sets = 1 if one_set else 2 * reach
+    room = CHUNK + 2 * reach
     words, begins, ends = np.empty((3, room), np.int64)
     bits = np.empty(room, np.uint64)
-    contexts = np.empty((2, 2 * window), np.int64)  # of this window and the next
+    contexts = np.empty((2, 2 * reach), np.int64)  # of this window and the next
     num_contexts = np.zeros(2, np.int64)
     rows = np.empty((2, sets, most), np.int64)
     signs = np.empty((2, sets, most), np.float32)
     counts = np.zeros((2, sets), np.int64)
-    x = np.empty((2 * window, most), np.float32)
+    x = np.empty((2 * reach, most), np.float32)
     copies = np.empty((most, stride), np.float32)
-    vectors = np.empty((2 * window, stride), np.float32)
-    changes = np.empty((2 * window, stride), np.float32)
-    in_order = np.arange(2 * window)
+    vectors = np.empty((2 * reach, stride), np.float32)
+    changes = np.empty((2 * reach, stride), np.float32)
+    in_order = np.arange(2 * reach)
     one = np.float32(1)
     total_loss, predictions, kept = 0.0, 0, 0
     while begin < end:
         stop = min((begin // CHUNK + 1) * CHUNK, end)
         rate = np.float32(learning_rate + slope * (begin // CHUNK * CHUNK))
-        first, last, size = subsample(
-            ids, begin, stop, window, keep, key, words, bits, begins, ends
-        )
+        first, last, size = subsample(ids, begin, stop, reach, keep, key, words, bits, begins, ends)
         kept += last - first
         for c in range(first, last + 1):
             if c < last:  # draw this window ...
-                w, reach, count = c % 2, window, 0
+                w, width, count = c % 2, window, 0
                 if shrink:
                     lower = bits[c] & np.uint64(0xFFFFFFFF)
-                    reach = 1 + np.int64((lower * np.uint64(window)) >> np.uint64(32))
-                for i in range(max(c - reach, begins[c]), min(c + reach + 1, ends[c])):
+                    width = 1 + np.int64((lower * np.uint64(window)) >> np.uint64(32))
+                for i in range(max(c - width, begins[c]), min(c + width + 1, ends[c])):
                     if i != c:
                         contexts[w, count] = words[i]
                         count += 1
                 num_contexts[w] = count
-                reached = min(c + window, size - 1)  # a context row is asked for once, early
-                for i in range(c + window if c > first else 0, reached + 1):
+                reached = min(c + reach, size - 1)  # a context row is asked for once, early
+                for i in range(c + reach if c > first else 0, reached + 1):
                     fetch_vector(inputs, words[i], bag_starts, bag_rows)
                 for number in range(min(count, 1) if one_set else count):
                     counts[w, number] = draw(

@@ -1,7 +1,7 @@
 // From logits to the factors of the gradient, and the loss. Compiled once for each instruction set.
 
-#ifndef FASTKERAS_WORD2VEC_ERRORS_H_
-#define FASTKERAS_WORD2VEC_ERRORS_H_
+#ifndef FASTKERAS_WORD2VEC_LOSSES_H_
+#define FASTKERAS_WORD2VEC_LOSSES_H_
 
 #include "math.h"
 #include "simd.h"
@@ -112,4 +112,4 @@ FASTKERAS_INLINE double SoftmaxErrors(float* z, int count, float scale) {
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_WORD2VEC_ERRORS_H_
+#endif  // FASTKERAS_WORD2VEC_LOSSES_H_
