@@ -33,7 +33,8 @@ struct ExpConstants<double> {
 };
 
 // exp(x) for x <= 0, -inf included: 1.5 ulp, and exactly 0 where the result would not be normal.
-// With n = round(x / ln 2) and |r| <= ln(2) / 2, exp(x) = 2^n exp(r), exp(r) by its Taylor series.
+// NaN of NaN and of +inf. With n = round(x / ln 2) and |r| <= ln(2) / 2, exp(x) = 2^n exp(r),
+// exp(r) by its Taylor series.
 template <typename T>
 FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
   using C = ExpConstants<T>;
@@ -51,7 +52,8 @@ FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
   std::memcpy(&exponent, &shifted, sizeof(exponent));
   bits += exponent << C::kMantissa;
   std::memcpy(&series, &bits, sizeof(bits));
-  return x < C::kLowest ? Vec<T>{} : series;
+  // Of a NaN the shifted bits may have made a number: x * 0 brings it back, and is 0 of all others.
+  return x < C::kLowest ? Vec<T>{} : series + x * T(0);
 }
 
 // log(x) for normal positive x: 2 ulp, or 2^-52 near 1. With x = 2^n m and m in [sqrt(1/2),

@@ -32,6 +32,17 @@ void AddGold(const Plan<T>& plan, int64_t b, const int32_t* tags, T weight, T* d
   }
 }
 
+// Makes the gradient of a sequence NaN: a score that it uses is none, or its weight.
+template <typename T>
+void Spoil(const Plan<T>& plan, int64_t b, T* d_emissions, T* pairs, int64_t stride) {
+  const Chains<T>& chains = plan.chains;
+  for (int64_t s = 0; s < plan.counts[b]; ++s) {
+    const int64_t row = b * chains.steps + StepAt(plan, b, s);
+    std::fill_n(d_emissions + row * chains.num_tags, chains.num_tags, T(NAN));
+  }
+  if (plan.counts[b] > 1) std::fill_n(pairs, chains.num_tags * stride, T(NAN));
+}
+
 // The rows of the gradient that no sweep writes: steps that are not valid, sequences left out.
 template <typename T>
 void ClearRows(const Plan<T>& plan, int64_t b, bool left_out, T* d_emissions) {
@@ -64,15 +75,18 @@ void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const 
   const int64_t batch = plan.chains.batch;
   const int64_t stride = planning.stride(), group_area = plan.chains.num_tags * stride;
   const std::unique_ptr<double[]> relative(new double[batch]);
+  const std::unique_ptr<bool[]> spoiled(new bool[batch]);
   double largest = 0;
   for (int64_t b = 0; b < batch; ++b) {
     const bool counts = plan.counts[b] > 0 && value[b] != -INFINITY;
     relative[b] = counts ? static_cast<double>(weights[b]) : 0;
-    if (!(std::abs(relative[b]) <= largest)) largest = std::abs(relative[b]);
+    spoiled[b] = relative[b] != 0 && (std::isnan(value[b]) || !std::isfinite(relative[b]));
+    if (!spoiled[b]) largest = std::max(largest, std::abs(relative[b]));
   }
   const std::unique_ptr<double[]> swept(new double[batch]);
   for (int64_t b = 0; b < batch; ++b) {
-    swept[b] = plan.inexact[b] || largest == 0 ? 0 : relative[b] / largest;
+    const bool left_out = plan.inexact[b] || spoiled[b] || largest == 0;
+    swept[b] = left_out ? 0 : relative[b] / largest;
   }
   const GradientOutputs<T> out = {
       tags, static_cast<T>(sign), swept.get(), largest, d_emissions, pairs, group_size};
@@ -88,18 +102,23 @@ void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const 
     for (int64_t k = first; k < last; k += group_size) std::fill_n(group_of(k), group_area, T(0));
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
-      ClearRows(plan, b, relative[b] == 0 || plan.inexact[b], d_emissions);
+      ClearRows(plan, b, relative[b] == 0 || plan.inexact[b] || spoiled[b], d_emissions);
     }
     for (int64_t k = first; k < last; k += block) {
       planning.kernels.backward(plan, out, k, std::min(last, k + block));
     }
-    for (int64_t k = first; k < last; k += group_size) {
+    // Without sound transitions the weights are none, and all that have pairs come below.
+    for (int64_t k = first; k < last && plan.sound_transitions; k += group_size) {
       Weigh(plan, planning.kernels.width, static_cast<T>(sign * largest), group_of(k), stride);
     }
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
       if (relative[b] == 0) continue;
       T* group = group_of(k);
+      if (spoiled[b]) {
+        Spoil(plan, b, d_emissions, group, stride);
+        continue;
+      }
       if (plan.inexact[b]) {
         ExactGradient(plan, b, sign * relative[b],
                       d_emissions + b * plan.chains.steps * plan.chains.num_tags, group, stride);
@@ -131,13 +150,14 @@ void AddEnds(const Plan<T>& plan, const T* d_emissions, T* d_start, T* d_end) {
 template <typename T>
 void LogPartitions(const Planning<T>& planning, double* value) {
   const Plan<T>& plan = planning.plan;
+  const Kernels<T>& kernels = planning.kernels;
   const int64_t block = planning.block();
   ParallelFor((plan.chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
     const int64_t first = task * block, last = std::min(plan.chains.batch, first + block);
-    planning.kernels.forward(plan, first, last, value);
+    kernels.forward(plan, first, last, value);
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
-      if (plan.inexact[b]) value[b] = ExactLogPartition(plan, b);
+      if (plan.inexact[b]) value[b] = kernels.is_sound(plan, b) ? ExactLogPartition(plan, b) : NAN;
     }
   });
 }
@@ -162,7 +182,8 @@ void Value(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* v
     }
     double score;
     PathScores(planning.plan, b, 1, tags + b * chains.steps, &score);
-    if (quantity == Quantity::kLogLikelihood && score != -INFINITY) {
+    const bool possible = score != -INFINITY || std::isnan(log_partition[b]);
+    if (quantity == Quantity::kLogLikelihood && possible) {
       score = std::min(score - log_partition[b], 0.0);  // above 0 by rounding only
     }
     value[b] = static_cast<T>(score);
@@ -181,8 +202,9 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
     std::fill(d_emissions, d_emissions + chains.batch * chains.steps * num_tags, T(0));
     std::fill(d_transitions, d_transitions + num_tags * num_tags, T(0));
     for (int64_t b = 0; b < chains.batch; ++b) {
-      if (value[b] == -INFINITY) continue;
-      AddGold(plan, b, tags, weights[b], d_emissions, d_transitions, num_tags);
+      if (value[b] == -INFINITY || weights[b] == 0) continue;
+      const T weight = std::isfinite(value[b]) ? weights[b] : T(NAN);
+      AddGold(plan, b, tags, weight, d_emissions, d_transitions, num_tags);
     }
     AddEnds(plan, d_emissions, d_start, d_end);
     return;

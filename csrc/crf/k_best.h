@@ -76,14 +76,14 @@ struct PathLists {
     return s == steps ? plan.chains.end_transitions : transposed + tag * shape.num_tags;
   }
 
-  int32_t Append(int64_t s, const Prefix<T>& prefix) const {
+  FASTKERAS_INLINE int32_t Append(int64_t s, const Prefix<T>& prefix) const {
     const int32_t i = counts.data[2 * s + 1]++;
     PrefixAt(s, i) = prefix;
     return i;
   }
 
   // The node of a tag, made if there is none.
-  int32_t Find(int64_t s, int32_t tag) const {
+  FASTKERAS_INLINE int32_t Find(int64_t s, int32_t tag) const {
     int32_t& count = counts.data[2 * s];
     for (int32_t i = 0; i < count; ++i) {
       if (NodeAt(s, i).tag == tag) return i;
@@ -96,7 +96,7 @@ struct PathLists {
     return count++;
   }
 
-  void FindOther(int64_t s, Node<T>& node) const {
+  FASTKERAS_INLINE void FindOther(int64_t s, Node<T>& node) const {
     const T *row = BestBefore(s), *into = Into(s, node.tag);
     for (int v = 0; v < shape.vectors; ++v) {
       shape.StoreVector(scores.data, v, shape.LoadVector(row, v) + shape.LoadVector(into, v));
@@ -117,7 +117,7 @@ struct PathLists {
 
   // Adds the next best path to the last list, -inf if there is none: down along the last path as
   // far as its own next prefixes are missing, and up again with them.
-  void Extend() const {
+  FASTKERAS_INLINE void Extend() const {
     int64_t s = steps;
     int32_t at = 0;
     T following = kImpossible;
@@ -187,9 +187,11 @@ void KBest(const crf::Plan<T>& plan, const T* transposed, int64_t first, int64_t
   const Buffer<T> rows(TrellisSize(plan, first, last));
   const Trellis<T> trellis = FillTrellis(plan, first, last, rows.data);
   if (trellis.count == 0) return;
+  TellUnsound(plan, trellis);
   PathLists<T> lists(plan, transposed, trellis.steps[0], k);
   for (int m = 0; m < trellis.count; ++m) {
     const int64_t b = trellis.sequence[m];
+    if (plan.inexact[b]) continue;
     lists.sequence = b;
     lists.steps = trellis.steps[m];
     lists.best = trellis.best[m];

@@ -41,10 +41,10 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
 }
 
 template <typename T>
-constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth,     CutIntoPanels<T>, Forward<T>,
-                                      Backward<T>,         Viterbi<T>,       KBest<T>,
-                                      DealTransitions<T>,  Draw<T>,          SegmentSweep,
-                                      SegmentMarginals<T>, SegmentViterbi};
+constexpr crf::Kernels<T> kKernels = {
+    Simd<T>::kWidth, CutIntoPanels<T>,    Forward<T>,    Backward<T>, Viterbi<T>,
+    KBest<T>,        DealTransitions<T>,  Draw<T>,       AllSound<T>, IsSound<T>,
+    SegmentSweep,    SegmentMarginals<T>, SegmentViterbi};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

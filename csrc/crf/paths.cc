@@ -11,6 +11,7 @@
 #include "crf/crf.h"
 #include "crf/exact.h"
 #include "crf/planning.h"
+#include "crf/soundness.h"
 #include "memory.h"
 #include "parallel.h"
 
@@ -27,6 +28,18 @@ std::unique_ptr<T[]> Transposed(const Chains<T>& chains) {
     }
   }
   return transposed;
+}
+
+template <typename T>
+T UnsoundScore(const Plan<T>& plan, int64_t b) {
+  const Chains<T>& chains = plan.chains;
+  const auto emission = [&](int64_t s, int64_t j) {
+    return chains.emissions[(b * chains.steps + StepAt(plan, b, s)) * chains.num_tags + j];
+  };
+  const auto no_duration = [](int64_t, int64_t) { return 0; };
+  return static_cast<T>(BestUnsoundScore(plan.counts[b], chains.num_tags, 1, emission, no_duration,
+                                         chains.transitions, chains.start_transitions,
+                                         chains.end_transitions));
 }
 
 // Sums of single precision may take two paths the wrong way round that are as good as equal; here
@@ -80,11 +93,16 @@ void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) 
   const std::unique_ptr<T[]> transposed = Transposed(chains);
   const int64_t block = planning.block();
   std::fill(tags, tags + chains.batch * chains.steps, 0);
+  std::fill(plan.inexact, plan.inexact + chains.batch, false);
   ParallelFor((chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
     const int64_t first = task * block, last = std::min(chains.batch, first + block);
     planning.kernels.viterbi(plan, transposed.get(), first, last, tags);
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = plan.order[i];
+      if (plan.inexact[b]) {
+        score[b] = UnsoundScore(plan, b);
+        continue;
+      }
       double exact;
       PathScores(plan, b, 1, tags + b * chains.steps, &exact);
       score[b] = static_cast<T>(exact);
@@ -106,10 +124,16 @@ void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num
       std::fill_n(tags + b * area, area, 0);
       std::fill_n(scores + b * k, k, -std::numeric_limits<T>::infinity());
       found[b] = 1;  // no step is valid: the empty path
+      plan.inexact[b] = false;
     }
     planning.kernels.k_best(plan, transposed.get(), first, last, k, tags, found.get());
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = plan.order[i];
+      if (plan.inexact[b]) {
+        std::fill_n(scores + b * k, k, T(NAN));
+        scores[b * k] = UnsoundScore(plan, b);
+        continue;
+      }
       SortByScore(plan, b, found[b], tags + b * area, scores + b * k);
     }
   });
@@ -137,6 +161,7 @@ void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int
         std::fill(path + written, path + chains.steps, 0);
       }
       if (plan.inexact[b]) {
+        if (!planning.kernels.is_sound(plan, b)) continue;  // there is nothing to draw from
         ExactSample(plan, b, num_samples, uniforms, tags);
       } else if (value[b] != -INFINITY) {
         planning.kernels.draw(plan, into.data, b, num_samples, uniforms, tags);

@@ -41,12 +41,13 @@ struct Plan {
   bool watched;     // underflow may cost accuracy: look for it, and redo those sequences exactly
   int64_t period;   // steps between rescalings
   T forbidden_gap;  // nats below the peak of the best transition whose weight counts as zero
+  bool sound_transitions, sound_ends;  // without NaN and +inf (soundness.h)
 
   // Rows written by the forward sweep and read by the backward sweep; null: not kept.
   T* alpha;       // (batch, steps, num_tags)
   T* emission;    // (batch, steps, num_tags), exp(emissions - row peak)
   T* scale;       // (batch, steps), powers of two
-  bool* inexact;  // (batch) set where the scaled domain cannot answer
+  bool* inexact;  // (batch) set where the scaled domain, or Viterbi's sweep, cannot answer
 };
 
 // Tells the source row of a sequence's valid step s.
@@ -90,10 +91,12 @@ struct Kernels {
   // `forward` writes log Z of each to value[sequence], and plan.inexact[sequence].
   void (*forward)(const Plan<T>& plan, int64_t first, int64_t last, double* value);
   void (*backward)(const Plan<T>& plan, const GradientOutputs<T>& out, int64_t first, int64_t last);
-  // Reads the transitions themselves in plan.weights, and transposed; writes the valid steps' tags.
+  // Reads the transitions themselves in plan.weights, and transposed; writes the valid steps' tags,
+  // and plan.inexact of the sequences that are not sound, which have no best path.
   void (*viterbi)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last,
                   int32_t* tags);
-  // Writes tags (batch, k, steps) in order of the scores, as far as there are, and their number.
+  // Writes tags (batch, k, steps) in order of the scores, as far as there are, and their number, or
+  // plan.inexact.
   void (*k_best)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last, int64_t k,
                  int32_t* tags, int64_t* found);
   // The transitions as `draw` wants them, (num_tags + 1, rows of whole vectors). It draws paths of
@@ -101,6 +104,9 @@ struct Kernels {
   void (*deal_transitions)(const Plan<T>& plan, T* into);
   void (*draw)(const Plan<T>& plan, const T* into, int64_t sequence, int64_t num_samples,
                const T* uniforms, int32_t* tags);
+  // Whether no score is NaN or +inf: of an array, or of those that a sequence uses (soundness.h).
+  bool (*all_sound)(const T* scores, int64_t count);
+  bool (*is_sound)(const Plan<T>& plan, int64_t sequence);
   // Semi-Markov chains, one sequence each (segments.h).
   double (*segment_sweep)(const SegmentScores& chain, double* ended, double* begun);
   void (*segment_marginals)(const SegmentScores& chain, const SegmentSweeps& sweeps, T* unary,

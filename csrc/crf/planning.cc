@@ -84,8 +84,11 @@ template <typename T>
 void Planning<T>::ChooseScaling() {
   const int64_t num_tags = plan.chains.num_tags, area = num_tags * num_tags;
   const T* transitions = plan.chains.transitions;
+  plan.sound_transitions = kernels.all_sound(transitions, area);
+  plan.sound_ends = kernels.all_sound(plan.chains.start_transitions, num_tags) &&
+                    kernels.all_sound(plan.chains.end_transitions, num_tags);
   const T peak = *std::max_element(transitions, transitions + area);
-  plan.peak = peak == -INFINITY ? 0 : peak;
+  plan.peak = peak == -INFINITY || !plan.sound_transitions ? 0 : peak;
   double range = 0;
   plan.forbidden_gap = INFINITY;
   for (int64_t k = 0; k < area; ++k) {

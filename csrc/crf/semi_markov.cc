@@ -10,6 +10,7 @@
 
 #include "crf/plan.h"
 #include "crf/segment_scores.h"
+#include "crf/soundness.h"
 #include "memory.h"
 #include "parallel.h"
 
@@ -40,6 +41,14 @@ struct Layout {
     }
     std::copy_n(chains.start_transitions, num_tags, start.begin());
     std::copy_n(chains.end_transitions, num_tags, end.begin());
+    const auto all_sound = CurrentKernels<T>().all_sound;
+    sound_transitions = all_sound(chains.transitions, num_tags * num_tags);
+    sound_ends = all_sound(chains.start_transitions, num_tags) &&
+                 all_sound(chains.end_transitions, num_tags);
+    while (sound_durations < chains.max_length &&
+           all_sound(chains.durations + sound_durations * num_tags, num_tags)) {
+      ++sound_durations;
+    }
     peak = *std::max_element(transitions.begin(), transitions.end());
     if (peak == -INFINITY) peak = 0;
     for (int kind = 0; kind < 3; ++kind) {  // as they are; weights, and those transposed
@@ -49,6 +58,15 @@ struct Layout {
     std::iota(order.begin(), order.end(), 0);  // the longest first
     std::stable_sort(order.begin(), order.end(),
                      [&](int64_t a, int64_t b) { return chains.lengths[a] > chains.lengths[b]; });
+  }
+
+  // Whether no score that a sequence of valid steps uses is NaN or +inf (soundness.h).
+  bool IsSound(int64_t b) const {
+    const int64_t steps = chains.lengths[b];
+    return sound_ends && (steps == 1 || sound_transitions) &&
+           std::min(chains.max_length, steps) <= sound_durations &&
+           CurrentKernels<T>().all_sound(chains.emissions + b * chains.steps * num_tags,
+                                         steps * num_tags);
   }
 
   Panels<double> Panel(int kind) const {
@@ -64,6 +82,8 @@ struct Layout {
   const std::unique_ptr<double[]> panels;
   std::vector<int64_t> order;
   double peak;
+  bool sound_transitions, sound_ends;
+  int64_t sound_durations = 0;  // so many from the shortest on
 };
 
 // One sequence, read from its first step or from its last.
@@ -116,6 +136,30 @@ void ForEach(const Layout<T>& layout, int num_threads, const Function& fn) {
               [&](int64_t task) { fn(layout.order[task]); });
 }
 
+template <typename T>
+T UnsoundScore(const SemiChains<T>& chains, int64_t b) {
+  const T* emissions = chains.emissions + b * chains.steps * chains.num_tags;
+  return static_cast<T>(BestUnsoundScore(
+      chains.lengths[b], chains.num_tags, chains.max_length,
+      [&](int64_t t, int64_t j) { return emissions[t * chains.num_tags + j]; },
+      [&](int64_t l, int64_t j) { return chains.durations[l * chains.num_tags + j]; },
+      chains.transitions, chains.start_transitions, chains.end_transitions));
+}
+
+// The marginals of a sequence that is not sound: NaN wherever there could be any.
+template <typename T>
+void SpoilMarginals(const SemiChains<T>& chains, int64_t b, T* unary, T* segments, T* counts) {
+  const int64_t steps = chains.lengths[b], num_tags = chains.num_tags;
+  std::fill_n(unary, steps * num_tags, T(NAN));
+  std::fill_n(counts, num_tags * num_tags, T(NAN));
+  for (int64_t t = 0; t < steps; ++t) {
+    T* row = segments + t * chains.max_length * num_tags;
+    const int64_t longest = std::min(chains.max_length, steps - t) * num_tags;
+    std::fill_n(row, longest, T(NAN));
+    std::fill(row + longest, row + chains.max_length * num_tags, T(0));
+  }
+}
+
 }  // namespace
 
 template <typename T>
@@ -124,6 +168,10 @@ void SemiLogPartition(const SemiChains<T>& chains, T* value, int num_threads) {
   ForEach(layout, num_threads, [&](int64_t b) {
     value[b] = 0;
     if (chains.lengths[b] == 0) return;
+    if (!layout.IsSound(b)) {
+      value[b] = NAN;
+      return;
+    }
     const Laid<T> laid(layout, b, false);
     const Rows rows(laid.scores);
     value[b] =
@@ -138,8 +186,11 @@ void SemiMarginals(const SemiChains<T>& chains, T* unary, T* segments, T* counts
   ForEach(layout, num_threads, [&](int64_t b) {
     T *const unary_of_b = unary + b * area, *const segments_of_b =
                                                 segments + b * area * chains.max_length;
+    T* const counts_of_b = counts + b * num_tags * num_tags;
     int64_t written = chains.lengths[b] * num_tags;
-    if (written > 0) {
+    if (written > 0 && !layout.IsSound(b)) {
+      SpoilMarginals(chains, b, unary_of_b, segments_of_b, counts_of_b);
+    } else if (written > 0) {
       const Laid<T> laid(layout, b, false), mirrored(layout, b, true);
       const Rows rows(laid.scores), mirrored_rows(laid.scores);
       const double log_z =
@@ -153,13 +204,14 @@ void SemiMarginals(const SemiChains<T>& chains, T* unary, T* segments, T* counts
             laid.scores,
             {rows.ended.data, rows.begun.data, mirrored_rows.ended.data, mirrored_rows.begun.data,
              log_z},
-            unary_of_b, segments_of_b, counts + b * num_tags * num_tags);
+            unary_of_b, segments_of_b, counts_of_b);
       }
     }
     std::fill(unary_of_b + written, unary_of_b + area, T(0));
     std::fill(segments_of_b + written * chains.max_length, segments_of_b + area * chains.max_length,
               T(0));
-    if (written == 0) std::fill_n(counts + b * num_tags * num_tags, num_tags * num_tags, T(0));
+    // Of one step too, whose transitions may not be sound.
+    if (written <= num_tags) std::fill_n(counts_of_b, num_tags * num_tags, T(0));
   });
 }
 
@@ -172,6 +224,10 @@ void SemiViterbi(const SemiChains<T>& chains, int32_t* tags, bool* begins, T* sc
     std::fill_n(begins + b * chains.steps, chains.steps, false);
     score[b] = 0;
     if (chains.lengths[b] == 0) return;
+    if (!layout.IsSound(b)) {
+      score[b] = UnsoundScore(chains, b);
+      return;
+    }
     const Laid<T> laid(layout, b, false);
     score[b] = static_cast<T>(layout.kernels.segment_viterbi(laid.scores, tags + b * chains.steps,
                                                              begins + b * chains.steps));

@@ -46,6 +46,42 @@ FASTKERAS_INLINE int32_t FirstBest(const Row<T>& shape, const T* a, const T* b) 
   });
 }
 
+// Whether no score is NaN or +inf.
+template <typename T>
+bool AllSound(const T* scores, int64_t count) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  Vec<T> zeros[4] = {};  // but for infinities and NaN, whose product with 0 is NaN
+  int64_t k = 0;
+  for (; k + 4 * kWidth <= count; k += 4 * kWidth) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) zeros[v] += Load(scores + k + v * kWidth) * T(0);
+  }
+  for (; k < count; k += kWidth) {
+    const Vec<T> last =
+        k + kWidth <= count ? Load(scores + k) : LoadFirst(scores + k, static_cast<int>(count - k));
+    zeros[0] += last * T(0);
+  }
+  if (Sum(zeros[0] + zeros[1] + zeros[2] + zeros[3]) == 0) return true;
+  bool sound = true;  // it may be -inf only
+  for (k = 0; k < count; ++k) sound &= scores[k] < std::numeric_limits<T>::infinity();
+  return sound;
+}
+
+// Whether no score that a sequence uses is NaN or +inf.
+template <typename T>
+bool IsSound(const crf::Plan<T>& plan, int64_t sequence) {
+  const crf::Chains<T>& chains = plan.chains;
+  const int64_t count = plan.counts[sequence], num_tags = chains.num_tags;
+  if (count == 0) return true;
+  if (!plan.sound_ends || (count > 1 && !plan.sound_transitions)) return false;
+  const T* emissions = chains.emissions + sequence * chains.steps * num_tags;
+  if (!plan.step_index) return AllSound(emissions, count * num_tags);
+  for (int64_t s = 0; s < count; ++s) {
+    if (!AllSound(emissions + crf::StepAt(plan, sequence, s) * num_tags, num_tags)) return false;
+  }
+  return true;
+}
+
 // best[m][s][j], of all paths of sequence m that end in tag j at step s, for up to kMaxBlock sorted
 // sequences that have any valid step.
 template <typename T>
@@ -55,9 +91,18 @@ struct Trellis {
   static constexpr int64_t kPeriod = kChunk;
 
   int count = 0;
+  bool suspicious;  // some emission is infinite or NaN, or another score NaN or +inf
   int64_t sequence[crf::kMaxBlock], steps[crf::kMaxBlock];
   T *best[crf::kMaxBlock], *subtracted[crf::kMaxBlock];  // subtracted[m][s / kPeriod]
 };
+
+// Sets plan.inexact of the sequences of the trellis that are not sound.
+template <typename T>
+void TellUnsound(const crf::Plan<T>& plan, const Trellis<T>& trellis) {
+  for (int m = 0; m < trellis.count; ++m) {
+    plan.inexact[trellis.sequence[m]] = trellis.suspicious && !IsSound(plan, trellis.sequence[m]);
+  }
+}
 
 // Elements of T that the rows of the sorted sequences first..last-1 need, and the rows themselves.
 template <typename T>
@@ -94,6 +139,7 @@ Trellis<T> FillTrellis(const crf::Plan<T>& plan, int64_t first, int64_t last, T*
   }
   if (trellis.count == 0) return trellis;
   int active = trellis.count;
+  Vec<T> zeros = {};  // but for infinities and NaN, whose product with 0 is NaN
   for (int64_t s = 0; s < trellis.steps[0]; ++s) {
     for (; trellis.steps[active - 1] <= s; --active) {
       previous[active - 1] = emission[active - 1] = idle;
@@ -107,16 +153,18 @@ Trellis<T> FillTrellis(const crf::Plan<T>& plan, int64_t first, int64_t last, T*
     if (s == 0) {
       for (int m = 0; m < active; ++m) {
         for (int v = 0; v < shape.vectors; ++v) {
-          shape.StoreVector(
-              current[m], v,
-              shape.LoadVector(chains.start_transitions, v) + shape.LoadVector(emission[m], v));
+          const Vec<T> x = shape.LoadVector(emission[m], v);
+          shape.StoreVector(current[m], v, shape.LoadVector(chains.start_transitions, v) + x);
+          zeros += x * T(0);
         }
       }
     } else {
       InRowGroups(active, [&](int m, auto group) FASTKERAS_LAMBDA_INLINE {
         RowsProduct<MaxPlus, decltype(group)::value>(
             previous + m, plan.weights, [&](int k, int v, Vec<T> reached) FASTKERAS_LAMBDA_INLINE {
-              shape.StoreVector(current[m + k], v, reached + shape.LoadVector(emission[m + k], v));
+              const Vec<T> x = shape.LoadVector(emission[m + k], v);
+              shape.StoreVector(current[m + k], v, reached + x);
+              zeros += x * T(0);
             });
       });
     }
@@ -131,6 +179,7 @@ Trellis<T> FillTrellis(const crf::Plan<T>& plan, int64_t first, int64_t last, T*
       previous[m] = current[m];
     }
   }
+  trellis.suspicious = !(Sum(zeros) == 0 && plan.sound_transitions && plan.sound_ends);
   return trellis;
 }
 
@@ -144,6 +193,7 @@ void Viterbi(const crf::Plan<T>& plan, const T* transposed, int64_t first, int64
   const Buffer<T> rows(TrellisSize(plan, first, last));
   const Trellis<T> trellis = FillTrellis(plan, first, last, rows.data);
   if (trellis.count == 0) return;
+  TellUnsound(plan, trellis);
   int32_t tag[crf::kMaxBlock];
   for (int64_t s = trellis.steps[0] - 1; s >= 0; --s) {
     for (int m = 0; m < trellis.count && trellis.steps[m] > s; ++m) {

@@ -1,6 +1,10 @@
 """The algorithm as text: one sequence and one step at a time, in log space, in the dtype given.
 
 Works in float32, float64 and longdouble. Slow on purpose; every other engine is tested against it.
+
+A score of −inf forbids. A sequence that uses a score of NaN or +inf has no log Z: that, its
+likelihood, its marginals and its gradients are NaN, by the arithmetic itself wherever nothing else
+is said. Other sequences are not touched, but for the gradients that they share.
 """
 
 import numpy as np
@@ -9,7 +13,10 @@ from fastkeras.crf.chain import Gradients
 
 VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
 
+_nan_is_an_answer = np.errstate(invalid="ignore")
 
+
+@_nan_is_an_answer
 def log_partition(chain):
     log_partition = np.zeros(len(chain.emissions), chain.emissions.dtype)
     for b, steps in enumerate(_valid_steps(chain)):
@@ -20,6 +27,7 @@ def log_partition(chain):
     return log_partition
 
 
+@_nan_is_an_answer
 def sequence_score(chain, tags):
     score = np.zeros(len(chain.emissions), chain.emissions.dtype)
     for b, steps in enumerate(_valid_steps(chain)):
@@ -35,13 +43,15 @@ def sequence_score(chain, tags):
     return score
 
 
+@_nan_is_an_answer
 def log_likelihood(chain, tags):
     score = sequence_score(chain, tags)
-    impossible = np.isneginf(score)
-    log_z = np.where(impossible, 0, log_partition(chain))
-    return np.minimum(score - log_z, 0)  # above 0 by rounding only
+    log_z = log_partition(chain)
+    impossible = np.isneginf(score) & ~np.isnan(log_z)
+    return np.minimum(score - np.where(impossible, 0, log_z), 0)  # above 0 by rounding only
 
 
+@_nan_is_an_answer
 def log_likelihood_and_gradients(chain, tags, weights):
     likelihood = log_likelihood(chain, tags)
     unary, counts = marginals(chain)
@@ -50,13 +60,13 @@ def log_likelihood_and_gradients(chain, tags, weights):
     d_start = np.zeros_like(chain.start_transitions)
     d_end = np.zeros_like(chain.end_transitions)
     for b, steps in enumerate(_valid_steps(chain)):
-        if len(steps) == 0 or np.isneginf(likelihood[b]):
+        if len(steps) == 0 or np.isneginf(likelihood[b]) or weights[b] == 0:
             continue
         path = tags[b, steps]
         gold_counts = np.zeros_like(counts[b])
         for t in range(1, len(steps)):
             _of_step(gold_counts, steps[t])[path[t - 1], path[t]] += 1
-        d_emissions[b] = -weights[b] * unary[b]
+        d_emissions[b, steps] = -weights[b] * unary[b, steps]
         d_emissions[b, steps, path] += weights[b]
         d_here = d_transitions if d_transitions.ndim == 2 else d_transitions[b]
         d_here += weights[b] * (gold_counts - counts[b])
@@ -65,8 +75,9 @@ def log_likelihood_and_gradients(chain, tags, weights):
     return likelihood, Gradients(d_emissions, d_transitions, d_start, d_end)
 
 
+@_nan_is_an_answer
 def weighted_log_likelihood(chain, tags, weights):
-    value = np.where(np.isneginf(sequence_score(chain, tags)), -np.inf, 0)
+    value = np.where(np.isneginf(log_likelihood(chain, tags)), -np.inf, 0)
     value = value.astype(chain.emissions.dtype)
     for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0 or np.isneginf(value[b]):
@@ -81,6 +92,7 @@ def weighted_log_likelihood(chain, tags, weights):
     return value
 
 
+@_nan_is_an_answer
 def marginals(chain):
     unary = np.zeros_like(chain.emissions)
     counts = np.zeros(
@@ -103,6 +115,7 @@ def marginals(chain):
     return unary, counts
 
 
+@_nan_is_an_answer
 def viterbi(chain):
     tags = np.zeros(chain.emissions.shape[:2], np.int32)
     score = np.zeros(len(chain.emissions), chain.emissions.dtype)
@@ -126,6 +139,7 @@ def viterbi(chain):
     return tags, score
 
 
+@_nan_is_an_answer
 def sample(chain, uniforms):
     tags = np.zeros(uniforms.shape, np.int32)
     for b, steps in enumerate(_valid_steps(chain)):
@@ -133,8 +147,8 @@ def sample(chain, uniforms):
             continue
         pairs = _pairs(chain.transitions, b, steps)
         alpha = _forward(chain.emissions[b, steps], pairs, chain.start_transitions)
-        if np.isneginf(alpha[-1] + chain.end_transitions).all():
-            continue  # no sequence is possible
+        if not np.isfinite(_log_sum_exp(alpha[-1] + chain.end_transitions)):
+            continue  # no sequence is possible, or there is no log Z
         for tags_of_sample, uniforms_of_sample in zip(tags[:, b], uniforms[:, b], strict=True):
             after = chain.end_transitions
             for t in reversed(range(len(steps))):
@@ -144,13 +158,18 @@ def sample(chain, uniforms):
     return tags
 
 
+@_nan_is_an_answer
 def k_best(chain, k):
     batch, num_steps, num_tags = chain.emissions.shape
     tags = np.zeros((batch, k, num_steps), np.int32)
     scores = np.full((batch, k), -np.inf, chain.emissions.dtype)
+    _, best_score = viterbi(chain)
     for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0:
             scores[b, 0] = 0  # of the empty sequence
+            continue
+        if not best_score[b] < np.inf:  # the sequences have no order
+            scores[b, 0], scores[b, 1:] = best_score[b], np.nan
             continue
         x = chain.emissions[b, steps]
         # best[j]: the best paths that end in j, as (score, path), no more than k

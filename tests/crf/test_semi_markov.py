@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fastkeras
 from conftest import engines_of
 from fastkeras.crf import log_partition, semi_markov
 
@@ -134,6 +135,71 @@ def test_the_tape_gives_the_marginals(rng):
     np.testing.assert_allclose(d_x, unary, atol=1e-12)
     np.testing.assert_allclose(d_transitions, counts.sum(axis=0), atol=1e-12)
     np.testing.assert_allclose(d_durations, segments.sum(axis=(0, 1)), atol=1e-12)
+
+
+ENGINES_THAT_TELL = [p for p in engines_of("crf.semi_markov") if p.values[0] != "keras"]
+
+
+@pytest.mark.parametrize("name", ENGINES_THAT_TELL)
+@given(chain=semi_chains(), data=st.data())
+def test_nan_and_infinity_make_nan_of_what_uses_them_and_of_nothing_else(name, chain, data):
+    value = data.draw(st.sampled_from((np.nan, np.inf)))
+    spoiled = data.draw(st.sampled_from([key for key in chain if key != "lengths"]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    chain[spoiled][rng.random(chain[spoiled].shape) < 0.1] = value
+    lengths, max_length = chain["lengths"], len(chain["durations"])
+
+    def is_sound(b, steps):
+        used = [chain["emissions"][b, :steps], chain["durations"][:steps]]
+        used += [chain["start_transitions"], chain["end_transitions"]]
+        used += [chain["transitions"]] if steps > 1 else []
+        return steps == 0 or all((scores < np.inf).all() for scores in used)
+
+    sound = np.array([is_sound(b, steps) for b, steps in enumerate(lengths)])
+    log_z = np.asarray(semi_markov.log_partition(**chain, engine=name))
+    np.testing.assert_array_equal(np.isnan(log_z), ~sound)
+    unary, segments, counts = map(np.asarray, semi_markov.marginals(**chain, engine=name))
+    tags, begins, score = map(np.asarray, semi_markov.viterbi(**chain, engine=name))
+    expected = semi_markov.viterbi(**chain, engine="reference")[2]
+    assert not (expected[~sound] < np.inf).any()
+    np.testing.assert_array_equal(score[~sound], expected[~sound])
+    assert not tags[~sound].any() and not begins[~sound].any()
+    steps, size = np.arange(unary.shape[1]), np.arange(1, max_length + 1)
+    valid = ~sound[:, None] & (steps < lengths[:, None])
+    fits = steps[None, :, None] + size <= lengths[:, None, None]
+    pairs = ~sound & (lengths > 1)
+    for result, where in (
+        (unary, valid[..., None]),
+        (segments, (valid[..., None] & fits)[..., None]),
+        (counts, pairs[:, None, None]),
+    ):
+        np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(where, result.shape))
+    some = {key: a[sound] if key in ("emissions", "lengths") else a for key, a in chain.items()}
+    if sound.any():
+        np.testing.assert_array_equal(log_z[sound], semi_markov.log_partition(**some, engine=name))
+        for result, alone in zip(
+            (unary, segments, counts), semi_markov.marginals(**some, engine=name), strict=True
+        ):
+            np.testing.assert_array_equal(result[sound], alone)
+
+
+def test_a_weight_of_zero_is_no_contribution():
+    tf = pytest.importorskip("tensorflow")
+    if fastkeras.engines("crf.semi_markov")["tensorflow_native"] != "ready":
+        pytest.skip("needs the engine tensorflow_native")
+    x = np.zeros((2, 4, 2))
+    x[0, 1, 0] = np.nan
+    scores = [tf.constant(x), tf.zeros((2, 2), tf.float64), tf.zeros((3, 2), tf.float64)]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(scores)
+        value = semi_markov.log_partition(*scores, engine="tensorflow_native")
+    assert np.isnan(value[0]) and np.isfinite(value[1])
+    for gradient in tape.gradient(
+        value, scores, output_gradients=tf.constant([0.0, 1.0], "float64")
+    ):
+        assert np.isfinite(gradient).all() and np.any(gradient)
+    for gradient in tape.gradient(value, scores):
+        assert np.isnan(gradient).any()
 
 
 @pytest.mark.parametrize("name", engines_of("crf.semi_markov"))

@@ -81,8 +81,8 @@ def _compiled(chain):
     """Return the arguments of the compiled functions: few types, so few compilations."""
     transitions = _own(chain.transitions, np.float64)
     peak = transitions.max()
-    peak = peak if np.isfinite(peak) else 0.0
-    with np.errstate(under="ignore"):
+    peak = 0.0 if np.isneginf(peak) else peak if peak < np.inf else np.nan
+    with np.errstate(under="ignore", invalid="ignore"):
         factors = np.exp(transitions - peak)
     scores = (transitions, factors, float(peak))
     boundaries = (
@@ -180,7 +180,7 @@ def _viterbi(emissions, mask, transitions, factors, peak, start, end):
     tags = np.zeros((batch, steps), np.int32)
     score = np.zeros(batch, emissions.dtype)
     for b in prange(batch):
-        score[b] = best_path(emissions[b], mask[b], transitions, start, end, tags[b])
+        score[b] = best_path(emissions[b], mask[b], transitions, peak, start, end, tags[b])
     return tags, score
 
 
@@ -208,5 +208,5 @@ def _k_best(emissions, mask, transitions, factors, peak, start, end, k):
     tags = np.zeros((batch, k, steps), np.int32)
     scores = np.full((batch, k), -np.inf, emissions.dtype)
     for b in prange(batch):
-        best_paths(emissions[b], mask[b], transitions, start, end, tags[b], scores[b])
+        best_paths(emissions[b], mask[b], transitions, peak, start, end, tags[b], scores[b])
     return tags, scores

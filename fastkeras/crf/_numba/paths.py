@@ -3,12 +3,12 @@
 In float64. `factors` and `peak` are those of recursions.py.
 """
 
-from math import exp, inf
+from math import exp, inf, isfinite, nan
 
 import numpy as np
 from numba import njit
 
-from fastkeras.crf._numba.recursions import UNDERFLOW, _forward
+from fastkeras.crf._numba.recursions import UNDERFLOW, _forward, is_sound, unsound_score
 
 
 @njit(cache=True)
@@ -20,7 +20,7 @@ def draw_paths(x, mask, transitions, factors, peak, start, end, uniforms, tags):
         return
     alpha = np.empty((n, num_tags))
     high, _ = _forward(x, valid, transitions, factors, peak, start, end, alpha)
-    if high == -inf:
+    if not isfinite(high):
         return
     into, factors_into = transitions.T.copy(), factors.T.copy()  # rows: into a tag
     exps, sums = np.empty(num_tags), np.empty(num_tags)
@@ -42,7 +42,7 @@ def draw_paths(x, mask, transitions, factors, peak, start, end, uniforms, tags):
 
 
 @njit(cache=True)
-def best_paths(x, mask, transitions, start, end, tags, scores):
+def best_paths(x, mask, transitions, peak, start, end, tags, scores):
     """Write the best len(tags) paths and their scores; what there is not stays as it was.
 
     `best` holds for each step and tag the scores of the best paths that end there, in order, and
@@ -52,6 +52,9 @@ def best_paths(x, mask, transitions, start, end, tags, scores):
     n, num_tags, k = len(valid), len(start), len(tags)
     if n == 0:
         scores[0] = 0.0
+        return
+    if not is_sound(x, valid, peak, start, end):
+        scores[0], scores[1:] = unsound_score(x, valid, transitions, start, end), nan
         return
     best, before = np.full((num_tags, k), -inf), np.empty((num_tags, k))
     origins = np.empty((n, num_tags, k), np.int64)

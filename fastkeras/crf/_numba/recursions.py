@@ -5,10 +5,11 @@ centres are summed apart in double-double: nothing grows with the number of step
 matrix product of exponentials; only an element that comes near underflow is computed by a
 log-sum-exp of its own, so hard constraints need no separate path. docs/crf.md has the derivation.
 
-Throughout, factors = exp(transitions - peak), with peak the largest transition.
+Throughout, factors = exp(transitions - peak), with peak the largest transition; it is NaN where a
+transition is NaN or +inf. What such a score makes of a sequence, _reference.py says.
 """
 
-from math import exp, inf, log
+from math import exp, inf, isfinite, isnan, log, nan
 
 import numpy as np
 from numba import njit
@@ -72,7 +73,14 @@ def add_gradients(
     gold = _gold_score(path, x, valid, transitions, start, end)
     log_z = _forward(x, valid, transitions, factors, peak, start, end, alpha)
     value = _log_probability(gold, log_z)
-    if value == -inf:
+    if value == -inf or weight == 0.0:
+        return value
+    if isnan(value):
+        d_emissions[valid] = nan
+        d_start[:] = nan
+        d_end[:] = nan
+        if n > 1:
+            d_transitions[:] = nan
         return value
     counts = _backward(x, valid, transitions, factors, peak, end, alpha)
     for i in range(num_tags):
@@ -102,6 +110,11 @@ def write_marginals(x, mask, transitions, factors, peak, start, end, unary, coun
     high, _ = _forward(x, valid, transitions, factors, peak, start, end, alpha)
     if high == -inf:
         return
+    if isnan(high):
+        unary[valid] = nan
+        if n > 1:
+            counts[:] = nan
+        return
     expected = _backward(x, valid, transitions, factors, peak, end, alpha)
     for t in range(n):
         for j in range(num_tags):
@@ -112,7 +125,7 @@ def write_marginals(x, mask, transitions, factors, peak, start, end, unary, coun
 
 
 @njit(cache=True)
-def best_path(x, mask, transitions, start, end, tags):
+def best_path(x, mask, transitions, peak, start, end, tags):
     """Write the best tags at the valid steps and return their score.
 
     The scores are kept, not pointers: the same additions find the best predecessor again.
@@ -121,6 +134,8 @@ def best_path(x, mask, transitions, start, end, tags):
     n, num_tags = len(valid), len(start)
     if n == 0:
         return 0.0
+    if not is_sound(x, valid, peak, start, end):
+        return unsound_score(x, valid, transitions, start, end)
     best = np.empty((n, num_tags))
     for t in range(n):
         for j in range(num_tags):
@@ -140,8 +155,47 @@ def best_path(x, mask, transitions, start, end, tags):
 
 
 @njit(cache=True)
+def is_sound(x, valid, peak, start, end):
+    """Return whether no score that the sequence uses is NaN or +inf."""
+    sound = len(valid) == 1 or not isnan(peak)
+    for j in range(len(start)):
+        sound &= start[j] < inf and end[j] < inf
+    for t in valid:
+        for j in range(len(start)):
+            sound &= x[t, j] < inf
+    return sound
+
+
+@njit(cache=True)
+def unsound_score(x, valid, transitions, start, end):
+    """Return the best score of a sequence that is not sound, +inf or NaN: every NaN is kept."""
+    num_tags = len(start)
+    best, before = start.copy(), np.empty(num_tags)
+    for t in range(len(valid)):
+        if t > 0:
+            best, before = before, best
+            best[:] = -inf
+            for i in range(num_tags):
+                for j in range(num_tags):
+                    best[j] = _larger_or_nan(best[j], before[i] + transitions[i, j])
+        for j in range(num_tags):
+            best[j] += x[valid[t], j]
+    score = -inf
+    for j in range(num_tags):
+        score = _larger_or_nan(score, best[j] + end[j])
+    return score
+
+
+@njit(cache=True)
+def _larger_or_nan(a, b):
+    return b if b > a or isnan(b) else a
+
+
+@njit(cache=True)
 def _forward(x, valid, transitions, factors, peak, start, end, alpha):
     """Return log Z as (high, low); leave centred log alpha of step t in alpha[t % len(alpha)]."""
+    if not is_sound(x, valid, peak, start, end):
+        return nan, nan
     num_tags = len(start)
     exps, row = np.empty(num_tags), start
     high, low = 0.0, 0.0
@@ -187,7 +241,7 @@ def _backward(x, valid, transitions, factors, peak, end, alpha):
         if t > 0:
             _recentre(rest)
             _propagate(rest, transposed, factors_transposed, peak, exps, beta)
-    return counts + products * factors
+    return counts + products * factors if len(valid) > 1 else counts  # 0 times NaN would be NaN
 
 
 @njit(cache=True)
@@ -273,6 +327,8 @@ def _gold_score(path, x, valid, transitions, start, end):
 @njit(cache=True)
 def _log_probability(gold, log_z):
     """Subtract the two double-double sums before they are rounded to one number."""
+    if isnan(log_z[0]):
+        return nan
     if gold[0] == -inf:
         return -inf
     high, low = _add(gold[0], gold[1] - log_z[1], -log_z[0])
@@ -283,7 +339,7 @@ def _log_probability(gold, log_z):
 def _add(high, low, term):
     """Return (high, low) + term without the rounding error of the sum (Knuth's two-sum)."""
     total = high + term
-    if total == -inf:
-        return -inf, 0.0
+    if not isfinite(total):
+        return total, 0.0
     rounded = total - high
     return total, low + ((high - (total - rounded)) + (term - rounded))

@@ -5,9 +5,10 @@ segment[t, l, j] is the score of the segment of tag j over the steps t … t + l
 
 import numpy as np
 
-from fastkeras.crf._reference import _log_sum_exp
+from fastkeras.crf._reference import _log_sum_exp, _nan_is_an_answer
 
 
+@_nan_is_an_answer
 def log_partition(chain, durations):
     log_partition = np.zeros(len(chain.emissions), chain.emissions.dtype)
     for b, n in enumerate(chain.lengths):
@@ -18,6 +19,7 @@ def log_partition(chain, durations):
     return log_partition
 
 
+@_nan_is_an_answer
 def marginals(chain, durations):
     batch, steps, num_tags = chain.emissions.shape
     max_length = len(durations)
@@ -43,6 +45,7 @@ def marginals(chain, durations):
     return unary, segments, counts
 
 
+@_nan_is_an_answer
 def viterbi(chain, durations):
     tags = np.zeros(chain.emissions.shape[:2], np.int32)
     begins = np.zeros(chain.emissions.shape[:2], bool)
@@ -66,8 +69,8 @@ def viterbi(chain, durations):
                 )
                 best[t + length] = np.maximum(best[t + length], scores)
         score[b] = (best[n] + chain.end_transitions).max()
-        if np.isneginf(score[b]):
-            continue
+        if not np.isfinite(score[b]):
+            continue  # no segmentation is possible, or they have no order
         t, tag = n, (best[n] + chain.end_transitions).argmax()
         while t > 0:
             first = t - length_of[t, tag]

@@ -30,10 +30,10 @@ def _call(op, chain, durations):
 @tf.RegisterGradient("Fastkeras>SemiMarkovLogPartition")
 def _log_partition_gradient(op, weights):
     """The derivatives are the marginals; of start and end, those of the first and last step."""
+    lengths = tf.where(weights != 0, op.inputs[3], 0)  # 0 times NaN would be NaN
     unary, segments, counts = library.fastkeras_semi_markov_marginals(
-        *op.inputs, num_threads=op.get_attr("num_threads")
+        *op.inputs[:3], lengths, *op.inputs[4:], num_threads=op.get_attr("num_threads")
     )
-    lengths = op.inputs[3]
     d_emissions = weights[:, None, None] * unary
     last = tf.one_hot(lengths - 1, tf.shape(unary)[1], dtype=unary.dtype)  # zeros without a step
     d_end = tf.einsum("bt,btj->j", last, d_emissions)
