@@ -10,9 +10,30 @@ from keras import ops
 from fastkeras.optimizers import rounding
 
 
-def begin(assign, number, variables, slow):
-    """Let the slow weights begin where the variables do, before step `number`, from 1."""
-    _assign_if(assign, number == 1, lambda: list(zip(slow, variables, strict=True)))
+def begin(assign, numbers, variables, slow):
+    """Let the slow weights begin where the variables do: each before its first update.
+
+    Args:
+        assign: function of a variable and a value.
+        numbers: of this update for each variable, from 1.
+        variables: list of variables.
+        slow: list of variables of the same shapes.
+    """
+
+    def begun():
+        return [
+            (
+                after,
+                ops.where(numbers[i] == 1, ops.cast(_value(before), after.dtype), _value(after)),
+            )
+            for i, (before, after) in enumerate(zip(variables, slow, strict=True))
+        ]
+
+    assign_if(assign, ops.any(numbers == 1), begun)
+
+
+def _value(variable):
+    return ops.convert_to_tensor(variable)
 
 
 def follow(assign, number, period, slow_step_size, variables, slow, remainders, frozen):
@@ -31,10 +52,11 @@ def follow(assign, number, period, slow_step_size, variables, slow, remainders, 
             pairs += [(remainders[i], ops.where(frozen[i], rest, new_rest))] if keeps else []
         return pairs
 
-    _assign_if(assign, number % period == 0, moved)
+    assign_if(assign, number % period == 0, moved)
 
 
-def _assign_if(assign, condition, pairs):
+def assign_if(assign, condition, pairs):
+    """Assign to variables the values that `pairs()` gives, if the condition holds."""
     if keras.backend.backend() == "jax":  # where a branch may have no effects
         for variable, value in pairs():
             old = ops.convert_to_tensor(variable)

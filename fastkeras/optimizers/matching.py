@@ -30,7 +30,7 @@ def resolve(argument, entries, variables):
 
 def pairs(argument, entries):
     """Return a list of `(target, value)` from a dict or a sequence of pairs."""
-    entries = list(entries.items()) if isinstance(entries, dict) else list(entries)
+    entries = listed(argument, entries.items() if isinstance(entries, dict) else entries)
     for entry in entries:
         if not isinstance(entry, (tuple, list)) or len(entry) != 2:
             raise TypeError(f"{argument} must be pairs (target, value), got {entry!r}")
@@ -42,6 +42,13 @@ def pairs(argument, entries):
                     f"{argument}: {entry[0]!r} is no regular expression: {error}"
                 ) from None
     return [tuple(entry) for entry in entries]
+
+
+def listed(argument, entries):
+    """Return the entries as a list, or raise that they are none."""
+    if isinstance(entries, str) or not hasattr(entries, "__iter__"):
+        raise TypeError(f"{argument} must be a list, got {entries!r}")
+    return list(entries)
 
 
 def path_of(variable):

@@ -7,7 +7,7 @@ import weakref
 
 import keras
 
-from fastkeras.optimizers import matching
+from fastkeras.optimizers import matching, per_variable
 
 _ATTRIBUTE = "learning_rate_multiplier"  # of a variable: what set_learning_rate_multiplier said
 _OPTIMIZERS = weakref.WeakSet()  # built ones, which follow such changes
@@ -85,7 +85,13 @@ def checked(given):
         return given
     if isinstance(given, dict) and "class_name" in given:  # a function, from a saved model
         return keras.saving.deserialize_keras_object(given)
-    return matching.pairs("learning_rate_multipliers", given)
+    saved = per_variable.saved_in(given)
+    if saved is not None:
+        return saved
+    pairs = matching.pairs("learning_rate_multipliers", given)
+    for _, multiplier in pairs:
+        _checked(multiplier)
+    return pairs or None
 
 
 def resolve(given, variables):
@@ -93,13 +99,15 @@ def resolve(given, variables):
 
     Args:
         given: None; pairs `(target, multiplier)` (see `matching.resolve`); a function of a
-            variable; or numbers, one for each variable.
+            variable; numbers, one for each variable; or what an optimizer had that was saved.
         variables: list of variables.
     """
     if given is None:
         values = [1.0] * len(variables)
     elif callable(given):
         values = [_checked(given(variable)) for variable in variables]
+    elif isinstance(given, per_variable.Saved):
+        values = per_variable.values_for("learning_rate_multipliers", given, variables)
     elif is_by_position(given):
         values = [_checked(value) for value in given]
         if len(values) != len(variables):
@@ -115,7 +123,8 @@ def resolve(given, variables):
 
 def is_by_position(given):
     """Tell whether multipliers were given as numbers, one for each variable."""
-    return isinstance(given, (list, tuple)) and all(isinstance(x, (int, float)) for x in given)
+    is_list = isinstance(given, (list, tuple)) and len(given) > 0
+    return is_list and all(isinstance(x, (int, float)) for x in given)
 
 
 def follow(optimizer):

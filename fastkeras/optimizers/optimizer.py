@@ -10,8 +10,24 @@ from fastkeras.optimizers import matching, multipliers, per_variable
 from fastkeras.optimizers.quantization import is_worth_it, scales_of
 from fastkeras.optimizers.report import report
 from fastkeras.optimizers.rounding import HALVES
-from fastkeras.optimizers.rules import ADAPTED, KNOWS_THE_PARAMETER, QUANTIZABLE
-from fastkeras.optimizers.step import FusedStep
+from fastkeras.optimizers.rules import (
+    ADAPTED,
+    BY_NUMBER,
+    KNOWS_THE_PARAMETER,
+    QUANTIZABLE,
+    check_hyperparameter,
+)
+from fastkeras.optimizers.step import WIDE, FusedStep
+
+_BEHIND = "behind"  # where the updates that a variable missed are saved
+_PLAIN = {  # arguments that are saved as they are, and what they are if not given
+    "ema_bias_correction": False,
+    "moment_bits": 32,
+    "lookahead_period": None,
+    "slow_step_size": 0.5,
+    "master_weights": False,
+    "stochastic_rounding": False,
+}
 
 
 class Fused(FusedStep):
@@ -39,6 +55,8 @@ class Fused(FusedStep):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        for name in self._HYPERPARAMETERS:
+            check_hyperparameter(name, getattr(self, name))
         self.ema_bias_correction = ema_bias_correction
         if moment_bits not in (8, 32):
             raise ValueError(f"moment_bits must be 8 or 32, got {moment_bits!r}")
@@ -65,8 +83,8 @@ class Fused(FusedStep):
             multipliers=multipliers.checked(learning_rate_multipliers),
             transforms=per_variable.transforms(gradient_transforms),
             decays=per_variable.numbers("weight_decay_overrides", weight_decay_overrides),
-            lazy=per_variable.flags(lazy),
-            adapted=per_variable.flags(layer_adaptation),
+            lazy=per_variable.flags("lazy", lazy),
+            adapted=per_variable.flags("layer_adaptation", layer_adaptation),
         )
         self._settings = None
 
@@ -90,6 +108,7 @@ class Fused(FusedStep):
             decays=per_variable.resolve_numbers(
                 "weight_decay_overrides", self._given.decays, variables
             ),
+            behind=self._made_behind(variables),
             skipped=_untrained(0, "int32") if _any_has(chains, "sanitize") else None,
             noise=keras.random.SeedGenerator() if _any_has(chains, "add_noise") else None,
         )
@@ -99,6 +118,15 @@ class Fused(FusedStep):
         if self._settings.noise is not None:
             self._track_variable(self._settings.noise.state)
         multipliers.follow(self)
+
+    def _made_behind(self, variables):
+        """How many updates each variable has missed, if that matters to the rule or to Lookahead.
+
+        Not how many it has had: so all is as it was where nobody knows, as in what Keras saved.
+        """
+        if self._rule() not in BY_NUMBER and not self.lookahead_period:
+            return None
+        return _untrained(np.zeros(len(variables)), WIDE)
 
     def _resolve_flags(self, variables):
         is_embedding = [matching.path_of(v).endswith("embeddings") for v in variables]
@@ -172,7 +200,8 @@ class Fused(FusedStep):
     def _beside_those_of_keras(self):
         if self._settings is None:
             return []
-        beside = (self._settings.multipliers, self._settings.skipped)
+        settings = self._settings
+        beside = (settings.multipliers, settings.skipped, settings.behind)
         return [variable for variable in beside if variable is not None]
 
     def _saved_variables(self):
@@ -182,20 +211,35 @@ class Fused(FusedStep):
     def save_own_variables(self, store):
         for i, variable in enumerate(self._saved_variables()):
             store[str(i)] = variable.numpy()
+        # Beside what Keras has, only what cannot be told from it.
+        behind = self._settings and self._settings.behind
+        if behind is not None and not np.array_equal(_numpy(behind), self._behind_by_state()):
+            store[_BEHIND] = _numpy(behind)
 
     def load_own_variables(self, store):
-        variables = self._saved_variables()
-        if len(store.keys()) != len(variables):
+        variables, keys = self._saved_variables(), set(store.keys())
+        if len(keys - {_BEHIND}) != len(variables):
             super().load_own_variables(store)  # warns
             return
         for i, variable in enumerate(variables):
             variable.assign(store[str(i)])
+        behind = self._settings and self._settings.behind
+        if behind is not None:
+            behind.assign(store[_BEHIND] if _BEHIND in keys else self._behind_by_state())
+
+    def _behind_by_state(self):
+        """What each variable has missed, if those that have no state yet have missed all."""
+        updates = int(_numpy(self.iterations))
+        states = [self._state_of(i) for i in range(len(self._trainable_variables))]
+        is_new = [not any(_numpy(held).any() for held in state) for state in states]
+        return np.where(is_new, updates, 0).astype(WIDE)
 
     @property
     def learning_rate_multipliers(self):
         """The multiplier of each variable, in their order; before `build`, what was given."""
         if self._settings is None:
-            return self._given.multipliers
+            given = self._given.multipliers
+            return given.values if isinstance(given, per_variable.Saved) else given
         # By way of its digits a float32 becomes 0.1 again, not 0.10000000149
         return [float(str(value)) for value in _numpy(self._settings.multipliers)]
 
@@ -233,19 +277,19 @@ class Fused(FusedStep):
         given = self._given
         built = self._settings is not None
         own = {
-            "learning_rate_multipliers": self.learning_rate_multipliers,
+            "learning_rate_multipliers": (
+                self.learning_rate_multipliers if built else given.multipliers
+            ),
             "gradient_transforms": self._settings.chains if built else given.transforms,
             "weight_decay_overrides": self._settings.decays if built else given.decays,
             "lazy": self._settings.lazy if built else given.lazy,
             "layer_adaptation": self._settings.adapted if built else given.adapted,
         }
-        config |= {"ema_bias_correction": True} if self.ema_bias_correction else {}
-        config |= {"moment_bits": 8} if self.moment_bits == 8 else {}
-        if self.lookahead_period:
-            config |= {name: getattr(self, name) for name in ("lookahead_period", "slow_step_size")}
-        for name in ("master_weights", "stochastic_rounding"):
-            config |= {name: True} if getattr(self, name) else {}
-        return config | per_variable.serialized(own)
+        for name, default in _PLAIN.items():
+            value = getattr(self, name)
+            config |= {} if value == default else {name: value}
+        variables = self._trainable_variables if built else None
+        return config | per_variable.serialized(own, variables)
 
 
 def _untrained(value, dtype="float32"):

@@ -1,4 +1,11 @@
-"""Settings of an optimizer by variable: as they are given, resolved by position, and saved."""
+"""Settings of an optimizer by variable: as they are given, resolved by position, and saved.
+
+What was resolved is saved with the path and the shape of each variable, so that it comes back to
+the variables it belongs to, whatever their order and whichever of them are trained, or not at all.
+"""
+
+import re
+from typing import NamedTuple
 
 import keras
 
@@ -6,36 +13,59 @@ from fastkeras.optimizers import matching
 from fastkeras.optimizers import transforms as transform
 
 
+class Saved(NamedTuple):
+    """A setting as an optimizer that was built had it: a value for each path."""
+
+    paths: list
+    shapes: list
+    values: list
+
+
 def transforms(given):
-    """Return `gradient_transforms` as pairs `(target, chain)`, or as chains by position."""
+    """Return `gradient_transforms` as pairs `(target, chain)`, or as `Saved`."""
     if given is None:
         return []
+    saved = saved_in(given)
+    if saved is not None:
+        return saved._replace(values=[tuple(_deserialized(steps)) for steps in saved.values])
     if callable(given) or isinstance(given, transform.Transform) or _is_chain(given):
         return [("", transform.chain(given))]  # found in every path
-    given = [_deserialized(entry) for entry in given]
-    if all(_is_chain(entry) for entry in given):
-        return [tuple(entry) for entry in given]
+    entries = given.items() if isinstance(given, dict) else given
+    entries = [_deserialized(entry) for entry in matching.listed("gradient_transforms", entries)]
     return [
         (target, transform.chain(steps))
-        for target, steps in matching.pairs("gradient_transforms", given)
+        for target, steps in matching.pairs("gradient_transforms", entries)
     ]
 
 
 def numbers(argument, given):
-    """Return pairs `(target, number)`, or numbers by position, from the argument of that name."""
-    given = list(given or ())
-    if all(entry is None or isinstance(entry, (int, float)) for entry in given):
-        return given
-    return matching.pairs(argument, given)
+    """Return pairs `(target, number)`, or `Saved`, from the argument of that name."""
+    if given is None:
+        return []
+    saved = saved_in(given)
+    if saved is not None:
+        return saved
+    pairs = matching.pairs(argument, given)
+    for target, number in pairs:
+        if isinstance(number, bool) or not _is_finite(number):
+            raise ValueError(f"{argument}: {target!r} must have a finite number, got {number!r}")
+    return pairs
 
 
-def flags(given):
-    """Return True, None, a list of targets, or bools by position."""
+def _is_finite(number):
+    return isinstance(number, (int, float)) and -float("inf") < number < float("inf")
+
+
+def flags(argument, given):
+    """Return True, None, a list of targets, or `Saved`."""
     if given is None or given is False:
         return None
     if given is True:
         return True
-    return [given] if isinstance(given, (str, keras.Layer)) else list(given)
+    saved = saved_in(given)
+    if saved is not None:
+        return saved
+    return [given] if isinstance(given, (str, keras.Layer)) else matching.listed(argument, given)
 
 
 def resolve_flags(argument, given, variables, if_true):
@@ -44,45 +74,120 @@ def resolve_flags(argument, given, variables, if_true):
         return [False] * len(variables)
     if given is True:
         return list(if_true)
-    if all(isinstance(entry, bool) for entry in given):
-        if len(given) != len(variables):
-            raise ValueError(f"{argument}: {len(given)} bools for {len(variables)} variables")
-        return list(given)
+    if isinstance(given, Saved):
+        return values_for(argument, given, variables)
     found = matching.resolve(argument, [(target, True) for target in given], variables)
     return [k is not None for k in found]
 
 
 def resolve_transforms(given, variables):
     """Return the chain of each variable; global norms know their group by number."""
-    if given and all(_is_chain(entry) for entry in given):
-        chains = given
-        if len(chains) != len(variables):
-            raise ValueError(
-                f"gradient_transforms: {len(chains)} chains for {len(variables)} variables"
-            )
-        return chains
+    if isinstance(given, Saved):
+        return values_for("gradient_transforms", given, variables)
     found = matching.resolve("gradient_transforms", given, variables)
     return [() if k is None else _numbered(given[k][1], k) for k in found]
 
 
 def resolve_numbers(argument, given, variables):
     """Return the number of each variable, None where no target matches it."""
-    if given and not isinstance(given[0], tuple):
-        return given
+    if isinstance(given, Saved):
+        return values_for(argument, given, variables)
     found = matching.resolve(argument, given, variables)
     return [None if k is None else float(given[k][1]) for k in found]
 
 
-def serialized(settings):
-    """Return what of the settings says something, in a form that JSON takes."""
+def saved_in(given):
+    """Return what `serialized` made of the values of an optimizer that was built, or None."""
+    if isinstance(given, Saved):
+        return given
+    if isinstance(given, dict) and set(given) == {*Saved._fields}:
+        return Saved(**given)
+    return None
+
+
+def values_for(argument, saved, variables):
+    """Return the saved value of each variable.
+
+    By its path; which begins otherwise after `load_model`, so that the end of one may be the other.
+    Where that leaves a choice, or layers that were not named have other numbers, as after loading
+    a model of one's own class, the order counts, if names but for numbers, and shapes, agree in it.
+
+    Raises:
+        ValueError: these are not the variables that it was saved for.
+    """
+    paths = [matching.path_of(variable) for variable in variables]
+    if len(set(saved.paths)) == len(saved.paths):
+        values = dict(zip(saved.paths, saved.values, strict=True))
+        if set(paths) <= set(values):
+            return [values[path] for path in paths]
+    ends = [[k for k, other in enumerate(saved.paths) if _is_end(path, other)] for path in paths]
+    found = [k[0] for k in ends if len(k) == 1]
+    if len(set(found)) == len(paths):
+        return [saved.values[k] for k in found]
+    shapes = [list(variable.shape) for variable in variables]
+    if shapes == [list(shape) for shape in saved.shapes] and all(
+        _is_end(_unnumbered(path), _unnumbered(other))
+        for path, other in zip(paths, saved.paths, strict=True)
+    ):
+        return list(saved.values)
+    raise ValueError(_of_others(argument, saved, paths, ends))
+
+
+def _is_end(path, other):
+    """Tell whether one path is the end of the other."""
+    path, other = path.split("/"), other.split("/")
+    count = min(len(path), len(other))
+    return path[-count:] == other[-count:]
+
+
+def _unnumbered(path):
+    return re.sub(r"_\d+(?=/|$)", "", path)
+
+
+def _of_others(argument, saved, paths, ends):
+    new = [path for path, found in zip(paths, ends, strict=True) if not found]
+    gone = [path for path in saved.paths if not any(_is_end(path, other) for other in paths)]
+    text = f"{argument} was saved for {len(saved.paths)} variables and is built with {len(paths)}"
+    text += f"; it says nothing of {_few(new)}" if new else ""
+    text += f"; no longer there: {_few(gone)}" if gone else ""
+    return f"{text}. Give {argument} anew, for instance as pairs (pattern, value)"
+
+
+def _few(paths):
+    return ", ".join(map(repr, paths[:3])) + (f" and {len(paths) - 3} more" * (len(paths) > 3))
+
+
+def serialized(settings, variables=None):
+    """Return what of the settings says something, in a form that JSON takes.
+
+    Args:
+        settings: dict, name to what was given; or to a list of values, one for each variable.
+        variables: list, if they are values for these.
+    """
     config = {}
     for name, value in settings.items():
-        if name == "learning_rate_multipliers" and not callable(value):
-            value = None if value and all(x == 1 for x in value) else value
-        if not value or (value is not True and all(entry in ((), None, False) for entry in value)):
-            continue
-        config[name] = _serialized(name, value)
+        if variables is not None and not isinstance(value, Saved):
+            if all(_is_default(name, entry) for entry in value):
+                continue
+            paths = [matching.path_of(variable) for variable in variables]
+            value = Saved(paths, [list(variable.shape) for variable in variables], value)
+        if isinstance(value, Saved):
+            fields = (value.paths, value.shapes, _serialized(name, value.values))
+            config[name] = dict(zip(Saved._fields, map(_as_lists, fields), strict=True))
+        elif callable(value) or not (value is None or (value is not True and len(value) == 0)):
+            config[name] = _serialized(name, value)
     return config
+
+
+def _is_default(name, entry):
+    """Tell whether a variable has what it has if nothing is given; 0.0 is something given."""
+    if name == "learning_rate_multipliers":
+        return entry == 1
+    return entry is None or entry is False or (isinstance(entry, tuple) and len(entry) == 0)
+
+
+def _as_lists(value):
+    return [_as_lists(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _serialized(name, value):

@@ -2,7 +2,8 @@
 
 The dynamic codes of Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization",
 https://arxiv.org/abs/2110.02861: seven decades below 1 with 1, 2, 4, ... 64 equal steps each (twice
-as many without a sign), and 0 and 1. Without a sign only 0 is coded as 0. A byte is laid out as in csrc/optimizers/quantize.h.
+as many without a sign), and 0 and 1. Without a sign only 0 is coded as 0. A byte is laid out as in
+csrc/optimizers/quantize.h.
 """
 
 import numpy as np

@@ -10,6 +10,8 @@ import math
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from fastkeras.optimizers.quantization import with_float_slots
 
 DEFAULTS = {
@@ -196,6 +198,18 @@ def _of_nadam(xp, h, learning_rate, multiplier, t):
     return of_momentum, of_gradient, 1 - h["beta_1"], 1 - h["beta_2"], unbias_2, h["epsilon"]
 
 
+_PRODUCTS = np.cumprod(1 - 0.5 * 0.96 ** np.arange(1, 1024))  # from here on all are the same
+
+
+def product_of_nadam(xp, beta_1, t):
+    """Return the product of Nadam's momentums β₁(1 − ½·0.96^i) of the steps 1 to t, from 1."""
+    table = _PRODUCTS if xp is np else xp.cast(xp.convert_to_tensor(_PRODUCTS), t.dtype)
+    place = xp.minimum(t, len(_PRODUCTS)) - 1
+    place = place.astype("int64") if xp is np else xp.cast(place, "int32")
+    power = xp.exp(t * math.log(beta_1)) if beta_1 > 0 else xp.zeros_like(t)
+    return power * xp.take(table, place)
+
+
 def _of_lion(xp, h, learning_rate, multiplier, t):
     rate = learning_rate * multiplier
     return rate, h["beta_1"], 1 - h["beta_1"], h["beta_2"], 1 - h["beta_2"]
@@ -249,6 +263,7 @@ RULES = {  # by the names in csrc/optimizers/optimizers.h, which has no Adafacto
 }
 
 NATIVE = tuple(rule for rule in RULES if rule != "adafactor")  # have a kernel
+BY_NUMBER = ("adam", "amsgrad", "nadam", "lamb", "adafactor")  # go by the number of the step
 ADAPTED = ("lamb",)  # always by the trust ratio
 KNOWS_THE_PARAMETER = ("adafactor",)  # scales by its size already
 QUANTIZABLE = ("momentum", "nesterov", "adam", "lion")  # `CanQuantize` in csrc/optimizers/step.cc

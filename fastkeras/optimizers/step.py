@@ -9,6 +9,7 @@ from keras import ops
 from fastkeras import _engines
 from fastkeras.optimizers import lookahead, rounding, sparse, transforming, transforms
 from fastkeras.optimizers.extras import Extras
+from fastkeras.optimizers.lookahead import assign_if
 from fastkeras.optimizers.rules import ADAPTED, RULES
 from fastkeras.optimizers.sparse import ON_TENSORFLOW
 
@@ -41,11 +42,16 @@ class FusedStep:
 
     @_traced
     def _backend_apply_gradients(self, gradients, variables):
+        frequency, self.ema_overwrite_frequency = self.ema_overwrite_frequency, None
         self._fusing = True
+        self._calls_before = self._iterations + 0 if self.use_ema else None  # as it is now
         try:
             super()._backend_apply_gradients(gradients, variables)
+            if self.use_ema and frequency:
+                self._overwrite_every(frequency)
         finally:
-            self._fusing = False
+            self._fusing, self.ema_overwrite_frequency = False, frequency
+            self._calls_before = None
 
     def _backend_update_step(self, gradients, variables, learning_rate):
         if not ON_TENSORFLOW:
@@ -60,27 +66,56 @@ class FusedStep:
             learning_rate,
         )
 
+    def _is_update(self):
+        """Tell whether this call has updated the variables, or None if every call does.
+
+        Under accumulation the last of several does, and `sanitize` may have skipped it.
+        """
+        is_update = None
+        if self.gradient_accumulation_steps:
+            is_update = ops.equal((self._calls_before + 1) % self.gradient_accumulation_steps, 0)
+        if self._settings.skipped is not None:
+            is_done = ops.equal(self._iterations, self._calls_before)
+            is_update = is_done if is_update is None else ops.logical_and(is_update, is_done)
+        return is_update
+
     def _update_model_variables_moving_average(self, variables):
         number = wide(self.iterations) + 1  # of this update; Keras counts calls from 0
         momentum = ops.where(number > 1, wide(self.ema_momentum), wide(0.0))
-        if self.ema_bias_correction:
+        if self.ema_bias_correction and self.ema_momentum == 1:
+            momentum = (number - 1) / number
+        elif self.ema_bias_correction:
             power = ops.power(wide(self.ema_momentum), number)
             momentum = (self.ema_momentum - power) / (1 - power)
-        if self.gradient_accumulation_steps:  # Keras moves at each call, update or not
-            is_update = (self._iterations + 1) % self.gradient_accumulation_steps == 0
+        is_update = self._is_update()
+        if is_update is not None:  # Keras moves at each call
             momentum = ops.where(is_update, momentum, wide(1.0))
         for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
             if average is not None:
                 m = ops.cast(momentum, variable.dtype)
                 average.assign(ops.add(ops.multiply(m, average), ops.multiply(1 - m, variable)))
 
+    def _averaged_variables(self):
+        pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
+        return [(variable, average) for variable, average in pairs if average is not None]
+
+    def _overwrite_every(self, frequency):
+        """Put the averages into the model after every so many updates, whatever a call is."""
+        is_due = ops.equal((self.iterations + 1) % frequency, 0)
+        is_update = self._is_update()
+        if is_update is not None:
+            is_due = ops.logical_and(is_due, is_update)
+        assign_if(self.assign, is_due, self._averaged_variables)
+
     def _overwrite_model_variables_with_average_value(self, variables):
-        if not self.gradient_accumulation_steps:
+        """Put the averages into the model, as `fit` does at its end, if there are any yet."""
+        may_be_none = self.gradient_accumulation_steps or (
+            self._settings is not None and self._settings.skipped is not None
+        )
+        if not may_be_none:
             super()._overwrite_model_variables_with_average_value(variables)
             return
-        is_update = (self._iterations + 1) % self.gradient_accumulation_steps == 0
-        overwrite = super()._overwrite_model_variables_with_average_value
-        ops.cond(is_update, lambda: overwrite(variables), lambda: None)
+        assign_if(self.assign, self.iterations > 0, self._averaged_variables)
 
     def _after_step(self, finite):
         """Update what belongs to the optimizer as a whole, unless the step was skipped."""
@@ -110,8 +145,9 @@ class FusedStep:
             multiplier = ops.take(multiplier, positions)
         frozen = ops.equal(multiplier, 0)
         slow = [settings.slow[position] for position in positions] if settings.slow else []
+        numbers = self._own_numbers(number, positions)
         if slow:
-            lookahead.begin(self.assign, self.iterations + 1, variables, slow)
+            lookahead.begin(self.assign, numbers, variables, slow)
         values = [_value(variable) for variable in variables]
         by_rows = any(map(self._goes_by_rows, gradients, variables, positions))
         named = named_engine(rule, values[0], by_rows)
@@ -122,7 +158,9 @@ class FusedStep:
             gradients, variables, self._chains_of(positions), frozen, rows
         )
         multiplier = wide(multiplier)
-        c = RULES[rule].coefficients(ops, self._hyperparameters(), rate, multiplier, number)
+        c = RULES[rule].coefficients(
+            ops, self._hyperparameters(number, numbers), rate, multiplier, numbers
+        )
         c = ops.stack([ops.broadcast_to(wide(value), (count,)) for value in c], axis=1)
         decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
         rates = multiplier * rate
@@ -153,7 +191,35 @@ class FusedStep:
             number, period = self.iterations + 1, self.lookahead_period
             arguments = (period, self.slow_step_size, variables, slow, remainders, frozen)
             lookahead.follow(self.assign, number, *arguments)
+        self._count(frozen, positions, finite)
         self._after_step(finite)
+
+    def _own_numbers(self, number, positions):
+        """The number of this update for each variable, which counts those that moved it.
+
+        So that bias is corrected by as many updates as the moments of a variable have seen.
+        """
+        behind = self._settings.behind
+        if behind is None:
+            return number
+        behind = ops.convert_to_tensor(behind)
+        if positions != list(range(len(self._settings.chains))):
+            behind = ops.take(behind, positions)
+        return number - behind
+
+    def _count(self, frozen, positions, finite):
+        """Let variables that are frozen, or have no gradient, fall one update behind."""
+        settings = self._settings
+        if settings.behind is None:
+            return
+        missed, count = ops.cast(frozen, WIDE), len(settings.chains)
+        if positions != list(range(count)):
+            place = {position: k for k, position in enumerate(positions)}
+            missed = ops.concatenate([missed, ops.ones((1,), WIDE)])
+            missed = ops.take(missed, [place.get(i, len(positions)) for i in range(count)])
+        if settings.skipped is not None:
+            missed = missed * ops.cast(finite, WIDE)
+        self.assign_add(settings.behind, missed)
 
     def _seeds(self, count):
         if not self.stochastic_rounding:
@@ -237,7 +303,7 @@ class FusedStep:
         transformed = [sparse.gathered(g, r) for g, r in zip(transformed, rows, strict=True)]
         return transforming.sanitized(ops, transformed, finite, before, after)
 
-    def _hyperparameters(self):
+    def _hyperparameters(self, number, numbers):
         return {name: getattr(self, name) for name in self._HYPERPARAMETERS}
 
 

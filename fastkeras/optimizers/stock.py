@@ -6,13 +6,16 @@ import keras
 from keras import ops
 
 from fastkeras.optimizers.optimizer import Fused
+from fastkeras.optimizers.rules import product_of_nadam
 from fastkeras.optimizers.step import FusedStep, wide
 
 _DOC = """`keras.optimizers.{name}`, with one kernel call for all variables.
 
 Arguments, defaults, formulas and variables are those of Keras, so that saved states go both ways;
-its documentation holds, and these arguments come on top. One thing differs: a sparse gradient that
-has a row more than once is summed before anything is squared, as if it were dense.
+its documentation holds, and these arguments come on top. Two things differ: a sparse gradient that
+has a row more than once is summed before anything is squared, as if it were dense; and bias is
+corrected by how often a variable was updated itself, so that one which was frozen before, or had no
+gradient, begins like that of a fresh optimizer.
 
 Args:
     learning_rate_multipliers: pairs `(target, multiplier)`; a variable trains at the learning rate
@@ -107,8 +110,10 @@ class Nadam(Fused, keras.optimizers.Nadam):  # noqa: D101
         number = ops.cast(self.iterations + 1, self._u_product.dtype)
         return self._u_product * self.beta_1 * (1.0 - 0.5 * ops.power(0.96, number))
 
-    def _hyperparameters(self):
-        return super()._hyperparameters() | {"u_product": wide(self._product())}
+    def _hyperparameters(self, number, numbers):
+        own = product_of_nadam(ops, self.beta_1, numbers)
+        product = ops.where(numbers == number, wide(self._product()), own)
+        return super()._hyperparameters(number, numbers) | {"u_product": product}
 
     def _after_step(self, finite):
         product = self._product()
