@@ -3,7 +3,12 @@
 Everything else about the package is in pyproject.toml; docs/packaging.md has the reasons.
 """
 
+import hashlib
+import json
 import os
+import re
+import shutil
+import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 OPS = "fastkeras.libfastkeras_tf_ops"  # `_tf_ops.so` would hide the module `_tf_ops.py`
@@ -19,6 +25,7 @@ FITS_ONE_TENSORFLOW = {  # its headers are needed: variables and XLA are not in 
     "fastkeras.libfastkeras_tf_xla": "csrc/crf/xla.cc",
     "fastkeras.libfastkeras_tf_variable_xla": "csrc/optimizers/xla.cc",
 }
+NAMED = "FASTKERAS_TENSORFLOW"  # an environment variable
 HEADERS = [str(path) for path in Path("csrc").rglob("*.h")]
 BINDINGS = ("module.cc", "python.cc", "tensorflow.cc", "xla.cc")  # what their names end with
 KERNELS = [str(path) for path in Path("csrc").rglob("*.cc") if not path.name.endswith(BINDINGS)]
@@ -31,22 +38,49 @@ FLAGS = (
 def part(name, sources):
     """The kernels are in both parts: the same object files, their names hidden from each other."""
     sources = sorted([*map(str, sources), *KERNELS])
-    return Extension(
+    extension = Extension(
         name, sources, depends=HEADERS, optional=True, language="c++", include_dirs=["csrc"]
     )
+    extension.headers_of = ""  # what else the files beside the kernels are compiled with
+    return extension
 
 
 def tensorflow():
-    """Return folder and minor version of the TensorFlow to build for, or None.
-
-    A build in isolation does not see what is installed, but knows where that is.
-    """
-    for place in [*sys.path, sysconfig.get_path("platlib")]:
+    """Return folder and version of the TensorFlow to build for, or None."""
+    distribution = r"(intel[-_])?(tensorflow|tf[-_]nightly)([-_](cpu|gpu|intel|macos|rocm|aws))*"
+    for place in places():
         if Path(place, "tensorflow", "include", "tensorflow", "core", "public").is_dir():
-            for found in metadata.distributions(path=[place]):
-                if found.name in ("tensorflow", "tensorflow-cpu", "tensorflow_cpu"):
-                    return Path(place, "tensorflow"), "_".join(found.version.split(".")[:2])
+            for found in metadata.distributions(path=[str(place)]):
+                if re.fullmatch(distribution, found.name):
+                    return Path(place, "tensorflow"), found.version
+    if NAMED in os.environ:
+        raise SystemExit(f"{NAMED}={os.environ[NAMED]!r} has no TensorFlow; name the site-packages")
     return None
+
+
+def places():
+    """Where TensorFlow may be.
+
+    A build in isolation does not see what is installed. That of pip knows where that is; in those
+    of uv and build it has to be guessed. A wrong guess costs a library that is never loaded.
+    """
+    if NAMED in os.environ:
+        return [os.environ[NAMED]]
+    platlib = sysconfig.get_path("platlib")
+    known = [*sys.path, platlib]
+    if "PIP_BUILD_TRACKER" in os.environ:
+        return known
+    folders = os.environ.get("PATH", "").split(os.pathsep)  # that of an active environment is first
+    environments = [*(Path(folder).parent for folder in folders), Path(".venv").resolve()]
+    return [*known, *(env / os.path.relpath(platlib, sys.prefix) for env in environments)]
+
+
+class Build(build):
+    """Builds what is there, and not what was there when the clone was built before."""
+
+    def run(self):
+        shutil.rmtree(Path(self.build_lib, "fastkeras"), ignore_errors=True)
+        super().run()
 
 
 class BuildParts(build_ext):
@@ -56,18 +90,51 @@ class BuildParts(build_ext):
         super().finalize_options()  # every kind of build shares the objects
         self.build_temp = f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}"
 
+    def run(self):
+        self.failed = {}
+        super().run()
+        self.record(Path(self.build_lib, "fastkeras"))
+        if TENSORFLOW is None:
+            self.warn(
+                "no TensorFlow was found: the optimizers' op and all under XLA will be missing. "
+                f"Install TensorFlow first, or set {NAMED} to the site-packages that have it"
+            )
+
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        self.record(Path("fastkeras"))
+
+    def record(self, folder):
+        """Write down what was built and why the rest was not, for fastkeras/_build.py."""
+        folder.mkdir(parents=True, exist_ok=True)
+        built = {
+            "tensorflow": TENSORFLOW[1] if TENSORFLOW else None,
+            "compiler": self.compiler_version(),
+            "failed": self.failed,
+        }
+        (folder / "_built.json").write_text(json.dumps(built, indent=1))
+
+    def compiler_version(self):
+        try:
+            command = [*self.compiler.compiler_cxx, "--version"]
+            return subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0]
+        except OSError:
+            return ""
+
     def build_extension(self, extension):
         try:
             if extension.name == "fastkeras._core":
                 import pybind11
 
                 extension.include_dirs.append(pybind11.get_include())
+                extension.headers_of = f"pybind11 {pybind11.__version__}"
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 objects = list(
                     pool.map(lambda source: self.object(source, extension), extension.sources)
                 )
             target = Path(self.get_ext_fullpath(extension.name))
             self.mkpath(str(target.parent))
+            target.unlink(missing_ok=True)  # it may be younger than its objects, and of others
             link_flags = ["-pthread"]
             if extension.name == OPS:
                 link_flags += self.stub()
@@ -77,18 +144,27 @@ class BuildParts(build_ext):
                 objects, str(target), extra_postargs=link_flags, target_lang="c++"
             )
         except Exception as error:  # whatever a compiler can do wrong; the other engines remain
+            name = extension.name.rpartition(".")[2]  # and of the command, its first word
+            self.failed[name] = re.sub(r"'\[('[^']*').*\]'", r"\1", str(error), flags=re.DOTALL)
             self.warn(f"{extension.name} was not built, and its engine will be missing: {error}")
 
     def object(self, source, extension):
-        (path,) = self.compiler.object_filenames([source], output_dir=self.build_temp)
-        newest = max(os.path.getmtime(file) for file in [source, __file__, *extension.depends])
+        """Compile a file, unless it was compiled in the same way since it was changed.
+
+        Objects that other compilers, flags or headers made lie in other folders. The version
+        stands for foreign headers, whose place is another in each isolated build.
+        """
+        is_kernel = source in KERNELS
+        way = [*self.compiler.compiler_so_cxx, FLAGS, "" if is_kernel else extension.headers_of]
+        folder = Path(self.build_temp, hashlib.sha256(repr(way).encode()).hexdigest()[:8])
+        (path,) = self.compiler.object_filenames([source], output_dir=str(folder))
+        newest = max(os.path.getmtime(file) for file in [source, *extension.depends])
         if self.force or not os.path.exists(path) or os.path.getmtime(path) < newest:
             self.compiler.compile(
                 [source],
-                output_dir=self.build_temp,
+                output_dir=str(folder),
                 include_dirs=self.include_dirs + extension.include_dirs,
-                extra_postargs=FLAGS.split()
-                + extension.extra_compile_args * (source in FITS_ONE_TENSORFLOW.values()),
+                extra_postargs=FLAGS.split() + extension.extra_compile_args * (not is_kernel),
             )
         return path
 
@@ -123,9 +199,11 @@ PARTS = [
 ]
 if TENSORFLOW:
     folder, version = TENSORFLOW
+    minor = "_".join(version.split(".")[:2])
     headers = ("include", "include/external/highwayhash", "include/external/farmhash_archive/src")
     for library, source in FITS_ONE_TENSORFLOW.items():
-        PARTS.append(part(f"{library}_{version}", [source]))
+        PARTS.append(part(f"{library}_{minor}", [source]))
+        PARTS[-1].headers_of = f"tensorflow {version}"
         PARTS[-1].extra_compile_args = [
             *(f"-isystem{folder}/{header}" for header in headers),
             "-D_GLIBCXX_USE_CXX11_ABI=1",
@@ -133,4 +211,4 @@ if TENSORFLOW:
             "-Wno-deprecated-declarations",  # what a newer TensorFlow deprecates an older one needs
         ]
 
-setup(ext_modules=PARTS, cmdclass={"build_ext": BuildParts})
+setup(ext_modules=PARTS, cmdclass={"build": Build, "build_ext": BuildParts})

@@ -27,6 +27,8 @@ __all__ = ["__version__", *_LAZY]
 
 
 def __getattr__(name):
+    if name == "_core":  # the compiled kernels, or the reason why they are missing
+        return import_module("fastkeras._build").core()
     if name not in _LAZY:
         raise AttributeError(f"module 'fastkeras' has no attribute {name!r}")
     module = import_module(_LAZY[name])

@@ -7,8 +7,11 @@ defines is what it can do. There is no other list.
 import os
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from traceback import walk_tb
 
 from fastkeras._arrays import family_of
+from fastkeras._build import rebuild
 
 _ENGINES = ("tensorflow_native", "native", "numba", "keras", "reference")
 DOMAINS = {
@@ -29,6 +32,7 @@ UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/
     "crf.semi_markov": "fastkeras._tf_ops",
     "optimizers": "fastkeras._tf_variable_ops",
 }
+BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
 FORCED = "FASTKERAS_ENGINE"
 FORCIBLE = tuple(dict.fromkeys(name for names in DOMAINS.values() for name in names))
 
@@ -148,7 +152,10 @@ def runs_in_xla(domain):
 
 @cache
 def _load(domain, engine):
-    return import_module(f"fastkeras.{domain}._{engine}")
+    try:
+        return import_module(f"fastkeras.{domain}._{engine}")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(_what_is_missing(error), name=error.name) from error
 
 
 @cache
@@ -202,4 +209,25 @@ def _state(domain, engine):
         _load(domain, engine)
     except ImportError as error:
         return str(error)
+    except Exception as error:  # whatever a broken installation of a framework may raise
+        return f"{type(error).__name__}: {error}"
     return "ready"
+
+
+def _what_is_missing(error):
+    """Words for a module that is not installed, with the command or setting that mends it."""
+    if error.name == "keras":
+        return "No module named 'keras': it takes `pip install keras`, and a backend of it"
+    if error.name not in BACKENDS:
+        return str(error)
+    inside = any(
+        frame.f_globals.get("__name__", "").partition(".")[0] == "keras"
+        for frame, _ in walk_tb(error.__traceback__)
+    )
+    if not inside:
+        return f"No module named {error.name!r}: it takes `pip install {error.name}`, and then " + (
+            f"`{rebuild(True)}`"
+        )
+    others = [name for name in BACKENDS if name != error.name and find_spec(name)]
+    way = " or ".join(f"KERAS_BACKEND={name}" for name in others) or f"`pip install {error.name}`"
+    return f"No module named {error.name!r}, which Keras takes as its backend: set {way}"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from fastkeras import _build
+
 VERSION = ".".join(tf.__version__.split(".")[:2])
 
 
@@ -24,19 +26,15 @@ def state_under_xla(name):
 
 def load(name, fits_one_version=False):
     """Return the ops of a library, whose file may be named after the TensorFlow that it fits."""
-    wanted = "no C++17 compiler"
     if fits_one_version:
         name += f"_{VERSION.replace('.', '_')}"
-        wanted += f", or no TensorFlow {VERSION}; install TensorFlow first, then fastkeras"
     path = Path(__file__).with_name(f"{name}.so")
     if not path.exists():
-        raise ImportError(
-            f"{path.name} was not built: when fastkeras was installed there was {wanted}; "
-            "`pip install --verbose` shows what the compiler said"
-        )
+        raise ImportError(_build.reason(name, VERSION if fits_one_version else None))
     try:
         return tf.load_op_library(str(path))
     except tf.errors.NotFoundError as error:  # an undefined symbol, or a file that is no library
         raise ImportError(
-            f"{path.name} does not load under TensorFlow {tf.__version__}: {error.message}"
+            f"{path.name} does not load under TensorFlow {tf.__version__}: {error.message}; "
+            f"`{_build.rebuild(True)}` builds it again"
         ) from error

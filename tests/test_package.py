@@ -1,10 +1,13 @@
 """The package as a user gets it: light to import, and working where nothing could be compiled."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import fastkeras
-from fastkeras import _core, _tf_library
+from fastkeras import _build, _core, _doctor, _tf_library
 from fastkeras.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +70,7 @@ def test_compiled_parts_are_in_the_package_and_small():
 @pytest.fixture
 def package_copy(tmp_path):
     """The package without what was compiled."""
-    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    ignored = shutil.ignore_patterns("*.so", "_built.json", "__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "fastkeras", ignore=ignored)
     return tmp_path
 
@@ -96,8 +99,8 @@ def report_from(folder):
 def test_without_compiled_parts_the_next_engine_answers_and_says_why(package_copy):
     engine, value, native, ops, keras = report_from(package_copy)
     assert (engine, value, keras) == ("fastkeras.crf._numba", "5.0", "ready")
-    assert "_core" in native
-    assert "libfastkeras_tf_ops.so was not built" in ops
+    assert f"_core was not built: nothing is compiled in {package_copy / 'fastkeras'}" in native
+    assert f"libfastkeras_tf_ops was not built: nothing is compiled in {package_copy}" in ops
 
 
 def test_broken_compiled_parts_are_passed_over_and_named(package_copy):
@@ -119,25 +122,211 @@ def test_failing_compiler_does_not_fail_the_build(package_copy):
     for part in ("_core", "libfastkeras_tf_ops", "libfastkeras_tf_xla_"):
         assert re.search(rf"fastkeras\.{part}\w* was not built", ran.stdout + ran.stderr)
     assert not list((package_copy / "fastkeras").glob("*.so"))
+    _, _, native, ops, _ = report_from(package_copy)
+    again = f"pip install --editable {package_copy} --verbose` shows what the compiler says"
+    for part, state in (("_core", native), ("libfastkeras_tf_ops", ops)):
+        assert re.search(f"^{part} was not built: [Cc]ommand '.*false' ", state)
+        assert state.endswith(again)
+
+
+FAKE_COMPILER = """#!/bin/sh
+echo "$@" >> "$LOG"
+while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+"""
+
+
+def test_objects_are_of_one_compiler_and_one_tensorflow(package_copy):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, package_copy)
+    for name in ("module.cc", "memory.cc", "optimizers/tensorflow.cc"):
+        (package_copy / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (package_copy / "csrc" / name).touch()
+    compiler, log = package_copy / "compiler", package_copy / "log"
+    compiler.write_text(FAKE_COMPILER)
+    compiler.chmod(0o755)
+
+    def compiled(tensorflow, **environment):
+        log.write_text("")
+        site = package_copy / f"site-{tensorflow}"
+        (site / "tensorflow/include/tensorflow/core/public").mkdir(parents=True, exist_ok=True)
+        information = site / f"tensorflow_cpu-{tensorflow}.dist-info"
+        information.mkdir(exist_ok=True)
+        (information / "METADATA").write_text(f"Name: tensorflow_cpu\nVersion: {tensorflow}\n")
+        settings = {"CC": str(compiler), "CXX": str(compiler), "LOG": str(log), **environment}
+        build = ("setup.py", "build_ext", "--inplace")
+        ran = run(*build, cwd=package_copy, FASTKERAS_TENSORFLOW=str(site), **settings)
+        assert ran.returncode == 0, ran.stderr
+        assert "_core" in log.read_text()  # linked anew, since its objects may be older than it
+        return set(re.findall(r"csrc/(\S+)\.cc", log.read_text()))
+
+    assert compiled("2.20.0") == {"module", "memory", "optimizers/tensorflow"}
+    assert compiled("2.20.0") == set()
+    assert compiled("2.21.0") == {"optimizers/tensorflow"}
+    assert compiled("2.20.0") == set()
+    assert compiled("2.21.0", CXXFLAGS="-g") == {"module", "memory", "optimizers/tensorflow"}
+    (package_copy / "csrc/memory.cc").write_text("int changed;")
+    assert compiled("2.21.0") == {"memory"}
+    names = {path.name for path in (package_copy / "fastkeras").glob("*.so")}
+    assert {f"libfastkeras_tf_variable_ops_2_{minor}.so" for minor in (20, 21)} <= names
+    assert (
+        json.loads((package_copy / "fastkeras/_built.json").read_text())["tensorflow"] == "2.21.0"
+    )
+
+
+def test_a_tensorflow_that_is_named_has_to_be_there(package_copy):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, package_copy)
+    ran = run("setup.py", "--name", cwd=package_copy, FASTKERAS_TENSORFLOW=str(package_copy))
+    assert ran.returncode != 0
+    assert f"FASTKERAS_TENSORFLOW='{package_copy}' has no TensorFlow" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("built", "files", "tensorflow", "expected"),
+    [
+        (None, [], None, "part was not built: nothing is compiled in {folder}; `{again}` does it"),
+        (
+            {"failed": {"part": "no g++"}},
+            [],
+            None,
+            "part was not built: no g++; `{again} --verbose` ",
+        ),
+        (
+            {"failed": {}},
+            [],
+            None,
+            "part was built, but is gone from {folder}; `{again}` builds it",
+        ),
+        (
+            {"failed": {}},
+            ["part.cpython-35.so"],
+            None,
+            "part.cpython-35.so is not for this Python 3",
+        ),
+        ({"tensorflow": None, "failed": {}}, [], "2.21", "was built where no TensorFlow was found"),
+        (
+            {"tensorflow": "2.20.0", "failed": {}},
+            [],
+            "2.21",
+            "TensorFlow 2.20.0, and this is 2.21; ",
+        ),
+    ],
+)
+def test_reason_of_a_missing_part(tmp_path, monkeypatch, built, files, tensorflow, expected):
+    folder = tmp_path / "fastkeras"
+    folder.mkdir()
+    (tmp_path / "setup.py").touch()
+    for file in files:
+        (folder / file).touch()
+    if built is not None:
+        (folder / "_built.json").write_text(json.dumps(built))
+    monkeypatch.setattr(_build, "FOLDER", folder)
+    monkeypatch.setattr(_build, "elsewhere", lambda: None)
+    again = f"{sys.executable} -m pip install --editable {tmp_path}"
+    assert expected.format(folder=folder, again=again) in _build.reason("part", tensorflow)
+
+
+def installed_in(folder, monkeypatch, **files):
+    """Pretend that fastkeras is installed in a folder, with these files of its metadata."""
+    (folder / "fastkeras").mkdir(parents=True)
+    (folder / "fastkeras/_engines.py").touch()
+    information = folder / "fastkeras-0.1.0.dist-info"
+    information.mkdir()
+    for name, text in {"METADATA": "Name: fastkeras\nVersion: 0.1.0\n", **files}.items():
+        (information / name).write_text(text)
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_sources_that_hide_an_installation_are_told_so(tmp_path, monkeypatch):
+    installed_in(tmp_path / "site-packages", monkeypatch)
+    monkeypatch.setattr(_build, "FOLDER", tmp_path / "clone" / "fastkeras")
+    sources, installed = (tmp_path / name / "fastkeras" for name in ("clone", "site-packages"))
+    assert _build.reason("_core").startswith(
+        f"Python took the sources in {sources}, where nothing is compiled, for the fastkeras "
+        f"installed in {installed}; start Python in another folder, or `"
+    )
+
+
+@pytest.mark.parametrize(
+    ("installer", "url", "expected"),
+    [
+        (
+            "pip",
+            None,
+            "{python} -m pip install --force-reinstall --no-deps --no-cache-dir fastkeras",
+        ),
+        ("pip", "file:///src/it", "--no-cache-dir /src/it"),
+        ("uv", "file:///src/it", "FASTKERAS_TENSORFLOW={site} uv pip install --python {python} "),
+        (
+            "pip",
+            "file:///dist/fastkeras-0.1.0-cp311.whl",
+            "--no-cache-dir THE_SOURCES_OF_FASTKERAS",
+        ),
+    ],
+)
+def test_command_that_builds_again(tmp_path, monkeypatch, installer, url, expected):
+    files = {"INSTALLER": installer + "\n"}
+    if url:
+        files["direct_url.json"] = json.dumps({"url": url, "dir_info": {}})
+    installed_in(tmp_path, monkeypatch, **files)
+    monkeypatch.setattr(_build, "FOLDER", tmp_path / "fastkeras")
+    site = sysconfig.get_path("platlib")
+    assert expected.format(python=sys.executable, site=site) in _build.rebuild(True)
+
+
+def test_compiled_kernels_of_another_folder_are_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(_build, "FOLDER", tmp_path)
+    with pytest.raises(ImportError, match=rf"{tmp_path}, where nothing is compiled|_core was not"):
+        _build.core()
 
 
 def test_declarations_agree_with_the_headers_of_tensorflow():
-    compiler = os.environ.get("CXX", "g++")
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
     flags = ["-std=gnu++17", "-fsyntax-only", "-DFASTKERAS_TENSORFLOW_HEADERS"]
     includes = [f"-I{ROOT / 'csrc'}", f"-I{tf.sysconfig.get_include()}"]
     source = ROOT / "csrc/crf/tensorflow.cc"
-    ran = subprocess.run([compiler, *flags, *includes, source], capture_output=True, text=True)
+    ran = subprocess.run([*compiler, *flags, *includes, source], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
 
 
 def test_doctor_reports_versions_and_engines(capsys):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
+    assert f"fastkeras     {fastkeras.__version__}, in {PACKAGE}\n" in printed
+    assert f"built         for TensorFlow {tf.__version__}, by " in printed
+    assert "problems" not in printed
+    assert re.search(r"in fit, on the backend tensorflow\n  crf +tensorflow_native; tens", printed)
     assert f"TensorFlow    {tf.__version__}" in printed
     assert re.search(r"under XLA, on CPUs\n  crf +ready\n", printed)
     assert f"instructions  {_core.instruction_set()}" in printed
     for engine, state in fastkeras.engines("crf").items():
         assert re.search(rf"^  {engine} +{state}$", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        (
+            {"FASTKERAS_ENGINE": "nativ"},
+            "'nativ' names no engine (did you mean 'native'?): unset it",
+        ),
+        (
+            {"KERAS_BACKEND": "jax"},
+            "No module named 'jax', which Keras takes as its backend: set KER",
+        ),
+    ],
+)
+def test_doctor_names_problems_and_fails(environment, problem):
+    ran = run("-m", "fastkeras", "doctor", cwd=PACKAGE.parent, **environment)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert problem in ran.stdout.partition("problems")[2]
+
+
+def test_doctor_asks_whether_the_engine_is_for_the_backend(monkeypatch):
+    monkeypatch.setenv("FASTKERAS_ENGINE", "tensorflow_native")
+    (problem,) = _doctor._problems({}, "torch")
+    assert "'tensorflow_native' takes no array of torch, the backend of Keras" in problem
+    assert not _doctor._problems({}, "tensorflow")
 
 
 def test_module_runs_as_a_command():
