@@ -1,5 +1,8 @@
 """pytorch-crf's `CRF`, computed by the kernels for NumPy arrays; it needs torch, and not Keras."""
 
+import numbers
+
+import numpy as np
 import torch
 
 from fastkeras import crf
@@ -17,6 +20,10 @@ class CRF(torch.nn.Module):
     A mask may have holes, which the chain bridges, but not begin with a masked step. Results are
     at least float32. Tensors of other devices are computed on the CPU.
 
+    Under `torch.func` (grad, vmap, jvp, …), `torch.jit.script` and `trace` and `torch.export` the
+    log-likelihood is composed of operations of torch, and so are its second derivatives; there a
+    mask that begins with a masked step is not refused.
+
     Example:
         >>> import torch
         >>> from fastkeras.compat.torchcrf import CRF
@@ -32,8 +39,8 @@ class CRF(torch.nn.Module):
     """
 
     def __init__(self, num_tags, batch_first=False):
-        if num_tags < 1:
-            raise ValueError(f"num_tags must be at least 1, got {num_tags}")
+        if not isinstance(num_tags, numbers.Integral) or num_tags < 1:
+            raise ValueError(f"num_tags must be at least 1, got {num_tags!r}")
         super().__init__()
         self.num_tags = num_tags
         self.batch_first = batch_first
@@ -50,28 +57,63 @@ class CRF(torch.nn.Module):
     def __repr__(self):
         return f"{type(self).__name__}(num_tags={self.num_tags})"
 
-    def forward(self, emissions, tags, mask=None, reduction="sum"):
+    def forward(
+        self,
+        emissions: torch.Tensor,
+        tags: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        reduction: str = "sum",
+    ) -> torch.Tensor:
         """Log-likelihood of tags (steps, batch), by reduction: none, sum, mean or token_mean."""
         if reduction not in ("none", "sum", "mean", "token_mean"):
-            raise ValueError(f"reduction must be none, sum, mean or token_mean, got {reduction!r}")
-        emissions, mask, tags = self._arguments(emissions, mask, tags)
+            raise ValueError(f"reduction must be none, sum, mean or token_mean, got '{reduction}'")
+        if not torch.jit.is_scripting() and not torch.jit.is_tracing():
+            self._check(emissions, mask, tags)
+        emissions, mask = self._batch_first(emissions, mask)
+        tags = tags if self.batch_first else tags.transpose(0, 1)
         wide = torch.promote_types(emissions.dtype, torch.float32)
         wide = torch.promote_types(self.transitions.dtype, wide)
-        scores = (emissions, self.transitions, self.start_transitions, self.end_transitions)
-        value = _LogLikelihood.apply(tags, mask, *(score.to(wide) for score in scores))
-        if reduction == "token_mean":
-            return value.sum() / mask.sum()
-        return value if reduction == "none" else getattr(value, reduction)()
+        scores = (
+            emissions.to(wide),
+            self.transitions.to(wide),
+            self.start_transitions.to(wide),
+            self.end_transitions.to(wide),
+        )
+        if torch.jit.is_scripting():  # noqa: SIM114  all other branches it leaves out
+            value = _log_likelihood(tags, mask, *scores)
+        elif _is_transformed(mask, tags, *scores):
+            value = _log_likelihood(tags, mask, *scores)
+        else:
+            value = _LogLikelihood.apply(tags, mask, *scores)
+        if reduction == "none":
+            return value
+        if reduction == "mean":
+            return value.mean()
+        return value.sum() / mask.sum() if reduction == "token_mean" else value.sum()
 
     def decode(self, emissions, mask=None):
         """The best tags of each sequence, a list of lists of its unmasked steps."""
-        emissions, mask, _ = self._arguments(emissions, mask)
+        self._check(emissions, mask)
+        emissions, mask = self._batch_first(emissions, mask)
         scores = (emissions, self.transitions, self.start_transitions, self.end_transitions)
-        tags, _ = crf.viterbi(**_arrays(scores), mask=mask.cpu().numpy())
-        return [row[valid].tolist() for row, valid in zip(tags, mask.cpu().numpy(), strict=True)]
+        valid = _array(mask)
+        tags, _ = crf.viterbi(**_arrays(scores), mask=valid)
+        return [row[steps].tolist() for row, steps in zip(tags, valid, strict=True)]
 
-    def _arguments(self, emissions, mask, tags=None):
-        """Emissions, mask and tags, all checked and with the batch first."""
+    def _batch_first(self, emissions: torch.Tensor, mask: torch.Tensor | None):
+        """Emissions and a mask of booleans with the batch first."""
+        if mask is None:
+            mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
+        mask = mask.to(torch.bool)
+        if self.batch_first:
+            return emissions, mask
+        return emissions.transpose(0, 1), mask.transpose(0, 1)
+
+    @torch.jit.unused
+    def _check(self, emissions, mask, tags=None):
+        for name, given in (("emissions", emissions), ("tags", tags), ("mask", mask)):
+            if not isinstance(given, torch.Tensor) and (name == "emissions" or given is not None):
+                raise ValueError(f"{name} must be a tensor of torch, got {type(given).__name__}")
         if emissions.dim() != 3 or emissions.shape[2] != self.num_tags:
             raise ValueError(
                 f"emissions must have 3 dimensions, the last {self.num_tags}, "
@@ -83,19 +125,14 @@ class CRF(torch.nn.Module):
                     f"{name} must have the first two dimensions of emissions, "
                     f"{tuple(emissions.shape[:2])}, got shape {tuple(given.shape)}"
                 )
-        if mask is None:
-            mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
-        mask = mask.bool()
-        if not self.batch_first:
-            emissions, mask = emissions.transpose(0, 1), mask.transpose(0, 1)
-            tags = None if tags is None else tags.transpose(0, 1)
-        if not mask[:, 0].all():
+        if mask is None or torch.compiler.is_exporting() or not _has_memory(mask):
+            return
+        if not (mask[:, 0] if self.batch_first else mask[0]).all():
             raise ValueError("mask must be on at the first step of every sequence")
-        return emissions, mask, tags
 
 
 class _LogLikelihood(torch.autograd.Function):
-    """First derivatives by hand, in the kernel; those above by the `keras` engine."""
+    """First derivatives by hand, in the kernel; those above by the operations of torch."""
 
     @staticmethod
     def forward(context, tags, mask, *scores):
@@ -107,16 +144,7 @@ class _LogLikelihood(torch.autograd.Function):
     def backward(context, weights):
         tags, mask, *scores = context.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
-            import keras
-
-            if keras.backend.backend() != "torch":
-                raise NotImplementedError(
-                    "second derivatives need Keras with KERAS_BACKEND=torch, "
-                    f"got {keras.backend.backend()!r}"
-                )
-            value = crf.log_likelihood(
-                **dict(zip(NAMES, scores, strict=True)), tags=tags, mask=mask, engine="keras"
-            )
+            value = _log_likelihood(tags, mask, *scores)
             return None, None, *torch.autograd.grad(value, scores, weights, create_graph=True)
         _, gradients = crf.log_likelihood_and_gradients(
             tags=tags.cpu().numpy(),
@@ -127,7 +155,73 @@ class _LogLikelihood(torch.autograd.Function):
         return None, None, *(torch.from_numpy(g).to(weights.device) for g in gradients)
 
 
+def _log_likelihood(
+    tags: torch.Tensor,
+    mask: torch.Tensor,
+    emissions: torch.Tensor,
+    transitions: torch.Tensor,
+    start: torch.Tensor,
+    end: torch.Tensor,
+) -> torch.Tensor:
+    """The log-likelihoods by operations of torch alone, for what it transforms or compiles."""
+    dtype, num_tags = emissions.dtype, emissions.shape[2]
+    emissions, transitions = emissions.double(), transitions.double()
+    start, end = start.double(), end.double()
+    tags = torch.where(mask, tags, 0).long()
+    one_hot = (tags[:, :, None] == torch.arange(num_tags, device=tags.device)).unbind(1)
+    last, reached = one_hot[0], start + emissions[:, 0]
+    gold = _at(last, reached)
+    for step in range(1, emissions.shape[1]):
+        valid, here, now = mask[:, step], one_hot[step], emissions[:, step]
+        following = _log_sum_exp(reached[:, :, None] + transitions) + now
+        reached = torch.where(valid[:, None], following, reached)
+        pair = last[:, :, None] & here[:, None, :]
+        added = _at(pair.flatten(1), transitions.flatten()) + _at(here, now)
+        gold = gold + torch.where(valid, added, 0.0)
+        last = torch.where(valid[:, None], here, last)
+    total = _log_sum_exp((reached + end)[:, :, None])[:, 0]
+    return (gold + _at(last, end) - total).to(dtype)
+
+
+def _at(chosen: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The score of the one that is chosen along the last axis."""
+    return torch.where(chosen, scores, 0.0).sum(-1)
+
+
+def _log_sum_exp(scores: torch.Tensor) -> torch.Tensor:
+    """Over the second axis; of −inf alone it is −inf, with gradients of zero."""
+    largest = scores.detach().amax(1)
+    largest = torch.where(torch.isfinite(largest), largest, 0.0)
+    summed = (scores - largest[:, None]).exp().sum(1)
+    is_zero = summed == 0
+    return torch.where(is_zero, 1.0, summed).log() + torch.where(is_zero, -torch.inf, largest)
+
+
+def _is_transformed(*tensors):
+    """Whether a transform of torch.func, a trace or an export sees to these, not autograd alone."""
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return True
+    return not all(_has_memory(tensor) and _has_no_tangent(tensor) for tensor in tensors)
+
+
+def _has_memory(tensor):
+    try:
+        tensor.data_ptr()
+    except RuntimeError:  # under torch.func
+        return False
+    return True
+
+
+def _has_no_tangent(tensor):
+    return torch.autograd.forward_ad.unpack_dual(tensor).tangent is None
+
+
+def _array(tensor):
+    tensor = tensor.detach()
+    return tensor.cpu().numpy() if _has_memory(tensor) else np.array(tensor.tolist())
+
+
 def _arrays(scores):
     half = (torch.float16, torch.bfloat16)
-    scores = (s.detach().float() if s.dtype in half else s.detach() for s in scores)
-    return {name: s.cpu().numpy() for name, s in zip(NAMES, scores, strict=True)}
+    scores = (score.float() if score.dtype in half else score for score in scores)
+    return {name: _array(score) for name, score in zip(NAMES, scores, strict=True)}

@@ -11,6 +11,7 @@ from fastkeras.compat import bert4keras, crf_keras
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:where received a uint8:UserWarning"),  # of pytorch-crf
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # torch uses it itself
 ]
 
 BATCH, STEPS, NUM_TAGS = 4, 5, 3
@@ -146,13 +147,115 @@ def test_second_derivatives_of_the_torch_module(torch, rng):
         )
 
     scores = (emissions, model.transitions)
-    if keras.backend.backend() != "torch":
-        with pytest.raises(NotImplementedError, match="KERAS_BACKEND=torch"):
-            torch.autograd.grad(value(*scores).sum(), scores, create_graph=True)
-        return
     inputs = [s.detach().requires_grad_() for s in scores]
     assert torch.autograd.gradgradcheck(value, inputs)
     assert torch.autograd.gradcheck(value, inputs)
+
+
+def transformed_problem(torch, rng, dtype="float64"):
+    """A module, and its likelihoods as a function of emissions and transitions."""
+    emissions, tags, mask = arguments(torch, rng, dtype)
+    mask = mask.clone()
+    mask[0, 2] = False  # a hole
+    tags[~mask] = -100
+    model = model_of().to(getattr(torch, dtype))
+    parameters = dict(model.named_parameters())
+
+    def value(emissions, transitions):
+        given = {**parameters, "transitions": transitions}
+        return torch.func.functional_call(
+            model, given, (emissions, tags, mask), {"reduction": "none"}
+        )
+
+    return model, value, (emissions.detach(), model.transitions.detach()), tags, mask
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+def test_transforms_of_torch_func_find_what_the_kernel_finds(dtype, torch, rng):
+    _, value, inputs, _, _ = transformed_problem(torch, rng, dtype)
+    by_kernel = torch.autograd.functional.jacobian(value, inputs)
+    tolerance = (
+        {"rtol": 1e-9, "atol": 1e-11} if dtype == "float64" else {"rtol": 1e-5, "atol": 1e-6}
+    )
+    close = lambda a, b: torch.testing.assert_close(a, b, **tolerance)  # noqa: E731
+    for jacobian in (torch.func.jacrev, torch.func.jacfwd):
+        for ours, expected in zip(jacobian(value, (0, 1))(*inputs), by_kernel, strict=True):
+            close(ours, expected)
+    gradients = torch.func.grad(lambda *x: value(*x).sum(), (0, 1))(*inputs)
+    for ours, expected in zip(gradients, by_kernel, strict=True):
+        close(ours, expected.sum(0))
+    tangents = tuple(torch.from_numpy(rng.normal(size=x.shape)).to(x.dtype) for x in inputs)
+    along = sum((j * t).flatten(1).sum(1) for j, t in zip(by_kernel, tangents, strict=True))
+    primal, tangent = torch.func.jvp(value, inputs, tangents)
+    close(primal, value(*inputs))
+    close(tangent, along)
+    forward = torch.autograd.forward_ad
+    with forward.dual_level():
+        duals = map(forward.make_dual, inputs, tangents)
+        close(forward.unpack_dual(value(*duals)).tangent, along)
+    hessian = torch.func.hessian(lambda *x: value(*x).sum(), (0, 1))(*inputs)
+    expected = torch.autograd.functional.hessian(lambda *x: value(*x).sum(), inputs)
+    for row, expected_row in zip(hessian, expected, strict=True):
+        for ours, block in zip(row, expected_row, strict=True):
+            close(ours, block)
+
+
+def test_a_map_over_models_and_over_masks_is_a_loop(torch, rng):
+    model, value, (emissions, transitions), tags, mask = transformed_problem(torch, rng)
+    several = torch.stack([emissions, 2 * emissions, -emissions])
+    expected = torch.stack([value(e, transitions) for e in several])
+    torch.testing.assert_close(torch.vmap(value, (0, None))(several, transitions), expected)
+    per_sequence = torch.vmap(torch.func.grad(lambda e, y, m: model(e[None], y[None], m[None])))(
+        emissions, tags, mask
+    )
+    for i in range(BATCH):
+        alone = emissions[i : i + 1].clone().requires_grad_()
+        model(alone, tags[i : i + 1], mask[i : i + 1]).backward()
+        torch.testing.assert_close(per_sequence[i], alone.grad[0])
+
+
+def test_impossible_sequences_and_not_a_number_are_as_in_the_kernel(torch, rng):
+    _, value, (emissions, transitions), tags, _ = transformed_problem(torch, rng)
+    transitions = transitions.clone()
+    transitions[tags[0, 0], tags[0, 1]] = -torch.inf
+    emissions[1, 0, 0] = torch.nan
+    found = torch.func.vjp(value, emissions, transitions)[0]
+    others = [0, 2, 3]
+    torch.testing.assert_close(found[others], value(emissions, transitions)[others])
+    jacobian = torch.func.jacrev(value)(emissions, transitions)
+    assert found[0] == -torch.inf and found[1].isnan() and jacobian[1, 1].isnan().any()
+    assert not jacobian[2:][:, others].isnan().any()
+
+
+def test_scripts_traces_and_exports_compute_the_same_elsewhere(torch, rng, tmp_path):
+    model, _, (emissions, _), tags, mask = transformed_problem(torch, rng)
+    others = torch.from_numpy(rng.normal(size=emissions.shape))
+    expected = model(others, tags, mask)
+    script = torch.jit.script(model)
+    script.save(tmp_path / "script.pt")
+    script = torch.jit.load(tmp_path / "script.pt")
+    trace = torch.jit.trace(model, (emissions, tags, mask))
+    trace.save(tmp_path / "trace.pt")
+    exported = torch.export.export(model, (emissions, tags, mask)).module()
+    for compiled in (script, torch.jit.load(tmp_path / "trace.pt"), exported):
+        torch.testing.assert_close(compiled(others, tags, mask), expected)
+    for reduction in REDUCTIONS:
+        ours, expected = (m(others, tags.clamp(0), None, reduction) for m in (script, model))
+        torch.testing.assert_close(ours, expected)
+    with pytest.raises(torch.jit.Error, match="reduction must be none, sum, mean or token_mean"):
+        script(others, tags, mask, "product")
+
+
+def test_best_tags_can_be_had_under_a_transform(torch, rng):
+    model, _, (emissions, _), tags, mask = transformed_problem(torch, rng)
+    found = []
+
+    def value(emissions):
+        found.append(model.decode(emissions, mask))
+        return model(emissions, tags, mask)
+
+    torch.func.grad(value)(emissions)
+    assert found == [model.decode(emissions, mask)]
 
 
 EXPECTED = {
@@ -162,6 +265,8 @@ EXPECTED = {
     "mask of fewer steps": "mask must have the first two dimensions of emissions",
     "mask that begins late": "mask must be on at the first step of every sequence",
     "reduction": "reduction must be none, sum, mean or token_mean, got 'product'",
+    "emissions of NumPy": "emissions must be a tensor of torch, got ndarray",
+    "tags of a list": "tags must be a tensor of torch, got list",
 }
 
 
@@ -175,6 +280,8 @@ def test_wrong_arguments_of_the_torch_module_are_named(wrong, torch, rng):
         "mask of fewer steps": {"mask": mask[:, 1:]},
         "mask that begins late": {"mask": mask.flip(1)},
         "reduction": {"reduction": "product"},
+        "emissions of NumPy": {"emissions": emissions.detach().numpy()},
+        "tags of a list": {"tags": tags.tolist()},
     }[wrong]
     with pytest.raises(ValueError, match=EXPECTED[wrong]):
         model_of()(**{"emissions": emissions, "tags": tags, "mask": mask, **change})
