@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -278,6 +279,20 @@ def test_compiled_kernels_of_another_folder_are_not_taken(tmp_path, monkeypatch)
     monkeypatch.setattr(_build, "FOLDER", tmp_path)
     with pytest.raises(ImportError, match=rf"{tmp_path}, where nothing is compiled|_core was not"):
         _build.core()
+
+
+def test_source_distribution_has_all_that_the_suite_needs(tmp_path):
+    egg_info, sdist = ("egg_info", "--egg-base", tmp_path), ("sdist", "--dist-dir", tmp_path)
+    ran = run("setup.py", "--quiet", *egg_info, *sdist, "--formats=tar", cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
+    with tarfile.open(tmp_path / f"fastkeras-{fastkeras.__version__}.tar") as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("bench", "csrc", "docs", "examples", "fastkeras", "tests")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.*")]
+    made = ("__pycache__", ".so", "_built.json", ".hypothesis")
+    wanted = {str(f.relative_to(ROOT)) for f in files if not any(part in str(f) for part in made)}
+    assert {"conftest.py", "Makefile", "README.md", "pyproject.toml", *wanted} <= packed
+    assert not {name for name in packed if name.endswith((".so", ".pyc", "_built.json"))}
 
 
 def test_declarations_agree_with_the_headers_of_tensorflow():
