@@ -30,7 +30,8 @@ class Reparameterize(keras.layers.Wrapper):
         weights: names of the weights, or the ends of their paths ("query/kernel").
 
     Raises:
-        ValueError: the layer has no weight of such a name, or the transform changes the shape.
+        ValueError: `weights` is empty, the layer has no weight of such a name, or the transform
+            changes the shape.
 
     Example:
         >>> import keras
@@ -50,6 +51,8 @@ class Reparameterize(keras.layers.Wrapper):
         if not callable(transform):
             raise ValueError(f"transform must be a function or a WeightTransform, got {transform}")
         self.weight_names = [weights] if isinstance(weights, str) else list(weights)
+        if not self.weight_names:
+            raise ValueError(f"weights={weights!r} must name at least one")
         self._transform = [transform]  # not a part of this layer, only its copies are
         self.supports_masking = True
 
