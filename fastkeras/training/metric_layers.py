@@ -2,9 +2,8 @@
 
 import keras
 from keras import backend, ops
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
+from fastkeras._keras_private import get_stateless_scope, in_symbolic_scope
 from fastkeras.training.arguments import function
 from fastkeras.training.losses.loss_layers import applied, graph_of, spec_of
 

@@ -4,9 +4,8 @@ import inspect
 
 import keras
 from keras import backend, ops
-from keras.src.backend.common.global_state import get_global_attribute
-from keras.src.backend.common.stateless_scope import get_stateless_scope
 
+from fastkeras._keras_private import get_global_attribute, get_stateless_scope
 from fastkeras.training.substitution import Substitution, value_of
 from fastkeras.training.weights.transforms import WeightTransform
 
