@@ -184,8 +184,8 @@ def uniform_over_possible(chain):
     array = array_functions(chain.emissions)
 
     def equal(scores):
-        # −inf stays, and so does NaN, as 0 · NaN and 0 · inf
-        return array.stop_gradient(array.where(scores == -np.inf, -np.inf, 0 * scores))
+        possible = array.where(scores == -np.inf, -np.inf, array.zeros_like(scores))
+        return array.stop_gradient(array.where(scores < np.inf, possible, np.nan))
 
     return chain.with_scores(equal)
 
