@@ -14,9 +14,11 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.backend.common.tensor_attributes import get_tensor_attr, set_tensor_attr
 from keras.src.backend.common.variables import AutocastScope
 from keras.src.losses.loss import reduce_weighted_values
+from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 __all__ = [
     "AutocastScope",
+    "BaseOptimizer",
     "get_global_attribute",
     "get_keras_mask",
     "get_stateless_scope",
