@@ -10,7 +10,7 @@ CXX_FILES := $(CSRC) $(wildcard tests/csrc/*.cc tests/csrc/*.h)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-base test-backends test-jax test-torch sanitize lint format bench docs clean
+.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors lint format bench docs clean
 
 build: .venv/.built
 
@@ -57,21 +57,46 @@ test-jax test-torch: test-%: .venv-%/.installed build
 	.venv-$*/bin/python $(PIP) $(if $(filter torch,$*),torch==2.13.0) --editable '.[$*,test]'
 	touch $@
 
-# The kernels alone under the compiler's run-time checks: memory and arithmetic, then data races.
-# gcc warns of its own headers' intrinsics once a sanitizer is on.
-SANITIZE := -std=gnu++17 -O1 -g1 -fno-sanitize-recover=all -fno-omit-frame-pointer -pthread -Icsrc \
-  -Wall -Wextra -Werror -Wno-maybe-uninitialized -Wno-uninitialized
+# Under the compiler's run-time checks: the kernels alone, for memory and arithmetic, then for data
+# races; and the extension module in Python, with the malformed input of the tests and a fuzz. gcc
+# warns of its own headers' intrinsics once a sanitizer is on.
+SANITIZE := -std=gnu++17 -O1 -g1 -fPIC -fvisibility=hidden -fno-sanitize-recover=all \
+  -fno-omit-frame-pointer -pthread -Icsrc -Wall -Wextra -Werror -Wno-maybe-uninitialized \
+  -Wno-uninitialized
 
 SANITIZED := $(patsubst tests/csrc/%.cc,%,$(wildcard tests/csrc/*_test.cc))
+SANITIZED_CORE := build/sanitize/python/_core.so
+CORE := $(KERNELS) csrc/module.cc $(wildcard csrc/*/*python.cc) tests/csrc/operator_new.cc
+FUZZ := --cases 100000 --seconds 240
 
-sanitize:
-	$(MAKE) --jobs=2 $(foreach test,$(SANITIZED),build/sanitize/address/$(test) build/sanitize/thread/$(test))
-	set -e; for test in $(SANITIZED); do build/sanitize/address/$$test; build/sanitize/thread/$$test; done
+sanitize: build
+	$(MAKE) --jobs=2 sanitize-kernels sanitize-doors
+
+sanitize-kernels: $(foreach test,$(SANITIZED),build/sanitize/address/$(test) build/sanitize/thread/$(test))
+	set -e; for test in $^; do $$test; done
+
+sanitize-doors: $(SANITIZED_CORE)
+	$(WITH_SANITIZED_CORE) pytest -p no:faulthandler -q $(wildcard tests/*/test_doors.py) \
+	  -k 'not (tensorflow or numba or reference or keras_ or jit or the_op or ops_)'
+	$(WITH_SANITIZED_CORE) fuzz_doors $(FUZZ)
+
+# Python and TensorFlow have leaks and mismatches of their own; memory that ends is an exception.
+WITH_SANITIZED_CORE = \
+  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0:detect_odr_violation=0:allocator_may_return_null=1:max_allocation_size_mb=1024 \
+  $(BIN)/python tests/csrc/sanitized.py
+
+$(SANITIZED_CORE): $(CORE:%.cc=build/sanitize/address/%.o)
+	mkdir -p $(@D)
+	$(CXX) -shared -fsanitize=address,undefined -Wl,-Bsymbolic -pthread $^ -o $@
+
+build/sanitize/address/csrc/module.o $(patsubst %.cc,build/sanitize/address/%.o,$(wildcard csrc/*/*python.cc)): \
+  HEADERS = $(subst -I,-isystem,$(shell $(BIN)/python -m pybind11 --includes))
 
 define sanitizer
-build/sanitize/$(1)/%.o: %.cc $(filter %.h,$(CXX_FILES))
+build/sanitize/$(1)/%.o: %.cc $(filter %.h,$(CXX_FILES)) Makefile
 	mkdir -p $$(@D)
-	$(CXX) $(SANITIZE) -fsanitize=$(2) -c $$< -o $$@
+	$(CXX) $(SANITIZE) $$(HEADERS) -fsanitize=$(2) -c $$< -o $$@
 
 $(SANITIZED:%=build/sanitize/$(1)/%): build/sanitize/$(1)/%: build/sanitize/$(1)/tests/csrc/%.o $(patsubst %.cc,build/sanitize/$(1)/%.o,$(KERNELS))
 	$(CXX) -fsanitize=$(2) -pthread $$^ -o $$@

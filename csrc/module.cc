@@ -23,9 +23,9 @@ void BindWord2Vec(pybind11::module_& module);
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Kernels for NumPy arrays, behind the engine `native`.";
   module.def("instruction_set", &fastkeras::InstructionSet);
-  module.def("set_instruction_set", [](const char* name) {
-    if (fastkeras::SetInstructionSet(name)) return;
-    throw std::invalid_argument(std::string("name='") + name + "' is not of this processor");
+  module.def("set_instruction_set", [](const std::string& name) {
+    if (fastkeras::SetInstructionSet(name.c_str())) return;
+    throw std::invalid_argument("name='" + name + "' is not of this processor");
   });
   module.def("num_threads", [] { return fastkeras::NumThreads(0); });
   module.def("set_num_threads", &fastkeras::SetNumThreads);

@@ -239,7 +239,7 @@ int ThreadsThatPay(double nanoseconds, int num_threads) {
   return static_cast<int>(std::min<double>(NumThreads(num_threads), nanoseconds / worth));
 }
 
-void SetWorthAThread(double nanoseconds) { worth_a_thread = nanoseconds; }
+void SetWorthAThread(double nanoseconds) { worth_a_thread = std::max(0.0, nanoseconds); }
 
 namespace internal {
 

@@ -25,7 +25,8 @@ namespace {
 using Arrays = std::vector<py::array>;
 using Optional = std::vector<std::optional<py::array>>;
 using Chains = std::vector<std::vector<std::tuple<int, double, int>>>;
-using Numbers = py::array_t<double, py::array::c_style | py::array::forcecast>;
+constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+using Numbers = py::array_t<double, py::array::c_style | py::array::forcecast | kAligned>;
 using Shape = std::vector<py::ssize_t>;
 
 void Require(bool holds, const std::string& what) {
@@ -75,7 +76,6 @@ class Memory {
 };
 
 void CheckLayout(const std::string& what, const py::array& array) {
-  constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   Require((array.flags() & py::array::c_style) && (array.flags() & kAligned),
           what + " must be contiguous and aligned");
 }

@@ -1,8 +1,7 @@
 """Call layers with other values in place of their variables."""
 
 import keras
-
-from fastkeras._keras_private import AutocastScope
+from keras.src.backend.common.variables import AutocastScope
 
 
 class Substitution(keras.StatelessScope):

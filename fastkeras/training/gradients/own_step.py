@@ -4,8 +4,7 @@ import contextlib
 
 import keras
 from keras import ops
-
-from fastkeras._keras_private import BaseOptimizer
+from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 
 def own_step(optimizer, state, variables, values, gradients):

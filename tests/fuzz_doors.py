@@ -1,0 +1,447 @@
+"""Throw mutated calls at every function of `fastkeras._core`: each returns or raises an exception.
+
+    python tests/fuzz_doors.py [--cases 100000] [--seconds 240] [--seed 0] [--only NAME]
+
+A case is a legal call of small size with one to three arguments changed: shape, dtype, strides,
+values, type. What comes out does not matter; that the process lives does, and under the address
+sanitizer (`make sanitize`) that nothing beyond an array was touched. A case is its seed and its
+number, so that one that failed can be run alone: `--first NUMBER --cases 1`.
+"""
+
+import argparse
+import os
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+
+import numpy as np
+
+from fastkeras import _core
+
+A_CHUNK = 500  # cases of one child
+CHUNK_SECONDS = 60  # after which a child counts as hanging
+
+INTEGERS = (-1, 0, 1, 2, 3, 7, 2**31 - 1, 2**31, -(2**31), 2**32, 2**63 - 1, -(2**63), 2**64)
+FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, 1e308, np.nan, np.inf, -np.inf)
+OTHERS = (None, True, 1.5, "x", b"y", [], {}, (1, 2), [None], np.int64(5), np.float32(0), object())
+DTYPES = [
+    "f4",
+    "f8",
+    "f2",
+    "i4",
+    "i8",
+    "u4",
+    "i1",
+    "u1",
+    "?",
+    "c8",
+    ">f4",
+    ">i4",
+    "S3",
+    "O",
+    "M8[s]",
+]
+
+
+def crf_chain(rng, dtype):
+    batch, steps, tags = rng.integers((0, 0, 1), (5, 7, 6))
+    return {
+        "emissions": rng.standard_normal((batch, steps, tags)).astype(dtype),
+        "transitions": rng.standard_normal((tags, tags)).astype(dtype),
+        "lengths": rng.integers(0, steps + 1, batch).astype("i4"),
+        "mask": rng.random((batch, steps)) < 0.7 if rng.random() < 0.4 else None,
+        "start_transitions": rng.standard_normal(tags).astype(dtype),
+        "end_transitions": rng.standard_normal(tags).astype(dtype),
+    }
+
+
+def crf(name):
+    def call(rng):
+        dtype = rng.choice(("f4", "f8"))
+        chain = crf_chain(rng, dtype)
+        batch, steps, tags = chain["emissions"].shape
+        if "value" in name:
+            chain["tags"] = rng.integers(0, tags, (batch, steps)).astype("i4")
+            chain["quantity"] = int(rng.integers(3))
+        if "gradient" in name:
+            chain["weights"] = rng.random(batch).astype(dtype)
+        if "k_best" in name:
+            chain["k"] = int(rng.integers(1, 6))
+        if "sample" in name:
+            chain["uniforms"] = rng.random((int(rng.integers(4)), batch, steps)).astype(dtype)
+        return getattr(_core, name), chain
+
+    return call
+
+
+def semi_markov(name):
+    def call(rng):
+        dtype = rng.choice(("f4", "f8"))
+        chain = crf_chain(rng, dtype)
+        del chain["mask"]
+        tags = chain["emissions"].shape[2]
+        chain["durations"] = rng.standard_normal((int(rng.integers(1, 5)), tags)).astype(dtype)
+        return getattr(_core, name), chain
+
+    return call
+
+
+RULES = {name: (slots, quantizable) for name, slots, quantizable in _core.optimizer_rules()}
+COEFFICIENTS = {}  # how many a rule has: the door says
+
+
+def coefficients_of(rule):
+    if rule not in COEFFICIENTS:
+        for count in range(32):
+            try:
+                _core.optimizer_step(*no_variables(rule, count))
+            except ValueError:
+                continue
+            COEFFICIENTS[rule] = count
+            break
+    return COEFFICIENTS[rule]
+
+
+def no_variables(rule, count):
+    return rule, [], [], [], [], np.zeros((0, count)), np.zeros(0), [], [], [], [], np.zeros(0), []
+
+
+def optimizer_step(rng):
+    rule = str(rng.choice(list(RULES)))
+    count = int(rng.integers(4))
+    arguments = {"rule": rule, "parameters": [], "gradients": [], "slots": [], "frozen": []}
+    arguments |= {"chains": [], "rows": [], "remainders": [], "adapted": []}
+    slots, quantizable = RULES[rule]
+    for _ in range(count):
+        dtype = str(rng.choice(("f4", "f8", "f2")))
+        shape = tuple(rng.integers(1, 9, rng.integers(1, 3)))
+        quantized = quantizable and dtype != "f8" and rng.random() < 0.3
+        sparse = not quantized and rng.random() < 0.3
+        adapted = not quantized and not sparse and rng.random() < 0.2
+        wide = "f8" if dtype == "f8" else "f4"
+        size = int(np.prod(shape))
+        rows = rng.permutation(shape[0])[: rng.integers(shape[0] + 1)] if sparse else None
+        gradient = shape if rows is None else (len(rows), *shape[1:])
+        moments = []
+        for _ in range(slots):
+            if quantized:
+                moments.append(rng.integers(0, 256, shape).astype("u1"))
+                moments.append(rng.random(-(-size // 256)).astype("f4"))
+            else:
+                moments.append(rng.random(shape).astype(wide))
+        arguments["parameters"].append(rng.standard_normal(shape).astype(dtype))
+        arguments["gradients"].append(rng.standard_normal(gradient).astype(dtype))
+        arguments["slots"].append(moments)
+        arguments["frozen"].append(bool(rng.random() < 0.1))
+        kinds = rng.integers(0, 9, rng.integers(3))
+        arguments["chains"].append([(int(kind), 0.5, int(rng.integers(-1, 2))) for kind in kinds])
+        arguments["rows"].append(rows)
+        has_remainder = dtype == "f2" and rng.random() < 0.3
+        arguments["remainders"].append(np.zeros(shape, "f4") if has_remainder else None)
+        arguments["adapted"].append(bool(adapted))
+    arguments["coefficients"] = rng.random((count, coefficients_of(rule)))
+    arguments["decays"] = 0.1 * rng.random(count)
+    arguments["rates"] = rng.random(count)
+    dithered = rng.random() < 0.2
+    arguments["seeds"] = rng.integers(0, 2**32, count).tolist() if dithered else []
+    return _core.optimizer_step, arguments
+
+
+TABLES = ("keep", "noise", "logit_offsets")
+TABLES += ("path_starts", "path_nodes", "path_signs", "bag_starts", "bag_rows")
+
+
+def word2vec_train(rng):
+    def train(**arguments):
+        tables = _core.Word2VecTables(*(arguments.pop(name) for name in TABLES))
+        return _core.word2vec_train(tables=tables, **arguments)
+
+    words, length = int(rng.integers(1, 40)), int(rng.integers(0, 200))
+    rows, stride = words + int(rng.integers(0, 9)), 16 * int(rng.integers(1, 3))
+    paths = [rng.integers(0, words, rng.integers(min(words, 6))) for _ in range(words)]
+    bags = [np.append(w, rng.integers(0, rows, rng.integers(4))) for w in range(words)]
+    subwords, hierarchical = rng.random() < 0.4, rng.random() < 0.4
+    if not subwords:
+        rows, bags = words, []
+    if not hierarchical:
+        paths = []
+    starts = [np.cumsum([0, *map(len, lists)]) if lists else [] for lists in (paths, bags)]
+    noise = np.stack([rng.integers(0, 2**32, words), rng.integers(0, words, words)], 1)
+    nodes = np.concatenate([[], *paths])
+    first = int(rng.integers(length + 1))
+    return train, {
+        "ids": rng.integers(-1, words, length).astype("i4"),
+        "begin": first,
+        "end": int(rng.integers(first, length + 1)),
+        "input": rng.standard_normal((rows, stride)).astype("f4"),
+        "output": rng.standard_normal((words, stride)).astype("f4"),
+        "keep": np.full(words, 2**32 - 1, "u4"),
+        "noise": noise.astype("u4"),
+        "logit_offsets": rng.random(words).astype("f4"),
+        "path_starts": np.asarray(starts[0], "i8"),
+        "path_nodes": nodes.astype("i4"),
+        "path_signs": rng.choice((-1, 1), len(nodes)).astype("f4"),
+        "bag_starts": np.asarray(starts[1], "i8"),
+        "bag_rows": np.concatenate([[], *bags]).astype("i4"),
+        "objective": int(rng.integers(2)),
+        "loss": 1 if hierarchical else int(rng.choice((0, 2))),
+        **{
+            name: bool(rng.integers(2))
+            for name in ("shared_negatives", "exact_cbow", "exact_subwords", "shrink_windows")
+        },
+        "window": int(rng.integers(1, 6)),
+        "negative": int(rng.integers(1, 6)),
+        "key": int(rng.integers(2**63)),
+        "learning_rate": 0.02,
+        "learning_rate_slope": 0.0,
+        "num_threads": 1,
+        "deterministic": bool(rng.integers(2)),
+    }
+
+
+def text(rng, words):
+    alphabet = np.frombuffer(b"ab \n\t\xff\0", "u1")
+    return bytes(rng.choice(alphabet, rng.integers(0, 60 if rng.random() < 0.9 else 40_000)))
+
+
+def counter(rng):
+    def count(block, num_threads, floor, min_count):
+        counter = _core.WordCounter()
+        counter.add(block, num_threads)
+        counter.drop(floor)
+        return counter.words(min_count), len(counter)
+
+    return count, {
+        "block": text(rng, 30),
+        "num_threads": int(rng.integers(4)),
+        "floor": int(rng.integers(3)),
+        "min_count": int(rng.integers(3)),
+    }
+
+
+def encoder(rng):
+    def encode(words, ends, block, num_threads):
+        return _core.WordEncoder(words, ends).encode(block, num_threads)
+
+    ends = np.unique(rng.integers(0, 9, 3))
+    return encode, {
+        "words": bytes(rng.choice(np.frombuffer(b"ab", "u1"), ends[-1])),
+        "ends": ends.astype("i8"),
+        "block": text(rng, 30),
+        "num_threads": int(rng.integers(4)),
+    }
+
+
+def settings(rng):
+    def set_and_compute(name, num_threads, worth):
+        try:
+            _core.set_worth_a_thread(worth)
+            _core.set_num_threads(num_threads)
+            _core.set_instruction_set(name)
+            function, chain = CALLS["crf_viterbi"](np.random.default_rng(0))
+            return function(**chain)
+        finally:
+            _core.set_num_threads(2)
+            _core.set_worth_a_thread(0)
+
+    names = ("portable", "avx2", "avx512", "mmx")
+    return set_and_compute, {
+        "name": str(rng.choice(names)),
+        "num_threads": int(rng.integers(4)),
+        "worth": float(rng.choice((0, 1e5))),
+    }
+
+
+CALLS = {
+    **{
+        name: crf(name)
+        for name in ("crf_value", "crf_value_and_gradient", "crf_marginals", "crf_viterbi")
+    },
+    **{name: crf(name) for name in ("crf_k_best", "crf_sample")},
+    **{
+        f"semi_markov_{name}": semi_markov(f"semi_markov_{name}")
+        for name in ("log_partition", "marginals", "viterbi")
+    },
+    "optimizer_step": optimizer_step,
+    "word2vec_train": word2vec_train,
+    "WordCounter": counter,
+    "WordEncoder": encoder,
+    "set_num_threads": settings,
+}
+COVERED = {"set_worth_a_thread", "set_instruction_set", "Word2VecTables"}  # by the others
+WITHOUT_ARGUMENTS = {"instruction_set", "num_threads", "optimizer_rules"}
+
+
+def mutated_array(rng, array):
+    kind = rng.integers(16)
+    axis = int(rng.integers(array.ndim)) if array.ndim else None
+    if kind == 0 and array.ndim:
+        return array.take(0, axis) if array.shape[axis] else array.reshape(-1)
+    if kind == 1:
+        return np.expand_dims(array, int(rng.integers(array.ndim + 1)))
+    if kind == 2 and array.ndim:
+        return np.concatenate([array, array.take([0], axis)], axis) if array.size else array
+    if kind == 3 and array.ndim:
+        return array.take(range(max(array.shape[axis] - 1, 0)), axis)
+    if kind == 4 and array.ndim:
+        return array.take([], axis)
+    if kind == 5:
+        return array.T
+    if kind == 6:
+        with np.errstate(all="ignore"):
+            return array.astype(str(rng.choice(DTYPES)))
+    if kind == 7 and array.ndim:
+        return np.repeat(array, 2, axis)[(slice(None),) * axis + (slice(None, None, 2),)]
+    if kind == 8 and array.ndim:
+        return np.flip(array, axis)
+    if kind == 9:
+        return np.broadcast_to(array.reshape(-1)[:1], array.shape) if array.size else array
+    if kind == 10:
+        array = array.copy()
+        array.flags.writeable = False
+        return array
+    if kind == 11:
+        return np.asfortranarray(array)
+    if kind == 12:
+        memory = np.zeros(array.nbytes + 1, "u1")[1:]
+        view = memory.view(array.dtype).reshape(array.shape)
+        view[...] = array
+        return view
+    if kind == 13:
+        return np.zeros((), array.dtype)
+    array = array.copy()
+    if array.size:
+        values = FLOATS if array.dtype.kind == "f" else INTEGERS
+        chosen = rng.random(array.shape) < (0.1 if rng.random() < 0.5 else 0.9)
+        value = values[rng.integers(len(values))]
+        if array.dtype.kind in "iu":
+            info = np.iinfo(array.dtype)
+            value = int(np.clip(value, info.min, info.max))
+        with np.errstate(all="ignore"):
+            array[chosen] = value
+    return array
+
+
+def mutated(rng, value, arguments):
+    if rng.random() < 0.08:
+        return OTHERS[rng.integers(len(OTHERS))]
+    if rng.random() < 0.04:  # what another argument is, which may be the same memory
+        return list(arguments.values())[rng.integers(len(arguments))]
+    if isinstance(value, np.ndarray):
+        return mutated_array(rng, value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, np.integer)):
+        return INTEGERS[rng.integers(len(INTEGERS))]
+    if isinstance(value, float):
+        return FLOATS[rng.integers(len(FLOATS))]
+    if isinstance(value, str):
+        return ("", "\0", "adam" * 9, *RULES)[rng.integers(3 + len(RULES))]
+    if isinstance(value, bytes):
+        return (value[::-1], b"", b"a" * 100, bytearray(value), value.decode("latin1"))[
+            rng.integers(5)
+        ]
+    if isinstance(value, (list, tuple)) and value:
+        value, i = list(value), int(rng.integers(len(value)))
+        if rng.random() < 0.2:
+            value.insert(i, value[i])
+        elif rng.random() < 0.2:
+            del value[i]
+        else:
+            value[i] = mutated(rng, value[i], arguments)
+        return value
+    return np.zeros((2, 3), "f4")  # in place of None
+
+
+def case(seed, number, only=None):
+    """Return a function and its arguments, as the seed and the number have it."""
+    rng = np.random.default_rng((seed, number))
+    name = only or list(CALLS)[number % len(CALLS)]
+    function, arguments = CALLS[name](rng)
+    names = list(arguments)
+    for _ in range(rng.integers(1, 4)):
+        chosen = names[rng.integers(len(names))]
+        arguments[chosen] = mutated(rng, arguments[chosen], arguments)
+    return name, function, arguments
+
+
+def run(seed, numbers, only, at):
+    """Run cases; `at` is the file in which the number of the present one stands."""
+    outcomes = Counter()
+    for number in numbers:
+        os.pwrite(at, struct.pack("q", number), 0)
+        name, function, arguments = case(seed, number, only)
+        try:
+            function(**arguments)
+            outcomes[name, "returned"] += 1
+        except Exception as error:
+            outcomes[name, type(error).__name__] += 1
+    return outcomes
+
+
+def in_child(seed, numbers, only, at):
+    """Run cases in a forked child; return its outcomes, or how it ended."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(CHUNK_SECONDS)
+        outcomes = run(seed, numbers, only, at)
+        with os.fdopen(writing, "w") as pipe:
+            pipe.write(repr(dict(outcomes)))
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        printed = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return (Counter(eval(printed)), 0) if status == 0 else (Counter(), status)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--only", choices=CALLS)
+    arguments = parser.parse_args()
+
+    doors = {name for name in dir(_core) if not name.startswith("__")}
+    left_out = doors - CALLS.keys() - COVERED - WITHOUT_ARGUMENTS
+    assert not left_out, f"no calls of {sorted(left_out)}"
+    if "asan" not in os.environ.get("LD_PRELOAD", ""):  # the sanitizer has a limit of its own
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.RLIM_INFINITY))
+    _core.set_worth_a_thread(0)
+    _core.set_num_threads(2)
+
+    outcomes, failures, done, start = Counter(), [], 0, time.monotonic()
+    with tempfile.TemporaryFile() as file:
+        at = file.fileno()
+        number, last = arguments.first, arguments.first + arguments.cases
+        while number < last and time.monotonic() - start < arguments.seconds:
+            numbers = range(number, min(number + A_CHUNK, last))
+            found, status = in_child(arguments.seed, numbers, arguments.only, at)
+            outcomes += found
+            number = numbers.stop
+            if status:
+                bad = struct.unpack("q", os.pread(at, 8, 0))[0]
+                failures.append(bad)
+                name, _, values = case(arguments.seed, bad, arguments.only)
+                print(f"case {bad} of seed {arguments.seed} ended with {status}: {name}({values})")
+                if len(failures) == 20:
+                    break
+                number = bad + 1
+            done = number - arguments.first
+    for name in CALLS:
+        of_name = {what: count for (n, what), count in outcomes.items() if n == name}
+        print(f"{name:26}", *(f"{what} {count}" for what, count in sorted(of_name.items())))
+    seconds = time.monotonic() - start
+    print(f"{done} cases in {seconds:.0f} s, {len(failures)} ended the process")
+    return 1 if failures or not done else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
