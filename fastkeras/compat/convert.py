@@ -1,6 +1,7 @@
 """Weights of other CRFs, for `fastkeras.layers.CRF`."""
 
 import io
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +90,8 @@ def crf_weights(path, source=None, layer=None, lr_multiplier=None, right_boundar
             scores["end_transitions"] = np.zeros_like(scores["end_transitions"])
     if lr_multiplier is None:
         lr_multiplier = _config_of(config, "lr_multiplier").get("lr_multiplier", 1)
+    if not isinstance(lr_multiplier, numbers.Real) or not 0 < lr_multiplier < np.inf:
+        raise ValueError(f"{path}: lr_multiplier={lr_multiplier!r} must be a number above 0")
     factor = {"keras-contrib": -1, "bert4keras": lr_multiplier}.get(source, 1)
     scores = {n: None if s is None else s.astype(float) * factor for n, s in scores.items()}
     return CRFWeights(source, **scores)
@@ -209,13 +212,15 @@ def _check_shapes(path, name, scores):
             raise ValueError(
                 f"{path}: the {ours} of {name} must have shape {shape}, got {scores_of_name.shape}"
             )
+        if scores_of_name is not None and np.isnan(scores_of_name).any():
+            raise ValueError(f"{path}: the {ours} of {name} must be numbers, got NaN")
 
 
 def _config_of(config, key):
     """The configuration of the layer that has this key; {} if none has."""
     if isinstance(config, dict) and key in config:
         return config
-    parts = config.values() if isinstance(config, dict) else config
+    parts = config.values() if isinstance(config, dict) else config  # a list
     inner = (_config_of(part, key) for part in parts if isinstance(part, (dict, list)))
     return next((found for found in inner if found), {})
 

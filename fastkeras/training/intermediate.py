@@ -21,7 +21,7 @@ def intermediate_outputs(model, x, names, **options):
         times, a list of these.
 
     Raises:
-        ValueError: there is no such layer, or it was not called.
+        ValueError: `names` are no names, there is no such layer, or it was not called.
 
     Example:
         >>> import keras
@@ -31,22 +31,27 @@ def intermediate_outputs(model, x, names, **options):
         >>> intermediate_outputs(model, np.ones((4, 2)), "hidden")["hidden"].shape
         (4, 3)
     """
-    names = [names] if isinstance(names, str) else list(names)
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"names={names!r} must be a name or a list of names")
     paths = dict(_paths(model, ""))
     seen = {name: [] for name in names}
-    watched = []
+    watched, before = [], {}
     for name in names:
         layers = [layer for path, layer in paths.items() if f"/{path}".endswith(f"/{name}")]
         if not layers:
             raise ValueError(f"names: {name!r} is no layer of the model: {', '.join(paths)}")
         watched += [(layer, seen[name]) for layer in layers]
+        before |= {layer: layer.__dict__.get("call") for layer in layers}
     try:
         for layer, results in watched:
             _record(layer, results)
         model(x, **options)
     finally:
-        for layer, _ in watched:
+        for layer, call in before.items():
             layer.__dict__.pop("call", None)
+            if call is not None:  # it had one of its own, not that of its class
+                layer.__dict__["call"] = call
     for name, results in seen.items():
         if not results:
             raise ValueError(f"names: {name!r} was not called")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 from importlib.util import find_spec
 
@@ -16,6 +17,7 @@ import tensorflow as tf
 import fastkeras.compat.addons as tfa
 from enumeration import enumerate_paths, probabilities
 from fastkeras.cli import main
+from fastkeras.compat.checkpoints import read_checkpoint
 from fastkeras.compat.convert import convert_crf, crf_weights
 from fastkeras.layers import CRF
 
@@ -311,6 +313,69 @@ def test_a_file_of_torch_is_recognised(form, tmp_path):
             archive.writestr("old/data.pkl", b"")
     with pytest.raises(ImportError, match=r"pip install torch, or write it elsewhere by numpy"):
         crf_weights(tmp_path / "old.pt")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A whole file of each kind, by its name."""
+    folder = tmp_path_factory.mktemp("files")
+    np.savez(folder / "plain.npz", trans=np.eye(3))
+    np.savez_compressed(folder / "small.npz", trans=np.eye(3))
+    layer = keras.layers.Dense(3)
+    layer.build((None, 3))
+    model = keras.Sequential([keras.Input((3,)), layer])
+    for name in ("model.keras", "model.h5", "model.weights.h5"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of HDF5 being old
+            (model.save_weights if "weights" in name else model.save)(folder / name)
+    tf.train.Checkpoint(trans=tf.Variable(np.eye(3))).write(str(folder / "tf"))
+    return folder
+
+
+KINDS = ("plain.npz", "small.npz", "model.keras", "model.h5", "model.weights.h5", "tf.index")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_read_or_a_value_error(kind, files, tmp_path, rng):
+    for other in files.glob("tf*"):
+        (tmp_path / other.name).write_bytes(other.read_bytes())
+    whole = (files / kind).read_bytes()
+    path = tmp_path / kind
+    for case in range(60):
+        content = bytearray(whole)
+        if case % 3 == 0:
+            content = content[: rng.integers(len(whole))]
+        else:
+            for position in rng.integers(len(whole), size=case % 3 * 2):
+                content[position] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            read_checkpoint(tmp_path / kind.removesuffix(".index"))
+        except ValueError as error:
+            assert "is no HDF5, .keras, .npz or torch file of plain arrays: " in str(error)
+
+
+def test_a_model_with_a_scalar_can_be_read(tmp_path):
+    from fastkeras.compat.addons.layers import CRF
+    from fastkeras.layers import LossLayer
+
+    x = keras.Input((4, 3))
+    model = keras.Model(x, CRF(2)(LossLayer(lambda x: x * 0)(x)))
+    model.save_weights(tmp_path / "old.weights.h5")
+    assert crf_weights(tmp_path / "old.weights.h5").transitions.shape == (2, 2)
+
+
+@pytest.mark.parametrize("multiplier", [0, -1.0, float("nan"), float("inf"), "2"])
+def test_a_multiplier_that_makes_nothing_of_the_transitions_is_refused(multiplier, tmp_path):
+    np.savez(tmp_path / "old.npz", trans=np.eye(2))
+    with pytest.raises(ValueError, match=r"lr_multiplier=.* must be a number above 0"):
+        crf_weights(tmp_path / "old.npz", lr_multiplier=multiplier)
+
+
+def test_scores_that_are_no_numbers_are_refused(tmp_path):
+    np.savez(tmp_path / "old.npz", trans=np.array([[0, np.nan], [-np.inf, 1]]))
+    with pytest.raises(ValueError, match="transitions of trans must be numbers, got NaN"):
+        crf_weights(tmp_path / "old.npz")
 
 
 def test_a_saved_model_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import pickle
 
 import keras
@@ -509,6 +510,42 @@ def nothing(line):
 def test_arguments_are_named_with_what_is_allowed(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_told_before_training(tmp_path):
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    tmp_path.chmod(0o500)
+    sheet = callbacks.SampleSheet(tmp_path / "a.png", X, generator=network())
+    with pytest.raises(PermissionError):
+        fit(network(), sheet)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("taken", "path: it is a folder"),
+        ("file/a.png", "file"),
+        ("{epoch}{loss}.png", "may have .{epoch}. in it, and no other braces"),
+        ("{", "may have .{epoch}. in it, and no other braces"),
+    ],
+)
+def test_a_path_of_no_picture_is_told_before_training(path, message, tmp_path):
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").touch()
+    model = network()
+    before = arrays(model.weights)
+    with pytest.raises((OSError, ValueError), match=message):
+        fit(model, callbacks.SampleSheet(tmp_path / path, X, generator=network()))
+    same(arrays(model.weights), before)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "taken"]
+
+
+def test_a_sheet_needs_a_generator():
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    with pytest.raises(ValueError, match="generator: the model has none"):
+        fit(network(), callbacks.SampleSheet("a.png", X))
 
 
 def smoothing(schedule):

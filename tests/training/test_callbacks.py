@@ -368,5 +368,11 @@ def test_outputs_of_inner_layers_by_name():
     kernel, bias = arrays(model.get_layer("out").weights)
     np.testing.assert_allclose(np.tanh(seen["inner"]) @ kernel + bias, seen["out"], 1e-4, 1e-5)
     assert "call" not in shared.__dict__
+    shared.__dict__["call"] = patched = lambda x: 2 * x
+    training.intermediate_outputs(model, X, ["shared", "inner"])
+    assert shared.__dict__.pop("call") is patched
+    for wrong in (None, 3, [shared]):
+        with pytest.raises(ValueError, match=r"names=.* must be a name or a list of names"):
+            training.intermediate_outputs(model, X, wrong)
     with pytest.raises(ValueError, match=r"'nothing' is no layer of the model: .*shared"):
         training.intermediate_outputs(model, X, "nothing")

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from fastkeras._files import replacing
+from fastkeras._files import check_writable, replacing
 from fastkeras.training.arguments import integer
 from fastkeras.training.model_state import synced
 
@@ -22,7 +22,9 @@ class SampleSheet(keras.callbacks.Callback):
 
     Raises:
         ImportError: Pillow is not installed.
-        ValueError: samples are no images of 1 or 3 channels.
+        OSError: when training begins: the path cannot be written to.
+        ValueError: `path` or `every` is out of range, there is no generator, or samples are no
+            images of 1 or 3 channels.
 
     Example:
         >>> import numpy as np
@@ -34,14 +36,31 @@ class SampleSheet(keras.callbacks.Callback):
         self.path, self.noise = str(path), np.asarray(noise, "float32")
         self.every = integer("every", every, 1)
         self.generator, self.limits = generator, limits
+        _pillow()
+
+    def on_train_begin(self, logs=None):
+        """Look whether the pictures can be made and written, before the work of an epoch."""
+        if self.generator is None and not hasattr(self.model, "generator"):
+            raise ValueError("generator: the model has none, so give the model to call")
+        path = self._path(1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
+
+    def _path(self, epoch):
+        try:
+            return Path(self.path.format(epoch=epoch))
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(
+                f'path={self.path!r} may have "{{epoch}}" in it, and no other braces'
+            ) from None
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
         model = synced(self.model)
-        generator = self.generator or model.generator
+        generator = model.generator if self.generator is None else self.generator
         images = np.array(generator.predict_on_batch(self.noise))
-        write_png(self.path.format(epoch=epoch + 1), sheet(images, self.limits))
+        write_png(self._path(epoch + 1), sheet(images, self.limits))
 
 
 def sheet(images, limits=(-1.0, 1.0)):
@@ -71,11 +90,17 @@ def sheet(images, limits=(-1.0, 1.0)):
 
 def write_png(path, image):
     """Write an image as PNG, all or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        _pillow().fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+            file, format="PNG"
+        )
+
+
+def _pillow():
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError("pictures need Pillow: pip install pillow") from error
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG")
+    return Image
