@@ -190,10 +190,10 @@ class BuildParts(build_ext):
 
 TENSORFLOW = tensorflow()
 PARTS = [
-    part("fastkeras._core", ["csrc/module.cc", *Path("csrc").glob("*/*python.cc")]),
+    part("fastkeras._core", ["csrc/module.cc", *Path("csrc").rglob("*python.cc")]),
     part(
         OPS,
-        {str(path) for path in Path("csrc").glob("*/*tensorflow.cc")}
+        {str(path) for path in Path("csrc").rglob("*tensorflow.cc")}
         - set(FITS_ONE_TENSORFLOW.values()),
     ),
 ]

@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,8 @@ void Guarded(Body body, Report report) {
     return body();
   } catch (const Error& error) {
     TF_SetStatus(status, error.code, error.message.c_str());
+  } catch (const std::invalid_argument& error) {
+    TF_SetStatus(status, TF_INVALID_ARGUMENT, error.what());
   } catch (const std::bad_alloc&) {
     TF_SetStatus(status, TF_RESOURCE_EXHAUSTED, "out of memory");
   } catch (const std::exception& error) {

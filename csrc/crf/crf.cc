@@ -8,9 +8,9 @@
 #include <memory>
 
 #include "crf/exact.h"
+#include "crf/kernels.h"
 #include "crf/paths.h"
-#include "crf/plan.h"
-#include "crf/planning.h"
+#include "crf/planner.h"
 #include "memory.h"
 #include "parallel.h"
 
@@ -67,13 +67,13 @@ void Weigh(const Plan<T>& plan, int width, T factor, T* pairs, int64_t stride) {
 }
 
 // The marginals' part of a gradient, and the gold path's where tags are given: rows of d_emissions,
-// and pairs (groups, num_tags, stride) for every group of `group_size` sequences (plan.h).
+// and pairs (groups, num_tags, stride) for every group of `group_size` sequences (kernels.h).
 template <typename T>
-void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const double* value,
+void Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const double* value,
            const T* weights, T* d_emissions, T* pairs, int64_t group_size) {
-  const Plan<T>& plan = planning.plan;
+  const Plan<T>& plan = planner.plan;
   const int64_t batch = plan.chains.batch;
-  const int64_t stride = planning.stride(), group_area = plan.chains.num_tags * stride;
+  const int64_t stride = planner.stride(), group_area = plan.chains.num_tags * stride;
   const std::unique_ptr<double[]> relative(new double[batch]);
   const std::unique_ptr<bool[]> spoiled(new bool[batch]);
   double largest = 0;
@@ -94,10 +94,9 @@ void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const 
     return pairs + GroupOf(plan, group_size, k) * group_area;
   };
   // Sequences of a group add up chunk by chunk, so their block must not depend on num_threads.
-  const int64_t block =
-      group_size > 1 ? std::min<int64_t>(kMaxBlock, group_size) : planning.block();
+  const int64_t block = group_size > 1 ? std::min<int64_t>(kMaxBlock, group_size) : planner.block();
   const int64_t task_size = std::max(block, group_size);
-  ParallelFor((batch + task_size - 1) / task_size, planning.num_threads, [&](int64_t task) {
+  ParallelFor((batch + task_size - 1) / task_size, planner.num_threads, [&](int64_t task) {
     const int64_t first = task * task_size, last = std::min(batch, first + task_size);
     for (int64_t k = first; k < last; k += group_size) std::fill_n(group_of(k), group_area, T(0));
     for (int64_t k = first; k < last; ++k) {
@@ -105,11 +104,11 @@ void Sweep(const Planning<T>& planning, const int32_t* tags, double sign, const 
       ClearRows(plan, b, relative[b] == 0 || plan.inexact[b] || spoiled[b], d_emissions);
     }
     for (int64_t k = first; k < last; k += block) {
-      planning.kernels.backward(plan, out, k, std::min(last, k + block));
+      planner.kernels.backward(plan, out, k, std::min(last, k + block));
     }
     // Without sound transitions the weights are none, and all that have pairs come below.
     for (int64_t k = first; k < last && plan.sound_transitions; k += group_size) {
-      Weigh(plan, planning.kernels.width, static_cast<T>(sign * largest), group_of(k), stride);
+      Weigh(plan, planner.kernels.width, static_cast<T>(sign * largest), group_of(k), stride);
     }
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
@@ -148,11 +147,11 @@ void AddEnds(const Plan<T>& plan, const T* d_emissions, T* d_start, T* d_end) {
 }
 
 template <typename T>
-void LogPartitions(const Planning<T>& planning, double* value) {
-  const Plan<T>& plan = planning.plan;
-  const Kernels<T>& kernels = planning.kernels;
-  const int64_t block = planning.block();
-  ParallelFor((plan.chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
+void LogPartitions(const Planner<T>& planner, double* value) {
+  const Plan<T>& plan = planner.plan;
+  const Kernels<T>& kernels = planner.kernels;
+  const int64_t block = planner.block();
+  ParallelFor((plan.chains.batch + block - 1) / block, planner.num_threads, [&](int64_t task) {
     const int64_t first = task * block, last = std::min(plan.chains.batch, first + block);
     kernels.forward(plan, first, last, value);
     for (int64_t k = first; k < last; ++k) {
@@ -172,16 +171,16 @@ int64_t WorkspaceSize(int64_t batch, int64_t steps, int64_t num_tags) {
 template <typename T>
 void Value(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* value, T* workspace,
            int num_threads) {
-  const Planning<T> planning(chains, quantity != Quantity::kSequenceScore, workspace, num_threads);
+  const Planner<T> planner(chains, quantity != Quantity::kSequenceScore, workspace, num_threads);
   const std::unique_ptr<double[]> log_partition(new double[chains.batch]());
-  if (quantity != Quantity::kSequenceScore) LogPartitions(planning, log_partition.get());
+  if (quantity != Quantity::kSequenceScore) LogPartitions(planner, log_partition.get());
   for (int64_t b = 0; b < chains.batch; ++b) {
     if (quantity == Quantity::kLogPartition) {
       value[b] = static_cast<T>(log_partition[b]);
       continue;
     }
     double score;
-    PathScores(planning.plan, b, 1, tags + b * chains.steps, &score);
+    PathScores(planner.plan, b, 1, tags + b * chains.steps, &score);
     const bool possible = score != -INFINITY || std::isnan(log_partition[b]);
     if (quantity == Quantity::kLogLikelihood && possible) {
       score = std::min(score - log_partition[b], 0.0);  // above 0 by rounding only
@@ -195,9 +194,9 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
               const T* workspace, const T* weights, T* d_emissions, T* d_transitions, T* d_start,
               T* d_end, int num_threads) {
   const bool marginals = quantity != Quantity::kSequenceScore;
-  const Planning<T> planning(chains, marginals, const_cast<T*>(workspace), num_threads);
-  const Plan<T>& plan = planning.plan;
-  const int64_t num_tags = chains.num_tags, stride = planning.stride();
+  const Planner<T> planner(chains, marginals, const_cast<T*>(workspace), num_threads);
+  const Plan<T>& plan = planner.plan;
+  const int64_t num_tags = chains.num_tags, stride = planner.stride();
   if (!marginals) {
     std::fill(d_emissions, d_emissions + chains.batch * chains.steps * num_tags, T(0));
     std::fill(d_transitions, d_transitions + num_tags * num_tags, T(0));
@@ -210,16 +209,16 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
     return;
   }
   const bool gold = quantity == Quantity::kLogLikelihood;
-  const int64_t group_size = planning.group_size();
+  const int64_t group_size = planner.group_size();
   const int64_t groups = (chains.batch + group_size - 1) / group_size;
   const Buffer<T> pairs(groups * num_tags * stride);
   const std::unique_ptr<double[]> values(new double[chains.batch]);
   std::copy(value, value + chains.batch, values.get());
-  Sweep(planning, gold ? tags : nullptr, gold ? -1 : 1, values.get(), weights, d_emissions,
+  Sweep(planner, gold ? tags : nullptr, gold ? -1 : 1, values.get(), weights, d_emissions,
         pairs.data, group_size);
   AddEnds(plan, d_emissions, d_start, d_end);
   const int64_t rows = std::max<int64_t>(1, 4096 / num_tags);
-  ParallelFor((num_tags + rows - 1) / rows, planning.num_threads, [&](int64_t task) {
+  ParallelFor((num_tags + rows - 1) / rows, planner.num_threads, [&](int64_t task) {
     const std::unique_ptr<double[]> sums(new double[num_tags]);
     for (int64_t i = task * rows; i < std::min(num_tags, (task + 1) * rows); ++i) {
       std::fill(sums.get(), sums.get() + num_tags, 0.0);
@@ -236,17 +235,17 @@ template <typename T>
 void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   const int64_t batch = chains.batch, num_tags = chains.num_tags;
   const Buffer<T> workspace(WorkspaceSize<T>(batch, chains.steps, num_tags));
-  const Planning<T> planning(chains, true, workspace.data, num_threads);
+  const Planner<T> planner(chains, true, workspace.data, num_threads);
   const std::unique_ptr<double[]> value(new double[batch]);
-  LogPartitions(planning, value.get());
-  const int64_t stride = planning.stride();
+  LogPartitions(planner, value.get());
+  const int64_t stride = planner.stride();
   const bool padded = stride != num_tags;
   const Buffer<T> room(padded ? batch * num_tags * stride : 0), ones(batch);
   std::fill(ones.data, ones.data + batch, T(1));
   T* pairs = padded ? room.data : counts;
-  Sweep(planning, nullptr, 1, value.get(), ones.data, unary, pairs, int64_t{1});
+  Sweep(planner, nullptr, 1, value.get(), ones.data, unary, pairs, int64_t{1});
   if (!padded) return;
-  ParallelFor(batch, planning.num_threads, [&](int64_t b) {
+  ParallelFor(batch, planner.num_threads, [&](int64_t b) {
     for (int64_t i = 0; i < num_tags; ++i) {
       const T* row = pairs + (b * num_tags + i) * stride;
       std::copy(row, row + num_tags, counts + (b * num_tags + i) * num_tags);
@@ -255,7 +254,8 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
 }
 
 int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const int32_t* tags,
-                           const int32_t* lengths, const bool* mask) {
+                           const int32_t* lengths, const bool* given_mask) {
+  const auto* const mask = reinterpret_cast<const uint8_t*>(given_mask);
   for (int64_t b = 0; b < batch; ++b) {
     const int64_t end = mask ? steps : lengths[b];
     for (int64_t k = b * steps; k < b * steps + end; ++k) {

@@ -27,6 +27,10 @@ struct Chains {
 // What `Value` computes and `Gradient` differentiates.
 enum class Quantity : int32_t { kLogPartition = 0, kSequenceScore = 1, kLogLikelihood = 2 };
 
+// Their names, each at its number: Python asks for the numbers by these.
+inline constexpr const char* kQuantities[] = {"log_partition", "sequence_score", "log_likelihood"};
+constexpr int kNumQuantities = sizeof(kQuantities) / sizeof(*kQuantities);
+
 // Elements of T that `Value` leaves behind for `Gradient`: about twice the emissions.
 template <typename T>
 int64_t WorkspaceSize(int64_t batch, int64_t steps, int64_t num_tags);

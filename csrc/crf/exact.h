@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "crf/plan.h"
+#include "crf/kernels.h"
 
 namespace fastkeras::crf {
 

@@ -3,7 +3,7 @@
 #ifndef FASTKERAS_CRF_FORWARD_H_
 #define FASTKERAS_CRF_FORWARD_H_
 
-#include "crf/plan.h"
+#include "crf/kernels.h"
 #include "crf/products.h"
 #include "math.h"
 #include "memory.h"

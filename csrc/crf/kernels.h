@@ -1,58 +1,123 @@
-// The table of the kernels that this file's instruction set was compiled to. Included once by each
-// kernels_<set>.cc.
+// What the kernels of every instruction set share: the batch sorted and cut into blocks, the
+// transitions in the scaled domain, and where the recursions keep their rows. docs/crf.md has the
+// mathematics.
 
-#include "crf/backward.h"
-#include "crf/forward.h"
-#include "crf/k_best.h"
-#include "crf/plan.h"
-#include "crf/sample.h"
-#include "crf/segment_scores.h"
-#include "crf/segments.h"
-#include "crf/viterbi.h"
-#include "math.h"
-#include "simd.h"
+#ifndef FASTKERAS_CRF_KERNELS_H_
+#define FASTKERAS_CRF_KERNELS_H_
 
-FASTKERAS_BEGIN_ISA
+#include <cstdint>
 
-namespace fastkeras::FASTKERAS_ISA {
-
-// panels = the matrix, or its exponentials below the peak, cut into panels (plan.h).
-template <typename T>
-void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool exponentials, T peak,
-                   T* panels) {
-  constexpr int64_t kWidth = Simd<T>::kWidth;
-  const int64_t vectors = (num_tags + kWidth - 1) / kWidth;
-  for (int64_t v = 0; v < vectors; v += 2) {
-    const int64_t columns = (v + 2 <= vectors ? 2 : 1) * kWidth;
-    T* panel = panels + v * kWidth * num_tags;
-    for (int64_t i = 0; i < num_tags; ++i) {
-      T* row = panel + i * columns;
-      for (int64_t k = 0; k < columns; ++k) {
-        const int64_t j = v * kWidth + k;
-        row[k] = j >= num_tags ? -std::numeric_limits<T>::infinity()
-                               : matrix[transpose ? j * num_tags + i : i * num_tags + j];
-      }
-      if (!exponentials) continue;
-      for (int64_t k = 0; k < columns; k += kWidth) {
-        Store(row + k, ExpOfNonPositive<T>(Load(row + k) - peak));
-      }
-    }
-  }
-}
-
-template <typename T>
-constexpr crf::Kernels<T> kKernels = {
-    Simd<T>::kWidth, CutIntoPanels<T>,    Forward<T>,    Backward<T>, Viterbi<T>,
-    KBest<T>,        DealTransitions<T>,  Draw<T>,       AllSound<T>, IsSound<T>,
-    SegmentSweep,    SegmentMarginals<T>, SegmentViterbi};
-
-}  // namespace fastkeras::FASTKERAS_ISA
-
-FASTKERAS_END_ISA
+#include "crf/crf.h"
 
 namespace fastkeras::crf {
 
-FASTKERAS_EXPORT(float, kKernels<float>)
-FASTKERAS_EXPORT(double, kKernels<double>)
+constexpr int kMaxBlock = 8;  // sequences that go through time together
+
+// Scores this many nats below the best of their kind can only be meant to forbid: they count as
+// zero in the scaled domain, as long as what is lost by that cannot show.
+template <typename T>
+constexpr T kForbidden = sizeof(T) == 4 ? 500 : 4000;
+
+// A K x K matrix cut into panels of two vectors (one, where K is small or a vector is left over):
+// panel after panel, each row of a panel contiguous, padded with zeros.
+template <typename T>
+struct Panels {
+  const T* data;
+  int64_t num_tags;
+  int vectors;  // of a padded row
+};
+
+template <typename T>
+struct Plan {
+  Chains<T> chains;
+  const int64_t* order;       // (batch) sequences, most valid steps first
+  const int64_t* counts;      // (batch) valid steps of each sequence
+  const int32_t* step_index;  // (batch, steps) the valid steps of each sequence, or null: 0, 1, ...
+
+  // The scaled domain: weights[i, j] = exp(transitions[i, j] - peak).
+  Panels<T> weights;             // rows i, for the forward sweep
+  Panels<T> weights_transposed;  // rows j, for the backward sweep
+  T peak;                        // the largest transition
+  bool watched;     // underflow may cost accuracy: look for it, and redo those sequences exactly
+  int64_t period;   // steps between rescalings
+  T forbidden_gap;  // nats below the peak of the best transition whose weight counts as zero
+  bool sound_transitions, sound_ends;  // without NaN and +inf (soundness.h)
+
+  // Rows written by the forward sweep and read by the backward sweep; null: not kept.
+  T* alpha;          // (batch, steps, num_tags)
+  T* emission;       // (batch, steps, num_tags), exp(emissions - row peak)
+  T* scale;          // (batch, steps), powers of two
+  uint8_t* inexact;  // (batch) not 0 where the scaled domain, or Viterbi's sweep, cannot answer
+};
+
+// Tells the source row of a sequence's valid step s.
+template <typename T>
+inline __attribute__((always_inline)) int64_t StepAt(const Plan<T>& plan, int64_t sequence,
+                                                     int64_t s) {
+  return plan.step_index ? plan.step_index[sequence * plan.chains.steps + s] : s;
+}
+
+// Outputs of the backward sweep. Pairwise sums go to `pairs`, a padded (num_tags, stride) matrix
+// for each group of sequences; group g holds the sorted sequences g * group_size and following, or,
+// in groups of one, sequence g.
+template <typename T>
+struct GradientOutputs {
+  const int32_t* tags;    // null: no gold path
+  T marginal_sign;        // of the marginals in the gradient: 1 for log Z, -1 for the likelihood
+  const double* weights;  // (batch), over the largest magnitude; 0 leaves a sequence out
+  double largest_weight;
+  T* emissions;  // (batch, steps, num_tags)
+  T* pairs;      // (groups, num_tags, stride)
+  int64_t group_size;
+};
+
+// Of the sorted sequence k.
+template <typename T>
+inline __attribute__((always_inline)) int64_t GroupOf(const Plan<T>& plan, int64_t group_size,
+                                                      int64_t k) {
+  return group_size == 1 ? plan.order[k] : k / group_size;
+}
+
+struct SegmentScores;  // semi_markov/segment_scores.h
+struct SegmentSweeps;
+
+// The kernels of one instruction set and type.
+template <typename T>
+struct Kernels {
+  int width;  // lanes of a vector
+  void (*cut_into_panels)(const T* matrix, int64_t num_tags, bool transpose, bool exponentials,
+                          T peak, T* panels);
+  // The others take the sorted sequences first..last-1 through time together, at most kMaxBlock.
+  // `forward` writes log Z of each to value[sequence], and plan.inexact[sequence].
+  void (*forward)(const Plan<T>& plan, int64_t first, int64_t last, double* value);
+  void (*backward)(const Plan<T>& plan, const GradientOutputs<T>& out, int64_t first, int64_t last);
+  // Reads the transitions themselves in plan.weights, and transposed; writes the valid steps' tags,
+  // and plan.inexact of the sequences that are not sound, which have no best path.
+  void (*viterbi)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last,
+                  int32_t* tags);
+  // Writes tags (batch, k, steps) in order of the scores, as far as there are, and their number, or
+  // plan.inexact.
+  void (*k_best)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last, int64_t k,
+                 int32_t* tags, int64_t* found);
+  // The transitions as `draw` wants them, (num_tags + 1, rows of whole vectors). It draws paths of
+  // one sequence after `forward`, and writes their valid steps.
+  void (*deal_transitions)(const Plan<T>& plan, T* into);
+  void (*draw)(const Plan<T>& plan, const T* into, int64_t sequence, int64_t num_samples,
+               const T* uniforms, int32_t* tags);
+  // Whether no score is NaN or +inf: of an array, or of those that a sequence uses (soundness.h).
+  bool (*all_sound)(const T* scores, int64_t count);
+  bool (*is_sound)(const Plan<T>& plan, int64_t sequence);
+  // Semi-Markov chains, one sequence each (semi_markov/segments.h).
+  double (*segment_sweep)(const SegmentScores& chain, double* ended, double* begun);
+  void (*segment_marginals)(const SegmentScores& chain, const SegmentSweeps& sweeps, T* unary,
+                            T* segments, T* counts);
+  double (*segment_viterbi)(const SegmentScores& chain, int32_t* tags, bool* begins);
+};
+
+// Those of the instruction set that answers now (instruction_set.h).
+template <typename T>
+const Kernels<T>& CurrentKernels();
 
 }  // namespace fastkeras::crf
+
+#endif  // FASTKERAS_CRF_KERNELS_H_

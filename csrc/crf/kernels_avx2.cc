@@ -1,4 +1,4 @@
 #if defined(__x86_64__)
 #define FASTKERAS_AVX2
-#include "crf/kernels.h"
+#include "crf/table.h"
 #endif

@@ -1,1 +1,1 @@
-#include "crf/kernels.h"
+#include "crf/table.h"

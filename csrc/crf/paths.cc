@@ -10,7 +10,7 @@
 
 #include "crf/crf.h"
 #include "crf/exact.h"
-#include "crf/planning.h"
+#include "crf/planner.h"
 #include "crf/soundness.h"
 #include "memory.h"
 #include "parallel.h"
@@ -88,15 +88,15 @@ void PathScores(const Plan<T>& plan, int64_t sequence, int64_t paths, const int3
 
 template <typename T>
 void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) {
-  const Planning<T> planning(chains, false, nullptr, num_threads);
-  const Plan<T>& plan = planning.plan;
+  const Planner<T> planner(chains, false, nullptr, num_threads);
+  const Plan<T>& plan = planner.plan;
   const std::unique_ptr<T[]> transposed = Transposed(chains);
-  const int64_t block = planning.block();
+  const int64_t block = planner.block();
   std::fill(tags, tags + chains.batch * chains.steps, 0);
   std::fill(plan.inexact, plan.inexact + chains.batch, false);
-  ParallelFor((chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
+  ParallelFor((chains.batch + block - 1) / block, planner.num_threads, [&](int64_t task) {
     const int64_t first = task * block, last = std::min(chains.batch, first + block);
-    planning.kernels.viterbi(plan, transposed.get(), first, last, tags);
+    planner.kernels.viterbi(plan, transposed.get(), first, last, tags);
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = plan.order[i];
       if (plan.inexact[b]) {
@@ -112,12 +112,12 @@ void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) 
 
 template <typename T>
 void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num_threads) {
-  const Planning<T> planning(chains, false, nullptr, num_threads, 10.0 * k);
-  const Plan<T>& plan = planning.plan;
+  const Planner<T> planner(chains, false, nullptr, num_threads, 10.0 * k);
+  const Plan<T>& plan = planner.plan;
   const std::unique_ptr<T[]> transposed = Transposed(chains);
   const std::unique_ptr<int64_t[]> found(new int64_t[chains.batch]);
-  const int64_t block = planning.block(), area = k * chains.steps;
-  ParallelFor((chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
+  const int64_t block = planner.block(), area = k * chains.steps;
+  ParallelFor((chains.batch + block - 1) / block, planner.num_threads, [&](int64_t task) {
     const int64_t first = task * block, last = std::min(chains.batch, first + block);
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = plan.order[i];
@@ -126,7 +126,7 @@ void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num
       found[b] = 1;  // no step is valid: the empty path
       plan.inexact[b] = false;
     }
-    planning.kernels.k_best(plan, transposed.get(), first, last, k, tags, found.get());
+    planner.kernels.k_best(plan, transposed.get(), first, last, k, tags, found.get());
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = plan.order[i];
       if (plan.inexact[b]) {
@@ -143,15 +143,15 @@ template <typename T>
 void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int32_t* tags,
             int num_threads) {
   const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
-  const Planning<T> planning(chains, true, workspace.data, num_threads, 10.0 * num_samples);
-  const Plan<T>& plan = planning.plan;
+  const Planner<T> planner(chains, true, workspace.data, num_threads, 10.0 * num_samples);
+  const Plan<T>& plan = planner.plan;
   const std::unique_ptr<double[]> value(new double[chains.batch]);
-  const Buffer<T> into((chains.num_tags + 1) * planning.stride());
-  planning.kernels.deal_transitions(plan, into.data);
-  const int64_t block = planning.block();
-  ParallelFor((chains.batch + block - 1) / block, planning.num_threads, [&](int64_t task) {
+  const Buffer<T> into((chains.num_tags + 1) * planner.stride());
+  planner.kernels.deal_transitions(plan, into.data);
+  const int64_t block = planner.block();
+  ParallelFor((chains.batch + block - 1) / block, planner.num_threads, [&](int64_t task) {
     const int64_t first = task * block, last = std::min(chains.batch, first + block);
-    planning.kernels.forward(plan, first, last, value.get());
+    planner.kernels.forward(plan, first, last, value.get());
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = plan.order[i];
       const bool all_written = !plan.step_index && value[b] != -INFINITY && !plan.inexact[b];
@@ -161,10 +161,10 @@ void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int
         std::fill(path + written, path + chains.steps, 0);
       }
       if (plan.inexact[b]) {
-        if (!planning.kernels.is_sound(plan, b)) continue;  // there is nothing to draw from
+        if (!planner.kernels.is_sound(plan, b)) continue;  // there is nothing to draw from
         ExactSample(plan, b, num_samples, uniforms, tags);
       } else if (value[b] != -INFINITY) {
-        planning.kernels.draw(plan, into.data, b, num_samples, uniforms, tags);
+        planner.kernels.draw(plan, into.data, b, num_samples, uniforms, tags);
       }
     }
   });

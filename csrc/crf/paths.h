@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "crf/plan.h"
+#include "crf/kernels.h"
 
 namespace fastkeras::crf {
 

@@ -3,7 +3,7 @@
 #ifndef FASTKERAS_CRF_PRODUCTS_H_
 #define FASTKERAS_CRF_PRODUCTS_H_
 
-#include "crf/plan.h"
+#include "crf/kernels.h"
 #include "simd.h"
 
 FASTKERAS_BEGIN_ISA

@@ -11,18 +11,11 @@ namespace fastkeras::crf {
 using tensorflow::BoolAttribute;
 using tensorflow::Shapes;
 
-template <typename Attributes>
-Quantity QuantityAttribute(Attributes* attributes) {
-  const int32_t quantity = IntAttribute(attributes, "quantity");
-  if (quantity < 0 || quantity > 2) InvalidArgument("quantity must be in 0..2, got ", quantity);
-  return static_cast<Quantity>(quantity);
-}
-
 template <typename T>
 struct ValueKernel {
   template <typename Attributes>
   explicit ValueKernel(Attributes* attributes)
-      : quantity(QuantityAttribute(attributes)),
+      : quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))),
         keep_workspace(BoolAttribute(attributes, "keep_workspace")),
         num_threads(IntAttribute(attributes, "num_threads")) {}
 
@@ -52,7 +45,7 @@ template <typename T>
 struct GradientKernel {
   template <typename Attributes>
   explicit GradientKernel(Attributes* attributes)
-      : quantity(QuantityAttribute(attributes)),
+      : quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))),
         num_threads(IntAttribute(attributes, "num_threads")) {}
 
   Shapes OutputShapes(const Shapes& inputs) const {
@@ -70,9 +63,9 @@ struct GradientKernel {
     const Tensor value = Input(context, 7);
     const Tensor workspace = Input(context, 8);
     const Tensor weights = Input(context, 9);
-    ExpectShape("value", value, {batch});
-    ExpectShape("workspace", workspace, {WorkspaceSize<T>(batch, steps, num_tags)});
-    ExpectShape("weights", weights, {batch});
+    ExpectShape("value", value.shape, {batch});
+    ExpectShape("workspace", workspace.shape, {WorkspaceSize<T>(batch, steps, num_tags)});
+    ExpectShape("weights", weights.shape, {batch});
     const Tensor d_emissions = Output<T>(context, 0, {batch, steps, num_tags});
     const Tensor d_transitions = Output<T>(context, 1, {num_tags, num_tags});
     const Tensor d_start = Output<T>(context, 2, {num_tags});
@@ -136,9 +129,8 @@ template <typename T>
 struct KBestKernel {
   template <typename Attributes>
   explicit KBestKernel(Attributes* attributes)
-      : k(IntAttribute(attributes, "k")), num_threads(IntAttribute(attributes, "num_threads")) {
-    if (k < 1) InvalidArgument("k must be at least 1, got ", k);
-  }
+      : k(CheckedK(IntAttribute(attributes, "k"))),
+        num_threads(IntAttribute(attributes, "num_threads")) {}
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -171,8 +163,7 @@ struct SampleKernel {
     const Inputs<T> inputs(context);
     const Chains<T>& chains = inputs.chains;
     const Tensor uniforms = Input(context, 6);
-    const int64_t num_samples = uniforms.shape.empty() ? 0 : uniforms.shape[0];
-    ExpectShape("uniforms", uniforms, {num_samples, chains.batch, chains.steps});
+    const int64_t num_samples = CheckedNumSamples(uniforms.shape, chains.batch, chains.steps);
     const Tensor tags = Output<int32_t>(context, 0, uniforms.shape);
     Sample(chains, num_samples, uniforms.data<const T>(), tags.data<int32_t>(), num_threads);
   }

@@ -5,7 +5,7 @@
 #define FASTKERAS_CRF_VITERBI_H_
 
 #include "crf/forward.h"
-#include "crf/plan.h"
+#include "crf/kernels.h"
 #include "crf/products.h"
 #include "memory.h"
 #include "simd.h"

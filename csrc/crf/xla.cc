@@ -2,7 +2,7 @@
 
 #include "xla.h"
 
-#include "crf/semi_markov_tensorflow.h"
+#include "crf/semi_markov/tensorflow_kernels.h"
 #include "crf/tensorflow_kernels.h"
 
 namespace fastkeras::crf {

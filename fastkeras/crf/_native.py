@@ -1,9 +1,12 @@
 """The C++ kernels on NumPy arrays, GIL released. Results do not depend on the number of threads."""
 
 from fastkeras import _core
+from fastkeras._core import CRF_QUANTITIES
 from fastkeras.crf.chain import Gradients
 
-LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = range(3)  # Quantity in csrc/crf/crf.h
+LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = map(
+    CRF_QUANTITIES.index, ("log_partition", "sequence_score", "log_likelihood")
+)
 
 
 def log_partition(chain):

@@ -3,13 +3,32 @@
 The values are differentiable once, with respect to all scores; see csrc/crf/*tensorflow.cc.
 """
 
+from ctypes import CDLL, c_char_p
+from pathlib import Path
+
 import tensorflow as tf
 from tensorflow.python.eager.record import could_possibly_record
 
+from fastkeras import _tf_library
 from fastkeras._tf_ops import library
 from fastkeras.crf.chain import Gradients
 
-LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = range(3)  # `Quantity` in csrc/crf/crf.h
+
+def _numbers_of(*quantities):
+    """The numbers that the compiled library has for quantities, `kQuantities` in csrc/crf/crf.h."""
+    path = Path(_tf_library.__file__).with_name("libfastkeras_tf_ops.so")
+    try:
+        name_of = CDLL(str(path)).fastkeras_crf_quantity
+    except AttributeError as error:
+        raise ImportError(f"{path.name} was compiled from other sources: build it again") from error
+    name_of.restype = c_char_p
+    numbers = {name_of(number): number for number in range(len(quantities))}
+    return [numbers[quantity.encode()] for quantity in quantities]
+
+
+LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = _numbers_of(
+    "log_partition", "sequence_score", "log_likelihood"
+)
 
 
 def log_partition(chain):

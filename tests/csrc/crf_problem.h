@@ -61,6 +61,18 @@ struct Problem {
     return scores;
   }
 
+  // Puts NaN and infinities in some places. No number is expected of what uses them.
+  void Spoil() {
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
+    for (std::vector<T>* scores : {&emissions, &transitions, &start, &end}) {
+      const int percent = PickFrom({0, 0, 1, 20});
+      for (T& score : *scores) {
+        if (Pick(1, 100) > percent) continue;
+        score = PickFrom({std::numeric_limits<T>::quiet_NaN(), kInfinity, -kInfinity});
+      }
+    }
+  }
+
   bool Valid(int b, int t) const { return mask ? mask[b * steps + t] : t < lengths[b]; }
 
   std::vector<int> ValidSteps(int b) const {

@@ -189,6 +189,18 @@ void CheckTagsOutOfRange(Problem<T>& problem) {
 }
 
 template <typename T>
+void CheckSpoiled(const Problem<T>& problem) {
+  for (const char* set : {"portable", "avx2", "avx512"}) {
+    if (!SetInstructionSet(set)) continue;
+    const Results<T> results = Run(problem, 1);
+    Expect(!Run(problem, 3).Difference(results), "three threads, spoiled", problem.Text());
+    for (int32_t tag : results.tags) {
+      Expect(tag >= 0 && tag < problem.num_tags, "tags of spoiled scores", problem.Text());
+    }
+  }
+}
+
+template <typename T>
 int Rounds() {
   for (int round = 0; round < kRounds; ++round) {
     Problem<T> problem;
@@ -200,6 +212,8 @@ int Rounds() {
       Expect(!difference, "three threads give one thread's bits",
              problem.Text() + ", " + (difference ? difference : ""));
     }
+    problem.Spoil();
+    CheckSpoiled(problem);
     CheckTagsOutOfRange(problem);
   }
   return kRounds;

@@ -143,6 +143,24 @@ void CheckSample(const Problem<T>& problem) {
 }
 
 template <typename T>
+void CheckSpoiled(const Problem<T>& problem) {
+  const int k = Pick(1, 5), paths = k * problem.batch;
+  for (const char* set : {"portable", "avx2", "avx512"}) {
+    if (!SetInstructionSet(set)) continue;
+    std::vector<int32_t> tags(paths * problem.steps), drawn = tags;
+    std::vector<T> scores(paths), uniforms(tags.size(), T(0.5));
+    KBest(problem.chains(), k, tags.data(), scores.data(), 2);
+    Sample(problem.chains(), k, uniforms.data(), drawn.data(), 2);
+    for (int i = 0; i < paths; ++i) {
+      const int32_t* path = tags.data() + i * problem.steps;
+      Expect(InRange(problem, i / k, path), "the k best of spoiled scores", problem.Text());
+      path = drawn.data() + i * problem.steps;
+      Expect(InRange(problem, i % problem.batch, path), "samples of them", problem.Text());
+    }
+  }
+}
+
+template <typename T>
 int Rounds() {
   for (int round = 0; round < kRounds; ++round) {
     Problem<T> problem;
@@ -151,6 +169,8 @@ int Rounds() {
       CheckKBest(problem);
       CheckSample(problem);
     }
+    problem.Spoil();
+    CheckSpoiled(problem);
   }
   return kRounds;
 }

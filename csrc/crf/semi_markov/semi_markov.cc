@@ -1,6 +1,6 @@
 // Lays a batch of semi-Markov chains out for the kernels, and rounds what they return.
 
-#include "crf/semi_markov.h"
+#include "crf/semi_markov/semi_markov.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,8 +8,8 @@
 #include <numeric>
 #include <vector>
 
-#include "crf/plan.h"
-#include "crf/segment_scores.h"
+#include "crf/kernels.h"
+#include "crf/semi_markov/segment_scores.h"
 #include "crf/soundness.h"
 #include "memory.h"
 #include "parallel.h"

@@ -3,8 +3,8 @@
 // docs/crf.md has the mathematics. Everything is computed in log space and double, and rounded
 // once. Results do not depend on num_threads, bit for bit; num_threads <= 0 means all processors.
 
-#ifndef FASTKERAS_CRF_SEMI_MARKOV_H_
-#define FASTKERAS_CRF_SEMI_MARKOV_H_
+#ifndef FASTKERAS_CRF_SEMI_MARKOV_SEMI_MARKOV_H_
+#define FASTKERAS_CRF_SEMI_MARKOV_SEMI_MARKOV_H_
 
 #include <cstdint>
 
@@ -42,4 +42,4 @@ void SemiViterbi(const SemiChains<T>& chains, int32_t* tags, bool* begins, T* sc
 
 }  // namespace fastkeras::crf
 
-#endif  // FASTKERAS_CRF_SEMI_MARKOV_H_
+#endif  // FASTKERAS_CRF_SEMI_MARKOV_SEMI_MARKOV_H_

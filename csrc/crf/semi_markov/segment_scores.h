@@ -1,11 +1,11 @@
 // What the semi-Markov kernels of every instruction set get, all of it in double.
 
-#ifndef FASTKERAS_CRF_SEGMENT_SCORES_H_
-#define FASTKERAS_CRF_SEGMENT_SCORES_H_
+#ifndef FASTKERAS_CRF_SEMI_MARKOV_SEGMENT_SCORES_H_
+#define FASTKERAS_CRF_SEMI_MARKOV_SEGMENT_SCORES_H_
 
 #include <cstdint>
 
-#include "crf/plan.h"
+#include "crf/kernels.h"
 
 namespace fastkeras::crf {
 
@@ -39,4 +39,4 @@ struct SegmentSweeps {
 
 }  // namespace fastkeras::crf
 
-#endif  // FASTKERAS_CRF_SEGMENT_SCORES_H_
+#endif  // FASTKERAS_CRF_SEMI_MARKOV_SEGMENT_SCORES_H_

@@ -1,4 +1,4 @@
-#include "crf/planning.h"
+#include "crf/planner.h"
 
 #include <algorithm>
 #include <cmath>
@@ -14,8 +14,8 @@ FASTKERAS_CURRENT_KERNELS(float)
 FASTKERAS_CURRENT_KERNELS(double)
 
 template <typename T>
-Planning<T>::Planning(const Chains<T>& chains, bool exponentials, T* workspace, int threads,
-                      double more_work)
+Planner<T>::Planner(const Chains<T>& chains, bool exponentials, T* workspace, int threads,
+                    double more_work)
     : plan{}, kernels(CurrentKernels<T>()), num_threads(1) {
   plan.chains = chains;
   FindValidSteps();
@@ -26,9 +26,9 @@ Planning<T>::Planning(const Chains<T>& chains, bool exponentials, T* workspace, 
     plan.alpha = workspace;
     plan.emission = plan.alpha + rows * num_tags;
     plan.scale = plan.emission + rows * num_tags;
-    plan.inexact = reinterpret_cast<bool*>(plan.scale + rows);
+    plan.inexact = reinterpret_cast<uint8_t*>(plan.scale + rows);
   } else {
-    inexact_.reset(new bool[chains.batch]);
+    inexact_.reset(new uint8_t[chains.batch]);
     plan.inexact = inexact_.get();
   }
 
@@ -47,20 +47,21 @@ Planning<T>::Planning(const Chains<T>& chains, bool exponentials, T* workspace, 
   // Where threads leave each other few sequences to take through time together they gain less.
   const double work = static_cast<double>(valid_) * (8 + 0.2 * num_tags * vectors + more_work);
   num_threads = ThreadsThatPay(work, threads);
-  if (chains.batch < 4 * num_threads) num_threads = ThreadsThatPay(work / 2, threads);
+  if (chains.batch < 4 * int64_t{num_threads}) num_threads = ThreadsThatPay(work / 2, threads);
 }
 
 template <typename T>
-void Planning<T>::FindValidSteps() {
+void Planner<T>::FindValidSteps() {
   const Chains<T>& chains = plan.chains;
   counts_.assign(chains.lengths, chains.lengths + chains.batch);
   if (chains.mask) {
     step_index_.resize(chains.batch * chains.steps);
+    const auto* const mask = reinterpret_cast<const uint8_t*>(chains.mask);  // 2 may be true too
     for (int64_t b = 0; b < chains.batch; ++b) {
       int32_t* const begin = step_index_.data() + b * chains.steps;
       int32_t* end = begin;
       for (int64_t t = 0; t < chains.steps; ++t) {
-        if (chains.mask[b * chains.steps + t]) *end++ = static_cast<int32_t>(t);
+        if (mask[b * chains.steps + t]) *end++ = static_cast<int32_t>(t);
       }
       counts_[b] = end - begin;
     }
@@ -81,7 +82,7 @@ void Planning<T>::FindValidSteps() {
 // rescaling may be rare, and nothing need be watched. A range too wide for that is watched, step by
 // step (docs/crf.md, "When the scaled domain is enough").
 template <typename T>
-void Planning<T>::ChooseScaling() {
+void Planner<T>::ChooseScaling() {
   const int64_t num_tags = plan.chains.num_tags, area = num_tags * num_tags;
   const T* transitions = plan.chains.transitions;
   plan.sound_transitions = kernels.all_sound(transitions, area);
@@ -110,7 +111,7 @@ void Planning<T>::ChooseScaling() {
 }
 
 template <typename T>
-int64_t Planning<T>::group_size() const {
+int64_t Planner<T>::group_size() const {
   const int64_t batch = plan.chains.batch;
   const int64_t rows = batch * plan.chains.steps;
   int64_t size = 1;
@@ -123,14 +124,14 @@ int64_t Planning<T>::group_size() const {
 }
 
 template <typename T>
-int64_t Planning<T>::block() const {
-  const int64_t tasks = plan.chains.num_tags >= 256 ? num_threads : 2 * num_threads;
+int64_t Planner<T>::block() const {
+  const int64_t tasks = (plan.chains.num_tags >= 256 ? 1 : 2) * int64_t{num_threads};
   int64_t block = 1;
   while (2 * block <= kMaxBlock && 2 * block * tasks <= plan.chains.batch) block *= 2;
   return block;
 }
 
-template struct Planning<float>;
-template struct Planning<double>;
+template struct Planner<float>;
+template struct Planner<double>;
 
 }  // namespace fastkeras::crf

@@ -1,6 +1,6 @@
 // TensorFlow ops of semi-Markov chains.
 
-#include "crf/semi_markov_tensorflow.h"
+#include "crf/semi_markov/tensorflow_kernels.h"
 
 namespace fastkeras::crf {
 namespace {

@@ -1,11 +1,11 @@
 // Semi-Markov sweeps over one sequence, in log space and double.
 
-#ifndef FASTKERAS_CRF_SEGMENTS_H_
-#define FASTKERAS_CRF_SEGMENTS_H_
+#ifndef FASTKERAS_CRF_SEMI_MARKOV_SEGMENTS_H_
+#define FASTKERAS_CRF_SEMI_MARKOV_SEGMENTS_H_
 
-#include "crf/plan.h"
+#include "crf/kernels.h"
 #include "crf/products.h"
-#include "crf/segment_scores.h"
+#include "crf/semi_markov/segment_scores.h"
 #include "crf/viterbi.h"
 #include "math.h"
 #include "memory.h"
@@ -249,4 +249,4 @@ inline double SegmentViterbi(const crf::SegmentScores& chain, int32_t* tags, boo
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_SEGMENTS_H_
+#endif  // FASTKERAS_CRF_SEMI_MARKOV_SEGMENTS_H_

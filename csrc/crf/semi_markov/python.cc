@@ -3,7 +3,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include "crf/semi_markov.h"
+#include "crf/python_arrays.h"
+#include "crf/semi_markov/semi_markov.h"
 #include "released_gil.h"
 
 namespace py = pybind11;
@@ -12,24 +13,20 @@ namespace fastkeras::crf {
 namespace {
 
 template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
-
-constexpr int kDefaultNumThreads = 0;
-
-template <typename T>
-SemiChains<T> ChainsOf(const Array<T>& emissions, const Array<T>& transitions,
-                       const Array<T>& durations, const Array<int32_t>& lengths,
-                       const Array<T>& start, const Array<T>& end) {
-  return {emissions.shape(0), emissions.shape(1), emissions.shape(2), durations.shape(0),
-          emissions.data(),   transitions.data(), durations.data(),   start.data(),
-          end.data(),         lengths.data()};
+SemiChains<T> SemiChainsOf(const Array<T>& emissions, const Array<T>& transitions,
+                           const Array<T>& durations, const Array<int32_t>& lengths,
+                           const Array<T>& start, const Array<T>& end) {
+  return CheckedSemiChains<T>(
+      ArgumentOf("emissions", emissions), ArgumentOf("transitions", transitions),
+      ArgumentOf("durations", durations), ArgumentOf("lengths", lengths),
+      ArgumentOf("start_transitions", start), ArgumentOf("end_transitions", end));
 }
 
 template <typename T>
 Array<T> LogPartition(const Array<T>& emissions, const Array<T>& transitions,
                       const Array<T>& durations, const Array<int32_t>& lengths,
                       const Array<T>& start, const Array<T>& end) {
-  const auto chains = ChainsOf(emissions, transitions, durations, lengths, start, end);
+  const auto chains = SemiChainsOf(emissions, transitions, durations, lengths, start, end);
   Array<T> value(chains.batch);
   T* out = value.mutable_data();
   const ReleasedGil released;
@@ -41,7 +38,7 @@ template <typename T>
 py::tuple Marginals(const Array<T>& emissions, const Array<T>& transitions,
                     const Array<T>& durations, const Array<int32_t>& lengths, const Array<T>& start,
                     const Array<T>& end) {
-  const auto chains = ChainsOf(emissions, transitions, durations, lengths, start, end);
+  const auto chains = SemiChainsOf(emissions, transitions, durations, lengths, start, end);
   Array<T> unary({chains.batch, chains.steps, chains.num_tags}),
       segments({chains.batch, chains.steps, chains.max_length, chains.num_tags}),
       counts({chains.batch, chains.num_tags, chains.num_tags});
@@ -57,7 +54,7 @@ py::tuple Marginals(const Array<T>& emissions, const Array<T>& transitions,
 template <typename T>
 py::tuple Viterbi(const Array<T>& emissions, const Array<T>& transitions, const Array<T>& durations,
                   const Array<int32_t>& lengths, const Array<T>& start, const Array<T>& end) {
-  const auto chains = ChainsOf(emissions, transitions, durations, lengths, start, end);
+  const auto chains = SemiChainsOf(emissions, transitions, durations, lengths, start, end);
   Array<int32_t> tags({chains.batch, chains.steps});
   Array<bool> begins({chains.batch, chains.steps});
   Array<T> score(chains.batch);

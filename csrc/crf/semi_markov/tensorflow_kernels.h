@@ -1,10 +1,10 @@
 // What runs behind the TensorFlow ops of semi-Markov chains; every op begins with the same six
 // inputs.
 
-#ifndef FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_H_
-#define FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_H_
+#ifndef FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_KERNELS_H_
+#define FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_KERNELS_H_
 
-#include "crf/semi_markov.h"
+#include "crf/semi_markov/semi_markov.h"
 #include "crf/tensorflow_inputs.h"
 
 namespace fastkeras::crf {
@@ -21,24 +21,9 @@ struct SemiInputs {
         lengths(Input(context, 3)),
         start_transitions(Input(context, 4)),
         end_transitions(Input(context, 5)) {
-    const auto [batch, steps, num_tags] = CheckedSizes(emissions.shape);
-    if (durations.shape.size() != 2 || durations.shape[0] < 1 || durations.shape[1] != num_tags) {
-      InvalidArgument("durations must have shape (max_length >= 1, ", num_tags, "), got ",
-                      Text(durations.shape));
-    }
-    ExpectShape("transitions", transitions, {num_tags, num_tags});
-    ExpectShape("start_transitions", start_transitions, {num_tags});
-    ExpectShape("end_transitions", end_transitions, {num_tags});
-    chains = {batch,
-              steps,
-              num_tags,
-              durations.shape[0],
-              emissions.template data<T>(),
-              transitions.template data<T>(),
-              durations.template data<T>(),
-              start_transitions.template data<T>(),
-              end_transitions.template data<T>(),
-              Lengths(lengths, batch, steps)};
+    chains = CheckedSemiChains(ArgumentOf<T>(emissions), ArgumentOf<T>(transitions),
+                               ArgumentOf<T>(durations), ArgumentOf<int32_t>(lengths),
+                               ArgumentOf<T>(start_transitions), ArgumentOf<T>(end_transitions));
   }
 
   Tensor emissions, transitions, durations, lengths, start_transitions, end_transitions;
@@ -71,7 +56,8 @@ struct SemiMarginalsKernel {
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
-    return {inputs[0], {batch, steps, inputs[2][0], num_tags}, {batch, num_tags, num_tags}};
+    const int64_t max_length = CheckedMaxLength(inputs[2], num_tags);
+    return {inputs[0], {batch, steps, max_length, num_tags}, {batch, num_tags, num_tags}};
   }
 
   template <typename Context>
@@ -114,4 +100,4 @@ struct SemiViterbiKernel {
 
 }  // namespace fastkeras::crf
 
-#endif  // FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_H_
+#endif  // FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_KERNELS_H_

@@ -1,0 +1,61 @@
+// What every door of the CRF checks, of Python, TensorFlow or XLA alike. A door tells the shapes of
+// contiguous arrays of the right types; whatever does not fit raises std::invalid_argument, which
+// says the argument, what came and what is allowed.
+
+#ifndef FASTKERAS_CRF_ARGUMENTS_H_
+#define FASTKERAS_CRF_ARGUMENTS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "crf/crf.h"
+#include "crf/semi_markov/semi_markov.h"
+
+namespace fastkeras::crf {
+
+using Shape = std::vector<int64_t>;
+
+template <typename T>
+struct Argument {
+  const T* data;
+  Shape shape;
+};
+
+void ExpectShape(const char* name, const Shape& shape, const Shape& expected);
+
+struct Sizes {
+  int64_t batch, steps, num_tags;
+};
+Sizes CheckedSizes(const Shape& emissions);
+
+// The lengths are read. `mask` may be null.
+template <typename T>
+Chains<T> CheckedChains(const Argument<T>& emissions, const Argument<T>& transitions,
+                        const Argument<T>& start_transitions, const Argument<T>& end_transitions,
+                        const Argument<int32_t>& lengths, const Argument<bool>* mask);
+
+const int32_t* CheckedLengths(const Argument<int32_t>& lengths, int64_t batch, int64_t steps);
+
+// Reads the tags of valid steps.
+template <typename T>
+const int32_t* CheckedTags(const Chains<T>& chains, const Argument<int32_t>& tags);
+
+template <typename T>
+SemiChains<T> CheckedSemiChains(const Argument<T>& emissions, const Argument<T>& transitions,
+                                const Argument<T>& durations, const Argument<int32_t>& lengths,
+                                const Argument<T>& start_transitions,
+                                const Argument<T>& end_transitions);
+int64_t CheckedMaxLength(const Shape& durations, int64_t num_tags);
+
+Quantity CheckedQuantity(int64_t quantity);
+int64_t CheckedK(int64_t k);
+
+// (num_samples, batch, steps), of any num_samples, which is returned.
+int64_t CheckedNumSamples(const Shape& uniforms, int64_t batch, int64_t steps);
+
+std::string Text(const Shape& shape);
+
+}  // namespace fastkeras::crf
+
+#endif  // FASTKERAS_CRF_ARGUMENTS_H_

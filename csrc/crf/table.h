@@ -1,0 +1,58 @@
+// The table of the kernels that this file's instruction set was compiled to. Included once by each
+// kernels_<set>.cc.
+
+#include "crf/backward.h"
+#include "crf/forward.h"
+#include "crf/k_best.h"
+#include "crf/kernels.h"
+#include "crf/sample.h"
+#include "crf/semi_markov/segment_scores.h"
+#include "crf/semi_markov/segments.h"
+#include "crf/viterbi.h"
+#include "math.h"
+#include "simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+// panels = the matrix, or its exponentials below the peak, cut into panels (kernels.h).
+template <typename T>
+void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool exponentials, T peak,
+                   T* panels) {
+  constexpr int64_t kWidth = Simd<T>::kWidth;
+  const int64_t vectors = (num_tags + kWidth - 1) / kWidth;
+  for (int64_t v = 0; v < vectors; v += 2) {
+    const int64_t columns = (v + 2 <= vectors ? 2 : 1) * kWidth;
+    T* panel = panels + v * kWidth * num_tags;
+    for (int64_t i = 0; i < num_tags; ++i) {
+      T* row = panel + i * columns;
+      for (int64_t k = 0; k < columns; ++k) {
+        const int64_t j = v * kWidth + k;
+        row[k] = j >= num_tags ? -std::numeric_limits<T>::infinity()
+                               : matrix[transpose ? j * num_tags + i : i * num_tags + j];
+      }
+      if (!exponentials) continue;
+      for (int64_t k = 0; k < columns; k += kWidth) {
+        Store(row + k, ExpOfNonPositive<T>(Load(row + k) - peak));
+      }
+    }
+  }
+}
+
+template <typename T>
+constexpr crf::Kernels<T> kKernels = {
+    Simd<T>::kWidth, CutIntoPanels<T>,    Forward<T>,    Backward<T>, Viterbi<T>,
+    KBest<T>,        DealTransitions<T>,  Draw<T>,       AllSound<T>, IsSound<T>,
+    SegmentSweep,    SegmentMarginals<T>, SegmentViterbi};
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+namespace fastkeras::crf {
+
+FASTKERAS_EXPORT(float, kKernels<float>)
+FASTKERAS_EXPORT(double, kKernels<double>)
+
+}  // namespace fastkeras::crf

@@ -1,0 +1,325 @@
+"""Malformed input at each door of the compiled CRF: refused with the argument's name, or harmless.
+
+The doors are the functions of the extension module, the TensorFlow ops, and their calls inside of
+what XLA compiles. The Python functions before them check too; a saved graph calls the ops without.
+"""
+
+import numpy as np
+import pytest
+
+from conftest import engines_of
+
+BATCH, STEPS, NUM_TAGS, MAX_LENGTH = 2, 3, 4, 2
+HUGE = 2**31 - 1
+
+
+def good(dtype="float32"):
+    """Arguments that nothing is wrong with, of every function and op."""
+    rng = np.random.default_rng(0)
+
+    def scores(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    return {
+        "emissions": scores(BATCH, STEPS, NUM_TAGS),
+        "tags": rng.integers(0, NUM_TAGS, (BATCH, STEPS)).astype("int32"),
+        "transitions": scores(NUM_TAGS, NUM_TAGS),
+        "durations": scores(MAX_LENGTH, NUM_TAGS),
+        "lengths": np.array([3, 2], "int32"),
+        "mask": np.ones((BATCH, STEPS), bool),
+        "start_transitions": scores(NUM_TAGS),
+        "end_transitions": scores(NUM_TAGS),
+        "weights": scores(BATCH),
+        "uniforms": rng.random((5, BATCH, STEPS)).astype(dtype),
+        "quantity": 2,
+        "k": 3,
+    }
+
+
+CHAIN = ("transitions", "lengths", "mask", "start_transitions", "end_transitions")
+SEMI_CHAIN = ("transitions", "durations", "lengths", "start_transitions", "end_transitions")
+FUNCTIONS = {  # of the extension module, and their arguments in order
+    "crf_value": ("emissions", "tags", *CHAIN, "quantity"),
+    "crf_value_and_gradient": ("emissions", "tags", *CHAIN, "weights", "quantity"),
+    "crf_marginals": ("emissions", *CHAIN),
+    "crf_viterbi": ("emissions", *CHAIN),
+    "crf_k_best": ("emissions", *CHAIN, "k"),
+    "crf_sample": ("emissions", *CHAIN, "uniforms"),
+    "semi_markov_log_partition": ("emissions", *SEMI_CHAIN),
+    "semi_markov_marginals": ("emissions", *SEMI_CHAIN),
+    "semi_markov_viterbi": ("emissions", *SEMI_CHAIN),
+}
+CHAIN_OF_OP = (
+    "emissions",
+    "transitions",
+    "start_transitions",
+    "end_transitions",
+    "lengths",
+    "mask",
+)
+OPS = {  # inputs in order, and attributes
+    "crf_value": ((*CHAIN_OF_OP, "tags"), ("quantity",)),
+    "crf_gradient": ((*CHAIN_OF_OP, "tags", "value", "workspace", "weights"), ("quantity",)),
+    "crf_marginals": (CHAIN_OF_OP, ()),
+    "crf_viterbi": (CHAIN_OF_OP, ()),
+    "crf_k_best": (CHAIN_OF_OP, ("k",)),
+    "crf_sample": ((*CHAIN_OF_OP, "uniforms"), ()),
+    "semi_markov_log_partition": (("emissions", *SEMI_CHAIN), ()),
+    "semi_markov_marginals": (("emissions", *SEMI_CHAIN), ()),
+    "semi_markov_viterbi": (("emissions", *SEMI_CHAIN), ()),
+}
+WRONG_SHAPES = {
+    "emissions": [(), (2,), (2, 3), (2, 3, 0), (0, 0, 0), (2, 3, 4, 1), (2, 3, 5), (3, 3, 4)],
+    "tags": [(), (2,), (2, 2), (2, 4), (3, 3), (2, 3, 1), (6,)],
+    "transitions": [(), (4,), (4, 5), (5, 4), (3, 3), (16,), (0, 0), (1, 4, 4)],
+    "durations": [(), (4,), (0, 4), (2, 3), (2, 5), (2, 4, 1)],
+    "lengths": [(), (1,), (3,), (2, 1), (0,)],
+    "mask": [(), (2,), (2, 2), (3, 3), (2, 3, 1), (0, 3)],
+    "start_transitions": [(), (3,), (5,), (4, 1), (0,)],
+    "end_transitions": [(), (3,), (5,), (1, 4), (0,)],
+    "weights": [(), (1,), (3,), (2, 1), (0,)],
+    "uniforms": [(), (5,), (5, 2), (5, 3, 3), (5, 2, 2), (2, 3), (5, 2, 3, 1)],
+    "value": [(), (1,), (3,), (2, 1)],
+    "workspace": [(), (1,), (0,), (56, 1), (57,)],
+}
+OUT_OF_RANGE = {
+    "tags": [np.full((2, 3), tag, "int32") for tag in (-1, NUM_TAGS, HUGE, -HUGE - 1)],
+    "lengths": [np.array([3, n], "int32") for n in (-1, STEPS + 1, HUGE, -HUGE - 1)],
+    "quantity": [-1, 3, HUGE, -HUGE - 1],
+    "k": [0, -1, HUGE, -HUGE - 1],
+}
+DTYPES = ("float16", "float64", "int8", "int32", "int64", "uint8", "bool", "complex64", "O", "S4")
+LAYOUTS = {
+    "Fortran order": np.asfortranarray,
+    "negative strides": lambda a: np.ascontiguousarray(a[..., ::-1])[..., ::-1],
+    "every second": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "broadcast": lambda a: np.broadcast_to(a[..., :1], a.shape),
+    "other byte order": lambda a: a.astype(a.dtype.newbyteorder()),
+    "not aligned": lambda a: (
+        np.frombuffer(b"\0" + a.tobytes(), np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    ),
+}
+
+
+def malformed(names):
+    """Yield what can be wrong with these arguments, as (name, value)."""
+    arguments = good()
+    for name in names:
+        for shape in WRONG_SHAPES.get(name, ()):
+            yield name, np.zeros(shape, arguments.get(name, np.zeros(0, "float32")).dtype)
+        for value in OUT_OF_RANGE.get(name, ()):
+            yield name, value
+
+
+@pytest.fixture(scope="module")
+def core():
+    """The extension module, if the engine that calls it is ready."""
+    (parameter,) = (p for p in engines_of("crf") if p.values[0] == "native")
+    if parameter.marks:
+        pytest.skip(parameter.marks[0].kwargs["reason"])
+    from fastkeras import _core
+
+    return _core
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_extension_module_refuses_what_does_not_fit(core, function):
+    call, names = getattr(core, function), FUNCTIONS[function]
+    call(*(good()[name] for name in names))
+    for name, value in malformed(names):
+        arguments = {**good(), name: value}
+        named = r"\w+" if name == "emissions" else name  # it may be the others that do not fit it
+        with pytest.raises(ValueError, match=f"^{named} must (have|be in)"):
+            call(*(arguments[name] for name in names))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_extension_module_refuses_other_types(core, function):
+    call, names = getattr(core, function), FUNCTIONS[function]
+    for name in names:
+        value = good()[name]
+        others = [None, "words", [1.0], 2.5, 2**70, {}]
+        if isinstance(value, np.ndarray):
+            others += [value.astype(dtype) for dtype in DTYPES if value.dtype != dtype]
+        if name == "mask":
+            others.remove(None)
+        for other in others:
+            arguments = {**good(), name: other}
+            with pytest.raises(TypeError):
+                call(*(arguments[name] for name in names))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_another_layout_is_refused_or_read_right(core, function):
+    call, names = getattr(core, function), FUNCTIONS[function]
+    for name in names:
+        if not isinstance(good()[name], np.ndarray):
+            continue
+        for change in LAYOUTS.values():
+            changed = change(good()[name])
+            plain = {**good(), name: np.array(changed, good()[name].dtype, order="C")}
+            expected = call(*(plain[name] for name in names))
+            try:
+                found = call(*({**plain, name: changed}[name] for name in names))
+            except (TypeError, ValueError):
+                continue
+            same(found, expected)
+
+
+def same(found, expected):
+    found, expected = (a if isinstance(a, tuple) else (a,) for a in (found, expected))
+    for part, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_what_is_only_read_may_be_read_only(core, function):
+    call, names = getattr(core, function), FUNCTIONS[function]
+    arguments = good()
+    expected = call(*(arguments[name] for name in names))
+    for name in names:
+        if isinstance(arguments[name], np.ndarray):
+            arguments[name].flags.writeable = False
+    same(call(*(arguments[name] for name in names)), expected)
+
+
+def test_any_byte_but_zero_is_true_in_a_mask(core):
+    arguments = good()
+    arguments["mask"] = np.array([[2, 0, 255], [0, 128, 1]], np.uint8).view(bool)
+    plain = {**arguments, "mask": np.array([[1, 0, 1], [0, 1, 1]], bool)}
+    for function in ("crf_value_and_gradient", "crf_marginals", "crf_viterbi"):
+        names = FUNCTIONS[function]
+        found, expected = (
+            getattr(core, function)(*(given[name] for name in names))
+            for given in (arguments, plain)
+        )
+        same(found, expected)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("sizes", [(0, 3), (2, 0), (0, 0), (0, 2**40), (0, HUGE)], ids=str)
+def test_sizes_of_zero(core, function, sizes):
+    batch, steps = sizes
+    arguments = good()
+    arguments["emissions"] = np.zeros((batch, steps, NUM_TAGS), "float32")
+    arguments["tags"] = np.zeros((batch, steps), "int32")
+    arguments["lengths"] = np.zeros(batch, "int32")
+    arguments["mask"] = np.zeros((batch, steps), bool)
+    arguments["weights"] = np.zeros(batch, "float32")
+    arguments["uniforms"] = np.zeros((2, batch, steps), "float32")
+    try:
+        results = getattr(core, function)(*(arguments[name] for name in FUNCTIONS[function]))
+    except ValueError as error:
+        assert "steps" in str(error) and steps > HUGE
+        return
+    for result in results if isinstance(results, tuple) else (results,):
+        assert not np.nan_to_num(result, neginf=0).any()
+
+
+@pytest.mark.parametrize("value", (np.nan, -1.0, 1.0, 2.0, np.inf, -np.inf))
+def test_numbers_that_are_not_below_one_draw_tags_in_range(core, value):
+    for dtype, num_samples in (("float32", 1), ("float32", 40), ("float64", 3)):
+        arguments = good(dtype)
+        arguments["uniforms"] = np.full((num_samples, BATCH, STEPS), value, dtype)
+        tags = core.crf_sample(*(arguments[name] for name in FUNCTIONS["crf_sample"]))
+        assert (tags >= 0).all() and (tags < NUM_TAGS).all()
+
+
+@pytest.fixture(scope="module")
+def library():
+    """The TensorFlow ops, if the engine that calls them is ready."""
+    (parameter,) = (p for p in engines_of("crf") if p.values[0] == "tensorflow_native")
+    if parameter.marks:
+        pytest.skip(parameter.marks[0].kwargs["reason"])
+    from fastkeras import _tf_ops
+
+    return _tf_ops.library
+
+
+def caller(library, op, attributes, compiled):
+    """A function of an op's inputs, eager or compiled by XLA."""
+    import tensorflow as tf
+
+    def call(*inputs):
+        return getattr(library, f"fastkeras_{op}")(*inputs, **attributes)
+
+    return tf.function(call, jit_compile=True) if compiled else call
+
+
+def good_inputs():
+    workspace = np.zeros(BATCH * STEPS * (2 * NUM_TAGS + 1) + BATCH, "float32")
+    return {**good(), "value": np.zeros(BATCH, "float32"), "workspace": workspace}
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("compiled", (False, True), ids=("eager", "XLA"))
+def test_an_op_refuses_what_does_not_fit(library, op, compiled):
+    import tensorflow as tf
+
+    inputs, attributes = OPS[op]
+    arguments = good_inputs()
+    call = caller(library, op, {name: arguments[name] for name in attributes}, compiled)
+    call(*(tf.constant(arguments[name]) for name in inputs))
+    for name, value in malformed((*inputs, *attributes)):
+        if compiled and name in attributes:
+            call = caller(library, op, {name: value}, compiled)
+        wrong = {**arguments, name: value}
+        if not compiled:
+            call = caller(library, op, {name: wrong[name] for name in attributes}, compiled)
+        with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+            call(*(tf.constant(wrong[name]) for name in inputs))
+
+
+@pytest.mark.parametrize("compiled", (False, True), ids=("eager", "XLA"))
+def test_a_gradient_of_numbers_from_elsewhere_is_harmless(library, compiled):
+    import tensorflow as tf
+
+    inputs, _ = OPS["crf_gradient"]
+    call = caller(library, "crf_gradient", {"quantity": 2}, compiled)
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        arguments = good_inputs()
+        for name in ("value", "workspace", "weights"):
+            size = arguments[name].size
+            arguments[name] = np.frombuffer(rng.bytes(4 * size), "float32")
+        gradients = call(*(tf.constant(arguments[name]) for name in inputs))
+        assert [tuple(g.shape) for g in gradients] == [(2, 3, 4), (4, 4), (4,), (4,)]
+
+
+@pytest.mark.parametrize("num_threads", (-HUGE - 1, -1, 0, 1, HUGE))
+def test_any_number_of_threads_may_be_asked_for(library, num_threads):
+    import tensorflow as tf
+
+    arguments = good_inputs()
+    for op, (inputs, attributes) in OPS.items():
+        given = {name: arguments[name] for name in attributes}
+        call = caller(library, op, {**given, "num_threads": num_threads}, compiled=False)
+        plain = caller(library, op, given, compiled=False)
+        tensors = [tf.constant(arguments[name]) for name in inputs]
+        for found, expected in zip(
+            *(tf.nest.flatten(function(*tensors)) for function in (call, plain)), strict=True
+        ):
+            if op != "crf_value" or found.shape == (BATCH,):  # not the workspace
+                np.testing.assert_array_equal(found, expected)
+
+
+def test_a_saved_graph_refuses_tags_out_of_range(library, tmp_path):
+    import tensorflow as tf
+
+    inputs, _ = OPS["crf_value"]
+    arguments = good_inputs()
+    tensors = [tf.constant(arguments[name]) for name in inputs]
+
+    class Scorer(tf.Module):
+        @tf.function
+        def __call__(self, *tensors):
+            return library.fastkeras_crf_value(*tensors, quantity=2)[0]
+
+    scorer = Scorer()
+    expected = scorer(*tensors)
+    tf.saved_model.save(scorer, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    np.testing.assert_array_equal(loaded(*tensors), expected)
+    for tags in OUT_OF_RANGE["tags"]:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"tags must be in 0\.\.3"):
+            loaded(*tensors[:-1], tf.constant(tags))
