@@ -40,6 +40,16 @@ def dtype_of(array):
     return import_module("keras").backend.standardize_dtype(array.dtype)
 
 
+def has_values(array):
+    """Whether an array has values now, or stands for those that a graph or a program will see."""
+    family = family_of(array)
+    if family == "tensorflow":
+        return hasattr(array, "numpy")  # a symbolic tensor has no such attribute
+    if family == "jax":
+        return not isinstance(array, import_module("jax").core.Tracer)
+    return family != "torch" or array.device.type != "meta"
+
+
 def contiguous(array):
     """The array with its elements in a row, as kernels want it; tensors as they are."""
     family = family_of(array)

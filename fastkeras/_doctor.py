@@ -4,12 +4,10 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 
 import fastkeras
 from fastkeras import _build
 from fastkeras._engines import (
-    BACKENDS,
     DOMAINS,
     FORCED,
     FORCIBLE,
@@ -17,6 +15,7 @@ from fastkeras._engines import (
     engine_of_family,
     engines,
     near,
+    why_not_ready,
 )
 
 PACKAGES = {  # title: the distributions that have it
@@ -27,7 +26,6 @@ PACKAGES = {  # title: the distributions that have it
     "JAX": ("jax",),
     "PyTorch": ("torch",),
 }
-FRAMEWORK = {"numba": "numba", "keras": "keras", "tensorflow_native": "tensorflow"}
 IN_FIT = ("crf", "optimizers", "word2vec.layers")
 
 
@@ -128,11 +126,7 @@ def _problems(states, backend):
         ] = None
     for domain, of_domain in states.items():
         for engine, state in of_domain.items():
-            framework = FRAMEWORK.get(engine)
-            if state != "ready" and (framework is None or find_spec(framework)):
-                if framework == "keras" and not any(map(find_spec, BACKENDS)):
-                    continue  # Keras without any backend
-                if domain == "word2vec.layers" and not find_spec("keras"):
-                    continue
+            # who has not installed what an engine takes does not want that engine
+            if not isinstance(why_not_ready(domain, engine), ModuleNotFoundError | type(None)):
                 problems.setdefault(state, f"{domain}, {engine}")
     return [f"{where}: {text}" if where else text for text, where in problems.items()]

@@ -155,7 +155,7 @@ def _load(domain, engine):
     try:
         return import_module(f"fastkeras.{domain}._{engine}")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(_what_is_missing(error), name=error.name) from error
+        raise _explained(error) from error
 
 
 @cache
@@ -205,29 +205,38 @@ def _has(domain, engine, needs):
 
 @cache
 def _state(domain, engine):
+    error = why_not_ready(domain, engine)
+    if error is None:
+        return "ready"
+    return str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+
+
+@cache
+def why_not_ready(domain, engine):
+    """Return what the import of an engine raises, or None; ModuleNotFoundError of what it lacks."""
     try:
         _load(domain, engine)
-    except ImportError as error:
-        return str(error)
     except Exception as error:  # whatever a broken installation of a framework may raise
-        return f"{type(error).__name__}: {error}"
-    return "ready"
+        return error
+    return None
 
 
-def _what_is_missing(error):
-    """Words for a module that is not installed, with the command or setting that mends it."""
-    if error.name == "keras":
-        return "No module named 'keras': it takes `pip install keras`, and a backend of it"
-    if error.name not in BACKENDS:
-        return str(error)
-    inside = any(
-        frame.f_globals.get("__name__", "").partition(".")[0] == "keras"
-        for frame, _ in walk_tb(error.__traceback__)
-    )
-    if not inside:
-        return f"No module named {error.name!r}: it takes `pip install {error.name}`, and then " + (
-            f"`{rebuild(True)}`"
-        )
-    others = [name for name in BACKENDS if name != error.name and find_spec(name)]
-    way = " or ".join(f"KERAS_BACKEND={name}" for name in others) or f"`pip install {error.name}`"
-    return f"No module named {error.name!r}, which Keras takes as its backend: set {way}"
+def _explained(error):
+    """The error of a module that is not installed, with the command or setting that mends it."""
+    missing, text = error.name, str(error)
+    if missing == "keras":
+        text = "No module named 'keras': it takes `pip install keras`, and a backend of it"
+    elif missing in BACKENDS and _raised_by_keras(error):
+        others = [f"KERAS_BACKEND={n}" for n in BACKENDS if n != missing and find_spec(n)]
+        way = f"set {' or '.join(others)}" if others else f"it takes `pip install {missing}`"
+        text = f"No module named {missing!r}, which Keras takes as its backend: {way}"
+        return ImportError(text, name=missing)  # Keras is installed: something is wrong
+    elif missing == "tensorflow":
+        command = f"`pip install tensorflow`, and then `{rebuild(True)}`"
+        text = f"No module named 'tensorflow': it takes {command}"
+    return ModuleNotFoundError(text, name=missing)
+
+
+def _raised_by_keras(error):
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    return any(module.partition(".")[0] == "keras" for module in modules)

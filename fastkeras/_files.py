@@ -93,7 +93,7 @@ def check_writable(path, argument="path"):
         >>> check_writable("no/such/folder/vectors.bin", "output")
         Traceback (most recent call last):
             ...
-        FileNotFoundError: [Errno 2] output: its folder does not exist: 'no/such/folder/vectors.bin'
+        FileNotFoundError: [Errno 2] output: there is no such folder: 'no/such/folder/vectors.bin'
     """
     name = None
     try:
@@ -109,7 +109,7 @@ def check_writable(path, argument="path"):
             os.close(descriptor)
     except OSError as error:
         reason = {
-            errno.ENOENT: "its folder does not exist",
+            errno.ENOENT: "there is no such folder",
             errno.EISDIR: "it is a folder",
             errno.ENOTDIR: "its folder is a file",
             errno.EACCES: "it must not be written to",

@@ -26,8 +26,8 @@ def forget_engines():
     """Engines are looked up once a process; let a test change what there is."""
 
     def forget():
-        for remembered in (_engines._load, _engines._first, _engines._state):
-            remembered.cache_clear()
+        for name in ("_load", "_first", "_state", "why_not_ready"):
+            getattr(_engines, name).cache_clear()
 
     forget()
     yield

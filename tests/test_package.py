@@ -1,5 +1,6 @@
 """The package as a user gets it: light to import, and working where nothing could be compiled."""
 
+import ast
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,6 +52,21 @@ def test_public_names_load():
         assert getattr(fastkeras, name) is not None
     with pytest.raises(AttributeError, match="'fastkeras' has no attribute 'parser'"):
         _ = fastkeras.parser
+
+
+@pytest.mark.parametrize("name", ["", ".optimizers", ".training", ".word2vec"])
+def test_lazy_names_are_those_that_type_checkers_see(name):
+    package = import_module(f"fastkeras{name}")
+    stub = ast.parse(Path(package.__file__).with_name("__init__.pyi").read_text("utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    told = {name.asname: node.module for node in imports for name in node.names}
+    told.pop("Any", None)
+    assert sorted(told) == sorted({*package.__all__} - {"__version__"})
+    for public, module in told.items():
+        module = import_module(module)
+        value = getattr(module, public, None) or import_module(f"{module.__name__}.{public}")
+        assert getattr(package, public) is value
+    assert (PACKAGE / "py.typed").exists()
 
 
 def test_version_has_one_source():

@@ -104,6 +104,17 @@ def tags_of(chain, tags, name="tags"):
     return np.ascontiguousarray(np.where(chain.valid_steps(), tags, 0), np.int32)
 
 
+def dense(name, value):
+    """The value, unless it is of a kind that has no shape of its own."""
+    kind = type(value).__name__
+    if kind in ("RaggedTensor", "SparseTensor"):
+        raise ValueError(
+            f"{name} must be a dense array or tensor, got a {kind}: take {name}.to_tensor() and "
+            "lengths of row_lengths(), or tf.sparse.to_dense"
+        )
+    return value
+
+
 def rank_of(array):
     """The number of dimensions of an array, a tensor, or nested lists."""
     return len(array.shape) if hasattr(array, "shape") else np.ndim(array)
@@ -154,7 +165,7 @@ def _valid_steps(array, emissions, lengths, mask):
 
 
 def _floats(array, name, value):
-    value = array.convert_to_tensor(value)
+    value = array.convert_to_tensor(dense(name, value))
     dtype = dtype_of(value)
     if isinstance(array, Spoken) and value.dtype.kind in "iu":
         return array.cast(value, "float32")
@@ -164,7 +175,7 @@ def _floats(array, name, value):
 
 
 def _integers(array, name, value):
-    value = array.convert_to_tensor(value)
+    value = array.convert_to_tensor(dense(name, value))
     dtype = dtype_of(value)
     if not dtype.startswith(("int", "uint")):
         raise ValueError(f"{name} must be integers, got {dtype}")

@@ -184,7 +184,8 @@ def uniform_over_possible(chain):
     array = array_functions(chain.emissions)
 
     def equal(scores):
-        return array.stop_gradient(array.where(scores > -np.inf, array.zeros_like(scores), -np.inf))
+        possible = array.where(scores == -np.inf, -np.inf, array.zeros_like(scores))
+        return array.stop_gradient(array.where(scores < np.inf, possible, np.nan))
 
     return chain.with_scores(equal)
 
@@ -231,11 +232,11 @@ def cross_entropy_of(functions, p, q):
         (unary, one_hot, x),
         (counts, _transition_counts(array, one_hot, valid), q.transitions),
     ):
-        finite = array.where(scores > -np.inf, scores, 0)
+        finite = array.where(scores == -np.inf, 0, scores)
         expectation = expectation + array.sum((weights - best) * finite, axis=(1, 2))
         forbidden = forbidden | array.any((weights > 0) & (scores == -np.inf), axis=(1, 2))
     value = _not_negative(array, -array.where(forbidden, 0, of_best) - expectation)
-    return array.where(score > -np.inf, array.where(forbidden, np.inf, value), 0)
+    return array.where(score == -np.inf, 0, array.where(forbidden, np.inf, value))
 
 
 def _transition_counts(array, one_hot, valid):

@@ -90,7 +90,7 @@ def log_likelihood_of(chain, tags, bidirectional=True):
         scores = steps.x + array.where(begins[..., None], 0, rows)
         score = array.take_along_axis(scores, tags[..., None], axis=-1)[..., 0]
         log_p = score - _log_sum_exp(array, scores)
-        possible = possible & array.all((score > IMPOSSIBLE) | ~steps.valid, axis=1)
+        possible = possible & array.all(~((score <= IMPOSSIBLE) & steps.valid), axis=1)
         value = value + array.sum(array.where(steps.valid, log_p, 0), axis=1)
     value = value / 2 if bidirectional else value
     value = array.where(possible, value, -np.inf)
@@ -196,9 +196,9 @@ def normalized(chain, bidirectional=True):
         normaliser = normaliser + array.where(steps.first[..., None], 0, into)
         normaliser = (normaliser + array.where(steps.last[..., None], alone, 0)) / 2
     normaliser = steps.expanded(normaliser)
-    possible = normaliser > IMPOSSIBLE / 2
-    normaliser = array.where(possible, normaliser, 0)
-    return chain._replace(emissions=array.where(possible, chain.emissions - normaliser, -np.inf))
+    impossible = normaliser <= IMPOSSIBLE / 2
+    emissions = chain.emissions - array.where(impossible, 0, normaliser)
+    return chain._replace(emissions=array.where(impossible, -np.inf, emissions))
 
 
 class _Compact:

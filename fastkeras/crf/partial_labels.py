@@ -59,7 +59,7 @@ def log_likelihood_of_sets(
     best, _ = functions.viterbi(inside.with_scores(array.stop_gradient))
     of_best = as_array(functions.log_likelihood(chain, best), chain.emissions)
     share = as_array(functions.log_likelihood(inside, best), chain.emissions)
-    possible = share > -np.inf
+    possible = share != -np.inf
     # of an impossible set nothing may be formed, not even in a branch that is not taken
     value = of_best - array.where(possible, share, 0)
     value = value - array.stop_gradient(array.where(value > 0, value, 0))  # by rounding only

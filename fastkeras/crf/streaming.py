@@ -85,8 +85,9 @@ class ViterbiStream:
             scores = self._best + self._end
             if self.undecided:
                 tags = self._give_out(scores.argmax(), self.undecided)
-            possible = scores.max() > -np.inf
-            score = self._score + self._end[self._previous] if possible else -np.inf
+            score = scores.max()  # −inf, +inf and NaN are what the whole sequence has, too
+            if np.isfinite(score):
+                score = self._score + self._end[self._previous]
             score = float(self._dtype.type(score))
         self._begin()
         return tags, score

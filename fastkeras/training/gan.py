@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from fastkeras.training.arguments import positive
 from fastkeras.training.gradients.reversal import (
     gradient_after_loss,
     gradient_reversal,
@@ -71,10 +72,9 @@ class SingleLossGAN(keras.Model):
         **options,
     ):
         super().__init__(**options)
-        if loss not in LOSSES:
+        if not isinstance(loss, str) or loss not in LOSSES:
             raise ValueError(f"loss={loss!r} must be one of {sorted(LOSSES)}")
-        if not generator_weight > 0:
-            raise ValueError(f"generator_weight={generator_weight!r} must be above 0")
+        positive("generator_weight", generator_weight)
         if reverse and loss != "wasserstein":
             raise ValueError(f'reverse=True needs loss="wasserstein", got {loss!r}')
         self.generator, self.discriminator = generator, discriminator
@@ -94,6 +94,7 @@ class SingleLossGAN(keras.Model):
     def compile(self, optimizer="rmsprop", **options):
         """As `keras.Model.compile`, without a loss: the loss is inside."""
         optimizer = keras.optimizers.get(optimizer)
+        self._factor = self.generator_weight
         if hasattr(optimizer, "learning_rate_multipliers"):
             from fastkeras.optimizers.multipliers import set_learning_rate_multiplier
 
@@ -163,6 +164,8 @@ class SingleLossGAN(keras.Model):
         write = keras.saving.serialize_keras_object
         return {
             "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "generator": write(self.generator),
             "discriminator": write(self.discriminator),
             "loss": self.loss_name,

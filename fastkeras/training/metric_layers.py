@@ -2,9 +2,9 @@
 
 import keras
 from keras import backend, ops
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
+from fastkeras._keras_private import get_stateless_scope, in_symbolic_scope
+from fastkeras.training.arguments import function
 from fastkeras.training.losses.loss_layers import applied, graph_of, spec_of
 
 
@@ -40,7 +40,7 @@ class MetricLayer(keras.layers.Layer):
 
     def __init__(self, name, fn=None, **options):
         super().__init__(name=name, **options)
-        self.fn = fn
+        self.fn = None if fn is None else function("fn", fn)
         self.metric = keras.metrics.Mean(name=self.name)
         self.supports_masking = True
 
@@ -75,7 +75,7 @@ class MetricLayer(keras.layers.Layer):
 
     def get_config(self):
         """The configuration, with the function by its registered name."""
-        fn = self.fn and keras.saving.serialize_keras_object(self.fn)
+        fn = None if self.fn is None else keras.saving.serialize_keras_object(self.fn)
         return {**super().get_config(), "fn": fn}
 
     @classmethod

@@ -1,7 +1,8 @@
 """Call layers with other values in place of their variables."""
 
 import keras
-from keras.src.backend.common.variables import AutocastScope
+
+from fastkeras._keras_private import AutocastScope
 
 
 class Substitution(keras.StatelessScope):

@@ -1,8 +1,13 @@
 """The arguments of `Word2Vec`, checked once."""
 
 import math
+import numbers
+import operator
 import os
 
+import numpy as np
+
+from fastkeras._files import check_writable
 from fastkeras.word2vec import subwords
 from fastkeras.word2vec.problem import LOSSES, OBJECTIVES, Settings
 
@@ -19,23 +24,53 @@ LEARNING_RATES = {
 SUBWORDS = {"min_n": 3, "max_n": 6, "buckets": 2_000_000, "subword_gradient": "exact"}
 
 
+LARGEST = 2**31 - 1  # what a kernel's int holds
+
+
+def integer(name, value, lowest=0, highest=LARGEST):
+    """Return an int; TypeError if it is none, ValueError if it is out of its range."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}={value!r} must be an int")
+    value = operator.index(value)
+    if value < lowest:
+        raise ValueError(f"{name}={value} must be at least {lowest}")
+    if highest is not None and value > highest:
+        raise ValueError(f"{name}={value} must be at most {highest}")
+    return value
+
+
+def number(name, value, lowest=-math.inf):
+    """Return a finite float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.number)):
+        raise TypeError(f"{name}={value!r} must be a number")
+    if not (math.isfinite(value) and value >= lowest):
+        at_least = "" if lowest == -math.inf else f", at least {lowest}"
+        raise ValueError(f"{name}={value} must be a finite number{at_least}")
+    return float(value)
+
+
+def flag(name, value):
+    """Return a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}={value!r} must be True or False")
+    return bool(value)
+
+
 def checked(config):
     """Check a dict of the arguments; return it with the defaults that depend on others."""
     config = dict(config)
     for name, lowest in _LOWEST.items():
-        value = config[name]
-        whole = isinstance(value, int) or (hasattr(value, "__index__"))
-        if not whole or isinstance(value, bool):
-            raise TypeError(f"{name}={value!r} must be an int")
-        config[name] = int(value)
-        if value < lowest:
-            raise ValueError(f"{name}={value} must be at least {lowest}")
+        # The seed is no size but taken modulo 2⁶⁴; `subwords.check` looks at buckets.
+        highest = {"seed": None, "buckets": None, "negative": LARGEST - 1}.get(name, LARGEST)
+        config[name] = integer(name, config[name], lowest, highest)
+    for name in _FLAGS:
+        config[name] = flag(name, config[name])
     for name, allowed in _CHOICES.items():
-        if config[name] not in allowed:
+        if not any(config[name] is value or config[name] == value for value in allowed):
             names = ", ".join(map(repr, allowed))
             raise ValueError(f"{name}={config[name]!r} must be one of {names}")
-    if config["max_vocab"] is not None and config["max_vocab"] < 1:
-        raise ValueError(f"max_vocab={config['max_vocab']} must be None or at least 1")
+    if config["max_vocab"] is not None:
+        config["max_vocab"] = _max_vocab(config["max_vocab"])
     _check_subwords(config)
     if config["learning_rate"] is None:
         rates = LEARNING_RATES[
@@ -44,18 +79,23 @@ def checked(config):
         rate_of = config["subword_gradient"] if config["subwords"] else None
         config["learning_rate"] = rates[rate_of]
     for name in ("learning_rate", "end_learning_rate", "sample"):
-        if not (math.isfinite(config[name]) and config[name] >= 0):
-            raise ValueError(f"{name}={config[name]} must be a finite number, at least 0")
-    if not math.isfinite(config["ns_exponent"]):
-        raise ValueError(f"ns_exponent={config['ns_exponent']} must be a finite number")
+        config[name] = number(name, config[name], 0)
+    config["ns_exponent"] = number("ns_exponent", config["ns_exponent"])
+    if config["early_stopping"] is not None:
+        config["early_stopping"] = number("early_stopping", config["early_stopping"])
     if config["negative"] == 0 and config["loss"] != "hierarchical_softmax":
         raise ValueError(f"negative=0 must be at least 1 with loss={config['loss']!r}")
     return config
 
 
+def _max_vocab(value):
+    try:
+        return integer("max_vocab", value, 1, None)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"max_vocab={value!r} must be None or at least 1, an int") from None
+
+
 def _check_subwords(config):
-    if not isinstance(config["subwords"], bool):
-        raise TypeError(f"subwords={config['subwords']!r} must be True or False")
     if config["subwords"]:
         subwords.check(config["buckets"], config["min_n"], config["max_n"])
         return
@@ -76,6 +116,7 @@ _LOWEST = {
     "num_threads": 0,
     "seed": 0,
 }
+_FLAGS = ("deterministic", "sampling_correction", "shrink_windows", "subwords")
 _CHOICES = {
     "objective": OBJECTIVES,
     "loss": LOSSES,
@@ -97,7 +138,7 @@ def settings_of(config):
         negative=0 if tree else config["negative"],
         shared_negatives=skipgram and not tree and config["shared_negatives"] == "window",
         exact_cbow=config["cbow_gradient"] == "exact",
-        shrink_windows=bool(config["shrink_windows"]),
+        shrink_windows=config["shrink_windows"],
         exact_subwords=config["subword_gradient"] == "exact",
     )
 
@@ -108,8 +149,14 @@ def check_options(options):
     for name in options:
         if name not in known:
             raise TypeError(f"{name}={options[name]!r} is unknown; allowed are {', '.join(known)}")
-    if options.get("checkpoint_minutes", 1) < 0:
-        raise ValueError(f"checkpoint_minutes={options['checkpoint_minutes']} must be at least 0")
-    folder = os.path.dirname(os.path.abspath(options.get("checkpoint") or "."))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"checkpoint={options['checkpoint']!r}: there is no such folder")
+    flag("progress", options.get("progress", True))
+    number("checkpoint_minutes", options.get("checkpoint_minutes", 1), 0)
+    callbacks = options.get("callbacks", ())
+    if not isinstance(callbacks, list | tuple) or not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks={callbacks!r} must be a list of functions, such as [function]")
+    checkpoint = options.get("checkpoint")
+    if checkpoint is None:
+        return
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(f"checkpoint={checkpoint!r} must be a path")
+    check_writable(checkpoint, "checkpoint")  # better now than after hours

@@ -1,10 +1,14 @@
 """A model in one file: both matrices, the vocabulary, the arguments, the place in the schedule."""
 
 import json
+import math
+import struct
+import zipfile
 
 import numpy as np
 
 from fastkeras._files import replacing
+from fastkeras.word2vec.vectors import array_files
 
 FORMAT = 1
 
@@ -33,25 +37,109 @@ def load(path):
     """Read a model.
 
     Returns:
-        (config, state, words, counts, (input matrix, output matrix)).
+        (config, state, words, counts, (input matrix, output matrix)). The state has been checked,
+        and every array has the type that it should have; whether words, counts and matrices fit
+        the arguments is for who makes a model of them to see.
 
     Raises:
-        ValueError: the file is not such a model, or of a newer version.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not such a model, is damaged, or of a newer version. No more memory
+            is taken than the file has bytes.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            about, words = (json.loads(bytes(file[name])) for name in ("about", "words"))
-            arrays = [file[f"{name}_embeddings"] for name in ("input", "output")]
-            counts = file["counts"]
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"path={str(path)!r} is not a Word2Vec model: {error}") from error
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                arrays = {name: _member(archive, name, path) for name in _TYPES}
+        # What the package says of a damaged archive depends on where the damage is.
+        except (
+            zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, OSError, OverflowError,
+            RuntimeError, UnicodeDecodeError, struct.error,
+        ) as error:  # fmt: skip
+            raise ValueError(f"path={str(path)!r} is not a Word2Vec model: {error}") from error
+    about, words = (_json(arrays[name], f"{path}: {name}") for name in ("about", "words"))
+    of_about = {"format", "config", "state"}
+    if not isinstance(about, dict) or not of_about <= about.keys():
+        raise ValueError(f"path={str(path)!r} is not a Word2Vec model: it lacks {sorted(of_about)}")
     if about["format"] != FORMAT:
         raise ValueError(
-            f"path={str(path)!r} has format {about['format']}, this version reads {FORMAT}"
+            f"path={str(path)!r} has format {about['format']!r}, this version reads {FORMAT}"
         )
-    return about["config"], about["state"], words, counts, arrays
+    if not isinstance(about["config"], dict):
+        raise ValueError(f"{path}: config is {about['config']!r}; it must be a dict of arguments")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{path}: words must be a list of strings")
+    _check_state(about["state"], path)
+    matrices = [arrays["input_embeddings"], arrays["output_embeddings"]]
+    for name, matrix in zip(("input", "output"), matrices, strict=True):
+        for begin in range(0, len(matrix), _ROWS):
+            finite = np.isfinite(matrix[begin : begin + _ROWS]).all(1)
+            if not finite.all():
+                row = begin + int(finite.argmin())
+                raise ValueError(f"{path}: row {row} of {name}_embeddings has nan or inf")
+    return about["config"], about["state"], words, arrays["counts"], matrices
+
+
+_ROWS = 1 << 14  # looked at together
+_TYPES = {  # of an archive's members: dtype and dimensions
+    "about": (np.uint8, 1),
+    "words": (np.uint8, 1),
+    "counts": (np.int64, 1),
+    "input_embeddings": (np.float32, 2),
+    "output_embeddings": (np.float32, 2),
+}
+
+
+def _member(archive, name, path):
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise ValueError(f"{path}: {name} is compressed, which `Word2Vec.save` does not do")
+    dtype, dimensions = _TYPES[name]
+    with archive.open(info) as file:
+        array = array_files.read_array(file, info.file_size, f"{path}: {name}")
+    if array.dtype != dtype or array.ndim != dimensions:
+        raise ValueError(
+            f"{path}: {name} is an array of {array.dtype} with {array.ndim} dimensions; it must "
+            f"be of {np.dtype(dtype)} with {dimensions}"
+        )
+    return array
+
+
+def _json(array, place):
+    try:
+        return json.loads(array.tobytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is not JSON: {error}") from None
+
+
+def _check_state(state, path):
+    """Raise ValueError if this is no place in a schedule."""
+    whole = ("epoch", "epochs", "first_epoch", "position", "predictions", "corpus_size")
+    allowed = {*whole, "loss", "seconds", "history"}
+    if not isinstance(state, dict) or state.keys() != allowed:
+        raise ValueError(f"{path}: state must be a dict of {', '.join(sorted(allowed))}")
+    for name in whole:
+        if not _is_whole(state[name]):
+            raise ValueError(f"{path}: state: {name}={state[name]!r} must be an int, at least 0")
+    for name in ("loss", "seconds"):
+        if not _is_amount(state[name]):
+            raise ValueError(f"{path}: state: {name}={state[name]!r} must be a finite number")
+    for name, highest in {"epoch": state["epochs"], "position": state["corpus_size"]}.items():
+        if state[name] > highest:
+            raise ValueError(f"{path}: state: {name}={state[name]} must be at most {highest}")
+    history = state["history"]
+    if not isinstance(history, dict) or history.keys() != {"loss", "words_per_second"}:
+        raise ValueError(f"{path}: state: history must be a dict of loss and words_per_second")
+    for name, values in history.items():
+        if not isinstance(values, list) or not all(map(_is_amount, values)):
+            raise ValueError(f"{path}: state: history of {name} must be a list of finite numbers")
+
+
+def _is_whole(value):
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_amount(value):
+    return type(value) in (int, float) and 0 <= value < math.inf
 
 
 def _bytes(value):

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 from zipfile import is_zipfile
 
@@ -24,8 +25,9 @@ def main(arguments=None):
     given = _parser().parse_args(arguments)
     try:
         given.run(given)
-    except KeyboardInterrupt:
-        print("fastkeras word2vec: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        how_to_go_on = f": {_how_to_go_on(given)}" if interrupt.args else ""
+        print(f"fastkeras word2vec: interrupted{how_to_go_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # of `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -35,6 +37,12 @@ def main(arguments=None):
         print(f"fastkeras word2vec {given.command}: error: {message}", file=sys.stderr)
         return 1
     return 0
+
+
+def _how_to_go_on(given):
+    if given.checkpoint:
+        return f"the same command goes on from {given.checkpoint}"
+    return "nothing was written; with --checkpoint FILE the same command would go on"
 
 
 def _parser():
@@ -187,6 +195,7 @@ _OPTIONS = [
 
 
 def _train(given):
+    from fastkeras._files import check_writable
     from fastkeras.word2vec.corpus import Corpus
     from fastkeras.word2vec.trainer import Word2Vec
     from fastkeras.word2vec.vectors.files import format_of
@@ -199,6 +208,7 @@ def _train(given):
             raise OSError(
                 f"{path} cannot be written: there is no folder {str(folder)!r} to write in"
             )
+        check_writable(path, f"{path} cannot be written")
     names = {flag[2:].replace("-", "_") for flag, _, _ in _OPTIONS}
     options = {name: value for name, value in vars(given).items() if name in names}
     if options.get("shared_negatives") == "none":
@@ -212,10 +222,20 @@ def _train(given):
     else:
         model = Word2Vec(**options)
         model.fit(corpus, checkpoint=given.checkpoint, progress=True)
-    model.vectors.save(given.output)
+    try:
+        model.vectors.save(given.output)
+    except OSError as error:  # what has taken hours is not thrown away
+        raise OSError(f"{error}; the vectors are in {_rescued(model.vectors, given)}") from error
     if given.vocabulary:
         model.vocabulary.save(given.vocabulary)
     print(f"{given.output}: {len(model.vectors)} words, vectors of size {model.vectors.size}")
+
+
+def _rescued(vectors, given):
+    """Write the vectors to the folder for temporary files, and return where."""
+    path = Path(tempfile.mkdtemp(prefix="fastkeras-")) / Path(given.output).name
+    vectors.save(path)
+    return path
 
 
 def _check_same(model, options, checkpoint):

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from fastkeras._files import replacing
+from fastkeras.word2vec.arguments import integer, number
 from fastkeras.word2vec.corpus import Corpus, encode
 from fastkeras.word2vec.text_files import lines_of
 from fastkeras.word2vec.vocabulary import build
@@ -66,14 +67,14 @@ class Phrases:
     def load(cls, path, delimiter="_"):
         """Read what `save` has written; ValueError names the line that is something else."""
         scores = {}
-        for number, line in lines_of(path):
+        for at, line in lines_of(path):
             fields = line.split("\t")
             try:
                 score = float(fields[-1])
             except ValueError:
                 score = math.nan
             if len(fields) != 3 or not all(fields) or math.isnan(score):
-                raise ValueError(f"{path}, line {number}: {line!r} is not two words and a score")
+                raise ValueError(f"{path}, line {at}: {line!r} is not two words and a score")
             scores[fields[0], fields[1]] = score
         return cls(scores, delimiter)
 
@@ -132,8 +133,9 @@ def find_phrases(
     """
     if scoring not in THRESHOLDS:
         raise ValueError(f"scoring={scoring!r} must be one of {sorted(THRESHOLDS)}")
-    if min_count < 1:
-        raise ValueError(f"min_count={min_count} must be at least 1")
+    integer("min_count", min_count, 1, None)
+    if threshold not in (None, -math.inf):
+        number("threshold", threshold)
     corpus = _opened(corpus)
     # Rare words are counted too: without them their neighbours would seem to be next to each other.
     vocabulary = build(corpus, 1, num_threads=num_threads, table_size=table_size)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from fastkeras.word2vec import sampling
+from fastkeras.word2vec.arguments import flag, integer, number
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.encoding import id_arrays, mapped
 from fastkeras.word2vec.problem import OBJECTIVES, reach_of
@@ -77,10 +78,11 @@ class Windows(keras.utils.PyDataset):
         super().__init__(**options)
         if objective not in OBJECTIVES:
             raise ValueError(f"objective={objective!r} must be one of {OBJECTIVES}")
-        for name, value in {"window": window, "batch_size": batch_size}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if not sample >= 0:
+        window = integer("window", window, 1)
+        batch_size = integer("batch_size", batch_size, 1)
+        seed = integer("seed", seed, 0, None)
+        shrink_windows, shuffle = flag("shrink_windows", shrink_windows), flag("shuffle", shuffle)
+        if number("sample", sample) < 0:
             raise ValueError(f"sample={sample} must be at least 0")
         self.ids = _ids(corpus, vocabulary)
         self.keep = sampling.keep_thresholds(vocabulary.counts, sample)
@@ -90,6 +92,14 @@ class Windows(keras.utils.PyDataset):
         self.epoch = 0
         self._lock, self._pass = threading.Lock(), None
         self._length = -(-self.num_examples // batch_size)
+
+    def __getstate__(self):
+        """All but what another process makes anew: the lock and the present pass."""
+        return {**vars(self), "_lock": None, "_pass": None}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._lock = threading.Lock()
 
     def __len__(self):
         return self._length

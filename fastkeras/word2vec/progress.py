@@ -1,4 +1,4 @@
-"""What training tells about itself: a bar by rich, or lines where rich is not installed."""
+"""What training tells about itself: a bar by rich in a terminal, else lines now and then."""
 
 import contextlib
 import sys
@@ -6,6 +6,7 @@ import time
 from typing import NamedTuple
 
 SECONDS_BETWEEN_LINES = 10
+SECONDS_BETWEEN_LINES_OF_A_LOG = 60
 
 
 class Status(NamedTuple):
@@ -32,19 +33,28 @@ class Status(NamedTuple):
 
 @contextlib.contextmanager
 def counting(shown):
-    """Give what `vocabulary.build` tells its progress; None if not `shown`, or without rich."""
+    """Give what `vocabulary.build` tells its progress; None if not `shown`."""
     progress = _rich(shown)
     if progress is None:
-        yield None
+        yield _counting_lines() if shown else None
         return
     with progress.Progress() as display:
         task = display.add_task("words", total=None)
-        yield lambda done, total: display.update(task, completed=done, total=total)
+        line = _counting_lines() if _is_log(display) else lambda done, total: None
+
+        def show(done, total):
+            display.update(task, completed=done, total=total)
+            line(done, total)
+
+        yield show
 
 
 @contextlib.contextmanager
 def bar(shown):
-    """Give a function that shows a `Status`: a bar, or lines where rich is not installed."""
+    """Give a function that shows a `Status`: a bar in a terminal, else lines.
+
+    A bar that nobody watches is drawn once, at its end; lines tell of the hours before.
+    """
     progress = _rich(shown)
     if progress is None:
         yield _lines() if shown else lambda status: None
@@ -58,10 +68,12 @@ def bar(shown):
     )
     with progress.Progress(*columns) as display:
         task = display.add_task("train", total=1.0, epoch="", figures="")
+        line = _log_lines() if _is_log(display) else lambda status: None
 
         def show(status):
             epoch, figures = _texts(status)
             display.update(task, completed=status.progress, epoch=epoch, figures=figures)
+            line(status)
 
         yield show
 
@@ -75,17 +87,55 @@ def _texts(status):
 
 
 def _lines():
-    next_time = 0.0
+    due = _now_and_then(SECONDS_BETWEEN_LINES, at_once=True)
 
     def show(status):
-        nonlocal next_time
-        if time.monotonic() >= next_time or status.progress == 1:
-            next_time = time.monotonic() + SECONDS_BETWEEN_LINES
-            epoch, figures = _texts(status)
-            left = f"{status.seconds_left:.0f} s left"
-            print(f"epoch {epoch}  {status.progress:4.0%}  {figures}  {left}", file=sys.stderr)
+        if due() or status.progress == 1:
+            _print(status)
 
     return show
+
+
+def _log_lines():
+    due = _now_and_then(SECONDS_BETWEEN_LINES_OF_A_LOG)
+    return lambda status: _print(status) if due() else None
+
+
+def _counting_lines():
+    due = _now_and_then(SECONDS_BETWEEN_LINES_OF_A_LOG)
+
+    def show(done, total):
+        if due():
+            share = f"{done / total:4.0%}" if total else f"{done:,}"
+            print(f"counting words  {share}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _print(status):
+    epoch, figures = _texts(status)
+    left = f"{status.seconds_left:.0f} s left"
+    line = f"epoch {epoch}  {status.progress:4.0%}  {figures}  {left}"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _now_and_then(seconds, at_once=False):
+    """Return a function that is true when so many seconds have passed since it was last."""
+    next_time = time.monotonic() + (0 if at_once else seconds)
+
+    def due():
+        nonlocal next_time
+        if time.monotonic() < next_time:
+            return False
+        next_time = time.monotonic() + seconds
+        return True
+
+    return due
+
+
+def _is_log(display):
+    """Whether what is shown goes to a file or a pipe, where nothing can move."""
+    return not (display.console.is_terminal or display.console.is_jupyter)
 
 
 def _rich(shown):

@@ -1,11 +1,13 @@
 """The trainer: a corpus goes in, vectors come out."""
 
+import copy
+
 import numpy as np
 
 from fastkeras import _engines
 from fastkeras.word2vec import checkpoint as checkpoints
 from fastkeras.word2vec import growth, matrices, problem, training
-from fastkeras.word2vec.arguments import check_options, checked, settings_of
+from fastkeras.word2vec.arguments import check_options, checked, flag, integer, settings_of
 from fastkeras.word2vec.inputs import as_corpus, bags, counted, encoded
 
 
@@ -186,6 +188,8 @@ class Word2Vec:
         }
         check_options(options)
         corpus = as_corpus(corpus)
+        if vocabulary is not None and not hasattr(vocabulary, "words"):
+            raise TypeError(f"vocabulary={vocabulary!r} must be a fastkeras.word2vec.Vocabulary")
         if vocabulary is None:
             vocabulary = counted(corpus, self.config, progress)
         if not len(vocabulary.words):
@@ -193,10 +197,8 @@ class Word2Vec:
         ids = encoded(corpus, vocabulary, self.config["num_threads"])
         self.vocabulary = vocabulary
         self._bags = bags(vocabulary, self.config)
-        words = len(vocabulary.words)
-        input_rows = words if self._bags is None else self._bags.num_rows
-        rows = input_rows, problem.output_rows(words, self._settings)
-        self._matrices = matrices.new(*rows, self.config["vector_size"], self.config["seed"])
+        size, seed = self.config["vector_size"], self.config["seed"]
+        self._matrices = matrices.new(*self._rows(), size, seed)
         self._state = training.new_state(self.config["epochs"])
         return self._train(ids, **options)
 
@@ -235,6 +237,7 @@ class Word2Vec:
         if self.vocabulary is None:
             raise ValueError("the model has no vectors yet: call fit first")
         check_options(options)
+        epochs, new_words = integer("epochs", epochs, 1), flag("new_words", new_words)
         corpus = as_corpus(corpus)
         if new_words and not isinstance(corpus, np.ndarray):
             self._add_words(counted(corpus, self.config, options.get("progress", True)))
@@ -262,13 +265,44 @@ class Word2Vec:
         from fastkeras.word2vec.vocabulary import Vocabulary
 
         config, state, words, counts, embeddings = checkpoints.load(path)
-        model = cls(**config, engine=engine)
-        model.vocabulary = Vocabulary(words, counts)
-        model._bags = bags(model.vocabulary, model.config)
+        _engines.engine_for("word2vec", np.empty(0), engine)  # raises what is wrong with it itself
+        try:
+            model = cls(**config, engine=engine)
+            model.vocabulary = Vocabulary(words, counts)
+            model._bags = bags(model.vocabulary, model.config)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"path={str(path)!r} is not a Word2Vec model: {error}") from error
+        expected = [(rows, model.config["vector_size"]) for rows in model._rows()]
+        shapes = [matrix.shape for matrix in embeddings]
+        if shapes != expected or not words:
+            raise ValueError(
+                f"path={str(path)!r} has matrices of shapes {shapes[0]} and {shapes[1]}; its "
+                f"{len(words)} words and arguments need {expected[0]} and {expected[1]}"
+            )
         model._corpus_size = state.pop("corpus_size")
         model._state = state
         model._matrices = [matrices.padded_copy(matrix) for matrix in embeddings]
         return model
+
+    def __getstate__(self):
+        """All but the engine, of which the name is kept: modules are neither pickled nor copied."""
+        return {**vars(self), "_engine": self._engine.__name__.rpartition("._")[2]}
+
+    def __setstate__(self, state):
+        """Find the engine here, another one where that is not there; rows begin on cache lines."""
+        vars(self).update(state)
+        if _engines.engines("word2vec").get(state["_engine"]) != "ready":
+            state["_engine"] = None
+        self._engine = _engines.engine_for("word2vec", np.empty(0), state["_engine"])
+        if self._matrices is not None:
+            self._matrices = [matrices.padded_copy(matrix) for matrix in self._matrices]
+        self._state = copy.deepcopy(self._state)
+
+    def _rows(self):
+        """Return how many rows the input matrix has, and the output matrix."""
+        words = len(self.vocabulary.words)
+        input_rows = words if self._bags is None else self._bags.num_rows
+        return input_rows, problem.output_rows(words, self._settings)
 
     def _fitted(self):
         if self._matrices is None:

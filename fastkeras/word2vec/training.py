@@ -2,8 +2,12 @@
 
 import math
 import signal
+import sys
 import threading
 import time
+import warnings
+
+import numpy as np
 
 from fastkeras.word2vec import sampling
 from fastkeras.word2vec.problem import BLOCK, BLOCKS_IN_ROUND, Schedule
@@ -13,6 +17,7 @@ BLOCK_SECONDS = 0.25
 CUT = 4 * BLOCK * BLOCKS_IN_ROUND  # blocks end at multiples of a round
 SMOOTHING = 0.05  # of what is shown
 DIVERGED = 1e3  # no prediction of a sane model loses so much
+FEW_KEPT, FEW_PREDICTED = 0.2, 0.1  # shares of the words, below which something is wrong
 
 
 def train(
@@ -29,17 +34,25 @@ def train(
         progress, callbacks, checkpoint, checkpoint_minutes: as in `Word2Vec.fit`.
     """
     saved = time.monotonic()
+    seen = Seen()
 
     def pass_over(begin, end, key, schedule):
         of_slice = key, schedule, config["num_threads"], config["deterministic"]
-        return engine.train(ids, begin, end, *matrices, tables, settings, *of_slice)
+        done = engine.train(ids, begin, end, *matrices, tables, settings, *of_slice)
+        seen.add(ids[begin:end], *done[1:])
+        if end == len(ids):
+            seen.end_epoch(config)
+        return done
 
     def between(status):
         nonlocal saved
         show(status)
         stops = [callback(status) for callback in callbacks]
         if checkpoint is not None and time.monotonic() - saved >= 60 * checkpoint_minutes:
-            save(checkpoint)
+            try:
+                save(checkpoint)
+            except OSError as error:  # the disk may have room again when it matters
+                warnings.warn(f"training goes on without a checkpoint: {error}", stacklevel=6)
             saved = time.monotonic()
         return interrupted.asked or any(stop is True for stop in stops)
 
@@ -48,7 +61,50 @@ def train(
         if checkpoint is not None:
             save(checkpoint)
     if interrupted.asked:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(
+            "the model keeps what it has learnt; to go on: model.resume(corpus)"
+            if checkpoint is None
+            else f"to go on: Word2Vec.load({str(checkpoint)!r}).resume(corpus)"
+        )
+
+
+class Seen:
+    """Tells, once, that hardly anything was learnt from an epoch, and what to change."""
+
+    def __init__(self):
+        self.told = False
+        self._begin()
+
+    def _begin(self):
+        self.words = self.kept = self.predictions = 0
+
+    def add(self, ids, predictions, kept):
+        self.words += int(np.count_nonzero(np.asarray(ids) >= 0))
+        self.predictions += predictions
+        self.kept += kept
+
+    def end_epoch(self, config):
+        words, kept, predictions = self.words, self.kept, self.predictions
+        self._begin()
+        if self.told or not words:
+            return
+        if kept < FEW_KEPT * words and config["sample"] > 0:
+            self.told = True
+            reason = (
+                f"sample={config['sample']:g} left {kept} of {words} words, for it thins out words "
+                "that are frequent in a text of many different ones: pass sample=0, or a larger one"
+            )
+        elif predictions < FEW_PREDICTED * kept:
+            self.told = True
+            reason = (
+                f"{kept} words have few others beside them: sentences must have two words at "
+                "least that the vocabulary knows"
+            )
+        else:
+            return
+        warnings.warn(
+            f"an epoch made {predictions} predictions: {reason}", RuntimeWarning, stacklevel=7
+        )
 
 
 class Interrupted:
@@ -63,6 +119,7 @@ class Interrupted:
 
     def _note(self, *_):
         self.asked = True
+        print("training ends after this block; Ctrl-C again ends it at once", file=sys.stderr)
         self._restore()  # whoever asks twice wants it now
 
     def _restore(self):

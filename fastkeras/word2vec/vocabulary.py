@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from fastkeras._files import replacing
+from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.text_files import BYTE_ORDER_MARK, lines_of
 
@@ -36,7 +37,13 @@ class Vocabulary:
 
     def __init__(self, words, counts):
         self.words = list(words)
-        self.counts = np.array(counts, np.int64)
+        given = np.asarray(counts)
+        whole = given.dtype.kind in "iu" or (given.dtype.kind == "f" and (given % 1 == 0).all())
+        if not whole or not ((given >= 0) & (given < 2**63)).all():
+            raise ValueError(
+                f"counts must be integers from 0 to 2⁶³ − 1, got {given.tolist()[:3]}…"
+            )
+        self.counts = np.array(given, np.int64)
         self.index = {word: i for i, word in enumerate(self.words)}
         if self.counts.shape != (len(self.words),):
             raise ValueError(f"counts has shape {self.counts.shape}, words {len(self.words)} words")
@@ -120,13 +127,11 @@ def build(
         >>> vocabulary.words, vocabulary.counts
         (['the', 'cat'], array([3, 2]))
     """
-    for name, value in {
-        "min_count": min_count,
-        "max_vocab": max_vocab,
-        "table_size": table_size,
-    }.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    if max_vocab is not None:
+        integer("max_vocab", max_vocab, 1, None)
+    integer("min_count", min_count, 1, None)
+    integer("table_size", table_size, 1, None)
+    integer("num_threads", num_threads)
     corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
     counter = _counter(corpus)
     floor = 0

@@ -144,7 +144,7 @@ def test_sample_weight_weighs_sequences(data):
     weighted = ((decoded == tags) * steps).sum() / steps.sum()
     np.testing.assert_allclose(results["weighted_accuracy"], weighted, rtol=1e-5)
     with pytest.raises(ValueError, match=r"sample_weight must have shape \(batch,\)"):
-        crf.loss(tags, model(words), np.ones(words.shape))
+        crf.loss(tags, model(words), np.ones((len(words), words.shape[1] + 1)))
 
 
 def test_the_loss_is_never_negative_and_0_without_valid_steps():

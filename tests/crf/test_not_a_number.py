@@ -15,7 +15,7 @@ from conftest import engines_of
 from fastkeras import crf
 from strategies import chains, is_valid
 
-ENGINES = [param for param in engines_of("crf") if param.values[0] != "keras"]
+ENGINES = engines_of("crf")
 SCORES = ("emissions", "transitions", "start_transitions", "end_transitions")
 NOT_NUMBERS = (np.nan, np.inf, -np.inf)
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
@@ -234,3 +234,34 @@ def test_gradients_of_tensors(function, jit_compile):
     value, d_x, d_a = gradients(tf.constant([2.0, 0.0, 0.0]))
     assert np.isnan(value[1]) and np.isfinite(d_x).all() and np.isfinite(d_a).all()
     assert not np.any(d_x[1:])
+
+
+@every_engine
+@pytest.mark.parametrize("wrong", (np.nan, np.inf))
+def test_what_is_made_of_likelihoods_tells_it(engine, wrong):
+    x = np.array([[[0.0, 1.0], [wrong, 0.0]], [[0.0, 1.0], [2.0, 0.0]]])
+    transitions, tags, q = np.zeros((2, 2)), np.array([[0, 1], [0, 1]]), np.zeros((2, 2, 2))
+    every_tag = np.ones((2, 2, 2), bool)
+    with np.errstate(invalid="ignore"):
+        for value in (
+            crf.entropy(x, transitions, engine=engine),
+            crf.cross_entropy(x, transitions, q, transitions, engine=engine),
+            crf.cross_entropy(q, transitions, x, transitions, engine=engine),
+            crf.kl_divergence(q, transitions, x, transitions, engine=engine),
+            crf.log_count(x, transitions, engine=engine),
+            crf.log_likelihood_of_sets(x, every_tag, transitions, engine=engine),
+            crf.smoothed_log_likelihood(x, tags, transitions, label_smoothing=0.1, engine=engine),
+            crf.posterior_decode(x, transitions, engine=engine)[1][:, 0],
+            crf.memm.log_likelihood(x, tags, transitions),
+        ):
+            np.testing.assert_array_equal(np.isnan(value), [True, False])
+
+
+@pytest.mark.parametrize("wrong", (np.nan, np.inf))
+def test_a_stream_tells_it_as_a_whole_sequence_does(wrong):
+    x = np.zeros((4, 2))
+    x[1, 1] = wrong
+    stream = crf.ViterbiStream(np.zeros((2, 2)))
+    tags, (rest, score) = stream.feed(x), stream.finish()
+    assert ((np.concatenate([tags, rest]) >= 0) & (np.concatenate([tags, rest]) < 2)).all()
+    np.testing.assert_array_equal(score, crf.viterbi(x[None], np.zeros((2, 2)))[1][0])

@@ -261,3 +261,34 @@ def test_without_tensorflow(tmp_path, vectors_file):
     command = [sys.executable, "-c", code, "word2vec", "similar", vectors_file, "king"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.endswith("0 set()\n")
+
+
+def test_outputs_are_tried_before_the_training(tmp_path, capsys, trained, news, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fastkeras._files.os.write", full)
+    assert main(["word2vec", "train", news, "-o", str(tmp_path / "v.bin")]) == 1
+    assert "v.bin cannot be written: the disk is full" in capsys.readouterr().err
+    monkeypatch.undo()
+    (tmp_path / "folder.bin").mkdir()
+    assert main(["word2vec", "train", news, "-o", str(tmp_path / "folder.bin")]) == 1
+    assert "folder.bin cannot be written: it is a folder" in capsys.readouterr().err
+
+
+def test_vectors_are_rescued_when_the_disk_is_full_in_the_end(
+    tmp_path, capsys, trained, news, monkeypatch
+):
+    output, usual = tmp_path / "v.bin", Vectors.save
+
+    def full(vectors, path, format=None):
+        if path == str(output):
+            raise OSError(28, "No space left on device")
+        usual(vectors, path, format)
+
+    monkeypatch.setattr(Vectors, "save", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["word2vec", "train", news, "-o", str(output)]) == 1
+    message = capsys.readouterr().err.strip()
+    assert "No space left on device; the vectors are in " in message
+    assert load(message.rpartition(" ")[2]).words == ["the", "cat", "sat", "on", "mat"]

@@ -375,3 +375,113 @@ def test_a_window_may_be_the_whole_basket(engine):
     script = WHOLE_BASKETS.replace("{engine}", engine)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("engine", ["native", "numba", "reference"])
+def test_an_epoch_without_predictions_is_told(engine):
+    few = [["human", "interface"], ["survey", "user", "computer"], ["trees", "graph"]] * 3
+    options = {"min_count": 1, "engine": engine, "vector_size": 8, "num_threads": 1}
+    with pytest.warns(RuntimeWarning, match=r"sample=0.0001 left \d of 21 words.*sample=0") as told:
+        Word2Vec(**options).fit(few, **QUIET)
+    assert len(told) == 1 and told[0].filename == __file__
+    with pytest.warns(RuntimeWarning, match="made 0 predictions: 30 words have few others"):
+        Word2Vec(sample=0, **options).fit([["a"], ["b"]] * 15, **QUIET)
+    with pytest.warns(RuntimeWarning, match="made 2 predictions: 32 words have few others"):
+        Word2Vec(sample=0, epochs=1, **options).fit([["a"], ["b"]] * 15 + [["a", "b"]], **QUIET)
+    Word2Vec(sample=0, **options).fit(few, **QUIET)
+
+
+def test_a_log_gets_a_line_now_and_then(rng, capsys, monkeypatch):
+    pytest.importorskip("rich", reason="rich is not installed")
+    from fastkeras.word2vec import progress
+
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    small(epochs=2).fit(ids, vocabulary=vocabulary)
+    assert capsys.readouterr().err == ""  # it was too short
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES_OF_A_LOG", 0)
+    small(epochs=2).fit(ids, vocabulary=vocabulary)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("epoch 1/2") and lines[-1].startswith("epoch 2/2  100%")
+    small(min_count=1, epochs=1).fit([["a", "b"]] * 3)
+    assert capsys.readouterr().err.startswith("counting words  100%\nepoch 1/1")
+
+
+def test_interrupt_says_how_to_go_on(rng, tmp_path, monkeypatch, capsys):
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    interrupt = [lambda status: signal.raise_signal(signal.SIGINT)]
+    model = small(epochs=3)
+    with pytest.raises(KeyboardInterrupt, match=r"to go on: model\.resume\(corpus\)"):
+        model.fit(ids, vocabulary=vocabulary, callbacks=interrupt, **QUIET)
+    assert "Ctrl-C again ends it at once" in capsys.readouterr().err
+    path = tmp_path / "model"
+    with pytest.raises(KeyboardInterrupt, match=rf"Word2Vec\.load\('{path}'\)\.resume\(corpus\)"):
+        model.fit(ids, vocabulary=vocabulary, callbacks=interrupt, checkpoint=path, **QUIET)
+    assert len(Word2Vec.load(path).resume(ids, **QUIET).history["loss"]) == 3
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_training(rng, tmp_path, monkeypatch):
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    usual, calls = checkpoint.np.savez, []
+
+    def full_at_first(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return usual(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint.np, "savez", full_at_first)
+    path = tmp_path / "model"
+    with pytest.warns(UserWarning, match="goes on without a checkpoint: .*No space left"):
+        small(epochs=2).fit(
+            ids, vocabulary=vocabulary, checkpoint=path, checkpoint_minutes=0, **QUIET
+        )
+    assert Word2Vec.load(path)._state["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_vocab": 2.5}, "max_vocab=2.5 must be None or at least 1, an int"),
+        ({"deterministic": "no"}, "deterministic='no' must be True or False"),
+        ({"shrink_windows": None}, "shrink_windows=None must be True or False"),
+        ({"learning_rate": "high"}, "learning_rate='high' must be a number"),
+        ({"early_stopping": "soon"}, "early_stopping='soon' must be a number"),
+        ({"sample": None}, "sample=None must be a number"),
+        ({"ns_exponent": True}, "ns_exponent=True must be a number"),
+        ({"window": 2**31}, "window=2147483648 must be at most 2147483647"),
+        ({"negative": 2**31 - 1}, "negative=2147483647 must be at most 2147483646"),
+        ({"window": True}, "window=True must be an int"),
+    ],
+)
+def test_messages_are_ours(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Word2Vec(**arguments)
+
+
+def test_options_of_fit_are_checked_before_anything_is_read(tmp_path):
+    def read(*_):
+        raise AssertionError("the corpus was read")
+
+    class Unread(list):
+        __iter__ = read
+
+    (tmp_path / "file").touch()
+    for options, message in (
+        ({"callbacks": print}, r"callbacks=<built-in function print> must be a list of functions"),
+        ({"callbacks": [3]}, r"callbacks=\[3\] must be a list of functions"),
+        ({"progress": "yes"}, "progress='yes' must be True or False"),
+        ({"checkpoint": 3}, "checkpoint=3 must be a path"),
+        ({"checkpoint": tmp_path}, "checkpoint: it is a folder"),
+        ({"checkpoint": tmp_path / "file" / "model"}, "checkpoint: its folder is a file"),
+        ({"checkpoint_minutes": "1"}, "checkpoint_minutes='1' must be a number"),
+        ({"checkpoint_minutes": -1}, "checkpoint_minutes=-1 must be a finite number, at least 0"),
+    ):
+        with pytest.raises((TypeError, ValueError, OSError), match=message):
+            Word2Vec().fit(Unread(["a b"]), **options)
+    model = Word2Vec(4, min_count=1, sample=0, epochs=1).fit(["a b"] * 3, **QUIET)
+    with pytest.raises(TypeError, match=r"epochs=1.5 must be an int"):
+        model.partial_fit(["a b"], epochs=1.5)
+    with pytest.raises(TypeError, match=r"new_words='no' must be True or False"):
+        model.partial_fit(["a b"], new_words="no")
+    with pytest.raises(TypeError, match=r"vocabulary=\['a'\] must be a .*Vocabulary"):
+        model.fit(["a b"], vocabulary=["a"])

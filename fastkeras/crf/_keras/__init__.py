@@ -8,14 +8,13 @@ from keras import backend, ops
 
 from fastkeras.crf._keras import checkpointed
 from fastkeras.crf._keras.eager import engine_function
-from fastkeras.crf._keras.paths import k_best, sample
+from fastkeras.crf._keras.paths import k_best, sample, viterbi
 from fastkeras.crf._keras.recursions import (
-    IMPOSSIBLE,
     forward,
-    of_each_step,
+    is_impossible,
+    is_nan,
     pair_sums,
     posterior,
-    scan,
     steps_of,
     varies,
 )
@@ -31,7 +30,8 @@ from fastkeras.crf._keras.relative_scores import (
 from fastkeras.crf._keras.weighted import weighted_log_likelihood
 from fastkeras.crf.chain import Gradients
 
-__all__ = ["checkpointed", "k_best", "sample", "weighted_log_likelihood"]  # and what stands here
+# besides what stands here
+__all__ = ["checkpointed", "k_best", "sample", "viterbi", "weighted_log_likelihood"]
 
 VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
 
@@ -44,7 +44,7 @@ def log_partition(chain):
 
 @engine_function
 def sequence_score(chain, tags):
-    scores = relative_scores(chain)
+    scores = relative_scores(chain, for_sums=False)
     gold = gold_of(scores, tags)
     return settle(sum_over_steps(gold.score + scores.shift), gold)
 
@@ -63,7 +63,8 @@ def log_likelihood_and_gradients(chain, tags, weights):
     alpha, scale, log_scale = forward(scores.steps)
     likelihood = sum_over_steps(gold.score - log_scale)
     likelihood = ops.where(likelihood > 0, 0, likelihood)  # above 0 by rounding only
-    weights = ops.where(gold.possible, ops.convert_to_tensor(weights, dtype=likelihood.dtype), 0)
+    counts_at_all = gold.possible | is_nan(likelihood)
+    weights = ops.where(counts_at_all, ops.convert_to_tensor(weights, dtype=likelihood.dtype), 0)
     unary, counts, _ = posterior(scores.steps, alpha, scale, weights)
     tags, previous = tags_and_previous(scores, ops.transpose(tags))
     num_tags = scores.x.shape[-1]
@@ -87,46 +88,9 @@ def marginals(chain):
     scores = relative_scores(chain)
     alpha, scale, log_scale = forward(scores.steps)
     log_z = sum_over_steps(log_scale + scores.shift)
-    weights = ops.cast(log_z > IMPOSSIBLE, log_z.dtype)
+    weights = ops.where(is_impossible(log_z), 0, ops.ones_like(log_z))
     unary, counts, _ = posterior(scores.steps, alpha, scale, weights, per_sequence=True)
     return ops.transpose(unary, (1, 0, 2)), _as_given(counts)
-
-
-@engine_function
-def viterbi(chain):
-    scores = relative_scores(chain)
-    zeros = ops.zeros(ops.shape(scores.x)[1:], scores.x.dtype)
-    valid, first = scores.valid[..., None], scores.first[..., None]
-    transitions = of_each_step(scores.transitions)
-
-    def forwards(best, inputs):
-        x, valid, first, *into = inputs
-        reached = best[:, :, None] + (into[0] if into else scores.transitions)
-        joined = x + ops.where(first, 0, ops.max(reached, axis=1))
-        peak = ops.max(joined, axis=-1, keepdims=True)
-        after = ops.where(valid, joined - peak, best)
-        return after, (best, ops.where(valid, peak, 0)[:, 0])
-
-    inputs = (scores.x, valid, first, *transitions)
-    best, (before, peaks) = scan(forwards, zeros, inputs, (zeros, zeros[:, 0]))
-    score = sum_over_steps(peaks + scores.shift)
-
-    # no pointers are stored: the winner is found again along the path, by the same additions
-    transposed = ops.swapaxes(scores.transitions, -1, -2)
-
-    def backwards(tag, inputs):
-        before, valid, *into = inputs
-        if into:
-            leaving = ops.take_along_axis(into[0], tag[:, None, None], axis=1)[:, 0]
-        else:
-            leaving = ops.take(transposed, tag, axis=0)
-        came_from = _argmax(before + leaving)
-        return ops.where(valid, came_from, tag), (ops.where(valid, tag, 0),)
-
-    tag = _argmax(best)
-    inputs = (before, scores.valid, *of_each_step(transposed))
-    _, (tags,) = scan(backwards, tag, inputs, (tag,), reverse=True)
-    return ops.transpose(tags), ops.where(score > IMPOSSIBLE, score, -float("inf"))
 
 
 def _relative_score(scores, gold):
@@ -157,10 +121,3 @@ def _relative_score(scores, gold):
 def _as_given(counts):
     """Counts of transitions that vary, time-major and into each step, as those came."""
     return ops.transpose(counts, (1, 0, 2, 3))[:, 1:] if varies(counts) else counts
-
-
-def _argmax(scores):
-    # the first of the largest; ops.argmax looks at bits, for which ONNX and TFLite have no ops
-    last = scores.shape[-1] - 1
-    largest = scores == ops.max(scores, axis=-1, keepdims=True)
-    return ops.min(ops.where(largest, ops.arange(last + 1, dtype="int32"), last), axis=-1)

@@ -86,7 +86,7 @@ def _posterior(steps, starts, weights):
         return (beta, counts + more), (unary,)
 
     pieces = _pieces(steps)
-    counts = (steps.transitions[0] if varying else steps.transitions) * 0
+    counts = ops.zeros_like(steps.transitions[0] if varying else steps.transitions)
     carry = anything(steps.x), counts
     like = (pieces[0][0], *(piece[0] for piece in pieces[3:]))
     (_, counts), (unary, *more) = scan(piece, carry, (starts, *pieces), like, reverse=True)

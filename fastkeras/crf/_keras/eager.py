@@ -6,6 +6,7 @@ from inspect import signature
 import numpy as np
 from keras import backend, ops, tree
 
+from fastkeras._arrays import has_values
 from fastkeras.crf import _reference
 from fastkeras.crf.chain import Chain, check_lengths, check_tags
 
@@ -90,25 +91,12 @@ def check_values(chain, tags=None):
 
     A graph, which cannot raise, gives NaN instead.
     """
-    if _is_concrete(chain.lengths):
+    if has_values(chain.lengths):
         check_lengths(ops.convert_to_numpy(chain.lengths), chain.emissions.shape[1])
-    if tags is None or not _is_concrete(tags):
+    if tags is None or not has_values(tags):
         return
-    steps_have_values = _is_concrete(chain.lengths if chain.mask is None else chain.mask)
+    steps_have_values = has_values(chain.lengths if chain.mask is None else chain.mask)
     if steps_have_values:
         num_tags = chain.emissions.shape[2]
         valid = ops.convert_to_numpy(chain.valid_steps())
         check_tags(ops.convert_to_numpy(tags), valid, num_tags)
-
-
-def _is_concrete(tensor):
-    name = backend.backend()
-    if isinstance(tensor, np.ndarray):
-        return True
-    if name == "tensorflow":
-        return hasattr(tensor, "numpy")  # a symbolic tensor has no such attribute
-    if name == "jax":
-        from jax.core import Tracer
-
-        return not isinstance(tensor, Tracer)
-    return name != "torch" or tensor.device.type != "meta"

@@ -1,12 +1,55 @@
-"""Several paths of one chain, composed of keras.ops: drawn from the distribution, or the best k."""
+"""Single paths of a chain, composed of keras.ops: the best, the best k, and random ones."""
 
 from functools import cache
 
 from keras import ops
 
 from fastkeras.crf._keras.eager import engine_function, of_no_steps
-from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, forward, scan
-from fastkeras.crf._keras.relative_scores import floored, relative_scores, sum_over_steps
+from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, forward, is_nan, of_each_step, scan
+from fastkeras.crf._keras.relative_scores import (
+    INFINITY,
+    finite,
+    floored,
+    relative_scores,
+    sum_over_steps,
+)
+
+
+@engine_function
+def viterbi(chain):
+    scores = relative_scores(chain, for_sums=False)
+    zeros = ops.zeros(ops.shape(scores.x)[1:], scores.x.dtype)
+    valid, first = scores.valid[..., None], scores.first[..., None]
+    transitions = of_each_step(scores.transitions)
+
+    def forwards(best, inputs):
+        x, valid, first, *into = inputs
+        reached = best[:, :, None] + (into[0] if into else scores.transitions)
+        joined = x + ops.where(first, 0, ops.max(reached, axis=1))
+        peak = finite(ops.max(joined, axis=-1, keepdims=True))
+        after = ops.where(valid, joined - peak, best)
+        return after, (best, ops.where(valid, peak, 0)[:, 0])
+
+    inputs = (scores.x, valid, first, *transitions)
+    best, (before, peaks) = scan(forwards, zeros, inputs, (zeros, zeros[:, 0]))
+    score = sum_over_steps(peaks + scores.shift) + ops.max(best, axis=-1)
+
+    # no pointers are stored: the winner is found again along the path, by the same additions
+    transposed = ops.swapaxes(scores.transitions, -1, -2)
+
+    def backwards(tag, inputs):
+        before, valid, *into = inputs
+        if into:
+            leaving = ops.take_along_axis(into[0], tag[:, None, None], axis=1)[:, 0]
+        else:
+            leaving = ops.take(transposed, tag, axis=0)
+        came_from = _argmax(before + leaving)
+        return ops.where(valid, came_from, tag), (ops.where(valid, tag, 0),)
+
+    tag = _argmax(best)
+    inputs = (before, scores.valid, *of_each_step(transposed))
+    _, (tags,) = scan(backwards, tag, inputs, (tag,), reverse=True)
+    return ops.transpose(tags), score
 
 
 @engine_function
@@ -23,13 +66,15 @@ def sample(chain, uniforms):
         before, valid, uniforms = inputs
         sums = ops.cumsum(ops.exp(ending - ops.max(ending, axis=-1, keepdims=True)), axis=-1)
         tag = ops.sum(ops.cast(sums <= uniforms * sums[..., -1:], "int32"), axis=-1)
+        tag = ops.minimum(tag, sums.shape[-1] - 1)  # +inf has no sum
         after = before + ops.take(into, tag, axis=0)
         return ops.where(valid[..., None], after, ending), (ops.where(valid, tag, 0),)
 
     ending = log_alpha[-1] + ops.zeros_like(uniforms[0])
     tag = ops.cast(ending[..., 0] * 0, "int32")
     _, (tags,) = scan(backwards, ending, (before, scores.valid, uniforms), (tag,), reverse=True)
-    possible = sum_over_steps(log_scale + scores.shift) > IMPOSSIBLE
+    log_z = sum_over_steps(log_scale + scores.shift)
+    possible = (log_z > IMPOSSIBLE) & (log_z < INFINITY)
     return ops.where(possible[:, None], ops.transpose(tags, (1, 2, 0)), 0)
 
 
@@ -44,7 +89,15 @@ def k_best(chain, k):
 def _k_best_of(k):
     @engine_function
     def k_best(chain):
-        return _k_best(relative_scores(chain), k)
+        _, best = viterbi(chain)
+        scores = relative_scores(chain)
+        ordered = best < INFINITY  # with NaN or +inf among them, sequences have no order
+        x = ops.where(ordered[:, None], scores.x, 0)
+        transitions = ops.where(is_nan(scores.transitions), 0, scores.transitions)
+        tags, totals = _k_best(scores._replace(x=x, transitions=transitions), k)
+        instead = ops.where(ops.arange(k) == 0, best[:, None], float("nan"))
+        tags = ops.where(ordered[:, None, None], tags, 0)
+        return tags, ops.where(ordered[:, None], totals, instead)
 
     return k_best
 
@@ -71,9 +124,9 @@ def _k_best(scores, k):
     totals, origin = ops.top_k(ops.reshape(best, (-1, num_tags * k)), k)
     possible = totals > IMPOSSIBLE
     totals = totals + sum_over_steps(peaks + scores.shift)[:, None]
-    totals = ops.where(possible & (totals > IMPOSSIBLE), totals, -float("inf"))
+    totals = ops.where(possible & (totals > IMPOSSIBLE), totals, -INFINITY)
     empty = ~ops.any(scores.valid, axis=0)[:, None]
-    totals = ops.where(empty, ops.where(one_path < 0, -float("inf"), one_path), totals)
+    totals = ops.where(empty, ops.where(one_path < 0, -INFINITY, one_path), totals)
 
     def backwards(origin, inputs):
         origins, valid = inputs
@@ -84,4 +137,11 @@ def _k_best(scores, k):
     origin = ops.cast(origin, "int32")
     inputs = (origins, scores.valid[..., None])
     _, (tags,) = scan(backwards, origin, inputs, (origin,), reverse=True)
-    return ops.where((totals > -float("inf"))[..., None], ops.transpose(tags, (1, 2, 0)), 0), totals
+    return ops.where((totals > -INFINITY)[..., None], ops.transpose(tags, (1, 2, 0)), 0), totals
+
+
+def _argmax(scores):
+    # the first of the largest; ops.argmax looks at bits, for which ONNX and TFLite have no ops
+    last = scores.shape[-1] - 1
+    largest = scores == ops.max(scores, axis=-1, keepdims=True)
+    return ops.min(ops.where(largest, ops.arange(last + 1, dtype="int32"), last), axis=-1)

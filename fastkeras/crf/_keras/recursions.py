@@ -17,11 +17,24 @@ from typing import Any, NamedTuple
 
 from keras import backend, ops
 
-from fastkeras.crf.layers.decoder import is_exporting
+from fastkeras._keras_private import is_exporting
 
 FLOOR = -1e30  # stands for −inf, so that no step forms inf − inf
 IMPOSSIBLE = -1e29  # a score below this has met the floor
 FARTHEST = {"float32": 60.0, "float64": 600.0}  # nats; e^-87 and e^-708 are the smallest numbers
+
+
+def is_impossible(scores):
+    """Where a score has met the floor. NaN has not.
+
+    To be asked in this form: TensorFlow's graphs turn "not below or equal" into "above".
+    """
+    return scores <= IMPOSSIBLE
+
+
+def is_nan(values):
+    """By a comparison, for which TFLite has an op."""
+    return values != values
 
 
 class Steps(NamedTuple):
@@ -88,8 +101,17 @@ def posterior(steps, alpha, scale, weights, per_sequence=False, before=None, bet
         of the shape of transitions that vary; beta, (batch, num_tags), for the steps before these.
     """
     unary_weights = ops.where(steps.valid, weights, 0)
+    before = anything(steps.x) if before is None else before
+    # a sequence of weight 0 adds nothing, whatever it is, and 0 · NaN would be NaN
+    lost = (weights == 0) & is_nan(ops.sum(alpha[-1], axis=-1))
+    steps = steps._replace(x=ops.where(lost[:, None], 0, steps.x))
+    if varies(steps.transitions):
+        kept = ops.where(lost[:, None, None], 0, steps.transitions)
+        steps = steps._replace(transitions=kept)
+    alpha, before = (ops.where(lost[:, None], 1, rows) for rows in (alpha, before))
+    scale = ops.where(lost, 1, scale)
     weights = unary_weights, ops.where(steps.first, 0, unary_weights)
-    before = (anything(steps.x) if before is None else before)[None]
+    before = before[None]
     before = ops.concatenate([before, alpha[:-1]], axis=0)
     beta = anything(steps.x) if beta is None else beta
     return _of_the_domain(
@@ -159,10 +181,14 @@ def _posterior_scaled(steps, before, alpha, scale, beta, weights, per_sequence):
     unary_weights, pair_weights = weights
     # p(i at t-1, j at t) = alpha[t-1, i] · potential(i, j) · after[t, j], and they sum to 1
     after = potentials * beta * (pair_weights / (scale * mass))[..., None]
+    follows = (steps.valid & ~steps.first)[..., None]  # elsewhere there may be NaN
+    before, after = (ops.where(follows, rows, 0) for rows in (before, after))
     per_sequence = per_sequence and not varies(pair_potentials)
     like = beta_before[..., None] if per_sequence else pair_potentials
     sums = pair_sums(before, after, like)
-    return unary * (unary_weights / mass)[..., None], pair_potentials * sums, beta_before
+    unary = ops.where(steps.valid[..., None], unary * (unary_weights / mass)[..., None], 0)
+    unused = is_nan(pair_potentials) & (sums == 0)
+    return unary, ops.where(unused, 0, pair_potentials * sums), beta_before
 
 
 def _posterior_logs(steps, before, alpha, beta, weights, per_sequence):
@@ -171,27 +197,30 @@ def _posterior_logs(steps, before, alpha, beta, weights, per_sequence):
 
     def step(carry, inputs):
         beta, counts = carry
-        alpha, x, valid, pair_weights, *into = inputs
+        alpha, x, valid, follows, pair_weights, *into = inputs
         pairs = (into[0] if varying else steps.transitions) + (x + beta)[:, None, :]
         before = log_sum_exp(pairs, axis=-1)
         log_sum = log_sum_exp(alpha + before, axis=-1)[:, None, None]
         shares = ops.exp(alpha[:, :, None] + pairs - log_sum) * pair_weights[:, None, None]
+        shares = ops.where(follows, shares, 0)
         before = before - ops.stop_gradient(ops.max(before, axis=-1, keepdims=True))
         after = ops.where(valid, before, beta)
         if varying:
             return (after, counts), (beta, shares)
         return (after, counts + (shares if per_sequence else ops.sum(shares, axis=0))), (beta,)
 
-    counts = (steps.transitions[0] if varying else steps.transitions) * 0
+    counts = ops.zeros_like(steps.transitions[0] if varying else steps.transitions)
     if per_sequence:
-        counts = counts + beta[:, :, None] * 0
+        counts = counts + ops.zeros_like(beta)[:, :, None]
     like = (beta, counts) if varying else (beta,)
-    inputs = (before, steps.x, steps.valid[..., None], pair_weights)
+    follows = (steps.valid & ~steps.first)[..., None, None]
+    inputs = (before, steps.x, steps.valid[..., None], follows, pair_weights)
     inputs = inputs + of_each_step(steps.transitions)
     (beta, counts), (betas, *shares) = scan(step, (beta, counts), inputs, like, reverse=True)
     joined = alpha + betas
     unary = ops.exp(joined - log_sum_exp(joined, axis=-1)[..., None])
-    return unary * unary_weights[..., None], shares[0] if varying else counts, beta
+    unary = ops.where(steps.valid[..., None], unary * unary_weights[..., None], 0)
+    return unary, shares[0] if varying else counts, beta
 
 
 def of_each_step(transitions):

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, scan, steps_of, varies
+from fastkeras.crf._keras.recursions import FLOOR, is_impossible, is_nan, scan, steps_of, varies
 
+INFINITY = float("inf")
 BLOCK = 256  # steps summed in a row; sums of sums keep their digits in float32
 
 
@@ -34,12 +35,19 @@ class Gold(NamedTuple):
     in_range: Any  # bool (batch)
 
 
-def relative_scores(chain):
+def relative_scores(chain, for_sums=True):
+    """The relative scores of a chain, for sums over paths or for single paths.
+
+    In sums the floor stands for −inf, and a score of NaN or +inf makes NaN of all that it is in. To
+    the score of a single path −inf and +inf are added as they are: no row is centred on them.
+    """
     emissions = ops.convert_to_tensor(chain.emissions)
     transitions, start, end = (
-        floored(ops.convert_to_tensor(value, dtype=emissions.dtype))
+        ops.convert_to_tensor(value, dtype=emissions.dtype)
         for value in (chain.transitions, chain.start_transitions, chain.end_transitions)
     )
+    if for_sums:
+        transitions, start, end = map(floored, (transitions, start, end))
     lengths = ops.convert_to_tensor(chain.lengths, dtype="int32")
     x = ops.transpose(emissions, (1, 0, 2))
     if chain.mask is None:
@@ -52,24 +60,35 @@ def relative_scores(chain):
         rank = ops.cumsum(ops.cast(valid, "int32"), axis=0)
         first = valid & (rank == 1)
         last = valid & (rank == rank[-1:])
+
+    def largest(scores, axis):
+        peak = ops.stop_gradient(ops.max(scores, axis=axis))
+        return peak if for_sums else finite(peak)
+
     # what stands at a step that is not valid may be NaN: it gets neither into values nor gradients
-    x = floored(ops.where(valid[..., None], x, 0))
+    x = ops.where(valid[..., None], x, 0)
+    x = floored(x) if for_sums else x
     x = x + ops.where(first[..., None], start, 0) + ops.where(last[..., None], end, 0)
-    peak = ops.stop_gradient(ops.max(x, axis=-1))
+    peak = largest(x, -1)
     if varies(transitions):
         into = ops.transpose(transitions, (1, 0, 2, 3))
         nothing = ops.zeros_like(x[:1])[..., None] + ops.zeros_like(start)
         into = ops.concatenate([nothing, into], axis=0)
         transitions = ops.where((valid & ~first)[..., None, None], into, 0)
-        transitions_peak = ops.stop_gradient(ops.max(transitions, axis=(2, 3)))
+        transitions_peak = largest(transitions, (2, 3))
         transitions = transitions - transitions_peak[..., None, None]
     else:
-        transitions_peak = ops.stop_gradient(ops.max(transitions))
+        transitions_peak = largest(transitions, None)
         transitions = transitions - transitions_peak
     shift = ops.where(valid, peak + ops.where(first, 0, transitions_peak), 0)
     return RelativeScores(
         x - peak[..., None], transitions, shift, valid, first, last, chain.mask is not None
     )
+
+
+def finite(peak):
+    """A peak to centre on: 0 where it is infinite or NaN."""
+    return ops.where((peak > -INFINITY) & (peak < INFINITY), peak, 0)
 
 
 def floored(scores):
@@ -90,8 +109,8 @@ def gold_of(scores, tags):
     else:
         pairs = ops.take(ops.reshape(scores.transitions, (-1,)), pairs)
     pairs = ops.where(scores.first, 0, pairs)
-    possible = (unary > IMPOSSIBLE) & (pairs > IMPOSSIBLE) & (scores.shift > IMPOSSIBLE)
-    possible = possible | ~scores.valid
+    impossible = is_impossible(unary) | is_impossible(pairs) | is_impossible(scores.shift)
+    possible = ~(impossible & scores.valid)
     score = ops.where(scores.valid, unary + pairs, 0)
     return Gold(score, ops.all(possible, axis=0), ops.all(in_range, axis=0))
 
@@ -113,7 +132,7 @@ def tags_and_previous(scores, tags):
 
 def log_partition_from(relative_score):
     """Log Z; `relative_score` is that of −shift."""
-    return ops.where(-relative_score > IMPOSSIBLE, -relative_score, -float("inf"))
+    return ops.where(is_impossible(-relative_score), -INFINITY, -relative_score)
 
 
 def log_likelihood_from(relative_score, gold):
@@ -123,7 +142,7 @@ def log_likelihood_from(relative_score, gold):
 
 
 def settle(value, gold):
-    value = ops.where(gold.possible, value, -float("inf"))
+    value = ops.where(gold.possible | is_nan(value), value, -INFINITY)
     return ops.where(gold.in_range, value, float("nan"))
 
 

@@ -4,10 +4,15 @@ from weakref import WeakSet, ref
 
 import keras
 from keras import backend, ops
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-from fastkeras.crf.layers.output import integer_tags, layer_of, mask_of, sequence_weights
+from fastkeras._keras_private import get_stateless_scope, in_symbolic_scope
+from fastkeras.crf.layers.output import (
+    integer_tags,
+    layer_of,
+    mask_of,
+    sequence_and_step_weights,
+    steps_that_count,
+)
 
 _metrics = WeakSet()  # for `update_inside_loss`
 
@@ -18,12 +23,16 @@ class CountingMetric(keras.metrics.Metric):
     Args:
         layer: the `CRF` layer to ask where y_pred does not come straight from one, or its name.
         shape: the shape of the counts.
+        ignore_class: a label that marks a step as none, as in `CRFLoss`, or None.
         name: name of the metric.
         dtype: dtype of its state.
     """
 
-    def __init__(self, layer, shape, name, dtype):
+    weighs_steps = False  # whether `sample_weight` may have shape (batch, steps)
+
+    def __init__(self, layer, shape, ignore_class, name, dtype):
         super().__init__(name=name, dtype=dtype)
+        self.ignore_class = ignore_class
         named = layer is None or isinstance(layer, str)
         self._layer = None if named else ref(layer)  # not to be saved as a part of the metric
         self._layer_name = layer if named else layer.name
@@ -39,7 +48,8 @@ class CountingMetric(keras.metrics.Metric):
         Args:
             tags, found: int32, shape (batch, steps): the labels, and the best sequences.
             valid: bool, shape (batch, steps).
-            weights: shape (batch,), in the dtype of the metric.
+            weights: shape (batch,), or (batch, steps) if it `weighs_steps`, in the dtype of the
+                metric.
 
         Returns:
             A tensor of the shape of the counts, in the dtype of the metric.
@@ -47,9 +57,15 @@ class CountingMetric(keras.metrics.Metric):
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Count a batch; `sample_weight` of shape (batch,) or None."""
-        tags = integer_tags(y_true, y_pred)
-        sample_weight = sequence_weights(sample_weight)
+        """Count a batch; `sample_weight` of shape (batch,), or None; some take (batch, steps)."""
+        tags = integer_tags(y_true, y_pred, mask_of(y_pred))
+        sample_weight, of_steps = sequence_and_step_weights(sample_weight, y_pred)
+        if of_steps is not None and not self.weighs_steps:
+            raise ValueError(
+                f"{type(self).__name__} counts whole sequences or spans: sample_weight must have "
+                f"shape (batch,), got {tuple(of_steps.shape)}"
+            )
+        sample_weight = sample_weight if of_steps is None else of_steps
         if in_symbolic_scope():
             return  # Keras builds its state with tensors that come from no layer
         if backend.backend() == "jax" and get_stateless_scope() is not None:
@@ -60,18 +76,19 @@ class CountingMetric(keras.metrics.Metric):
 
     def get_config(self):
         """The configuration, with the layer by its name."""
-        return {**super().get_config(), "layer": self._layer_name}
+        own = {"layer": self._layer_name, "ignore_class": self.ignore_class}
+        return super().get_config() | own
 
     def _layer_of(self, y_pred):
         return layer_of(y_pred, self._layer and self._layer())
 
     def _count(self, tags, y_pred, sample_weight):
-        mask = mask_of(y_pred)
+        mask = steps_that_count(tags, mask_of(y_pred), self.ignore_class)
         found = self._layer_of(y_pred).decoded(y_pred, mask)
         valid = ops.ones_like(found, dtype="bool") if mask is None else ops.cast(mask, "bool")
         weights = ops.ones_like(found[:, 0], dtype=self.dtype)
         if sample_weight is not None:
-            weights = weights * ops.cast(sample_weight, self.dtype)
+            weights = ops.cast(sample_weight, self.dtype)
         return self.counts(tags, found, valid, weights)
 
     def _counted_inside_loss(self):
@@ -97,7 +114,9 @@ def update_inside_loss(y_true, y_pred, sample_weight):
         of_this_model = scope.get_current_value(metric.batch) is not None
         name = metric._layer_name
         if of_this_model and name in (None, metric._layer_of(y_pred).name):
-            tags = integer_tags(y_true, y_pred)
-            counts = [metric._count(tags, y_pred, weights) for weights in (None, sample_weight)]
+            tags = integer_tags(y_true, y_pred, mask_of(y_pred))
+            weights, of_steps = sequence_and_step_weights(sample_weight, y_pred)
+            weights = of_steps if metric.weighs_steps and of_steps is not None else weights
+            counts = [metric._count(tags, y_pred, weights) for weights in (None, weights)]
             metric.batch.assign(ops.stack(counts))
             metric._has_batch = True

@@ -1,10 +1,9 @@
 """Models that predict tags."""
 
-import sys
-
 import keras
 from keras import ops
 
+from fastkeras._keras_private import is_exporting
 from fastkeras.crf.arguments import engine_of
 from fastkeras.crf.layers.output import layer_of, mask_of
 
@@ -70,16 +69,3 @@ def decoded(chain, output, engine):
         return tags
     unary, _ = functions.marginals(chain)
     return ops.take_along_axis(unary, tags[..., None], axis=-1)[..., 0]
-
-
-def is_exporting(to="keras.src.export"):
-    """Whether Keras is writing a model for serving, which must not need a custom op.
-
-    Keras gives no other sign of it than who is calling.
-    """
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(to):
-            return True
-        frame = frame.f_back
-    return False

@@ -1,14 +1,25 @@
 """The negative log-likelihood as a Keras loss."""
 
+import warnings
 from weakref import ref
 
 import keras
 from keras import ops
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
-from keras.src.losses.loss import reduce_weighted_values
 
+from fastkeras._keras_private import (
+    in_symbolic_scope,
+    metric_names,
+    reduce_weighted_values,
+    training_call,
+)
 from fastkeras.crf.layers.counting_metric import update_inside_loss
-from fastkeras.crf.layers.output import integer_tags, layer_of, mask_of, sequence_weights
+from fastkeras.crf.layers.output import (
+    integer_tags,
+    layer_of,
+    mask_of,
+    sequence_and_step_weights,
+    steps_that_count,
+)
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -19,9 +30,15 @@ class CRFLoss(keras.losses.Loss):
     the mask from there too, so that it is saved and loaded with the model like any other loss.
 
     Labels are integers of shape (batch, steps) or (batch, steps, 1), or one-hot of shape (batch,
-    steps, num_tags); at masked steps they may be anything. `sample_weight` has shape (batch,). A
-    label out of range at a valid step is an error, or a loss of NaN where a compiled graph cannot
-    raise. A sequence that the scores rule out (−inf) has an infinite loss and no gradient.
+    steps, num_tags); at masked steps they may be anything. A label out of range at a valid step, or
+    one that is neither integer nor one-hot, is an error, or a loss of NaN where a compiled graph
+    cannot raise. A sequence that the scores rule out (−inf) has an infinite loss and no gradient; a
+    NaN among its scores makes its loss NaN.
+
+    `sample_weight` has shape (batch,), or (batch, steps): the weights of the steps, as in
+    `fastkeras.crf.weighted_log_likelihood`. A sequence of weight 0 does not count, whatever its
+    loss. `class_weight` of `fit` is refused, since Keras reads it as weights of positions: give
+    `tag_weights`.
 
     Args:
         layer: the `CRF` layer to ask where y_pred does not come straight from one.
@@ -29,6 +46,8 @@ class CRFLoss(keras.losses.Loss):
             `fastkeras.crf.smoothed_log_likelihood`; 0 for none.
         tag_weights: num_tags numbers, how much a step with each tag counts, as in
             `fastkeras.crf.weighted_log_likelihood`, on the engine `keras`; None for all the same.
+        ignore_class: a label, such as −100, that marks a step as none: the chain passes over it as
+            over a masked step. None for no such label.
         reduction: as in `keras.losses.Loss`; "sum_over_batch_size" is the mean over sequences.
         name: name of the loss.
 
@@ -55,6 +74,7 @@ class CRFLoss(keras.losses.Loss):
         layer=None,
         label_smoothing=0.0,
         tag_weights=None,
+        ignore_class=None,
         reduction="sum_over_batch_size",
         name="crf_loss",
     ):
@@ -65,6 +85,7 @@ class CRFLoss(keras.losses.Loss):
             raise ValueError(f"tag_weights must not be below 0, got {tag_weights!r}")
         self.label_smoothing = float(label_smoothing)
         self.tag_weights = None if tag_weights is None else [float(w) for w in tag_weights]
+        self.ignore_class = ignore_class
         self._layer = None if layer is None else ref(layer)  # not to be saved as a part of the loss
 
     def __call__(self, y_true, y_pred, sample_weight=None):
@@ -72,23 +93,56 @@ class CRFLoss(keras.losses.Loss):
         # not the method of keras.losses.Loss: that casts labels to float, and multiplies losses of
         # shape (batch,) by a mask of shape (batch, steps)
         with keras.name_scope(self.name):
-            sample_weight = sequence_weights(sample_weight)
-            losses = self.call(y_true, y_pred)
+            weights, of_steps = sequence_and_step_weights(sample_weight, y_pred)
+            _refuse_what_keras_misreads(sample_weight)
+            losses = self._losses(y_true, y_pred, of_steps)
             update_inside_loss(y_true, y_pred, sample_weight)
+            if weights is not None:  # 0 · inf and 0 · NaN are NaN, and no weight means no loss
+                losses = ops.where(weights == 0, 0, losses)
             return reduce_weighted_values(
-                losses, sample_weight=sample_weight, reduction=self.reduction, dtype=losses.dtype
+                losses, sample_weight=weights, reduction=self.reduction, dtype=losses.dtype
             )
 
     def call(self, y_true, y_pred):
         """Negative log-likelihoods, shape (batch,)."""
+        return self._losses(y_true, y_pred)
+
+    def get_config(self):
+        """The configuration."""
+        own = ("label_smoothing", "tag_weights", "ignore_class")
+        return super().get_config() | {name: getattr(self, name) for name in own}
+
+    def _losses(self, y_true, y_pred, of_steps=None):
         if in_symbolic_scope():  # Keras builds its state with tensors that come from no layer
             integer_tags(y_true, y_pred)
             return ops.sum(y_pred, axis=(1, 2))
         layer, mask = layer_of(y_pred, self._layer and self._layer()), mask_of(y_pred)
-        tags = integer_tags(y_true, y_pred)
-        return -layer.log_likelihood(y_pred, tags, mask, self.label_smoothing, self.tag_weights)
+        tags = integer_tags(y_true, y_pred, mask)
+        mask = steps_that_count(tags, mask, self.ignore_class)
+        weights = self.tag_weights
+        if of_steps is not None:
+            weights = _of_steps_and_tags(of_steps, self.tag_weights, tags)
+        return -layer.log_likelihood(y_pred, tags, mask, self.label_smoothing, weights)
 
-    def get_config(self):
-        """The configuration."""
-        config = super().get_config()
-        return config | {"label_smoothing": self.label_smoothing, "tag_weights": self.tag_weights}
+
+def _of_steps_and_tags(of_steps, tag_weights, tags):
+    if tag_weights is None:
+        return of_steps
+    of_tags = ops.convert_to_tensor(tag_weights, of_steps.dtype)
+    return of_steps * ops.take(of_tags, ops.clip(tags, 0, len(tag_weights) - 1), axis=0)
+
+
+def _refuse_what_keras_misreads(sample_weight):
+    model, class_weight = training_call()
+    if class_weight is not None and sample_weight is not None:
+        raise ValueError(
+            "class_weight is read by Keras as weights of positions where labels are sequences; "
+            "give the weights of the tags to the loss: CRFLoss(crf, tag_weights=[...])"
+        )
+    named = metric_names(model) & {"acc", "accuracy"}
+    if named:
+        warnings.warn(
+            f"metrics={sorted(named)} compares the labels with the largest emission of each step, "
+            "not with the tags that the CRF decodes: use metrics=[crf.accuracy]",
+            stacklevel=2,
+        )

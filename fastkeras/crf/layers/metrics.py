@@ -18,6 +18,7 @@ class CRFAccuracy(CountingMetric):
 
     Args:
         layer: the `CRF` layer to ask where y_pred does not come straight from one, or its name.
+        ignore_class: a label that marks a step as none, as in `CRFLoss`; None for no such label.
         name: name of the metric.
         dtype: dtype of its state.
 
@@ -37,12 +38,15 @@ class CRFAccuracy(CountingMetric):
     Source: Forney, 1973, "The Viterbi algorithm".
     """
 
-    def __init__(self, layer=None, name="accuracy", dtype=None):
-        super().__init__(layer, (2,), name, dtype)
+    weighs_steps = True
+
+    def __init__(self, layer=None, ignore_class=None, name="accuracy", dtype=None):
+        super().__init__(layer, (2,), ignore_class, name, dtype)
 
     def counts(self, tags, found, valid, weights):
         """Right steps and all steps."""
-        weights = ops.cast(valid, self.dtype) * weights[:, None]
+        weights = weights if len(weights.shape) == 2 else weights[:, None]
+        weights = ops.cast(valid, self.dtype) * weights
         right = ops.cast(found == tags, self.dtype) * weights
         return ops.stack([ops.sum(right), ops.sum(weights)])
 
@@ -58,7 +62,7 @@ class CRFExactMatch(CountingMetric):
     A sequence without a valid step does not count. Otherwise as `CRFAccuracy`.
 
     Args:
-        layer, name, dtype: as in `CRFAccuracy`.
+        layer, ignore_class, name, dtype: as in `CRFAccuracy`.
 
     Raises:
         ValueError: as `CRFLoss`.
@@ -78,8 +82,8 @@ class CRFExactMatch(CountingMetric):
         right as a whole.
     """
 
-    def __init__(self, layer=None, name="exact_match", dtype=None):
-        super().__init__(layer, (2,), name, dtype)
+    def __init__(self, layer=None, ignore_class=None, name="exact_match", dtype=None):
+        super().__init__(layer, (2,), ignore_class, name, dtype)
 
     def counts(self, tags, found, valid, weights):
         """Right sequences and all sequences."""
@@ -107,6 +111,7 @@ class CRFSpanScore(CountingMetric):
         scheme: one of `constraints.allowed`, but IOB1: only spans that obey it count. None: spans
             are read as by conlleval, the script of CoNLL-2000, which reads IOB1, too, and takes
             what begins wrongly.
+        ignore_class: as in `CRFAccuracy`.
         name: name of the metric; None for span_f1, span_f1_PER and so on.
         dtype: dtype of its state.
 
@@ -129,7 +134,15 @@ class CRFSpanScore(CountingMetric):
     """
 
     def __init__(
-        self, layer=None, names=(), measure="f1", kind=None, scheme=None, name=None, dtype=None
+        self,
+        layer=None,
+        names=(),
+        measure="f1",
+        kind=None,
+        scheme=None,
+        ignore_class=None,
+        name=None,
+        dtype=None,
     ):
         if measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
@@ -139,8 +152,8 @@ class CRFSpanScore(CountingMetric):
                 f"kind must be one of the types in names, {', '.join(self._tables.kinds)}, or "
                 f"None, got {kind!r}"
             )
-        name = name or "_".join(["span", measure, *([kind] if kind else [])])
-        super().__init__(layer, (len(self._tables.kinds), 3), name, dtype)
+        name = name if name is not None else "_".join(["span", measure, *([kind] if kind else [])])
+        super().__init__(layer, (len(self._tables.kinds), 3), ignore_class, name, dtype)
         self.names, self.measure, self.kind, self.scheme = list(names), measure, kind, scheme
 
     def counts(self, tags, found, valid, weights):

@@ -5,8 +5,15 @@ from a file, which knows no layer, finds the right one, and so does the loss of 
 """
 
 from keras import backend, ops
-from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-from keras.src.backend.common.tensor_attributes import get_tensor_attr, set_tensor_attr
+
+from fastkeras._arrays import has_values
+from fastkeras._keras_private import (
+    get_keras_mask,
+    get_tensor_attr,
+    set_keras_mask,
+    set_tensor_attr,
+)
+from fastkeras.crf.arguments import dense
 
 MARK = "_fastkeras_crf"
 
@@ -47,14 +54,26 @@ def mask_of(y_pred):
     return get_keras_mask(y_pred)
 
 
-def integer_tags(y_true, y_pred):
-    """Labels as int32 (batch, steps), from integers (batch, steps[, 1]) or one-hot rows."""
-    y_true = ops.convert_to_tensor(y_true)
+def integer_tags(y_true, y_pred, mask=None):
+    """Labels as int32 (batch, steps), from integers (batch, steps[, 1]) or one-hot rows.
+
+    A row that is not one-hot would be misread by its largest element. It is refused at a step that
+    counts; a graph, which cannot raise, gets a tag out of range.
+    """
+    y_true = ops.convert_to_tensor(dense("y_true", y_true))
     num_tags = y_pred.shape[-1]
     rank = len(y_true.shape)
     if rank == 3 and y_true.shape[-1] == num_tags:
-        y_true = ops.argmax(y_true, axis=-1)
-    elif rank == 3 and y_true.shape[-1] == 1:
+        soft = ops.any((y_true != 0) & (y_true != 1), axis=-1)
+        counts = soft if mask is None else soft & ops.cast(mask, "bool")
+        if has_values(counts) and ops.convert_to_numpy(counts).any():
+            raise ValueError(
+                "y_true has soft labels, rows of numbers other than 0 and 1; CRFLoss takes one tag "
+                "a step, as an integer or one-hot. For a distribution over sequences there is "
+                "fastkeras.crf.cross_entropy, for tags left open log_likelihood_of_sets"
+            )
+        return ops.where(soft, -1, ops.cast(ops.argmax(y_true, axis=-1), "int32"))
+    if rank == 3 and y_true.shape[-1] == 1:
         y_true = y_true[..., 0]
     elif rank != 2:
         raise ValueError(
@@ -64,20 +83,32 @@ def integer_tags(y_true, y_pred):
     return ops.cast(y_true, "int32")
 
 
-def sequence_weights(sample_weight):
-    """Weights of shape (batch,), or None."""
+def steps_that_count(tags, mask, ignore_class):
+    """The mask, and where the label is `ignore_class` no step; None for all steps."""
+    if ignore_class is None:
+        return mask
+    labelled = tags != ignore_class
+    return labelled if mask is None else ops.cast(mask, "bool") & labelled
+
+
+def sequence_and_step_weights(sample_weight, y_pred):
+    """The weights of the sequences, (batch,), and those of the steps, (batch, steps); or None."""
     if sample_weight is None:
-        return None
+        return None, None
     sample_weight = ops.convert_to_tensor(sample_weight)
-    if len(sample_weight.shape) == 2 and sample_weight.shape[1] == 1:
-        sample_weight = sample_weight[:, 0]
-    if len(sample_weight.shape) != 1:
-        raise ValueError(
-            "sample_weight must have shape (batch,), one weight a sequence, got "
-            f"{tuple(sample_weight.shape)}: a CRF gives the sequence a probability, not the step; "
-            "leave steps out by the mask"
-        )
-    return sample_weight
+    shape, steps = tuple(sample_weight.shape), y_pred.shape[1]
+    if len(shape) == 3 and shape[2] == 1:
+        sample_weight, shape = sample_weight[..., 0], shape[:2]
+    if len(shape) == 1:
+        return sample_weight, None
+    if len(shape) == 2 and shape[1] == 1 and steps != 1:
+        return sample_weight[:, 0], None
+    if len(shape) == 2 and (None in (shape[1], steps) or shape[1] == steps):
+        return None, sample_weight
+    raise ValueError(
+        f"sample_weight must have shape (batch,), one weight a sequence, or (batch, {steps}), one "
+        f"a step, got {shape}"
+    )
 
 
 def at_least_float32(emissions):

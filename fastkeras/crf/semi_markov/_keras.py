@@ -11,6 +11,8 @@ from keras import ops
 
 from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
 
+INFINITY = float("inf")
+
 
 def log_partition(chain, durations):
     chain = _time_major(chain, durations)
@@ -32,7 +34,7 @@ def marginals(chain, durations):
     )
     remaining, after, shift_after, _ = _sweep(mirrored, log_sum_exp)
     log_z = log_sum_exp(ended[-1] + chain.end, axis=-1) + shift[-1]
-    possible = _settle(log_z, lengths) > -float("inf")
+    possible = _settle(log_z, lengths) != -INFINITY
 
     steps, max_length = ops.shape(x)[0], durations.shape[0]
     t = ops.arange(steps, dtype="int32")[:, None]
@@ -83,7 +85,7 @@ def viterbi(chain, durations):
     inputs = (ended[1:], best_lengths, t)
     _, (tags, begins) = scan(backwards, (tag, tag * 0), inputs, outputs, reverse=True)
     score = _settle(ops.max(final, axis=-1) + shift[-1], lengths)
-    possible = (score > -float("inf"))[:, None]
+    possible = (score > -INFINITY)[:, None]
     return ops.where(possible, ops.transpose(tags), 0), possible & ops.transpose(begins), score
 
 
@@ -134,7 +136,7 @@ def _sweep(chain, join):
         # of equal ones the longer
         lengths = max_length - ops.argmax(ops.flip(closed, axis=1), axis=1)
         centre = ops.stop_gradient(ops.max(_floored(now_open), axis=(1, 2)))
-        centre = ops.where(centre > IMPOSSIBLE, centre, 0)
+        centre = ops.where((centre > IMPOSSIBLE) & (centre < INFINITY), centre, 0)
         now_open, now_ended = (
             _floored(now_open - centre[:, None, None]),
             _floored(now_ended - centre[:, None]),
@@ -181,5 +183,5 @@ def _floored(scores):
 
 
 def _settle(log_z, lengths):
-    log_z = ops.where(log_z > IMPOSSIBLE, log_z, -float("inf"))
+    log_z = ops.where(log_z <= IMPOSSIBLE, -INFINITY, log_z)
     return ops.where(lengths > 0, log_z, 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from fastkeras.training.arguments import positive
+from fastkeras.training.arguments import integer, number, positive
 from fastkeras.training.gradients.differentiate import value_and_gradients
 from fastkeras.training.gradients.rules import moved, norm, squared_norm
 from fastkeras.training.gradients.several_gradients import train_with
@@ -38,8 +38,7 @@ class FGM:
 
     def __post_init__(self):
         positive("epsilon", self.epsilon)
-        if not 0 <= self.clean <= 1:
-            raise ValueError(f"clean={self.clean!r} must be from 0 to 1")
+        _share(self.clean)
 
     def __call__(self, objective, values):
         """The gradients."""
@@ -73,8 +72,10 @@ class PGD:
     clean: float = 0.0
 
     def __post_init__(self):
-        for name in ("epsilon", "step", "rounds"):
+        for name in ("epsilon", "step"):
             positive(name, getattr(self, name))
+        integer("rounds", self.rounds, 1)
+        _share(self.clean)
 
     def __call__(self, objective, values):
         """The gradients."""
@@ -158,8 +159,10 @@ class VirtualAdversarial:
     from_logits: bool = False
 
     def __post_init__(self):
-        for name in ("epsilon", "xi", "rounds"):
+        for name in ("epsilon", "xi"):
             positive(name, getattr(self, name))
+        integer("rounds", self.rounds, 1)
+        number("weight", self.weight, "a number", lambda weight: True)
 
     def __call__(self, objective, values):
         """The gradients."""
@@ -199,6 +202,10 @@ def adversarial_training(model, weights="embeddings", epsilon=1.0):
         >>> model = adversarial_training(model, "embedding/embeddings", epsilon=0.5)
     """
     return train_with(model, FGM(weights, epsilon))
+
+
+def _share(clean):
+    number("clean", clean, "from 0 to 1", lambda clean: 0 <= clean <= 1)
 
 
 def _chosen(objective, names):

@@ -4,7 +4,8 @@ import contextlib
 
 import keras
 from keras import ops
-from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+from fastkeras._keras_private import BaseOptimizer
 
 
 def own_step(optimizer, state, variables, values, gradients):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from fastkeras.training.arguments import number
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import Substitution, value_of
 
@@ -103,7 +104,10 @@ class GradientReversal(keras.layers.Layer):
     """`gradient_reversal` as a layer, for functional models and domain-adversarial training.
 
     Args:
-        scale: the gradient is multiplied by −scale.
+        scale: the gradient is multiplied by −scale; a number, or a variable that moves.
+
+    Raises:
+        ValueError: `scale` is no number.
 
     Example:
         >>> import keras
@@ -113,7 +117,8 @@ class GradientReversal(keras.layers.Layer):
 
     def __init__(self, scale=1.0, **options):
         super().__init__(**options)
-        self.scale = scale
+        is_variable = hasattr(scale, "assign")  # that of a schedule
+        self.scale = scale if is_variable else number("scale", scale, "a number", lambda s: True)
         self.supports_masking = True
 
     def call(self, inputs):
@@ -126,4 +131,5 @@ class GradientReversal(keras.layers.Layer):
 
     def get_config(self):
         """The configuration."""
-        return {**super().get_config(), "scale": self.scale}
+        scale = float(ops.convert_to_numpy(ops.convert_to_tensor(self.scale)))
+        return {**super().get_config(), "scale": scale}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from keras import ops
 
-from fastkeras.training.arguments import positive
+from fastkeras.training.arguments import number, positive
 
 TINY = 1e-12
 
@@ -103,6 +103,7 @@ class ASAM:
 
     def __post_init__(self):
         positive("rho", self.rho)
+        number("eta", self.eta, "at least 0", lambda eta: eta >= 0)
 
     def __call__(self, objective, values):
         """The gradients."""

@@ -36,8 +36,8 @@ def train_with(model, rule):
         The model.
 
     Raises:
-        ValueError: the model is not compiled, has a LossScaleOptimizer, or is trained on several
-            replicas under `tf.distribute`.
+        ValueError: `rule` is no rule, or the model is not compiled, has a LossScaleOptimizer, or is
+            trained on several replicas under `tf.distribute`.
 
     Example:
         >>> import keras
@@ -51,6 +51,8 @@ def train_with(model, rule):
     """
     if not model.compiled or model.optimizer is None:
         raise ValueError("model is not compiled: compile it before")
+    if rule is not None and (not callable(rule) or isinstance(rule, type)):
+        raise ValueError(f"rule={rule!r} must be a rule such as SAM(), a function, or None")
     _check(model)
     if rule is None:
         model.__dict__.pop("train_step", None)

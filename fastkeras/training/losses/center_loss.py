@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from fastkeras.training.arguments import integer
 from fastkeras.training.losses.loss_layers import LossLayer
 
 
@@ -35,7 +36,7 @@ class CenterDistances(keras.layers.Layer):
 
     def __init__(self, classes, centers_initializer="zeros", **options):
         super().__init__(**options)
-        self.classes = _checked(classes)
+        self.classes = integer("classes", classes, 1)
         self.centers_initializer = keras.initializers.get(centers_initializer)
 
     def build(self, input_shape):
@@ -98,7 +99,7 @@ class CenterLossLayer(LossLayer):
 
     def __init__(self, classes, weight=0.5, centers_initializer="zeros", **options):
         super().__init__(weight=weight, **options)
-        self.classes = _checked(classes)
+        self.classes = integer("classes", classes, 1)
         self.centers_initializer = keras.initializers.get(centers_initializer)
 
     build_centers = CenterDistances.build
@@ -117,9 +118,3 @@ class CenterLossLayer(LossLayer):
         initializer = keras.initializers.serialize(self.centers_initializer)
         own = {"classes": self.classes, "centers_initializer": initializer}
         return {**super().get_config(), **own}
-
-
-def _checked(classes):
-    if not isinstance(classes, int) or classes < 1:
-        raise ValueError(f"classes={classes!r} must be an integer of at least 1")
-    return classes

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from fastkeras.training.arguments import function, number
+
 
 @keras.saving.register_keras_serializable("fastkeras")
 class LossLayer(keras.layers.Layer):
@@ -24,7 +26,8 @@ class LossLayer(keras.layers.Layer):
         name: name of the layer.
 
     Raises:
-        ValueError: `output` is no position or key of the inputs.
+        ValueError: `fn` is no function, `weight` no number, or `output` no position or key of the
+            inputs.
 
     Example:
         >>> import keras
@@ -42,7 +45,8 @@ class LossLayer(keras.layers.Layer):
 
     def __init__(self, fn=None, weight=1.0, output=0, name=None, **options):
         super().__init__(name=name, **options)
-        self.fn = fn
+        self.fn = None if fn is None else function("fn", fn)
+        number("weight", weight, "a number", lambda weight: True)
         self.output_position = output
         self.weight = self.add_weight(
             shape=(),
@@ -94,10 +98,13 @@ class LossLayer(keras.layers.Layer):
     def get_config(self):
         """The configuration, with the function by its registered name."""
         config = {**super().get_config(), "weight": self._initial_weight}
+        own = {"output": self.output_position}
+        if self.fn is not None:
+            own["fn"] = keras.saving.serialize_keras_object(self.fn)
         if type(self).__init__ is LossLayer.__init__:
-            fn = self.fn and keras.saving.serialize_keras_object(self.fn)
-            config |= {"fn": fn, "output": self.output_position}
-        return config
+            return config | {"fn": None} | own
+        # a subclass may have arguments of its own; what it was given of these it has passed on
+        return config | {name: value for name, value in own.items() if value != 0}
 
     @classmethod
     def from_config(cls, config):

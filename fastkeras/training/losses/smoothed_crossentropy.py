@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from fastkeras.training.arguments import number
+
 
 @keras.saving.register_keras_serializable("fastkeras")
 class SmoothedCrossentropy(keras.losses.Loss):
@@ -41,8 +43,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         name="smoothed_crossentropy",
     ):
         super().__init__(reduction=reduction, name=name)
-        if not 0 <= smoothing <= 1:
-            raise ValueError(f"smoothing={smoothing!r} must be from 0 to 1")
+        number("smoothing", smoothing, "from 0 to 1", lambda smoothing: 0 <= smoothing <= 1)
         self.smoothing = keras.Variable(
             smoothing, trainable=False, dtype="float32", name="smoothing"
         )

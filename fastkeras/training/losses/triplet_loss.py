@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from fastkeras.training.arguments import number
 from fastkeras.training.losses.loss_layers import LossLayer
 
 
@@ -34,11 +35,10 @@ class TripletLossLayer(LossLayer):
 
     def __init__(self, margin=0.1, distance="cosine", weight=1.0, **options):
         super().__init__(weight=weight, **options)
-        if distance not in _DISTANCES:
+        if not isinstance(distance, str) or distance not in _DISTANCES:
             raise ValueError(f"distance={distance!r} must be one of {sorted(_DISTANCES)}")
-        if margin < 0:
-            raise ValueError(f"margin={margin!r} must be at least 0")
-        self.margin, self.distance = margin, distance
+        self.margin = number("margin", margin, "at least 0", lambda margin: margin >= 0)
+        self.distance = distance
 
     def compute_loss(self, anchor, positive, negative):
         """Losses of shape (batch,)."""

@@ -4,9 +4,8 @@ import inspect
 
 import keras
 from keras import backend, ops
-from keras.src.backend.common.global_state import get_global_attribute
-from keras.src.backend.common.stateless_scope import get_stateless_scope
 
+from fastkeras._keras_private import get_global_attribute, get_stateless_scope
 from fastkeras.training.substitution import Substitution, value_of
 from fastkeras.training.weights.transforms import WeightTransform
 
@@ -30,7 +29,8 @@ class Reparameterize(keras.layers.Wrapper):
         weights: names of the weights, or the ends of their paths ("query/kernel").
 
     Raises:
-        ValueError: the layer has no weight of such a name, or the transform changes the shape.
+        ValueError: `weights` is empty, the layer has no weight of such a name, or the transform
+            changes the shape.
 
     Example:
         >>> import keras
@@ -50,6 +50,8 @@ class Reparameterize(keras.layers.Wrapper):
         if not callable(transform):
             raise ValueError(f"transform must be a function or a WeightTransform, got {transform}")
         self.weight_names = [weights] if isinstance(weights, str) else list(weights)
+        if not self.weight_names:
+            raise ValueError(f"weights={weights!r} must name at least one")
         self._transform = [transform]  # not a part of this layer, only its copies are
         self.supports_masking = True
 

@@ -4,9 +4,13 @@ A unit is an entry along the last axis of a weight: a column of a Dense kernel, 
 convolution. Each transform has the weight's shape and dtype, and can be called by itself.
 """
 
+import base64
+
 import keras
 import numpy as np
 from keras import ops
+
+from fastkeras.training.arguments import integer, number
 
 
 class WeightTransform(keras.layers.Layer):
@@ -68,9 +72,8 @@ class SpectralNorm(WeightTransform):
 
     def __init__(self, iterations=5, persistent=False, axis=-1, **options):
         super().__init__(**options)
-        if not isinstance(iterations, int) or iterations < 1:
-            raise ValueError(f"iterations={iterations!r} must be an integer of at least 1")
-        self.iterations, self.persistent, self.axis = iterations, persistent, axis
+        self.iterations = integer("iterations", iterations, 1)
+        self.persistent, self.axis = persistent, axis
 
     def build(self, shape):
         """Make the vector."""
@@ -158,7 +161,7 @@ class WeightStandardization(WeightTransform):
 
     def __init__(self, epsilon=1e-5, **options):
         super().__init__(**options)
-        self.epsilon = epsilon
+        self.epsilon = number("epsilon", epsilon, "at least 0", lambda epsilon: epsilon >= 0)
 
     def call(self, weight):
         """The standardised weight."""
@@ -189,9 +192,7 @@ class LowRank(WeightTransform):
 
     def __init__(self, rank, **options):
         super().__init__(**options)
-        if not isinstance(rank, int) or rank < 1:
-            raise ValueError(f"rank={rank!r} must be an integer of at least 1")
-        self.rank = rank
+        self.rank = integer("rank", rank, 1)
 
     def build(self, shape):
         """Make the factors."""
@@ -229,12 +230,12 @@ class Masked(WeightTransform):
 
     Args:
         mask: array of the weight's shape, or one that broadcasts to it. It is saved with the
-            weights.
+            configuration, one bit for each entry, and with the weights.
     """
 
     def __init__(self, mask=None, **options):
         super().__init__(**options)
-        self._given = None if mask is None else np.asarray(mask).astype(bool)
+        self._given = None if mask is None else _unpacked(mask)
 
     def build(self, shape):
         """Make the mask."""
@@ -252,15 +253,24 @@ class Masked(WeightTransform):
         return ops.where(ops.cast(self.mask, "bool"), weight, 0)
 
     def get_config(self):
-        """The configuration; the mask is a weight."""
-        return super().get_config()
-
-    def copy(self, variable):
-        """A new transform with the same mask."""
-        return type(self)(self._given, dtype=variable.dtype, name=self.name)
+        """The configuration, with the mask as it was given."""
+        mask = None if self._given is None else _packed(self._given)
+        return {**super().get_config(), "mask": mask}
 
 
 _TINY = 1e-12
+
+
+def _packed(mask):
+    bits = base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")
+    return {"shape": list(mask.shape), "bits": bits}
+
+
+def _unpacked(mask):
+    if not isinstance(mask, dict):
+        return np.asarray(mask).astype(bool)
+    shape, bits = tuple(mask["shape"]), np.frombuffer(base64.b64decode(mask["bits"]), "uint8")
+    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
 def _start(shape, dtype=None):

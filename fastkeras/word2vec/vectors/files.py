@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastkeras._files import replacing
+from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.text_files import DAMAGED, uncompressed
 from fastkeras.word2vec.vectors import array_files, row_files
 
@@ -108,8 +109,8 @@ def load(path, limit=None, errors="strict"):
             file of more than 16 MiB is at most 100 times as large uncompressed.
     """
     path = Path(path)
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} must be at least 1")
+    if limit is not None:
+        limit = integer("limit", limit, 1, None)
     if errors not in ("strict", "replace"):
         raise ValueError(f"errors={errors!r} must be 'strict' or 'replace'")
     if path.suffix == ".npy":

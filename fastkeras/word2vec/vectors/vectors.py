@@ -1,10 +1,10 @@
 """Words and their vectors, and what is near what."""
 
 import difflib
-import operator
 
 import numpy as np
 
+from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.vectors import files
 
 ROWS, QUERIES = 1 << 14, 256  # of one matrix product: 16 MiB of scores
@@ -155,9 +155,9 @@ class Vectors:
             `(rows, cosines)`: arrays of shape (queries, topn), or fewer columns if there are fewer
             words, the nearest first. Where too few rows are left the cosine is −inf.
         """
-        for name, value in {"topn": topn, "restrict_vocab": restrict_vocab}.items():
-            if value is not None and operator.index(value) < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        integer("topn", topn, 1, None)
+        if restrict_vocab is not None:
+            integer("restrict_vocab", restrict_vocab, 1, None)
         queries = np.asarray(queries)
         if queries.ndim != 2 or queries.shape[1] != self.size:
             raise ValueError(

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from fastkeras import crf
+from fastkeras._keras_private import is_exporting
 from fastkeras.compat.addons.text.second_order import differentiable
 from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
 from fastkeras.crf.constraints import restrict
-from fastkeras.crf.layers.decoder import is_exporting
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(

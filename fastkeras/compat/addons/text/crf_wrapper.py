@@ -3,7 +3,6 @@
 import keras
 import tensorflow as tf
 
-from fastkeras.compat import addons  # its `layers`, which need `text`, load on first use
 from fastkeras.compat.addons.text.crf import crf_log_likelihood
 
 
@@ -48,7 +47,9 @@ class CRFModelWrapper(keras.Model):
         **kwargs,
     ):
         super().__init__()
-        self.crf_layer = addons.layers.CRF(
+        from fastkeras.compat.addons.layers.crf import CRF  # which needs `text` itself
+
+        self.crf_layer = CRF(
             units, chain_initializer, use_boundary, boundary_initializer, use_kernel, **kwargs
         )
         self.base_model = base_model

@@ -1,0 +1,150 @@
+"""Labels and weights of `CRFLoss`: of steps, of nothing, and those that it must not misread."""
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+pytest.importorskip("tensorflow")
+
+from fastkeras import crf as functions  # noqa: E402
+from fastkeras.layers import CRF  # noqa: E402
+from fastkeras.losses import CRFLoss  # noqa: E402
+from fastkeras.metrics import CRFAccuracy, CRFExactMatch  # noqa: E402
+
+RNG = np.random.default_rng(0)
+BATCH, STEPS, NUM_TAGS = 4, 6, 3
+
+
+@pytest.fixture
+def layer():
+    crf = CRF(transitions_initializer="orthogonal")
+    crf.build((None, None, NUM_TAGS))
+    return crf
+
+
+def data():
+    emissions = RNG.normal(size=(BATCH, STEPS, NUM_TAGS)).astype("float32")
+    return emissions, RNG.integers(0, NUM_TAGS, (BATCH, STEPS))
+
+
+def chain_of(crf):
+    names = ("transitions", "start_transitions", "end_transitions")
+    return {name: np.asarray(getattr(crf, name)) for name in names}
+
+
+def tagger(**options):
+    crf = CRF()
+    model = keras.Sequential([keras.Input((None, NUM_TAGS)), crf])
+    model.compile("sgd", loss=crf.loss, **options)
+    return model
+
+
+def test_weights_of_steps(layer):
+    x, tags = data()
+    weights = RNG.uniform(0, 2, (BATCH, STEPS)).astype("float32")
+    expected = functions.weighted_log_likelihood(x, tags, weights=weights, **chain_of(layer))
+    np.testing.assert_allclose(layer.loss(tags, layer(x), weights), -expected.mean(), rtol=1e-5)
+    model = tagger(weighted_metrics=[CRFAccuracy()])
+    history = model.fit(x, tags, sample_weight=weights, verbose=0, batch_size=BATCH).history
+    assert np.isfinite(history["loss"][0])
+    assert 0 <= history["accuracy"][0] <= 1
+
+
+def test_weights_of_steps_and_of_tags_multiply(layer):
+    x, tags = data()
+    of_steps, of_tags = np.full((BATCH, STEPS), 2.0, "float32"), [1.0, 0.0, 3.0]
+    loss = CRFLoss(layer, tag_weights=of_tags)
+    once, twice = loss(tags, layer(x)), loss(tags, layer(x), of_steps)
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
+
+
+def test_a_metric_of_whole_sequences_refuses_weights_of_steps(layer):
+    x, tags = data()
+    with pytest.raises(ValueError, match="CRFExactMatch counts whole sequences"):
+        CRFExactMatch(layer).update_state(tags, layer(x), np.ones((BATCH, STEPS)))
+
+
+def test_a_sequence_of_weight_0_does_not_count_whatever_its_loss(layer):
+    tf = pytest.importorskip("tensorflow")
+    x, tags = data()
+    x[0, 1, tags[0, 1]], x[1, 2] = -np.inf, np.nan
+    weights = np.array([0, 0, 1, 1], "float32")
+    for engine in (None, "keras"):
+        layer.engine = engine
+        variable = tf.Variable(x)
+        with tf.GradientTape() as tape:
+            loss = layer.loss(tags, layer(variable), weights)
+        gradients = tape.gradient(loss, [variable, *layer.trainable_variables])
+        expected = functions.log_likelihood(x[2:], tags[2:], **chain_of(layer))
+        np.testing.assert_allclose(loss, -expected.sum() / BATCH, rtol=1e-5)
+        assert np.isfinite(gradients[1].numpy()).all()
+        np.testing.assert_array_equal(gradients[0][:2], 0)
+        accuracy = layer.accuracy
+        accuracy.update_state(tags, layer(x), weights)
+        assert np.isfinite(float(accuracy.result()))
+
+
+def test_a_corrupted_batch_does_not_improve_the_loss(layer):
+    x, tags = data()
+    x[1, 2, 0] = np.nan
+    for engine in (None, "keras"):
+        layer.engine = engine
+        assert np.isnan(float(layer.loss(tags, layer(x))))
+
+
+def test_an_ignored_label_is_no_step(layer):
+    x, tags = data()
+    tags[:, 2] = tags[1, 0] = -100
+    mask = tags != -100
+    expected = functions.log_likelihood(x, np.where(mask, tags, 0), mask=mask, **chain_of(layer))
+    loss = CRFLoss(layer, ignore_class=-100)
+    np.testing.assert_allclose(loss(tags, layer(x)), -expected.mean(), rtol=1e-5)
+    found, _ = functions.viterbi(x, mask=mask, **chain_of(layer))
+    accuracy = CRFAccuracy(layer, ignore_class=-100)
+    accuracy.update_state(tags, layer(x))
+    np.testing.assert_allclose(accuracy.result(), (found == tags)[mask].mean(), rtol=1e-6)
+    again = CRFLoss.from_config(loss.get_config())
+    np.testing.assert_allclose(again(tags, layer(x)), loss(tags, layer(x)))
+
+
+def test_a_class_to_ignore_may_be_0(layer):
+    x, tags = data()
+    mask = tags != 0
+    loss = CRFLoss.from_config(CRFLoss(layer, ignore_class=0).get_config())
+    expected = functions.log_likelihood(x, np.where(mask, tags, 0), mask=mask, **chain_of(layer))
+    np.testing.assert_allclose(loss(tags, layer(x)), -expected.mean(), rtol=1e-5)
+
+
+def test_soft_labels_are_refused(layer):
+    x, tags = data()
+    soft = np.eye(NUM_TAGS, dtype="float32")[tags]
+    soft[2, 3] = (0.2, 0.5, 0.3)
+    with pytest.raises(ValueError, match="y_true has soft labels"):
+        layer.loss(soft, layer(x))
+    masked = np.ones((BATCH, STEPS), bool)
+    masked[2, 3] = False
+    assert np.isfinite(float(layer.loss(soft, layer(x, mask=masked))))
+
+
+def test_class_weight_is_refused():
+    x, tags = data()
+    with pytest.raises(ValueError, match="class_weight is read by Keras as weights of positions"):
+        tagger().fit(x, tags, class_weight={0: 1.0, 1: 2.0, 2: 3.0, 3: 1, 4: 1, 5: 1}, verbose=0)
+
+
+def test_accuracy_by_name_is_warned_of():
+    x, tags = data()
+    model = tagger(metrics=["accuracy"])
+    with pytest.warns(UserWarning, match=r"use metrics=\[crf.accuracy\]"):
+        model.fit(x, tags, verbose=0)
+
+
+def test_ragged_tensors_are_refused_by_name():
+    tf = pytest.importorskip("tensorflow")
+    ragged = tf.RaggedTensor.from_row_lengths(tf.zeros((3, NUM_TAGS)), [1, 2])
+    with pytest.raises(ValueError, match=r"emissions must be a dense .* got a RaggedTensor"):
+        functions.viterbi(ragged, tf.zeros((NUM_TAGS, NUM_TAGS)))
+    labels = tf.RaggedTensor.from_row_lengths([0, 1, 2], [1, 2])
+    crf = CRF()
+    with pytest.raises(ValueError, match=r"y_true must be a dense .* got a RaggedTensor"):
+        crf.loss(labels, crf(np.zeros((2, 2, NUM_TAGS), "float32")))
