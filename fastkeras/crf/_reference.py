@@ -154,7 +154,7 @@ def sample(chain, uniforms):
             for t in reversed(range(len(steps))):
                 tag = _draw(alpha[t] + after, uniforms_of_sample[steps[t]])
                 tags_of_sample[steps[t]] = tag
-                after = chain.transitions[:, tag]
+                after = pairs[t - 1][:, tag] if t else None
     return tags
 
 
@@ -172,6 +172,7 @@ def k_best(chain, k):
             scores[b, 0], scores[b, 1:] = best_score[b], np.nan
             continue
         x = chain.emissions[b, steps]
+        pairs = _pairs(chain.transitions, b, steps)
         # best[j]: the best paths that end in j, as (score, path), no more than k
         best = [[(chain.start_transitions[j] + x[0, j], [j])] for j in range(num_tags)]
         for t in range(1, len(steps)):
@@ -179,7 +180,7 @@ def k_best(chain, k):
                 _first_k(
                     k,
                     [
-                        (score + chain.transitions[i, j] + x[t, j], [*path, j])
+                        (score + pairs[t - 1, i, j] + x[t, j], [*path, j])
                         for i in range(num_tags)
                         for score, path in best[i]
                     ],

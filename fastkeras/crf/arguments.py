@@ -22,7 +22,7 @@ def chain_of(
     end_transitions=None,
     *,
     prefix="",
-    may_vary=False,
+    may_vary=True,
     keep_factors=False,
 ):
     """Check the arguments and return the `Chain`.

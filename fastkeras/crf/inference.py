@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastkeras._arrays import array_functions
-from fastkeras.crf.arguments import as_array, chain_of, engine_of, like
+from fastkeras.crf.arguments import as_array, chain_of, engine_of, like, rank_of
 from fastkeras.crf.partial_labels import log_likelihood_of_sets
 
 
@@ -46,15 +46,7 @@ def marginals(
 
     Source: Rabiner, 1989, "A tutorial on hidden Markov models", section III.
     """
-    chain = chain_of(
-        emissions,
-        transitions,
-        lengths,
-        mask,
-        start_transitions,
-        end_transitions,
-        may_vary=True,
-    )
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     unary, counts = engine_of(chain, engine).marginals(chain)
     return like(unary, emissions), like(counts, emissions)
 
@@ -173,7 +165,7 @@ def span_confidence(
     log_p = log_likelihood_of_sets(
         rows(emissions),
         allowed,
-        transitions,
+        rows(transitions) if rank_of(transitions) == 4 else transitions,
         rows(lengths),
         mask=rows(mask),
         start_transitions=start_transitions,

@@ -206,6 +206,10 @@ def _other(chain, emissions, transitions, start_transitions, end_transitions):
         end_transitions=end_transitions,
         prefix="other_",
     )
+    if other.varies != chain.varies:
+        raise ValueError(
+            "other_transitions must vary with the step if transitions do, and else not"
+        )
     return other._replace(lengths=chain.lengths, mask=chain.mask)
 
 
@@ -226,26 +230,37 @@ def cross_entropy_of(functions, p, q):
 
     of_best_tags = (tags[..., None] == array.arange(num_tags, dtype="int32")) & valid[..., None]
     one_hot = array.where(of_best_tags, array.ones_like(unary), 0)
+    pairs_of_best = _pairs_of(array, one_hot, valid, rank, q.varies)
     forbidden = of_best == -np.inf
     expectation = 0
     for weights, best, scores in (
         (unary, one_hot, x),
-        (counts, _transition_counts(array, one_hot, valid), q.transitions),
+        (counts, pairs_of_best, q.transitions),
     ):
+        of_a_sequence = tuple(range(1, len(weights.shape)))
         finite = array.where(scores == -np.inf, 0, scores)
-        expectation = expectation + array.sum((weights - best) * finite, axis=(1, 2))
-        forbidden = forbidden | array.any((weights > 0) & (scores == -np.inf), axis=(1, 2))
+        unused = (finite != finite) & (weights == best)  # NaN, where it does not count
+        finite = array.where(unused, 0, finite)
+        expectation = expectation + array.sum((weights - best) * finite, axis=of_a_sequence)
+        forbidden = forbidden | array.any((weights > 0) & (scores == -np.inf), axis=of_a_sequence)
     value = _not_negative(array, -array.where(forbidden, 0, of_best) - expectation)
     return array.where(score == -np.inf, 0, array.where(forbidden, np.inf, value))
 
 
-def _transition_counts(array, one_hot, valid):
-    """How often each pair of tags follows each other, (batch, num_tags, num_tags)."""
+def _pairs_of(array, one_hot, valid, rank, of_each_step):
+    """How often each pair of tags follows each other, (batch, num_tags, num_tags).
+
+    Or `of_each_step`: into which, from the valid step before, (batch, steps − 1, ·, ·).
+    """
     steps = array.shape(valid)[1]
     t = array.arange(steps)
     order = array.argsort(array.where(valid, t, t + steps), axis=1)  # the valid steps to the front
-    path = array.take_along_axis(one_hot, order[..., None], axis=1)
-    return array.matmul(array.transpose(path[:, :-1], (0, 2, 1)), path[:, 1:])
+    previous = array.take_along_axis(order, array.maximum(rank - 2, 0), axis=1)
+    before = array.take_along_axis(one_hot, previous[..., None], axis=1)
+    before = array.where((valid & (rank > 1))[..., None], before, 0)
+    if of_each_step:
+        return (before[..., :, None] * one_hot[..., None, :])[:, 1:]
+    return array.matmul(array.transpose(before, (0, 2, 1)), one_hot)
 
 
 def _not_negative(array, value):

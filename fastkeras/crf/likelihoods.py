@@ -60,15 +60,7 @@ def log_partition(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    chain = chain_of(
-        emissions,
-        transitions,
-        lengths,
-        mask,
-        start_transitions,
-        end_transitions,
-        may_vary=True,
-    )
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     functions = engine_of(chain, engine, checkpoint=checkpoint)
     return like(functions.log_partition(chain), emissions)
 
@@ -109,15 +101,7 @@ def sequence_score(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    chain = chain_of(
-        emissions,
-        transitions,
-        lengths,
-        mask,
-        start_transitions,
-        end_transitions,
-        may_vary=True,
-    )
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     tags = tags_of(chain, tags)
     return like(engine_of(chain, engine).sequence_score(chain, tags), emissions)
 
@@ -161,15 +145,7 @@ def log_likelihood(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    chain = chain_of(
-        emissions,
-        transitions,
-        lengths,
-        mask,
-        start_transitions,
-        end_transitions,
-        may_vary=True,
-    )
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     functions = engine_of(chain, engine, checkpoint=checkpoint)
     return like(functions.log_likelihood(chain, tags_of(chain, tags)), emissions)
 
@@ -216,15 +192,7 @@ def log_likelihood_and_gradients(
 
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
-    chain = chain_of(
-        emissions,
-        transitions,
-        lengths,
-        mask,
-        start_transitions,
-        end_transitions,
-        may_vary=True,
-    )
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     arguments = tags_of(chain, tags), _weights(weights, chain)
     functions = engine_of(chain, engine)
     likelihood, gradients = functions.log_likelihood_and_gradients(chain, *arguments)

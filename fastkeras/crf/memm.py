@@ -70,6 +70,7 @@ def log_likelihood(
         mask,
         start_transitions,
         end_transitions,
+        may_vary=False,
         keep_factors=True,
     )
     return like(log_likelihood_of(chain, tags, bidirectional), emissions)
@@ -178,7 +179,15 @@ def locally_normalized(
 
     Source: docs/crf.md.
     """
-    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    chain = chain_of(
+        emissions,
+        transitions,
+        lengths,
+        mask,
+        start_transitions,
+        end_transitions,
+        may_vary=False,
+    )
     return like(normalized(chain, bidirectional).emissions, emissions)
 
 

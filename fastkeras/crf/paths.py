@@ -40,15 +40,7 @@ def viterbi(
 
     Source: Viterbi, 1967; Forney, 1973, "The Viterbi algorithm".
     """
-    chain = chain_of(
-        emissions,
-        transitions,
-        lengths,
-        mask,
-        start_transitions,
-        end_transitions,
-        may_vary=True,
-    )
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     tags, score = engine_of(chain, engine).viterbi(chain)
     return tags, like(score, emissions)
 

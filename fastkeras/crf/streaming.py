@@ -101,7 +101,7 @@ class ViterbiStream:
                 f"emissions must have shape (steps, num_tags) = (steps, {num_tags}), "
                 f"got {emissions.shape}"
             )
-        chain = chain_of(emissions[None], transitions, start_transitions=start, end_transitions=end)
+        chain = chain_of(emissions[None], transitions, None, None, start, end, may_vary=False)
         into = np.ascontiguousarray(chain.transitions.T)
         return chain.emissions[0], chain.start_transitions, into, chain.end_transitions
 

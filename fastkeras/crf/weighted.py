@@ -53,15 +53,7 @@ def weighted_log_likelihood(
         conditional random fields for supervised interpatient heartbeat classification", here on
         conditional probabilities, so that no term is positive.
     """
-    chain = chain_of(
-        emissions,
-        transitions,
-        lengths,
-        mask,
-        start_transitions,
-        end_transitions,
-        may_vary=True,
-    )
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     tags = tags_of(chain, tags)
     return like(weighted_likelihood_of(chain, tags, weights, engine), emissions)
 
@@ -86,7 +78,7 @@ def smoothed_log_likelihood(
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
-            `log_partition`, with transitions that do not vary.
+            `log_partition`.
         tags: as in `sequence_score`.
         label_smoothing: ε, 0 ≤ ε < 1; 0 for none.
         weights: of log p(y), as in `weighted_log_likelihood`, or None.

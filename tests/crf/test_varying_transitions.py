@@ -169,4 +169,56 @@ def test_a_wrong_shape_says_what_is_allowed():
         with pytest.raises(ValueError, match=f"^transitions must have shape {allowed}"):
             crf.log_partition(emissions, np.zeros(shape))
     with pytest.raises(ValueError, match=r"^transitions must have shape \(num_tags, num_tags\)"):
-        crf.k_best(emissions, np.zeros((3, 3, 3)), 2)
+        crf.memm.viterbi(emissions, np.zeros((3, 3, 3)))
+
+
+CALLS = {
+    "entropy": lambda x, a, y, **more: crf.entropy(x, a, **more),
+    "cross_entropy": lambda x, a, y, **more: crf.cross_entropy(x, a, 2 * x, a / 2, **more),
+    "kl_divergence": lambda x, a, y, **more: crf.kl_divergence(x, a, 2 * x, a / 2, **more),
+    "log_count": lambda x, a, y, **more: crf.log_count(x, a, **more),
+    "k_best": lambda x, a, y, **more: crf.k_best(x, a, 4, **more),
+    "sample": lambda x, a, y, **more: crf.sample(x, a, num_samples=3, seed=1, **more),
+    "posterior_decode": lambda x, a, y, **more: crf.posterior_decode(x, a, **more),
+    "sets": lambda x, a, y, **more: crf.log_likelihood_of_sets(x, x > -1, a, **more),
+    "smoothed": lambda x, a, y, **more: crf.smoothed_log_likelihood(
+        x, y, a, label_smoothing=0.1, **more
+    ),
+    "span_confidence": lambda x, a, y, **more: crf.span_confidence(
+        x, y, [(0, 1, 3), (2, 0, 2)], a, **more
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("function", CALLS)
+def test_transitions_that_are_the_same_at_all_steps_are_plain_ones(function, name, rng):
+    x, tags = rng.normal(size=(3, 5, 3)), rng.integers(0, 3, (3, 5))
+    transitions = rng.normal(size=(3, 3))
+    transitions[0, 2] = -np.inf
+    mask = np.array([[1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [1, 1, 0, 1, 1]], bool)
+    every_step = np.broadcast_to(transitions, (3, 4, 3, 3))
+    plain = CALLS[function](x, transitions, tags, mask=mask, engine="reference")
+    varying = CALLS[function](x, every_step, tags, mask=mask, engine=name)
+    plain, varying = (r if isinstance(r, tuple) else (r,) for r in (plain, varying))
+    for one, other in zip(plain, varying, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@given(chain=varying_chains())
+def test_the_best_and_the_entropy_are_those_of_the_enumeration(name, chain):
+    arguments = {n: a for n, a in chain.items() if n != "tags"}
+    tags, found = (np.asarray(part) for part in crf.k_best(**arguments, k=3, engine=name))
+    entropy = np.asarray(crf.entropy(**arguments, engine=name))
+    for b, (valid, paths, scores) in enumerate(enumerate_paths(chain)):
+        best = np.sort(scores)[::-1][:3].astype(float)
+        best = np.append(best, [-np.inf] * (3 - len(best)))
+        np.testing.assert_allclose(found[b], best, rtol=1e-11, atol=1e-11)
+        for path, score in zip(tags[b][:, valid], found[b], strict=True):
+            if score > -np.inf:
+                own = scores[(paths == path).all(axis=1)][0]
+                np.testing.assert_allclose(float(own), score, rtol=1e-11, atol=1e-11)
+        _, p = probabilities(scores)
+        expected = -float((p[p > 0] * np.log(p[p > 0])).sum())
+        np.testing.assert_allclose(entropy[b], expected, rtol=1e-8, atol=1e-8)

@@ -5,7 +5,15 @@ from functools import cache
 from keras import ops
 
 from fastkeras.crf._keras.eager import engine_function, of_no_steps
-from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, forward, is_nan, of_each_step, scan
+from fastkeras.crf._keras.recursions import (
+    FLOOR,
+    IMPOSSIBLE,
+    forward,
+    is_nan,
+    of_each_step,
+    scan,
+    varies,
+)
 from fastkeras.crf._keras.relative_scores import (
     INFINITY,
     finite,
@@ -58,21 +66,27 @@ def sample(chain, uniforms):
     alpha, _, log_scale = forward(scores.steps)
     log_alpha = ops.cond(scores.steps.near, lambda: floored(ops.log(alpha)), lambda: alpha)
     before = ops.concatenate([log_alpha[:1], log_alpha[:-1]], axis=0)
-    into = ops.transpose(scores.transitions)
+    num_tags = scores.x.shape[-1]
+    into = ops.transpose(scores.transitions) if not varies(scores.transitions) else None
     uniforms = ops.convert_to_tensor(uniforms)[..., None]
     uniforms = ops.transpose(uniforms, (2, 0, 1, 3))  # (steps, samples, batch, 1)
 
     def backwards(ending, inputs):
-        before, valid, uniforms = inputs
+        before, valid, uniforms, *of_step = inputs
         sums = ops.cumsum(ops.exp(ending - ops.max(ending, axis=-1, keepdims=True)), axis=-1)
         tag = ops.sum(ops.cast(sums <= uniforms * sums[..., -1:], "int32"), axis=-1)
         tag = ops.minimum(tag, sums.shape[-1] - 1)  # +inf has no sum
-        after = before + ops.take(into, tag, axis=0)
+        if of_step:
+            chosen = ops.one_hot(tag, num_tags, dtype=before.dtype)
+            after = before + ops.einsum("sbj,bij->sbi", chosen, of_step[0])
+        else:
+            after = before + ops.take(into, tag, axis=0)
         return ops.where(valid[..., None], after, ending), (ops.where(valid, tag, 0),)
 
     ending = log_alpha[-1] + ops.zeros_like(uniforms[0])
     tag = ops.cast(ending[..., 0] * 0, "int32")
-    _, (tags,) = scan(backwards, ending, (before, scores.valid, uniforms), (tag,), reverse=True)
+    inputs = (before, scores.valid, uniforms, *of_each_step(scores.transitions))
+    _, (tags,) = scan(backwards, ending, inputs, (tag,), reverse=True)
     log_z = sum_over_steps(log_scale + scores.shift)
     possible = (log_z > IMPOSSIBLE) & (log_z < INFINITY)
     return ops.where(possible[:, None], ops.transpose(tags, (1, 2, 0)), 0)
@@ -109,8 +123,9 @@ def _k_best(scores, k):
     valid, first = (steps[..., None, None] for steps in (scores.valid, scores.first))
 
     def forwards(best, inputs):  # best[b, j, rank], as indices j · k + rank
-        x, valid, first = inputs
-        candidates = best[:, None, :, :] + ops.transpose(scores.transitions)[:, :, None]
+        x, valid, first, *into = inputs
+        pairs = into[0] if into else scores.transitions
+        candidates = best[:, None, :, :] + ops.swapaxes(pairs, -1, -2)[..., None]
         candidates = ops.reshape(candidates, (-1, num_tags, num_tags * k))
         joined, origins = ops.top_k(candidates, k)
         joined = x[..., None] + ops.where(first, one_path, joined)
@@ -120,7 +135,8 @@ def _k_best(scores, k):
 
     zeros = ops.zeros((batch, num_tags, k), scores.x.dtype)
     like = (ops.cast(zeros, "int32"), zeros[:, 0, 0])
-    best, (origins, peaks) = scan(forwards, zeros, (scores.x, valid, first), like)
+    inputs = (scores.x, valid, first, *of_each_step(scores.transitions))
+    best, (origins, peaks) = scan(forwards, zeros, inputs, like)
     totals, origin = ops.top_k(ops.reshape(best, (-1, num_tags * k)), k)
     possible = totals > IMPOSSIBLE
     totals = totals + sum_over_steps(peaks + scores.shift)[:, None]

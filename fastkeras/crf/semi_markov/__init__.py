@@ -154,7 +154,7 @@ def viterbi(
 
 def _checked(emissions, transitions, durations, lengths, start, end, engine):
     """The engine's functions, and what they take: a chain and the durations."""
-    chain = chain_of(emissions, transitions, lengths, None, start, end)
+    chain = chain_of(emissions, transitions, lengths, None, start, end, may_vary=False)
     array = array_functions(chain.emissions)
     durations = array.convert_to_tensor(durations)
     durations = contiguous(array.cast(durations, chain.emissions.dtype))
