@@ -114,9 +114,10 @@ def cache(path, rounds):
     Both get the text as subsampling left it. 512 words are few enough for their pages to be found
     at once, and enough for a window to hold hardly any of them twice.
     """
-    from fastkeras.word2vec import _native, matrices, sampling
+    from fastkeras.word2vec import _native
     from fastkeras.word2vec.corpus import encode
-    from fastkeras.word2vec.problem import Schedule, Settings, tables_of
+    from fastkeras.word2vec.training import matrices, sampling
+    from fastkeras.word2vec.training.settings import Schedule, Settings, tables_of
     from fastkeras.word2vec.vocabulary import build
 
     vocabulary = build(path, min_count=MIN_COUNT)

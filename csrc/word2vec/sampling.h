@@ -1,4 +1,4 @@
-// Random numbers as a function of where they are used: fastkeras/word2vec/sampling.py draws the
+// Random numbers as a function of where they are used: fastkeras/word2vec/training/sampling.py draws the
 // same. Compiled once for each instruction set.
 
 #ifndef FASTKERAS_WORD2VEC_SAMPLING_H_

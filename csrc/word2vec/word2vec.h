@@ -26,7 +26,7 @@ struct Settings {
   double learning_rate, learning_rate_slope;  // at position 0, and what each position adds
 };
 
-// Of the vocabulary, as fastkeras/word2vec/sampling.py makes them; what a loss does not need is
+// Of the vocabulary, as fastkeras/word2vec/training/sampling.py makes them; what a loss does not need is
 // null.
 struct Tables {
   const uint32_t* keep;        // a word stays if 32 random bits are not above

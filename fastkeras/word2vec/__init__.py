@@ -4,10 +4,10 @@ from importlib import import_module
 
 _WHERE = {
     "Vocabulary": "fastkeras.word2vec.vocabulary",
-    "Windows": "fastkeras.word2vec.pipeline",
-    "Word2Vec": "fastkeras.word2vec.trainer",
-    "to_keras_embedding": "fastkeras.word2vec.embedding",
-    "vectors_of": "fastkeras.word2vec.embedding",
+    "Windows": "fastkeras.word2vec.windows",
+    "Word2Vec": "fastkeras.word2vec.training.trainer",
+    "to_keras_embedding": "fastkeras.word2vec.layers.embedding",
+    "vectors_of": "fastkeras.word2vec.layers.embedding",
 }
 
 __all__ = sorted(_WHERE)

@@ -3,7 +3,7 @@
 from weakref import WeakKeyDictionary
 
 from fastkeras import _core
-from fastkeras.word2vec.problem import LOSSES, OBJECTIVES
+from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES
 
 _checked = WeakKeyDictionary()  # of `Tables`: looked at once, not for every slice
 

@@ -7,8 +7,8 @@ matrix, or with subwords means of some of its rows; `u` rows of the output matri
 
 import numpy as np
 
-from fastkeras.word2vec import sampling
-from fastkeras.word2vec.problem import BLOCK, BLOCKS_IN_ROUND, CHUNK
+from fastkeras.word2vec.training import sampling
+from fastkeras.word2vec.training.settings import BLOCK, BLOCKS_IN_ROUND, CHUNK
 
 
 def train(

@@ -197,7 +197,7 @@ _OPTIONS = [
 def _train(given):
     from fastkeras._files import check_writable
     from fastkeras.word2vec.corpus import Corpus
-    from fastkeras.word2vec.trainer import Word2Vec
+    from fastkeras.word2vec.training.trainer import Word2Vec
     from fastkeras.word2vec.vectors.files import format_of
 
     # Better now than after the training.
@@ -252,7 +252,7 @@ def _load(given, limit=None):
 
     if not is_zipfile(given.vectors):
         return Vectors.load(given.vectors, limit)
-    from fastkeras.word2vec.trainer import Word2Vec
+    from fastkeras.word2vec.training.trainer import Word2Vec
 
     vectors = Word2Vec.load(given.vectors).vectors
     return vectors if limit is None else Vectors(vectors.words[:limit], vectors.matrix[:limit])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastkeras.word2vec.text_files import lines_of
+from fastkeras.word2vec.corpus.text_files import lines_of
 from fastkeras.word2vec.vectors import unit_rows
 
 CANDIDATES = 5  # neighbours among which an answer other than the question's own words is looked for

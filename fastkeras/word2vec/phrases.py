@@ -11,7 +11,7 @@ import numpy as np
 from fastkeras._files import replacing
 from fastkeras.word2vec.arguments import integer, number
 from fastkeras.word2vec.corpus import Corpus, encode
-from fastkeras.word2vec.text_files import lines_of
+from fastkeras.word2vec.corpus.text_files import lines_of
 from fastkeras.word2vec.vocabulary import build
 
 THRESHOLDS = {"original": 100.0, "npmi": 0.5}

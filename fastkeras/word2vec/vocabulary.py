@@ -7,7 +7,7 @@ import numpy as np
 from fastkeras._files import replacing
 from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.corpus import Corpus
-from fastkeras.word2vec.text_files import BYTE_ORDER_MARK, lines_of
+from fastkeras.word2vec.corpus.text_files import BYTE_ORDER_MARK, lines_of
 
 WORDS_AT_ONCE = 20_000_000  # different ones, while they are counted
 

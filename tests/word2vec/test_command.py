@@ -36,7 +36,7 @@ def trained(monkeypatch):
             numbers = np.arange(3 * len(self.vocabulary), dtype=np.float32)
             self.vectors = Vectors(self.vocabulary.words, numbers.reshape(-1, 3))
 
-    module = ModuleType("fastkeras.word2vec.trainer")
+    module = ModuleType("fastkeras.word2vec.training.trainer")
     module.Word2Vec = Word2Vec
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastkeras.word2vec import encoding
-from fastkeras.word2vec.corpus import Corpus, encode
-from fastkeras.word2vec.text_files import blocks_of_file
+from fastkeras.word2vec.corpus import Corpus, encode, encoding
+from fastkeras.word2vec.corpus.text_files import blocks_of_file
 from fastkeras.word2vec.vocabulary import Vocabulary, build
 from word2vec.texts import LINES, WORDS, with_and_without_compiled_part
 
@@ -172,7 +171,7 @@ def test_a_byte_order_mark_is_no_letter(tmp_path):
 def test_files_that_are_no_text(tmp_path, monkeypatch):
     path = tmp_path / "news"
     path.write_bytes(b"a " + b"x" * 5000)
-    monkeypatch.setattr("fastkeras.word2vec.text_files.LONGEST_WORD", 1000)
+    monkeypatch.setattr("fastkeras.word2vec.corpus.text_files.LONGEST_WORD", 1000)
     with pytest.raises(ValueError, match="no whitespace in 0 MiB after byte 2"):
         list(blocks_of_file(path, 100, "strict"))
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from accuracy import assert_as_accurate_as_reference
 from conftest import engines_of
 from fastkeras import _engines
-from fastkeras.word2vec import _reference, sampling
-from fastkeras.word2vec.problem import (
+from fastkeras.word2vec import _reference
+from fastkeras.word2vec.subwords import bags_of
+from fastkeras.word2vec.training import sampling
+from fastkeras.word2vec.training.settings import (
     BLOCK,
     BLOCKS_IN_ROUND,
     LOSSES,
@@ -23,7 +25,6 @@ from fastkeras.word2vec.problem import (
     padded,
     tables_of,
 )
-from fastkeras.word2vec.subwords import bags_of
 
 ENGINES = _engines.DOMAINS["word2vec"]
 

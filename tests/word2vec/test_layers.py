@@ -7,10 +7,10 @@ from keras import ops
 
 from fastkeras.layers import CBOW, SkipGram
 from fastkeras.optimizers import Adam
-from fastkeras.word2vec.embedding import to_keras_embedding, vectors_of
-from fastkeras.word2vec.pipeline import Windows
+from fastkeras.word2vec.layers.embedding import to_keras_embedding, vectors_of
 from fastkeras.word2vec.vectors import Vectors
 from fastkeras.word2vec.vocabulary import Vocabulary, build
+from fastkeras.word2vec.windows import Windows
 from word2vec.plain_loss import gradient_by_differences, mean_loss
 
 # Keras on TensorFlow and torch makes arrays in a way of which NumPy 2 complains

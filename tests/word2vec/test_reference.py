@@ -6,9 +6,10 @@ import itertools
 import numpy as np
 import pytest
 
-from fastkeras.word2vec import _reference, sampling
-from fastkeras.word2vec.problem import CHUNK, LOSSES, Schedule, Settings, tables_of
+from fastkeras.word2vec import _reference
 from fastkeras.word2vec.subwords import Bags
+from fastkeras.word2vec.training import sampling
+from fastkeras.word2vec.training.settings import CHUNK, LOSSES, Schedule, Settings, tables_of
 
 WORDS, SIZE = 7, 5
 COUNTS = np.array([40, 21, 13, 8, 5, 3, 2])

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from fastkeras.word2vec import Word2Vec, training
-from fastkeras.word2vec.problem import LOSSES
+from fastkeras.word2vec import Word2Vec
 from fastkeras.word2vec.subwords import bags_of, ngrams
+from fastkeras.word2vec.training import loop as training
+from fastkeras.word2vec.training.settings import LOSSES
 from fastkeras.word2vec.vectors.gensim_vectors import from_gensim, to_gensim
 from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
 

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import fastkeras
-from fastkeras.word2vec import Word2Vec, checkpoint, matrices, training
-from fastkeras.word2vec.problem import LOSSES
+from fastkeras.word2vec import Word2Vec
+from fastkeras.word2vec.training import checkpoint, matrices
+from fastkeras.word2vec.training import loop as training
+from fastkeras.word2vec.training.settings import LOSSES
 from fastkeras.word2vec.vocabulary import Vocabulary
 
 ROOT = Path(fastkeras.__file__).parents[1]
@@ -186,7 +188,7 @@ import sys
 import numpy as np
 sys.path.insert(0, "tests/word2vec")
 from test_trainer import Vocabulary, planted, small
-from fastkeras.word2vec import training
+from fastkeras.word2vec.training import loop as training
 training.BLOCK_SECONDS = 0
 ids, vocabulary, _ = planted(np.random.default_rng(3))
 model = small(epochs=100_000)
@@ -393,7 +395,7 @@ def test_an_epoch_without_predictions_is_told(engine):
 
 def test_a_log_gets_a_line_now_and_then(rng, capsys, monkeypatch):
     pytest.importorskip("rich", reason="rich is not installed")
-    from fastkeras.word2vec import progress
+    from fastkeras.word2vec.training import progress
 
     ids, vocabulary, _ = planted(rng, sentences=50)
     small(epochs=2).fit(ids, vocabulary=vocabulary)

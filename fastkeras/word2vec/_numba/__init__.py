@@ -11,7 +11,7 @@ import numpy as np
 from fastkeras.word2vec._numba.rows import add_change, add_vector, compiled, fetch_vector
 from fastkeras.word2vec._numba.steps import HIERARCHICAL_SOFTMAX, step, step_together
 from fastkeras.word2vec._numba.windows import draw, subsample
-from fastkeras.word2vec.problem import CHUNK, LOSSES, reach_of
+from fastkeras.word2vec.training.settings import CHUNK, LOSSES, reach_of
 
 TASK = 8 * CHUNK
 

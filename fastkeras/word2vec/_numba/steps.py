@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastkeras.word2vec._numba.rows import compiled, dot, inlined
-from fastkeras.word2vec.problem import LOSSES
+from fastkeras.word2vec.training.settings import LOSSES
 
 NEGATIVE_SAMPLING, HIERARCHICAL_SOFTMAX, SAMPLED_SOFTMAX = range(len(LOSSES))
 LARGE = 1e300  # of a product in float64, of factors up to 2

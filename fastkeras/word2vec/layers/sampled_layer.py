@@ -6,8 +6,8 @@ from keras import ops
 
 from fastkeras._engines import engine_for
 from fastkeras.training.metric_layers import MetricLayer
-from fastkeras.word2vec.embedding import vectors_of
-from fastkeras.word2vec.problem import Settings, tables_of
+from fastkeras.word2vec.layers.embedding import vectors_of
+from fastkeras.word2vec.training.settings import Settings, tables_of
 from fastkeras.word2vec.vocabulary import Vocabulary
 
 LOSSES = ("sampled_softmax", "negative_sampling")

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastkeras._files import replacing
 from fastkeras.word2vec.arguments import integer
-from fastkeras.word2vec.text_files import DAMAGED, uncompressed
+from fastkeras.word2vec.corpus.text_files import DAMAGED, uncompressed
 from fastkeras.word2vec.vectors import array_files, row_files
 
 SUFFIXES = {".bin": "binary", ".txt": "text", ".vec": "text", ".npy": "npy", ".tsv": "projector"}

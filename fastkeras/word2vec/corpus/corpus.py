@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastkeras.word2vec.encoding import id_arrays, mapped
-from fastkeras.word2vec.text_files import blocks_of_file, check_unchanged, stamp
+from fastkeras.word2vec.corpus.encoding import id_arrays, mapped
+from fastkeras.word2vec.corpus.text_files import blocks_of_file, check_unchanged, stamp
 
 BLOCK = 4 << 20  # bytes of text that are read, counted and encoded at a time
 

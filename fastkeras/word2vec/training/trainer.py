@@ -5,10 +5,11 @@ import copy
 import numpy as np
 
 from fastkeras import _engines
-from fastkeras.word2vec import checkpoint as checkpoints
-from fastkeras.word2vec import growth, matrices, problem, training
-from fastkeras.word2vec.arguments import check_options, checked, flag, integer, settings_of
-from fastkeras.word2vec.inputs import as_corpus, bags, counted, encoded
+from fastkeras.word2vec.arguments import flag, integer
+from fastkeras.word2vec.training import checkpoint as checkpoints
+from fastkeras.word2vec.training import growth, loop, matrices, settings
+from fastkeras.word2vec.training.arguments import check_options, checked, settings_of
+from fastkeras.word2vec.training.inputs import as_corpus, bags, counted, encoded
 
 
 class Word2Vec:
@@ -103,7 +104,7 @@ class Word2Vec:
         self.vocabulary = None
         self._settings = settings_of(self.config)
         self._engine = _engines.engine_for("word2vec", np.empty(0), engine)
-        self._state = training.new_state(self.config["epochs"])
+        self._state = loop.new_state(self.config["epochs"])
         self._matrices = None
         self._bags = None
         self._corpus_size = None
@@ -199,7 +200,7 @@ class Word2Vec:
         self._bags = bags(vocabulary, self.config)
         size, seed = self.config["vector_size"], self.config["seed"]
         self._matrices = matrices.new(*self._rows(), size, seed)
-        self._state = training.new_state(self.config["epochs"])
+        self._state = loop.new_state(self.config["epochs"])
         return self._train(ids, **options)
 
     def resume(self, corpus, **options):
@@ -243,7 +244,7 @@ class Word2Vec:
             self._add_words(counted(corpus, self.config, options.get("progress", True)))
         ids = encoded(corpus, self.vocabulary, self.config["num_threads"])
         first = self._state["first_epoch"] + self._state["epoch"] + 1
-        self._state = training.new_state(epochs, first, self.history)
+        self._state = loop.new_state(epochs, first, self.history)
         return self._train(ids, **options)
 
     def save(self, path):
@@ -302,7 +303,7 @@ class Word2Vec:
         """Return how many rows the input matrix has, and the output matrix."""
         words = len(self.vocabulary.words)
         input_rows = words if self._bags is None else self._bags.num_rows
-        return input_rows, problem.output_rows(words, self._settings)
+        return input_rows, settings.output_rows(words, self._settings)
 
     def _fitted(self):
         if self._matrices is None:
@@ -325,10 +326,10 @@ class Word2Vec:
     def _train(self, ids, **options):
         self._corpus_size = len(ids)
         c = self.config
-        tables = problem.tables_of(
+        tables = settings.tables_of(
             self.vocabulary.counts, self._settings,
             c["sample"], c["ns_exponent"], c["sampling_correction"], self._bags,
         )  # fmt: skip
         of_engine = self._engine, self._matrices, tables, self._settings
-        training.train(*of_engine, ids, self._state, c, self.save, **options)
+        loop.train(*of_engine, ids, self._state, c, self.save, **options)
         return self

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastkeras.layers import SkipGram
-from fastkeras.word2vec import _reference, pipeline, sampling
-from fastkeras.word2vec.pipeline import Windows
-from fastkeras.word2vec.problem import Settings, tables_of
+from fastkeras.word2vec import _reference
+from fastkeras.word2vec import windows as module
+from fastkeras.word2vec.training import sampling
+from fastkeras.word2vec.training.settings import Settings, tables_of
 from fastkeras.word2vec.vocabulary import Vocabulary, build
+from fastkeras.word2vec.windows import Windows
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -65,7 +67,7 @@ def test_examples_are_those_of_the_reference(
     ids = some_ids(seed)
     wanted = expected(ids, window, sample, shrink, seed, epoch)
     arguments = (window, sample, shrink, batch_size, shuffle, seed)
-    usual, pipeline.POSITIONS = pipeline.POSITIONS, 64  # several blocks
+    usual, module.POSITIONS = module.POSITIONS, 64  # several blocks
     try:
         made = [Windows(ids, VOCABULARY, o, *arguments) for o in ("skipgram", "cbow")]
         for windows in made:
@@ -73,7 +75,7 @@ def test_examples_are_those_of_the_reference(
             windows._length = -(-windows.num_examples // batch_size)
         pairs, (centers, contexts) = (examples_of(windows) for windows in made)
     finally:
-        pipeline.POSITIONS = usual
+        module.POSITIONS = usual
     assert contexts.shape[1] == 2 * window
     order = (lambda x: x) if not shuffle else sorted
     found = [

@@ -9,9 +9,9 @@ import warnings
 
 import numpy as np
 
-from fastkeras.word2vec import sampling
-from fastkeras.word2vec.problem import BLOCK, BLOCKS_IN_ROUND, Schedule
-from fastkeras.word2vec.progress import Status, bar
+from fastkeras.word2vec.training import sampling
+from fastkeras.word2vec.training.progress import Status, bar
+from fastkeras.word2vec.training.settings import BLOCK, BLOCKS_IN_ROUND, Schedule
 
 BLOCK_SECONDS = 0.25
 CUT = 4 * BLOCK * BLOCKS_IN_ROUND  # blocks end at multiples of a round

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastkeras.word2vec.matrices import draw, zero_rows
+from fastkeras.word2vec.training.matrices import draw, zero_rows
 
 NEW = -1  # in place of an old row
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastkeras.word2vec.problem import padded
+from fastkeras.word2vec.training.settings import padded
 
 
 def zero_rows(rows, width):

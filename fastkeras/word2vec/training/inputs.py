@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fastkeras.word2vec.progress import counting
 from fastkeras.word2vec.subwords import bags_of
+from fastkeras.word2vec.training.progress import counting
 
 
 def as_corpus(source):

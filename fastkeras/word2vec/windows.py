@@ -5,11 +5,11 @@ import threading
 import keras
 import numpy as np
 
-from fastkeras.word2vec import sampling
 from fastkeras.word2vec.arguments import flag, integer, number
 from fastkeras.word2vec.corpus import Corpus
-from fastkeras.word2vec.encoding import id_arrays, mapped
-from fastkeras.word2vec.problem import OBJECTIVES, reach_of
+from fastkeras.word2vec.corpus.encoding import id_arrays, mapped
+from fastkeras.word2vec.training import sampling
+from fastkeras.word2vec.training.settings import OBJECTIVES, reach_of
 
 POSITIONS = 1 << 18  # at a time, so that their random bits stay in the cache
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastkeras.word2vec import sampling
+from fastkeras.word2vec.training import sampling
 
 CHUNK = 1024  # positions of one learning rate, counted from the corpus' begin
 BLOCK, BLOCKS_IN_ROUND = 64, 8  # of a deterministic pass

@@ -1,0 +1,1 @@
+"""The training of `Word2Vec`: arguments, matrices, schedule, checkpoints."""

@@ -1,0 +1,126 @@
+"""The arguments of `Word2Vec`, checked once."""
+
+import os
+
+from fastkeras._files import check_writable
+from fastkeras.word2vec import subwords
+from fastkeras.word2vec.arguments import LARGEST, flag, integer, number
+from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES, Settings
+
+# Of skip-gram and of the gradients of CBOW: the rates of word2vec.c and fastText, larger ones where
+# an exact gradient is smaller, by the contexts or by the bag; by the subwords' gradient, if any.
+LEARNING_RATES = {
+    "skipgram": {None: 0.025, "fasttext": 0.05, "exact": 0.1},
+    "word2vec": {None: 0.05, "fasttext": 0.05, "exact": 0.2},
+    "exact": {None: 0.25, "fasttext": 0.25, "exact": 0.5},
+}
+
+
+# Without subwords they can do nothing.
+SUBWORDS = {"min_n": 3, "max_n": 6, "buckets": 2_000_000, "subword_gradient": "exact"}
+
+
+def checked(config):
+    """Check a dict of the arguments; return it with the defaults that depend on others."""
+    config = dict(config)
+    for name, lowest in _LOWEST.items():
+        # The seed is no size but taken modulo 2⁶⁴; `subwords.check` looks at buckets.
+        highest = {"seed": None, "buckets": None, "negative": LARGEST - 1}.get(name, LARGEST)
+        config[name] = integer(name, config[name], lowest, highest)
+    for name in _FLAGS:
+        config[name] = flag(name, config[name])
+    for name, allowed in _CHOICES.items():
+        if not any(config[name] is value or config[name] == value for value in allowed):
+            names = ", ".join(map(repr, allowed))
+            raise ValueError(f"{name}={config[name]!r} must be one of {names}")
+    if config["max_vocab"] is not None:
+        config["max_vocab"] = _max_vocab(config["max_vocab"])
+    _check_subwords(config)
+    if config["learning_rate"] is None:
+        rates = LEARNING_RATES[
+            config["cbow_gradient"] if config["objective"] == "cbow" else "skipgram"
+        ]
+        rate_of = config["subword_gradient"] if config["subwords"] else None
+        config["learning_rate"] = rates[rate_of]
+    for name in ("learning_rate", "end_learning_rate", "sample"):
+        config[name] = number(name, config[name], 0)
+    config["ns_exponent"] = number("ns_exponent", config["ns_exponent"])
+    if config["early_stopping"] is not None:
+        config["early_stopping"] = number("early_stopping", config["early_stopping"])
+    if config["negative"] == 0 and config["loss"] != "hierarchical_softmax":
+        raise ValueError(f"negative=0 must be at least 1 with loss={config['loss']!r}")
+    return config
+
+
+def _max_vocab(value):
+    try:
+        return integer("max_vocab", value, 1, None)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"max_vocab={value!r} must be None or at least 1, an int") from None
+
+
+def _check_subwords(config):
+    if config["subwords"]:
+        subwords.check(config["buckets"], config["min_n"], config["max_n"])
+        return
+    for name, default in SUBWORDS.items():
+        if config[name] != default:
+            raise ValueError(f"{name}={config[name]!r} changes nothing without subwords=True")
+
+
+_LOWEST = {
+    "vector_size": 1,
+    "window": 1,
+    "min_count": 1,
+    "negative": 0,
+    "epochs": 1,
+    "min_n": 1,
+    "max_n": 1,
+    "buckets": 1,
+    "num_threads": 0,
+    "seed": 0,
+}
+_FLAGS = ("deterministic", "sampling_correction", "shrink_windows", "subwords")
+_CHOICES = {
+    "objective": OBJECTIVES,
+    "loss": LOSSES,
+    "shared_negatives": ("window", None),
+    "cbow_gradient": ("exact", "word2vec"),
+    "subword_gradient": ("exact", "fasttext"),
+    "dtype": ("float32",),
+}
+
+
+def settings_of(config):
+    """Return what of it an engine needs."""
+    tree = config["loss"] == "hierarchical_softmax"
+    skipgram = config["objective"] == "skipgram"
+    return Settings(
+        objective=config["objective"],
+        loss=config["loss"],
+        window=config["window"],
+        negative=0 if tree else config["negative"],
+        shared_negatives=skipgram and not tree and config["shared_negatives"] == "window",
+        exact_cbow=config["cbow_gradient"] == "exact",
+        shrink_windows=config["shrink_windows"],
+        exact_subwords=config["subword_gradient"] == "exact",
+    )
+
+
+def check_options(options):
+    """Check what `fit`, `resume` and `partial_fit` take beside a corpus."""
+    known = ("progress", "callbacks", "checkpoint", "checkpoint_minutes")
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name}={options[name]!r} is unknown; allowed are {', '.join(known)}")
+    flag("progress", options.get("progress", True))
+    number("checkpoint_minutes", options.get("checkpoint_minutes", 1), 0)
+    callbacks = options.get("callbacks", ())
+    if not isinstance(callbacks, list | tuple) or not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks={callbacks!r} must be a list of functions, such as [function]")
+    checkpoint = options.get("checkpoint")
+    if checkpoint is None:
+        return
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(f"checkpoint={checkpoint!r} must be a path")
+    check_writable(checkpoint, "checkpoint")  # better now than after hours
