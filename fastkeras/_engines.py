@@ -108,10 +108,16 @@ def check_engine(domain, engine):
 
 def near(name, names):
     """Words for an error that ask for the nearest of the names, if one is near."""
+    found = nearest(name, names)
+    return f" (did you mean {found!r}?)" if found else ""
+
+
+def nearest(name, names):
+    """The nearest of the names, or None if none is near."""
     from difflib import get_close_matches
 
     found = get_close_matches(str(name).lower(), names, n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    return found[0] if found else None
 
 
 def engines(domain):

@@ -345,6 +345,12 @@ def test_what_the_layer_refuses():
         CRF(3)(np.zeros((1, 2, 5)))
     with pytest.raises(ValueError, match="expected ndim=3, found ndim=2"):
         CRF(3)(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="'units' may mean 'num_tags'"):
+        CRF(units=9)
+    with pytest.raises(ValueError, match="'use_boundary' may mean 'use_boundaries'"):
+        CRF(use_boundary=True)
+    with pytest.raises(ValueError, match=r"model must be a keras\.Model that ends with this layer"):
+        CRF(3).decode(3)
     with pytest.raises(ValueError, match="has no weights yet"):
         CRF(3).viterbi(np.zeros((1, 2, 3)))
     with pytest.raises(ValueError, match="engine='numba' does not take a tensorflow array"):

@@ -5,11 +5,12 @@ from keras import ops
 
 from fastkeras.crf.arguments import chain_of, engine_of, tags_of
 from fastkeras.crf.constraints import checked
+from fastkeras.crf.layers.arguments import check_scores, what_is_meant
 from fastkeras.crf.layers.decoder import decoded, decoding_model
 from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.metrics import CRFAccuracy
 from fastkeras.crf.layers.output import mark, mask_of
-from fastkeras.crf.layers.scores import add_scores, check_scores, scores_of
+from fastkeras.crf.layers.scores import add_scores, scores_of
 from fastkeras.crf.weighted import smoothed_likelihood_of, weighted_likelihood_of
 
 OUTPUTS = ("emissions", "tags", "confidence")
@@ -97,7 +98,10 @@ class CRF(keras.layers.Layer):
         engine=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        try:
+            super().__init__(**kwargs)
+        except ValueError as error:  # Keras lists the arguments that it does not know
+            raise ValueError(f"{error}{what_is_meant(kwargs, CRF.__init__)}") from error
         if num_tags is not None and (not isinstance(num_tags, int) or num_tags < 1):
             raise ValueError(f"num_tags must be an integer >= 1 or None, got {num_tags!r}")
         check_scores(transition_rank, learning_rate_multiplier)

@@ -10,6 +10,10 @@ from fastkeras.crf.layers.output import layer_of, mask_of
 
 def decoding_model(layer, model, confidence):
     """`CRF.decode`: the graph of a functional model, ended differently; else a model around it."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"model must be a keras.Model that ends with this layer, {layer.name!r}, got {model!r}"
+        )
     for tensor in getattr(model, "outputs", None) or ():
         operation, node_index, _ = tensor._keras_history
         if operation is layer:

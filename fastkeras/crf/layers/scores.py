@@ -5,17 +5,6 @@ from keras import ops
 from fastkeras.crf.chain import LowRank
 
 
-def check_scores(transition_rank, learning_rate_multiplier):
-    """Raise for arguments of the layer that are out of range."""
-    rank = transition_rank
-    if rank is not None and (not isinstance(rank, int) or rank < 1):
-        raise ValueError(f"transition_rank must be an integer >= 1 or None, got {rank!r}")
-    if not learning_rate_multiplier > 0:
-        raise ValueError(
-            f"learning_rate_multiplier must be above 0, got {learning_rate_multiplier!r}"
-        )
-
-
 def add_scores(layer):
     """Create the weights, as the arguments of the layer say."""
     num_tags, rank = layer.num_tags, layer.transition_rank

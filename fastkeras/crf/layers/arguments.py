@@ -1,0 +1,33 @@
+"""What the arguments of the CRF layer must be, and which those of other libraries may mean."""
+
+from inspect import signature
+
+from fastkeras._engines import nearest
+
+ELSEWHERE = {  # what other CRF layers call their arguments
+    "units": "num_tags",
+    "num_labels": "num_tags",
+    "num_classes": "num_tags",
+    "output_dim": "num_tags",
+    "chain_initializer": "transitions_initializer",
+    "lr_multiplier": "learning_rate_multiplier",
+}
+
+
+def check_scores(transition_rank, learning_rate_multiplier):
+    """Raise for arguments of the layer that are out of range."""
+    rank = transition_rank
+    if rank is not None and (not isinstance(rank, int) or rank < 1):
+        raise ValueError(f"transition_rank must be an integer >= 1 or None, got {rank!r}")
+    if not learning_rate_multiplier > 0:
+        raise ValueError(
+            f"learning_rate_multiplier must be above 0, got {learning_rate_multiplier!r}"
+        )
+
+
+def what_is_meant(unknown, function):
+    """Words for an error that name the arguments of a function that unknown ones may stand for."""
+    known = [name for name in signature(function).parameters if name not in ("self", "kwargs")]
+    found = {name: ELSEWHERE.get(name) or nearest(name, known) for name in unknown}
+    meant = [f"{name!r} may mean {near!r}" for name, near in found.items() if near]
+    return f" ({'; '.join(meant)})" if meant else ""
