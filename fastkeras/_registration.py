@@ -16,8 +16,8 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
         "losses": "CRFLoss CenterLoss SmoothedCrossentropy",
         "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore",
-        "optimizers.stock": "Adafactor Adagrad Adam AdamW Lamb Lion Nadam RMSprop SGD",
-        "optimizers.schedules": "PiecewiseLinear",
+        "optimizers.fused.stock": "Adafactor Adagrad Adam AdamW Lamb Lion Nadam RMSprop SGD",
+        "optimizers.fused.schedules": "PiecewiseLinear",
         "training.gan": "SingleLossGAN",
     }.items()
     for name in names.split()

@@ -55,19 +55,25 @@ constexpr int kMaxSlots = 3;
 constexpr int kMaxCoefficients = 6;
 constexpr int kQuantizedBlock = 256;
 
-// In the order of FUSED in fastkeras/optimizers/transforming.py.
-enum class TransformKind {
-  kScale,
-  kZero,
-  kClipByValue,
-  kAddDecayedWeights,
-  kClipByNorm,
-  kClipByL1Norm,
-  kNormalize,
-  kClipByGlobalNorm,
-  kSanitize,
-  kCount
-};
+// Every transform that the kernels do, in the order of FUSED in fastkeras/optimizers/chains.py,
+// which is compared with this list when it is imported.
+#define FASTKERAS_TRANSFORMS(TRANSFORM)               \
+  TRANSFORM(Scale, "scale")                           \
+  TRANSFORM(Zero, "zero")                             \
+  TRANSFORM(ClipByValue, "clip_by_value")             \
+  TRANSFORM(AddDecayedWeights, "add_decayed_weights") \
+  TRANSFORM(ClipByNorm, "clip_by_norm")               \
+  TRANSFORM(ClipByL1Norm, "clip_by_l1_norm")          \
+  TRANSFORM(Normalize, "normalize")                   \
+  TRANSFORM(ClipByGlobalNorm, "clip_by_global_norm")  \
+  TRANSFORM(Sanitize, "sanitize")
+
+#define FASTKERAS_ENUMERATOR(Kind, name) k##Kind,
+enum class TransformKind { FASTKERAS_TRANSFORMS(FASTKERAS_ENUMERATOR) kCount };
+#undef FASTKERAS_ENUMERATOR
+#define FASTKERAS_NAME(Kind, name) name,
+inline constexpr const char* kTransformNames[] = {FASTKERAS_TRANSFORMS(FASTKERAS_NAME)};
+#undef FASTKERAS_NAME
 
 struct Transform {
   TransformKind kind;

@@ -6,7 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cmath>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -216,6 +216,9 @@ void BindOptimizers(py::module_& module) {
       rules.emplace_back(facts.name, facts.num_slots, facts.can_quantize);
     }
     return rules;
+  });
+  module.def("optimizer_transforms", [] {
+    return std::vector<std::string>(std::begin(kTransformNames), std::end(kTransformNames));
   });
 }
 

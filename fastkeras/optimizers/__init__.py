@@ -9,11 +9,11 @@ from importlib import import_module
 _WHERE = {
     **dict.fromkeys(
         ("SGD", "Adam", "AdamW", "Nadam", "Lion", "Lamb", "Adafactor", "RMSprop", "Adagrad"),
-        "fastkeras.optimizers.stock",
+        "fastkeras.optimizers.fused.stock",
     ),
-    "layerwise_decay": "fastkeras.optimizers.multipliers",
-    "set_learning_rate_multiplier": "fastkeras.optimizers.multipliers",
-    "PiecewiseLinear": "fastkeras.optimizers.schedules",
+    "layerwise_decay": "fastkeras.optimizers.fused.multipliers",
+    "set_learning_rate_multiplier": "fastkeras.optimizers.fused.multipliers",
+    "PiecewiseLinear": "fastkeras.optimizers.fused.schedules",
     "update": "fastkeras.optimizers.functional",
     "transforms": "fastkeras.optimizers.transforms",
 }

@@ -1,17 +1,17 @@
 # For type checkers and editors: what __init__.py loads on first use.
 from fastkeras.optimizers import transforms as transforms
 from fastkeras.optimizers.functional import update as update
-from fastkeras.optimizers.multipliers import layerwise_decay as layerwise_decay
-from fastkeras.optimizers.multipliers import (
+from fastkeras.optimizers.fused.multipliers import layerwise_decay as layerwise_decay
+from fastkeras.optimizers.fused.multipliers import (
     set_learning_rate_multiplier as set_learning_rate_multiplier,
 )
-from fastkeras.optimizers.schedules import PiecewiseLinear as PiecewiseLinear
-from fastkeras.optimizers.stock import SGD as SGD
-from fastkeras.optimizers.stock import Adafactor as Adafactor
-from fastkeras.optimizers.stock import Adagrad as Adagrad
-from fastkeras.optimizers.stock import Adam as Adam
-from fastkeras.optimizers.stock import AdamW as AdamW
-from fastkeras.optimizers.stock import Lamb as Lamb
-from fastkeras.optimizers.stock import Lion as Lion
-from fastkeras.optimizers.stock import Nadam as Nadam
-from fastkeras.optimizers.stock import RMSprop as RMSprop
+from fastkeras.optimizers.fused.schedules import PiecewiseLinear as PiecewiseLinear
+from fastkeras.optimizers.fused.stock import SGD as SGD
+from fastkeras.optimizers.fused.stock import Adafactor as Adafactor
+from fastkeras.optimizers.fused.stock import Adagrad as Adagrad
+from fastkeras.optimizers.fused.stock import Adam as Adam
+from fastkeras.optimizers.fused.stock import AdamW as AdamW
+from fastkeras.optimizers.fused.stock import Lamb as Lamb
+from fastkeras.optimizers.fused.stock import Lion as Lion
+from fastkeras.optimizers.fused.stock import Nadam as Nadam
+from fastkeras.optimizers.fused.stock import RMSprop as RMSprop

@@ -2,7 +2,8 @@
 
 from keras import ops
 
-from fastkeras.optimizers import rounding, transforming
+from fastkeras.optimizers import chains as of_transforms
+from fastkeras.optimizers import rounding
 from fastkeras.optimizers.rules import updater
 
 EVERY_RULE = True  # also those that the kernels do not have
@@ -14,7 +15,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         rounding.widened(ops, value, None if rest is None else ops.convert_to_tensor(rest))
         for value, rest in zip(values, extras.remainders, strict=True)
     ]
-    transformed, finite = transforming.apply(
+    transformed, finite = of_transforms.apply(
         ops,
         [ops.cast(g, value.dtype) for g, value in zip(gradients, wide, strict=True)],
         wide,

@@ -1,12 +1,12 @@
 """The C++ kernels on NumPy arrays, GIL released. Results do not depend on the number of threads."""
 
 from fastkeras import _core
-from fastkeras.optimizers.rules import NATIVE, QUANTIZABLE, RULES
-from fastkeras.optimizers.transforming import encode
+from fastkeras.optimizers.chains import FUSED, encode
+from fastkeras.optimizers.rules import RULES
 
-_OURS = [(name, len(RULES[name].slots), name in QUANTIZABLE) for name in NATIVE]
-if sorted(_core.optimizer_rules()) != sorted(_OURS):
-    raise ImportError("fastkeras._core was compiled for other optimizer rules: build it again")
+_RULES = [(n, len(r.slots), r.quantizable) for n, r in RULES.items() if r.has_kernel]
+if sorted(_core.optimizer_rules()) != sorted(_RULES) or _core.optimizer_transforms() != [*FUSED]:
+    raise ImportError("fastkeras._core has other rules or transforms: build fastkeras again")
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):

@@ -3,9 +3,10 @@
 import numba
 import numpy as np
 
-from fastkeras.optimizers import _reference, rules, transforming
+from fastkeras._arrays import NUMPY
+from fastkeras.optimizers import _reference, rules
+from fastkeras.optimizers import chains as of_transforms
 
-NORMS = ("adafactor",)  # need more than one element
 OPTIONS = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 EVERY_RULE = True  # also those that the kernels do not have
@@ -16,11 +17,11 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     halves = any(parameters[i].dtype.itemsize == 2 for i in active)
     quantized = any(rules.is_quantized(rule, slots[i]) for i in active)
     more = any(rows is not None for rows in extras.rows) or any(extras.adapted)
-    if rule in NORMS or halves or quantized or more:
+    if not rules.RULES[rule].element_wise or halves or quantized or more:
         arguments = (parameters, gradients, slots, frozen, coefficients, decays, chains, extras)
         return _reference.step(rule, *arguments)
-    transformed, finite = transforming.apply(
-        np,
+    transformed, finite = of_transforms.apply(
+        NUMPY,
         [gradients[i] for i in active],
         [parameters[i] for i in active],
         [chains[i] for i in active],

@@ -5,7 +5,9 @@ Computes in the dtype of the parameter, in float32 for float16 and bfloat16.
 
 import numpy as np
 
-from fastkeras.optimizers import rounding, transforming
+from fastkeras._arrays import NUMPY as xp
+from fastkeras.optimizers import chains as of_transforms
+from fastkeras.optimizers import rounding
 from fastkeras.optimizers.rules import updater
 
 EVERY_RULE = True  # also those that the kernels do not have
@@ -18,9 +20,9 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     for i in active:
         remainder = extras.remainders[i]
         rest = None if remainder is None else remainder[chosen[i]]
-        wide[i] = rounding.widened(np, parameters[i][chosen[i]], rest)
-    transformed, finite = transforming.apply(
-        np,
+        wide[i] = rounding.widened(xp, parameters[i][chosen[i]], rest)
+    transformed, finite = of_transforms.apply(
+        xp,
         [gradients[i].astype(wide[i].dtype) for i in active],
         list(wide.values()),
         [chains[i] for i in active],
@@ -33,14 +35,14 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         c = tuple(dtype(value) for value in coefficients[i])
         update = updater(rule, slots[i], extras.adapted[i], dtype(extras.rates[i]))
         old = [slot[chosen[i]] for slot in slots[i]]
-        change, new_slots = update(np, wide[i] - lost, gradient, old, c)
+        change, new_slots = update(xp, wide[i] - lost, gradient, old, c)
         parameter = wide[i] + (change - lost)  # rounded once
         remainder, random = extras.remainders[i], None
         if extras.seeds is not None:
             elements = np.arange(parameters[i].size, dtype="int32").reshape(parameters[i].shape)
-            random = rounding.dither_bits(np, extras.seeds[i], elements[chosen[i]])
+            random = rounding.dither_bits(xp, extras.seeds[i], elements[chosen[i]])
         dtype = parameters[i].dtype.name
-        held, rest = rounding.narrowed(np, parameter, dtype, remainder is not None, random)
+        held, rest = rounding.narrowed(xp, parameter, dtype, remainder is not None, random)
         parameters[i][chosen[i]] = held
         if rest is not None:
             remainder[chosen[i]] = rest

@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from fastkeras._tf_variable_ops import library
+from fastkeras.optimizers.chains import encode
 from fastkeras.optimizers.rules import is_quantized
-from fastkeras.optimizers.transforming import encode
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):

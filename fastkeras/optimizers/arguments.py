@@ -3,40 +3,18 @@
 from bisect import bisect_left
 from difflib import get_close_matches
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
+from fastkeras._arrays import NUMPY
+from fastkeras.optimizers import rounding
 from fastkeras.optimizers import transforms as transform
+from fastkeras.optimizers.hyperparameters import DEFAULTS, check_hyperparameter
 from fastkeras.optimizers.quantization import scales_of
-from fastkeras.optimizers.rounding import HALVES
-from fastkeras.optimizers.rules import (
-    ADAPTED,
-    DEFAULTS,
-    KNOWS_THE_PARAMETER,
-    QUANTIZABLE,
-    RULES,
-    check_hyperparameter,
-)
+from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.step import Step
 
-DTYPES = (*HALVES, "float32", "float64")
-
-
-class Arguments(NamedTuple):
-    """Those of a step, one entry of each list for each parameter."""
-
-    parameters: list
-    gradients: list
-    slots: list
-    learning_rate: np.float64
-    numbers: np.ndarray  # of the step, for each parameter
-    multipliers: np.ndarray
-    decays: np.ndarray
-    chains: list
-    rows: list
-    adapted: list
-    remainders: list
-    hyperparameters: dict
+DTYPES = (*rounding.HALVES, "float32", "float64")
 
 
 def checked(
@@ -53,10 +31,11 @@ def checked(
     rows,
     layer_adaptation,
     remainders,
+    stochastic_rounding,
     any_float,
     hyperparameters,
 ):
-    """Return the `Arguments` of `update`, or raise; `any_float` admits long doubles too."""
+    """Return the `Step` of the arguments of `update`; `any_float` admits long doubles too."""
     if not isinstance(rule, str) or rule not in RULES:
         near = get_close_matches(str(rule).lower(), RULES, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -89,29 +68,37 @@ def checked(
         None if r is None else _array(f"remainders[{i}]", r)
         for i, r in enumerate(given["remainders"])
     ]
-    adapted = [rule in ADAPTED or bool(is_adapted) for is_adapted in given["layer_adaptation"]]
+    adapted = [RULES[rule].adapts or bool(is_adapted) for is_adapted in given["layer_adaptation"]]
     for i in range(count):
         _check_parameter(i, rule, parameters[i], gradients[i], slots[i], any_float)
         _check_extras(i, rule, parameters[i], gradients[i], slots[i], rows[i], remainders[i])
         if rows[i] is not None and adapted[i]:
             raise ValueError(f"rows[{i}] must be None: layer adaptation needs all rows")
-    if rule in KNOWS_THE_PARAMETER and any(adapted):
+    if not RULES[rule].element_wise and any(adapted):
         raise ValueError(f"layer_adaptation: {rule!r} goes by the size of a parameter already")
     written = _check_memory(parameters, slots, remainders)
-    return Arguments(
-        parameters,
-        [_readable(gradient, written) for gradient in gradients],
-        slots,
-        _numbers("learning_rate", learning_rate, None)[()],
-        _steps(step, count),
-        _numbers("multipliers", 1.0 if multipliers is None else multipliers, count, at_least=0.0),
-        _numbers("weight_decays", 0.0 if weight_decays is None else weight_decays, count),
-        [transform.chain(c) for c in given["transforms"]],
-        rows,
-        adapted,
-        remainders,
-        _hyperparameters(rule, hyperparameters, count),
+    numbers = _steps(step, count)
+    number = np.max(numbers, initial=1).astype("int32")
+    return Step(
+        parameters=parameters,
+        gradients=[_readable(gradient, written) for gradient in gradients],
+        slots=slots,
+        learning_rate=_numbers("learning_rate", learning_rate, None)[()],
+        numbers=numbers,
+        multipliers=_numbers("multipliers", 1.0 if multipliers is None else multipliers, count, 0),
+        decays=_numbers("weight_decays", 0.0 if weight_decays is None else weight_decays, count),
+        chains=[tuple(map(_of_one_group, transform.chain(c))) for c in given["transforms"]],
+        rows=rows,
+        adapted=adapted,
+        remainders=remainders,
+        hyperparameters=_hyperparameters(rule, hyperparameters, count),
+        seeds=rounding.seeds(NUMPY, number, count) if stochastic_rounding else None,
     )
+
+
+def _of_one_group(step):
+    is_global = getattr(step, "name", None) == "clip_by_global_norm"
+    return step._replace(of=0) if is_global else step
 
 
 def _list(name, values):
@@ -155,7 +142,7 @@ def _check_parameter(i, rule, parameter, gradient, slots, any_float):
         allowed = " or ".join(sorted({dtype, wide}))
         raise ValueError(f"gradients[{i}] must be {allowed}, got {gradient.dtype}")
     names = RULES[rule].slots
-    quantized = rule in QUANTIZABLE and len(slots) == 2 * len(names) > 0 and wide == "float32"
+    quantized = RULES[rule].quantizable and len(slots) == 2 * len(names) > 0 and wide == "float32"
     if len(slots) != len(names) and not quantized:
         raise ValueError(f"slots[{i}] of rule {rule!r} must be {names}, got {len(slots)} arrays")
     for k, slot in enumerate(slots):
@@ -165,22 +152,14 @@ def _check_parameter(i, rule, parameter, gradient, slots, any_float):
         elif quantized:
             _check(name, slot, parameter.shape, "uint8")
         else:
-            _check(name, slot, _shape_of_slot(rule, names[k], parameter.shape), wide)
-
-
-def _shape_of_slot(rule, name, shape):
-    if rule == "adafactor" and name in ("row", "column"):
-        if len(shape) < 2:
-            return ()
-        return shape[:-1] if name == "row" else (*shape[:-2], shape[-1])
-    return shape
+            _check(name, slot, RULES[rule].shape_of_slot(names[k], parameter.shape), wide)
 
 
 def _check_extras(i, rule, parameter, gradient, slots, rows, remainder):
     shape = parameter.shape
     if rows is not None:
         quantized = len(slots) > len(RULES[rule].slots)
-        if quantized or rule in KNOWS_THE_PARAMETER:
+        if quantized or not RULES[rule].element_wise:
             raise ValueError(
                 f"rows[{i}] must be None: neither 8-bit moments nor Adafactor go by rows"
             )
@@ -197,7 +176,7 @@ def _check_extras(i, rule, parameter, gradient, slots, rows, remainder):
         )
     if remainder is not None:
         _check(f"remainders[{i}]", remainder, parameter.shape, "float32")
-        if str(parameter.dtype) not in HALVES:
+        if str(parameter.dtype) not in rounding.HALVES:
             raise ValueError(f"remainders[{i}] must be None: {parameter.dtype} loses nothing")
 
 

@@ -1,14 +1,11 @@
 """One optimizer step on arrays: the door to the kernels for those who have no Keras model."""
 
-import itertools
-
 import numpy as np
 
 from fastkeras import _engines
-from fastkeras.optimizers import rounding, transforming
+from fastkeras._arrays import NUMPY
 from fastkeras.optimizers.arguments import checked
-from fastkeras.optimizers.extras import Extras
-from fastkeras.optimizers.rules import NATIVE, RULES
+from fastkeras.optimizers.step import changed, do, engine_needs
 
 
 def update(
@@ -78,7 +75,7 @@ def update(
         >>> weights
         array([0.9, 0.8, 0.7], dtype=float32)
     """
-    arguments = checked(
+    given = checked(
         rule,
         parameters,
         gradients,
@@ -91,92 +88,41 @@ def update(
         rows=rows,
         layer_adaptation=layer_adaptation,
         remainders=remainders,
+        stochastic_rounding=stochastic_rounding,
         any_float=engine == "reference",
         hyperparameters=hyperparameters,
     )
-    parameters, gradients, slots = arguments.parameters, arguments.gradients, arguments.slots
-    multipliers, rows, remainders = arguments.multipliers, arguments.rows, arguments.remainders
-    count, learning_rate = len(parameters), arguments.learning_rate
-    needs = None if rule in NATIVE else "EVERY_RULE"
-    array = parameters[0] if count else np.empty(0)
-    kernels = _engines.engine_for("optimizers", array, engine, needs, f"the rule {rule!r}")
-    chains = [tuple(map(_of_one_group, steps)) for steps in arguments.chains]
-    c = RULES[rule].coefficients(
-        np, arguments.hyperparameters, learning_rate, multipliers, arguments.numbers
-    )
-    c = np.stack([np.broadcast_to(value, count) for value in c], axis=1)
-    gradients, chains = _transformed_before(parameters, gradients, chains, multipliers == 0, rows)
-    rates = multipliers * learning_rate
-    number = np.max(arguments.numbers, initial=1).astype("int32")
-    seeds = rounding.seeds(np, number, count) if stochastic_rounding else None
-    extras = Extras(rows, remainders, arguments.adapted, rates, seeds)
-    if kernels.__name__.endswith("_keras"):
-        gradients, extras = _by_masks(parameters, gradients, extras)
-    new_parameters, new_slots, new_remainders, finite = kernels.step(
-        rule,
-        list(parameters),
-        gradients,
-        slots,
-        multipliers == 0,
-        c,
-        arguments.decays * rates,
-        chains,
-        extras,
-    )
-    for old, new in zip(
-        [*parameters, *itertools.chain(*slots), *remainders],
-        [*new_parameters, *itertools.chain(*new_slots), *new_remainders],
-        strict=True,
-    ):
-        if new is not old:
-            old[...] = new
+    array = given.parameters[0] if given.parameters else np.empty(0)
+    module = _engines.engine_for("optimizers", array, engine, *engine_needs(rule))
+    if module.__name__.endswith("_keras"):
+        given = _by_masks(given)
+    *new, finite = do(NUMPY, module, rule, given, _noise, _spread, _gathered)
+    for array, value in changed(given, new, (given.parameters, given.slots, given.remainders)):
+        array[...] = value
     return bool(finite)
 
 
-def _transformed_before(parameters, gradients, chains, frozen, rows):
-    """Do what no kernel does, and all that comes before it in its chain."""
-    before, after = transforming.split(chains)
-    if any(before):
-        wide = [rounding.widened(np, p, None) for p in parameters]
-        gradients = [
-            (g if r is None or not steps else _spread(g, r, p)).astype(p.dtype)
-            for g, p, r, steps in zip(gradients, wide, rows, before, strict=True)
-        ]
-        noise = np.random.default_rng().standard_normal
-        transformed, finite = transforming.apply(
-            np,
-            gradients,
-            wide,
-            before,
-            noise=lambda g: noise(g.shape).astype(g.dtype),
-            frozen=frozen,
-        )
-        transformed = [
-            g if r is None or not steps else g[r]
-            for g, r, steps in zip(transformed, rows, before, strict=True)
-        ]
-        gradients, after = transforming.sanitized(np, transformed, finite, before, after)
-    return list(gradients), after
+def _noise(gradient):
+    return np.random.default_rng().standard_normal(gradient.shape).astype(gradient.dtype)
 
 
-def _spread(gradient, rows, parameter):
-    all_rows = np.zeros(parameter.shape, gradient.dtype)
+def _spread(gradient, rows, like):
+    if rows.dtype == bool:  # it has all rows
+        return gradient
+    all_rows = np.zeros(like.shape, gradient.dtype)
     all_rows[rows] = gradient
     return all_rows
 
 
-def _by_masks(parameters, gradients, extras):
-    gradients = [
-        g if r is None else _spread(g, r, p)
-        for g, p, r in zip(gradients, parameters, extras.rows, strict=True)
-    ]
-    masks = [
-        None if r is None else np.isin(np.arange(len(p)), r)
-        for p, r in zip(parameters, extras.rows, strict=True)
-    ]
-    return gradients, extras._replace(rows=masks)
+def _gathered(gradient, rows):
+    return gradient if rows.dtype == bool else gradient[rows]
 
 
-def _of_one_group(step):
-    is_global = getattr(step, "name", None) == "clip_by_global_norm"
-    return step._replace(of=0) if is_global else step
+def _by_masks(step):
+    """Return a step whose gradients have all rows, with masks of those that they had."""
+    gradients, masks = list(step.gradients), list(step.rows)
+    for i, (rows, parameter) in enumerate(zip(step.rows, step.parameters, strict=True)):
+        if rows is not None:
+            gradients[i] = _spread(gradients[i], rows, parameter)
+            masks[i] = np.isin(np.arange(len(parameter)), rows)
+    return step._replace(gradients=gradients, rows=masks)

@@ -64,7 +64,7 @@ def with_float_slots(xp, p, g, slots, c, update):
 def dequantize(xp, codes, scales, has_sign):
     """Return the numbers, float32, in the shape of the codes."""
     levels, _, _ = TABLES[has_sign]
-    numbers = xp.take(_array(xp, levels), _cast(xp, xp.reshape(codes, (-1,)), "int32"))
+    numbers = xp.take(xp.convert_to_tensor(levels), xp.cast(xp.reshape(codes, (-1,)), "int32"))
     by_number = xp.repeat(scales, BLOCK)[: numbers.shape[0]]
     return xp.reshape(numbers * by_number, codes.shape)
 
@@ -82,16 +82,8 @@ def quantize(xp, numbers, has_sign):
     inverse = 1 / xp.where(is_small, xp.ones_like(scales), scales)
     inverse = xp.where(is_small, xp.sign(scales) / SMALLEST_SCALE, inverse)
     relative = xp.reshape(blocks * inverse[:, None], (-1,))
-    places = xp.searchsorted(_array(xp, middles), relative, side="right")
-    codes = xp.take(_array(xp, order), _cast(xp, places, "int32"))[:size]
+    places = xp.searchsorted(xp.convert_to_tensor(middles), relative, side="right")
+    codes = xp.take(xp.convert_to_tensor(order), xp.cast(places, "int32"))[:size]
     if not has_sign:  # a second moment of 0 would have the next step divide by epsilon
         codes = xp.where((flat != 0) & (codes == 0), xp.ones_like(codes), codes)
     return xp.reshape(codes, numbers.shape), scales
-
-
-def _array(xp, table):
-    return xp.convert_to_tensor(table) if hasattr(xp, "convert_to_tensor") else table
-
-
-def _cast(xp, array, dtype):
-    return xp.cast(array, dtype) if hasattr(xp, "cast") else array.astype(dtype)

@@ -10,6 +10,8 @@ import re
 
 import numpy as np
 
+from fastkeras._arrays import NUMPY
+
 HALVES = ("float16", "bfloat16")
 
 
@@ -17,7 +19,7 @@ def widened(xp, parameter, remainder):
     """Return what is computed with: float32 for halves."""
     if name_of(parameter.dtype) not in HALVES:
         return parameter
-    value = _cast(xp, parameter, "float32")
+    value = xp.cast(parameter, "float32")
     return value if remainder is None else value + remainder
 
 
@@ -25,7 +27,7 @@ def narrowed(xp, value, dtype, keeps_remainder, random=None):
     """Return a value as a variable of type `dtype` has it, and what remains, or None.
 
     Args:
-        xp: NumPy or `keras.ops`.
+        xp: the functions of an array library.
         value: array, what was computed.
         dtype: string.
         keeps_remainder: bool.
@@ -33,12 +35,12 @@ def narrowed(xp, value, dtype, keeps_remainder, random=None):
             bfloat16 is rounded.
     """
     if random is not None and dtype == "bfloat16":
-        return _cast(xp, _towards_zero(xp, value, random), dtype), None
+        return xp.cast(_towards_zero(xp, value, random), dtype), None
     if not keeps_remainder or dtype not in HALVES:
-        return _cast(xp, value, dtype), None
+        return xp.cast(value, dtype), None
     held = _held(xp, value, dtype)
     rest = value - held
-    return _cast(xp, held, dtype), xp.where(xp.isfinite(rest), rest, xp.zeros_like(rest))
+    return xp.cast(held, dtype), xp.where(xp.isfinite(rest), rest, xp.zeros_like(rest))
 
 
 def name_of(dtype):
@@ -77,7 +79,7 @@ def _held(xp, value, dtype):
 
     Not by a cast there and back, which XLA takes for nothing.
     """
-    if xp is np:
+    if xp is NUMPY:
         return value.astype(dtype).astype("float32")
     digits, smallest = (8, 0.0) if dtype == "bfloat16" else (11, 2.0**-14)
     spread = value * (2.0 ** (24 - digits) + 1)
@@ -90,16 +92,12 @@ def _held(xp, value, dtype):
 
 def _towards_zero(xp, value, random):
     """Add random bits below the digits of a bfloat16, and cut."""
-    if xp is np:
+    if xp is NUMPY:
         bits = value.view("uint32")
         cut = ((bits + random.astype("uint32")) & np.uint32(0xFFFF0000)).view("float32")
         return np.where(np.isfinite(value), cut, value)
     magnitude = xp.abs(value)
     exponent = xp.floor(xp.log2(xp.maximum(magnitude, 2.0**-118)))
     digit = xp.power(2.0, exponent - 7)  # the last of a bfloat16
-    up = xp.floor(magnitude / digit + _cast(xp, random, "float32") * 2.0**-16)
+    up = xp.floor(magnitude / digit + xp.cast(random, "float32") * 2.0**-16)
     return xp.where(xp.isfinite(value), xp.sign(value) * up * digit, value)
-
-
-def _cast(xp, value, dtype):
-    return xp.cast(value, dtype) if hasattr(xp, "cast") else value.astype(dtype)

@@ -1,9 +1,9 @@
 """The update rules: what each keeps, its scalars, and what one step does to one variable.
 
-Everything is written once for any array library: `xp` is NumPy in the engine `reference` and
-`keras.ops` in the engine `keras`. Scalars that depend on the step come from `coefficients`, in
-float64 where the library has it, whatever the dtype of the variables; a kernel gets them ready.
-docs/optimizers.md has the formulas in their usual notation, with sources.
+Everything is written once for any array library: `xp` has the functions of `keras.ops`, which in
+the engine `reference` are NumPy's (fastkeras/_arrays.py). Scalars that depend on the step come from
+`coefficients`, in float64 where the library has it, whatever the dtype of the variables; a kernel
+gets them ready. docs/optimizers.md has the formulas in their usual notation, with sources.
 """
 
 import math
@@ -14,53 +14,40 @@ import numpy as np
 
 from fastkeras.optimizers.quantization import with_float_slots
 
-DEFAULTS = {
-    "momentum": 0.9,
-    "rho": 0.9,
-    "beta_1": 0.9,
-    "beta_2": 0.999,
-    "epsilon": 1e-7,
-    "beta_2_decay": -0.8,
-    "epsilon_1": 1e-30,
-    "epsilon_2": 1e-3,
-    "clip_threshold": 1.0,
-}
+
+def _of_the_parameter(slot, shape):
+    return shape
 
 
 class Rule(NamedTuple):
-    """One row of the table below.
+    """One row of the table below: all that is known of a rule.
 
-    `coefficients(xp, h, learning_rate, multiplier, t)` takes the hyperparameters `h` (a dict), the
-    rate of all variables, the multiplier of one or of each, and the number of the step, from 1.
-    `update(xp, p, g, slots, c)` returns what is added to the parameter and the new slots; only
-    Adafactor looks at `p`. Transforms of the gradient come before it.
+    Attributes:
+        slots: the names of what it keeps.
+        coefficients: function (xp, h, learning_rate, multiplier, t) of the hyperparameters `h` (a
+            dict), the rate of all variables, the multiplier of one or of each, and the number of
+            the update, from 1, of all or of each; returns a tuple.
+        update: function (xp, p, g, slots, c); returns what is added to the parameter and the new
+            slots. Transforms of the gradient come before it.
+        by_number: whether the coefficients depend on t.
+        quantizable: whether its slots may be of 8 bits.
+        stays: what of a row that has no gradient stays as it is: "", "parameter", or "everything".
+        adapts: whether its step is always as long as its parameter, times the rate.
+        element_wise: whether each number goes by its own gradient and slots, and nothing else.
+        has_kernel: whether it is in the list of csrc/optimizers/optimizers.h.
+        shape_of_slot: function of a slot's name and the parameter's shape.
     """
 
     slots: tuple
     coefficients: callable
     update: callable
-
-
-ALLOWED = {  # of a hyperparameter, in words; what is not named here is at least 0
-    "momentum": ("from 0 to 1", lambda x: 0 <= x <= 1),
-    "rho": ("from 0 to 1", lambda x: 0 <= x <= 1),
-    "beta_1": ("from 0 to below 1", lambda x: 0 <= x < 1),
-    "beta_2": ("from 0 to below 1", lambda x: 0 <= x < 1),
-    "u_product": ("from 0 to below 1", lambda x: 0 <= x < 1),
-    "beta_2_decay": ("at most 0", lambda x: -math.inf < x <= 0),
-    "clip_threshold": ("above 0", lambda x: 0 < x < math.inf),
-}
-
-
-def check_hyperparameter(name, value):
-    """Raise ValueError if no rule can do with this value."""
-    words, is_allowed = ALLOWED.get(name, ("at least 0", lambda x: 0 <= x < math.inf))
-    try:
-        fits = is_allowed(float(value))
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise ValueError(f"{name} must be a number {words}, got {value!r}")
+    by_number: bool = False
+    quantizable: bool = False
+    stays: str = ""
+    adapts: bool = False
+    element_wise: bool = True
+    has_kernel: bool = True
+    shape_of_slot: callable = _of_the_parameter
 
 
 def sgd(xp, p, g, slots, c):
@@ -203,9 +190,8 @@ _PRODUCTS = np.cumprod(1 - 0.5 * 0.96 ** np.arange(1, 1024))  # from here on all
 
 def product_of_nadam(xp, beta_1, t):
     """Return the product of Nadam's momentums β₁(1 − ½·0.96^i) of the steps 1 to t, from 1."""
-    table = _PRODUCTS if xp is np else xp.cast(xp.convert_to_tensor(_PRODUCTS), t.dtype)
-    place = xp.minimum(t, len(_PRODUCTS)) - 1
-    place = place.astype("int64") if xp is np else xp.cast(place, "int32")
+    table = xp.cast(xp.convert_to_tensor(_PRODUCTS), t.dtype)
+    place = xp.cast(xp.minimum(t, len(_PRODUCTS)) - 1, "int32")
     power = xp.exp(t * math.log(beta_1)) if beta_1 > 0 else xp.zeros_like(t)
     return power * xp.take(table, place)
 
@@ -239,34 +225,47 @@ def _of_adafactor(xp, h, learning_rate, multiplier, t):
     return multiplier, bounded, beta_2, h["epsilon_1"], h["epsilon_2"], h["clip_threshold"]
 
 
+def _of_adafactor_slot(slot, shape):
+    if slot == "velocity":
+        return shape
+    if len(shape) < 2:
+        return ()
+    return shape[:-1] if slot == "row" else (*shape[:-2], shape[-1])
+
+
 _MOMENTS = ("momentum", "velocity")
 
-RULES = {  # by the names in csrc/optimizers/optimizers.h, which has no Adafactor
-    "sgd": Rule((), _of_sgd, sgd),
-    "momentum": Rule(("momentum",), _of_momentum, momentum),
-    "nesterov": Rule(("momentum",), _of_momentum, nesterov),
-    "adam": Rule(_MOMENTS, _of_adam, adam),
-    "amsgrad": Rule((*_MOMENTS, "velocity_hat"), _of_adam, amsgrad),
-    "nadam": Rule(_MOMENTS, _of_nadam, nadam),
-    "lion": Rule(("momentum",), _of_lion, lion),
-    "rmsprop": Rule(("velocity",), _of_rmsprop, rmsprop),
+RULES = {
+    "sgd": Rule((), _of_sgd, sgd, stays="everything"),
+    "momentum": Rule(("momentum",), _of_momentum, momentum, quantizable=True),
+    "nesterov": Rule(("momentum",), _of_momentum, nesterov, quantizable=True),
+    "adam": Rule(_MOMENTS, _of_adam, adam, by_number=True, quantizable=True),
+    "amsgrad": Rule((*_MOMENTS, "velocity_hat"), _of_adam, amsgrad, by_number=True),
+    "nadam": Rule(_MOMENTS, _of_nadam, nadam, by_number=True),
+    "lion": Rule(("momentum",), _of_lion, lion, quantizable=True),
+    "rmsprop": Rule(("velocity",), _of_rmsprop, rmsprop, stays="parameter"),
     "rmsprop_momentum": Rule(("velocity", "momentum"), _of_rmsprop_momentum, rmsprop_momentum),
-    "centered_rmsprop": Rule(("velocity", "average_gradient"), _of_rmsprop, centered_rmsprop),
+    "centered_rmsprop": Rule(
+        ("velocity", "average_gradient"), _of_rmsprop, centered_rmsprop, stays="parameter"
+    ),
     "centered_rmsprop_momentum": Rule(
         ("velocity", "momentum", "average_gradient"),
         _of_rmsprop_momentum,
         centered_rmsprop_momentum,
     ),
-    "adagrad": Rule(("accumulator",), _of_adagrad, adagrad),
-    "lamb": Rule(_MOMENTS, _of_lamb, lamb),
-    "adafactor": Rule(("row", "column", "velocity"), _of_adafactor, adafactor),
+    "adagrad": Rule(("accumulator",), _of_adagrad, adagrad, stays="everything"),
+    "lamb": Rule(_MOMENTS, _of_lamb, lamb, by_number=True, adapts=True),
+    "adafactor": Rule(
+        ("row", "column", "velocity"),
+        _of_adafactor,
+        adafactor,
+        by_number=True,
+        stays="parameter",
+        element_wise=False,
+        has_kernel=False,
+        shape_of_slot=_of_adafactor_slot,
+    ),
 }
-
-NATIVE = tuple(rule for rule in RULES if rule != "adafactor")  # have a kernel
-BY_NUMBER = ("adam", "amsgrad", "nadam", "lamb", "adafactor")  # go by the number of the step
-ADAPTED = ("lamb",)  # always by the trust ratio
-KNOWS_THE_PARAMETER = ("adafactor",)  # scales by its size already
-QUANTIZABLE = ("momentum", "nesterov", "adam", "lion")  # `CanQuantize` in csrc/optimizers/step.cc
 
 
 def is_quantized(rule, slots):

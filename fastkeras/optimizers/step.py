@@ -1,330 +1,150 @@
-"""What the fused optimizers do at each step, in place of the loop of Keras over variables."""
+"""One optimizer step: the order in which things are done, for arrays and for variables of Keras."""
 
 from itertools import chain
+from typing import NamedTuple
 
-import keras
 import numpy as np
-from keras import ops
 
-from fastkeras import _engines
-from fastkeras.optimizers import lookahead, rounding, sparse, transforming, transforms
-from fastkeras.optimizers.extras import Extras
-from fastkeras.optimizers.lookahead import assign_if
-from fastkeras.optimizers.rules import ADAPTED, RULES
-from fastkeras.optimizers.sparse import ON_TENSORFLOW
-
-if ON_TENSORFLOW:
-    import tensorflow as tf
-
-    _traced = tf.autograph.experimental.do_not_convert  # converting costs seconds, for nothing
-else:
-
-    def _traced(function):
-        return function
+from fastkeras.optimizers import chains as of_transforms
+from fastkeras.optimizers import rounding
+from fastkeras.optimizers.rules import RULES
 
 
-WIDE = "float64" if ON_TENSORFLOW else "float32"  # of scalars: JAX has float64 only when asked
-OF_KERAS = -1  # the group of the argument `global_clipnorm`
+class Step(NamedTuple):
+    """What a step is done with: of each list, one entry for each parameter.
+
+    Attributes:
+        parameters, gradients: arrays, or tensors.
+        slots: tuples of these.
+        learning_rate: a scalar.
+        numbers: of this update, from 1; float64, one for all or for each.
+        multipliers: of the learning rate; a variable of multiplier 0 is left alone.
+        decays: decoupled weight decay, float64.
+        chains: tuples of transforms.
+        rows: None if the gradient has all rows of the parameter; or int64, the numbers of those it
+            has, each once, and the others stay as they are. For the engine `keras`, whose arrays
+            cannot change their shapes, a mask of the rows of a gradient that has all.
+        adapted: whether a step is made as long as its parameter, times its rate.
+        remainders: None, or float32, what a half parameter does not hold of its value.
+        hyperparameters: dict.
+        seeds: int32, to round bfloat16 at random; or None in place of them all.
+    """
+
+    parameters: list
+    gradients: list
+    slots: list
+    learning_rate: np.ndarray
+    numbers: np.ndarray
+    multipliers: np.ndarray
+    decays: np.ndarray
+    chains: list
+    rows: list
+    adapted: list
+    remainders: list
+    hyperparameters: dict
+    seeds: np.ndarray | None = None
 
 
-class FusedStep:
-    """The half of `optimizer.Fused` that Keras calls at each step."""
+class Extras(NamedTuple):
+    """What of a `Step` an engine is given beside what every step has.
 
-    _HYPERPARAMETERS = ()
-    _fusing = False  # Keras may call the first two of these for itself as well
+    `rates` are the learning rates, float64, which only `adapted` needs: the coefficients have them
+    too. For the others see `Step`.
+    """
 
-    def _clip_gradients(self, gradients):
-        return gradients if self._fusing else super()._clip_gradients(gradients)
+    rows: list
+    remainders: list
+    adapted: list
+    rates: np.ndarray
+    seeds: np.ndarray | None
 
-    def _apply_weight_decay(self, variables):
-        if not self._fusing:
-            super()._apply_weight_decay(variables)
 
-    @_traced
-    def _backend_apply_gradients(self, gradients, variables):
-        frequency, self.ema_overwrite_frequency = self.ema_overwrite_frequency, None
-        self._fusing = True
-        self._calls_before = self._iterations + 0 if self.use_ema else None  # as it is now
-        try:
-            super()._backend_apply_gradients(gradients, variables)
-            if self.use_ema and frequency:
-                self._overwrite_every(frequency)
-        finally:
-            self._fusing, self.ema_overwrite_frequency = False, frequency
-            self._calls_before = None
+def no_extras(count):
+    """Return those of a plain step."""
+    return Extras([None] * count, [None] * count, [False] * count, np.zeros(count), None)
 
-    def _backend_update_step(self, gradients, variables, learning_rate):
-        if not ON_TENSORFLOW:
-            self._step(gradients, variables, learning_rate)
-            return
-        pairs = self._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            self._step_of_each_replica,
-            self._distribution_strategy,
-            [gradient for gradient, _ in pairs],
-            list(variables),
-            learning_rate,
+
+def engine_needs(rule):
+    """Return what `_engines.engine_for` is to ask of an engine, and that in words."""
+    return (None if RULES[rule].has_kernel else "EVERY_RULE"), f"the rule {rule!r}"
+
+
+def do(xp, engine, rule, step, noise, spread, gathered, variables=None):
+    """Do a step with an engine.
+
+    Args:
+        xp: the functions of the array library.
+        engine: a module.
+        rule: a key of `RULES`.
+        step: a `Step`.
+        noise: function of a gradient: standard normal numbers like it.
+        spread: function (gradient, rows, like) of a gradient that has all rows.
+        gathered: function (gradient, rows) that takes this back.
+        variables: what Python functions among the transforms get, if not the parameters.
+
+    Returns:
+        What `engine.step` returns: parameters, slots, remainders, and whether all gradients that
+        were to be sanitized are finite. They are the arrays given, where these were updated.
+    """
+    frozen = xp.equal(step.multipliers, 0)
+    before, chains = of_transforms.split(step.chains)
+    gradients = step.gradients
+    if any(before):
+        gradients, chains = _transformed(
+            xp, step, frozen, before, chains, noise, spread, gathered, variables
         )
-
-    def _is_update(self):
-        """Tell whether this call has updated the variables, or None if every call does.
-
-        Under accumulation the last of several does, and `sanitize` may have skipped it.
-        """
-        is_update = None
-        if self.gradient_accumulation_steps:
-            is_update = ops.equal((self._calls_before + 1) % self.gradient_accumulation_steps, 0)
-        if self._settings.skipped is not None:
-            is_done = ops.equal(self._iterations, self._calls_before)
-            is_update = is_done if is_update is None else ops.logical_and(is_update, is_done)
-        return is_update
-
-    def _update_model_variables_moving_average(self, variables):
-        number = wide(self.iterations) + 1  # of this update; Keras counts calls from 0
-        momentum = ops.where(number > 1, wide(self.ema_momentum), wide(0.0))
-        if self.ema_bias_correction and self.ema_momentum == 1:
-            momentum = (number - 1) / number
-        elif self.ema_bias_correction:
-            power = ops.power(wide(self.ema_momentum), number)
-            momentum = (self.ema_momentum - power) / (1 - power)
-        is_update = self._is_update()
-        if is_update is not None:  # Keras moves at each call
-            momentum = ops.where(is_update, momentum, wide(1.0))
-        for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
-            if average is not None:
-                m = ops.cast(momentum, variable.dtype)
-                average.assign(ops.add(ops.multiply(m, average), ops.multiply(1 - m, variable)))
-
-    def _averaged_variables(self):
-        pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
-        return [(variable, average) for variable, average in pairs if average is not None]
-
-    def _overwrite_every(self, frequency):
-        """Put the averages into the model after every so many updates, whatever a call is."""
-        is_due = ops.equal((self.iterations + 1) % frequency, 0)
-        is_update = self._is_update()
-        if is_update is not None:
-            is_due = ops.logical_and(is_due, is_update)
-        assign_if(self.assign, is_due, self._averaged_variables)
-
-    def _overwrite_model_variables_with_average_value(self, variables):
-        """Put the averages into the model, as `fit` does at its end, if there are any yet."""
-        may_be_none = self.gradient_accumulation_steps or (
-            self._settings is not None and self._settings.skipped is not None
-        )
-        if not may_be_none:
-            super()._overwrite_model_variables_with_average_value(variables)
-            return
-        assign_if(self.assign, self.iterations > 0, self._averaged_variables)
-
-    def _after_step(self, finite):
-        """Update what belongs to the optimizer as a whole, unless the step was skipped."""
-        settings = self._settings
-        if settings.skipped is not None:
-            skipped = 1 - ops.cast(finite, "int32")
-            settings.skipped.assign_add(skipped)
-            calls = self.gradient_accumulation_steps or 1  # Keras adds the last of them
-            self._iterations.assign_sub(ops.cast(skipped * calls, self._iterations.dtype))
-
-    def _step_of_each_replica(self, distribution, gradients, variables, learning_rate):
-        # Within this context, variables stand for the component of the replica.
-        distribution.extended.update(
-            _value(variables[0]),
-            lambda _, gradients, rate: self._step(gradients, variables, rate),
-            args=(gradients, learning_rate),
-            group=False,
-        )
-
-    def _step(self, gradients, variables, learning_rate):
-        settings = self._settings
-        positions = [self._get_variable_index(variable) for variable in variables]
-        rule, count = self._rule(), len(positions)
-        rate, number = wide(learning_rate), wide(self.iterations) + 1
-        multiplier = ops.convert_to_tensor(settings.multipliers)
-        if positions != list(range(len(settings.chains))):
-            multiplier = ops.take(multiplier, positions)
-        frozen = ops.equal(multiplier, 0)
-        slow = [settings.slow[position] for position in positions] if settings.slow else []
-        numbers = self._own_numbers(number, positions)
-        if slow:
-            lookahead.begin(self.assign, numbers, variables, slow)
-        values = [_value(variable) for variable in variables]
-        by_rows = any(map(self._goes_by_rows, gradients, variables, positions))
-        named = named_engine(rule, values[0], by_rows)
-        engine = _engines.engine_for("optimizers", values[0], named)
-        given = gradients
-        gradients, rows = self._rows(given, variables, positions, engine)
-        gradients, chains = self._transform_before(
-            gradients, variables, self._chains_of(positions), frozen, rows
-        )
-        multiplier = wide(multiplier)
-        c = RULES[rule].coefficients(
-            ops, self._hyperparameters(number, numbers), rate, multiplier, numbers
-        )
-        c = ops.stack([ops.broadcast_to(wide(value), (count,)) for value in c], axis=1)
-        decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
-        rates = multiplier * rate
-        decays = wide(np.array(decays)) * rates
-        remainders = [settings.remainders[position] for position in positions]
-        extras = Extras(
-            rows,
-            [None if remainder is None else _value(remainder) for remainder in remainders],
-            [rule in ADAPTED or settings.adapted[position] for position in positions],
-            rates,
-            self._seeds(count),
-        )
-
-        slots = [self._slots_and_scales(position) for position in positions]
-        slot_values = [[_value(slot) for slot in of_variable] for of_variable in slots]
-        new_values, new_slots, new_remainders, finite = engine.step(
-            rule, values, gradients, slot_values, frozen, c, decays, chains, extras
-        )
-        if engine.__name__.endswith("_keras"):
-            self._keep_to_rows(given, variables, positions, new_values, new_slots)
-        olds = [*values, *chain(*slot_values), *extras.remainders]
-        news = [*new_values, *chain(*new_slots), *new_remainders]
-        targets = [*variables, *chain(*slots), *remainders]
-        for variable, old, new in zip(targets, olds, news, strict=True):
-            if new is not old:
-                self.assign(variable, new)
-        if slow:
-            number, period = self.iterations + 1, self.lookahead_period
-            arguments = (period, self.slow_step_size, variables, slow, remainders, frozen)
-            lookahead.follow(self.assign, number, *arguments)
-        self._count(frozen, positions, finite)
-        self._after_step(finite)
-
-    def _own_numbers(self, number, positions):
-        """The number of this update for each variable, which counts those that moved it.
-
-        So that bias is corrected by as many updates as the moments of a variable have seen.
-        """
-        behind = self._settings.behind
-        if behind is None:
-            return number
-        behind = ops.convert_to_tensor(behind)
-        if positions != list(range(len(self._settings.chains))):
-            behind = ops.take(behind, positions)
-        return number - behind
-
-    def _count(self, frozen, positions, finite):
-        """Let variables that are frozen, or have no gradient, fall one update behind."""
-        settings = self._settings
-        if settings.behind is None:
-            return
-        missed, count = ops.cast(frozen, WIDE), len(settings.chains)
-        if positions != list(range(count)):
-            place = {position: k for k, position in enumerate(positions)}
-            missed = ops.concatenate([missed, ops.ones((1,), WIDE)])
-            missed = ops.take(missed, [place.get(i, len(positions)) for i in range(count)])
-        if settings.skipped is not None:
-            missed = missed * ops.cast(finite, WIDE)
-        self.assign_add(settings.behind, missed)
-
-    def _seeds(self, count):
-        if not self.stochastic_rounding:
-            return None
-        return rounding.seeds(ops, ops.cast(self.iterations, "int32"), count)
-
-    def _rows(self, gradients, variables, positions, engine):
-        """Tell which rows of each variable have a gradient, if only these are to move."""
-        taken, rows = [], []
-        for gradient, variable, position in zip(gradients, variables, positions, strict=True):
-            lazy, of_gradient = self._goes_by_rows(gradient, variable, position), None
-            if not lazy or not engine.__name__.endswith("_tensorflow_native"):
-                gradient = sparse.dense(gradient)
-                of_gradient = sparse.mask_of(gradient) if lazy else None
-            else:
-                gradient, of_gradient = sparse.rows_of(gradient)
-            taken.append(gradient)
-            rows.append(of_gradient)
-        return taken, rows
-
-    def _goes_by_rows(self, gradient, variable, position):
-        return self._settings.lazy[position] or self._keeps_to_rows(
-            gradient, variable, position, sparse.EXACT_BY_ROWS
-        )
-
-    def _keeps_to_rows(self, gradient, variable, position, rules):
-        """Tell whether rows that a sparse gradient does not have stay, by the rule itself."""
-        return (
-            sparse.is_sparse(gradient)
-            and self._rule() in rules
-            and not self._decay_of(position, variable)
-            and not self._settings.adapted[position]
-            and not self._settings.chains[position]
-        )
-
-    def _keep_to_rows(self, gradients, variables, positions, values, slots):
-        """Have only those rows written that may have moved."""
-        for i, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
-            if self._keeps_to_rows(gradient, variable, positions[i], sparse.MOVES_BY_ROWS):
-                values[i] = sparse.at_rows_of(gradient, values[i])
-                if self._rule() in sparse.EXACT_BY_ROWS:
-                    slots[i] = [sparse.at_rows_of(gradient, slot) for slot in slots[i]]
-
-    def _decay_of(self, position, variable):
-        override = self._settings.decays[position]
-        if override is not None:
-            return override
-        return (self.weight_decay or 0.0) if self._use_weight_decay(variable) else 0.0
-
-    def _chains_of(self, positions):
-        clipping = ()
-        if self.clipnorm and self.clipnorm > 0:
-            clipping = (transforms.clip_by_norm(self.clipnorm),)
-        elif self.clipvalue and self.clipvalue > 0:
-            clipping = (transforms.clip_by_value(self.clipvalue),)
-        elif self.global_clipnorm and self.global_clipnorm > 0:
-            step = transforms.clip_by_global_norm(self.global_clipnorm)
-            clipping = (step._replace(of=OF_KERAS),)
-        return [clipping + self._settings.chains[position] for position in positions]
-
-    def _transform_before(self, gradients, variables, chains, frozen, rows):
-        """Do what no kernel does, and all that comes before it in its chain."""
-        before, after = transforming.split(chains)
-        if not any(before):
-            return gradients, chains
-        wide = [rounding.widened(ops, ops.convert_to_tensor(v), None) for v in variables]
-        rows = [r if steps else None for r, steps in zip(rows, before, strict=True)]
-        gradients = [
-            ops.cast(sparse.spread(g, r, value), value.dtype)
-            for g, r, value in zip(gradients, rows, wide, strict=True)
-        ]
-        transformed, finite = transforming.apply(
-            ops,
-            gradients,
-            wide,
-            before,
-            variables,
-            lambda g: keras.random.normal(g.shape, dtype=g.dtype, seed=self._settings.noise),
-            frozen,
-        )
-        transformed = [sparse.gathered(g, r) for g, r in zip(transformed, rows, strict=True)]
-        return transforming.sanitized(ops, transformed, finite, before, after)
-
-    def _hyperparameters(self, number, numbers):
-        return {name: getattr(self, name) for name in self._HYPERPARAMETERS}
+    multipliers = xp.cast(step.multipliers, step.decays.dtype)
+    coefficients = RULES[rule].coefficients(
+        xp, step.hyperparameters, step.learning_rate, multipliers, step.numbers
+    )
+    like = xp.zeros_like(multipliers)
+    coefficients = xp.stack([like + value for value in coefficients], axis=1)
+    rates = multipliers * step.learning_rate
+    extras = Extras(step.rows, step.remainders, step.adapted, rates, step.seeds)
+    return engine.step(
+        rule,
+        step.parameters,
+        gradients,
+        step.slots,
+        frozen,
+        coefficients,
+        step.decays * rates,
+        chains,
+        extras,
+    )
 
 
-def named_engine(rule, variable, by_rows):
-    """Return the engine that has to be named, because those before it cannot do the step."""
-    if not ON_TENSORFLOW:
-        return None
-    if not hasattr(variable, "handle"):  # the value of one, in a stateless scope
-        return "keras"
-    on_cpu = "CPU" in (getattr(variable, "device", None) or "CPU")
-    # how many rows there are is known when a program runs, and XLA wants all shapes before
-    kernel = on_cpu and rule != "adafactor" and not (by_rows and _engines.inside_xla())
-    return None if kernel else "keras"
+def _transformed(xp, step, frozen, before, after, noise, spread, gathered, variables):
+    """Do what no kernel does, and all that comes before it in its chain."""
+    wide = [
+        rounding.widened(xp, xp.convert_to_tensor(parameter), remainder)
+        for parameter, remainder in zip(step.parameters, step.remainders, strict=True)
+    ]
+    rows = [r if steps else None for r, steps in zip(step.rows, before, strict=True)]
+    gradients = [
+        xp.cast(g if r is None else spread(g, r, like), like.dtype)
+        for g, r, like in zip(step.gradients, rows, wide, strict=True)
+    ]
+    transformed, finite = of_transforms.apply(xp, gradients, wide, before, variables, noise, frozen)
+    transformed = [
+        g if r is None else gathered(g, r) for g, r in zip(transformed, rows, strict=True)
+    ]
+    return of_transforms.sanitized(xp, transformed, finite, before, after)
 
 
-def _value(variable):
-    return variable.value if isinstance(variable, keras.Variable) else variable
+def changed(step, new, targets):
+    """Yield `(target, value)` for all that an engine has not updated itself.
 
+    Args:
+        step: the `Step` that it was given.
+        new: its `(parameters, slots, remainders)`.
+        targets: what stands for those of `step`, in the same form.
+    """
 
-def wide(value):
-    """A scalar that no rule loses digits of."""
-    if isinstance(value, (int, float, np.ndarray)):
-        return ops.convert_to_tensor(value, dtype=WIDE)
-    return ops.cast(value, WIDE)
+    def flat(parameters, slots, remainders):
+        return [*parameters, *chain(*slots), *remainders]
+
+    old = flat(step.parameters, step.slots, step.remainders)
+    for target, before, after in zip(flat(*targets), old, flat(*new), strict=True):
+        if after is not before:
+            yield target, after

@@ -96,7 +96,7 @@ class SingleLossGAN(keras.Model):
         optimizer = keras.optimizers.get(optimizer)
         self._factor = self.generator_weight
         if hasattr(optimizer, "learning_rate_multipliers"):
-            from fastkeras.optimizers.multipliers import set_learning_rate_multiplier
+            from fastkeras.optimizers.fused.multipliers import set_learning_rate_multiplier
 
             weight = float(self.generator_weight)
             set_learning_rate_multiplier(self.generator, None if weight == 1 else weight)

@@ -11,7 +11,8 @@ import pytest
 from keras import ops
 
 from fastkeras import optimizers
-from fastkeras.optimizers import set_learning_rate_multiplier, stock, transforms
+from fastkeras.optimizers import set_learning_rate_multiplier, transforms
+from fastkeras.optimizers.fused import stock
 
 # Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fastkeras import optimizers
-from fastkeras.optimizers import stock, transforms
+from fastkeras.optimizers import transforms
+from fastkeras.optimizers.fused import stock
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -126,7 +126,7 @@ def test_a_gradient_that_is_what_it_changes_is_read_first(engine, of):
 
 
 # What the gradient or the slots hold: NaN and inf go where the reference lets them go.
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "adafactor"])
+@pytest.mark.parametrize("rule", [rule for rule, row in RULES.items() if row.has_kernel])
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 0.0, -0.0, 1e18, 1e-45])
 @pytest.mark.parametrize("where", ["gradients", "slots", "parameters"])
 def test_every_number_goes_as_in_the_reference(engine, rule, value, where):

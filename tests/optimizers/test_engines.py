@@ -11,7 +11,7 @@ import fastkeras
 from conftest import engines_of
 from fastkeras import _core, _engines
 from fastkeras.optimizers import transforms, update
-from fastkeras.optimizers.extras import no_extras
+from fastkeras.optimizers.step import no_extras
 from optimizer_steps import check, problems, run
 
 

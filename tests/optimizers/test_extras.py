@@ -11,8 +11,8 @@ from fastkeras.optimizers import transforms, update
 from fastkeras.optimizers.rules import RULES
 from optimizer_steps import check, problems
 
-RULES_BY_ROWS = [rule for rule in RULES if rule not in ("adafactor", "lamb")]
-ADAPTABLE = [rule for rule in RULES if rule != "adafactor"]
+ADAPTABLE = [rule for rule, row in RULES.items() if row.element_wise]
+RULES_BY_ROWS = [rule for rule in ADAPTABLE if not RULES[rule].adapts]
 
 
 @pytest.fixture(scope="module", params=engines_of("optimizers"))

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from fastkeras import optimizers
-from fastkeras.optimizers import set_learning_rate_multiplier, stock, transforms
-from fastkeras.optimizers.step import named_engine
+from fastkeras.optimizers import set_learning_rate_multiplier, transforms
+from fastkeras.optimizers.fused import stock
+from fastkeras.optimizers.fused.fused_step import named_engine
 
 # Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

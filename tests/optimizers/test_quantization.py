@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from conftest import engines_of
 from fastkeras import _core, optimizers
+from fastkeras._arrays import NUMPY
 from fastkeras.optimizers import quantization, update
-from fastkeras.optimizers.rules import QUANTIZABLE, RULES
+from fastkeras.optimizers.rules import RULES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -64,17 +65,17 @@ def test_the_kernel_takes_the_nearest_code(instruction_set, size):
         (gradient, *slots[:2], True),
         (gradient * gradient, *slots[2:], False),
     ):
-        expected, expected_scales = quantization.quantize(np, moment, has_sign)
+        expected, expected_scales = quantization.quantize(NUMPY, moment, has_sign)
         np.testing.assert_array_equal(scales, expected_scales)
-        kept = quantization.dequantize(np, codes, scales, has_sign)
-        nearest = quantization.dequantize(np, expected, scales, has_sign)
+        kept = quantization.dequantize(NUMPY, codes, scales, has_sign)
+        nearest = quantization.dequantize(NUMPY, expected, scales, has_sign)
         largest = np.repeat(np.abs(scales), 256)[:size]
         assert (np.abs(kept - moment) <= np.abs(nearest - moment) + 1e-6 * largest).all()
         assert (codes == expected).mean() > 0.99
         assert (np.abs(moment) <= largest).all()
 
 
-@pytest.mark.parametrize("rule", QUANTIZABLE)
+@pytest.mark.parametrize("rule", [rule for rule, row in RULES.items() if row.quantizable])
 @given(seed=st.integers(0, 2**16), size=st.sampled_from([1, 300, 5000]), half=st.booleans())
 def test_every_engine_does_the_same_step_on_codes(engine, rule, seed, size, half):
     rng = np.random.default_rng(seed)
@@ -94,8 +95,8 @@ def test_every_engine_does_the_same_step_on_codes(engine, rule, seed, size, half
         tolerance = 1e-3 if half else 1e-6
         np.testing.assert_allclose(after[0], parameter, rtol=tolerance, atol=tolerance)
         for k, has_sign in enumerate((True, False)[: len(slots) // 2]):
-            own = quantization.dequantize(np, *after[1 + 2 * k : 3 + 2 * k], has_sign)
-            expected = quantization.dequantize(np, *slots[2 * k : 2 * k + 2], has_sign)
+            own = quantization.dequantize(NUMPY, *after[1 + 2 * k : 3 + 2 * k], has_sign)
+            expected = quantization.dequantize(NUMPY, *slots[2 * k : 2 * k + 2], has_sign)
             largest = np.abs(expected).max()  # on the border between two codes either may be taken
             np.testing.assert_allclose(own, expected, rtol=0, atol=0.015 * largest)
             assert (np.abs(own - expected) > 1e-5 * largest).mean() < 0.02
@@ -110,7 +111,7 @@ def test_a_small_second_moment_is_never_0(engine):
     for step in range(1, 6):
         settings = {"learning_rate": 1.0, "step": step, "engine": engine}
         update("adam", [parameter], [gradient], [slots], **settings)
-        numbers = quantization.dequantize(np, *slots[2:], False)
+        numbers = quantization.dequantize(NUMPY, *slots[2:], False)
         np.testing.assert_array_equal(numbers > 0, gradient > 0)
     assert np.abs(parameter).max() < 6  # no step is longer than the rate
 
@@ -119,8 +120,8 @@ def test_a_small_second_moment_is_never_0(engine):
 @pytest.mark.parametrize("has_sign", [True, False])
 def test_blocks_of_the_smallest_and_the_largest_numbers(has_sign, scale):
     numbers = np.float32([0, 0.5, 1, 1e-7, 1e-30]) * np.float32(scale)
-    codes, scales = quantization.quantize(np, numbers, has_sign)
-    kept = quantization.dequantize(np, codes, scales, has_sign)
+    codes, scales = quantization.quantize(NUMPY, numbers, has_sign)
+    kept = quantization.dequantize(NUMPY, codes, scales, has_sign)
     assert kept[0] == 0 and np.isfinite(kept).all()
     np.testing.assert_allclose(kept[:3], numbers[:3], rtol=0.01, atol=1e-38)
     if not has_sign:

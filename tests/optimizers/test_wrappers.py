@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from fastkeras import optimizers
-from fastkeras.optimizers import sparse as sparse_gradients
 from fastkeras.optimizers import transforms
+from fastkeras.optimizers.fused import sparse as sparse_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -1,8 +1,8 @@
-"""Doing transforms with an array library, and cutting chains for the kernels."""
+"""Chains of transforms: done with an array library, and cut for the kernels."""
 
 from fastkeras.optimizers.transforms import Transform, sanitize
 
-FUSED = (  # in the order of `TransformKind` in csrc/optimizers/optimizers.h
+FUSED = (  # in the order of FASTKERAS_TRANSFORMS in csrc/optimizers/optimizers.h
     "scale",
     "zero",
     "clip_by_value",
@@ -58,7 +58,7 @@ def apply(xp, gradients, parameters, chains, variables=None, noise=None, frozen=
     """Transform gradients with an array library; the engines `reference` and `keras` do it so.
 
     Args:
-        xp: NumPy or `keras.ops`.
+        xp: the functions of an array library.
         gradients: list of arrays.
         parameters: list of arrays of the same shapes.
         chains: list of tuples of transforms, one for each gradient.
@@ -103,7 +103,7 @@ def _clip_complete_groups(xp, gradients, chains, positions, frozen):
         if len(at_it) < len(members):
             continue
         widest = max((gradients[i].dtype for i in members), key=lambda dtype: "64" in str(dtype))
-        squares = [_cast(xp, _sum(xp, gradients[i] * gradients[i]), widest) for i in members]
+        squares = [xp.cast(_sum(xp, gradients[i] * gradients[i]), widest) for i in members]
         if frozen is not None:
             zero = xp.zeros_like(squares[0])
             squares = [xp.where(frozen[i], zero, s) for i, s in zip(members, squares, strict=True)]
@@ -131,11 +131,7 @@ def _clipping(xp, norm, largest, like):
     one = xp.ones_like(norm)
     factor = xp.where(norm > largest, largest / xp.maximum(norm, largest), one)
     factor = xp.where(xp.isfinite(norm), factor, one * float("nan"))
-    return _cast(xp, factor, like.dtype)
-
-
-def _cast(xp, value, dtype):
-    return xp.cast(value, dtype) if hasattr(xp, "cast") else value.astype(dtype)
+    return xp.cast(factor, like.dtype)
 
 
 def _clip_by_norm(xp, g, p, largest):

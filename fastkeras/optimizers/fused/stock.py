@@ -5,9 +5,9 @@ import inspect
 import keras
 from keras import ops
 
-from fastkeras.optimizers.optimizer import Fused
+from fastkeras.optimizers.fused.fused_step import FusedStep, wide
+from fastkeras.optimizers.fused.optimizer import Fused
 from fastkeras.optimizers.rules import product_of_nadam
-from fastkeras.optimizers.step import FusedStep, wide
 
 _DOC = """`keras.optimizers.{name}`, with one kernel call for all variables.
 

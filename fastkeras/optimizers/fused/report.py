@@ -6,7 +6,7 @@ import re
 from rich.console import Console
 from rich.table import Table
 
-from fastkeras.optimizers import matching
+from fastkeras.optimizers.fused import matching
 
 
 def report(optimizer, model=None, print_fn=print):

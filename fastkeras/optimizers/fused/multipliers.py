@@ -7,7 +7,7 @@ import weakref
 
 import keras
 
-from fastkeras.optimizers import matching, per_variable
+from fastkeras.optimizers.fused import matching, per_variable
 
 _ATTRIBUTE = "learning_rate_multiplier"  # of a variable: what set_learning_rate_multiplier said
 _OPTIMIZERS = weakref.WeakSet()  # built ones, which follow such changes

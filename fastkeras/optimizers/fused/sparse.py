@@ -7,9 +7,6 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if ON_TENSORFLOW:
     import tensorflow as tf
 
-EXACT_BY_ROWS = ("sgd", "adagrad")  # without a gradient their parameters and slots do not move
-MOVES_BY_ROWS = (*EXACT_BY_ROWS, "rmsprop", "centered_rmsprop", "adafactor")  # parameters do not
-
 
 def is_sparse(gradient):
     """Tell whether a gradient names its rows."""

@@ -6,18 +6,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from fastkeras.optimizers import matching, multipliers, per_variable
+from fastkeras.optimizers.fused import matching, multipliers, per_variable
+from fastkeras.optimizers.fused.fused_step import WIDE, FusedStep
+from fastkeras.optimizers.fused.report import report
+from fastkeras.optimizers.hyperparameters import check_hyperparameter
 from fastkeras.optimizers.quantization import is_worth_it, scales_of
-from fastkeras.optimizers.report import report
 from fastkeras.optimizers.rounding import HALVES
-from fastkeras.optimizers.rules import (
-    ADAPTED,
-    BY_NUMBER,
-    KNOWS_THE_PARAMETER,
-    QUANTIZABLE,
-    check_hyperparameter,
-)
-from fastkeras.optimizers.step import WIDE, FusedStep
+from fastkeras.optimizers.rules import RULES
 
 _BEHIND = "behind"  # where the updates that a variable missed are saved
 _PLAIN = {  # arguments that are saved as they are, and what they are if not given
@@ -60,7 +55,7 @@ class Fused(FusedStep):
         self.ema_bias_correction = ema_bias_correction
         if moment_bits not in (8, 32):
             raise ValueError(f"moment_bits must be 8 or 32, got {moment_bits!r}")
-        if moment_bits == 8 and self._rule() not in QUANTIZABLE:
+        if moment_bits == 8 and not RULES[self._rule()].quantizable:
             raise ValueError(
                 f"moment_bits=8 is for Adam, AdamW, Lion and SGD with momentum, not {self._rule()}"
             )
@@ -124,7 +119,7 @@ class Fused(FusedStep):
 
         Not how many it has had: so all is as it was where nobody knows, as in what Keras saved.
         """
-        if self._rule() not in BY_NUMBER and not self.lookahead_period:
+        if not RULES[self._rule()].by_number and not self.lookahead_period:
             return None
         return _untrained(np.zeros(len(variables)), WIDE)
 
@@ -135,14 +130,14 @@ class Fused(FusedStep):
         adapted = per_variable.resolve_flags(
             "layer_adaptation", self._given.adapted, variables, everything
         )
-        rule = self._rule()
-        if rule in KNOWS_THE_PARAMETER and any(adapted + lazy):
+        rule = RULES[self._rule()]
+        if not rule.element_wise and any(adapted + lazy):
             raise ValueError(
                 f"layer_adaptation and lazy are not for {type(self).__name__}, which goes by the "
                 "size of a variable already"
             )
         for variable, is_lazy, is_adapted in zip(variables, lazy, adapted, strict=True):
-            if is_lazy and (is_adapted or rule in ADAPTED):
+            if is_lazy and (is_adapted or rule.adapts):
                 raise ValueError(
                     f"lazy: {matching.path_of(variable)} cannot be lazy, since layer adaptation "
                     "needs all of its rows"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import keras
 
-from fastkeras.optimizers import matching
 from fastkeras.optimizers import transforms as transform
+from fastkeras.optimizers.fused import matching
 
 
 class Saved(NamedTuple):

@@ -1,0 +1,302 @@
+"""What the fused optimizers do at each step, in place of the loop of Keras over variables."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from fastkeras import _engines
+from fastkeras.optimizers import rounding, transforms
+from fastkeras.optimizers.fused import lookahead, sparse
+from fastkeras.optimizers.fused.lookahead import assign_if
+from fastkeras.optimizers.fused.sparse import ON_TENSORFLOW
+from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.step import Step, changed, do
+
+if ON_TENSORFLOW:
+    import tensorflow as tf
+
+    _traced = tf.autograph.experimental.do_not_convert  # converting costs seconds, for nothing
+else:
+
+    def _traced(function):
+        return function
+
+
+WIDE = "float64" if ON_TENSORFLOW else "float32"  # of scalars: JAX has float64 only when asked
+OF_KERAS = -1  # the group of the argument `global_clipnorm`
+
+
+class FusedStep:
+    """The half of `optimizer.Fused` that Keras calls at each step."""
+
+    _HYPERPARAMETERS = ()
+    _fusing = False  # Keras may call the first two of these for itself as well
+
+    def _clip_gradients(self, gradients):
+        return gradients if self._fusing else super()._clip_gradients(gradients)
+
+    def _apply_weight_decay(self, variables):
+        if not self._fusing:
+            super()._apply_weight_decay(variables)
+
+    @_traced
+    def _backend_apply_gradients(self, gradients, variables):
+        frequency, self.ema_overwrite_frequency = self.ema_overwrite_frequency, None
+        self._fusing = True
+        self._calls_before = self._iterations + 0 if self.use_ema else None  # as it is now
+        try:
+            super()._backend_apply_gradients(gradients, variables)
+            if self.use_ema and frequency:
+                self._overwrite_every(frequency)
+        finally:
+            self._fusing, self.ema_overwrite_frequency = False, frequency
+            self._calls_before = None
+
+    def _backend_update_step(self, gradients, variables, learning_rate):
+        if not ON_TENSORFLOW:
+            self._step(gradients, variables, learning_rate)
+            return
+        pairs = self._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            self._step_of_each_replica,
+            self._distribution_strategy,
+            [gradient for gradient, _ in pairs],
+            list(variables),
+            learning_rate,
+        )
+
+    def _is_update(self):
+        """Tell whether this call has updated the variables, or None if every call does.
+
+        Under accumulation the last of several does, and `sanitize` may have skipped it.
+        """
+        is_update = None
+        if self.gradient_accumulation_steps:
+            is_update = ops.equal((self._calls_before + 1) % self.gradient_accumulation_steps, 0)
+        if self._settings.skipped is not None:
+            is_done = ops.equal(self._iterations, self._calls_before)
+            is_update = is_done if is_update is None else ops.logical_and(is_update, is_done)
+        return is_update
+
+    def _update_model_variables_moving_average(self, variables):
+        number = wide(self.iterations) + 1  # of this update; Keras counts calls from 0
+        momentum = ops.where(number > 1, wide(self.ema_momentum), wide(0.0))
+        if self.ema_bias_correction and self.ema_momentum == 1:
+            momentum = (number - 1) / number
+        elif self.ema_bias_correction:
+            power = ops.power(wide(self.ema_momentum), number)
+            momentum = (self.ema_momentum - power) / (1 - power)
+        is_update = self._is_update()
+        if is_update is not None:  # Keras moves at each call
+            momentum = ops.where(is_update, momentum, wide(1.0))
+        for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
+            if average is not None:
+                m = ops.cast(momentum, variable.dtype)
+                average.assign(ops.add(ops.multiply(m, average), ops.multiply(1 - m, variable)))
+
+    def _averaged_variables(self):
+        pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
+        return [(variable, average) for variable, average in pairs if average is not None]
+
+    def _overwrite_every(self, frequency):
+        """Put the averages into the model after every so many updates, whatever a call is."""
+        is_due = ops.equal((self.iterations + 1) % frequency, 0)
+        is_update = self._is_update()
+        if is_update is not None:
+            is_due = ops.logical_and(is_due, is_update)
+        assign_if(self.assign, is_due, self._averaged_variables)
+
+    def _overwrite_model_variables_with_average_value(self, variables):
+        """Put the averages into the model, as `fit` does at its end, if there are any yet."""
+        may_be_none = self.gradient_accumulation_steps or (
+            self._settings is not None and self._settings.skipped is not None
+        )
+        if not may_be_none:
+            super()._overwrite_model_variables_with_average_value(variables)
+            return
+        assign_if(self.assign, self.iterations > 0, self._averaged_variables)
+
+    def _after_step(self, finite):
+        """Update what belongs to the optimizer as a whole, unless the step was skipped."""
+        settings = self._settings
+        if settings.skipped is not None:
+            skipped = 1 - ops.cast(finite, "int32")
+            settings.skipped.assign_add(skipped)
+            calls = self.gradient_accumulation_steps or 1  # Keras adds the last of them
+            self._iterations.assign_sub(ops.cast(skipped * calls, self._iterations.dtype))
+
+    def _step_of_each_replica(self, distribution, gradients, variables, learning_rate):
+        # Within this context, variables stand for the component of the replica.
+        distribution.extended.update(
+            _value(variables[0]),
+            lambda _, gradients, rate: self._step(gradients, variables, rate),
+            args=(gradients, learning_rate),
+            group=False,
+        )
+
+    def _step(self, gradients, variables, learning_rate):
+        settings = self._settings
+        positions = [self._get_variable_index(variable) for variable in variables]
+        number = wide(self.iterations) + 1
+        numbers = self._own_numbers(number, positions)
+        slow = [settings.slow[position] for position in positions] if settings.slow else []
+        if slow:
+            lookahead.begin(self.assign, numbers, variables, slow)
+        values = [_value(variable) for variable in variables]
+        by_rows = any(map(self._goes_by_rows, gradients, variables, positions))
+        named = named_engine(self._rule(), values[0], by_rows)
+        engine = _engines.engine_for("optimizers", values[0], named)
+        taken, rows = self._rows(gradients, variables, positions, engine)
+        slots = [self._slots_and_scales(position) for position in positions]
+        remainders = [settings.remainders[position] for position in positions]
+        decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
+        step = Step(
+            parameters=values,
+            gradients=taken,
+            slots=[[_value(slot) for slot in of_variable] for of_variable in slots],
+            learning_rate=wide(learning_rate),
+            numbers=numbers,
+            multipliers=self._of_positions(settings.multipliers, positions),
+            decays=wide(np.array(decays)),
+            chains=self._chains_of(positions),
+            rows=rows,
+            adapted=[self._is_adapted(position) for position in positions],
+            remainders=[None if r is None else _value(r) for r in remainders],
+            hyperparameters=self._hyperparameters(number, numbers),
+            seeds=self._seeds(len(positions)),
+        )
+        new_values, new_slots, new_remainders, finite = do(
+            ops, engine, self._rule(), step, self._noise, sparse.spread, sparse.gathered, variables
+        )
+        if engine.__name__.endswith("_keras"):
+            self._keep_to_rows(gradients, variables, positions, new_values, new_slots)
+        new = (new_values, new_slots, new_remainders)
+        for variable, value in changed(step, new, (variables, slots, remainders)):
+            self.assign(variable, value)
+        frozen = ops.equal(step.multipliers, 0)
+        if slow:
+            call, period = self.iterations + 1, self.lookahead_period
+            arguments = (period, self.slow_step_size, variables, slow, remainders, frozen)
+            lookahead.follow(self.assign, call, *arguments)
+        self._count(frozen, positions, finite)
+        self._after_step(finite)
+
+    def _of_positions(self, variable, positions):
+        """Return what a variable holds for those that have a gradient."""
+        values = ops.convert_to_tensor(variable)
+        is_all = positions == list(range(len(self._settings.chains)))
+        return values if is_all else ops.take(values, positions)
+
+    def _is_adapted(self, position):
+        return RULES[self._rule()].adapts or self._settings.adapted[position]
+
+    def _noise(self, gradient):
+        seed = self._settings.noise
+        return keras.random.normal(gradient.shape, dtype=gradient.dtype, seed=seed)
+
+    def _own_numbers(self, number, positions):
+        """The number of this update for each variable, which counts those that moved it.
+
+        So that bias is corrected by as many updates as the moments of a variable have seen.
+        """
+        behind = self._settings.behind
+        return number if behind is None else number - self._of_positions(behind, positions)
+
+    def _count(self, frozen, positions, finite):
+        """Let variables that are frozen, or have no gradient, fall one update behind."""
+        settings = self._settings
+        if settings.behind is None:
+            return
+        missed, count = ops.cast(frozen, WIDE), len(settings.chains)
+        if positions != list(range(count)):
+            place = {position: k for k, position in enumerate(positions)}
+            missed = ops.concatenate([missed, ops.ones((1,), WIDE)])
+            missed = ops.take(missed, [place.get(i, len(positions)) for i in range(count)])
+        if settings.skipped is not None:
+            missed = missed * ops.cast(finite, WIDE)
+        self.assign_add(settings.behind, missed)
+
+    def _seeds(self, count):
+        if not self.stochastic_rounding:
+            return None
+        return rounding.seeds(ops, ops.cast(self.iterations, "int32"), count)
+
+    def _rows(self, gradients, variables, positions, engine):
+        """Tell which rows of each variable have a gradient, if only these are to move."""
+        taken, rows = [], []
+        for gradient, variable, position in zip(gradients, variables, positions, strict=True):
+            lazy, of_gradient = self._goes_by_rows(gradient, variable, position), None
+            if not lazy or not engine.__name__.endswith("_tensorflow_native"):
+                gradient = sparse.dense(gradient)
+                of_gradient = sparse.mask_of(gradient) if lazy else None
+            else:
+                gradient, of_gradient = sparse.rows_of(gradient)
+            taken.append(gradient)
+            rows.append(of_gradient)
+        return taken, rows
+
+    def _goes_by_rows(self, gradient, variable, position):
+        everything = RULES[self._rule()].stays == "everything"
+        by_the_rule = everything and self._keeps_to_rows(gradient, variable, position)
+        return self._settings.lazy[position] or by_the_rule
+
+    def _keeps_to_rows(self, gradient, variable, position):
+        """Tell whether rows that a sparse gradient does not have stay, by the rule itself."""
+        return (
+            sparse.is_sparse(gradient)
+            and RULES[self._rule()].stays != ""
+            and not self._decay_of(position, variable)
+            and not self._settings.adapted[position]
+            and not self._settings.chains[position]
+        )
+
+    def _keep_to_rows(self, gradients, variables, positions, values, slots):
+        """Have only those rows written that may have moved."""
+        for i, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
+            if self._keeps_to_rows(gradient, variable, positions[i]):
+                values[i] = sparse.at_rows_of(gradient, values[i])
+                if RULES[self._rule()].stays == "everything":
+                    slots[i] = [sparse.at_rows_of(gradient, slot) for slot in slots[i]]
+
+    def _decay_of(self, position, variable):
+        override = self._settings.decays[position]
+        if override is not None:
+            return override
+        return (self.weight_decay or 0.0) if self._use_weight_decay(variable) else 0.0
+
+    def _chains_of(self, positions):
+        clipping = ()
+        if self.clipnorm and self.clipnorm > 0:
+            clipping = (transforms.clip_by_norm(self.clipnorm),)
+        elif self.clipvalue and self.clipvalue > 0:
+            clipping = (transforms.clip_by_value(self.clipvalue),)
+        elif self.global_clipnorm and self.global_clipnorm > 0:
+            step = transforms.clip_by_global_norm(self.global_clipnorm)
+            clipping = (step._replace(of=OF_KERAS),)
+        return [clipping + self._settings.chains[position] for position in positions]
+
+    def _hyperparameters(self, number, numbers):
+        return {name: getattr(self, name) for name in self._HYPERPARAMETERS}
+
+
+def named_engine(rule, variable, by_rows):
+    """Return the engine that has to be named, because those before it cannot do the step."""
+    if not ON_TENSORFLOW:
+        return None
+    if not hasattr(variable, "handle"):  # the value of one, in a stateless scope
+        return "keras"
+    on_cpu = "CPU" in (getattr(variable, "device", None) or "CPU")
+    # how many rows there are is known when a program runs, and XLA wants all shapes before
+    kernel = on_cpu and RULES[rule].has_kernel and not (by_rows and _engines.inside_xla())
+    return None if kernel else "keras"
+
+
+def _value(variable):
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def wide(value):
+    """A scalar that no rule loses digits of."""
+    if isinstance(value, (int, float, np.ndarray)):
+        return ops.convert_to_tensor(value, dtype=WIDE)
+    return ops.cast(value, WIDE)

@@ -1,0 +1,36 @@
+"""The numbers that the rules take: what they are if not given, and what they may be."""
+
+import math
+
+DEFAULTS = {
+    "momentum": 0.9,
+    "rho": 0.9,
+    "beta_1": 0.9,
+    "beta_2": 0.999,
+    "epsilon": 1e-7,
+    "beta_2_decay": -0.8,
+    "epsilon_1": 1e-30,
+    "epsilon_2": 1e-3,
+    "clip_threshold": 1.0,
+}
+
+ALLOWED = {  # of a hyperparameter, in words; what is not named here is at least 0
+    "momentum": ("from 0 to 1", lambda x: 0 <= x <= 1),
+    "rho": ("from 0 to 1", lambda x: 0 <= x <= 1),
+    "beta_1": ("from 0 to below 1", lambda x: 0 <= x < 1),
+    "beta_2": ("from 0 to below 1", lambda x: 0 <= x < 1),
+    "u_product": ("from 0 to below 1", lambda x: 0 <= x < 1),
+    "beta_2_decay": ("at most 0", lambda x: -math.inf < x <= 0),
+    "clip_threshold": ("above 0", lambda x: 0 < x < math.inf),
+}
+
+
+def check_hyperparameter(name, value):
+    """Raise ValueError if no rule can do with this value."""
+    words, is_allowed = ALLOWED.get(name, ("at least 0", lambda x: 0 <= x < math.inf))
+    try:
+        fits = is_allowed(float(value))
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} must be a number {words}, got {value!r}")
