@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.corpus.text_files import lines_of
 from fastkeras.word2vec.vectors import unit_rows
 
@@ -139,6 +140,8 @@ def _right(vectors, questions, same, restrict_vocab):
 
 def _known(vectors, restrict_vocab, case_insensitive):
     """Return the row of each known word; of words that differ in case, the first."""
+    if restrict_vocab is not None:
+        integer("restrict_vocab", restrict_vocab, 1, None)
     rows = {}
     for i, word in enumerate(vectors.words[:restrict_vocab]):
         rows.setdefault(_folded(word, case_insensitive), i)

@@ -66,14 +66,17 @@ def ngram_ids(words, buckets=2_000_000, min_n=3, max_n=6):
         array([174, 408, 106], dtype=int32)
     """
     check(buckets, min_n, max_n)
+    letters = sum(map(len, words)) + 2 * len(words)
+    if letters * (max_n - min_n + 1) >= 2**31:  # else there are fewer for sure
+        total = sum(_count_ngrams(len(word) + 2, min_n, max_n) for word in words)
+        if total >= 2**31:
+            raise ValueError(f"the words have {total} n-grams; at most 2147483647 are possible")
     ids, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
     for begin in range(0, len(words), WORDS_AT_A_TIME):
         hashes, of_word = _hashes(words[begin : begin + WORDS_AT_A_TIME], min_n, max_n)
         ids.append((hashes % np.uint32(buckets)).astype(np.int32))
         counts.append(of_word)
     offsets = np.cumsum(np.concatenate(counts))
-    if offsets[-1] >= 2**31:
-        raise ValueError(f"the words have {offsets[-1]} n-grams; at most 2147483647 are possible")
     return np.concatenate(ids), offsets.astype(np.int32)
 
 
@@ -132,6 +135,14 @@ def check(buckets, min_n, max_n):
         raise ValueError(f"min_n={min_n}, max_n={max_n}: it must be 1 <= min_n <= max_n")
 
 
+def _count_ngrams(letters, min_n, max_n):
+    """Count those of so many letters, `<` and `>` included."""
+    longest = min(max_n, letters)
+    sizes = max(longest - min_n + 1, 0)
+    count = sizes * (letters + 1) - sizes * (min_n + longest) // 2
+    return count - 2 * (min_n == 1)  # neither `<` nor `>` alone
+
+
 def _hashes(words, min_n, max_n):
     """Return the hashes of the words' n-grams, and how many each word has."""
     encoded = [f"<{word}>".encode("utf-8", "surrogatepass") for word in words]
@@ -142,6 +153,9 @@ def _hashes(words, min_n, max_n):
     word_ends = np.cumsum([len(word) for word in encoded])
     word_of = np.searchsorted(word_ends, first_byte, "right")
     letters = len(first_byte)
+    # Memory by the longest word, not by what an argument would allow.
+    longest = int(np.bincount(word_of).max(initial=1))
+    max_n = min(max_n, longest)
     at_the_edge = np.ones(letters, bool)
     at_the_edge[1:-1] = (word_of[1:-1] != word_of[:-2]) | (word_of[1:-1] != word_of[2:])
 

@@ -261,3 +261,32 @@ def test_the_message_names_what_is_wrong(saved, tmp_path):
     (tmp_path / "text").write_text("not a model")
     pattern = re.escape(f"path={str(tmp_path / 'text')!r} is not a Word2Vec model: ")
     assert re.match(pattern, refuses(tmp_path / "text"))
+
+
+def test_a_model_with_nan_is_not_written_over_a_good_one(saved, tmp_path):
+    model, path = copy.deepcopy(saved[0]), tmp_path / "model"
+    model.save(path)
+    good = path.read_bytes()
+    model.output_embeddings[2, 3] = np.nan
+    with pytest.raises(FloatingPointError, match="was not written: row 2 of output_embeddings"):
+        model.save(path)
+    assert path.read_bytes() == good
+
+
+def test_a_lack_of_memory_leaves_the_model_as_it_was(saved, monkeypatch):
+    from fastkeras.word2vec.training import growth, matrices
+
+    def fail(*_):
+        raise MemoryError
+
+    model = copy.deepcopy(saved[0])
+    monkeypatch.setattr(matrices, "new", fail)
+    monkeypatch.setattr(growth, "grown", fail)
+    with pytest.raises(MemoryError):
+        model.fit(["other words come here"], progress=False)
+    if model.config["loss"] != "hierarchical_softmax":
+        with pytest.raises(MemoryError):
+            model.partial_fit(["other words come here"], progress=False)
+    monkeypatch.undo()
+    assert model.vectors.words == saved[0].vectors.words
+    model.resume(CORPUS, progress=False)

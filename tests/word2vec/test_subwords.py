@@ -115,3 +115,19 @@ def test_vectors_are_means_of_bags(rng, monkeypatch):
 def test_errors(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         ngram_ids(["cat"], **options)
+
+
+def test_memory_goes_by_the_words_not_by_max_n():
+    ids, offsets = ngram_ids(["cat", "at"], 1000, 2, 2**31 - 1)
+    np.testing.assert_array_equal(ids, ngram_ids(["cat", "at"], 1000, 2, 6)[0])
+    assert offsets.tolist() == [0, 10, 16]
+    assert len(ngram_ids(["cat"], 1000, 2**31 - 1, 2**31 - 1)[0]) == 0
+    with pytest.raises(ValueError, match=r"the words have 5000\d+ n-grams; at most 2147483647"):
+        ngram_ids(["a" * 100_000], 1000, 1, 2**31 - 1)
+
+
+@given(st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
+def test_ngrams_are_counted_beforehand(letters, min_n, max_n):
+    if min_n <= max_n:
+        count = subwords._count_ngrams(letters + 2, min_n, max_n)
+        assert count == len(ngrams("a" * letters, min_n, max_n))

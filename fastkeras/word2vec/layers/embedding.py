@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.vectors import Vectors
 
 
@@ -62,8 +63,7 @@ def to_keras_embedding(vectors, trainable=False, mask_zero=False, num_oov_indice
         >>> vectors_of(layer).words
         ['cat', 'dog']
     """
-    if num_oov_indices < 0:
-        raise ValueError(f"num_oov_indices={num_oov_indices} must be at least 0")
+    num_oov_indices = integer("num_oov_indices", num_oov_indices)
     rows_before = num_oov_indices + bool(mask_zero)
     layer = WordEmbedding(
         input_dim=len(vectors) + rows_before,

@@ -21,7 +21,18 @@ def save(path, config, state, words, counts, embeddings):
         config, state: dicts that JSON can tell.
         words, counts: of the vocabulary.
         embeddings: the input matrix and the output matrix, float32.
+
+    Raises:
+        FloatingPointError: a matrix has nan or inf: `load` would refuse it.
+        OSError: the file cannot be written.
     """
+    for name, matrix in zip(("input", "output"), embeddings, strict=True):
+        row = _row_not_finite(matrix)
+        if row is not None:
+            raise FloatingPointError(
+                f"{path} was not written: row {row} of {name}_embeddings has nan or inf, as a "
+                "learning rate that is too large leaves them"
+            )
     with replacing(path) as file:
         np.savez(
             file,
@@ -71,11 +82,9 @@ def load(path):
     _check_state(about["state"], path)
     matrices = [arrays["input_embeddings"], arrays["output_embeddings"]]
     for name, matrix in zip(("input", "output"), matrices, strict=True):
-        for begin in range(0, len(matrix), _ROWS):
-            finite = np.isfinite(matrix[begin : begin + _ROWS]).all(1)
-            if not finite.all():
-                row = begin + int(finite.argmin())
-                raise ValueError(f"{path}: row {row} of {name}_embeddings has nan or inf")
+        row = _row_not_finite(matrix)
+        if row is not None:
+            raise ValueError(f"{path}: row {row} of {name}_embeddings has nan or inf")
     return about["config"], about["state"], words, arrays["counts"], matrices
 
 
@@ -102,6 +111,14 @@ def _member(archive, name, path):
             f"be of {np.dtype(dtype)} with {dimensions}"
         )
     return array
+
+
+def _row_not_finite(matrix):
+    for begin in range(0, len(matrix), _ROWS):
+        finite = np.isfinite(matrix[begin : begin + _ROWS]).all(1)
+        if not finite.all():
+            return begin + int(finite.argmin())
+    return None
 
 
 def _json(array, place):

@@ -19,7 +19,7 @@ class Word2Vec:
 
     Args:
         vector_size: length of a vector.
-        window: words to each side of a center, at most.
+        window: words to each side of a center, at most; up to 2³¹ − 1, for whole sentences.
         min_count: rarer words are left out.
         negative: words drawn for a center (or for a pair of skip-gram, see `shared_negatives`).
         ns_exponent: they are drawn by count ** ns_exponent.
@@ -196,10 +196,11 @@ class Word2Vec:
         if not len(vocabulary.words):
             raise ValueError("vocabulary has no words")
         ids = encoded(corpus, vocabulary, self.config["num_threads"])
-        self.vocabulary = vocabulary
-        self._bags = bags(vocabulary, self.config)
+        of_words = bags(vocabulary, self.config)
         size, seed = self.config["vector_size"], self.config["seed"]
-        self._matrices = matrices.new(*self._rows(), size, seed)
+        made = matrices.new(*self._rows(vocabulary, of_words), size, seed)
+        # Only now, so that a lack of memory leaves the model as it was.
+        self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
         self._state = loop.new_state(self.config["epochs"])
         return self._train(ids, **options)
 
@@ -273,7 +274,8 @@ class Word2Vec:
             model._bags = bags(model.vocabulary, model.config)
         except (TypeError, ValueError) as error:
             raise ValueError(f"path={str(path)!r} is not a Word2Vec model: {error}") from error
-        expected = [(rows, model.config["vector_size"]) for rows in model._rows()]
+        of_model = model._rows(model.vocabulary, model._bags)
+        expected = [(rows, model.config["vector_size"]) for rows in of_model]
         shapes = [matrix.shape for matrix in embeddings]
         if shapes != expected or not words:
             raise ValueError(
@@ -299,10 +301,10 @@ class Word2Vec:
             self._matrices = [matrices.padded_copy(matrix) for matrix in self._matrices]
         self._state = copy.deepcopy(self._state)
 
-    def _rows(self):
+    def _rows(self, vocabulary, of_words):
         """Return how many rows the input matrix has, and the output matrix."""
-        words = len(self.vocabulary.words)
-        input_rows = words if self._bags is None else self._bags.num_rows
+        words = len(vocabulary.words)
+        input_rows = words if of_words is None else of_words.num_rows
         return input_rows, settings.output_rows(words, self._settings)
 
     def _fitted(self):
@@ -315,13 +317,13 @@ class Word2Vec:
         if self._settings.loss == "hierarchical_softmax":
             growth.check_tree(known, found)
             return  # nor new counts
-        self.vocabulary, order = growth.merged(known, found)
-        orders = [order, order]
-        if self._bags is not None:
-            old, self._bags = self._bags, bags(self.vocabulary, self.config)
-            orders[0] = growth.with_buckets(order, old, self._bags)
+        vocabulary, order = growth.merged(known, found)
+        orders, of_words = [order, order], bags(vocabulary, self.config)
+        if of_words is not None:
+            orders[0] = growth.with_buckets(order, self._bags, of_words)
         size, seed = self.config["vector_size"], self.config["seed"] + len(known)
-        self._matrices = growth.grown(self._matrices, orders, size, seed)
+        made = growth.grown(self._matrices, orders, size, seed)
+        self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
 
     def _train(self, ids, **options):
         self._corpus_size = len(ids)

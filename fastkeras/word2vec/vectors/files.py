@@ -116,6 +116,9 @@ def load(path, limit=None, errors="strict"):
     if path.suffix == ".npy":
         words, matrix, place_of_words = array_files.load_with_words(path)
         words, matrix = words[:limit], matrix[:limit]
+        if len(set(words)) < len(words):
+            twice = next(word for i, word in enumerate(words) if word in words[:i])
+            raise ValueError(f"{place_of_words} has the word {twice!r} twice")
         if place_of_words != path:  # what `save` has written was looked at then
             check_finite(words, matrix, path, lambda row: f"row {row}")
         return words, matrix
