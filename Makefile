@@ -66,7 +66,7 @@ SANITIZE := -std=gnu++17 -O1 -g1 -fPIC -fvisibility=hidden -fno-sanitize-recover
 
 SANITIZED := $(patsubst tests/csrc/%.cc,%,$(wildcard tests/csrc/*_test.cc))
 SANITIZED_CORE := build/sanitize/python/_core.so
-CORE := $(KERNELS) csrc/module.cc $(wildcard csrc/*/*python.cc) tests/csrc/operator_new.cc
+CORE := $(KERNELS) $(filter %module.cc %python.cc,$(CSRC)) tests/csrc/operator_new.cc
 FUZZ := --cases 100000 --seconds 240
 
 sanitize: build
@@ -90,7 +90,7 @@ $(SANITIZED_CORE): $(CORE:%.cc=build/sanitize/address/%.o)
 	mkdir -p $(@D)
 	$(CXX) -shared -fsanitize=address,undefined -Wl,-Bsymbolic -pthread $^ -o $@
 
-build/sanitize/address/csrc/module.o $(patsubst %.cc,build/sanitize/address/%.o,$(wildcard csrc/*/*python.cc)): \
+$(patsubst %.cc,build/sanitize/address/%.o,$(filter %module.cc %python.cc,$(CSRC))): \
   HEADERS = $(subst -I,-isystem,$(shell $(BIN)/python -m pybind11 --includes))
 
 define sanitizer

@@ -131,7 +131,7 @@ for op, (inputs, attributes) in CALLS.items():
         assert error is None, (op, error)
     for i, value in enumerate(inputs):
         for other, bad in other_inputs(value):
-            print(op, i, other.dtype, other.shape, other.reshape(-1)[:4], file=sys.stderr, flush=True)
+            print(op, i, other.dtype, other.shape, other.ravel()[:4], file=sys.stderr, flush=True)
             error = run(op, [*inputs[:i], np.asarray(other), *inputs[i + 1:]], attributes)
             assert error is not None or not bad, (op, i, other)
             cases += 1
