@@ -1,14 +1,14 @@
 // The table of the kernels that this file's instruction set was compiled to. Included once by each
 // kernels_<set>.cc.
 
-#include "crf/backward.h"
-#include "crf/forward.h"
-#include "crf/k_best.h"
 #include "crf/kernels.h"
-#include "crf/sample.h"
 #include "crf/semi_markov/segment_scores.h"
 #include "crf/semi_markov/segments.h"
-#include "crf/viterbi.h"
+#include "crf/sweeps/backward.h"
+#include "crf/sweeps/forward.h"
+#include "crf/sweeps/k_best.h"
+#include "crf/sweeps/sample.h"
+#include "crf/sweeps/viterbi.h"
 #include "math.h"
 #include "simd.h"
 

@@ -5,7 +5,7 @@ import numpy as np
 from fastkeras.crf.arguments import chain_of
 
 BLOCK = 256  # steps between two looks at what is decided, where a chunk is longer
-RECENTRE = 32  # steps, as in csrc/crf/viterbi.h: rows have to round in the same way
+RECENTRE = 32  # steps, as in csrc/crf/sweeps/viterbi.h: rows have to round in the same way
 
 
 class ViterbiStream:

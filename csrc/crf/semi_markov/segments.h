@@ -4,9 +4,9 @@
 #define FASTKERAS_CRF_SEMI_MARKOV_SEGMENTS_H_
 
 #include "crf/kernels.h"
-#include "crf/products.h"
 #include "crf/semi_markov/segment_scores.h"
-#include "crf/viterbi.h"
+#include "crf/sweeps/products.h"
+#include "crf/sweeps/viterbi.h"
 #include "math.h"
 #include "memory.h"
 #include "simd.h"

@@ -1,12 +1,12 @@
 // The backward sweep in the scaled domain, with the marginals and the sums over pairs of tags:
 // r_t = E_t * beta_t * 2^-k, beta_{t-1} = W r_t, marginal_t = alpha_t * beta_t.
 
-#ifndef FASTKERAS_CRF_BACKWARD_H_
-#define FASTKERAS_CRF_BACKWARD_H_
+#ifndef FASTKERAS_CRF_SWEEPS_BACKWARD_H_
+#define FASTKERAS_CRF_SWEEPS_BACKWARD_H_
 
-#include "crf/forward.h"
 #include "crf/kernels.h"
-#include "crf/products.h"
+#include "crf/sweeps/forward.h"
+#include "crf/sweeps/products.h"
 #include "memory.h"
 #include "simd.h"
 
@@ -151,4 +151,4 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_BACKWARD_H_
+#endif  // FASTKERAS_CRF_SWEEPS_BACKWARD_H_

@@ -1,7 +1,7 @@
 // Vector-matrix products of a few rows at a time, in the (+, *) and the (max, +) semiring.
 
-#ifndef FASTKERAS_CRF_PRODUCTS_H_
-#define FASTKERAS_CRF_PRODUCTS_H_
+#ifndef FASTKERAS_CRF_SWEEPS_PRODUCTS_H_
+#define FASTKERAS_CRF_SWEEPS_PRODUCTS_H_
 
 #include "crf/kernels.h"
 #include "simd.h"
@@ -185,4 +185,4 @@ FASTKERAS_INLINE void AddOuterProducts(const T* left, const T* right, int64_t st
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_PRODUCTS_H_
+#endif  // FASTKERAS_CRF_SWEEPS_PRODUCTS_H_

@@ -1,10 +1,10 @@
 // The forward sweep in the scaled domain: alpha_t = (alpha_{t-1} W) * E_t * 2^-k.
 
-#ifndef FASTKERAS_CRF_FORWARD_H_
-#define FASTKERAS_CRF_FORWARD_H_
+#ifndef FASTKERAS_CRF_SWEEPS_FORWARD_H_
+#define FASTKERAS_CRF_SWEEPS_FORWARD_H_
 
 #include "crf/kernels.h"
-#include "crf/products.h"
+#include "crf/sweeps/products.h"
 #include "math.h"
 #include "memory.h"
 #include "simd.h"
@@ -297,4 +297,4 @@ void Forward(const crf::Plan<T>& plan, int64_t first, int64_t last, double* valu
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_FORWARD_H_
+#endif  // FASTKERAS_CRF_SWEEPS_FORWARD_H_

@@ -1,11 +1,11 @@
 // Backward sampling from the rows of the forward sweep: p(y_t = i | y_{t+1} = j) is proportional to
 // alpha_t[i] W[i, j].
 
-#ifndef FASTKERAS_CRF_SAMPLE_H_
-#define FASTKERAS_CRF_SAMPLE_H_
+#ifndef FASTKERAS_CRF_SWEEPS_SAMPLE_H_
+#define FASTKERAS_CRF_SWEEPS_SAMPLE_H_
 
-#include "crf/forward.h"
 #include "crf/kernels.h"
+#include "crf/sweeps/forward.h"
 #include "memory.h"
 #include "simd.h"
 
@@ -181,4 +181,4 @@ void Draw(const crf::Plan<T>& plan, const T* into, int64_t sequence, int64_t num
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_SAMPLE_H_
+#endif  // FASTKERAS_CRF_SWEEPS_SAMPLE_H_

@@ -1,12 +1,12 @@
 // Viterbi in the (max, +) semiring. Scores are kept and pointers are not: the way back repeats the
 // additions along the one path it takes.
 
-#ifndef FASTKERAS_CRF_VITERBI_H_
-#define FASTKERAS_CRF_VITERBI_H_
+#ifndef FASTKERAS_CRF_SWEEPS_VITERBI_H_
+#define FASTKERAS_CRF_SWEEPS_VITERBI_H_
 
-#include "crf/forward.h"
 #include "crf/kernels.h"
-#include "crf/products.h"
+#include "crf/sweeps/forward.h"
+#include "crf/sweeps/products.h"
 #include "memory.h"
 #include "simd.h"
 
@@ -210,4 +210,4 @@ void Viterbi(const crf::Plan<T>& plan, const T* transposed, int64_t first, int64
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_VITERBI_H_
+#endif  // FASTKERAS_CRF_SWEEPS_VITERBI_H_

@@ -2,10 +2,10 @@
 // next best is looked for only where a path that was found passes, one more at each of its steps
 // (Huang & Chiang 2005, algorithm 3): num_tags comparisons a step and path.
 
-#ifndef FASTKERAS_CRF_K_BEST_H_
-#define FASTKERAS_CRF_K_BEST_H_
+#ifndef FASTKERAS_CRF_SWEEPS_K_BEST_H_
+#define FASTKERAS_CRF_SWEEPS_K_BEST_H_
 
-#include "crf/viterbi.h"
+#include "crf/sweeps/viterbi.h"
 #include "memory.h"
 #include "simd.h"
 
@@ -213,4 +213,4 @@ void KBest(const crf::Plan<T>& plan, const T* transposed, int64_t first, int64_t
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_K_BEST_H_
+#endif  // FASTKERAS_CRF_SWEEPS_K_BEST_H_
