@@ -45,7 +45,8 @@ def log_partition(
 
     Returns:
         log Z, shape (batch,), dtype of `emissions`; −inf where no sequence is possible, 0 where no
-        step is valid.
+        step is valid. NaN where a score that the sequence uses is NaN or +inf; so is all that is
+        computed from log Z.
 
     Raises:
         ValueError: a shape, dtype or value is out of range; the message names the argument, what

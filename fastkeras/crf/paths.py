@@ -26,7 +26,8 @@ def viterbi(
         tags: int32, shape (batch, steps); of equal candidates the lowest tag; 0 at steps that are
             not valid.
         score: shape (batch,), dtype of `emissions`; 0 where no step is valid, −inf where no
-            sequence is possible (its tags then mean nothing).
+            sequence is possible, NaN or +inf where such a score is used (its tags then mean
+            nothing).
 
     Raises:
         ValueError, ImportError: as `log_partition`.
@@ -122,7 +123,8 @@ def k_best(
             on torch, whose `topk` leaves ties open). 0 at steps that are not valid, and in rows
             beyond the last sequence that is possible.
         scores: shape (batch, k), dtype of `emissions`; −inf where there are fewer than k sequences.
-            With no valid step there is one, the empty one, of score 0.
+            With no valid step there is one, the empty one, of score 0. Where a score of NaN or
+            +inf is used, only the first is told, as by `viterbi`; the others are NaN.
 
     Raises:
         ValueError: as `log_partition`, and for `k` below 1.

@@ -183,6 +183,18 @@ def test_a_weight_of_zero_is_no_contribution(engine, spoiled, data):
 
 
 @every_engine
+def test_a_weight_that_is_nan_spoils_its_own_sequence(engine, rng):
+    emissions = rng.standard_normal((3, 6, 5))
+    transitions, tags = rng.standard_normal((5, 5)), rng.integers(0, 5, (3, 6))
+    _, gradients = crf.log_likelihood_and_gradients(
+        emissions, tags, transitions, weights=np.array([1.0, np.nan, 2.0]), engine=engine
+    )
+    expect_nan(np.asarray(gradients.emissions), np.array([False, True, False])[:, None, None])
+    for shared in gradients[1:]:
+        assert np.isnan(shared).all()
+
+
+@every_engine
 def test_one_step_uses_no_transitions(engine):
     chain = {
         "emissions": np.zeros((2, 3, 4)),

@@ -42,7 +42,8 @@ def log_partition(
 
     Returns:
         log Z, shape (batch,), dtype of `emissions`; −inf where no segmentation is possible, 0 where
-        no step is valid. Differentiable by the tensor engines, at any order by `keras`.
+        no step is valid, NaN where a score that the sequence uses is NaN or +inf. Differentiable
+        by the tensor engines, at any order by `keras`.
 
     Raises:
         ValueError: a shape, dtype or value is out of range, or the engine does not take the array.
