@@ -82,8 +82,8 @@ def replacing(path, mode="wb", **options):
 def check_writable(path, argument="path"):
     """Raise OSError if a file of this name cannot be written; nothing is left behind.
 
-    For the begin of long work whose result shall go there: it writes a byte beside the file, so it
-    also finds a full disk, and a folder that is mounted read-only.
+    Call it before long work whose result will go there. It writes a byte to a new file beside it,
+    so it also notices a full disk and a read-only file system, and removes that file again.
 
     Args:
         path: of the file to be written later.

@@ -74,6 +74,21 @@ def _save_picture(path, which):
     write_png(path, np.full((8, 8, 3), len(WORDS[which]), np.uint8))
 
 
+def _save_weights(path, which):
+    from fastkeras.compat.convert import convert_crf
+
+    old = Path(path).parent.with_suffix(".npz")
+    np.savez(old, trans=np.full((len(WORDS[which]),) * 2, len(WORDS[which])))
+    convert_crf(old, path)
+
+
+def _weights_in(path):
+    import h5py
+
+    with h5py.File(path) as file:
+        return [np.asarray(array).tolist() for array in file["vars"].values()]
+
+
 def _save_text(path, which):
     from fastkeras._files import replacing
 
@@ -101,6 +116,7 @@ FORMATS = {  # by the name of the file: how it is written and what is in it
     "phrases.tsv": (_save_phrases, _bytes_in),
     "corpus.int32": (_save_ids, _bytes_in),
     "sheet.png": (_save_picture, _bytes_in),
+    "crf.weights.h5": (_save_weights, _weights_in),
     "plain.txt": (_save_text, _bytes_in),
 }
 

@@ -21,8 +21,7 @@ ROOT = Path(fastkeras.__file__).parent
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_old_or_new_file_after_any_fault(tmp_path, name):
-    if name.endswith(".png"):
-        pytest.importorskip("PIL")
+    pytest.importorskip({".png": "PIL", ".h5": "h5py"}.get(Path(name).suffix, "numpy"))
     command = [sys.executable, Path(__file__).with_name("file_faults.py"), name, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -13,8 +13,8 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// The words that stay of a chunk, between what is left of its first sentence before it and of its
-// last sentence after it, as far as windows reach.
+// The words of a chunk that stay. Around them stand those words of its first and of its last
+// sentence that lie outside of the chunk, within reach of its windows.
 struct Chunk {
   const word2vec::Problem& problem;
   Buffer<int32_t> words, sentence_begins, sentence_ends;

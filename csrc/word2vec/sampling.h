@@ -1,5 +1,5 @@
-// Random numbers as a function of where they are used: fastkeras/word2vec/training/sampling.py draws the
-// same. Compiled once for each instruction set.
+// Random numbers as a function of where they are used: fastkeras/word2vec/training/sampling.py
+// draws the same. Compiled once for each instruction set.
 
 #ifndef FASTKERAS_WORD2VEC_SAMPLING_H_
 #define FASTKERAS_WORD2VEC_SAMPLING_H_

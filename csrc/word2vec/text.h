@@ -78,7 +78,7 @@ class WordEncoder {
   WordEncoder(const char* text, const int64_t* ends, int64_t num_words);
 
   // The ids of one block's words, and -1 after each sentence; other words and empty sentences are
-  // left out. The caller sees to it that the corpus ends with a line feed.
+  // left out. The corpus must end with a line feed.
   std::vector<int32_t> Encode(const char* text, int64_t size, int num_threads);
 
  private:

@@ -26,8 +26,8 @@ struct Settings {
   double learning_rate, learning_rate_slope;  // at position 0, and what each position adds
 };
 
-// Of the vocabulary, as fastkeras/word2vec/training/sampling.py makes them; what a loss does not need is
-// null.
+// Of the vocabulary, as fastkeras/word2vec/training/sampling.py makes them; what a loss does not
+// need is null.
 struct Tables {
   const uint32_t* keep;        // a word stays if 32 random bits are not above
   const uint32_t* noise;       // the alias method: threshold and alias of each word

@@ -1,4 +1,4 @@
-"""The command `fastkeras word2vec`: train vectors, ask them, judge them, change their form."""
+"""The command `fastkeras word2vec`: train vectors, query, evaluate and convert them."""
 
 import argparse
 import os
@@ -79,7 +79,7 @@ def _parser():
         model.add_argument(flag, default=argparse.SUPPRESS, help=text, **kind)
     train.set_defaults(run=_train)
 
-    similar = commands.add_parser("similar", help="tell the words that are nearest to a word")
+    similar = commands.add_parser("similar", help="print the words nearest to a word")
     _add_vectors(similar)
     similar.add_argument(
         "words", nargs="*", metavar="WORD", help="without any they are read, a line each"
@@ -88,8 +88,8 @@ def _parser():
 
     analogy = commands.add_parser(
         "analogy",
-        help="tell what is to C what B is to A",
-        description="Tell what is to C what B is to A.",
+        help="print what is to C what B is to A",
+        description="Print the words that are to C what B is to A.",
         epilog="Example: fastkeras word2vec analogy vectors.bin man king woman",
     )
     _add_vectors(analogy)
@@ -98,7 +98,7 @@ def _parser():
     analogy.set_defaults(run=_analogy)
     for command in similar, analogy:
         command.add_argument(
-            "-n", "--topn", type=int, default=10, help="how many words to tell (default 10)"
+            "-n", "--topn", type=int, default=10, help="how many words to print (default 10)"
         )
 
     evaluate = commands.add_parser(
@@ -154,7 +154,7 @@ def _of(kind, metavar="N"):
 _OPTIONS = [
     ("--vector-size", _of(int), "how many numbers a vector has (default 100)"),
     ("--window", _of(int), "how many words before and after one count (default 5)"),
-    ("--min-count", _of(int), "leave out words that come less often (default 5)"),
+    ("--min-count", _of(int), "leave out words that occur less often (default 5)"),
     ("--max-vocab", _of(int), "keep that many words at most (default all)"),
     ("--objective", {"choices": ["skipgram", "cbow"]}, "what predicts what (default skipgram)"),
     (
@@ -162,7 +162,7 @@ _OPTIONS = [
         {"choices": ["negative_sampling", "hierarchical_softmax", "sampled_softmax"]},
         "default negative_sampling",
     ),
-    ("--negative", _of(int), "how many words each is told apart from (default 5)"),
+    ("--negative", _of(int), "how many words are drawn for each, as noise (default 5)"),
     ("--ns-exponent", _of(float, "X"), "of the counts by which those are drawn (default 0.75)"),
     (
         "--shared-negatives",
@@ -171,13 +171,13 @@ _OPTIONS = [
     ),
     ("--cbow-gradient", {"choices": ["word2vec", "exact"]}, "of the input vectors of cbow"),
     ("--sample", _of(float, "X"), "thin out words more frequent than that (default 1e-4)"),
-    ("--learning-rate", _of(float, "X"), "at the beginning (default by objective)"),
+    ("--learning-rate", _of(float, "X"), "at the start (default by objective)"),
     ("--end-learning-rate", _of(float, "X"), "at the end, reached in a straight line"),
-    ("--epochs", _of(int), "how often the text is gone through (default 5)"),
+    ("--epochs", _of(int), "passes over the text (default 5)"),
     (
         "--subwords",
         {"action": "store_true"},
-        "learn vectors of n-grams too, so that unknown words have one: a --checkpoint knows them",
+        "learn vectors of n-grams too, so that unknown words have one; a --checkpoint keeps them",
     ),
     ("--min-n", _of(int), "letters of an n-gram at least (default 3)"),
     ("--max-n", _of(int), "letters of an n-gram at most (default 6)"),

@@ -17,10 +17,10 @@ POSITIONS = 1 << 18  # at a time, so that their random bits stay in the cache
 class Windows(keras.utils.PyDataset):
     """Batches of centers and contexts, for `fit`.
 
-    Which words stay and how wide windows are is what `Word2Vec` draws by the same seed. Each epoch
-    draws anew, and goes through the centers in a new order. All batches have the same size; the
-    last one is filled up from the begin of the epoch's order. About 18 bytes for each word that
-    stays are held in memory (10 with "cbow").
+    With the same seed, the same words stay and windows are as wide as in `Word2Vec`. Each epoch
+    draws anew and visits the centers in a new order. All batches have the same size: the last one
+    is filled up with the first examples of the epoch. Each word that stays takes about 18 bytes of
+    memory (10 with "cbow").
 
     Args:
         corpus: int32 array of ids in which each sentence ends with −1, possibly mapped from a file;

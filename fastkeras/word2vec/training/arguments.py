@@ -7,8 +7,8 @@ from fastkeras.word2vec import subwords
 from fastkeras.word2vec.arguments import LARGEST, flag, integer, number
 from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES, Settings
 
-# Of skip-gram and of the gradients of CBOW: the rates of word2vec.c and fastText, larger ones where
-# an exact gradient is smaller, by the contexts or by the bag; by the subwords' gradient, if any.
+# Default rates, for skip-gram and for each gradient of CBOW, by the gradient of subwords if any.
+# They are those of word2vec.c and fastText, and larger where an exact gradient is smaller.
 LEARNING_RATES = {
     "skipgram": {None: 0.025, "fasttext": 0.05, "exact": 0.1},
     "word2vec": {None: 0.05, "fasttext": 0.05, "exact": 0.2},
@@ -16,7 +16,7 @@ LEARNING_RATES = {
 }
 
 
-# Without subwords they can do nothing.
+# Arguments that have no effect without subwords, and their defaults.
 SUBWORDS = {"min_n": 3, "max_n": 6, "buckets": 2_000_000, "subword_gradient": "exact"}
 
 
@@ -92,7 +92,7 @@ _CHOICES = {
 
 
 def settings_of(config):
-    """Return what of it an engine needs."""
+    """Return the part of the arguments that an engine needs."""
     tree = config["loss"] == "hierarchical_softmax"
     skipgram = config["objective"] == "skipgram"
     return Settings(

@@ -18,7 +18,7 @@ def save(path, config, state, words, counts, embeddings):
 
     Args:
         path: of the file.
-        config, state: dicts that JSON can tell.
+        config, state: dicts that can be written as JSON.
         words, counts: of the vocabulary.
         embeddings: the input matrix and the output matrix, float32.
 
@@ -48,9 +48,9 @@ def load(path):
     """Read a model.
 
     Returns:
-        (config, state, words, counts, (input matrix, output matrix)). The state has been checked,
-        and every array has the type that it should have; whether words, counts and matrices fit
-        the arguments is for who makes a model of them to see.
+        (config, state, words, counts, (input matrix, output matrix)). The state and the types of
+        the arrays have been checked. The caller checks that words, counts and matrices fit the
+        arguments.
 
     Raises:
         FileNotFoundError: there is no such file.

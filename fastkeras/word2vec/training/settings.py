@@ -8,7 +8,7 @@ import numpy as np
 
 from fastkeras.word2vec.training import sampling
 
-CHUNK = 1024  # positions of one learning rate, counted from the corpus' begin
+CHUNK = 1024  # positions that share a learning rate
 BLOCK, BLOCKS_IN_ROUND = 64, 8  # of a deterministic pass
 OBJECTIVES = ("skipgram", "cbow")
 LOSSES = ("negative_sampling", "hierarchical_softmax", "sampled_softmax")

@@ -36,18 +36,18 @@ class Word2Vec:
         sampling_correction: of the sampled softmax: −log(negative · probability) is added to the
             logits of words drawn, which makes its partition function that of the full softmax on
             average.
-        learning_rate: at the begin; by default 0.025 for skip-gram, and for CBOW 0.25 with the
+        learning_rate: at the start; by default 0.025 for skip-gram, and for CBOW 0.25 with the
             exact gradient and 0.05 with word2vec's. With subwords 0.1, 0.5 and 0.2.
         end_learning_rate: at the end, in a straight line over all words of all epochs.
         epochs: passes over the corpus.
-        max_vocab: only so many words, the most frequent; None for no limit.
+        max_vocab: keep at most this many words, the most frequent; None keeps all.
         subwords: a word's vector is the mean of a row of its own and of rows of its n-grams
             (Bojanowski et al. 2017, arXiv 1607.04606), so that unknown words have vectors too.
         min_n, max_n: letters of an n-gram, with `<` before and `>` after a word.
         buckets: n-grams share that many rows at most, by fastText's hash.
-        subword_gradient: each row gets "exact"ly its share, or all, as in "fasttext".
+        subword_gradient: "exact" gives each row of a word its share, "fasttext" the whole gradient.
         shrink_windows: draw each window's width from 1..window, as word2vec.c does.
-        early_stopping: end after an epoch whose loss is not this fraction below the last one's.
+        early_stopping: stop after an epoch whose loss is not lower by this fraction; None never.
         dtype: "float32".
         num_threads: 0 for all processors.
         seed: of all random numbers. One thread repeats bit for bit; several threads race for rows.
@@ -224,7 +224,7 @@ class Word2Vec:
         return self._train(ids, **options)
 
     def partial_fit(self, corpus, *, epochs=1, new_words=True, **options):
-        """Train what there is on another corpus, the learning rate in a line as in `fit`.
+        """Train the model further, on another corpus; the learning rate falls as in `fit`.
 
         Args:
             corpus: as in `fit`.

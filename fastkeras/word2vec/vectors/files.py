@@ -20,7 +20,7 @@ ROWS = 1 << 14  # that are looked at together
 def save(words, matrix, path, format=None):
     """Write vectors to a file that other programs read too.
 
-    The files are there in full or not at all, whatever interrupts the writing.
+    An interruption leaves the old file or the new one, never a part of it.
 
     Args:
         words: list of strings.
@@ -32,7 +32,7 @@ def save(words, matrix, path, format=None):
             - `"text"` (`.txt`, `.vec`): word2vec's, a line for each word after a line with their
               number and the vectors' size; as many digits as the numbers need.
             - `"npy"` (`.npy`): NumPy's, with the words after the array, which NumPy passes over.
-              `load` maps it, so that it is there at once and shared by processes.
+              `load` maps it into memory, which takes no time and lets processes share it.
             - `"projector"` (`.tsv`): for projector.tensorflow.org: vectors in `path`, words in
               `metadata.tsv` beside it.
 
@@ -104,8 +104,8 @@ def load(path, limit=None, errors="strict"):
 
     Raises:
         ValueError: the file is damaged, ends too early, is of another format, or has a vector with
-            nan or inf; with its line, word or byte. What decides how much memory is taken is
-            looked at before: a vector has at most 2²⁰ numbers, a word 2²⁰ bytes, and a compressed
+            nan or inf; with its line, word or byte. Whatever decides how much memory is taken is
+            checked before: a vector has at most 2²⁰ numbers, a word 2²⁰ bytes, and a compressed
             file of more than 16 MiB is at most 100 times as large uncompressed.
     """
     path = Path(path)
