@@ -10,10 +10,12 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 
+from test_callback_state import *  # noqa: F403
 from test_callbacks import *  # noqa: F403
 from test_gan import *  # noqa: F403
 from test_losses import *  # noqa: F403
 from test_reparameterize import *  # noqa: F403
+from test_round_trips import *  # noqa: F403
 from test_several_gradients import *  # noqa: F403
 
 # Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains

@@ -507,7 +507,7 @@ def nothing(line):
         (lambda: smoothing(0.1), r"schedule=0.1 must be a function or a dict"),
     ],
 )
-def test_arguments_are_named_with_what_is_allowed(make, message):
+def test_arguments_of_callbacks_are_named_with_what_is_allowed(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
