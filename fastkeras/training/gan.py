@@ -29,9 +29,10 @@ class SingleLossGAN(keras.Model):
 
     Compared to alternating training there is one pass of G less a step; both networks move at once.
 
-    `generator_weight` λ is the rate of G relative to that of D. Adam and RMSprop ignore factors of
-    a loss, so λ is a learning rate multiplier of the fastkeras optimizers; with
-    `keras.optimizers.SGD` it is a factor of the loss, which is the same there.
+    `generator_weight` λ is the rate of G relative to that of D. Since both move at once, a G as
+    fast as D runs ahead of it: begin with 0.3. Adam and RMSprop ignore factors of a loss, so λ is a
+    learning rate multiplier of the fastkeras optimizers; with `keras.optimizers.SGD` it is a factor
+    of the loss, which is the same there.
 
     Args:
         generator: model from noise (batch, noise) to images, or anything that D takes.
@@ -52,7 +53,7 @@ class SingleLossGAN(keras.Model):
         >>> from fastkeras.optimizers import Adam
         >>> generator = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
         >>> discriminator = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-        >>> gan = SingleLossGAN(generator, discriminator, generator_weight=0.5)
+        >>> gan = SingleLossGAN(generator, discriminator, generator_weight=0.3)
         >>> gan.compile(Adam(1e-3))
         >>> sorted(gan.fit(np.ones((8, 3)), verbose=0).history)
         ['discriminator_loss', 'generator_loss', 'loss']

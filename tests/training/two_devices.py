@@ -1,7 +1,7 @@
 """What test_several_gradients.py runs in a process of its own, with two devices on one CPU.
 
-On TensorFlow it prints how several replicas are refused; on JAX it saves one step of a rule, with
-the batch on both devices and on one.
+On TensorFlow it prints how several replicas are refused, and saves what callbacks make of a model
+that is on both; on JAX it saves one step of a rule, with the batch on both devices and on one.
 """
 
 import os
@@ -23,7 +23,8 @@ def network():
     return model
 
 
-def on_tensorflow():
+def on_tensorflow(output):
+    import keras
     import tensorflow as tf
 
     (cpu,) = tf.config.list_physical_devices("CPU")
@@ -38,6 +39,28 @@ def on_tensorflow():
         train_with(model, SAM())
     except ValueError as error:
         print(error)
+
+    from fastkeras.callbacks import Evaluate, ExponentialMovingAverage, Norms, Warmup
+
+    average, scored = model.get_weights(), []
+
+    class Average(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            for i, weight in enumerate(self.model.get_weights()):
+                average[i] = (average[i] + weight) / 2
+
+    def score(model):
+        with ema.applied():
+            scored.append(model.get_weights())
+            return -model.evaluate(X, Y, verbose=0)
+
+    ema, evaluate = ExponentialMovingAverage(0.5), Evaluate(score)
+    given = [ema, Average(), evaluate, Norms((X, Y)), Warmup(steps=3)]
+    model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=given)
+    found = {"averages": ema.values(), "expected averages": average}
+    found |= {"best": model.get_weights(), "expected best": scored[evaluate.best_epoch]}
+    named = {f"{name} {i}": a for name, of_name in found.items() for i, a in enumerate(of_name)}
+    np.savez(output, **named)
 
 
 def on_jax(output):
@@ -60,4 +83,5 @@ def on_jax(output):
 
 
 if __name__ == "__main__":
-    on_jax(sys.argv[1]) if os.environ.get("KERAS_BACKEND") == "jax" else on_tensorflow()
+    run = on_jax if os.environ.get("KERAS_BACKEND") == "jax" else on_tensorflow
+    run(sys.argv[1])
