@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from zipfile import is_zipfile
 
@@ -24,7 +25,9 @@ def main(arguments=None):
     """
     given = _parser().parse_args(arguments)
     try:
-        given.run(given)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            given.run(given)
     except KeyboardInterrupt as interrupt:
         how_to_go_on = f": {_how_to_go_on(given)}" if interrupt.args else ""
         print(f"fastkeras word2vec: interrupted{how_to_go_on}", file=sys.stderr)
@@ -37,6 +40,10 @@ def main(arguments=None):
         print(f"fastkeras word2vec {given.command}: error: {message}", file=sys.stderr)
         return 1
     return 0
+
+
+def _show_warning(message, *_):
+    print(f"fastkeras word2vec: warning: {message}", file=sys.stderr)
 
 
 def _how_to_go_on(given):

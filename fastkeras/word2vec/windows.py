@@ -180,7 +180,10 @@ class _Pass:
         self.left, self.right = _sides(reach, sentences, windows.reach)
         order = np.flatnonzero(self.left + self.right).astype(np.min_scalar_type(len(self.words)))
         if not len(order):
-            raise ValueError("corpus: no word that stays has another one in its sentence")
+            raise ValueError(
+                "corpus: no word that stays has another one in its sentence; in a text of few "
+                "different words pass sample=0"
+            )
         if windows.shuffle:
             np.random.default_rng(key).shuffle(order)
         self.order, self.num_examples, self.ends = order, len(order), None

@@ -292,3 +292,13 @@ def test_vectors_are_rescued_when_the_disk_is_full_in_the_end(
     message = capsys.readouterr().err.strip()
     assert "No space left on device; the vectors are in " in message
     assert load(message.rpartition(" ")[2]).words == ["the", "cat", "sat", "on", "mat"]
+
+
+@pytest.mark.filterwarnings("always:an epoch made")
+def test_warnings_are_one_line(tmp_path, capsys):
+    text, output = tmp_path / "text.txt", tmp_path / "v.bin"
+    text.write_text("one\ntwo\n" * 30)
+    train = ["word2vec", "train", str(text), "-o", str(output), "--sample", "0", "--epochs", "1"]
+    assert main([*train, "--vector-size", "4", "--num-threads", "1"]) == 0
+    warning = next(line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+    assert warning.startswith("fastkeras word2vec: warning: an epoch made 0 predictions: 60 words")

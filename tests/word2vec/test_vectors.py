@@ -149,3 +149,12 @@ def test_unknown_words_tell_what_looks_like_them(vectors):
 def test_errors(vectors, call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call(vectors)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_questions_that_are_not_finite(number):
+    vectors = Vectors(["a", "b"], np.float32([[1, 0], [0, 1]]))
+    with pytest.raises(ValueError, match="a vector has nan or inf"):
+        vectors.most_similar([np.array([number, 1.0])])
+    with pytest.raises(ValueError, match="queries: row 1 has nan or inf"):
+        vectors.nearest([[1, 0], [0, number]])

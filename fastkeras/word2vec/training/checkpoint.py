@@ -54,8 +54,8 @@ def load(path):
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not such a model, is damaged, or of a newer version. No more memory
-            is taken than the file has bytes.
+        ValueError: the file is not such a model, is damaged, or of a newer version. Memory is taken
+            in proportion to the size of the file, whatever its headers say.
     """
     with open(path, "rb") as file:
         try:

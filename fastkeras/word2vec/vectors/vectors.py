@@ -163,6 +163,9 @@ class Vectors:
             raise ValueError(
                 f"queries has shape {queries.shape}; it must be (queries, {self.size})"
             )
+        finite = np.isfinite(queries).all(1)
+        if not finite.all():
+            raise ValueError(f"queries: row {int(finite.argmin())} has nan or inf")
         matrix = self.matrix[:restrict_vocab]
         topn = min(topn, len(matrix))
         rows = np.empty((len(queries), topn), np.int64)
@@ -236,6 +239,8 @@ class Vectors:
         vector = np.asarray(term, np.float64)
         if vector.shape != (self.size,):
             raise ValueError(f"a vector has shape {vector.shape}; it must be ({self.size},)")
+        if not np.isfinite(vector).all():
+            raise ValueError("a vector has nan or inf; all its numbers must be finite")
         return vector
 
     def _unknown(self, word):
