@@ -256,10 +256,14 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
 int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const int32_t* tags,
                            const int32_t* lengths, const bool* given_mask) {
   const auto* const mask = reinterpret_cast<const uint8_t*>(given_mask);
+  const uint32_t bound = static_cast<uint32_t>(std::min<int64_t>(num_tags, int64_t{1} << 31));
+  const auto out_of_range = [&](int64_t k) { return static_cast<uint32_t>(tags[k]) >= bound; };
   for (int64_t b = 0; b < batch; ++b) {
-    const int64_t end = mask ? steps : lengths[b];
-    for (int64_t k = b * steps; k < b * steps + end; ++k) {
-      if ((!mask || mask[k]) && (tags[k] < 0 || tags[k] >= num_tags)) return k;
+    const int64_t begin = b * steps, end = begin + (mask ? steps : lengths[b]);
+    int any = 0;  // without a branch, so that the loop runs vector by vector
+    for (int64_t k = begin; k < end; ++k) any |= out_of_range(k);
+    for (int64_t k = begin; any && k < end; ++k) {
+      if (out_of_range(k) && (!mask || mask[k])) return k;
     }
   }
   return -1;
