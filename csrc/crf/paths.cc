@@ -36,7 +36,7 @@ T UnsoundScore(const Plan<T>& plan, int64_t b) {
   const auto emission = [&](int64_t s, int64_t j) {
     return chains.emissions[(b * chains.steps + StepAt(plan, b, s)) * chains.num_tags + j];
   };
-  const auto no_duration = [](int64_t, int64_t) { return 0; };
+  const auto no_duration = [](int64_t, int64_t) { return 0.0; };
   return static_cast<T>(BestUnsoundScore(plan.counts[b], chains.num_tags, 1, emission, no_duration,
                                          chains.transitions, chains.start_transitions,
                                          chains.end_transitions));

@@ -18,6 +18,16 @@ template <typename T, typename Emission, typename Duration>
 double BestUnsoundScore(int64_t steps, int64_t num_tags, int64_t max_length,
                         const Emission& emission, const Duration& duration, const T* transitions,
                         const T* start, const T* end) {
+  bool has_nan = false;  // then all the additions would end in NaN
+  for (int64_t j = 0; j < num_tags; ++j) {
+    has_nan |= std::isnan(start[j]) || std::isnan(end[j]);
+    for (int64_t t = 0; t < steps; ++t) has_nan |= std::isnan(emission(t, j));
+    for (int64_t l = 0; l < std::min(max_length, steps); ++l) has_nan |= std::isnan(duration(l, j));
+  }
+  for (int64_t k = 0; steps > 1 && k < num_tags * num_tags; ++k) {
+    has_nan |= std::isnan(transitions[k]);
+  }
+  if (has_nan) return NAN;
   const auto raise = [](double& best, double score) {
     if (score > best || std::isnan(score)) best = score;
   };

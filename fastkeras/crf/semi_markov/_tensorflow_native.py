@@ -1,6 +1,6 @@
 """The C++ kernels as TensorFlow ops: eager and in graphs, any batch and number of steps, CPU.
 
-log Z is differentiable once, with respect to all scores; see csrc/crf/semi_markov_tensorflow.cc.
+log Z is differentiable once, with respect to all scores; see csrc/crf/semi_markov/tensorflow.cc.
 """
 
 import tensorflow as tf
