@@ -243,3 +243,26 @@ print("right")
 """
     )
     assert printed == "right\n"
+
+
+@linux
+def test_a_problem_that_one_thread_solves_sooner_starts_no_other():
+    printed = run(
+        """
+def viterbi(batch, steps, tags):
+    scores = rng.standard_normal((batch, steps, tags)).astype("f4")
+    none = np.zeros(tags, "f4")
+    _core.crf_viterbi(
+        scores, np.zeros((tags, tags), "f4"), np.full(batch, steps, "i4"), None, none, none
+    )
+    return threads()
+
+_core.set_worth_a_thread(100e3)
+_core.set_num_threads(2)
+before = threads()
+assert viterbi(32, 128, 9) == before
+assert viterbi(64, 4096, 9) == before + 1
+print("right")
+"""
+    )
+    assert printed == "right\n"

@@ -134,6 +134,7 @@ void Affinity() {
     sched_setaffinity(0, sizeof(one), &one);
     Expect(NumThreads(0) == 1, "one processor has more than one thread");
     ParallelFor(64, 3, [&](int64_t) {
+      usleep(300);  // so that helpers come, too
       Expect(sched_getcpu() == processor, "a task left its caller's processors");
     });
   }
