@@ -84,11 +84,11 @@ class CheckedTables {
     }
     int64_t longest = 0, largest = -1;
     for (int64_t word = 0; word < words; ++word) {
-      const int64_t length = start[word + 1] - start[word];
-      if (length < shortest || start[word + 1] > entries.size()) {
-        Refuse(name, "_starts must ascend, got ", start[word], " and ", start[word + 1]);
+      const int64_t next = start[word + 1];
+      if (next > entries.size() || next < start[word] + shortest) {
+        Refuse(name, "_starts must ascend, got ", start[word], " and ", next);
       }
-      longest = std::max(longest, length);
+      longest = std::max(longest, next - start[word]);
     }
     for (int64_t i = 0; i < entries.size(); ++i) {
       if (entries.data()[i] < 0) Refuse(name, " has the row ", entries.data()[i]);
