@@ -384,4 +384,5 @@ def test_points_of_a_schedule_must_ascend(points):
     ("adam", "", None),
 ])  # fmt: skip
 def test_variables_on_a_gpu_and_adafactor_go_to_keras(rule, device, engine):
-    assert named_engine(rule, SimpleNamespace(device=device), by_rows=True) == engine
+    variable = SimpleNamespace(device=device, handle=None)
+    assert named_engine(rule, variable, by_rows=True) == engine
