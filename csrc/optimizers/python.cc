@@ -35,12 +35,17 @@ void Require(bool holds, const std::string& what) {
 
 Shape ShapeOf(const py::array& array) { return {array.shape(), array.shape() + array.ndim()}; }
 
-std::string NameOf(const py::array& array) { return py::str(array.dtype()); }
+// NumPy has one object for each dtype of its own, and takes long to say its name.
+template <typename T>
+bool Is(const py::array& array) {
+  static const PyObject* const dtype = py::dtype::of<T>().release().ptr();
+  return array.dtype().ptr() == dtype || array.dtype().equal(py::dtype::of<T>());
+}
 
 Dtype DtypeOf(const std::string& what, const py::array& array) {
-  const std::string name = NameOf(array);
-  if (name == "float32") return Dtype::kFloat32;
-  if (name == "float64") return Dtype::kFloat64;
+  if (Is<float>(array)) return Dtype::kFloat32;
+  if (Is<double>(array)) return Dtype::kFloat64;
+  const std::string name = py::str(array.dtype());
   if (name == "float16") return Dtype::kFloat16;
   if (name == "bfloat16") return Dtype::kBfloat16;
   throw py::type_error(what + ": no kernel for dtype " + name);
@@ -86,31 +91,32 @@ const void* Read(const std::string& what, const py::array& array, Memory& memory
   return array.data();
 }
 
-void* Written(const std::string& what, py::array& array, const Shape& shape,
-              const std::string& dtype, Memory& memory) {
+void* Written(const std::string& what, py::array& array, bool fits, Memory& memory) {
   CheckLayout(what, array);
   Require(array.writeable(), what + " must be writeable");
-  Require(ShapeOf(array) == shape && NameOf(array) == dtype,
-          what + " must have the shape and dtype that its parameter asks for");
+  Require(fits, what + " must have the shape and dtype that its parameter asks for");
   memory.AddWritten(array);
   return array.mutable_data();
 }
 
-void TakeSlots(const std::string& of, Rule rule, Arrays& slots, const py::array& parameter,
+void TakeSlots(const std::string& of, Rule rule, Arrays& slots, const Shape& shape,
                Variable& variable, Memory& memory) {
   const size_t num_slots = NumSlots(rule);
   const bool wide = variable.dtype == Dtype::kFloat64;
   // A quantized slot is two arrays: its codes and its scales.
   variable.quantized = slots.size() == 2 * num_slots && CanQuantize(rule) && !wide;
   Require(slots.size() == num_slots || variable.quantized, "slots" + of + " are not of this rule");
-  const char* const dtype = variable.quantized ? "uint8" : wide ? "float64" : "float32";
   const Shape blocks = {(variable.size + kQuantizedBlock - 1) / kQuantizedBlock};
   for (size_t s = 0; s < num_slots; ++s) {
     py::array& slot = slots[variable.quantized ? 2 * s : s];
-    variable.slots[s] = Written("slots" + of, slot, ShapeOf(parameter), dtype, memory);
+    const bool is_of_type = variable.quantized ? Is<uint8_t>(slot)
+                            : wide             ? Is<double>(slot)
+                                               : Is<float>(slot);
+    variable.slots[s] = Written("slots" + of, slot, is_of_type && ShapeOf(slot) == shape, memory);
     if (variable.quantized) {
-      variable.scales[s] =
-          static_cast<float*>(Written("scales" + of, slots[2 * s + 1], blocks, "float32", memory));
+      py::array& scales = slots[2 * s + 1];
+      const bool fits = Is<float>(scales) && ShapeOf(scales) == blocks;
+      variable.scales[s] = static_cast<float*>(Written("scales" + of, scales, fits, memory));
     }
   }
 }
@@ -120,7 +126,7 @@ void TakeRows(const std::string& of, const py::array& rows, const py::array& par
   Require(!variable.quantized && !variable.adapted,
           "rows" + of + " must be None: moments of 8 bits and layer adaptation need all");
   variable.rows = static_cast<const int64_t*>(Read("rows" + of, rows, memory));
-  Require(rows.ndim() == 1 && NameOf(rows) == "int64" && parameter.ndim() > 0,
+  Require(rows.ndim() == 1 && Is<int64_t>(rows) && parameter.ndim() > 0,
           "rows" + of + " must be int64, with one axis");
   variable.num_rows = rows.size();
   variable.row_size = variable.num_rows ? gradient.size() / variable.num_rows : 0;
@@ -171,13 +177,12 @@ bool StepArrays(const std::string& name, Arrays parameters, Arrays gradients,
     variable.dithered = !seeds.empty();
     if (variable.dithered) variable.seed = seeds[i];
     const Shape shape = ShapeOf(parameter);
-    variable.parameter =
-        Written("parameters" + of, parameters[i], shape, NameOf(parameter), memory);
+    variable.parameter = Written("parameters" + of, parameters[i], true, memory);
     variable.gradient = Read("gradients" + of, gradient, memory);
     const bool wide = variable.dtype == Dtype::kFloat64;
     Require(wide == (variable.gradient_dtype == Dtype::kFloat64),
             "gradients" + of + " must be float64 if and only if the parameter is");
-    TakeSlots(of, *rule, slots[i], parameter, variable, memory);
+    TakeSlots(of, *rule, slots[i], shape, variable, memory);
     Shape of_gradient = shape;
     if (rows[i]) {
       TakeRows(of, *rows[i], parameter, gradient, variable, memory);
@@ -188,8 +193,9 @@ bool StepArrays(const std::string& name, Arrays parameters, Arrays gradients,
     if (remainders[i]) {
       Require(!wide && variable.dtype != Dtype::kFloat32,
               "remainders" + of + " must be None: only halves have one");
+      const bool fits = Is<float>(*remainders[i]) && ShapeOf(*remainders[i]) == shape;
       variable.remainder =
-          static_cast<float*>(Written("remainders" + of, *remainders[i], shape, "float32", memory));
+          static_cast<float*>(Written("remainders" + of, *remainders[i], fits, memory));
     }
     for (py::ssize_t c = 0; c < coefficients.shape(1); ++c) {
       variable.coefficients[c] = coefficients.at(i, c);

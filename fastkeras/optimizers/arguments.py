@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from difflib import get_close_matches
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastkeras.optimizers.quantization import scales_of
 from fastkeras.optimizers.rules import RULES
 from fastkeras.optimizers.step import Step
 
+_name = cache(str)  # of a dtype: NumPy makes it anew each time
 DTYPES = (*rounding.HALVES, "float32", "float64")
 
 
@@ -130,7 +132,7 @@ def _rows(name, rows):
 
 
 def _check_parameter(i, rule, parameter, gradient, slots, any_float):
-    dtype = str(parameter.dtype)  # of the other byte order it begins with ">"
+    dtype = _name(parameter.dtype)  # of the other byte order it begins with ">"
     is_float = parameter.dtype.kind == "f" and parameter.dtype.isnative
     if dtype not in DTYPES and not (any_float and is_float):
         raise ValueError(
@@ -138,7 +140,7 @@ def _check_parameter(i, rule, parameter, gradient, slots, any_float):
             "order of this machine"
         )
     wide = wide_of(parameter)
-    if str(gradient.dtype) not in (dtype, wide):
+    if _name(gradient.dtype) not in (dtype, wide):
         allowed = " or ".join(sorted({dtype, wide}))
         raise ValueError(f"gradients[{i}] must be {allowed}, got {gradient.dtype}")
     names = RULES[rule].slots
@@ -176,20 +178,20 @@ def _check_extras(i, rule, parameter, gradient, slots, rows, remainder):
         )
     if remainder is not None:
         _check(f"remainders[{i}]", remainder, parameter.shape, "float32")
-        if str(parameter.dtype) not in rounding.HALVES:
+        if _name(parameter.dtype) not in rounding.HALVES:
             raise ValueError(f"remainders[{i}] must be None: {parameter.dtype} loses nothing")
 
 
 def _check(name, array, shape, dtype):
     if array.shape != shape:
         raise ValueError(f"{name} must have the shape {shape}, got {array.shape}")
-    if str(array.dtype) != dtype:
+    if _name(array.dtype) != dtype:
         raise ValueError(f"{name} must be {dtype}, got {array.dtype}")
 
 
 def wide_of(parameter):
     """Return the dtype in which a parameter's slots are kept."""
-    return "float32" if parameter.dtype.itemsize < 8 else str(parameter.dtype)
+    return "float32" if parameter.dtype.itemsize < 8 else _name(parameter.dtype)
 
 
 def _check_memory(parameters, slots, remainders):
