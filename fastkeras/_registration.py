@@ -32,15 +32,17 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
 
 def register_with_keras():
     """Register the stand-ins, now or after the import of Keras."""
-    if "keras" in sys.modules:
+    if sys.modules.get("keras"):  # None hides a module
         _register()
     else:
         sys.meta_path.insert(0, _KerasFinder())
 
 
 def _register():
-    from keras.saving import get_custom_objects, register_keras_serializable
-
+    try:
+        from keras.saving import get_custom_objects, register_keras_serializable
+    except ImportError:
+        return  # older than Keras 3: no reason to fail its import
     for registered_name, module in REGISTERED.items():
         if registered_name not in get_custom_objects():
             package, _, name = registered_name.partition(">")

@@ -88,7 +88,7 @@ show(p)
 from fastkeras.word2vec import Word2Vec
 text = [["red", "green", "blue"] * 3, ["one", "two", "three"] * 3] * 20
 options = dict(vector_size=8, min_count=1, sample=0, num_threads=1, seed=3, epochs=2)
-model = Word2Vec(engine=engine, **options).fit(text)
+model = Word2Vec(engine=engine, **options).fit(text, progress=False)
 print(sorted(word for word, _ in model.vectors.most_similar("red", topn=2)))
 """,
 }

@@ -115,6 +115,19 @@ def test_a_keras_that_does_not_load_may_be_tried_again(tmp_path):
     assert ran.stdout.splitlines() == ["no backend", "True"], ran.stderr
 
 
+@pytest.mark.parametrize("order", ["import fastkeras, keras", "import keras, fastkeras"])
+def test_a_keras_of_another_kind_is_left_alone(order, tmp_path):
+    (tmp_path / "keras.py").write_text("loaded = True\n")
+    root = Path(fastkeras.__file__).parents[1]
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{order}; print(keras.loaded)"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{root}"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == "True\n", ran.stderr
+
+
 def test_finder_finds_nothing_but_keras():
     finder = _registration._KerasFinder()
     assert finder.find_spec("keras.layers") is None
