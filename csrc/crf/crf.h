@@ -44,7 +44,7 @@ void Value(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* v
 // Writes the gradients of sum_b weights[b] * value[b]: d_emissions (batch, steps, num_tags),
 // d_transitions (num_tags, num_tags), d_start and d_end (num_tags). Reads the value and the
 // workspace that `Value` wrote for the same chains, tags and quantity. A sequence whose value is
-// -inf gets zeros.
+// -inf, or its weight 0, gets zeros; where its value is NaN they are NaN (soundness.h).
 template <typename T>
 void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, const T* value,
               const T* workspace, const T* weights, T* d_emissions, T* d_transitions, T* d_start,
