@@ -1,9 +1,11 @@
 """Generative adversarial networks with one loss, one optimizer and plain `fit`."""
 
+import numbers
+
 import keras
 from keras import ops
 
-from fastkeras.training.arguments import positive
+from fastkeras.training.arguments import integer, positive
 from fastkeras.training.gradients.reversal import (
     gradient_after_loss,
     gradient_reversal,
@@ -78,6 +80,9 @@ class SingleLossGAN(keras.Model):
         positive("generator_weight", generator_weight)
         if reverse and loss != "wasserstein":
             raise ValueError(f'reverse=True needs loss="wasserstein", got {loss!r}')
+        for name, model in (("generator", generator), ("discriminator", discriminator)):
+            if not isinstance(model, keras.layers.Layer):
+                raise ValueError(f"{name} must be a model of Keras, got {model!r}")
         self.generator, self.discriminator = generator, discriminator
         self.loss_name, self.reverse = loss, reverse
         self.generator_weight = generator_weight
@@ -154,9 +159,10 @@ class SingleLossGAN(keras.Model):
         """Generated images, as a NumPy array.
 
         Args:
-            noise: a number of images, or an array of noise.
+            noise: a number of images, at least 1, or an array of noise.
         """
-        if isinstance(noise, int):
+        if isinstance(noise, numbers.Integral):
+            noise = integer("noise", noise, 1)
             noise = keras.random.normal((noise, self.generator.input_shape[-1]))
         return self.generator.predict(noise, verbose=0)
 

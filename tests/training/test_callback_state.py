@@ -555,3 +555,5 @@ def smoothing(schedule):
 def test_what_a_metric_returns_is_named_if_it_is_no_number():
     with pytest.raises(ValueError, match=r"fn must return a number, .* got None for 'score'"):
         fit(network(), callbacks.Evaluate(lambda model: None))
+    with pytest.raises(ValueError, match="fn must return a text, or a list of them; got None"):
+        fit(network(), callbacks.PrintSamples(lambda model: None))

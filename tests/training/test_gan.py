@@ -173,6 +173,9 @@ def test_it_learns_a_distribution_with_fit_and_is_saved(tmp_path):
     np.testing.assert_allclose(gan.generate(noise), again.generate(noise), 1e-5)
     assert again.optimizer.learning_rate_multipliers == [1.0] * len(gan.trainable_variables)
     again.train_on_batch(data[:16])
+    assert gan.generate(np.int64(2)).shape == (2, 6)
+    with pytest.raises(ValueError, match="noise=0 must be an integer of at least 1"):
+        gan.generate(0)
 
 
 def test_a_sheet_of_samples_is_written(tmp_path):

@@ -124,7 +124,7 @@ class PrintSamples(keras.callbacks.Callback):
         print: what prints a line.
 
     Raises:
-        ValueError: `fn` or `print` is no function, or `every` is below 1.
+        ValueError: `fn` or `print` is no function, `every` is below 1, or `fn` returns no texts.
 
     Example:
         >>> callback = PrintSamples(lambda model: "a line", every=5)
@@ -138,5 +138,7 @@ class PrintSamples(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0:
             samples = self.fn(synced(self.model))
+            if not isinstance(samples, (str, list, tuple)):
+                raise ValueError(f"fn must return a text, or a list of them; got {samples!r}")
             for line in [samples] if isinstance(samples, str) else samples:
                 self.print(line)

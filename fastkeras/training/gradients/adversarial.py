@@ -37,6 +37,7 @@ class FGM:
     clean: float = 0.0
 
     def __post_init__(self):
+        _check_names(self.weights)
         positive("epsilon", self.epsilon)
         _share(self.clean)
 
@@ -72,6 +73,7 @@ class PGD:
     clean: float = 0.0
 
     def __post_init__(self):
+        _check_names(self.weights)
         for name in ("epsilon", "step"):
             positive(name, getattr(self, name))
         integer("rounds", self.rounds, 1)
@@ -110,6 +112,7 @@ class GradientPenalty:
     epsilon: float = 1.0
 
     def __post_init__(self):
+        _check_names(self.weights)
         positive("epsilon", self.epsilon)
 
     def __call__(self, objective, values):
@@ -159,6 +162,7 @@ class VirtualAdversarial:
     from_logits: bool = False
 
     def __post_init__(self):
+        _check_names(self.weights)
         for name in ("epsilon", "xi"):
             positive(name, getattr(self, name))
         integer("rounds", self.rounds, 1)
@@ -202,6 +206,14 @@ def adversarial_training(model, weights="embeddings", epsilon=1.0):
         >>> model = adversarial_training(model, "embedding/embeddings", epsilon=0.5)
     """
     return train_with(model, FGM(weights, epsilon))
+
+
+def _check_names(weights):
+    names = (weights,) if isinstance(weights, str) else weights
+    if not isinstance(names, (tuple, list)) or not names:
+        raise ValueError(f"weights={weights!r} must be a name, or a tuple of names")
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"weights={weights!r} must be names, not empty")
 
 
 def _share(clean):

@@ -70,6 +70,9 @@ class LossLayer(keras.layers.Layer):
     def call(self, inputs):
         """Add the loss; return the chosen input."""
         loss = applied(self.compute_loss, inputs)
+        if loss is None:
+            raise ValueError(f"the loss of {self.name!r} is None: its function returns nothing")
+        loss = ops.convert_to_tensor(loss)
         dtype = keras.backend.standardize_dtype(loss.dtype)
         if dtype in ("float16", "bfloat16"):
             loss = ops.cast(loss, "float32")
