@@ -19,6 +19,7 @@ from fastkeras.word2vec.training.settings import LOSSES
 from fastkeras.word2vec.vocabulary import Vocabulary
 
 ROOT = Path(fastkeras.__file__).parents[1]
+HERE = Path(__file__).parent
 QUIET = {"progress": False}
 
 
@@ -186,7 +187,6 @@ def test_tree_takes_no_new_words(rng):
 SCRIPT = """
 import sys
 import numpy as np
-sys.path.insert(0, "tests/word2vec")
 from test_trainer import Vocabulary, planted, small
 from fastkeras.word2vec.training import loop as training
 training.BLOCK_SECONDS = 0
@@ -202,10 +202,10 @@ except KeyboardInterrupt:
 
 
 def start(path):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE.parent}"}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, path],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+        cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     for _ in range(10):
         assert process.stdout.readline()
