@@ -6,7 +6,7 @@ Their tests are the same on every backend, so they are those of tests/word2vec.
 import pytest
 
 from word2vec.test_layers import *  # noqa: F403
-from word2vec.test_pipeline import *  # noqa: F403
+from word2vec.test_windows import *  # noqa: F403
 
 # Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
