@@ -77,7 +77,7 @@ sanitize-kernels: $(foreach test,$(SANITIZED),build/sanitize/address/$(test) bui
 
 sanitize-doors: $(SANITIZED_CORE)
 	$(WITH_SANITIZED_CORE) pytest -p no:faulthandler -q $(wildcard tests/*/test_doors.py) \
-	  -k 'not (tensorflow or numba or reference or keras_ or jit or the_op or ops_)'
+	  -k 'not (tensorflow or numba or reference or keras_ or xla or jit or an_op or the_op or ops_)'
 	$(WITH_SANITIZED_CORE) fuzz_doors $(FUZZ)
 
 # Python and TensorFlow have leaks and mismatches of their own; memory that ends is an exception.
