@@ -321,6 +321,37 @@ def test_the_average_moves_once_an_update(bias_correction):
     np.testing.assert_array_equal(averages[2::2], averages[1:-1:2])
 
 
+@pytest.mark.parametrize("name", ["Adam", "Nadam", "Lamb", "Adafactor"])
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_who_begins_later_begins_like_a_fresh_optimizer(name, is_frozen):
+    first, later, alone = (keras.Variable(np.ones((2, 3)), name=n) for n in ("a", "b", "c"))
+    optimizer, fresh = (getattr(optimizers, name)(0.01) for _ in range(2))
+    optimizer.build([first, later]), fresh.build([alone])
+    gradients = [ops.convert_to_tensor(X[2 * i : 2 * i + 2, :3]) for i in range(20)]
+    set_learning_rate_multiplier(later, 0.0 if is_frozen else None)
+    for gradient in gradients:
+        if is_frozen:
+            optimizer.apply([gradient] * 2, [first, later])
+        else:
+            optimizer.apply([gradient], [first])
+    set_learning_rate_multiplier(later, None)
+    for gradient in gradients[:3]:
+        optimizer.apply([gradient] * 2, [first, later])
+        fresh.apply([gradient], [alone])
+    assert distance(arrays([later]), arrays([alone])) < 2e-6
+    assert distance(arrays([later]), [np.ones((2, 3))]) > 1e-3
+
+
+@pytest.mark.parametrize("frequency", [None, 2])
+def test_averages_under_accumulation_are_those_of_the_big_batch(frequency):
+    settings = {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": frequency}
+    big = train(network(optimizers.SGD(0.05, **settings)), batch_size=32)
+    small = network(optimizers.SGD(0.05, gradient_accumulation_steps=4, **settings))
+    assert distance(train(small, batch_size=8), big) < 1e-5
+    averages = arrays(small.optimizer._model_variables_moving_average)
+    assert distance(arrays(small.trainable_variables), averages) == 0
+
+
 @pytest.mark.parametrize("settings", [
     {"lookahead_period": 2, "slow_step_size": 0.25},
     {"lookahead_period": 2, "gradient_accumulation_steps": 2},

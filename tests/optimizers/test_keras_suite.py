@@ -31,7 +31,8 @@ def test_the_engine_of_keras_operations_writes_rows_as_keras_does(tmp_path):
 
 def passed(folder, arguments, **environment):
     """How many tests of Keras passed; an error if one did not."""
-    plugin = {"PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    plugin = {"PYTHONPATH": os.pathsep.join(paths)}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *OPTIONS, "--rootdir", str(FOLDER), *arguments],
         env={**os.environ, **plugin, **environment},
