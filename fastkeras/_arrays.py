@@ -1,7 +1,5 @@
 """One dialect for arrays of every family: that of keras.ops, which NumPy and CuPy speak here."""
 
-from importlib import import_module
-
 import numpy as np
 
 FAMILY_OF_PACKAGE = {  # by the package of an array's type; whatever is unknown goes through NumPy
@@ -16,13 +14,19 @@ FAMILY_OF_PACKAGE = {  # by the package of an array's type; whatever is unknown 
 def family_of(array):
     """Return the family of an array: numpy, cupy, tensorflow, jax or torch.
 
-    Keras' own variables and symbolic tensors are of its backend's family. Lists, and whatever is
-    unknown, are NumPy's.
+    Tensors of torch that are not on the CPU are a family of their own, torch_elsewhere: no kernel
+    for CPUs may get them. Keras' own variables and symbolic tensors are of its backend's family.
+    Lists, and whatever is unknown, are NumPy's.
     """
     package = type(array).__module__.partition(".")[0]
     if package == "keras":
-        return import_module("keras").backend.backend()
-    return FAMILY_OF_PACKAGE.get(package, "numpy")
+        import keras
+
+        return keras.backend.backend()
+    family = FAMILY_OF_PACKAGE.get(package, "numpy")
+    if family == "torch" and array.device.type != "cpu":
+        return "torch_elsewhere"
+    return family
 
 
 def array_functions(array):
@@ -30,14 +34,22 @@ def array_functions(array):
     family = family_of(array)
     if family == "numpy":
         return NUMPY
-    return Spoken(import_module("cupy")) if family == "cupy" else import_module("keras").ops
+    if family == "cupy":
+        import cupy
+
+        return Spoken(cupy)
+    from keras import ops
+
+    return ops
 
 
 def dtype_of(array):
     """The name of the dtype of an array of any family, such as "float32"."""
     if family_of(array) in ("numpy", "cupy"):
         return array.dtype.name
-    return import_module("keras").backend.standardize_dtype(array.dtype)
+    from keras import backend
+
+    return backend.standardize_dtype(array.dtype)
 
 
 def has_values(array):
@@ -46,8 +58,10 @@ def has_values(array):
     if family == "tensorflow":
         return hasattr(array, "numpy")  # a symbolic tensor has no such attribute
     if family == "jax":
-        return not isinstance(array, import_module("jax").core.Tracer)
-    return family != "torch" or array.device.type != "meta"
+        from jax.core import Tracer
+
+        return not isinstance(array, Tracer)
+    return family != "torch_elsewhere" or array.device.type != "meta"
 
 
 def contiguous(array):
@@ -55,7 +69,7 @@ def contiguous(array):
     family = family_of(array)
     if family == "numpy":
         return np.require(array, requirements="C")
-    return import_module("cupy").ascontiguousarray(array) if family == "cupy" else array
+    return array_functions(array).ascontiguousarray(array) if family == "cupy" else array
 
 
 class Spoken:

@@ -13,11 +13,10 @@ from traceback import walk_tb
 from fastkeras._arrays import family_of
 from fastkeras._build import rebuild
 
-_ENGINES = ("tensorflow_native", "native", "numba", "keras", "reference")
 DOMAINS = {
-    "crf": _ENGINES,
+    "crf": ("tensorflow_native", "torch_native", "native", "numba", "keras", "reference"),
     "crf.semi_markov": ("tensorflow_native", "native", "keras", "reference"),
-    "optimizers": _ENGINES,
+    "optimizers": ("tensorflow_native", "native", "numba", "keras", "reference"),
     "word2vec": ("native", "numba", "reference"),
     "word2vec.layers": ("tensorflow_native", "keras"),
 }
@@ -25,7 +24,8 @@ AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "numpy": ("native", "numba", "reference"),
     "tensorflow": ("tensorflow_native", "keras"),
     "jax": ("keras",),
-    "torch": ("keras",),
+    "torch": ("torch_native", "keras"),
+    "torch_elsewhere": ("keras",),  # tensors that are not on the CPU
 }
 UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/xla.cc
     "crf": "fastkeras._tf_ops",

@@ -10,6 +10,7 @@ from keras import ops
 
 from fastkeras import crf as functions
 from fastkeras.crf import _reference, span_scores
+from fastkeras.crf.chain import Chain
 from fastkeras.layers import CRF
 from fastkeras.metrics import CRFExactMatch, CRFSpanScore
 
@@ -51,8 +52,8 @@ def reference(function, scores, mask, *tags):
     emissions, transitions, start, end = (a.astype("float64") for a in scores)
     tags = [np.where(mask, t, 0) for t in tags]
     weights = [np.ones(len(emissions))] if function == "log_likelihood_and_gradients" else []
-    arguments = (emissions, *tags, transitions, None, mask, start, end, *weights)
-    return keras.tree.flatten(getattr(_reference, function)(*arguments))
+    chain = Chain(emissions, transitions, None, mask, start, end)
+    return keras.tree.flatten(getattr(_reference, function)(chain, *tags, *weights))
 
 
 @pytest.mark.parametrize("hard", (False, True))
@@ -92,6 +93,7 @@ def log_likelihood(scores, mask, tags, transitions):
         mask=ops.convert_to_tensor(mask),
         start_transitions=start,
         end_transitions=end,
+        engine="keras",  # the kernels have one derivative
     )
     return ops.sum(likelihood)
 
@@ -249,7 +251,8 @@ def test_checkpoints_keep_less_for_the_same_gradient(hard, rng):
         transitions[0, 1:3] = -np.inf, -1e4
 
     def log_likelihood(checkpoint):
-        return lambda x, a: ops.sum(functions.log_likelihood(x, tags, a, checkpoint=checkpoint))
+        more = {"checkpoint": checkpoint, "engine": "keras"}
+        return lambda x, a: ops.sum(functions.log_likelihood(x, tags, a, **more))
 
     (kept, expected), (kept_less, results) = (
         kept_and_gradient(log_likelihood(checkpoint), emissions, transitions)

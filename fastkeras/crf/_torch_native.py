@@ -1,0 +1,177 @@
+"""The C++ kernels as torch ops: CPU tensors, whose memory is shared and never copied.
+
+Eager, under torch.compile and torch.export, and under torch.func; the values are differentiable
+once, with respect to all scores.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastkeras import _core
+from fastkeras._core import CRF_QUANTITIES
+from fastkeras._torch_ops import op
+from fastkeras.crf.chain import Gradients
+
+LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = map(
+    CRF_QUANTITIES.index, ("log_partition", "sequence_score", "log_likelihood")
+)
+
+
+def log_partition(chain):
+    no_tags = chain.lengths  # of the right type, and not read
+    return answer(_value, chain, no_tags, LOG_PARTITION)
+
+
+def sequence_score(chain, tags):
+    return answer(_value, chain, tags, SEQUENCE_SCORE)
+
+
+def log_likelihood(chain, tags):
+    return answer(_value, chain, tags, LOG_LIKELIHOOD)
+
+
+def log_likelihood_and_gradients(chain, tags, weights):
+    gradients = answer(_gradient, chain, tags, weights, LOG_LIKELIHOOD)
+    return log_likelihood(chain, tags), Gradients(*gradients)
+
+
+def marginals(chain):
+    return answer(_marginals, chain)
+
+
+def viterbi(chain):
+    return answer(_viterbi, chain)
+
+
+def sample(chain, uniforms):
+    return answer(_sample, chain, uniforms)
+
+
+def k_best(chain, k):
+    return answer(_k_best, chain, k)
+
+
+def answer(function, chain, *more):
+    """Call an op with the parts of a chain; NumPy arrays get NumPy arrays."""
+    if chain.family != "numpy":
+        return function(*chain, *more)
+    tensors = (torch.tensor(x) if isinstance(x, np.ndarray) else x for x in (*chain, *more))
+    results = function(*tensors)
+    if isinstance(results, tuple):
+        return tuple(result.numpy() for result in results)
+    return results.numpy()
+
+
+@op(
+    "fastkeras::crf_gradient",
+    like=lambda x, a, lengths, mask, s, f, *_: tuple(y.new_empty(y.shape) for y in (x, a, s, f)),
+    not_differentiable="the gradient of a CRF: engine='keras' can",
+)
+def _gradient(
+    x: Tensor,
+    transitions: Tensor,
+    lengths: Tensor,
+    mask: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+    tags: Tensor,
+    weights: Tensor,
+    quantity: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    chain = (transitions, lengths, mask, start, end)
+    return _core.crf_value_and_gradient(x, tags, *chain, weights, quantity)[1:]
+
+
+def _backward(*inputs):
+    *chain_and_tags, quantity, weights = inputs
+    d_x, d_transitions, d_start, d_end = _gradient(*chain_and_tags, weights, quantity)
+    return d_x, d_transitions, None, None, d_start, d_end, None, None
+
+
+@op(
+    "fastkeras::crf_value",
+    like=lambda x, *_: x.new_empty(x.shape[:1]),
+    backward=_backward,
+)
+def _value(
+    x: Tensor,
+    transitions: Tensor,
+    lengths: Tensor,
+    mask: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+    tags: Tensor,
+    quantity: int,
+) -> Tensor:
+    return _core.crf_value(x, tags, transitions, lengths, mask, start, end, quantity)
+
+
+@op(
+    "fastkeras::crf_marginals",
+    like=lambda x, a, *_: (x.new_empty(x.shape), x.new_empty((x.shape[0], *a.shape))),
+    not_differentiable="marginals: engine='keras' can",
+)
+def _marginals(
+    x: Tensor,
+    transitions: Tensor,
+    lengths: Tensor,
+    mask: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+) -> tuple[Tensor, Tensor]:
+    return _core.crf_marginals(x, transitions, lengths, mask, start, end)
+
+
+@op(
+    "fastkeras::crf_viterbi",
+    like=lambda x, *_: (x.new_empty(x.shape[:2], dtype=torch.int32), x.new_empty(x.shape[:1])),
+    not_differentiable="the score of viterbi: take the sequence_score of its tags instead",
+)
+def _viterbi(
+    x: Tensor,
+    transitions: Tensor,
+    lengths: Tensor,
+    mask: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+) -> tuple[Tensor, Tensor]:
+    return _core.crf_viterbi(x, transitions, lengths, mask, start, end)
+
+
+@op(
+    "fastkeras::crf_sample",
+    like=lambda *inputs: inputs[-1].new_empty(inputs[-1].shape, dtype=torch.int32),
+)
+def _sample(
+    x: Tensor,
+    transitions: Tensor,
+    lengths: Tensor,
+    mask: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+    uniforms: Tensor,
+) -> Tensor:
+    return _core.crf_sample(x, transitions, lengths, mask, start, end, uniforms)
+
+
+@op(
+    "fastkeras::crf_k_best",
+    like=lambda *inputs: _shapes_of_k_best(inputs[0], inputs[-1]),
+    not_differentiable="the scores of k_best: take the sequence_score of its tags instead",
+)
+def _k_best(
+    x: Tensor,
+    transitions: Tensor,
+    lengths: Tensor,
+    mask: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    return _core.crf_k_best(x, transitions, lengths, mask, start, end, k)
+
+
+def _shapes_of_k_best(x, k):
+    batch, steps = x.shape[:2]
+    return x.new_empty((batch, k, steps), dtype=torch.int32), x.new_empty((batch, k))

@@ -1,0 +1,153 @@
+"""The engine `torch_native`: ops of torch that autograd, torch.compile and torch.func take."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the ops are torch's")
+if __import__("keras").backend.backend() != "torch":
+    pytest.skip("Keras runs on another backend here", allow_module_level=True)
+
+from fastkeras import _engines, crf  # noqa: E402
+from fastkeras.crf import _torch_native  # noqa: E402
+from fastkeras.crf.arguments import chain_of  # noqa: E402
+
+# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+BATCH, STEPS, NUM_TAGS = 3, 6, 4
+OPS = torch.ops.fastkeras
+
+
+@pytest.fixture
+def chain(rng):
+    shapes = ((BATCH, STEPS, NUM_TAGS), (NUM_TAGS, NUM_TAGS), (NUM_TAGS,), (NUM_TAGS,))
+    x, a, start, end = (
+        torch.tensor(rng.normal(size=shape), dtype=torch.float32) for shape in shapes
+    )
+    return chain_of(x, a, torch.tensor([6, 3, 0]), None, start, end)
+
+
+@pytest.fixture
+def tags(rng):
+    return torch.tensor(rng.integers(0, NUM_TAGS, (BATCH, STEPS)), dtype=torch.int32)
+
+
+def log_likelihood(chain, tags, engine=None):
+    return crf.log_likelihood(
+        chain.emissions,
+        tags,
+        chain.transitions,
+        chain.lengths,
+        start_transitions=chain.start_transitions,
+        end_transitions=chain.end_transitions,
+        engine=engine,
+    )
+
+
+def with_gradients(chain):
+    return chain.with_scores(lambda scores: scores.clone().requires_grad_())
+
+
+def test_the_kernels_answer_tensors_on_the_cpu_and_no_others():
+    def answering(tensor):
+        return _engines.engine_for("crf", tensor).__name__.rpartition(".")[2]
+
+    assert answering(torch.zeros(1)) == "_torch_native"
+    assert answering(torch.zeros(1, device="meta")) == "_keras"
+
+
+def test_value_and_gradient_are_those_of_the_keras_engine(chain, tags):
+    results = []
+    for engine in (None, "keras"):
+        leaves = with_gradients(chain)
+        value = log_likelihood(leaves, tags, engine)
+        results.append((value, *torch.autograd.grad(value.sum(), leaves.scores)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_opcheck(chain, tags):
+    quantity = _torch_native.LOG_LIKELIHOOD
+    torch.library.opcheck(OPS.crf_value.default, (*with_gradients(chain), tags, quantity))
+    ones = torch.ones(BATCH)
+    torch.library.opcheck(OPS.crf_gradient.default, (*chain, tags, ones, quantity))
+    for op in (OPS.crf_viterbi, OPS.crf_marginals):
+        torch.library.opcheck(op.default, tuple(chain))
+    torch.library.opcheck(OPS.crf_k_best.default, (*chain, 3))
+    uniforms = torch.rand(2, BATCH, STEPS)
+    torch.library.opcheck(OPS.crf_sample.default, (*chain, uniforms))
+
+
+def test_compiled_without_a_break(chain, tags):
+    compiled = torch.compile(
+        lambda *chain: _torch_native._value(*chain, tags, _torch_native.LOG_LIKELIHOOD).sum(),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    leaves = with_gradients(chain)
+    gradients = torch.autograd.grad(compiled(*leaves), leaves.scores)
+    expected = torch.autograd.grad(log_likelihood(leaves, tags).sum(), leaves.scores)
+    for ours, exact in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=0, atol=0)
+
+
+def test_transforms_of_torch_func(chain, tags):
+    def value(x):
+        return log_likelihood(chain._replace(emissions=x), tags)
+
+    x = chain.emissions
+    gradient = torch.func.grad(lambda x: value(x).sum())(x)
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(gradient, torch.autograd.grad(value(leaf).sum(), leaf)[0])
+    jacobian = torch.func.jacrev(value)(x)
+    torch.testing.assert_close(jacobian.sum(0), gradient)
+    stacked = torch.stack([x, 2 * x])
+    torch.testing.assert_close(
+        torch.func.vmap(value)(stacked), torch.stack([value(x), value(2 * x)])
+    )
+
+
+def test_strides_do_not_matter(chain, tags):
+    x = chain.emissions
+    strided = x.transpose(0, 1).contiguous().transpose(0, 1)
+    flipped = x.flip(1).flip(1)
+    for given in (strided, flipped, x.expand(x.shape)):
+        torch.testing.assert_close(
+            log_likelihood(chain._replace(emissions=given), tags), log_likelihood(chain, tags)
+        )
+
+
+def test_what_has_no_derivative_says_what_has_one(chain, tags):
+    leaves = with_gradients(chain)
+    value = log_likelihood(leaves, tags)
+    (first,) = torch.autograd.grad(value.sum(), leaves.emissions, create_graph=True)
+    with pytest.raises(NotImplementedError, match="cannot differentiate the gradient of a CRF"):
+        torch.autograd.grad(first.sum(), leaves.emissions)
+    _, score = crf.viterbi(leaves.emissions, leaves.transitions)
+    with pytest.raises(NotImplementedError, match="take the sequence_score of its tags"):
+        score.sum().backward()
+
+
+def test_workers_that_are_forked_can_decode(chain):
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            tags, _ = crf.viterbi(chain.emissions, chain.transitions)
+            return tags
+
+    expected, _ = crf.viterbi(chain.emissions, chain.transitions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, by Python
+        loaded = list(torch.utils.data.DataLoader(Rows(), num_workers=2, batch_size=None))
+    for tags in loaded:
+        np.testing.assert_array_equal(tags.numpy(), expected.numpy())
+
+
+def test_a_tag_out_of_range_is_an_error(chain, tags):
+    tags[0, 2] = NUM_TAGS
+    with pytest.raises(ValueError, match=r"tags must be in 0\.\.3"):
+        log_likelihood(chain, tags)
