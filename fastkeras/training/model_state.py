@@ -1,6 +1,7 @@
 """The values of a model's weights: copied, put back, recognised, with every backend."""
 
 import contextlib
+import weakref
 import zlib
 
 import numpy as np
@@ -78,6 +79,16 @@ def notice(model, callback):
     for noticed in _SCORINGS:
         if noticed.model is model:
             noticed.averages = callback
+
+
+HOLDING = weakref.WeakSet()  # callbacks that have given a model other weights, and hold its own
+
+
+def release(model):
+    """Let the weights that a model has now be its own: no callback is to bring back others."""
+    for callback in list(HOLDING):
+        if callback.model is model:
+            callback.release()
 
 
 def retraced(model):

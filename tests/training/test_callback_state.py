@@ -418,6 +418,29 @@ def test_the_best_averages_are_those_that_evaluate_keeps(with_checkpoint, tmp_pa
     same(arrays(model.weights), arrays(plain.weights))
 
 
+@pytest.mark.parametrize("best", [0, 2])
+@pytest.mark.parametrize("validate", [False, True])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_what_evaluate_puts_back_stays_whichever_epoch_was_best(order, validate, best):
+    model = network()
+    ema = callbacks.ExponentialMovingAverage(0.9, validate=validate)
+    scored = []
+
+    def score(model):
+        if validate:
+            scored.append(arrays(model.weights))
+        else:
+            with ema.applied():
+                scored.append(arrays(model.weights))
+        return float(len(scored) == best + 1)
+
+    given = [ema, callbacks.Evaluate(score)]
+    data = (X, Y) if validate else None
+    fit(model, *(given[i] for i in order), epochs=3, validation_data=data)
+    assert differ(scored[best], scored[1])
+    same(arrays(model.weights), scored[best])
+
+
 def test_the_trained_weights_can_be_had_after_an_interrupt():
     class Interrupt(keras.callbacks.Callback):
         def on_test_batch_end(self, batch, logs=None):

@@ -7,6 +7,7 @@ import keras
 from fastkeras.training.arguments import number
 from fastkeras.training.callbacks.batches import BatchCount, batches_seen_by, inner_optimizer
 from fastkeras.training.model_state import (
+    HOLDING,
     copied,
     fingerprint,
     fits,
@@ -41,8 +42,8 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         momentum: the average moves by 1 − momentum of the way at each step; from 0 to below 1.
         validate: whether validation in `fit` sees the averages. The model then has them until the
             next epoch begins, so that ModelCheckpoint, EarlyStopping and `Evaluate` save what was
-            scored, wherever they are in the list; so does BackupAndRestore. Put callbacks that give
-            the model its best weights when `fit` ends after this one.
+            scored, wherever they are in the list; so does BackupAndRestore. Put an EarlyStopping
+            that gives the model its best weights when `fit` ends after this one.
         apply_at_end: whether the model has the averages when `fit` ends. When an exception or
             Ctrl-C ends it Keras tells no callback: call `reset` for the trained weights.
 
@@ -103,6 +104,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
             self._trained = copied(model.weights)
             restored(model.weights, self._averages)
             self._given = fingerprint(model)
+            HOLDING.add(self)
         notice(model, self)
 
     def reset(self):
@@ -110,6 +112,10 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         if self._trained is not None:
             restored(synced(self.model).weights, self._trained)
             self._trained = None
+
+    def release(self):
+        """Let the model keep the weights that it has now; `reset` then does nothing."""
+        self._trained = None
 
     @contextlib.contextmanager
     def applied(self):
@@ -126,7 +132,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         """Return whether somebody has put other weights in place of the averages."""
         replaced = self._trained is not None and has_changed(synced(self.model), self._given)
         if replaced:
-            self._trained = None
+            self.release()
         self.reset()
         return replaced
 

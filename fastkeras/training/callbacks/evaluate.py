@@ -3,7 +3,7 @@
 import keras
 
 from fastkeras.training.arguments import function, integer
-from fastkeras.training.model_state import copied, fits, restored, scoring, synced
+from fastkeras.training.model_state import copied, fits, release, restored, scoring, synced
 
 
 class Evaluate(keras.callbacks.Callback):
@@ -95,8 +95,9 @@ class Evaluate(keras.callbacks.Callback):
         return result
 
     def on_train_end(self, logs=None):
-        if self.keep_best:
+        if self.keep_best and self._weights is not None:
             self.restore_best()
+            release(self.model)
 
     def restore_best(self):
         """Give the model the best weights seen; nothing happens before the first evaluation.
