@@ -31,6 +31,15 @@ def number(name, value, lowest=-math.inf):
     return float(value)
 
 
+def strings(name, values):
+    """Return a list of strings."""
+    values = list(values)
+    other = next((value for value in values if not isinstance(value, str)), None)
+    if other is not None or None in values:
+        raise ValueError(f"{name} has {other!r}, which is no string")
+    return values
+
+
 def flag(name, value):
     """Return a bool."""
     if not isinstance(value, (bool, np.bool_)):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.arguments import integer
+from fastkeras.word2vec.arguments import integer, strings
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.corpus.text_files import BYTE_ORDER_MARK, lines_of
 
@@ -36,7 +36,7 @@ class Vocabulary:
     """
 
     def __init__(self, words, counts):
-        self.words = list(words)
+        self.words = strings("words", words)
         given = np.asarray(counts)
         whole = given.dtype.kind in "iu" or (given.dtype.kind == "f" and (given % 1 == 0).all())
         if not whole or not ((given >= 0) & (given < 2**63)).all():

@@ -84,6 +84,9 @@ FASTTEXT = struct.pack("<ii", 793712314, 12) + struct.pack("<12i", *range(12)) +
         (b"\x93NUMPY\x01\x00", "is an array of NumPy, whose name must end in .npy"),
         (b"2 3\nthe 0.5 1 x\ncat 3 4 5\n", r"line 2: b'the 0.5 1 x\\n' is not a word and 3 num"),
         (b"2 3\nthe 0.5 1 1_0\ncat 3 4 5\n", r"line 2: b'the 0.5 1 1_0\\n' is not a word"),
+        (b"2 3\nthe 0.5 1 2 3\ncat 3 4 5\n", r"line 2: b'the 0.5 1 2 3\\n' is not a word and 3"),
+        (b"2 3\nthe 1 2\ncat 3 4 5\n", r"line 2: b'the 1 2\\n' is not a word and 3 numbers"),
+        (b"-2 3\nthe 0.5 1 2\n", r"line 2: b'the 0.5 1 2\\n' is not a word and 1 numbers"),
         (b"2 3\nthe 1 2 3\n 3 4 5\n", r"line 3: b' 3 4 5\\n' is not a word and 3 numbers"),
         (b"2 99999999999999999999999\n", "line 1: vectors of size 9999"),
         (b"2 9999999\nthe 1\n", "line 1: vectors of size 9999999; at most 1048576"),
@@ -220,3 +223,20 @@ def test_questions(tmp_path):
     path.write_bytes(b": x\na b \xff a\n")
     with pytest.raises(ValueError, match=rf"{path}, line 2: "):
         evaluate_analogies(vectors, path)
+
+
+def test_words_beside_an_array_of_others(tmp_path):
+    np.save(tmp_path / "v.npy", MATRIX)
+    (tmp_path / "v.words").write_bytes("\ufeffthe\r\ncat\r\n".encode())
+    assert Vectors.load(tmp_path / "v.npy").words == ["the", "cat"]
+    (tmp_path / "v.words").write_text("the\nthe\n")
+    with pytest.raises(ValueError, match=r"v\.words has the word 'the' twice"):
+        Vectors.load(tmp_path / "v.npy")
+
+
+@pytest.mark.parametrize("word", [3, None, b"bytes", ("a", "b")])
+def test_words_are_strings(tmp_path, word):
+    with pytest.raises(ValueError, match=f"words has {re.escape(repr(word))}, which is no string"):
+        Vectors(["the", word], MATRIX).save(tmp_path / "v.bin")
+    with pytest.raises(ValueError, match=f"words has {re.escape(repr(word))}, which is no string"):
+        Vocabulary(["the", word], [2, 1])

@@ -138,7 +138,7 @@ def _words_in(file, path, begin, size):
                 f"{path} has no words, as `Vectors.save` writes them after the array; then they "
                 f"must be in {place}, a word a line"
             )
-        text = place.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        text = place.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
     else:
         place = path
         file.seek(max(begin, size - _END.size))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.arguments import integer
+from fastkeras.word2vec.arguments import integer, strings
 from fastkeras.word2vec.corpus.text_files import DAMAGED, uncompressed
 from fastkeras.word2vec.vectors import array_files, row_files
 
@@ -165,7 +165,7 @@ def _without_repeats(words, matrix, path):
 
 def _check_words(words, ends, path):
     pattern = re.compile(f"[{re.escape(ends)}]")
-    for word in words:
+    for word in strings("words", words):
         if not word or pattern.search(word):
             raise ValueError(
                 f"{word!r} cannot be in {path}: words there must have a letter, and none of "

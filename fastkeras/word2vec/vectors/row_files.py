@@ -166,6 +166,9 @@ def _size_of_row(line):
     return 0
 
 
+_NUMBER = re.compile(rb"[-+]?\d*\.?\d+([eE][-+]?\d+)?|[-+]?\d+\.")
+
+
 def _looks_like_a_row(line, size):
     """Whether a line is a row as text with something wrong in it, rather than binary."""
     fields = line.split()[1:]
@@ -173,7 +176,7 @@ def _looks_like_a_row(line, size):
         readable = line.rstrip(b"\r").decode().replace("\t", " ").isprintable()
     except UnicodeDecodeError:
         return False
-    numbers = sum(re.fullmatch(rb"[-+.\deE]+", field) is not None for field in fields)
+    numbers = sum(_NUMBER.fullmatch(field) is not None for field in fields)
     return readable and len(fields) >= max(size - 1, 2) and 2 * numbers >= size
 
 
@@ -190,8 +193,11 @@ def _fields(line, size):
             numbers = list(map(float, fields[1:]))
         except ValueError:
             continue
-        if b"_" not in line or b"_" not in b"".join(fields[1:]):  # Python reads 1_000 as a number
-            return fields[0].strip(b" "), numbers
+        if b"_" in line and b"_" in b"".join(fields[1:]):  # Python reads 1_000 as a number
+            continue
+        word = fields[0].strip(b" ")
+        if b" " not in word or not _NUMBER.fullmatch(word.split()[-1]):  # else it has one too many
+            return word, numbers
     return None
 
 
