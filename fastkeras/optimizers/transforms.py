@@ -29,6 +29,7 @@ And another clipping for each variable:
     [[1.5, 0.0, -2.0], [1.0, 0.0, -1.0]]
 """
 
+from numbers import Real
 from typing import NamedTuple
 
 NAMES = (
@@ -176,7 +177,7 @@ def _checked(step):
 
 
 def _number(name, value):
-    if not isinstance(value, (int, float)) or value != value:
+    if not isinstance(value, Real) or value != value:
         raise ValueError(f"{name} must be a number, got {value!r}")
     return float(value)
 

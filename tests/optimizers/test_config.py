@@ -95,6 +95,19 @@ def test_a_bias_that_does_not_decay_does_not_after_loading(decay, tmp_path):
     assert (np.asarray(model.layers[0].bias) == 1).all() == (decay == 0)
 
 
+def test_numbers_of_numpy_are_numbers():
+    model = network()
+    optimizer = optimizers.AdamW(
+        learning_rate_multipliers=[("body", np.float32(0.5)), ("head", np.int64(0))],
+        weight_decay_overrides=[("bias", np.float32(0))],
+        gradient_transforms=transforms.scale(np.float32(0.25)),
+    )
+    json.dumps(optimizer.get_config())
+    optimizer.build(model.trainable_variables)
+    assert optimizer.learning_rate_multipliers == [0.5, 0.5, 0, 0]
+    json.dumps(optimizer.get_config())
+
+
 SETTINGS = {
     "learning_rate_multipliers": [("body", 0.1)],
     "gradient_transforms": [("body", transforms.scale(2.0))],

@@ -4,6 +4,7 @@ Schedules and callbacks move the learning rate; the ratios between the variables
 """
 
 import weakref
+from numbers import Real
 
 import keras
 
@@ -81,17 +82,17 @@ def layerwise_decay(model, decay, *, layers=None, minimum=0.0):
 
 def checked(given):
     """Return `learning_rate_multipliers` as they were given, or raise."""
-    if given is None or callable(given) or is_by_position(given):
+    if given is None or callable(given):
         return given
+    if is_by_position(given):
+        return [_checked(multiplier) for multiplier in given]
     if isinstance(given, dict) and "class_name" in given:  # a function, from a saved model
         return keras.saving.deserialize_keras_object(given)
     saved = per_variable.saved_in(given)
     if saved is not None:
         return saved
     pairs = matching.pairs("learning_rate_multipliers", given)
-    for _, multiplier in pairs:
-        _checked(multiplier)
-    return pairs or None
+    return [(target, _checked(multiplier)) for target, multiplier in pairs] or None
 
 
 def resolve(given, variables):
@@ -124,7 +125,7 @@ def resolve(given, variables):
 def is_by_position(given):
     """Tell whether multipliers were given as numbers, one for each variable."""
     is_list = isinstance(given, (list, tuple)) and len(given) > 0
-    return is_list and all(isinstance(x, (int, float)) for x in given)
+    return is_list and all(isinstance(x, Real) for x in given)
 
 
 def follow(optimizer):
@@ -133,6 +134,6 @@ def follow(optimizer):
 
 
 def _checked(multiplier):
-    if not isinstance(multiplier, (int, float)) or not 0 <= multiplier < float("inf"):
+    if not isinstance(multiplier, Real) or not 0 <= multiplier < float("inf"):
         raise ValueError(f"a learning rate multiplier must be at least 0, got {multiplier!r}")
     return float(multiplier)

@@ -5,6 +5,7 @@ the variables it belongs to, whatever their order and whichever of them are trai
 """
 
 import re
+from numbers import Real
 from typing import NamedTuple
 
 import keras
@@ -49,11 +50,11 @@ def numbers(argument, given):
     for target, number in pairs:
         if isinstance(number, bool) or not _is_finite(number):
             raise ValueError(f"{argument}: {target!r} must have a finite number, got {number!r}")
-    return pairs
+    return [(target, float(number)) for target, number in pairs]
 
 
 def _is_finite(number):
-    return isinstance(number, (int, float)) and -float("inf") < number < float("inf")
+    return isinstance(number, Real) and -float("inf") < number < float("inf")
 
 
 def flags(argument, given):
