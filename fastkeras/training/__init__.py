@@ -1,4 +1,4 @@
-"""What Keras' training loop leaves to be wished: losses, metrics, weights, callbacks, gradients.
+"""What Keras lacks around `fit`: losses, metrics, weights, callbacks, gradients, a GAN.
 
 Plain `keras.ops` on every backend. docs/training.md says when to use what, and when Keras has it.
 """
