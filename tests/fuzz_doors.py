@@ -275,7 +275,7 @@ CALLS = {
     "set_num_threads": settings,
 }
 COVERED = {"set_worth_a_thread", "set_instruction_set", "Word2VecTables"}  # by the others
-WITHOUT_ARGUMENTS = {"instruction_set", "num_threads", "optimizer_rules"}
+WITHOUT_ARGUMENTS = {"instruction_set", "num_threads", "optimizer_rules", "optimizer_transforms"}
 
 
 def mutated_array(rng, array):
