@@ -1,4 +1,4 @@
-"""Fixtures of every domain: the engines, a seeded generator, hypothesis' settings."""
+"""What tests of every domain use: engines by domain, a seeded generator, hypothesis' settings."""
 
 import os
 import zlib
@@ -36,12 +36,6 @@ def engines_of(domain):
         pytest.param(name, marks=[] if state == "ready" else pytest.mark.skip(reason=state))
         for name, state in fastkeras.engines(domain).items()
     ]
-
-
-@pytest.fixture(scope="session", params=engines_of("crf"))
-def engine(request):
-    """Every engine of the CRF that is ready here, by name."""
-    return request.param
 
 
 def pytest_runtest_setup(item):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accuracy import FUNCTIONS, WITHOUT_TAGS, call
+from calls import FUNCTIONS, WITHOUT_TAGS, call
 
 BATCH, STEPS, NUM_TAGS = 2, 3, 4
 GOOD = {

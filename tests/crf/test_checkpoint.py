@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accuracy import call_reference
+from calls import call_reference
 from fastkeras import crf
 
 tf = pytest.importorskip("tensorflow")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accuracy import call
+from calls import call
 from enumeration import enumerate_paths, probabilities
 from fastkeras import crf
 from strategies import chains

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accuracy import FUNCTIONS, call, check
+from calls import FUNCTIONS, call, check
 from fastkeras import crf
 from fastkeras.crf import constraints
 from strategies import chains, is_valid

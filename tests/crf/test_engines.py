@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accuracy import FUNCTIONS, call, call_reference, check, largest_score
+from calls import FUNCTIONS, call, call_reference, check, largest_score
 from strategies import chains
 
 BIG_SHAPES = ((3, 70, 9), (5, 40, 33), (2, 17, 128))  # batch, steps, num_tags

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 
 import fastkeras
-from accuracy import assert_as_accurate_as_reference, call, call_reference, largest_score
+from accuracy import assert_as_accurate_as_reference
+from calls import call, call_reference, largest_score
 from strategies import chains, is_valid
 
 PARAMETERS = ("emissions", "transitions", "start_transitions", "end_transitions")

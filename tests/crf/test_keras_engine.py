@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import accuracy
+import calls
 from fastkeras import crf
 from fastkeras.crf._keras import recursions
 
@@ -40,7 +40,7 @@ def random_chain(rng, kind, dtype="float64"):
 def as_function(function, chain, **options):
     """Return a tf.function of the chain's arrays, traced with unknown batch and steps."""
     names = [n for n, v in chain.items() if v is not None]
-    names = [n for n in names if n != "tags" or function not in accuracy.WITHOUT_TAGS]
+    names = [n for n in names if n != "tags" or function not in calls.WITHOUT_TAGS]
     known = {"emissions": (None, None, NUM_TAGS), "tags": (None, None), "mask": (None, None)}
     arrays = [tf.constant(chain[n]) for n in names]
     signature = [
@@ -57,11 +57,11 @@ def as_function(function, chain, **options):
 
 @pytest.mark.parametrize("jit_compile", (False, True))
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("function", accuracy.FUNCTIONS)
+@pytest.mark.parametrize("function", calls.FUNCTIONS)
 def test_graphs_of_unknown_shape_and_xla_agree_with_the_reference(function, kind, jit_compile, rng):
     chain = random_chain(rng, kind)
     compiled, arrays = as_function(function, chain, jit_compile=jit_compile)
-    exact = accuracy.call_reference(function, chain, "float64")
+    exact = calls.call_reference(function, chain, "float64")
     for result, truth in zip(tf.nest.flatten(compiled(*arrays)), exact, strict=True):
         np.testing.assert_allclose(result, truth, rtol=1e-12, atol=1e-13)
 
@@ -90,7 +90,7 @@ def test_the_tape_gives_the_gradient_of_the_reference(kind, mode, rng):
             lambda _, tensors: weighted_gradient(chain, tensors), jit_compile=mode == "xla"
         )
     weights = np.array([1.0, -2.0, 0.5])
-    exact = accuracy.call_reference("log_likelihood_and_gradients", chain, "float64", weights)[1:]
+    exact = calls.call_reference("log_likelihood_and_gradients", chain, "float64", weights)[1:]
     for result, truth in zip(gradient(chain, scores(chain)).values(), exact, strict=True):
         np.testing.assert_allclose(result, truth, rtol=1e-11, atol=1e-12)
 
@@ -155,10 +155,10 @@ def test_lengths_out_of_range_raise_eagerly(rng):
         crf.log_partition(**eager, lengths=tf.constant([1, 7, 0]), engine="keras")
 
 
-@pytest.mark.parametrize("function", accuracy.FUNCTIONS)
+@pytest.mark.parametrize("function", calls.FUNCTIONS)
 def test_no_steps_at_all(function):
     emissions, transitions = tf.zeros((2, 0, 3)), tf.zeros((3, 3))
-    tags = {} if function in accuracy.WITHOUT_TAGS else {"tags": tf.zeros((2, 0), tf.int32)}
+    tags = {} if function in calls.WITHOUT_TAGS else {"tags": tf.zeros((2, 0), tf.int32)}
     result = getattr(crf, function)(emissions, transitions=transitions, engine="keras", **tags)
     for array in tf.nest.flatten(result):
         np.testing.assert_array_equal(array, np.zeros(array.shape))
@@ -172,7 +172,7 @@ def test_weights_may_be_tensors(rng):
         crf.log_likelihood_and_gradients(**tensors, weights=w, engine="keras")[1].emissions
         for w in (weights, tf.constant(weights), tf.constant(weights, tf.float32))
     ]
-    exact = accuracy.call_reference("log_likelihood_and_gradients", chain, "float64", weights)
+    exact = calls.call_reference("log_likelihood_and_gradients", chain, "float64", weights)
     for result in results:
         np.testing.assert_allclose(result, exact[1], rtol=1e-11, atol=1e-12)
     with pytest.raises(ValueError, match="weights must be numbers of shape"):
@@ -181,7 +181,7 @@ def test_weights_may_be_tensors(rng):
 
 def test_both_domains_agree_where_both_are_sound(rng, monkeypatch):
     chain = random_chain(rng, "holes")
-    scaled = accuracy.call("marginals", chain, "keras")
+    scaled = calls.call("marginals", chain, "keras")
     monkeypatch.setitem(recursions.FARTHEST, "float64", -1.0)
     logs = tf.function(
         lambda: crf.marginals(
@@ -203,4 +203,4 @@ def test_a_saved_model_needs_no_op_of_ours(rng, tmp_path):
     tf.saved_model.save(module, tmp_path)
     assert b"Fastkeras" not in (tmp_path / "saved_model.pb").read_bytes()
     tags, _ = tf.saved_model.load(tmp_path).decode(*arrays)
-    np.testing.assert_array_equal(tags, accuracy.call_reference("viterbi", chain, "float64")[0])
+    np.testing.assert_array_equal(tags, calls.call_reference("viterbi", chain, "float64")[0])

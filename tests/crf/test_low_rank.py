@@ -6,7 +6,7 @@ import pytest
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
-from accuracy import FUNCTIONS, call  # noqa: E402
+from calls import FUNCTIONS, call  # noqa: E402
 from fastkeras import crf as functions  # noqa: E402
 from fastkeras.layers import CRF  # noqa: E402
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastkeras
-from accuracy import WIDER, assert_as_accurate_as_reference, call, call_reference, largest_score
+from accuracy import WIDER, assert_as_accurate_as_reference
+from calls import call, call_reference, largest_score
 from enumeration import enumerate_paths, probabilities
 from fastkeras import crf
 from strategies import chains

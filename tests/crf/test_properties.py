@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from accuracy import FUNCTIONS, call, largest_score
+from calls import FUNCTIONS, call, largest_score
 from strategies import chains, is_valid
 
 PER_SEQUENCE = ("emissions", "tags", "lengths", "mask")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from accuracy import ULPS, call_reference
+from accuracy import ULPS
+from calls import call_reference
 from enumeration import enumerate_paths, probabilities
 from strategies import chains
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastkeras
-from accuracy import call, call_reference, largest_score
+from calls import call, call_reference, largest_score
 from enumeration import enumerate_paths, probabilities
 from fastkeras import crf
 from fastkeras.crf import _reference

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 import fastkeras
-from accuracy import FUNCTIONS, call, check
+from calls import FUNCTIONS, call, check
 from fastkeras import crf
 from strategies import chains
 
