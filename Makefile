@@ -52,7 +52,7 @@ test-backends: test-jax test-torch
 test-jax test-torch: test-%: .venv-%/.installed build
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends
 	$(if $(filter torch,$*),KERAS_BACKEND=torch .venv-torch/bin/python -m pytest -n 2 -k torch_native \
-	  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input not_a_number properties sampling)))
+	  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input not_a_number properties sampling semi_markov)))
 
 .venv-%/.installed: pyproject.toml setup.py
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*

@@ -15,7 +15,7 @@ from fastkeras._build import rebuild
 
 DOMAINS = {
     "crf": ("tensorflow_native", "torch_native", "native", "numba", "keras", "reference"),
-    "crf.semi_markov": ("tensorflow_native", "native", "keras", "reference"),
+    "crf.semi_markov": ("tensorflow_native", "torch_native", "native", "keras", "reference"),
     "optimizers": ("tensorflow_native", "native", "numba", "keras", "reference"),
     "word2vec": ("native", "numba", "reference"),
     "word2vec.layers": ("tensorflow_native", "keras"),

@@ -10,8 +10,9 @@ if __import__("keras").backend.backend() != "torch":
     pytest.skip("Keras runs on another backend here", allow_module_level=True)
 
 from fastkeras import _engines, crf  # noqa: E402
-from fastkeras.crf import _torch_native  # noqa: E402
+from fastkeras.crf import _torch_native, semi_markov  # noqa: E402
 from fastkeras.crf.arguments import chain_of  # noqa: E402
+from fastkeras.crf.semi_markov import _torch_native as _semi_markov_torch_native  # noqa: E402
 
 # Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -151,3 +152,83 @@ def test_a_tag_out_of_range_is_an_error(chain, tags):
     tags[0, 2] = NUM_TAGS
     with pytest.raises(ValueError, match=r"tags must be in 0\.\.3"):
         log_likelihood(chain, tags)
+
+
+@pytest.fixture
+def durations(rng):
+    return torch.tensor(rng.normal(size=(3, NUM_TAGS)), dtype=torch.float32)
+
+
+def segments_log_partition(chain, durations, engine=None):
+    return semi_markov.log_partition(
+        chain.emissions,
+        chain.transitions,
+        durations,
+        chain.lengths,
+        start_transitions=chain.start_transitions,
+        end_transitions=chain.end_transitions,
+        engine=engine,
+    )
+
+
+def test_semi_markov_value_and_gradient_are_those_of_the_keras_engine(chain, durations):
+    weights, results = torch.tensor([2.0, -1.0, 3.0]), []
+    for engine in (None, "keras"):
+        leaves, of_lengths = with_gradients(chain), durations.clone().requires_grad_()
+        value = segments_log_partition(leaves, of_lengths, engine)
+        scores = (*leaves.scores, of_lengths)
+        results.append((value, *torch.autograd.grad(value, scores, weights)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_semi_markov_weight_of_zero_is_no_contribution(chain, durations):
+    chain.emissions[0, 1, 0] = float("nan")
+    leaves = with_gradients(chain)
+    value = segments_log_partition(leaves, durations.requires_grad_())
+    assert value.isnan().tolist() == [True, False, False]
+    scores = (*leaves.scores, durations)
+    keep = {"retain_graph": True}
+    for gradient in torch.autograd.grad(value, scores, torch.tensor([0.0, 1.0, 1.0]), **keep):
+        assert gradient.isfinite().all() and gradient.any()
+    for gradient in torch.autograd.grad(value.sum(), scores):
+        assert gradient.isnan().any()
+
+
+def test_semi_markov_ops(chain, durations):
+    scores = (*with_gradients(chain), durations.clone().requires_grad_())
+    torch.library.opcheck(OPS.semi_markov_log_partition.default, scores)
+    for op in (OPS.semi_markov_marginals, OPS.semi_markov_viterbi):
+        torch.library.opcheck(op.default, (*chain, durations))
+    compiled = torch.compile(
+        _semi_markov_torch_native._log_partition, fullgraph=True, backend="aot_eager"
+    )
+    differentiable = [x for x in scores if x is not None and x.requires_grad]
+    gradients = torch.autograd.grad(compiled(*scores).sum(), differentiable)
+    value = _semi_markov_torch_native._log_partition(*scores)
+    expected = torch.autograd.grad(value.sum(), differentiable)
+    for ours, exact in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=0, atol=0)
+
+
+def test_semi_markov_transforms_of_torch_func(chain, durations):
+    def value(x):
+        return segments_log_partition(chain._replace(emissions=x), durations)
+
+    x = chain.emissions
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(value(leaf).sum(), leaf)[0]
+    torch.testing.assert_close(torch.func.grad(lambda x: value(x).sum())(x), expected)
+    torch.testing.assert_close(torch.func.jacrev(value)(x).sum(0), expected)
+    stacked = torch.stack([x, 2 * x])
+    torch.testing.assert_close(
+        torch.func.vmap(value)(stacked), torch.stack([value(x), value(2 * x)])
+    )
+
+
+def test_semi_markov_second_derivatives_say_which_engine_has_them(chain, durations):
+    leaves = with_gradients(chain)
+    value = segments_log_partition(leaves, durations).sum()
+    (first,) = torch.autograd.grad(value, leaves.emissions, create_graph=True)
+    with pytest.raises(NotImplementedError, match="cannot differentiate marginals: engine='keras'"):
+        torch.autograd.grad(first.square().sum(), leaves.emissions)

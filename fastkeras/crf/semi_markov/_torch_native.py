@@ -1,0 +1,97 @@
+"""The C++ kernels as torch ops: CPU tensors, in eager mode, torch.compile and torch.func.
+
+log Z is differentiable once, with respect to all scores.
+"""
+
+import torch
+from torch import Tensor
+
+from fastkeras import _core
+from fastkeras._torch_ops import op
+from fastkeras.crf._torch_native import answer
+
+
+def log_partition(chain, durations):
+    return answer(_log_partition, chain, durations)
+
+
+def marginals(chain, durations):
+    return answer(_marginals, chain, durations)
+
+
+def viterbi(chain, durations):
+    return answer(_viterbi, chain, durations)
+
+
+@op(
+    "fastkeras::semi_markov_marginals",
+    like=lambda x, *more: tuple(x.new_empty(shape) for shape in _shapes(x, more[-1])),
+    not_differentiable="marginals: engine='keras' can",
+)
+def _marginals(
+    x: Tensor,
+    transitions: Tensor,
+    lengths: Tensor,
+    mask: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+    durations: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _core.semi_markov_marginals(x, transitions, durations, lengths, start, end)
+
+
+def _shapes(x, durations):
+    batch, steps, num_tags = x.shape
+    segments = (batch, steps, durations.shape[0], num_tags)
+    return (batch, steps, num_tags), segments, (batch, num_tags, num_tags)
+
+
+def _gradients(x, transitions, lengths, mask, start, end, durations, weights):
+    """The derivatives are the marginals; of start and end, those of the first and last step."""
+    lengths = torch.where(weights != 0, lengths, 0)  # 0 times NaN would be NaN
+    unary, segments, counts = _marginals(x, transitions, lengths, mask, start, end, durations)
+    d_x = weights[:, None, None] * unary
+    last = torch.arange(x.shape[1], device=x.device) == lengths[:, None] - 1  # none without a step
+    d_end = torch.where(last[..., None], d_x, 0).sum((0, 1))
+    d_start = torch.einsum("b,btlj->j", weights, segments[:, :1])
+    d_transitions = torch.einsum("b,bij->ij", weights, counts)
+    d_durations = torch.einsum("b,btlj->lj", weights, segments)
+    return d_x, d_transitions, None, None, d_start, d_end, d_durations
+
+
+@op(
+    "fastkeras::semi_markov_log_partition",
+    like=lambda x, *_: x.new_empty(x.shape[:1]),
+    backward=_gradients,
+)
+def _log_partition(
+    x: Tensor,
+    transitions: Tensor,
+    lengths: Tensor,
+    mask: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+    durations: Tensor,
+) -> Tensor:
+    return _core.semi_markov_log_partition(x, transitions, durations, lengths, start, end)
+
+
+@op(
+    "fastkeras::semi_markov_viterbi",
+    like=lambda x, *_: (
+        x.new_empty(x.shape[:2], dtype=torch.int32),
+        x.new_empty(x.shape[:2], dtype=torch.bool),
+        x.new_empty(x.shape[:1]),
+    ),
+    not_differentiable="the score of viterbi: engine='keras' can",
+)
+def _viterbi(
+    x: Tensor,
+    transitions: Tensor,
+    lengths: Tensor,
+    mask: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+    durations: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _core.semi_markov_viterbi(x, transitions, durations, lengths, start, end)
