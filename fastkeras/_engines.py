@@ -240,6 +240,8 @@ def _explained(error):
     elif missing == "tensorflow":
         command = f"`pip install tensorflow`, and then `{rebuild(True)}`"
         text = f"No module named 'tensorflow': it takes {command}"
+    elif missing in BACKENDS:
+        text = f"No module named {missing!r}: it takes `pip install {missing}`"
     return ModuleNotFoundError(text, name=missing)
 
 

@@ -27,7 +27,7 @@ def ran(code):
         cwd=Path(fastkeras.__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # Numba compiles
     )
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()
@@ -49,7 +49,7 @@ def test_reasons_name_what_is_missing(domain):
         if engine in AUTOMATIC["numpy"]:
             assert state == "ready"
         else:
-            assert "keras" in state or "tensorflow" in state
+            assert re.search("No module named '(keras|tensorflow|jax|torch)': it takes `pip", state)
 
 
 CALLS = {
