@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 CSRC := $(shell find csrc -name '*.cc' -o -name '*.h')
-KERNELS := $(filter-out %module.cc %python.cc %tensorflow.cc %xla.cc,$(filter %.cc,$(CSRC)))
+KERNELS := $(filter-out %module.cc %python.cc %tensorflow.cc %xla.cc %jax.cc,$(filter %.cc,$(CSRC)))
 CXX_FILES := $(CSRC) $(wildcard tests/csrc/*.cc tests/csrc/*.h)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -49,14 +49,22 @@ BASE_TESTS := $(addprefix tests/,$(addprefix crf/test_,reference.py information.
 # Keras takes one backend a process, so each has an environment of its own.
 test-backends: test-jax test-torch
 
+test-jax: .venv-jax/.built
+
 test-jax test-torch: test-%: .venv-%/.installed build
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends
-	$(if $(filter torch,$*),KERAS_BACKEND=torch .venv-torch/bin/python -m pytest -n 2 -k torch_native \
-	  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input not_a_number properties sampling semi_markov)))
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native \
+	  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input not_a_number properties sampling semi_markov))
 
 .venv-%/.installed: pyproject.toml setup.py
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python $(PIP) $(if $(filter torch,$*),torch==2.13.0) --editable '.[$*,test]'
+	touch $@
+
+# One build for both: the headers of jaxlib are in the environment of JAX alone.
+.venv-jax/.built: .venv-jax/.installed .venv/.built
+	FASTKERAS_JAX=$$(.venv-jax/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
+	  $(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
 # Under the compiler's run-time checks: the kernels alone, for memory and arithmetic, then for data

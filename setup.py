@@ -1,4 +1,4 @@
-"""Builds the compiled parts, `_core` and four libraries for TensorFlow; none is required.
+"""Builds the compiled parts: `_core`, four libraries for TensorFlow, one for JAX; none is required.
 
 Everything else about the package is in pyproject.toml; docs/packaging.md has the reasons.
 """
@@ -25,9 +25,17 @@ FITS_ONE_TENSORFLOW = {  # its headers are needed: variables and XLA are not in 
     "fastkeras.libfastkeras_tf_xla": "csrc/crf/xla.cc",
     "fastkeras.libfastkeras_tf_variable_xla": "csrc/optimizers/xla.cc",
 }
-NAMED = "FASTKERAS_TENSORFLOW"  # an environment variable
+CALLS = "fastkeras.libfastkeras_jax"
+NAMED = "FASTKERAS_TENSORFLOW"  # environment variables
+NAMED_JAX = "FASTKERAS_JAX"
 HEADERS = [str(path) for path in Path("csrc").rglob("*.h")]
-BINDINGS = ("module.cc", "python.cc", "tensorflow.cc", "xla.cc")  # what their names end with
+BINDINGS = (
+    "module.cc",
+    "python.cc",
+    "tensorflow.cc",
+    "xla.cc",
+    "jax.cc",
+)  # what their names end with
 KERNELS = [str(path) for path in Path("csrc").rglob("*.cc") if not path.name.endswith(BINDINGS)]
 FLAGS = (
     "-std=gnu++17 -O3 -g0 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -pthread"
@@ -48,7 +56,7 @@ def part(name, sources):
 def tensorflow():
     """Return folder and version of the TensorFlow to build for, or None."""
     distribution = r"(intel[-_])?(tensorflow|tf[-_]nightly)([-_](cpu|gpu|intel|macos|rocm|aws))*"
-    for place in places():
+    for place in places(NAMED):
         if Path(place, "tensorflow", "include", "tensorflow", "core", "public").is_dir():
             for found in metadata.distributions(path=[str(place)]):
                 if re.fullmatch(distribution, found.name):
@@ -58,14 +66,26 @@ def tensorflow():
     return None
 
 
-def places():
-    """Where TensorFlow may be.
+def jax():
+    """Return the folder of headers and the version of the jaxlib to build for, or None."""
+    for place in places(NAMED_JAX):
+        headers = Path(place, "jaxlib", "include")
+        if Path(headers, "xla", "ffi", "api", "ffi.h").is_file():
+            for found in metadata.distributions(name="jaxlib", path=[str(place)]):
+                return headers, found.version
+    if NAMED_JAX in os.environ:
+        raise SystemExit(f"{NAMED_JAX}={os.environ[NAMED_JAX]!r} has no jaxlib; name site-packages")
+    return None
+
+
+def places(named):
+    """Where a framework may be: `named` is the environment variable that tells.
 
     A build in isolation does not see what is installed. That of pip knows where that is; in those
     of uv and build it has to be guessed. A wrong guess costs a library that is never loaded.
     """
-    if NAMED in os.environ:
-        return [os.environ[NAMED]]
+    if named in os.environ:
+        return [os.environ[named]]
     platlib = sysconfig.get_path("platlib")
     known = [*sys.path, platlib]
     if "PIP_BUILD_TRACKER" in os.environ:
@@ -109,6 +129,7 @@ class BuildParts(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         built = {
             "tensorflow": TENSORFLOW[1] if TENSORFLOW else None,
+            "jaxlib": JAX[1] if JAX else None,
             "compiler": self.compiler_version(),
             "failed": self.failed,
         }
@@ -189,6 +210,7 @@ class BuildParts(build_ext):
 
 
 TENSORFLOW = tensorflow()
+JAX = jax()
 PARTS = [
     part("fastkeras._core", ["csrc/module.cc", *Path("csrc").rglob("*python.cc")]),
     part(
@@ -210,5 +232,10 @@ if TENSORFLOW:
             "-DEIGEN_MAX_ALIGN_BYTES=64",
             "-Wno-deprecated-declarations",  # what a newer TensorFlow deprecates an older one needs
         ]
+if JAX:
+    headers, version = JAX
+    PARTS.append(part(CALLS, Path("csrc").rglob("*jax.cc")))
+    PARTS[-1].headers_of = f"jaxlib {version}"
+    PARTS[-1].extra_compile_args = [f"-isystem{headers}"]
 
 setup(ext_modules=PARTS, cmdclass={"build": Build, "build_ext": BuildParts})

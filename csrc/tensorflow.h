@@ -11,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "tensorflow_c_api.h"
@@ -76,11 +77,16 @@ using Shapes = std::vector<std::vector<int64_t>>;
 struct Tensor {
   template <typename T>
   T* data() const {
+    constexpr TF_DataType expected = kType<std::remove_const_t<T>>;
+    if (type != TF_DataType{} && type != expected) {
+      InvalidArgument("an array has the type ", type, ", the kernel takes ", expected);
+    }
     return static_cast<T*>(address);
   }
   std::vector<int64_t> shape;
   void* address;
   std::shared_ptr<TF_Tensor> owned;
+  TF_DataType type{};  // 0 where the op's definition has seen to it
 };
 
 inline Tensor Owned(TF_Tensor* tensor) {

@@ -7,8 +7,6 @@
 
 #include <exception>
 #include <memory>
-#include <new>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -16,9 +14,9 @@
 #include "tensorflow/compiler/tf2xla/type_util.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "xla/ffi/api/ffi.h"
 #include "xla/hlo/builder/xla_builder.h"
 #include "xla/shape_util.h"
+#include "xla_call.h"
 
 namespace xla::ffi {
 const XLA_FFI_Api* GetXlaFfiApi();  // TensorFlow has it, but not the header that says so
@@ -26,47 +24,12 @@ const XLA_FFI_Api* GetXlaFfiApi();  // TensorFlow has it, but not the header tha
 
 namespace fastkeras::xla_call {
 
-namespace ffi = ::xla::ffi;
-using tensorflow::Error;
-using tensorflow::InvalidArgument;
 using tensorflow::Shapes;
-using tensorflow::Tensor;
 
-// A call while it runs, as `Input` and `Output` of a kernel see it.
-struct Call {
-  ffi::RemainingArgs inputs;
-  ffi::RemainingRets outputs;
-};
-
-inline Tensor Borrowed(ffi::AnyBuffer buffer) {
-  const auto dimensions = buffer.dimensions();
-  return {{dimensions.begin(), dimensions.end()}, buffer.untyped_data(), nullptr};
-}
-
-inline Tensor Input(const Call* call, int index) {
-  return Borrowed(call->inputs.get<ffi::AnyBuffer>(index).value());
-}
-
-template <typename T>
-Tensor Output(const Call* call, int index, const std::vector<int64_t>& shape) {
-  const Tensor output = Borrowed(*call->outputs.get<ffi::AnyBuffer>(index).value());
-  ExpectShape("an output", output, shape);
-  return output;
-}
-
-// What a kernel is made from: when it is called, and by the op, while XLA compiles.
-struct CallAttributes {
-  ffi::Dictionary attributes;
-};
-
+// What a kernel is made from while XLA compiles.
 struct OpAttributes {
   ::tensorflow::OpKernelConstruction* construction;
 };
-
-template <typename Value>
-Value Attribute(const CallAttributes* call, const char* name) {
-  return call->attributes.get<Value>(name).value();
-}
 
 template <typename Value>
 Value Attribute(const OpAttributes* op, const char* name) {
@@ -76,41 +39,12 @@ Value Attribute(const OpAttributes* op, const char* name) {
   return value;
 }
 
-template <typename Source>
-int32_t IntAttribute(const Source* source, const char* name) {
-  return Attribute<int32_t>(source, name);
+inline int32_t IntAttribute(const OpAttributes* op, const char* name) {
+  return Attribute<int32_t>(op, name);
 }
 
-template <typename Source>
-bool BoolAttribute(const Source* source, const char* name) {
-  return Attribute<bool>(source, name);
-}
-
-// What `body` throws is the error of a call.
-template <typename Body>
-ffi::Error Caught(Body body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return ffi::Error::InvalidArgument(error.message);
-  } catch (const std::invalid_argument& error) {
-    return ffi::Error::InvalidArgument(error.what());
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
-  } catch (const std::exception& error) {
-    return ffi::Error::Internal(error.what());
-  }
-  return ffi::Error::Success();
-}
-
-template <typename Kernel>
-ffi::Error Run(ffi::RemainingArgs inputs, ffi::RemainingRets outputs, ffi::Dictionary attributes) {
-  return Caught([&] {
-    const CallAttributes source{attributes};
-    const Call call{inputs, outputs};
-    const Kernel kernel(&source);
-    kernel(&call);
-  });
+inline bool BoolAttribute(const OpAttributes* op, const char* name) {
+  return Attribute<bool>(op, name);
 }
 
 // The attributes as the text of a dictionary of MLIR, which `Run` gets back.
@@ -214,12 +148,8 @@ template <template <typename> class Kernel, typename T>
 void RegisterCall(const char* op) {
   using ThisLowering = Lowering<Kernel<T>>;
   ThisLowering::Target() = std::string(op) + (sizeof(T) == 4 ? "/float" : "/double");
-  const auto run = [](XLA_FFI_CallFrame* frame) -> XLA_FFI_Error* {
-    static const auto* handler =
-        ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attrs().To(&Run<Kernel<T>>).release();
-    return handler->Call(frame);
-  };
-  ffi::Ffi::RegisterStaticHandler(ffi::GetXlaFfiApi(), ThisLowering::Target(), "Host", +run);
+  ffi::Ffi::RegisterStaticHandler(ffi::GetXlaFfiApi(), ThisLowering::Target(), "Host",
+                                  &Handle<Kernel<T>>);
   const auto* definition = ::tensorflow::KernelDefBuilder(op)
                                .Device("XLA_CPU_JIT")
                                .template TypeConstraint<T>("T")

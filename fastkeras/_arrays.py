@@ -14,19 +14,35 @@ FAMILY_OF_PACKAGE = {  # by the package of an array's type; whatever is unknown 
 def family_of(array):
     """Return the family of an array: numpy, cupy, tensorflow, jax or torch.
 
-    Tensors of torch that are not on the CPU are a family of their own, torch_elsewhere: no kernel
-    for CPUs may get them. Keras' own variables and symbolic tensors are of its backend's family.
-    Lists, and whatever is unknown, are NumPy's.
+    Arrays that are not on the CPU are families of their own, torch_elsewhere and jax_elsewhere: no
+    kernel for CPUs may get them. Keras' variables are of the family of their values, its symbolic
+    tensors of that of its backend. Lists, and whatever is unknown, are NumPy's.
     """
     package = type(array).__module__.partition(".")[0]
     if package == "keras":
         import keras
 
-        return keras.backend.backend()
+        if isinstance(array, keras.Variable):
+            return family_of(array.value)
+        family = keras.backend.backend()
+        return "jax_elsewhere" if family == "jax" and not _jax_is_on_cpu() else family
     family = FAMILY_OF_PACKAGE.get(package, "numpy")
     if family == "torch" and array.device.type != "cpu":
         return "torch_elsewhere"
+    if family == "jax" and not _jax_is_on_cpu(array):
+        return "jax_elsewhere"
     return family
+
+
+def _jax_is_on_cpu(array=None):
+    """Whether a JAX array is on the CPU and stays there; one without values goes where JAX does."""
+    import jax
+
+    if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer):
+        on_cpu = all(device.platform == "cpu" for device in array.devices())
+        if not on_cpu or array.committed:
+            return on_cpu
+    return jax.default_backend() == "cpu"
 
 
 def array_functions(array):
@@ -57,7 +73,7 @@ def has_values(array):
     family = family_of(array)
     if family == "tensorflow":
         return hasattr(array, "numpy")  # a symbolic tensor has no such attribute
-    if family == "jax":
+    if family in ("jax", "jax_elsewhere"):
         from jax.core import Tracer
 
         return not isinstance(array, Tracer)

@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMED = "FASTKERAS_TENSORFLOW"  # the environment variable of setup.py
+NAMED = "FASTKERAS_TENSORFLOW"  # environment variables of setup.py
+NAMED_JAX = "FASTKERAS_JAX"
 
 
 def core():
@@ -30,19 +31,20 @@ def core():
 
 
 def record():
-    """What `setup.py` wrote down: `tensorflow`, `compiler`, `failed`; None if it never ran here."""
+    """What `setup.py` wrote down: `tensorflow`, `jaxlib`, `compiler` and `failed`, or None."""
     try:
         return json.loads((FOLDER / "_built.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def reason(part, tensorflow=None):
+def reason(part, tensorflow=None, jaxlib=None):
     """Why a compiled part is missing, and how to get it.
 
     Args:
         part: its name, as "_core".
         tensorflow: the minor version of TensorFlow that runs, if the part fits one only.
+        jaxlib: the version of jaxlib that runs, if the part is built from its headers.
     """
     built, others = record(), [file.name for file in FOLDER.glob(f"{part}.*")]
     if others:
@@ -66,7 +68,12 @@ def reason(part, tensorflow=None):
         was = f"for TensorFlow {built['tensorflow']}, and this is {tensorflow}"
         if built["tensorflow"] is None:
             was = "where no TensorFlow was found"
-        return f"{part} was not built: fastkeras was built {was}; `{rebuild(True)}` builds it"
+        return f"{part} was not built: fastkeras was built {was}; `{rebuild(NAMED)}` builds it"
+    if jaxlib and built.get("jaxlib") is None:
+        return (
+            f"{part} was not built: fastkeras was built where no jaxlib was found, and this is "
+            f"{jaxlib}; `{rebuild(NAMED_JAX)}` builds it"
+        )
     return f"{part} was built, but is gone from {FOLDER}; `{rebuild()}` builds it"
 
 
@@ -79,8 +86,11 @@ def elsewhere():
     return None
 
 
-def rebuild(for_tensorflow=False):
-    """The command that builds fastkeras again where it is, for the TensorFlow that is installed."""
+def rebuild(named=None):
+    """The command that builds fastkeras again where it is.
+
+    `named` is the environment variable that tells setup.py of a framework that is installed here.
+    """
     clone = FOLDER.parent
     if (clone / "setup.py").exists():
         return f"{sys.executable} -m pip install --editable {clone}"
@@ -94,7 +104,7 @@ def rebuild(for_tensorflow=False):
             installer = (found.read_text("INSTALLER") or installer).strip()
     if installer == "uv":
         command = f"uv pip install --python {sys.executable} --reinstall --no-deps --no-cache"
-        place = f"{NAMED}={sysconfig.get_path('platlib')} " if for_tensorflow else ""
+        place = f"{named}={sysconfig.get_path('platlib')} " if named else ""
         return f"{place}{command} {source}"
     command = f"{sys.executable} -m pip install --force-reinstall --no-deps --no-cache-dir"
     return f"{command} {source}"

@@ -11,10 +11,18 @@ from importlib.util import find_spec
 from traceback import walk_tb
 
 from fastkeras._arrays import family_of
-from fastkeras._build import rebuild
+from fastkeras._build import NAMED, NAMED_JAX, rebuild
 
 DOMAINS = {
-    "crf": ("tensorflow_native", "torch_native", "native", "numba", "keras", "reference"),
+    "crf": (
+        "tensorflow_native",
+        "torch_native",
+        "jax_native",
+        "native",
+        "numba",
+        "keras",
+        "reference",
+    ),
     "crf.semi_markov": ("tensorflow_native", "torch_native", "native", "keras", "reference"),
     "optimizers": ("tensorflow_native", "native", "numba", "keras", "reference"),
     "word2vec": ("native", "numba", "reference"),
@@ -23,7 +31,8 @@ DOMAINS = {
 AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "numpy": ("native", "numba", "reference"),
     "tensorflow": ("tensorflow_native", "keras"),
-    "jax": ("keras",),
+    "jax": ("jax_native", "keras"),
+    "jax_elsewhere": ("keras",),  # arrays that are not on the CPU, or may come to be elsewhere
     "torch": ("torch_native", "keras"),
     "torch_elsewhere": ("keras",),  # tensors that are not on the CPU
 }
@@ -33,6 +42,7 @@ UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/
     "optimizers": "fastkeras._tf_variable_ops",
 }
 BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
+BUILT_FOR = {"tensorflow": NAMED, "jax": NAMED_JAX}  # what setup.py has to find
 FORCED = "FASTKERAS_ENGINE"
 FORCIBLE = tuple(dict.fromkeys(name for names in DOMAINS.values() for name in names))
 
@@ -237,9 +247,9 @@ def _explained(error):
         way = f"set {' or '.join(others)}" if others else f"it takes `pip install {missing}`"
         text = f"No module named {missing!r}, which Keras takes as its backend: {way}"
         return ImportError(text, name=missing)  # Keras is installed: something is wrong
-    elif missing == "tensorflow":
-        command = f"`pip install tensorflow`, and then `{rebuild(True)}`"
-        text = f"No module named 'tensorflow': it takes {command}"
+    elif missing in BUILT_FOR:
+        command = f"`pip install {missing}`, and then `{rebuild(BUILT_FOR[missing])}`"
+        text = f"No module named {missing!r}: it takes {command}"
     elif missing in BACKENDS:
         text = f"No module named {missing!r}: it takes `pip install {missing}`"
     return ModuleNotFoundError(text, name=missing)

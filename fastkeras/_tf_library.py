@@ -36,5 +36,5 @@ def load(name, fits_one_version=False):
     except tf.errors.NotFoundError as error:  # an undefined symbol, or a file that is no library
         raise ImportError(
             f"{path.name} does not load under TensorFlow {tf.__version__}: {error.message}; "
-            f"`{_build.rebuild(True)}` builds it again"
+            f"`{_build.rebuild(_build.NAMED)}` builds it again"
         ) from error

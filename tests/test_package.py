@@ -289,7 +289,7 @@ def test_command_that_builds_again(tmp_path, monkeypatch, installer, url, expect
     installed_in(tmp_path, monkeypatch, **files)
     monkeypatch.setattr(_build, "FOLDER", tmp_path / "fastkeras")
     site = sysconfig.get_path("platlib")
-    assert expected.format(python=sys.executable, site=site) in _build.rebuild(True)
+    assert expected.format(python=sys.executable, site=site) in _build.rebuild(_build.NAMED)
 
 
 def test_compiled_kernels_of_another_folder_are_not_taken(tmp_path, monkeypatch):

@@ -1,0 +1,128 @@
+"""The C++ kernels as calls of XLA on the CPU: what JAX's transformations ask of one.
+
+The library beside this file, made of csrc/**/jax.cc, is built where setup.py finds a jaxlib.
+"""
+
+from ctypes import CDLL
+from pathlib import Path
+
+import jax
+import jaxlib
+import numpy as np
+
+from fastkeras import _build
+
+try:
+    from jax import enable_x64
+except ImportError:  # before JAX 0.8
+    from jax.experimental import enable_x64
+
+NAME = "libfastkeras_jax"
+
+
+def _load():
+    path = Path(__file__).with_name(f"{NAME}.so")
+    if not hasattr(jax, "ffi"):
+        raise ImportError(
+            f"engine='jax_native' takes JAX 0.5 or newer, and this is {jax.__version__}"
+        )
+    if not path.exists():
+        raise ImportError(_build.reason(NAME, jaxlib=jaxlib.__version__))
+    try:
+        return CDLL(str(path))
+    except OSError as error:
+        raise ImportError(f"{error}; {_again()}") from error
+
+
+_library = _load()
+
+
+def function_of(name, result, *arguments):
+    """A function of the library, with the types of ctypes that its result and arguments have."""
+    try:
+        function = getattr(_library, name)
+    except AttributeError as error:
+        raise ImportError(f"{NAME}.so was compiled from other sources: {_again()}") from error
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+def op(name, results, what, advice):
+    """Return a function of JAX arrays that calls a kernel, under every transformation but one.
+
+    Args:
+        name: the kernel's in the library, without the dtype.
+        results: a function of the arrays and attributes that returns what comes back, one
+            `jax.ShapeDtypeStruct` or a tuple of them.
+        what: what cannot be differentiated, for the error.
+        advice: what can, for the error.
+
+    Returns:
+        A function of arrays, the first of which has the dtype that the kernel is taken for, and of
+        integers or bools as keywords. Under `jax.vmap` it is called once for each element. Whatever
+        asks for a derivative of it gets a NotImplementedError.
+    """
+    for dtype in ("float32", "float64"):
+        _register(f"{name}_{dtype}")
+
+    def run(attributes, *arrays):
+        call = jax.ffi.ffi_call(
+            f"{name}_{arrays[0].dtype}",
+            results(*arrays, **dict(attributes)),
+            vmap_method="sequential",
+        )
+        in_c = {key: _as_in_c(value) for key, value in attributes}
+        return call(*arrays, **in_c, num_threads=np.int32(0))  # all processors
+
+    def backward(attributes, kept, d_results):
+        raise NotImplementedError(f"engine='jax_native' cannot differentiate {what}: {advice}")
+
+    return differentiable(run, lambda attributes, *arrays: (run(attributes, *arrays), ()), backward)
+
+
+def differentiable(function, forward, backward):
+    """Give a function its derivative in reverse; the one forward is an error that says so.
+
+    All three are as for `jax.custom_vjp`, their first argument what does not vary: the keywords of
+    the function that is returned, in pairs.
+    """
+    made = jax.custom_vjp(function, nondiff_argnums=(0,))
+    made.defvjp(forward, backward)
+
+    def call(*arrays, **attributes):
+        try:
+            return made(tuple(attributes.items()), *arrays)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise NotImplementedError(
+                "engine='jax_native' has first derivatives only, in reverse (jax.grad, jax.vjp, "
+                "jax.jacrev): engine='keras' has those of derivatives, and jax.jvp"
+            ) from error
+
+    return call
+
+
+def on_numpy_arrays(function, *arrays, **attributes):
+    """Call a function of JAX arrays, on the CPU and in the dtypes of these; return NumPy arrays."""
+    with enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        results = function(*map(jax.numpy.asarray, arrays), **attributes)
+        return jax.tree.map(np.array, results)  # copies: those of JAX are read-only
+
+
+def _register(name):
+    handler = jax.ffi.pycapsule(function_of(name, None))
+    try:
+        jax.ffi.register_ffi_target(name, handler, platform="cpu")
+    except Exception as error:  # XLA refuses a call of another version of its interface
+        raise ImportError(
+            f"{NAME}.so does not suit jaxlib {jaxlib.__version__}: {error}; {_again()}"
+        ) from error
+
+
+def _again():
+    return f"`{_build.rebuild(_build.NAMED_JAX)}` builds it again"
+
+
+def _as_in_c(value):
+    return value if isinstance(value, bool) else np.int32(value)

@@ -1,0 +1,157 @@
+"""The C++ kernels as calls of XLA, for JAX arrays on the CPU, eagerly and in compiled programs.
+
+The values are differentiable once, in reverse, with respect to all scores.
+"""
+
+from ctypes import c_char_p, c_int, c_int64
+
+import numpy as np
+from jax import ShapeDtypeStruct
+
+from fastkeras._jax_ops import differentiable, function_of, on_numpy_arrays, op
+from fastkeras.crf.chain import Gradients
+
+KERAS = "engine='keras' can"
+GOLD = "take the sequence_score of its tags instead"
+NO_MASK, NO_TAGS = np.zeros((0, 0), bool), np.zeros((0, 0), "int32")
+WORKSPACE_SIZE = {
+    dtype: function_of(f"fastkeras_crf_workspace_{dtype}", c_int64, c_int64, c_int64, c_int64)
+    for dtype in ("float32", "float64")
+}
+
+
+def _numbers_of(*quantities):
+    """The numbers that the compiled library has for quantities, `kQuantities` in csrc/crf/crf.h."""
+    name_of = function_of("fastkeras_crf_quantity", c_char_p, c_int)
+    numbers = {name_of(number): number for number in range(len(quantities))}
+    return [numbers[quantity.encode()] for quantity in quantities]
+
+
+LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = _numbers_of(
+    "log_partition", "sequence_score", "log_likelihood"
+)
+
+
+def log_partition(chain):
+    return answer(_value, chain, quantity=LOG_PARTITION, more=[NO_TAGS])
+
+
+def sequence_score(chain, tags):
+    return answer(_value, chain, tags, quantity=SEQUENCE_SCORE)
+
+
+def log_likelihood(chain, tags):
+    return answer(_value, chain, tags, quantity=LOG_LIKELIHOOD)
+
+
+def log_likelihood_and_gradients(chain, tags, weights):
+    value, *gradients = answer(_value_and_gradients, chain, tags, more=[weights])
+    return value, Gradients(*gradients)
+
+
+def marginals(chain):
+    return answer(_marginals, chain)
+
+
+def viterbi(chain):
+    return answer(_viterbi, chain)
+
+
+def sample(chain, uniforms):
+    return answer(_sample, chain, more=[uniforms])
+
+
+def k_best(chain, k):
+    return answer(_k_best, chain, k=k)
+
+
+def answer(function, chain, tags=None, more=(), **attributes):
+    """Call a function of the six inputs that every kernel begins with, of the tags and of more."""
+    mask = NO_MASK if chain.mask is None else chain.mask
+    inputs = (*chain.scores, chain.lengths, mask, *(() if tags is None else (tags,)), *more)
+    if chain.family == "numpy":
+        return on_numpy_arrays(function, *inputs, **attributes)
+    from fastkeras.crf._keras.eager import check_values
+
+    check_values(chain, tags)  # what a kernel refuses comes late, and is no ValueError
+    return function(*inputs, **attributes)
+
+
+_gradient = op(
+    "fastkeras_crf_gradient",
+    lambda x, a, start, end, *_, quantity: tuple(
+        ShapeDtypeStruct(scores.shape, scores.dtype) for scores in (x, a, start, end)
+    ),
+    "the gradient of a CRF",
+    KERAS,
+)
+
+
+def _value_and_workspace_shapes(x, *_, quantity, keep_workspace):
+    size = WORKSPACE_SIZE[x.dtype.name](*x.shape) if keep_workspace else 0
+    return ShapeDtypeStruct(x.shape[:1], x.dtype), ShapeDtypeStruct((size,), x.dtype)
+
+
+_value_and_workspace = op(
+    "fastkeras_crf_value", _value_and_workspace_shapes, "the gradient of a CRF", KERAS
+)
+
+
+def _value_alone(attributes, *inputs):
+    return _value_and_workspace(*inputs, **dict(attributes), keep_workspace=False)[0]
+
+
+def _forward(attributes, *inputs):
+    value, workspace = _value_and_workspace(*inputs, **dict(attributes), keep_workspace=True)
+    return value, (inputs, value, workspace)
+
+
+def _backward(attributes, kept, weights):
+    inputs, value, workspace = kept
+    gradients = _gradient(*inputs, value, workspace, weights, **dict(attributes))
+    return *gradients, None, None, None
+
+
+_value = differentiable(_value_alone, _forward, _backward)
+
+
+def _value_and_gradients(*inputs_and_weights):
+    *inputs, weights = inputs_and_weights
+    attributes = (("quantity", LOG_LIKELIHOOD),)
+    value, kept = _forward(attributes, *inputs)
+    return value, *_backward(attributes, kept, weights)[:4]
+
+
+_marginals = op(
+    "fastkeras_crf_marginals",
+    lambda x, a, *_: (
+        ShapeDtypeStruct(x.shape, x.dtype),
+        ShapeDtypeStruct((x.shape[0], *a.shape), x.dtype),
+    ),
+    "marginals",
+    KERAS,
+)
+_viterbi = op(
+    "fastkeras_crf_viterbi",
+    lambda x, *_: (
+        ShapeDtypeStruct(x.shape[:2], "int32"),
+        ShapeDtypeStruct(x.shape[:1], x.dtype),
+    ),
+    "the score of viterbi",
+    GOLD,
+)
+_sample = op(
+    "fastkeras_crf_sample",
+    lambda *inputs: ShapeDtypeStruct(inputs[-1].shape, "int32"),
+    "samples",
+    KERAS,
+)
+_k_best = op(
+    "fastkeras_crf_k_best",
+    lambda x, *_, k: (
+        ShapeDtypeStruct((x.shape[0], k, x.shape[1]), "int32"),
+        ShapeDtypeStruct((x.shape[0], k), x.dtype),
+    ),
+    "the scores of k_best",
+    GOLD,
+)

@@ -1,0 +1,284 @@
+"""The engine `jax_native`: calls of XLA that JAX's transformations and compiler take."""
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax", reason="the calls are of JAX")
+if __import__("keras").backend.backend() != "jax":
+    pytest.skip("Keras runs on another backend here", allow_module_level=True)
+
+import jax.numpy as jnp  # noqa: E402
+
+import fastkeras  # noqa: E402
+from fastkeras import _arrays, _build, _engines, _jax_ops, crf  # noqa: E402
+from fastkeras.crf import _jax_native  # noqa: E402
+from fastkeras.crf.arguments import chain_of  # noqa: E402
+
+BATCH, STEPS, NUM_TAGS = 3, 6, 4
+SHAPES = ((BATCH, STEPS, NUM_TAGS), (NUM_TAGS, NUM_TAGS), (NUM_TAGS,), (NUM_TAGS,))
+LENGTHS = np.array([6, 3, 0])
+SUM_BY_SCORES = (0, 1, 2, 3)
+
+
+@pytest.fixture
+def scores(rng):
+    return tuple(jnp.asarray(rng.normal(size=shape), "float32") for shape in SHAPES)
+
+
+@pytest.fixture
+def tags(rng):
+    return jnp.asarray(rng.integers(0, NUM_TAGS, (BATCH, STEPS)), "int32")
+
+
+def likelihood(tags, engine=None, mask=None):
+    def function(x, a, start, end):
+        lengths = LENGTHS if mask is None else None
+        more = {"start_transitions": start, "end_transitions": end, "engine": engine}
+        return crf.log_likelihood(x, tags, a, lengths, mask=mask, **more)
+
+    return function
+
+
+def total(tags, engine=None, mask=None):
+    function = likelihood(tags, engine, mask)
+    return lambda *scores: function(*scores).sum()
+
+
+def value_and_gradients(tags, engine=None, mask=None):
+    return jax.value_and_grad(total(tags, engine, mask), argnums=SUM_BY_SCORES)
+
+
+def assert_close(results, expected, tolerance=1e-5):
+    for ours, exact in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == exact.dtype
+        np.testing.assert_allclose(ours, exact, rtol=tolerance, atol=tolerance)
+
+
+def assert_same(results, expected):
+    for ours, exact in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, exact)
+
+
+def answering(array):
+    return _engines.engine_for("crf", array).__name__.rpartition(".")[2]
+
+
+def test_the_engine_is_ready():
+    assert fastkeras.engines("crf")["jax_native"] == "ready"
+
+
+def test_the_kernels_answer_arrays_on_the_cpu_and_no_others(monkeypatch):
+    on_cpu = jax.device_put(jnp.zeros(1), jax.devices("cpu")[0])
+    seen = []
+    jax.jit(lambda x: seen.append(answering(x)))(on_cpu)
+    assert [answering(on_cpu), answering(jnp.zeros(1)), *seen] == ["_jax_native"] * 3
+    anywhere = jnp.zeros(1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.jit(lambda x: seen.append(answering(x) + " "))(on_cpu)
+    assert seen.pop() == "_keras "
+    assert [answering(on_cpu), answering(anywhere)] == ["_jax_native", "_keras"]
+
+
+def test_an_array_of_another_device_has_a_family_of_its_own(monkeypatch):
+    class Device:
+        platform = "gpu"
+
+    monkeypatch.setattr(type(jnp.zeros(1)), "devices", lambda array: {Device()})
+    array = jnp.zeros(1)
+    assert _arrays.family_of(array) == "jax_elsewhere"
+    assert _arrays.has_values(array)
+    assert answering(array) == "_keras"
+    with pytest.raises(ValueError, match="does not take a jax_elsewhere array"):
+        _engines.engine_for("crf", array, "jax_native")
+
+
+@pytest.mark.parametrize("masked", (False, True))
+def test_value_and_gradient_are_those_of_the_keras_engine(scores, tags, rng, masked):
+    mask = rng.random((BATCH, STEPS)) < 0.6 if masked else None
+    expected = value_and_gradients(tags, "keras", mask)(*scores)
+    ours = value_and_gradients(tags, "jax_native", mask)
+    assert_close(ours(*scores), expected)
+    assert_same(jax.jit(ours)(*scores), ours(*scores))
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+def test_numpy_arrays_get_numpy_arrays_of_their_dtype(scores, tags, dtype):
+    x, a, start, end = (np.asarray(score, dtype) for score in scores)
+    weights = np.array([1, -2, 0.5], dtype)
+    more = {"lengths": LENGTHS, "start_transitions": start, "end_transitions": end}
+    calls = (
+        (crf.log_partition, (x, a)),
+        (crf.sequence_score, (x, np.asarray(tags), a)),
+        (crf.log_likelihood, (x, np.asarray(tags), a)),
+        (crf.marginals, (x, a)),
+        (crf.viterbi, (x, a)),
+    )
+    for function, arguments in calls:
+        results = function(*arguments, **more, engine="jax_native")
+        assert_close(results, function(*arguments, **more, engine="reference"))
+    results = crf.log_likelihood_and_gradients(
+        x, np.asarray(tags), a, **more, weights=weights, engine="jax_native"
+    )
+    for result in jax.tree.leaves(results):
+        assert type(result) is np.ndarray
+        assert result.dtype == dtype
+        assert result.flags.writeable
+
+
+def test_float64_with_x64(scores, tags):
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(score, "float64") for score in scores]
+        value, gradients = jax.jit(value_and_gradients(tags, "jax_native"))(*wide)
+        expected = value_and_gradients(tags, "keras")(*wide)
+        assert value.dtype == gradients[1].dtype == "float64"
+        assert_close((value, gradients), expected, 1e-12)
+
+
+def test_vmap_is_a_call_for_each(scores, tags):
+    x, a, start, end = scores
+    twice = jnp.stack([x, 2 * x])
+    function = likelihood(tags)
+    each = jnp.stack([function(y, a, start, end) for y in twice])
+    assert_same(jax.vmap(lambda y: function(y, a, start, end))(twice), each)
+    gradients = jax.vmap(jax.grad(total(tags), argnums=1), in_axes=(0, None, None, None))
+    each = jnp.stack([jax.grad(total(tags), argnums=1)(y, a, start, end) for y in twice])
+    assert_same(gradients(twice, a, start, end), each)
+    decoded = jax.jit(jax.vmap(lambda y: crf.viterbi(y, a)[0]))(twice)
+    assert_same(decoded, jnp.stack([crf.viterbi(y, a)[0] for y in twice]))
+
+
+def test_jacobian(scores, tags):
+    jacobian = jax.jacrev(likelihood(tags))(*scores)
+    assert_close(jacobian.sum(0), jax.grad(total(tags))(*scores))
+
+
+def test_inside_of_a_scan(scores, tags):
+    gradient = jax.grad(total(tags))
+
+    def step(x, _):
+        return x + 0.1 * gradient(x, *scores[1:]), None
+
+    x, _ = jax.jit(lambda x: jax.lax.scan(step, x, None, length=3))(scores[0])
+    expected = scores[0]
+    for _ in range(3):
+        expected, _ = step(expected, None)
+    assert_close(x, expected, 1e-6)
+
+
+def test_a_donated_buffer(scores, tags):
+    def step(x, *more):
+        return x + jax.grad(total(tags))(x, *more)
+
+    expected = step(*scores)
+    donating = jax.jit(step, donate_argnums=0)
+    assert_close(donating(jnp.array(scores[0]), *scores[1:]), expected, 1e-6)
+
+
+def test_what_decodes_in_a_loss_does_not_stop_its_gradient(scores, tags):
+    def loss(x, a, *more):
+        decoded, score = crf.viterbi(x, a)
+        return total(tags)(x, a, *more), (decoded, score, crf.marginals(x, a))
+
+    for transform in (lambda function: function, jax.jit):
+        gradient, _ = transform(jax.grad(loss, has_aux=True))(*scores)
+        assert_close(gradient, jax.grad(total(tags))(*scores), 0)
+
+
+def test_what_has_no_derivative_says_what_has_one(scores, tags):
+    x, a = scores[:2]
+    ours = total(tags, "jax_native")
+    refused = {
+        "the score of viterbi: take the sequence_score": jax.grad(
+            lambda x: crf.viterbi(x, a)[1].sum()
+        ),
+        "marginals: engine='keras' can": jax.grad(lambda x: crf.marginals(x, a)[0][0, 0, 0]),
+        "the gradient of a CRF: engine='keras' can": jax.grad(
+            lambda x: (jax.grad(ours)(x, *scores[1:]) ** 2).sum()
+        ),
+    }
+    for words, function in refused.items():
+        for transform in (lambda function: function, jax.jit):
+            with pytest.raises(NotImplementedError, match=words):
+                transform(function)(x)
+
+    def value(x):
+        return ours(x, *scores[1:])
+
+    for forward in (lambda x: jax.jvp(value, (x,), (x,)), jax.hessian(value)):
+        with pytest.raises(NotImplementedError, match="engine='keras' has those of derivatives"):
+            forward(x)
+
+
+@pytest.mark.parametrize("wrong", (NUM_TAGS, -1))
+def test_a_tag_out_of_range_is_an_error(scores, tags, wrong):
+    tags = tags.at[0, 2].set(wrong)
+    with pytest.raises(ValueError, match=r"tags must be in 0\.\.3"):
+        likelihood(tags)(*scores)
+    with pytest.raises(Exception, match=r"tags must be in 0\.\.3"):
+        jax.block_until_ready(jax.jit(lambda tags: likelihood(tags)(*scores))(tags))
+
+
+def test_k_best_and_samples(scores):
+    x, a, start, end = scores
+    more = {"lengths": LENGTHS, "start_transitions": start, "end_transitions": end}
+    best = jax.jit(lambda x: crf.k_best(x, a, k=3, **more, engine="jax_native"))(x)
+    assert_close(best, crf.k_best(x, a, k=3, **more, engine="keras"))
+    chain = chain_of(x, a, **more)
+    uniforms = jax.random.uniform(jax.random.key(0), (2, BATCH, STEPS))
+    drawn = jax.jit(lambda uniforms: _jax_native.sample(chain, uniforms))(uniforms)
+    assert drawn.dtype == "int32"
+    assert ((drawn >= 0) & (drawn < NUM_TAGS)).all()
+
+
+WRONG_INPUTS = {
+    "emissions": (0, lambda x: x[0]),
+    "transitions": (1, lambda a: a[:, :-1]),
+    "start_transitions": (2, lambda start: start[:-1]),
+    "lengths": (4, lambda lengths: lengths[:-1]),
+    "mask": (5, lambda mask: mask[:, :-1]),
+    "tags": (6, lambda tags: tags[:, :-1]),
+    "an array has the type 3": (3, lambda end: end.astype("int32")),
+    "XLA's type number": (0, lambda x: x.astype("bfloat16")),
+}
+
+
+@pytest.mark.parametrize("named", WRONG_INPUTS)
+def test_the_door_of_a_kernel_refuses(scores, tags, named):
+    inputs = [*scores, jnp.asarray(LENGTHS, "int32"), jnp.ones((BATCH, STEPS), bool), tags]
+    index, change = WRONG_INPUTS[named]
+    inputs[index] = change(inputs[index])
+    call = jax.ffi.ffi_call(
+        "fastkeras_crf_value_float32",
+        (jax.ShapeDtypeStruct((BATCH,), "float32"), jax.ShapeDtypeStruct((0,), "float32")),
+    )
+    attributes = {"quantity": np.int32(2), "keep_workspace": False, "num_threads": np.int32(1)}
+    with pytest.raises(Exception, match=named):
+        jax.block_until_ready(call(*inputs, **attributes))
+
+
+def test_the_door_of_a_kernel_counts_its_inputs(scores):
+    call = jax.ffi.ffi_call("fastkeras_crf_viterbi_float32", jax.ShapeDtypeStruct((), "int32"))
+    with pytest.raises(Exception, match="Index out of range"):
+        jax.block_until_ready(call(*scores, num_threads=np.int32(1)))
+
+
+def test_a_library_that_is_missing_or_broken_says_what_mends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(_jax_ops, "__file__", str(tmp_path / "_jax_ops.py"))
+    monkeypatch.setattr(_build, "FOLDER", tmp_path)
+    (tmp_path / "_built.json").write_text('{"tensorflow": null, "jaxlib": null, "failed": {}}')
+    with pytest.raises(ImportError, match=r"where no jaxlib was found, and this is .* builds it"):
+        _jax_ops._load()
+    (tmp_path / f"{_jax_ops.NAME}.so").write_text("no library")
+    with pytest.raises(ImportError, match="builds it again"):
+        _jax_ops._load()
+    with pytest.raises(ImportError, match="compiled from other sources"):
+        _jax_ops.function_of("fastkeras_of_another_name", None)
+
+
+def test_the_library_links_neither_tensorflow_nor_xla():
+    import subprocess
+    from pathlib import Path
+
+    path = Path(_jax_ops.__file__).with_name(f"{_jax_ops.NAME}.so")
+    undefined = subprocess.run(["nm", "-DCu", path], capture_output=True, text=True, check=True)
+    assert not [line for line in undefined.stdout.splitlines() if "TF_" in line or "xla" in line]
