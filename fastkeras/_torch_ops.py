@@ -5,13 +5,15 @@ from functools import wraps
 import torch
 
 
-def op(name, like, backward=None, not_differentiable=""):
+def op(name, like, schema=None, backward=None, not_differentiable=""):
     """Make an op of a function of NumPy arrays, which share the memory of its CPU tensors.
 
     Args:
         name: "namespace::name".
         like: a function of the same inputs that returns empty tensors of the shapes and dtypes of
             the results.
+        schema: "(Tensor x, int k) -> Tensor", as `torch.library` writes it; None where the types of
+            the function's parameters tell.
         backward: a function of the inputs and of what comes back by each result, which returns the
             gradient by each input, None where there is none.
         not_differentiable: without it, what cannot be differentiated and what can, for the error.
@@ -29,7 +31,9 @@ def op(name, like, backward=None, not_differentiable=""):
                 return tuple(map(torch.from_numpy, results))
             return torch.from_numpy(results)
 
-        made = torch.library.custom_op(name, on_tensors, mutates_args=(), device_types="cpu")
+        made = torch.library.custom_op(
+            name, on_tensors, mutates_args=(), device_types="cpu", schema=schema
+        )
         made.register_fake(like)
         made.register_vmap(_one_by_one(made))
         namespace, _, function_name = name.partition("::")

@@ -6,7 +6,6 @@ once, with respect to all scores.
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fastkeras import _core
 from fastkeras._core import CRF_QUANTITIES
@@ -15,6 +14,10 @@ from fastkeras.crf.chain import Gradients
 
 LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = map(
     CRF_QUANTITIES.index, ("log_partition", "sequence_score", "log_likelihood")
+)
+CHAIN = (  # the inputs that every op begins with, in the order of a `Chain`
+    "Tensor emissions, Tensor transitions, Tensor lengths, Tensor? mask, "
+    "Tensor start_transitions, Tensor end_transitions"
 )
 
 
@@ -66,24 +69,16 @@ def answer(function, chain, *more):
 @op(
     "fastkeras::crf_gradient",
     like=lambda x, a, lengths, mask, s, f, *_: tuple(y.new_empty(y.shape) for y in (x, a, s, f)),
+    schema=f"({CHAIN}, Tensor tags, Tensor weights, int quantity) -> "
+    "(Tensor, Tensor, Tensor, Tensor)",
     not_differentiable="the gradient of a CRF: engine='keras' can",
 )
-def _gradient(
-    x: Tensor,
-    transitions: Tensor,
-    lengths: Tensor,
-    mask: Tensor | None,
-    start: Tensor,
-    end: Tensor,
-    tags: Tensor,
-    weights: Tensor,
-    quantity: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    chain = (transitions, lengths, mask, start, end)
-    return _core.crf_value_and_gradient(x, tags, *chain, weights, quantity)[1:]
+def _gradient(emissions, *more):
+    *others, tags, weights, quantity = more
+    return _core.crf_value_and_gradient(emissions, tags, *others, weights, quantity)[1:]
 
 
-def _backward(*inputs):
+def _gradient_of_value(*inputs):
     *chain_and_tags, quantity, weights = inputs
     d_x, d_transitions, d_start, d_end = _gradient(*chain_and_tags, weights, quantity)
     return d_x, d_transitions, None, None, d_start, d_end, None, None
@@ -92,84 +87,41 @@ def _backward(*inputs):
 @op(
     "fastkeras::crf_value",
     like=lambda x, *_: x.new_empty(x.shape[:1]),
-    backward=_backward,
+    schema=f"({CHAIN}, Tensor tags, int quantity) -> Tensor",
+    backward=_gradient_of_value,
 )
-def _value(
-    x: Tensor,
-    transitions: Tensor,
-    lengths: Tensor,
-    mask: Tensor | None,
-    start: Tensor,
-    end: Tensor,
-    tags: Tensor,
-    quantity: int,
-) -> Tensor:
-    return _core.crf_value(x, tags, transitions, lengths, mask, start, end, quantity)
+def _value(emissions, *more):
+    *others, tags, quantity = more
+    return _core.crf_value(emissions, tags, *others, quantity)
 
 
-@op(
+_marginals = op(
     "fastkeras::crf_marginals",
     like=lambda x, a, *_: (x.new_empty(x.shape), x.new_empty((x.shape[0], *a.shape))),
+    schema=f"({CHAIN}) -> (Tensor, Tensor)",
     not_differentiable="marginals: engine='keras' can",
-)
-def _marginals(
-    x: Tensor,
-    transitions: Tensor,
-    lengths: Tensor,
-    mask: Tensor | None,
-    start: Tensor,
-    end: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return _core.crf_marginals(x, transitions, lengths, mask, start, end)
+)(_core.crf_marginals)
 
-
-@op(
+_viterbi = op(
     "fastkeras::crf_viterbi",
     like=lambda x, *_: (x.new_empty(x.shape[:2], dtype=torch.int32), x.new_empty(x.shape[:1])),
+    schema=f"({CHAIN}) -> (Tensor, Tensor)",
     not_differentiable="the score of viterbi: take the sequence_score of its tags instead",
-)
-def _viterbi(
-    x: Tensor,
-    transitions: Tensor,
-    lengths: Tensor,
-    mask: Tensor | None,
-    start: Tensor,
-    end: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return _core.crf_viterbi(x, transitions, lengths, mask, start, end)
+)(_core.crf_viterbi)
 
-
-@op(
+_sample = op(
     "fastkeras::crf_sample",
-    like=lambda *inputs: inputs[-1].new_empty(inputs[-1].shape, dtype=torch.int32),
-)
-def _sample(
-    x: Tensor,
-    transitions: Tensor,
-    lengths: Tensor,
-    mask: Tensor | None,
-    start: Tensor,
-    end: Tensor,
-    uniforms: Tensor,
-) -> Tensor:
-    return _core.crf_sample(x, transitions, lengths, mask, start, end, uniforms)
+    like=lambda *inputs: torch.empty(inputs[-1].shape, dtype=torch.int32, device=inputs[-1].device),
+    schema=f"({CHAIN}, Tensor uniforms) -> Tensor",
+    not_differentiable="samples",
+)(_core.crf_sample)
 
-
-@op(
+_k_best = op(
     "fastkeras::crf_k_best",
-    like=lambda *inputs: _shapes_of_k_best(inputs[0], inputs[-1]),
+    like=lambda x, *more: _shapes_of_k_best(x, more[-1]),
+    schema=f"({CHAIN}, int k) -> (Tensor, Tensor)",
     not_differentiable="the scores of k_best: take the sequence_score of its tags instead",
-)
-def _k_best(
-    x: Tensor,
-    transitions: Tensor,
-    lengths: Tensor,
-    mask: Tensor | None,
-    start: Tensor,
-    end: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    return _core.crf_k_best(x, transitions, lengths, mask, start, end, k)
+)(_core.crf_k_best)
 
 
 def _shapes_of_k_best(x, k):

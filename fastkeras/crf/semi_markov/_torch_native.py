@@ -4,11 +4,10 @@ log Z is differentiable once, with respect to all scores.
 """
 
 import torch
-from torch import Tensor
 
 from fastkeras import _core
 from fastkeras._torch_ops import op
-from fastkeras.crf._torch_native import answer
+from fastkeras.crf._torch_native import CHAIN, answer
 
 
 def log_partition(chain, durations):
@@ -26,18 +25,16 @@ def viterbi(chain, durations):
 @op(
     "fastkeras::semi_markov_marginals",
     like=lambda x, *more: tuple(x.new_empty(shape) for shape in _shapes(x, more[-1])),
+    schema=f"({CHAIN}, Tensor durations) -> (Tensor, Tensor, Tensor)",
     not_differentiable="marginals: engine='keras' can",
 )
-def _marginals(
-    x: Tensor,
-    transitions: Tensor,
-    lengths: Tensor,
-    mask: Tensor | None,
-    start: Tensor,
-    end: Tensor,
-    durations: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _core.semi_markov_marginals(x, transitions, durations, lengths, start, end)
+def _marginals(*inputs):
+    return _core.semi_markov_marginals(*_of_segments(*inputs))
+
+
+def _of_segments(x, transitions, lengths, mask, start, end, durations):
+    """The inputs as the kernels of segments take them, which know no mask."""
+    return x, transitions, durations, lengths, start, end
 
 
 def _shapes(x, durations):
@@ -62,18 +59,11 @@ def _gradients(x, transitions, lengths, mask, start, end, durations, weights):
 @op(
     "fastkeras::semi_markov_log_partition",
     like=lambda x, *_: x.new_empty(x.shape[:1]),
+    schema=f"({CHAIN}, Tensor durations) -> Tensor",
     backward=_gradients,
 )
-def _log_partition(
-    x: Tensor,
-    transitions: Tensor,
-    lengths: Tensor,
-    mask: Tensor | None,
-    start: Tensor,
-    end: Tensor,
-    durations: Tensor,
-) -> Tensor:
-    return _core.semi_markov_log_partition(x, transitions, durations, lengths, start, end)
+def _log_partition(*inputs):
+    return _core.semi_markov_log_partition(*_of_segments(*inputs))
 
 
 @op(
@@ -83,15 +73,8 @@ def _log_partition(
         x.new_empty(x.shape[:2], dtype=torch.bool),
         x.new_empty(x.shape[:1]),
     ),
+    schema=f"({CHAIN}, Tensor durations) -> (Tensor, Tensor, Tensor)",
     not_differentiable="the score of viterbi: engine='keras' can",
 )
-def _viterbi(
-    x: Tensor,
-    transitions: Tensor,
-    lengths: Tensor,
-    mask: Tensor | None,
-    start: Tensor,
-    end: Tensor,
-    durations: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _core.semi_markov_viterbi(x, transitions, durations, lengths, start, end)
+def _viterbi(*inputs):
+    return _core.semi_markov_viterbi(*_of_segments(*inputs))
