@@ -24,7 +24,7 @@ DOMAINS = {
         "reference",
     ),
     "crf.semi_markov": ("tensorflow_native", "torch_native", "native", "keras", "reference"),
-    "optimizers": ("tensorflow_native", "native", "numba", "keras", "reference"),
+    "optimizers": ("tensorflow_native", "torch_native", "native", "numba", "keras", "reference"),
     "word2vec": ("native", "numba", "reference"),
     "word2vec.layers": ("tensorflow_native", "keras"),
 }

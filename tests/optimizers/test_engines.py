@@ -9,7 +9,7 @@ from hypothesis import given
 
 import fastkeras
 from conftest import engines_of
-from fastkeras import _core, _engines
+from fastkeras import _core
 from fastkeras.optimizers import transforms, update
 from fastkeras.optimizers.step import no_extras
 from optimizer_steps import check, problems, run
@@ -135,7 +135,7 @@ def test_groups_that_wait_for_each_other_are_an_error(engine):
         step("sgd", arrays(3, 3), arrays(3, 3), [(), ()], none == 1, c, none, chains, no_extras(2))
 
 
-@pytest.mark.parametrize("name", _engines.DOMAINS["optimizers"])
+@pytest.mark.parametrize("name", engines_of("optimizers"))
 def test_engines_have_the_signature_of_the_reference(name):
     signatures = [
         list(inspect.signature(import_module(f"fastkeras.optimizers._{n}").step).parameters)

@@ -1,5 +1,7 @@
 """What the fused optimizers do at each step, in place of the loop of Keras over variables."""
 
+from itertools import chain
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,8 +9,9 @@ from keras import ops
 from fastkeras import _engines
 from fastkeras.optimizers import rounding, transforms
 from fastkeras.optimizers.fused import lookahead, sparse
+from fastkeras.optimizers.fused.engine import why_keras
 from fastkeras.optimizers.fused.lookahead import assign_if
-from fastkeras.optimizers.fused.sparse import ON_TENSORFLOW
+from fastkeras.optimizers.fused.sparse import ON_TENSORFLOW, on_mps
 from fastkeras.optimizers.rules import RULES
 from fastkeras.optimizers.step import Step, changed, do
 
@@ -22,7 +25,8 @@ else:
         return function
 
 
-WIDE = "float64" if ON_TENSORFLOW else "float32"  # of scalars: JAX has float64 only when asked
+# Of scalars: JAX has float64 only when asked, and GPUs of Apple have none.
+WIDE = "float32" if keras.backend.backend() == "jax" or on_mps() else "float64"
 OF_KERAS = -1  # the group of the argument `global_clipnorm`
 
 
@@ -144,16 +148,19 @@ class FusedStep:
             lookahead.begin(self.assign, numbers, variables, slow)
         values = [_value(variable) for variable in variables]
         by_rows = any(map(self._goes_by_rows, gradients, variables, positions))
-        named = named_engine(self._rule(), values[0], by_rows)
-        engine = _engines.engine_for("optimizers", values[0], named)
-        taken, rows = self._rows(gradients, variables, positions, engine)
         slots = [self._slots_and_scales(position) for position in positions]
         remainders = [settings.remainders[position] for position in positions]
+        of_slots = [[_value(slot) for slot in of_variable] for of_variable in slots]
+        of_remainders = [None if r is None else _value(r) for r in remainders]
+        written = [*values, *chain(*of_slots), *(r for r in of_remainders if r is not None)]
+        reason = why_keras(self._rule(), written, by_rows)
+        engine = _engines.engine_for("optimizers", values[0], "keras" if reason else None)
+        taken, rows = self._rows(gradients, variables, positions, engine)
         decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
         step = Step(
             parameters=values,
             gradients=taken,
-            slots=[[_value(slot) for slot in of_variable] for of_variable in slots],
+            slots=of_slots,
             learning_rate=wide(learning_rate),
             numbers=numbers,
             multipliers=self._of_positions(settings.multipliers, positions),
@@ -161,7 +168,7 @@ class FusedStep:
             chains=self._chains_of(positions),
             rows=rows,
             adapted=[self._is_adapted(position) for position in positions],
-            remainders=[None if r is None else _value(r) for r in remainders],
+            remainders=of_remainders,
             hyperparameters=self._hyperparameters(number, numbers),
             seeds=self._seeds(len(positions)),
         )
@@ -180,6 +187,15 @@ class FusedStep:
             lookahead.follow(self.assign, call, *arguments)
         self._count(frozen, positions, finite)
         self._after_step(finite)
+
+    def _engine_and_reason(self):
+        """The name of the engine that does the steps, and why it is `keras`, or ""."""
+        positions = range(len(self._trainable_variables))
+        written = [*self._trainable_variables, *chain(*map(self._state_of, positions))]
+        written = [_value(variable) for variable in written]
+        reason = why_keras(self._rule(), written)
+        engine = _engines.engine_for("optimizers", written[0], "keras" if reason else None)
+        return engine.__name__.rpartition("._")[2], reason or ""
 
     def _of_positions(self, variable, positions):
         """Return what a variable holds for those that have a gradient."""
@@ -226,7 +242,7 @@ class FusedStep:
         taken, rows = [], []
         for gradient, variable, position in zip(gradients, variables, positions, strict=True):
             lazy, of_gradient = self._goes_by_rows(gradient, variable, position), None
-            if not lazy or not engine.__name__.endswith("_tensorflow_native"):
+            if not lazy or engine.__name__.endswith("_keras"):
                 gradient = sparse.dense(gradient)
                 of_gradient = sparse.mask_of(gradient) if lazy else None
             else:
@@ -277,18 +293,6 @@ class FusedStep:
 
     def _hyperparameters(self, number, numbers):
         return {name: getattr(self, name) for name in self._HYPERPARAMETERS}
-
-
-def named_engine(rule, variable, by_rows):
-    """Return the engine that has to be named, because those before it cannot do the step."""
-    if not ON_TENSORFLOW:
-        return None
-    if not hasattr(variable, "handle"):  # the value of one, in a stateless scope
-        return "keras"
-    on_cpu = "CPU" in (getattr(variable, "device", None) or "CPU")
-    # how many rows there are is known when a program runs, and XLA wants all shapes before
-    kernel = on_cpu and RULES[rule].has_kernel and not (by_rows and _engines.inside_xla())
-    return None if kernel else "keras"
 
 
 def _value(variable):

@@ -247,6 +247,8 @@ class Fused(FusedStep):
     def report(self, model=None, print_fn=print):
         """Print for each variable its multiplier, transforms, decay and the size of its state.
 
+        And which engine does the steps; if it is `keras` though there are kernels, why.
+
         Args:
             model: whose variables are shown; None for all that the optimizer knows.
             print_fn: called once with the text.

@@ -38,6 +38,8 @@ def report(optimizer, model=None, print_fn=print):
             f"{len(chosen)} variables, {numbers:,} numbers; state {_size(total)}, with Keras "
             f"{_size(moments * sum(map(_bytes, chosen)))}"
         )
+        engine, reason = optimizer._engine_and_reason()
+        console.print(f"the engine is {engine}" + (f": {reason}" if reason else ""))
     print_fn(captured.get())
     return total
 

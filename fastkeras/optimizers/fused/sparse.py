@@ -4,8 +4,18 @@ import keras
 from keras import ops
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+ON_TORCH = keras.backend.backend() == "torch"
 if ON_TENSORFLOW:
     import tensorflow as tf
+
+
+def on_mps():
+    """Tell whether Keras on torch computes on a GPU of Apple."""
+    if not ON_TORCH:
+        return False
+    import torch
+
+    return torch.backends.mps.is_available()
 
 
 def is_sparse(gradient):
@@ -21,10 +31,13 @@ def dense(gradient):
 
 
 def rows_of(gradient):
-    """Return the rows that a gradient has, each once, and their numbers; only on TensorFlow."""
+    """Return the rows that a gradient has, each once, and their numbers; not on JAX."""
     if is_sparse(gradient):
         numbers, places = tf.unique(tf.cast(gradient.indices, tf.int64))
         return tf.math.unsorted_segment_sum(gradient.values, places, tf.size(numbers)), numbers
+    if ON_TORCH:
+        numbers = ops.cast(ops.nonzero(mask_of(gradient))[0], "int64")
+        return gradient[numbers], numbers
     numbers = tf.where(mask_of(gradient))[:, 0]
     return tf.gather(gradient, numbers), numbers
 
@@ -49,9 +62,13 @@ def spread(gradient, rows, like):
     """Return a gradient of all rows, zeros where there is none; it may have had all before."""
     if not is_numbers(rows):
         return gradient
+    if ON_TORCH:
+        return ops.scatter(rows[:, None], gradient, tuple(like.shape))
     return tf.scatter_nd(rows[:, None], gradient, tf.shape(like, tf.int64))
 
 
 def gathered(gradient, rows):
     """Take back what `spread` did."""
-    return tf.gather(gradient, rows) if is_numbers(rows) else gradient
+    if not is_numbers(rows):
+        return gradient
+    return gradient[rows] if ON_TORCH else tf.gather(gradient, rows)

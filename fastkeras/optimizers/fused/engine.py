@@ -1,0 +1,37 @@
+"""Whether the kernels can do a step of variables of Keras, and if not, why."""
+
+from fastkeras import _engines
+from fastkeras._keras_private import get_stateless_scope
+from fastkeras.optimizers.fused.sparse import ON_TENSORFLOW, ON_TORCH
+from fastkeras.optimizers.rules import RULES
+
+
+def why_keras(rule, written, by_rows=False):
+    """Return why the engine has to be `keras`, in words, or None if the array decides.
+
+    Args:
+        rule: a key of `RULES`.
+        written: list of what a step updates, as the backend has it.
+        by_rows: whether a gradient has some of the rows of its variable.
+    """
+    if not RULES[rule].has_kernel:
+        return f"the kernels have no {rule}"
+    if ON_TENSORFLOW:
+        return _why_keras_on_tensorflow(written[0], by_rows)
+    if get_stateless_scope() is not None:
+        return "the variables are in a stateless scope"
+    if ON_TORCH and _engines.engines("optimizers")["torch_native"] == "ready":
+        from fastkeras.optimizers._torch_native import why_not
+
+        return why_not(written)
+    return None
+
+
+def _why_keras_on_tensorflow(variable, by_rows):
+    if not hasattr(variable, "handle"):  # the value of one
+        return "the variables are in a stateless scope"
+    device = getattr(variable, "device", None) or "CPU"
+    if "CPU" not in device:
+        return f"a variable is on {device}"
+    # how many rows there are is known when a program runs, and XLA wants all shapes before
+    return "XLA cannot pick out rows" if by_rows and _engines.inside_xla() else None
