@@ -40,7 +40,7 @@ def _jax_is_on_cpu(array=None):
 
     if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer):
         on_cpu = all(device.platform == "cpu" for device in array.devices())
-        if not on_cpu or array.committed:
+        if not on_cpu or getattr(array, "committed", False):
             return on_cpu
     return jax.default_backend() == "cpu"
 

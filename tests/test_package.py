@@ -191,12 +191,15 @@ def test_objects_are_of_one_compiler_and_one_tensorflow(package_copy):
     )
 
 
-def test_a_tensorflow_that_is_named_has_to_be_there(package_copy):
+@pytest.mark.parametrize("named", ("tensorflow", "jax"))
+def test_a_framework_that_is_named_has_to_be_there(package_copy, named):
+    variable = f"FASTKERAS_{named.upper()}"
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, package_copy)
-    ran = run("setup.py", "--name", cwd=package_copy, FASTKERAS_TENSORFLOW=str(package_copy))
+    ran = run("setup.py", "--name", cwd=package_copy, **{variable: str(package_copy)})
     assert ran.returncode != 0
-    assert f"FASTKERAS_TENSORFLOW='{package_copy}' has no TensorFlow" in ran.stderr
+    distribution = {"tensorflow": "TensorFlow", "jax": "jaxlib"}[named]
+    assert f"{variable}='{package_copy}' has no {distribution}; name " in ran.stderr
 
 
 @pytest.mark.parametrize(

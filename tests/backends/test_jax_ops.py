@@ -165,6 +165,22 @@ def test_inside_of_a_scan(scores, tags):
     assert_close(x, expected, 1e-6)
 
 
+def test_shards_of_a_batch(scores, tags):
+    mesh = jax.sharding.Mesh(np.array(jax.devices("cpu")[:1]), ("batch",))
+    shards, whole = jax.sharding.PartitionSpec("batch"), jax.sharding.PartitionSpec()
+    over_shards = jax.shard_map(
+        lambda x, a, tags: crf.log_likelihood(x, tags, a),
+        mesh=mesh,
+        in_specs=(shards, whole, shards),
+        out_specs=shards,
+        check_vma=False,
+    )
+    x, a = scores[:2]
+    gradient = jax.jit(jax.grad(lambda x, a: over_shards(x, a, tags).sum(), argnums=(0, 1)))
+    expected = jax.grad(lambda x, a: crf.log_likelihood(x, tags, a).sum(), argnums=(0, 1))
+    assert_close(gradient(x, a), expected(x, a), 1e-6)
+
+
 def test_a_donated_buffer(scores, tags):
     def step(x, *more):
         return x + jax.grad(total(tags))(x, *more)
