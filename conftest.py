@@ -1,5 +1,9 @@
-"""Which modules' doctests cannot be collected here."""
+"""Which modules' doctests cannot be collected here: those of frameworks that are not installed."""
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") else ["fastkeras/compat/torchcrf.py"]
+_OF = {"torch": ("*/_torch_*.py", "*/compat/torch*.py"), "jax": ("*/_jax_*.py",)}
+collect_ignore_glob = [
+    f"fastkeras{pattern}" for name, patterns in _OF.items() if not find_spec(name)
+    for pattern in patterns
+]  # fmt: skip
