@@ -1,4 +1,4 @@
-"""The CRFs of other libraries, with their names and arguments, on the engines of fastkeras.
+"""What other libraries have, with their names and arguments, on the engines of fastkeras.
 
 Code written for them runs after a change of its imports:
 
@@ -6,7 +6,8 @@ Code written for them runs after a change of its imports:
     fastkeras.compat.bert4keras    `ConditionalRandomField`, `ViterbiDecoder`
     fastkeras.compat.crf_keras     `CRF(ignore_last_label)` of Su Jianlin's article
     fastkeras.compat.torchcrf      `CRF(num_tags, batch_first)` of pytorch-crf
-    fastkeras.compat.convert       weights of all of these, and of keras-contrib, for `layers.CRF`
+    fastkeras.compat.torch_optim   `AdamW` of `torch.optim`
+    fastkeras.compat.convert       weights of all these CRFs, and of keras-contrib, for `layers.CRF`
 
-docs/crf.md, "Coming from another CRF", tells what is different.
+docs/crf.md, "Coming from another CRF", and docs/optimizers.md, "Engines", tell what is different.
 """
