@@ -16,7 +16,7 @@ FILES = {
     ): path
     for path in PACKAGE.rglob("*.py")
 }
-LARGEST_FOLDER = 22  # rooms: files, and folders count one
+LARGEST_FOLDER = 25  # rooms of the package itself, its public faces among them
 
 
 def imports_of(name):
