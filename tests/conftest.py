@@ -1,4 +1,4 @@
-"""What tests of every domain use: engines by domain, a seeded generator, hypothesis' settings."""
+"""What tests of every domain use: a seeded generator, and hypothesis' settings."""
 
 import os
 import zlib
@@ -10,8 +10,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import hypothesis
 import numpy as np
 import pytest
-
-import fastkeras
 
 with suppress(ImportError):  # not compiled
     from fastkeras import _core
@@ -28,14 +26,6 @@ hypothesis.settings.register_profile(
     phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
 )
 hypothesis.settings.load_profile("fastkeras")
-
-
-def engines_of(domain):
-    """Return one pytest parameter for each engine; an absent one is skipped with its reason."""
-    return [
-        pytest.param(name, marks=[] if state == "ready" else pytest.mark.skip(reason=state))
-        for name, state in fastkeras.engines(domain).items()
-    ]
 
 
 def pytest_runtest_setup(item):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import fastkeras
-from conftest import engines_of
+from engine_parameters import engines_of
 from fastkeras import _engines, crf
 from fastkeras.crf import _reference
 

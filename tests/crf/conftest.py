@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import engines_of
+from engine_parameters import engines_of
 
 
 @pytest.fixture(scope="session", params=engines_of("crf"))

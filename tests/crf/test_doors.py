@@ -7,7 +7,7 @@ what XLA compiles. The Python functions before them check too; a saved graph cal
 import numpy as np
 import pytest
 
-from conftest import engines_of
+from engine_parameters import engines_of
 
 BATCH, STEPS, NUM_TAGS, MAX_LENGTH = 2, 3, 4, 2
 HUGE = 2**31 - 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import fastkeras
 from accuracy import assert_as_accurate_as_reference
 from calls import call, call_reference, check, largest_score
-from conftest import engines_of
+from engine_parameters import engines_of
 from fastkeras import crf
 from strategies import chains, is_valid
 

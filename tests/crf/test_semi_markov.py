@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastkeras
-from conftest import engines_of
+from engine_parameters import engines_of
 from fastkeras.crf import log_partition, semi_markov
 
 BAD = (np.zeros((0, 4)), np.zeros((2, 3)), np.zeros(4))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from conftest import engines_of
+from engine_parameters import engines_of
 from fastkeras import _core
 from fastkeras._tf_variable_ops import library
 from fastkeras.optimizers import transforms, update

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 import fastkeras
-from conftest import engines_of
+from engine_parameters import engines_of
 from fastkeras import _core
 from fastkeras.optimizers import transforms, update
 from fastkeras.optimizers.step import no_extras

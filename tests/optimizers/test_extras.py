@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastkeras
-from conftest import engines_of
+from engine_parameters import engines_of
 from fastkeras.optimizers import transforms, update
 from fastkeras.optimizers.rules import RULES
 from optimizer_steps import check, problems

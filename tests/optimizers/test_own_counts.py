@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from conftest import engines_of
+from engine_parameters import engines_of
 from fastkeras import optimizers
 from fastkeras._arrays import NUMPY
 from fastkeras.optimizers import set_learning_rate_multiplier, transforms, update

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import engines_of
+from engine_parameters import engines_of
 from fastkeras import _core, optimizers
 from fastkeras._arrays import NUMPY
 from fastkeras.optimizers import quantization, update

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accuracy import assert_as_accurate_as_reference
-from conftest import engines_of
+from engine_parameters import engines_of
 from fastkeras import _engines
 from fastkeras.word2vec import _reference
 from fastkeras.word2vec.subwords import bags_of

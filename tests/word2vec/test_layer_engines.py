@@ -10,7 +10,7 @@ tf = pytest.importorskip("tensorflow")
 
 import fastkeras  # noqa: E402
 from accuracy import WIDER, assert_as_accurate_as_reference  # noqa: E402
-from conftest import engines_of  # noqa: E402
+from engine_parameters import engines_of  # noqa: E402
 from fastkeras.layers import CBOW, SkipGram  # noqa: E402
 from word2vec.plain_loss import loss_and_gradients  # noqa: E402
 from word2vec.test_layers import batch_of, fix_drawn, model_of, randomize  # noqa: E402

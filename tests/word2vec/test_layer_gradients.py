@@ -6,7 +6,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from conftest import engines_of  # noqa: E402
+from engine_parameters import engines_of  # noqa: E402
 from fastkeras.layers import CBOW, SkipGram  # noqa: E402
 from fastkeras.optimizers import Adam  # noqa: E402
 from fastkeras.word2vec.layers._keras import IMPOSSIBLE  # noqa: E402

@@ -1,0 +1,13 @@
+"""The engines of a domain, as parameters of tests."""
+
+import pytest
+
+import fastkeras
+
+
+def engines_of(domain):
+    """Return one pytest parameter for each engine; an absent one is skipped with its reason."""
+    return [
+        pytest.param(name, marks=[] if state == "ready" else pytest.mark.skip(reason=state))
+        for name, state in fastkeras.engines(domain).items()
+    ]
