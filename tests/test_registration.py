@@ -29,7 +29,7 @@ def test_every_registered_class_has_a_stand_in():
         try:
             import_module(module.name)
         except ModuleNotFoundError as missing:
-            assert missing.name == "torch"
+            assert missing.name in ("jax", "torch")
     ours = {
         name
         for name, registered in keras.saving.get_custom_objects().items()

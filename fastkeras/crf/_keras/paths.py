@@ -4,11 +4,13 @@ from functools import cache
 
 from keras import ops
 
+from fastkeras._keras_private import is_exporting
 from fastkeras.crf._keras.eager import engine_function, of_no_steps
 from fastkeras.crf._keras.recursions import (
     FLOOR,
     IMPOSSIBLE,
     forward,
+    is_impossible,
     is_nan,
     of_each_step,
     scan,
@@ -25,7 +27,8 @@ from fastkeras.crf._keras.relative_scores import (
 
 @engine_function
 def viterbi(chain):
-    scores = relative_scores(chain, for_sums=False)
+    # programs of ONNX and TFLite get the floor: some of their ops multiply −inf by 0
+    scores = relative_scores(chain, for_sums=is_exporting())
     zeros = ops.zeros(ops.shape(scores.x)[1:], scores.x.dtype)
     valid, first = scores.valid[..., None], scores.first[..., None]
     transitions = of_each_step(scores.transitions)
@@ -57,7 +60,7 @@ def viterbi(chain):
     tag = _argmax(best)
     inputs = (before, scores.valid, *of_each_step(transposed))
     _, (tags,) = scan(backwards, tag, inputs, (tag,), reverse=True)
-    return ops.transpose(tags), score
+    return ops.transpose(tags), ops.where(is_impossible(score), -INFINITY, score)
 
 
 @engine_function
