@@ -45,7 +45,7 @@ Planner<T>::Planner(const Chains<T>& chains, bool exponentials, T* workspace, in
     kernels.cut_into_panels(chains.transitions, num_tags, true, true, plan.peak, start + area);
   }
   // Where threads leave each other few sequences to take through time together they gain less.
-  const double work = static_cast<double>(valid_) * (8 + 0.2 * num_tags * vectors + more_work);
+  const double work = static_cast<double>(valid_) * (16 + 0.2 * num_tags * vectors + more_work);
   num_threads = ThreadsThatPay(work, threads);
   if (chains.batch < 4 * int64_t{num_threads}) num_threads = ThreadsThatPay(work / 2, threads);
 }
