@@ -41,7 +41,7 @@ def log_likelihood(chain, tags):
 
 
 def _relative_score(scores, gold):
-    """As in _keras.py."""
+    """As in `__init__.py`, but for what the gradient keeps."""
 
     @ops.custom_gradient
     def score(x, transitions, gold, valid, first):
