@@ -25,6 +25,7 @@ FITS_ONE_TENSORFLOW = {  # its headers are needed: variables and XLA are not in 
     "fastkeras.libfastkeras_tf_xla": "csrc/crf/xla.cc",
     "fastkeras.libfastkeras_tf_variable_xla": "csrc/optimizers/xla.cc",
 }
+OF_TENSORFLOW = "fastkeras.libfastkeras_tf_variable_ops"  # the first of them
 CALLS = "fastkeras.libfastkeras_jax"
 NAMED = "FASTKERAS_TENSORFLOW"  # environment variables
 NAMED_JAX = "FASTKERAS_JAX"
@@ -125,15 +126,24 @@ class BuildParts(build_ext):
         self.record(Path("fastkeras"))
 
     def record(self, folder):
-        """Write down what was built and why the rest was not, for fastkeras/_build.py."""
+        """Write down what was built and why the rest was not, for fastkeras/_build.py.
+
+        A build beside the sources leaves the libraries of earlier ones there: one from an
+        environment without a framework forgets neither them nor what they fit.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "_built.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
         built = {
             "tensorflow": TENSORFLOW[1] if TENSORFLOW else None,
             "jaxlib": JAX[1] if JAX else None,
             "compiler": self.compiler_version(),
             "failed": self.failed,
         }
-        (folder / "_built.json").write_text(json.dumps(built, indent=1))
+        for framework, libraries in (("tensorflow", OF_TENSORFLOW), ("jaxlib", CALLS)):
+            if built[framework] is None and any(folder.glob(f"{libraries.rpartition('.')[2]}*.so")):
+                built[framework] = before.get(framework)
+        path.write_text(json.dumps(built, indent=1))
 
     def compiler_version(self):
         try:

@@ -18,7 +18,8 @@ import pytest
 import tensorflow as tf
 
 import fastkeras
-from fastkeras import _build, _core, _doctor, _tf_library
+from fastkeras import _build, _core, _doctor
+from fastkeras._ops import library
 from fastkeras.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,7 @@ def test_version_has_one_source():
 
 
 def compiled_parts():
-    version = _tf_library.VERSION.replace(".", "_")
+    version = library.VERSION.replace(".", "_")
     libraries = ("ops", f"variable_ops_{version}", f"xla_{version}", f"variable_xla_{version}")
     return Path(_core.__file__), *(PACKAGE / f"libfastkeras_tf_{name}.so" for name in libraries)
 
@@ -116,7 +117,7 @@ def report_from(folder):
 
 def test_without_compiled_parts_the_next_engine_answers_and_says_why(package_copy):
     engine, value, native, ops, keras = report_from(package_copy)
-    assert (engine, value, keras) == ("fastkeras.crf._numba", "5.0", "ready")
+    assert (engine, value, keras) == ("fastkeras.crf._engines.numba", "5.0", "ready")
     assert f"_core was not built: nothing is compiled in {package_copy / 'fastkeras'}" in native
     assert f"libfastkeras_tf_ops was not built: nothing is compiled in {package_copy}" in ops
 
@@ -125,7 +126,7 @@ def test_broken_compiled_parts_are_passed_over_and_named(package_copy):
     for part in compiled_parts():
         (package_copy / "fastkeras" / part.name).write_bytes(b"not a library")
     engine, value, native, ops, keras = report_from(package_copy)
-    assert (engine, value, keras) == ("fastkeras.crf._numba", "5.0", "ready")
+    assert (engine, value, keras) == ("fastkeras.crf._engines.numba", "5.0", "ready")
     assert "_core" in native
     assert f"does not load under TensorFlow {tf.__version__}" in ops
 
@@ -150,6 +151,14 @@ def test_failing_compiler_does_not_fail_the_build(package_copy):
 FAKE_COMPILER = """#!/bin/sh
 echo "$@" >> "$LOG"
 while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+"""
+
+BUILD_WITHOUT_TENSORFLOW = """
+import pathlib, runpy, sys
+is_dir = pathlib.Path.is_dir
+pathlib.Path.is_dir = lambda path: "tensorflow" not in path.parts and is_dir(path)
+sys.argv = ["setup.py", "build_ext", "--inplace"]
+runpy.run_path("setup.py", run_name="__main__")
 """
 
 
@@ -186,9 +195,11 @@ def test_objects_are_of_one_compiler_and_one_tensorflow(package_copy):
     assert compiled("2.21.0") == {"memory"}
     names = {path.name for path in (package_copy / "fastkeras").glob("*.so")}
     assert {f"libfastkeras_tf_variable_ops_2_{minor}.so" for minor in (20, 21)} <= names
-    assert (
-        json.loads((package_copy / "fastkeras/_built.json").read_text())["tensorflow"] == "2.21.0"
-    )
+    record = package_copy / "fastkeras/_built.json"
+    assert json.loads(record.read_text())["tensorflow"] == "2.21.0"
+    ran = run("-c", BUILD_WITHOUT_TENSORFLOW, cwd=package_copy, CC=str(compiler), LOG=str(log))
+    assert "no TensorFlow was found" in ran.stdout + ran.stderr
+    assert json.loads(record.read_text())["tensorflow"] == "2.21.0"  # whose library is still there
 
 
 @pytest.mark.parametrize("named", ("tensorflow", "jax"))
