@@ -8,7 +8,8 @@ import pytest
 from crf_providers import draw
 
 from fastkeras import crf
-from fastkeras.crf import _native, constraints, semi_markov
+from fastkeras.crf import constraints, semi_markov
+from fastkeras.crf._engines import native
 
 WORKLOADS = {  # batch, steps, tags
     "named entities": (32, 128, 9),
@@ -34,7 +35,7 @@ def test_against_viterbi_and_gradient(records, quick, name):
         "viterbi": lambda: crf.viterbi(x, a, lengths, **chain),
         "gradient": lambda: gradient(x, tags, a, lengths, **chain),
         "k_best": lambda: crf.k_best(x, a, K, lengths, **chain),
-        "sample": lambda: _native.sample(x, a, lengths, None, start, end, uniforms),
+        "sample": lambda: native.sample(x, a, lengths, None, start, end, uniforms),
         "sample, numbers too": lambda: crf.sample(
             x, a, lengths, num_samples=NUM_SAMPLES, seed=0, **chain
         ),

@@ -114,7 +114,7 @@ def cache(path, rounds):
     Both get the text as subsampling left it. 512 words are few enough for their pages to be found
     at once, and enough for a window to hold hardly any of them twice.
     """
-    from fastkeras.word2vec import _native
+    from fastkeras.word2vec._engines import native
     from fastkeras.word2vec.corpus import encode
     from fastkeras.word2vec.training import matrices, sampling
     from fastkeras.word2vec.training.settings import Schedule, Settings, tables_of
@@ -139,8 +139,8 @@ def cache(path, rounds):
             ):
                 tables = tables_of(counts, settings)
                 more = tables, settings, sampling.key_of(1, 0), Schedule(1e-4, 0.0)
-                _native.train(words, 0, len(words) // 20, *of, *more)
-                cpu, _ = timed(_native.train, words, 0, len(words), *of, *more)
+                native.train(words, 0, len(words) // 20, *of, *more)
+                cpu, _ = timed(native.train, words, 0, len(words), *of, *more)
                 found[name][where].append(cpu)
     return {
         name: {where: spread(seconds) for where, seconds in of.items()}

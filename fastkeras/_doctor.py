@@ -14,6 +14,7 @@ from fastkeras._engines import (
     UNDER_XLA,
     engine_of_family,
     engines,
+    name_of,
     near,
     why_not_ready,
 )
@@ -105,7 +106,7 @@ def _backend():
 
 def _in_fit(domain, backend, xla):
     try:
-        engine = engine_of_family(domain, backend).__name__.rpartition("._")[2]
+        engine = name_of(engine_of_family(domain, backend))
     except (ImportError, ValueError) as error:
         return str(error)
     if engine != "tensorflow_native":

@@ -1,4 +1,4 @@
-"""Which module answers a call: `fastkeras.<domain>._<engine>`, a file or a folder of functions.
+"""Which module of functions answers a call: `fastkeras.<domain>._engines.<engine>`.
 
 An engine is listed here and says the rest itself: its imports say whether it can run, and what it
 defines is what it can do. There is no other list.
@@ -37,9 +37,9 @@ AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "torch_elsewhere": ("keras",),  # tensors that are not on the CPU
 }
 UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/xla.cc
-    "crf": "fastkeras._tf_ops",
-    "crf.semi_markov": "fastkeras._tf_ops",
-    "optimizers": "fastkeras._tf_variable_ops",
+    "crf": "fastkeras._ops.tensorflow",
+    "crf.semi_markov": "fastkeras._ops.tensorflow",
+    "optimizers": "fastkeras._ops.tensorflow_variables",
 }
 BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
 BUILT_FOR = {"tensorflow": NAMED, "jax": NAMED_JAX}  # what setup.py has to find
@@ -95,6 +95,11 @@ def engine_of_family(domain, family, engine=None, needs=None, what=None):
             f"these do: {', '.join(_with(domain, _takers(domain, family), needs)) or 'none'}"
         )
     return _load(domain, engine)
+
+
+def name_of(engine):
+    """The name of an engine, whose module this is."""
+    return engine.__name__.rpartition(".")[2]
 
 
 def check_domain(domain):
@@ -169,7 +174,7 @@ def runs_in_xla(domain):
 @cache
 def _load(domain, engine):
     try:
-        return import_module(f"fastkeras.{domain}._{engine}")
+        return import_module(f"fastkeras.{domain}._engines.{engine}")
     except ModuleNotFoundError as error:
         raise _explained(error) from error
 

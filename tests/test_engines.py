@@ -12,10 +12,10 @@ import tensorflow as tf
 import fastkeras
 from engine_parameters import engines_of
 from fastkeras import _engines, crf
-from fastkeras.crf import _reference
+from fastkeras.crf._engines import reference
 
 FUNCTIONS = [
-    name for name, _ in inspect.getmembers(_reference, inspect.isfunction) if name[0] != "_"
+    name for name, _ in inspect.getmembers(reference, inspect.isfunction) if name[0] != "_"
 ]
 ENGINES = _engines.DOMAINS["crf"]
 EMISSIONS = np.zeros((1, 3, 4))
@@ -37,11 +37,11 @@ def forget_engines():
 
 @pytest.fixture
 def without_native(monkeypatch, forget_engines):
-    monkeypatch.setitem(sys.modules, "fastkeras.crf._native", None)
+    monkeypatch.setitem(sys.modules, "fastkeras.crf._engines.native", None)
 
 
 def answering(array, engine=None):
-    return _engines.engine_for("crf", array, engine).__name__.rpartition("._")[2]
+    return _engines.engine_for("crf", array, engine).__name__.rpartition(".")[2]
 
 
 def test_every_engine_is_ready():
@@ -58,11 +58,11 @@ OF_SOME = {"weighted_log_likelihood"}  # the reference and another engine are en
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("engine", engines_of("crf"))
 def test_engines_have_the_signature_of_the_reference(engine, function):
-    module = import_module(f"fastkeras.crf._{engine}")
+    module = import_module(f"fastkeras.crf._engines.{engine}")
     if function in OF_SOME and not hasattr(module, function):
         return
     actual = inspect.signature(getattr(module, function)).parameters
-    assert list(actual) == list(inspect.signature(getattr(_reference, function)).parameters)
+    assert list(actual) == list(inspect.signature(getattr(reference, function)).parameters)
 
 
 def test_every_function_of_the_reference_is_public():
@@ -126,7 +126,7 @@ def test_family_without_an_engine_is_an_error():
 def test_engine_says_by_what_it_defines_what_it_takes():
     def answering(array, engine=None):
         module = _engines.engine_for("crf", array, engine, "VARYING_TRANSITIONS", "such chains")
-        return module.__name__.rpartition("._")[2]
+        return module.__name__.rpartition(".")[2]
 
     assert answering(EMISSIONS) == "reference"
     assert answering(EMISSIONS, "keras") == "keras"
@@ -141,36 +141,39 @@ def test_engine_says_by_what_it_defines_what_it_takes():
 
 
 def test_engine_may_be_a_folder(tmp_path, monkeypatch, forget_engines):
-    folder = tmp_path / "_folder"
+    folder = tmp_path / "folder"
     folder.mkdir()
-    folder.joinpath("__init__.py").write_text("from fastkeras.crf._folder.path import viterbi\n")
+    folder.joinpath("__init__.py").write_text(
+        "from fastkeras.crf._engines.folder.path import viterbi\n"
+    )
     folder.joinpath("path.py").write_text("def viterbi():\n    return 7\n")
-    monkeypatch.setattr(crf, "__path__", [*crf.__path__, str(tmp_path)])
+    leaves = import_module("fastkeras.crf._engines")
+    monkeypatch.setattr(leaves, "__path__", [*leaves.__path__, str(tmp_path)])
     monkeypatch.setitem(_engines.DOMAINS, "crf", (*ENGINES, "folder"))
     try:
         assert fastkeras.engines("crf")["folder"] == "ready"
         assert _engines.engine_for("crf", EMISSIONS, "folder").viterbi() == 7
     finally:
         for name in ("", ".path"):
-            sys.modules.pop(f"fastkeras.crf._folder{name}", None)
+            sys.modules.pop(f"fastkeras.crf._engines.folder{name}", None)
 
 
 @pytest.mark.usefixtures("without_native")
 def test_engine_named_but_missing_is_an_error():
-    with pytest.raises(ImportError, match=r"fastkeras\.crf\._native"):
+    with pytest.raises(ImportError, match=r"fastkeras\.crf\._engines\.native"):
         crf.log_partition(EMISSIONS, TRANSITIONS, engine="native")
 
 
 @pytest.mark.usefixtures("without_native")
 def test_engine_not_named_falls_through_to_the_next():
     assert answering(EMISSIONS) == "numba"
-    assert "fastkeras.crf._native" in fastkeras.engines("crf")["native"]
+    assert "fastkeras.crf._engines.native" in fastkeras.engines("crf")["native"]
     assert fastkeras.engines("crf")["numba"] == "ready"
 
 
 def test_without_any_engine_the_error_gives_all_reasons(monkeypatch, forget_engines):
     for engine in ENGINES:
-        monkeypatch.setitem(sys.modules, f"fastkeras.crf._{engine}", None)
+        monkeypatch.setitem(sys.modules, f"fastkeras.crf._engines.{engine}", None)
     with pytest.raises(ImportError, match=r"native: .*; numba: .*; reference: "):
         crf.log_partition(EMISSIONS, TRANSITIONS)
 
@@ -187,10 +190,10 @@ def test_environment_variable_forces_an_engine(monkeypatch):
 def test_environment_variable_leaves_alone_what_its_engine_is_not_for(monkeypatch):
     monkeypatch.setenv("FASTKERAS_ENGINE", "numba")
     semi_markov = _engines.engine_for("crf.semi_markov", EMISSIONS)  # which has no Numba
-    assert semi_markov.__name__ == "fastkeras.crf.semi_markov._native"
+    assert semi_markov.__name__ == "fastkeras.crf.semi_markov._engines.native"
     assert answering(EMISSIONS) == "numba"
     varying = _engines.engine_for("crf", EMISSIONS, needs="VARYING_TRANSITIONS")
-    assert varying.__name__ == "fastkeras.crf._reference"
+    assert varying.__name__ == "fastkeras.crf._engines.reference"
     monkeypatch.setenv("FASTKERAS_ENGINE", "")
     assert answering(EMISSIONS) == "native"
 
@@ -198,7 +201,7 @@ def test_environment_variable_leaves_alone_what_its_engine_is_not_for(monkeypatc
 @pytest.mark.usefixtures("without_native")
 def test_environment_variable_does_not_fall_through(monkeypatch):
     monkeypatch.setenv("FASTKERAS_ENGINE", "native")
-    with pytest.raises(ImportError, match=r"fastkeras\.crf\._native"):
+    with pytest.raises(ImportError, match=r"fastkeras\.crf\._engines\.native"):
         answering(EMISSIONS)
 
 
@@ -209,7 +212,7 @@ def test_unknown_engine_in_the_environment_is_an_error(monkeypatch, domain):
     with pytest.raises(ValueError, match=message):
         _engines.engine_for(domain, EMISSIONS)
     named = _engines.engine_for(domain, EMISSIONS, "native")  # a name in the call is stronger
-    assert named.__name__ == f"fastkeras.{domain}._native"
+    assert named.__name__ == f"fastkeras.{domain}._engines.native"
 
 
 @pytest.mark.parametrize(("domain", "guess"), [("crt", " (did you mean 'crf'?)"), ("parser", "")])

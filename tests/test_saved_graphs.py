@@ -11,7 +11,7 @@ import sys
 import pytest
 
 pytest.importorskip("tensorflow")
-pytest.importorskip("fastkeras._tf_ops", reason="the ops were not built")
+pytest.importorskip("fastkeras._ops.tensorflow", reason="the ops were not built")
 
 # The optimizers' op takes variables: tests/optimizers/test_doors.py has its malformed calls.
 SCRIPT = """
@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.core.framework import op_def_pb2
-from fastkeras import _tf_ops
+from fastkeras._ops import tensorflow as tensorflow_ops
 
 graph_of = tf.compat.v1
 rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-// The CRF's kernels for JAX: the handlers that fastkeras/_jax_ops.py registers by their names.
+// The CRF's kernels for JAX: the handlers that fastkeras/_ops/jax.py registers by their names.
 
 #include <cstdint>
 

@@ -1,5 +1,5 @@
 // Word2Vec's training pass over a slice of an encoded corpus, matrices updated in place. The
-// gradients are derived in docs/word2vec.md; fastkeras/word2vec/_reference.py is the same as text.
+// gradients are derived in docs/word2vec.md; the engine `reference` of Python is the same as text.
 
 #ifndef FASTKERAS_WORD2VEC_WORD2VEC_H_
 #define FASTKERAS_WORD2VEC_WORD2VEC_H_

@@ -1,10 +1,9 @@
 """The C++ kernels as calls of XLA on the CPU: what JAX's transformations ask of one.
 
-The library beside this file, made of csrc/**/jax.cc, is built where setup.py finds a jaxlib.
+The library, made of csrc/**/jax.cc, is built where setup.py finds a jaxlib.
 """
 
 from ctypes import CDLL
-from pathlib import Path
 
 import jax
 import jaxlib
@@ -21,7 +20,7 @@ NAME = "libfastkeras_jax"
 
 
 def _load():
-    path = Path(__file__).with_name(f"{NAME}.so")
+    path = _build.FOLDER / f"{NAME}.so"
     if not hasattr(jax, "ffi"):
         raise ImportError(
             f"engine='jax_native' takes JAX 0.5 or newer, and this is {jax.__version__}"

@@ -1,10 +1,8 @@
-"""Loads a library of TensorFlow ops that lies beside this file, or says why it cannot.
+"""Loads a library of TensorFlow ops that lies in the folder of the package, or says why it cannot.
 
 What a library needs to run inside of XLA's programs is a library of its own: it fits one minor
 version of TensorFlow, and only the CPU.
 """
-
-from pathlib import Path
 
 import tensorflow as tf
 
@@ -28,7 +26,7 @@ def load(name, fits_one_version=False):
     """Return the ops of a library, whose file may be named after the TensorFlow that it fits."""
     if fits_one_version:
         name += f"_{VERSION.replace('.', '_')}"
-    path = Path(__file__).with_name(f"{name}.so")
+    path = _build.FOLDER / f"{name}.so"
     if not path.exists():
         raise ImportError(_build.reason(name, VERSION if fits_one_version else None))
     try:

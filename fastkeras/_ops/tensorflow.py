@@ -1,6 +1,6 @@
 """The ops built from csrc/*/*tensorflow.cc but that of the optimizers."""
 
-from fastkeras._tf_library import load, state_under_xla
+from fastkeras._ops.library import load, state_under_xla
 
 library = load("libfastkeras_tf_ops")
 XLA = state_under_xla("libfastkeras_tf_xla")

@@ -1,6 +1,6 @@
 """The op that updates variables, built from csrc/optimizers/tensorflow.cc."""
 
-from fastkeras._tf_library import load, state_under_xla
+from fastkeras._ops.library import load, state_under_xla
 
 library = load("libfastkeras_tf_variable_ops", fits_one_version=True)
 XLA = state_under_xla("libfastkeras_tf_variable_xla")

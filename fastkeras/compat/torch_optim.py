@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from fastkeras.optimizers import _torch_native
+from fastkeras.optimizers._engines import torch_native
 from fastkeras.optimizers.step import no_extras
 
 _DTYPES = (torch.float32, torch.float64)
@@ -80,12 +80,12 @@ class AdamW(torch.optim.Optimizer):
             if parameter.grad.layout is not torch.strided:
                 raise ValueError("gradients must be dense: make them so with .to_dense()")
         slots = [[self._state_of(p)[name] for name in _MOMENTS] for p in parameters]
-        reason = _torch_native.why_not([*parameters, *(s for pair in slots for s in pair)])
+        reason = torch_native.why_not([*parameters, *(s for pair in slots for s in pair)])
         if reason is not None:
             raise ValueError(f"AdamW updates in place, but {reason}: use torch.optim.AdamW")
         numbers = [float(self.state[p]["step"]) + 1 for p in parameters]
         pairs = zip(numbers, (group for _, group in found), strict=True)
-        _torch_native.step(
+        torch_native.step(
             "adam",
             parameters,
             [p.grad for p in parameters],
@@ -128,6 +128,6 @@ def _check(group):
     for parameter in group["params"]:
         if parameter.dtype not in _DTYPES:
             raise ValueError(f"parameters must be float32 or float64, got {parameter.dtype}")
-    reason = _torch_native.why_not(group["params"])
+    reason = torch_native.why_not(group["params"])
     if reason is not None:
         raise ValueError(f"AdamW updates in place, but {reason}: use torch.optim.AdamW")

@@ -23,7 +23,7 @@ from fastkeras.crf.chain import LowRank
 
 __all__ = ["locally_normalized", "log_likelihood", "viterbi"]
 
-FLOOR, IMPOSSIBLE = -1e30, -1e29  # as in _keras/recursions.py
+FLOOR, IMPOSSIBLE = -1e30, -1e29  # as in _engines/keras/recursions.py
 NEAR = {"float32": 60.0, "float64": 600.0}  # nats between transitions
 
 
@@ -270,7 +270,7 @@ def _sums(array, x, transitions):
         if family_of(x) == "numpy":
             rows = [_log_sum_exp(array, x[:, t, None, :] + transitions) for t in range(x.shape[1])]
             return np.stack(rows, axis=1) if rows else x
-        from fastkeras.crf._keras.recursions import scan
+        from fastkeras.crf._engines.keras.recursions import scan
 
         def step(carry, inputs):
             return carry, (_log_sum_exp(array, inputs[0][:, None, :] + transitions),)
@@ -289,7 +289,7 @@ def _clipped(chain, tags):
     array = array_functions(tags)
     if chain.family == "numpy":
         return np.ones(len(tags), bool), tags
-    from fastkeras.crf._keras.eager import check_values
+    from fastkeras.crf._engines.keras.eager import check_values
 
     check_values(chain, tags)
     valid = chain.valid_steps()

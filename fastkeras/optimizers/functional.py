@@ -94,7 +94,7 @@ def update(
     )
     array = given.parameters[0] if given.parameters else np.empty(0)
     module = _engines.engine_for("optimizers", array, engine, *engine_needs(rule))
-    if module.__name__.endswith("_keras"):
+    if _engines.name_of(module) == "keras":
         given = _by_masks(given)
     *new, finite = do(NUMPY, module, rule, given, _noise, _spread, _gathered)
     for array, value in changed(given, new, (given.parameters, given.slots, given.remainders)):

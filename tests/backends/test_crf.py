@@ -9,7 +9,8 @@ import pytest
 from keras import ops
 
 from fastkeras import crf as functions
-from fastkeras.crf import _reference, span_scores
+from fastkeras.crf import span_scores
+from fastkeras.crf._engines import reference as _reference
 from fastkeras.crf.chain import Chain
 from fastkeras.layers import CRF
 from fastkeras.metrics import CRFExactMatch, CRFSpanScore

@@ -10,8 +10,9 @@ if __import__("keras").backend.backend() != "jax":
 import jax.numpy as jnp  # noqa: E402
 
 import fastkeras  # noqa: E402
-from fastkeras import _arrays, _build, _engines, _jax_ops, crf  # noqa: E402
-from fastkeras.crf import _jax_native  # noqa: E402
+from fastkeras import _arrays, _build, _engines, crf  # noqa: E402
+from fastkeras._ops import jax as jax_ops  # noqa: E402
+from fastkeras.crf._engines import jax_native  # noqa: E402
 from fastkeras.crf.arguments import chain_of  # noqa: E402
 
 BATCH, STEPS, NUM_TAGS = 3, 6, 4
@@ -241,7 +242,7 @@ def test_k_best_and_samples(scores):
     assert_close(best, crf.k_best(x, a, k=3, **more, engine="keras"))
     chain = chain_of(x, a, **more)
     uniforms = jax.random.uniform(jax.random.key(0), (2, BATCH, STEPS))
-    drawn = jax.jit(lambda uniforms: _jax_native.sample(chain, uniforms))(uniforms)
+    drawn = jax.jit(lambda uniforms: jax_native.sample(chain, uniforms))(uniforms)
     assert drawn.dtype == "int32"
     assert ((drawn >= 0) & (drawn < NUM_TAGS)).all()
 
@@ -279,22 +280,20 @@ def test_the_door_of_a_kernel_counts_its_inputs(scores):
 
 
 def test_a_library_that_is_missing_or_broken_says_what_mends_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(_jax_ops, "__file__", str(tmp_path / "_jax_ops.py"))
     monkeypatch.setattr(_build, "FOLDER", tmp_path)
     (tmp_path / "_built.json").write_text('{"tensorflow": null, "jaxlib": null, "failed": {}}')
     with pytest.raises(ImportError, match=r"where no jaxlib was found, and this is .* builds it"):
-        _jax_ops._load()
-    (tmp_path / f"{_jax_ops.NAME}.so").write_text("no library")
+        jax_ops._load()
+    (tmp_path / f"{jax_ops.NAME}.so").write_text("no library")
     with pytest.raises(ImportError, match="builds it again"):
-        _jax_ops._load()
+        jax_ops._load()
     with pytest.raises(ImportError, match="compiled from other sources"):
-        _jax_ops.function_of("fastkeras_of_another_name", None)
+        jax_ops.function_of("fastkeras_of_another_name", None)
 
 
 def test_the_library_links_neither_tensorflow_nor_xla():
     import subprocess
-    from pathlib import Path
 
-    path = Path(_jax_ops.__file__).with_name(f"{_jax_ops.NAME}.so")
+    path = _build.FOLDER / f"{jax_ops.NAME}.so"
     undefined = subprocess.run(["nm", "-DCu", path], capture_output=True, text=True, check=True)
     assert not [line for line in undefined.stdout.splitlines() if "TF_" in line or "xla" in line]

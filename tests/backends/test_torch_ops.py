@@ -10,9 +10,10 @@ if __import__("keras").backend.backend() != "torch":
     pytest.skip("Keras runs on another backend here", allow_module_level=True)
 
 from fastkeras import _engines, crf  # noqa: E402
-from fastkeras.crf import _torch_native, semi_markov  # noqa: E402
+from fastkeras.crf import semi_markov  # noqa: E402
+from fastkeras.crf._engines import torch_native  # noqa: E402
 from fastkeras.crf.arguments import chain_of  # noqa: E402
-from fastkeras.crf.semi_markov import _torch_native as _semi_markov_torch_native  # noqa: E402
+from fastkeras.crf.semi_markov._engines import torch_native as _semi_markov_torch_native  # noqa: E402
 
 # Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -70,7 +71,7 @@ def test_value_and_gradient_are_those_of_the_keras_engine(chain, tags):
 
 
 def test_opcheck(chain, tags):
-    quantity = _torch_native.LOG_LIKELIHOOD
+    quantity = torch_native.LOG_LIKELIHOOD
     torch.library.opcheck(OPS.crf_value.default, (*with_gradients(chain), tags, quantity))
     ones = torch.ones(BATCH)
     torch.library.opcheck(OPS.crf_gradient.default, (*chain, tags, ones, quantity))
@@ -83,7 +84,7 @@ def test_opcheck(chain, tags):
 
 def test_compiled_without_a_break(chain, tags):
     compiled = torch.compile(
-        lambda *chain: _torch_native._value(*chain, tags, _torch_native.LOG_LIKELIHOOD).sum(),
+        lambda *chain: torch_native._value(*chain, tags, torch_native.LOG_LIKELIHOOD).sum(),
         fullgraph=True,
         backend="aot_eager",
     )

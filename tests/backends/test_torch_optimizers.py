@@ -10,7 +10,8 @@ if keras.backend.backend() != "torch":
     pytest.skip("Keras runs on another backend here", allow_module_level=True)
 
 from fastkeras import optimizers  # noqa: E402
-from fastkeras.optimizers import _native, _torch_native, transforms, update  # noqa: E402
+from fastkeras.optimizers import transforms, update  # noqa: E402
+from fastkeras.optimizers._engines import native, torch_native  # noqa: E402
 from fastkeras.optimizers.hyperparameters import DEFAULTS  # noqa: E402
 from fastkeras.optimizers.rules import RULES  # noqa: E402
 from fastkeras.optimizers.step import Extras  # noqa: E402
@@ -59,23 +60,23 @@ def test_the_bits_are_those_of_native(rule, dtype, rng):
     rates = np.full(count, 0.1)
 
     def copied(list_of_tensors):
-        return [None if t is None else _torch_native._array_of(t.clone()) for t in list_of_tensors]
+        return [None if t is None else torch_native._array_of(t.clone()) for t in list_of_tensors]
 
     def extras(remainders):
         return Extras([None] * count, remainders, [False] * count, rates, None)
 
     arrays = copied(parameters), copied(gradients), [copied(of_one) for of_one in slots]
     rests = copied(remainders)
-    _native.step(rule, *arrays, *rest, extras(rests))
+    native.step(rule, *arrays, *rest, extras(rests))
     before = [p.data_ptr() for p in parameters]
-    result = _torch_native.step(rule, parameters, gradients, slots, *rest, extras(remainders))
+    result = torch_native.step(rule, parameters, gradients, slots, *rest, extras(remainders))
     assert result[0] is parameters and [p.data_ptr() for p in parameters] == before
     ours = [*parameters, *(s for of_one in slots for s in of_one), *remainders]
     theirs = [*arrays[0], *(s for of_one in arrays[2] for s in of_one), *rests]
     for tensor, array in zip(ours, theirs, strict=True):
         assert (tensor is None) == (array is None)
         if tensor is not None:
-            assert _torch_native._array_of(tensor).tobytes() == array.tobytes()  # NaN as well
+            assert torch_native._array_of(tensor).tobytes() == array.tobytes()  # NaN as well
 
 
 def coefficients_of(rule):

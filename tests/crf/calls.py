@@ -4,7 +4,7 @@ import numpy as np
 
 from accuracy import WIDER, assert_as_accurate_as_reference
 from fastkeras import crf
-from fastkeras.crf import _reference
+from fastkeras.crf._engines import reference
 from fastkeras.crf.arguments import chain_of, tags_of
 from strategies import is_valid
 
@@ -48,7 +48,7 @@ def call_reference(function, chain, dtype, weights=None):
     if function == "log_likelihood_and_gradients":
         weights = np.ones(len(tags)) if weights is None else weights
         arguments.append(np.asarray(weights).astype(dtype))
-    return _arrays(getattr(_reference, function)(*arguments))
+    return _arrays(getattr(reference, function)(*arguments))
 
 
 def largest_score(chain, tags=None):
@@ -59,7 +59,7 @@ def largest_score(chain, tags=None):
     """
     chain, _ = checked(chain)
     if tags is None:
-        tags, _ = _reference.viterbi(chain)
+        tags, _ = reference.viterbi(chain)
     largest = 0.0
     for b, valid in enumerate(chain.valid_steps()):
         path = tags[b, valid]

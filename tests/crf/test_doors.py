@@ -231,9 +231,9 @@ def library():
     (parameter,) = (p for p in engines_of("crf") if p.values[0] == "tensorflow_native")
     if parameter.marks:
         pytest.skip(parameter.marks[0].kwargs["reason"])
-    from fastkeras import _tf_ops
+    from fastkeras._ops import tensorflow as tensorflow_ops
 
-    return _tf_ops.library
+    return tensorflow_ops.library
 
 
 def caller(library, op, attributes, compiled):

@@ -5,7 +5,7 @@ import pytest
 
 import calls
 from fastkeras import crf
-from fastkeras.crf._keras import recursions
+from fastkeras.crf._engines.keras import recursions
 
 tf = pytest.importorskip("tensorflow")
 

@@ -7,7 +7,7 @@ keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
 from fastkeras import crf as functions  # noqa: E402
-from fastkeras.crf import _reference  # noqa: E402
+from fastkeras.crf._engines import reference  # noqa: E402
 from fastkeras.crf.chain import Chain  # noqa: E402
 from fastkeras.layers import CRF  # noqa: E402
 from fastkeras.losses import CRFLoss  # noqa: E402
@@ -81,8 +81,8 @@ def expected(crf, model, words, tags):
     emissions = np.asarray(model(words)).astype("float64")
     scores = (crf.transitions, None, mask, crf.start_transitions, crf.end_transitions)
     chain = Chain(emissions, *scores).with_scores(lambda a: np.asarray(a).astype("float64"))
-    likelihood = _reference.log_likelihood(chain, np.where(mask, tags, 0))
-    decoded, _ = _reference.viterbi(chain)
+    likelihood = reference.log_likelihood(chain, np.where(mask, tags, 0))
+    decoded, _ = reference.viterbi(chain)
     return likelihood, decoded, (decoded == tags)[mask].mean()
 
 

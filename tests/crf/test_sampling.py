@@ -9,7 +9,7 @@ import fastkeras
 from calls import call, call_reference, largest_score
 from enumeration import enumerate_paths, probabilities
 from fastkeras import crf
-from fastkeras.crf import _reference
+from fastkeras.crf._engines import reference
 from fastkeras.crf.arguments import chain_of
 from strategies import chains, is_valid
 
@@ -115,7 +115,7 @@ def test_engines_draw_the_tags_of_the_reference(engine, chain, num_samples, seed
     tags = np.asarray(crf.sample(**arguments, engine=engine))
     uniforms = np.random.default_rng(seed).random((num_samples, *chain["emissions"].shape[:2]))
     checked = chain_of(**without_tags(chain))
-    np.testing.assert_array_equal(tags, _reference.sample(checked, uniforms))
+    np.testing.assert_array_equal(tags, reference.sample(checked, uniforms))
     np.testing.assert_array_equal(tags, crf.sample(**arguments, engine=engine))
     (log_z,) = call("log_partition", chain, "reference")
     possible = np.isfinite(log_z)

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from fastkeras import crf
-from fastkeras._tf_ops import library
-from fastkeras.crf import _reference, _tensorflow_native
+from fastkeras._ops.tensorflow import library
+from fastkeras.crf._engines import reference, tensorflow_native
 from fastkeras.crf.chain import Chain
 
 BATCH, STEPS, NUM_TAGS = 3, 5, 4
@@ -45,7 +45,7 @@ def close(actual, expected):
 
 def reference_gradient(chain):
     ones = np.ones(len(chain["emissions"]), chain["emissions"].dtype)
-    return _reference.log_likelihood_and_gradients(*arguments_of("log_likelihood", chain), ones)[1]
+    return reference.log_likelihood_and_gradients(*arguments_of("log_likelihood", chain), ones)[1]
 
 
 def value_ops(function, *arguments):
@@ -64,8 +64,8 @@ def test_graph_answers_like_the_reference(batch, steps, num_tags, dtype):
     given = chain(batch, steps, num_tags, dtype)
     for function in (*VALUES, "marginals", "viterbi"):
         arguments = arguments_of(function, given)
-        in_graph = tf.function(getattr(_tensorflow_native, function))
-        expected = getattr(_reference, function)(*arguments)
+        in_graph = tf.function(getattr(tensorflow_native, function))
+        expected = getattr(reference, function)(*arguments)
         got_all, want_all = tf.nest.flatten(in_graph(*arguments)), tf.nest.flatten(expected)
         for got, want in zip(got_all, want_all, strict=True):
             assert got.dtype == want.dtype
@@ -86,7 +86,7 @@ def test_one_trace_serves_every_batch_and_number_of_steps():
     for batch, steps in ((3, 5), (1, 1), (6, 2), (0, 4), (2, 0), (0, 0)):
         given = chain(batch, steps)
         value, gradient = train(*given.values())
-        close(value, _reference.log_likelihood(*arguments_of("log_likelihood", given)))
+        close(value, reference.log_likelihood(*arguments_of("log_likelihood", given)))
         close(gradient, reference_gradient(given).emissions)
     assert len(traces) == 1
 

@@ -51,7 +51,7 @@ def set_num_threads(engine, monkeypatch):
         yield lambda n: numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
         numba.set_num_threads(before)
     elif engine == "tensorflow_native":
-        module = pytest.importorskip("fastkeras.crf._tensorflow_native")
+        module = pytest.importorskip("fastkeras.crf._engines.tensorflow_native")
         yield lambda n: monkeypatch.setattr(module, "_num_threads", lambda: n)
     else:
         pytest.skip(f"{engine} has no threads of its own")

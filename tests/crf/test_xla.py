@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastkeras import _engines, _tf_library, _tf_ops, crf
-from fastkeras.crf import _tensorflow_native, semi_markov
+from fastkeras import _engines, crf
+from fastkeras._ops import library
+from fastkeras._ops import tensorflow as tensorflow_ops
+from fastkeras.crf import semi_markov
+from fastkeras.crf._engines import tensorflow_native
 from fastkeras.crf.chain import Chain
 from fastkeras.layers import CRF
 
@@ -34,7 +37,7 @@ def sample_given_uniforms(chain):
     numbers = np.random.default_rng(4).random((5, *emissions.shape[:2]))
     zeros = tf.zeros_like(start)
     checked = Chain(emissions, chain["transitions"], chain["lengths"], None, start, zeros)
-    return _tensorflow_native.sample(checked, tf.constant(numbers, emissions.dtype))
+    return tensorflow_native.sample(checked, tf.constant(numbers, emissions.dtype))
 
 
 FUNCTIONS = {
@@ -179,11 +182,11 @@ def test_where_xla_would_not_find_the_kernels_the_keras_engine_answers(why, monk
     if why == "a GPU":  # XLA would ask for kernels there
         devices = [tf.config.PhysicalDevice(f"/{kind}:0", kind) for kind in ("CPU", "GPU")]
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda: devices)
-        state = _tf_library.state_under_xla("libfastkeras_tf_xla")
+        state = library.state_under_xla("libfastkeras_tf_xla")
     else:
-        state = _tf_library.state_under_xla("libfastkeras_tf_of_another_name")
+        state = library.state_under_xla("libfastkeras_tf_of_another_name")
         assert "libfastkeras_tf_of_another_name_2_" in state
-    monkeypatch.setattr(_tf_ops, "XLA", state)
+    monkeypatch.setattr(tensorflow_ops, "XLA", state)
     given = tensors(SHAPES[0]), tags_for(SHAPES[0])
     text = program(FUNCTIONS["log_partition"], *given)
     assert "Fastkeras>" not in text

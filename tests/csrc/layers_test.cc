@@ -3,7 +3,7 @@
 //
 // All arrays have exactly their size, so that the sanitizer sees a step outside.
 
-#include "word2vec/layers.h"
+#include "word2vec/layers/layers.h"
 
 #include <cmath>
 #include <cstdio>

@@ -1,7 +1,7 @@
 // Runs the counting and the encoding of words under the sanitizers, against a plain reading of the
 // same text. Texts live in arrays of exactly their size, so that a read beyond the end is seen.
 
-#include "word2vec/text.h"
+#include "word2vec/text/text.h"
 
 #include <algorithm>
 #include <cstdio>

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from engine_parameters import engines_of
 from fastkeras import _core
-from fastkeras._tf_variable_ops import library
+from fastkeras._ops.tensorflow_variables import library
 from fastkeras.optimizers import transforms, update
 from fastkeras.optimizers.rules import RULES
 

@@ -128,7 +128,7 @@ def test_zero_removes_what_is_not_finite(engine):
 
 def test_groups_that_wait_for_each_other_are_an_error(engine):
     first, second = (transforms.clip_by_global_norm(1.0)._replace(of=of) for of in (1, 2))
-    step = import_module(f"fastkeras.optimizers._{engine}").step
+    step = import_module(f"fastkeras.optimizers._engines.{engine}").step
     c, none = np.full((2, 1), 0.1), np.zeros(2)
     chains = [(first, second), (second, first)]
     with pytest.raises(Exception, match="wait for each other"):
@@ -138,7 +138,7 @@ def test_groups_that_wait_for_each_other_are_an_error(engine):
 @pytest.mark.parametrize("name", engines_of("optimizers"))
 def test_engines_have_the_signature_of_the_reference(name):
     signatures = [
-        list(inspect.signature(import_module(f"fastkeras.optimizers._{n}").step).parameters)
+        list(inspect.signature(import_module(f"fastkeras.optimizers._engines.{n}").step).parameters)
         for n in (name, "reference")
     ]
     assert signatures[0] == signatures[1]

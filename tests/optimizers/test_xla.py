@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fastkeras import _tf_variable_ops, optimizers
+from fastkeras import optimizers
+from fastkeras._ops import tensorflow_variables as variable_ops
 from fastkeras.optimizers import transforms
 
 SHAPES = ((3, 5), (7,), (), (40, 300), (0, 4))
@@ -59,7 +60,7 @@ def program(step, *gradients, stage="hlo"):
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_step_of_a_graph(name):
-    assert _tf_variable_ops.XLA == "ready"
+    assert variable_ops.XLA == "ready"
     settings = {
         **RULES[name],
         "learning_rate_multipliers": [("weight_0", 0.5), ("weight_1", 0)],

@@ -270,8 +270,8 @@ def test_several_threads_may_use_one_counter_and_one_encoder():
 @pytest.fixture(scope="module")
 def ops():
     tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
-    library = pytest.importorskip("fastkeras._tf_ops", reason="the ops were not built").library
-    return tf, library
+    ops = pytest.importorskip("fastkeras._ops.tensorflow", reason="the ops were not built")
+    return tf, ops.library
 
 
 def calls(tf):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from accuracy import assert_as_accurate_as_reference
 from engine_parameters import engines_of
 from fastkeras import _engines
-from fastkeras.word2vec import _reference
+from fastkeras.word2vec._engines import reference
 from fastkeras.word2vec.subwords import bags_of
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import (
@@ -31,7 +31,7 @@ ENGINES = _engines.DOMAINS["word2vec"]
 
 @pytest.fixture(scope="module", params=engines_of("word2vec"))
 def engine(request):
-    return import_module(f"fastkeras.word2vec._{request.param}")
+    return import_module(f"fastkeras.word2vec._engines.{request.param}")
 
 
 @pytest.fixture(params=["avx512", "avx2", "portable"])
@@ -79,15 +79,15 @@ class Problem:
 
     def touches(self, begin, end):
         """Return how often a row is updated at most."""
-        found = _reference.windows(self.ids, begin, end, self.tables, self.settings, self.key)
+        found = reference.windows(self.ids, begin, end, self.tables, self.settings, self.key)
         return 1 + sum(len(contexts) for _, _, contexts in found)
 
     def check(self, engine, begin=0, end=None, **more):
         end = len(self.ids) if end is None else end
         result = self.train(engine, begin=begin, end=end, **more)
         only = {"deterministic": more["deterministic"]} if "deterministic" in more else {}
-        exact = self.train(_reference, "float64", begin, end, **only)
-        rounded = self.train(_reference, "float32", begin, end, **only)
+        exact = self.train(reference, "float64", begin, end, **only)
+        rounded = self.train(reference, "float32", begin, end, **only)
         steps = self.touches(begin, end)
         for arrays in zip(result[:2], exact[:2], rounded[:2], strict=True):
             scale = np.abs(arrays[1]).max()
@@ -132,9 +132,9 @@ def problems(draw, objectives=OBJECTIVES, losses=LOSSES):
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_engines_have_the_signature_of_the_reference(name):
-    module = import_module(f"fastkeras.word2vec._{name}")
+    module = import_module(f"fastkeras.word2vec._engines.{name}")
     actual = inspect.signature(module.train).parameters
-    assert list(actual) == list(inspect.signature(_reference.train).parameters)
+    assert list(actual) == list(inspect.signature(reference.train).parameters)
 
 
 @given(problem=problems())
@@ -151,7 +151,7 @@ def test_every_instruction_set_agrees_with_the_reference(
 ):
     if shared and (objective == "cbow" or loss == "hierarchical_softmax"):
         pytest.skip("nothing to share: one set for a window by definition")
-    native = import_module("fastkeras.word2vec._native")
+    native = import_module("fastkeras.word2vec._engines.native")
     for negative, size in ((5, 100), (9, 20)):
         settings = Settings(objective, loss, negative=negative, shared_negatives=shared)
         problem = Problem(settings, rng, words=300, size=size, length=150, buckets=buckets)
@@ -215,7 +215,7 @@ def test_deterministic_mode_does_not_depend_on_threads(engine, objective, loss, 
 @pytest.mark.parametrize("buckets", [None, 200])
 @pytest.mark.parametrize("shared", [False, True])
 def test_deterministic_rounds_are_those_of_the_reference(shared, buckets, rng):
-    native = import_module("fastkeras.word2vec._native")
+    native = import_module("fastkeras.word2vec._engines.native")
     settings = Settings(shared_negatives=shared, window=2)
     length = BLOCK * BLOCKS_IN_ROUND + 600
     sizes = {"words": 1000, "size": 9, "length": length}

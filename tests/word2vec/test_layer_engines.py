@@ -33,7 +33,7 @@ SHAPES = [  # batch, negative, size: every number of vectors in a row, and of ro
 
 @pytest.fixture(params=engines_of("word2vec.layers"))
 def engine(request):
-    return import_module(f"fastkeras.word2vec.layers._{request.param}")
+    return import_module(f"fastkeras.word2vec.layers._engines.{request.param}")
 
 
 def variables(*arrays):
@@ -153,7 +153,7 @@ def test_engines_take_the_same_step(kind, rng):
 def test_xla_and_a_name_choose_the_engine_of_keras(monkeypatch, rng):
     asked = []
     for name in fastkeras.engines("word2vec.layers"):
-        module = import_module(f"fastkeras.word2vec.layers._{name}")
+        module = import_module(f"fastkeras.word2vec.layers._engines.{name}")
         pooled = module.pooled
         monkeypatch.setattr(
             module, "pooled", lambda *a, name=name, do=pooled: asked.append(name) or do(*a)

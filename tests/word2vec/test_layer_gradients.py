@@ -9,7 +9,7 @@ tf = pytest.importorskip("tensorflow")
 from engine_parameters import engines_of  # noqa: E402
 from fastkeras.layers import CBOW, SkipGram  # noqa: E402
 from fastkeras.optimizers import Adam  # noqa: E402
-from fastkeras.word2vec.layers._keras import IMPOSSIBLE  # noqa: E402
+from fastkeras.word2vec.layers._engines.keras import IMPOSSIBLE  # noqa: E402
 from word2vec.plain_loss import gradient_by_differences  # noqa: E402
 from word2vec.test_layers import (  # noqa: E402
     CASES,

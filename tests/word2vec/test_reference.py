@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fastkeras.word2vec import _reference
+from fastkeras.word2vec._engines import reference
 from fastkeras.word2vec.subwords import Bags
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import CHUNK, LOSSES, Schedule, Settings, tables_of
@@ -96,11 +96,11 @@ def test_steps_follow_the_gradient(form, loss, correction, bags, rng):
     ]
     after = inputs.copy(), outputs.copy()
     if form == "skipgram":
-        (v,) = _reference.vectors_of(inputs, [3], tables)
-        change, value = _reference._step(after[1], v, rows, signs, RATE, tables, settings)
-        _reference._add(after[0], [3], [change], tables, settings)
+        (v,) = reference.vectors_of(inputs, [3], tables)
+        change, value = reference._step(after[1], v, rows, signs, RATE, tables, settings)
+        reference._add(after[0], [3], [change], tables, settings)
     else:
-        step = _reference._step_cbow if form == "cbow" else _reference._step_together
+        step = reference._step_cbow if form == "cbow" else reference._step_together
         value = step(*after, contexts, rows, signs, RATE, tables, settings)
     np.testing.assert_allclose(value, expected_loss, rtol=1e-12)
     for before, now, gradient in zip((inputs, outputs), after, expected, strict=True):
@@ -114,7 +114,7 @@ def test_row_drawn_twice_is_seen_as_it_was_left(rng):
     tables = tables_of(COUNTS, settings)
     v, outputs = rng.standard_normal(SIZE), rng.standard_normal((WORDS, SIZE))
     u = outputs[4].copy()
-    change, _ = _reference._step(outputs, v, np.array([4, 4]), np.ones(2), 0.5, tables, settings)
+    change, _ = reference._step(outputs, v, np.array([4, 4]), np.ones(2), 0.5, tables, settings)
     once = u - 0.5 * sigmoid(u @ v) * v
     twice = once - 0.5 * sigmoid(once @ v) * v
     np.testing.assert_allclose(outputs[4], twice, rtol=1e-12)
@@ -131,7 +131,7 @@ def test_word2vec_cbow_gives_every_context_the_whole_error(rng):
         settings = settings_of("cbow", "negative_sampling", exact_cbow=exact)
         after = inputs.copy()
         tables = tables_of(COUNTS, settings)
-        _reference._step_cbow(after, outputs.copy(), contexts, rows, signs, RATE, tables, settings)
+        reference._step_cbow(after, outputs.copy(), contexts, rows, signs, RATE, tables, settings)
         moved.append(after - inputs)
     np.testing.assert_allclose(moved[1], 4 * moved[0], rtol=1e-9, atol=1e-15)
 
@@ -143,7 +143,7 @@ def test_fasttext_gives_every_row_of_a_bag_the_whole_error(rng):
     for exact in (True, False):
         settings = settings_of("skipgram", "negative_sampling", exact_subwords=exact)
         after = inputs.copy()
-        _reference._add(after, [3, 6], changes, tables, settings)
+        reference._add(after, [3, 6], changes, tables, settings)
         of_3, of_6 = changes / 4 if exact else changes
         expected = np.zeros_like(inputs)
         expected[3], expected[6] = of_3, of_6
@@ -155,7 +155,7 @@ def test_large_logits_give_finite_losses():
     settings = settings_of("skipgram", "negative_sampling")
     tables = tables_of(COUNTS, settings)
     x = np.array([-1e4, 1e4])
-    loss, errors = _reference.loss_and_errors(x, [0, 1], np.array([-1, 1]), tables, settings)
+    loss, errors = reference.loss_and_errors(x, [0, 1], np.array([-1, 1]), tables, settings)
     assert loss == 2e4
     np.testing.assert_array_equal(errors, [1, -1])
 
@@ -258,9 +258,9 @@ def test_windows_are_those_of_the_kept_words_of_the_sentence(shrink, rng):
             expected.append((center, ids[center], ids[near].tolist()))
         sentence = []
     end = expected[-1][0] + 1
-    found = _reference.windows(ids, 0, end, tables, settings, 99)
+    found = reference.windows(ids, 0, end, tables, settings, 99)
     assert [(a, c, n.tolist()) for a, c, n in found] == expected
-    parts = [_reference.windows(ids, *cut, tables, settings, 99) for cut in ((0, 70), (70, end))]
+    parts = [reference.windows(ids, *cut, tables, settings, 99) for cut in ((0, 70), (70, end))]
     joined = [(a, c, n.tolist()) for part in parts for a, c, n in part]
     assert joined == expected
 
@@ -275,7 +275,7 @@ def test_learning_rate_is_that_of_the_chunk(rng):
     moved = []
     for rate, slope in ((0.1, 0.0), (0.3, -0.2 / CHUNK), (0.3, 0.0)):
         own = inputs.copy()
-        _reference.train(
+        reference.train(
             ids, 0, len(ids), own, outputs.copy(), tables, settings, 1, Schedule(rate, slope)
         )
         moved.append(own - inputs)

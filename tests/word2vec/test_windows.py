@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastkeras.layers import SkipGram
-from fastkeras.word2vec import _reference
 from fastkeras.word2vec import windows as module
+from fastkeras.word2vec._engines import reference
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import Settings, tables_of
 from fastkeras.word2vec.vocabulary import Vocabulary, build
@@ -34,7 +34,7 @@ def expected(ids, window, sample, shrink, seed, epoch):
     settings = Settings(window=window, shrink_windows=shrink, negative=1)
     tables = tables_of(COUNTS, settings, sample)
     key = sampling.key_of(seed, epoch)
-    found = _reference.windows(ids, 0, len(ids), tables, settings, key)
+    found = reference.windows(ids, 0, len(ids), tables, settings, key)
     return [(int(center), contexts.tolist()) for _, center, contexts in found if len(contexts)]
 
 

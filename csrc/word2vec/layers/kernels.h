@@ -1,7 +1,7 @@
 // The kernels of layers.h that this file's instruction set was compiled to. Included once by each
 // layers_<set>.cc.
 
-#include "word2vec/layers.h"
+#include "word2vec/layers/layers.h"
 #include "word2vec/losses.h"
 
 FASTKERAS_BEGIN_ISA

@@ -1,1 +1,1 @@
-#include "word2vec/layer_kernels.h"
+#include "word2vec/layers/kernels.h"

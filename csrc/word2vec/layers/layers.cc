@@ -1,4 +1,4 @@
-#include "word2vec/layers.h"
+#include "word2vec/layers/layers.h"
 
 #include <algorithm>
 

@@ -1,8 +1,8 @@
 // What the Keras layers compute for a batch, forward and backward: sums of the rows of words, the
 // loss over a word and words drawn. docs/word2vec.md derives the gradients.
 
-#ifndef FASTKERAS_WORD2VEC_LAYERS_H_
-#define FASTKERAS_WORD2VEC_LAYERS_H_
+#ifndef FASTKERAS_WORD2VEC_LAYERS_LAYERS_H_
+#define FASTKERAS_WORD2VEC_LAYERS_LAYERS_H_
 
 #include <cstdint>
 
@@ -80,4 +80,4 @@ const Kernels<T>& CurrentKernels();
 
 }  // namespace fastkeras::word2vec::layers
 
-#endif  // FASTKERAS_WORD2VEC_LAYERS_H_
+#endif  // FASTKERAS_WORD2VEC_LAYERS_LAYERS_H_

@@ -1,5 +1,4 @@
-// TensorFlow ops of the Keras layers; fastkeras/word2vec/layers/_tensorflow_native.py puts them
-// together.
+// TensorFlow ops of the Keras layers; the engine `tensorflow_native` in Python puts them together.
 
 #include "tensorflow.h"
 
@@ -8,7 +7,7 @@
 #include <vector>
 
 #include "memory.h"
-#include "word2vec/layers.h"
+#include "word2vec/layers/layers.h"
 
 namespace fastkeras::word2vec::layers {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "released_gil.h"
 #include "word2vec/python_arrays.h"
-#include "word2vec/text.h"
+#include "word2vec/text/text.h"
 
 namespace py = pybind11;
 

@@ -1,4 +1,4 @@
-#include "word2vec/text.h"
+#include "word2vec/text/text.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,8 +1,8 @@
 // Words of UTF-8 text: counted for a vocabulary, then written as ids. A word is what stands between
 // ASCII whitespace, a sentence is a line. Results do not depend on the number of threads.
 
-#ifndef FASTKERAS_WORD2VEC_TEXT_H_
-#define FASTKERAS_WORD2VEC_TEXT_H_
+#ifndef FASTKERAS_WORD2VEC_TEXT_TEXT_H_
+#define FASTKERAS_WORD2VEC_TEXT_TEXT_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -89,4 +89,4 @@ class WordEncoder {
 
 }  // namespace fastkeras::word2vec
 
-#endif  // FASTKERAS_WORD2VEC_TEXT_H_
+#endif  // FASTKERAS_WORD2VEC_TEXT_TEXT_H_

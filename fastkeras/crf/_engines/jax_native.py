@@ -8,7 +8,7 @@ from ctypes import c_char_p, c_int, c_int64
 import numpy as np
 from jax import ShapeDtypeStruct
 
-from fastkeras._jax_ops import differentiable, function_of, on_numpy_arrays, op
+from fastkeras._ops.jax import differentiable, function_of, on_numpy_arrays, op
 from fastkeras.crf.chain import Gradients
 
 KERAS = "engine='keras' can"
@@ -71,7 +71,7 @@ def answer(function, chain, tags=None, more=(), **attributes):
     inputs = (*chain.scores, chain.lengths, mask, *(() if tags is None else (tags,)), *more)
     if chain.family == "numpy":
         return on_numpy_arrays(function, *inputs, **attributes)
-    from fastkeras.crf._keras.eager import check_values
+    from fastkeras.crf._engines.keras.eager import check_values
 
     check_values(chain, tags)  # what a kernel refuses comes late, and is no ValueError
     return function(*inputs, **attributes)

@@ -4,19 +4,18 @@ The values are differentiable once, with respect to all scores; see csrc/crf/*te
 """
 
 from ctypes import CDLL, c_char_p
-from pathlib import Path
 
 import tensorflow as tf
 from tensorflow.python.eager.record import could_possibly_record
 
-from fastkeras import _tf_library
-from fastkeras._tf_ops import library
+from fastkeras import _build
+from fastkeras._ops.tensorflow import library
 from fastkeras.crf.chain import Gradients
 
 
 def _numbers_of(*quantities):
     """The numbers that the compiled library has for quantities, `kQuantities` in csrc/crf/crf.h."""
-    path = Path(_tf_library.__file__).with_name("libfastkeras_tf_ops.so")
+    path = _build.FOLDER / "libfastkeras_tf_ops.so"
     try:
         name_of = CDLL(str(path)).fastkeras_crf_quantity
     except AttributeError as error:

@@ -9,7 +9,7 @@ import torch
 
 from fastkeras import _core
 from fastkeras._core import CRF_QUANTITIES
-from fastkeras._torch_ops import op
+from fastkeras._ops.torch import op
 from fastkeras.crf.chain import Gradients
 
 LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = map(

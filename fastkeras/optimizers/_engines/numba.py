@@ -4,8 +4,9 @@ import numba
 import numpy as np
 
 from fastkeras._arrays import NUMPY
-from fastkeras.optimizers import _reference, rules
 from fastkeras.optimizers import chains as of_transforms
+from fastkeras.optimizers import rules
+from fastkeras.optimizers._engines import reference
 
 OPTIONS = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
 
@@ -19,7 +20,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     more = any(rows is not None for rows in extras.rows) or any(extras.adapted)
     if not rules.RULES[rule].element_wise or halves or quantized or more:
         arguments = (parameters, gradients, slots, frozen, coefficients, decays, chains, extras)
-        return _reference.step(rule, *arguments)
+        return reference.step(rule, *arguments)
     transformed, finite = of_transforms.apply(
         NUMPY,
         [gradients[i] for i in active],

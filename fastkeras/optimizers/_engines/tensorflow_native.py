@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from fastkeras._tf_variable_ops import library
+from fastkeras._ops.tensorflow_variables import library
 from fastkeras.optimizers.chains import encode
 from fastkeras.optimizers.rules import is_quantized
 

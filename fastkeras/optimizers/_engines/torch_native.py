@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import torch
 
-from fastkeras.optimizers import _native
+from fastkeras.optimizers._engines import native
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -12,7 +12,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
     written = [*parameters, *(s for of_one in slots for s in of_one), *extras.remainders]
-    *_, finite = _native.step(
+    *_, finite = native.step(
         rule,
         [_array_of(parameter) for parameter in parameters],
         _readable(gradients, parameters, written),

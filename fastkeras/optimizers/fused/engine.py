@@ -21,7 +21,7 @@ def why_keras(rule, written, by_rows=False):
     if get_stateless_scope() is not None:
         return "the variables are in a stateless scope"
     if ON_TORCH and _engines.engines("optimizers")["torch_native"] == "ready":
-        from fastkeras.optimizers._torch_native import why_not
+        from fastkeras.optimizers._engines.torch_native import why_not
 
         return why_not(written)
     return None

@@ -175,7 +175,7 @@ class FusedStep:
         new_values, new_slots, new_remainders, finite = do(
             ops, engine, self._rule(), step, self._noise, sparse.spread, sparse.gathered, variables
         )
-        if engine.__name__.endswith("_keras"):
+        if _engines.name_of(engine) == "keras":
             self._keep_to_rows(gradients, variables, positions, new_values, new_slots)
         new = (new_values, new_slots, new_remainders)
         for variable, value in changed(step, new, (variables, slots, remainders)):
@@ -195,7 +195,7 @@ class FusedStep:
         written = [_value(variable) for variable in written]
         reason = why_keras(self._rule(), written)
         engine = _engines.engine_for("optimizers", written[0], "keras" if reason else None)
-        return engine.__name__.rpartition("._")[2], reason or ""
+        return _engines.name_of(engine), reason or ""
 
     def _of_positions(self, variable, positions):
         """Return what a variable holds for those that have a gradient."""
@@ -242,7 +242,7 @@ class FusedStep:
         taken, rows = [], []
         for gradient, variable, position in zip(gradients, variables, positions, strict=True):
             lazy, of_gradient = self._goes_by_rows(gradient, variable, position), None
-            if not lazy or engine.__name__.endswith("_keras"):
+            if not lazy or _engines.name_of(engine) == "keras":
                 gradient = sparse.dense(gradient)
                 of_gradient = sparse.mask_of(gradient) if lazy else None
             else:

@@ -289,7 +289,7 @@ class Word2Vec:
 
     def __getstate__(self):
         """All but the engine, of which the name is kept: modules are neither pickled nor copied."""
-        return {**vars(self), "_engine": self._engine.__name__.rpartition("._")[2]}
+        return {**vars(self), "_engine": _engines.name_of(self._engine)}
 
     def __setstate__(self, state):
         """Find the engine here, another one where that is not there; rows begin on cache lines."""

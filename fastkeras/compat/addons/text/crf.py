@@ -13,7 +13,7 @@ import tensorflow as tf
 from fastkeras import crf
 from fastkeras._keras_private import is_exporting
 from fastkeras.compat.addons.text.second_order import differentiable
-from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
+from fastkeras.crf._engines.keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
 from fastkeras.crf.constraints import restrict
 
 if keras.backend.backend() != "tensorflow":

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fastkeras._engines import engine_for
+from fastkeras._engines import engine_for, name_of
 
 ZERO = tf.UnconnectedGradients.ZERO
 
@@ -12,7 +12,7 @@ def differentiable(function, inputs, transitions, engine):
 
     TensorFlow Addons' functions could be differentiated twice; the C++ kernels have one derivative.
     """
-    if not engine_for("crf", inputs, engine).__name__.endswith("_tensorflow_native"):
+    if name_of(engine_for("crf", inputs, engine)) != "tensorflow_native":
         return function(inputs, transitions, engine)
 
     @tf.custom_gradient

@@ -6,10 +6,10 @@ one of recursions.py, not automatic differentiation through a loop.
 
 from keras import backend, ops
 
-from fastkeras.crf._keras import checkpointed
-from fastkeras.crf._keras.eager import engine_function
-from fastkeras.crf._keras.paths import k_best, sample, viterbi
-from fastkeras.crf._keras.recursions import (
+from fastkeras.crf._engines.keras import checkpointed
+from fastkeras.crf._engines.keras.eager import engine_function
+from fastkeras.crf._engines.keras.paths import k_best, sample, viterbi
+from fastkeras.crf._engines.keras.recursions import (
     forward,
     is_impossible,
     is_nan,
@@ -18,7 +18,7 @@ from fastkeras.crf._keras.recursions import (
     steps_of,
     varies,
 )
-from fastkeras.crf._keras.relative_scores import (
+from fastkeras.crf._engines.keras.relative_scores import (
     gold_of,
     log_likelihood_from,
     log_partition_from,
@@ -27,7 +27,7 @@ from fastkeras.crf._keras.relative_scores import (
     sum_over_steps,
     tags_and_previous,
 )
-from fastkeras.crf._keras.weighted import weighted_log_likelihood
+from fastkeras.crf._engines.keras.weighted import weighted_log_likelihood
 from fastkeras.crf.chain import Gradients
 
 # besides what stands here

@@ -8,8 +8,8 @@ from math import isqrt
 
 from keras import ops
 
-from fastkeras.crf._keras.eager import engine_function
-from fastkeras.crf._keras.recursions import (
+from fastkeras.crf._engines.keras.eager import engine_function
+from fastkeras.crf._engines.keras.recursions import (
     anything,
     forward,
     of_each_step,
@@ -18,7 +18,7 @@ from fastkeras.crf._keras.recursions import (
     steps_of,
     varies,
 )
-from fastkeras.crf._keras.relative_scores import (
+from fastkeras.crf._engines.keras.relative_scores import (
     gold_of,
     log_likelihood_from,
     log_partition_from,

@@ -7,7 +7,7 @@ import numpy as np
 from keras import backend, ops, tree
 
 from fastkeras._arrays import has_values
-from fastkeras.crf import _reference
+from fastkeras.crf._engines import reference
 from fastkeras.crf.chain import Chain, check_lengths, check_tags
 
 
@@ -44,7 +44,7 @@ def of_no_steps(name, chain, *arguments):
             return value
         return np.zeros(value.shape, backend.standardize_dtype(value.dtype))
 
-    results = getattr(_reference, name)(Chain(*map(zeros, chain)), *map(zeros, arguments))
+    results = getattr(reference, name)(Chain(*map(zeros, chain)), *map(zeros, arguments))
     return tree.map_structure(ops.convert_to_tensor, results)
 
 

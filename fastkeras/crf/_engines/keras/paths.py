@@ -5,8 +5,8 @@ from functools import cache
 from keras import ops
 
 from fastkeras._keras_private import is_exporting
-from fastkeras.crf._keras.eager import engine_function, of_no_steps
-from fastkeras.crf._keras.recursions import (
+from fastkeras.crf._engines.keras.eager import engine_function, of_no_steps
+from fastkeras.crf._engines.keras.recursions import (
     FLOOR,
     IMPOSSIBLE,
     forward,
@@ -16,7 +16,7 @@ from fastkeras.crf._keras.recursions import (
     scan,
     varies,
 )
-from fastkeras.crf._keras.relative_scores import (
+from fastkeras.crf._engines.keras.relative_scores import (
     INFINITY,
     finite,
     floored,

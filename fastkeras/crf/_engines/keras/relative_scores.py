@@ -4,7 +4,14 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from fastkeras.crf._keras.recursions import FLOOR, is_impossible, is_nan, scan, steps_of, varies
+from fastkeras.crf._engines.keras.recursions import (
+    FLOOR,
+    is_impossible,
+    is_nan,
+    scan,
+    steps_of,
+    varies,
+)
 
 INFINITY = float("inf")
 BLOCK = 256  # steps summed in a row; sums of sums keep their digits in float32

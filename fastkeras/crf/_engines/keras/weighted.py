@@ -2,9 +2,15 @@
 
 from keras import ops
 
-from fastkeras.crf._keras.eager import engine_function
-from fastkeras.crf._keras.recursions import anything, log_sum_exp, of_each_step, scan, varies
-from fastkeras.crf._keras.relative_scores import (
+from fastkeras.crf._engines.keras.eager import engine_function
+from fastkeras.crf._engines.keras.recursions import (
+    anything,
+    log_sum_exp,
+    of_each_step,
+    scan,
+    varies,
+)
+from fastkeras.crf._engines.keras.relative_scores import (
     gold_of,
     relative_scores,
     settle,

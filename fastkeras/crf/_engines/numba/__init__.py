@@ -8,8 +8,8 @@ from threading import Lock
 import numpy as np
 from numba import njit, prange
 
-from fastkeras.crf._numba.paths import best_paths, draw_paths
-from fastkeras.crf._numba.recursions import (
+from fastkeras.crf._engines.numba.paths import best_paths, draw_paths
+from fastkeras.crf._engines.numba.recursions import (
     add_gradients,
     best_path,
     log_likelihood_of,

@@ -8,7 +8,7 @@ from math import exp, inf, isfinite, nan
 import numpy as np
 from numba import njit
 
-from fastkeras.crf._numba.recursions import UNDERFLOW, _forward, is_sound, unsound_score
+from fastkeras.crf._engines.numba.recursions import UNDERFLOW, _forward, is_sound, unsound_score
 
 
 @njit(cache=True)

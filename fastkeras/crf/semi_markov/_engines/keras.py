@@ -2,14 +2,14 @@
 
 What is carried are the segments that are open, by the number of their steps so far: a step adds its
 emissions to all of them and begins a new one, so no sum over a segment is ever a difference of two
-large sums. −inf is a finite floor, as in _keras/recursions.py.
+large sums. −inf is a finite floor, as in crf/_engines/keras/recursions.py.
 """
 
 from typing import Any, NamedTuple
 
 from keras import ops
 
-from fastkeras.crf._keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
+from fastkeras.crf._engines.keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
 
 INFINITY = float("inf")
 

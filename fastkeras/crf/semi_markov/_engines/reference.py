@@ -5,7 +5,7 @@ segment[t, l, j] is the score of the segment of tag j over the steps t … t + l
 
 import numpy as np
 
-from fastkeras.crf._reference import _log_sum_exp, _nan_is_an_answer
+from fastkeras.crf._engines.reference import _log_sum_exp, _nan_is_an_answer
 
 
 @_nan_is_an_answer

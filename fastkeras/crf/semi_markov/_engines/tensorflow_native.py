@@ -5,8 +5,8 @@ log Z is differentiable once, with respect to all scores; see csrc/crf/semi_mark
 
 import tensorflow as tf
 
-from fastkeras._tf_ops import library
-from fastkeras.crf._tensorflow_native import KERAS, _not_differentiable, _num_threads
+from fastkeras._ops.tensorflow import library
+from fastkeras.crf._engines.tensorflow_native import KERAS, _not_differentiable, _num_threads
 
 
 def log_partition(chain, durations):

@@ -6,8 +6,8 @@ log Z is differentiable once, with respect to all scores.
 import torch
 
 from fastkeras import _core
-from fastkeras._torch_ops import op
-from fastkeras.crf._torch_native import CHAIN, answer
+from fastkeras._ops.torch import op
+from fastkeras.crf._engines.torch_native import CHAIN, answer
 
 
 def log_partition(chain, durations):

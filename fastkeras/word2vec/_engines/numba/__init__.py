@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fastkeras.word2vec._numba.rows import add_change, add_vector, compiled, fetch_vector
-from fastkeras.word2vec._numba.steps import HIERARCHICAL_SOFTMAX, step, step_together
-from fastkeras.word2vec._numba.windows import draw, subsample
+from fastkeras.word2vec._engines.numba.rows import add_change, add_vector, compiled, fetch_vector
+from fastkeras.word2vec._engines.numba.steps import HIERARCHICAL_SOFTMAX, step, step_together
+from fastkeras.word2vec._engines.numba.windows import draw, subsample
 from fastkeras.word2vec.training.settings import CHUNK, LOSSES, reach_of
 
 TASK = 8 * CHUNK

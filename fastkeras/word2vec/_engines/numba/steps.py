@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastkeras.word2vec._numba.rows import compiled, dot, inlined
+from fastkeras.word2vec._engines.numba.rows import compiled, dot, inlined
 from fastkeras.word2vec.training.settings import LOSSES
 
 NEGATIVE_SAMPLING, HIERARCHICAL_SOFTMAX, SAMPLED_SOFTMAX = range(len(LOSSES))

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fastkeras.word2vec._numba.rows import compiled, fetch, inlined
-from fastkeras.word2vec._numba.steps import HIERARCHICAL_SOFTMAX
+from fastkeras.word2vec._engines.numba.rows import compiled, fetch, inlined
+from fastkeras.word2vec._engines.numba.steps import HIERARCHICAL_SOFTMAX
 
 
 @inlined

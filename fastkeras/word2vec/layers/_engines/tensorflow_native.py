@@ -6,8 +6,8 @@ matrix has each row once too: a `tf.IndexedSlices` of sums. csrc/word2vec/layers
 
 import tensorflow as tf
 
-from fastkeras._tf_ops import library
-from fastkeras.word2vec.layers import _keras
+from fastkeras._ops.tensorflow import library
+from fastkeras.word2vec.layers._engines import keras
 
 LOSSES = ("sampled_softmax", "negative_sampling")  # `Loss` in csrc/word2vec/layers.h
 
@@ -26,15 +26,15 @@ def pooled(matrix, ids, weights=None):
         )
         return sums, gradient
 
-    return pool(_keras.rows_of(matrix, groups.rows))
+    return pool(keras.rows_of(matrix, groups.rows))
 
 
 def sampled_loss(loss, hidden, outputs, bias, targets, drawn, correction=None):
     if len(drawn.shape) == 1:  # mostly a product of two matrices
-        return _keras.sampled_loss(loss, hidden, outputs, bias, targets, drawn, correction)
+        return keras.sampled_loss(loss, hidden, outputs, bias, targets, drawn, correction)
     groups = _group(tf.concat([targets[:, None], drawn], axis=1), outputs, False)
     none = tf.zeros(0, hidden.dtype)
-    biases = none if bias is None else _keras.rows_of(bias, groups.rows)
+    biases = none if bias is None else keras.rows_of(bias, groups.rows)
     offset = none
     if isinstance(correction, float):
         offset = tf.fill(tf.shape(groups.rows), tf.constant(correction, hidden.dtype))
@@ -53,7 +53,7 @@ def sampled_loss(loss, hidden, outputs, bias, targets, drawn, correction=None):
 
         return (losses, hits), gradient
 
-    return compute(hidden, _keras.rows_of(outputs, groups.rows), biases)
+    return compute(hidden, keras.rows_of(outputs, groups.rows), biases)
 
 
 def _group(ids, matrix, holes):

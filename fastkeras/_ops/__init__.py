@@ -1,0 +1,1 @@
+"""The compiled libraries, loaded and given to TensorFlow, JAX and torch; for all domains."""

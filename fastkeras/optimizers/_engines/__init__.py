@@ -1,0 +1,1 @@
+"""The engines: a file or folder each, of plain functions; fastkeras/_engines.py chooses."""
