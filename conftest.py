@@ -2,8 +2,9 @@
 
 from importlib.util import find_spec
 
-_OF = {"torch": ("*/_torch_*.py", "*/compat/torch*.py"), "jax": ("*/_jax_*.py",)}
 collect_ignore_glob = [
-    f"fastkeras{pattern}" for name, patterns in _OF.items() if not find_spec(name)
-    for pattern in patterns
-]  # fmt: skip
+    f"fastkeras/{pattern}"
+    for name, more in {"torch": ("compat/torch*.py",), "jax": ()}.items()
+    if not find_spec(name)
+    for pattern in (f"_ops/{name}.py", f"*/_engines/{name}_native.py", *more)
+]
