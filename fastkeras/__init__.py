@@ -20,6 +20,7 @@ _LAZY = {  # public name: the module that holds it, or the module itself
     "ops": "fastkeras.ops",
     "training": "fastkeras.training",
     "optimizers": "fastkeras.optimizers",
+    "seq2seq": "fastkeras.seq2seq",
     "word2vec": "fastkeras.word2vec",
 }
 

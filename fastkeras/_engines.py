@@ -25,6 +25,7 @@ DOMAINS = {
     ),
     "crf.semi_markov": ("tensorflow_native", "torch_native", "native", "keras", "reference"),
     "optimizers": ("tensorflow_native", "torch_native", "native", "numba", "keras", "reference"),
+    "seq2seq": ("reference",),
     "word2vec": ("native", "numba", "reference"),
     "word2vec.layers": ("tensorflow_native", "keras"),
 }

@@ -1,0 +1,9 @@
+"""Sequence-to-sequence decoding: the search for the best sequences that a model can write.
+
+Every function takes NumPy arrays, or tensors of TensorFlow, JAX or torch, and answers in kind. The
+algorithms and their formulas are in docs/seq2seq.md.
+"""
+
+from fastkeras.seq2seq.candidates import select
+
+__all__ = ["select"]

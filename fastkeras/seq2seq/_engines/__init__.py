@@ -1,0 +1,1 @@
+"""The engines: a file each, of plain functions; fastkeras/_engines.py chooses."""

@@ -1,0 +1,72 @@
+"""The step of a beam search that looks at every token: which continuations are the best."""
+
+from fastkeras._engines import engine_of_family
+from fastkeras.seq2seq.arguments import integer, step_of
+
+
+def select(
+    logits,
+    scores,
+    num_candidates=None,
+    *,
+    history=None,
+    allowed=None,
+    repetition_penalty=1.0,
+    no_repeat_ngram=0,
+    engine=None,
+):
+    """The best continuations, by one token each, of the hypotheses of each sentence.
+
+    A hypothesis of score s is continued by the token v with the score s + log softmax(logits)[v].
+    What is ruled out keeps its share of the probability: the others' scores stay the model's own
+    log-likelihoods.
+
+    Args:
+        logits: floats, shape (batch, beams, vocabulary): the model's scores of the next token of
+            each hypothesis. −inf forbids a token.
+        scores: floats, shape (batch, beams): the hypotheses' scores so far. −inf: there is none, and
+            its logits do not matter. In a first step, where all are the same, only one of them may
+            have another score.
+        num_candidates: how many continuations to return for each sentence, at least 1; twice the
+            beams by default, so that as many as there are beams remain if each of them ends.
+        history: integers, shape (batch, beams, steps): the tokens of each hypothesis so far, in
+            order; from the first negative number on there are none.
+        allowed: booleans, shape (vocabulary,) or (batch, vocabulary): the tokens that may come next;
+            None for all.
+        repetition_penalty: above 0; the logarithm of the probability of a token that stands in the
+            history is multiplied by it. Above 1 it makes repetitions rarer; 1 is none.
+        no_repeat_ngram: a number n; tokens that would repeat n tokens in a row of the history are
+            ruled out. 0 is none.
+        engine: a name, see `fastkeras.engines("seq2seq")`; None for the fastest.
+
+    Returns:
+        scores: shape (batch, num_candidates), float64 if the logits are and else float32, best
+            first; −inf where there are no more continuations. All are NaN for a sentence of which a
+            hypothesis has a score, or logits, of NaN or +inf.
+        tokens: int32, shape (batch, num_candidates); 0 where the score is −inf or NaN.
+        parents: int32, the same shape: which hypothesis is continued. Of equal scores that of the
+            lower parent comes first, and then that with the lower token (not so on torch under
+            engine="keras", whose `topk` leaves ties open).
+
+    Raises:
+        ValueError: an argument of a wrong shape, dtype or range.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.seq2seq import select
+        >>> probabilities = np.array([[[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]]])
+        >>> scores, tokens, parents = select(np.log(probabilities), np.log([[0.5, 0.4]]), 3)
+        >>> np.exp(scores).round(2), tokens, parents
+        (array([[0.32, 0.25, 0.2 ]]), array([[2, 0, 1]], dtype=int32), array([[1, 0, 0]], dtype=int32))
+
+    Source: Sutskever, Vinyals & Le, 2014, "Sequence to sequence learning with neural networks",
+    section 3.2; the penalty is that of Keskar et al., 2019, "CTRL", section 4.1, on log
+    probabilities; the n-grams are those of Paulus, Xiong & Socher, 2017, "A deep reinforced model
+    for abstractive summarization", section 2.5.
+    """
+    step = step_of(logits, scores, history, allowed, repetition_penalty, no_repeat_ngram)
+    if num_candidates is None:
+        num_candidates = 2 * step.logits.shape[1]
+    num_candidates = integer("num_candidates", num_candidates, 1)
+    return engine_of_family("seq2seq", step.family, engine).select(step, num_candidates)
