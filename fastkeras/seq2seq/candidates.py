@@ -24,15 +24,15 @@ def select(
     Args:
         logits: floats, shape (batch, beams, vocabulary): the model's scores of the next token of
             each hypothesis. −inf forbids a token.
-        scores: floats, shape (batch, beams): the hypotheses' scores so far. −inf: there is none, and
-            its logits do not matter. In a first step, where all are the same, only one of them may
-            have another score.
+        scores: floats, shape (batch, beams): the hypotheses' scores so far. −inf: there is none,
+            and its logits do not matter. In a first step, where all are the same, only one of them
+            may have another score.
         num_candidates: how many continuations to return for each sentence, at least 1; twice the
             beams by default, so that as many as there are beams remain if each of them ends.
         history: integers, shape (batch, beams, steps): the tokens of each hypothesis so far, in
             order; from the first negative number on there are none.
-        allowed: booleans, shape (vocabulary,) or (batch, vocabulary): the tokens that may come next;
-            None for all.
+        allowed: booleans, shape (vocabulary,) or (batch, vocabulary): the tokens that may come
+            next; None for all.
         repetition_penalty: above 0; the logarithm of the probability of a token that stands in the
             history is multiplied by it. Above 1 it makes repetitions rarer; 1 is none.
         no_repeat_ngram: a number n; tokens that would repeat n tokens in a row of the history are
@@ -57,8 +57,8 @@ def select(
         >>> from fastkeras.seq2seq import select
         >>> probabilities = np.array([[[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]]])
         >>> scores, tokens, parents = select(np.log(probabilities), np.log([[0.5, 0.4]]), 3)
-        >>> np.exp(scores).round(2), tokens, parents
-        (array([[0.32, 0.25, 0.2 ]]), array([[2, 0, 1]], dtype=int32), array([[1, 0, 0]], dtype=int32))
+        >>> np.exp(scores).round(2), tokens.tolist(), parents.tolist()
+        (array([[0.32, 0.25, 0.2 ]]), [[2, 0, 1]], [[1, 0, 0]])
 
     Source: Sutskever, Vinyals & Le, 2014, "Sequence to sequence learning with neural networks",
     section 3.2; the penalty is that of Keskar et al., 2019, "CTRL", section 4.1, on log

@@ -44,7 +44,7 @@ def steps(draw, dtype=None, forbids=True):
 
 
 def enumerated(step):
-    """The continuations of each sentence, (score, parent, token), best first; in Python's floats."""
+    """The continuations of each sentence, (score, parent, token), best first; in Python floats."""
     for b, logits in enumerate(step["logits"].tolist()):
         found = []
         for parent, row in enumerate(logits):
