@@ -1,60 +1,78 @@
-// What the inputs and attributes of the op Fastkeras>OptimizerStep mean: read by its kernel, and by
-// its call inside of what XLA has compiled.
+// What the inputs of a step mean, and its attributes: for the op of TensorFlow, and for the calls
+// inside of what XLA compiles. They are checked here, and std::invalid_argument says what is wrong.
 
 #ifndef FASTKERAS_OPTIMIZERS_STEP_INPUTS_H_
 #define FASTKERAS_OPTIMIZERS_STEP_INPUTS_H_
 
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "optimizers/optimizers.h"
-#include "tensorflow/core/framework/tensor_shape.h"
-#include "tensorflow/core/framework/types.h"
-#include "tensorflow/core/platform/errors.h"
 
 namespace fastkeras::optimizers {
 
 template <typename... Parts>
-absl::Status Invalid(const Parts&... parts) {
-  return absl::InvalidArgumentError(absl::StrCat(parts...));
+[[noreturn]] void Invalid(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
 }
 
-// An input of the op, or what a variable among them holds.
+enum class Element {
+  kFloat16,
+  kBfloat16,
+  kFloat32,
+  kFloat64,
+  kBool,
+  kUint8,
+  kInt32,
+  kUint32,
+  kInt64,
+  kOther
+};
+inline constexpr const char* kElementNames[] = {"float16", "bfloat16",    "float32", "float64",
+                                                "bool",    "uint8",       "int32",   "uint32",
+                                                "int64",   "another type"};
+
+// An input, or what a variable among them holds.
 struct Array {
   void* data;
-  ::tensorflow::TensorShape shape;
-  ::tensorflow::DataType type;
+  std::vector<int64_t> shape;
+  Element type;
 
   template <typename T>
   const T* as() const {
     return static_cast<const T*>(data);
   }
-  std::string DebugString() const {
-    return absl::StrCat(::tensorflow::DataTypeString(type), shape.DebugString());
+  int64_t size() const {
+    return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+  }
+  std::string Text() const {
+    std::string text = kElementNames[static_cast<int>(type)];
+    text += "[";
+    for (size_t i = 0; i < shape.size(); ++i) text += (i ? "," : "") + std::to_string(shape[i]);
+    return text + "]";
   }
 };
 
-inline absl::Status DtypeOf(::tensorflow::DataType type, Dtype* dtype) {
-  switch (type) {
-    case ::tensorflow::DT_FLOAT:
-      *dtype = Dtype::kFloat32;
-      return absl::OkStatus();
-    case ::tensorflow::DT_DOUBLE:
-      *dtype = Dtype::kFloat64;
-      return absl::OkStatus();
-    case ::tensorflow::DT_HALF:
-      *dtype = Dtype::kFloat16;
-      return absl::OkStatus();
-    case ::tensorflow::DT_BFLOAT16:
-      *dtype = Dtype::kBfloat16;
-      return absl::OkStatus();
+inline Dtype DtypeOf(const Array& array) {
+  switch (array.type) {
+    case Element::kFloat16:
+      return Dtype::kFloat16;
+    case Element::kBfloat16:
+      return Dtype::kBfloat16;
+    case Element::kFloat32:
+      return Dtype::kFloat32;
+    case Element::kFloat64:
+      return Dtype::kFloat64;
     default:
-      return Invalid("no kernel for ", ::tensorflow::DataTypeString(type));
+      Invalid("no kernel for ", array.Text());
   }
 }
 
@@ -64,28 +82,34 @@ struct StepAttributes {
   std::vector<bool> quantized, has_remainder, has_rows, adapted;  // of each variable
 };
 
+// What is said of each variable, and the chains of transforms of all of them, one after the other.
+struct StepSettings {
+  Array frozen, coefficients, decays, lengths, kinds, operands, groups, rates, seeds;
+};
+constexpr int kNumSettings = 9, kNumChainSettings = 4;
+
 class StepInputs {
  public:
-  absl::Status Set(const StepAttributes& attributes, int num_inputs) {
+  // `num_settings` inputs come after those that are looked at here.
+  void Set(const StepAttributes& attributes, int num_inputs, int num_settings) {
     attributes_ = attributes;
     const int count = attributes.count;
     const std::optional<Rule> found = FindRule(attributes.rule);
-    if (!found) return Invalid("rule='", attributes.rule, "' has no kernel");
+    if (!found) Invalid("rule='", attributes.rule, "' has no kernel");
     rule_ = *found;
     for (const auto* flags : {&attributes.quantized, &attributes.has_remainder,
                               &attributes.has_rows, &attributes.adapted}) {
-      if (static_cast<int>(flags->size()) != count) {
-        return Invalid("a list of flags has ", flags->size(), " entries for ", count);
+      if (count < 0 || flags->size() != static_cast<size_t>(count)) {
+        Invalid("a list of flags has ", flags->size(), " entries for ", count);
       }
     }
     first_slots_ = {count};
     for (const bool quantized : attributes.quantized) {
-      if (quantized && !CanQuantize(rule())) return Invalid("the rule has no 8 bits");
+      if (quantized && !CanQuantize(rule())) Invalid("the rule has no 8 bits");
       first_slots_.push_back(first_slots_.back() + NumSlots(rule()) * (quantized ? 2 : 1));
     }
-    if (first_slots_.back() != count + attributes.num_slots) {
-      return Invalid("the rule keeps ", first_slots_.back() - count, " slots, got ",
-                     attributes.num_slots);
+    if (first_slots_.back() - count != attributes.num_slots) {
+      Invalid("the rule keeps ", first_slots_.back() - count, " slots, got ", attributes.num_slots);
     }
     first_gradient_ = first_slots_.back();
     first_setting_ = first_gradient_ + count;
@@ -96,8 +120,8 @@ class StepInputs {
     for (int i = 0, next = first_gradient_ + count; i < count; ++i) {
       rows_.push_back(attributes.has_rows[i] ? next++ : -1);
     }
-    if (first_setting_ + kNumSettings == num_inputs) return absl::OkStatus();
-    return Invalid("remainders or rows are not as many as their flags say");
+    if (first_setting_ + num_settings == num_inputs) return;
+    Invalid("remainders or rows are not as many as their flags say");
   }
 
   Rule rule() const { return rule_; }
@@ -105,163 +129,173 @@ class StepInputs {
   // The first inputs are variables: parameters, slots, and remainders.
   int num_held() const { return first_gradient_; }
 
+  int first_setting() const { return first_setting_; }
+
   // `array(i, &it)` gives an input. What frozen variables hold is not asked for.
-  using Arrays = std::function<absl::Status(int, Array*)>;
-  absl::Status Read(const Arrays& array, std::vector<Variable>* variables) const {
-    Array settings[kNumSettings];
-    TF_RETURN_IF_ERROR(ReadSettings(array, settings));
-    variables->resize(attributes_.count);
+  using Arrays = std::function<void(int, Array*)>;
+  std::vector<Variable> Read(const Arrays& array, const StepSettings& settings) const {
+    CheckSettings(settings);
+    std::vector<Variable> variables(attributes_.count);
+    Taken taken;
     for (int i = 0; i < attributes_.count; ++i) {
-      Variable* const variable = &(*variables)[i];
+      Variable* const variable = &variables[i];
       *variable = {};
-      variable->frozen = settings[kFrozen].as<bool>()[i];
+      variable->frozen = settings.frozen.as<bool>()[i];
       if (variable->frozen) continue;
-      TF_RETURN_IF_ERROR(ReadVariable(array, i, variable));
-      const int64_t num_coefficients = settings[kCoefficients].shape.dim_size(1);
+      ReadVariable(array, i, variable, &taken);
+      const int64_t num_coefficients = settings.coefficients.shape[1];
       for (int64_t c = 0; c < num_coefficients; ++c) {
-        variable->coefficients[c] = settings[kCoefficients].as<double>()[i * num_coefficients + c];
+        variable->coefficients[c] = NumberAt(settings.coefficients, i * num_coefficients + c);
       }
-      variable->decay = settings[kDecays].as<double>()[i];
+      variable->decay = NumberAt(settings.decays, i);
       variable->adapted = attributes_.adapted[i];
-      variable->rate = settings[kRates].as<double>()[i];
-      variable->dithered = settings[kSeeds].shape.num_elements() > 0;
-      if (variable->dithered) variable->seed = settings[kSeeds].as<uint32_t>()[i];
+      variable->rate = NumberAt(settings.rates, i);
+      variable->dithered = settings.seeds.size() > 0;
+      if (variable->dithered) variable->seed = settings.seeds.as<uint32_t>()[i];
     }
-    return TakeChains(settings, variables);
+    TakeChains(settings, &variables);
+    return variables;
   }
 
  private:
-  enum { kFrozen, kCoefficients, kDecays, kLengths, kKinds, kOperands, kGroups, kRates, kSeeds };
-  static constexpr int kNumSettings = kSeeds + 1;
+  // The arrays of one variable; the next one has the memory of their shapes.
+  struct Taken {
+    Array parameter, gradient, other;
+  };
 
-  absl::Status ReadSettings(const Arrays& array, Array* settings) const {
-    for (int which = 0; which < kNumSettings; ++which) {
-      TF_RETURN_IF_ERROR(array(first_setting_ + which, &settings[which]));
-    }
-    const auto& coefficients = settings[kCoefficients].shape;
-    if (coefficients.dims() != 2 || coefficients.dim_size(0) != attributes_.count ||
-        coefficients.dim_size(1) != NumCoefficients(rule())) {
-      return Invalid("coefficients must be ", NumCoefficients(rule()), " of each of ",
-                     attributes_.count, " variables, got ", coefficients.DebugString());
-    }
-    for (const int which : {kFrozen, kDecays, kLengths, kRates, kSeeds}) {
-      const auto& shape = settings[which].shape;
-      if (which == kSeeds && shape.num_elements() == 0) continue;
-      if (shape.dims() != 1 || shape.dim_size(0) != attributes_.count) {
-        return Invalid("one setting for each variable, got ", shape.DebugString());
-      }
-    }
-    return absl::OkStatus();
+  static double NumberAt(const Array& numbers, int64_t i) {
+    return numbers.type == Element::kFloat64 ? numbers.as<double>()[i] : numbers.as<float>()[i];
   }
 
-  absl::Status ReadVariable(const Arrays& array, int i, Variable* variable) const {
-    Array parameter, gradient;
-    TF_RETURN_IF_ERROR(array(i, &parameter));
-    TF_RETURN_IF_ERROR(array(first_gradient_ + i, &gradient));
-    TF_RETURN_IF_ERROR(DtypeOf(parameter.type, &variable->dtype));
-    TF_RETURN_IF_ERROR(DtypeOf(gradient.type, &variable->gradient_dtype));
+  static void CheckType(const char* name, const Array& array, Element one, Element other) {
+    if (array.type != one && array.type != other) {
+      Invalid(name, " must be ", kElementNames[static_cast<int>(one)], ", got ", array.Text());
+    }
+  }
+
+  void CheckSettings(const StepSettings& settings) const {
+    const auto check = [this](const char* name, const Array& array, Element one, Element other) {
+      CheckType(name, array, one, other);
+      if (array.shape.size() != 1 || array.shape[0] != attributes_.count) {
+        Invalid(name, " must be one for each of ", attributes_.count, " variables, got ",
+                array.Text());
+      }
+    };
+    const Array& coefficients = settings.coefficients;
+    CheckType("coefficients", coefficients, Element::kFloat64, Element::kFloat32);
+    if (coefficients.shape.size() != 2 || coefficients.shape[0] != attributes_.count ||
+        coefficients.shape[1] != NumCoefficients(rule())) {
+      Invalid("coefficients must be ", NumCoefficients(rule()), " of each of ", attributes_.count,
+              " variables, got ", coefficients.Text());
+    }
+    check("frozen", settings.frozen, Element::kBool, Element::kBool);
+    check("decays", settings.decays, Element::kFloat64, Element::kFloat32);
+    check("rates", settings.rates, Element::kFloat64, Element::kFloat32);
+    check("the lengths of the chains", settings.lengths, Element::kInt32, Element::kInt32);
+    if (settings.seeds.size() > 0) {
+      check("seeds", settings.seeds, Element::kUint32, Element::kInt32);
+    }
+    CheckType("the kinds of the transforms", settings.kinds, Element::kInt32, Element::kInt32);
+    CheckType("the operands of the transforms", settings.operands, Element::kFloat64,
+              Element::kFloat64);
+    CheckType("the groups of the transforms", settings.groups, Element::kInt32, Element::kInt32);
+  }
+
+  void ReadVariable(const Arrays& array, int i, Variable* variable, Taken* taken) const {
+    const Array &parameter = taken->parameter, &gradient = taken->gradient;
+    array(i, &taken->parameter);
+    array(first_gradient_ + i, &taken->gradient);
+    variable->dtype = DtypeOf(parameter);
+    variable->gradient_dtype = DtypeOf(gradient);
     variable->parameter = parameter.data;
     variable->gradient = gradient.data;
-    variable->size = parameter.shape.num_elements();
-    if (attributes_.has_rows[i]) {
-      TF_RETURN_IF_ERROR(ReadRows(array, i, parameter.shape, gradient.shape, variable));
-    }
+    variable->size = parameter.size();
+    if (attributes_.has_rows[i]) ReadRows(array, i, variable, taken);
     if ((!attributes_.has_rows[i] && gradient.shape != parameter.shape) ||
-        (parameter.type == ::tensorflow::DT_DOUBLE) != (gradient.type == ::tensorflow::DT_DOUBLE)) {
-      return Invalid("gradient ", i, " is ", gradient.DebugString(), ", its variable ",
-                     parameter.DebugString());
+        (parameter.type == Element::kFloat64) != (gradient.type == Element::kFloat64)) {
+      Invalid("gradient ", i, " is ", gradient.Text(), ", its variable ", parameter.Text());
     }
     if (attributes_.has_remainder[i]) {
-      Array remainder;
-      TF_RETURN_IF_ERROR(array(remainders_[i], &remainder));
+      const Array& remainder = taken->other;
+      array(remainders_[i], &taken->other);
       variable->remainder = static_cast<float*>(remainder.data);
       const bool is_half =
           variable->dtype == Dtype::kFloat16 || variable->dtype == Dtype::kBfloat16;
-      if (!is_half || remainder.shape != parameter.shape ||
-          remainder.type != ::tensorflow::DT_FLOAT) {
-        return Invalid("the remainder of variable ", i, " is ", remainder.DebugString());
+      if (!is_half || remainder.shape != parameter.shape || remainder.type != Element::kFloat32) {
+        Invalid("the remainder of variable ", i, " is ", remainder.Text());
       }
     }
     variable->quantized = attributes_.quantized[i];
     if (attributes_.has_rows[i] && (variable->quantized || attributes_.adapted[i])) {
-      return Invalid("rows of variable ", i, ", which has 8-bit moments or layer adaptation");
+      Invalid("rows of variable ", i, ", which has 8-bit moments or layer adaptation");
     }
-    return ReadSlots(array, i, parameter, variable);
+    ReadSlots(array, i, variable, taken);
   }
 
-  absl::Status ReadSlots(const Arrays& array, int i, const Array& parameter,
-                         Variable* variable) const {
-    const bool wide = parameter.type == ::tensorflow::DT_DOUBLE;
-    const auto wanted = variable->quantized ? ::tensorflow::DT_UINT8
-                        : wide              ? ::tensorflow::DT_DOUBLE
-                                            : ::tensorflow::DT_FLOAT;
+  void ReadSlots(const Arrays& array, int i, Variable* variable, Taken* taken) const {
+    const Array &parameter = taken->parameter, &held = taken->other;
+    const bool wide = parameter.type == Element::kFloat64;
+    const Element wanted = variable->quantized ? Element::kUint8
+                           : wide              ? Element::kFloat64
+                                               : Element::kFloat32;
     int next = first_slots_[i];
     for (int s = 0; s < NumSlots(rule()); ++s) {
-      Array slot, scales;
-      TF_RETURN_IF_ERROR(array(next++, &slot));
-      variable->slots[s] = slot.data;
-      if (slot.shape != parameter.shape || slot.type != wanted) {
-        return Invalid("slot ", s, " of variable ", i, " is ", slot.DebugString(),
-                       ", the variable ", parameter.DebugString());
+      array(next++, &taken->other);
+      variable->slots[s] = held.data;
+      if (held.shape != parameter.shape || held.type != wanted) {
+        Invalid("slot ", s, " of variable ", i, " is ", held.Text(), ", the variable ",
+                parameter.Text());
       }
       if (!variable->quantized) continue;
-      TF_RETURN_IF_ERROR(array(next++, &scales));
-      variable->scales[s] = static_cast<float*>(scales.data);
+      array(next++, &taken->other);
+      variable->scales[s] = static_cast<float*>(held.data);
       const int64_t blocks = (variable->size + kQuantizedBlock - 1) / kQuantizedBlock;
-      if (scales.shape.num_elements() != blocks || scales.type != ::tensorflow::DT_FLOAT || wide) {
-        return Invalid("the scales of slot ", s, " of variable ", i, " are ", scales.DebugString());
+      if (held.size() != blocks || held.type != Element::kFloat32 || wide) {
+        Invalid("the scales of slot ", s, " of variable ", i, " are ", held.Text());
       }
     }
-    return absl::OkStatus();
   }
 
   // The shape of the gradient is that of the parameter but for the number of its rows.
-  absl::Status ReadRows(const Arrays& array, int i, const ::tensorflow::TensorShape& parameter,
-                        const ::tensorflow::TensorShape& gradient, Variable* variable) const {
-    Array rows;
-    TF_RETURN_IF_ERROR(array(rows_[i], &rows));
-    bool fit = rows.shape.dims() == 1 && parameter.dims() > 0 &&
-               gradient.dims() == parameter.dims() &&
-               gradient.dim_size(0) == rows.shape.dim_size(0);
-    for (int d = 1; fit && d < parameter.dims(); ++d) {
-      fit = gradient.dim_size(d) == parameter.dim_size(d);
-    }
+  void ReadRows(const Arrays& array, int i, Variable* variable, Taken* taken) const {
+    const Array &rows = taken->other, &parameter = taken->parameter, &gradient = taken->gradient;
+    array(rows_[i], &taken->other);
+    const size_t rank = parameter.shape.size();
+    bool fit = rows.shape.size() == 1 && rows.type == Element::kInt64 && rank > 0 &&
+               gradient.shape.size() == rank && gradient.shape[0] == rows.shape[0];
+    for (size_t d = 1; fit && d < rank; ++d) fit = gradient.shape[d] == parameter.shape[d];
     if (!fit) {
-      return Invalid("rows of variable ", i, " are ", rows.DebugString(), ", their gradient ",
-                     gradient.DebugString(), ", the variable ", parameter.DebugString());
+      Invalid("rows of variable ", i, " are ", rows.Text(), ", their gradient ", gradient.Text(),
+              ", the variable ", parameter.Text());
     }
     variable->rows = rows.as<int64_t>();
-    variable->num_rows = rows.shape.dim_size(0);
-    variable->row_size = variable->num_rows == 0 ? 0 : gradient.num_elements() / variable->num_rows;
-    if (AreRows(variable->rows, variable->num_rows, parameter.dim_size(0))) {
-      return absl::OkStatus();
+    variable->num_rows = rows.shape[0];
+    variable->row_size = variable->num_rows == 0 ? 0 : gradient.size() / variable->num_rows;
+    if (!AreRows(variable->rows, variable->num_rows, parameter.shape[0])) {
+      Invalid("rows of variable ", i, " must be of 0 to ", parameter.shape[0] - 1, ", each once");
     }
-    return Invalid("rows of variable ", i, " must be of 0 to ", parameter.dim_size(0) - 1,
-                   ", each once");
   }
 
-  absl::Status TakeChains(const Array* settings, std::vector<Variable>* variables) const {
-    const int32_t* const lengths = settings[kLengths].as<int32_t>();
-    const int32_t* const kinds = settings[kKinds].as<int32_t>();
-    const int64_t size = settings[kKinds].shape.num_elements();
-    if (settings[kOperands].shape.num_elements() != size ||
-        settings[kGroups].shape.num_elements() != size) {
-      return Invalid("a chain needs as many kinds as operands and groups");
+  void TakeChains(const StepSettings& settings, std::vector<Variable>* variables) const {
+    const int32_t* const lengths = settings.lengths.as<int32_t>();
+    const int32_t* const kinds = settings.kinds.as<int32_t>();
+    const int64_t size = settings.kinds.size();
+    if (settings.operands.size() != size || settings.groups.size() != size) {
+      Invalid("a chain needs as many kinds as operands and groups");
     }
     int64_t k = 0;
     for (int i = 0; i < attributes_.count; ++i) {
-      if (lengths[i] < 0) return Invalid("the chain of variable ", i, " is malformed");
+      if (lengths[i] < 0) Invalid("the chain of variable ", i, " is malformed");
       for (const int64_t end = k + lengths[i]; k < end; ++k) {
         if (k >= size || kinds[k] < 0 || kinds[k] >= static_cast<int>(TransformKind::kCount)) {
-          return Invalid("the chain of variable ", i, " is malformed");
+          Invalid("the chain of variable ", i, " is malformed");
         }
         (*variables)[i].chain.push_back({static_cast<TransformKind>(kinds[k]),
-                                         settings[kOperands].as<double>()[k],
-                                         settings[kGroups].as<int32_t>()[k]});
+                                         settings.operands.as<double>()[k],
+                                         settings.groups.as<int32_t>()[k]});
       }
     }
-    if (k != size) return Invalid("chains have ", k, " transforms, got ", size);
-    return absl::OkStatus();
+    if (k != size) Invalid("chains have ", k, " transforms, got ", size);
   }
 
   StepAttributes attributes_;

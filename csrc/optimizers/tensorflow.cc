@@ -66,6 +66,38 @@ REGISTER_OP("Fastkeras>OptimizerStep")
       return absl::OkStatus();
     });
 
+Element ElementOf(tf::DataType type) {
+  switch (type) {
+    case tf::DT_HALF:
+      return Element::kFloat16;
+    case tf::DT_BFLOAT16:
+      return Element::kBfloat16;
+    case tf::DT_FLOAT:
+      return Element::kFloat32;
+    case tf::DT_DOUBLE:
+      return Element::kFloat64;
+    case tf::DT_BOOL:
+      return Element::kBool;
+    case tf::DT_UINT8:
+      return Element::kUint8;
+    case tf::DT_INT32:
+      return Element::kInt32;
+    case tf::DT_UINT32:
+      return Element::kUint32;
+    case tf::DT_INT64:
+      return Element::kInt64;
+    default:
+      return Element::kOther;
+  }
+}
+
+void Take(const tf::Tensor& tensor, Array* array) {
+  array->data = tensor.data();
+  array->shape.clear();
+  for (int d = 0; d < tensor.dims(); ++d) array->shape.push_back(tensor.dim_size(d));
+  array->type = ElementOf(tensor.dtype());
+}
+
 class OptimizerStep : public tf::OpKernel {
  public:
   explicit OptimizerStep(tf::OpKernelConstruction* context) : tf::OpKernel(context) {
@@ -77,7 +109,11 @@ class OptimizerStep : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("has_remainder", &attributes.has_remainder));
     OP_REQUIRES_OK(context, context->GetAttr("has_rows", &attributes.has_rows));
     OP_REQUIRES_OK(context, context->GetAttr("adapted", &attributes.adapted));
-    OP_REQUIRES_OK(context, inputs_.Set(attributes, context->num_inputs()));
+    try {
+      inputs_.Set(attributes, context->num_inputs(), kNumSettings);
+    } catch (const std::invalid_argument& error) {
+      context->CtxFailure(absl::InvalidArgumentError(error.what()));
+    }
   }
 
   void Compute(tf::OpKernelContext* context) override {
@@ -86,19 +122,21 @@ class OptimizerStep : public tf::OpKernel {
     std::vector<std::unique_ptr<tf::mutex_lock>> locks;
     OP_REQUIRES_OK(context, Lock(held, &locks));
     const auto array = [&](int i, Array* it) {
-      if (i < inputs_.num_held()) return Own(context, held[i].get(), it);
-      const tf::Tensor& input = context->input(i);
-      *it = {const_cast<void*>(static_cast<const void*>(input.data())), input.shape(),
-             input.dtype()};
-      return absl::OkStatus();
+      Take(i < inputs_.num_held() ? Own(context, held[i].get()) : context->input(i), it);
     };
-    std::vector<Variable> variables;
-    OP_REQUIRES_OK(context, inputs_.Read(array, &variables));
+    StepSettings settings;
+    int next = inputs_.first_setting();
+    for (Array* const setting : {&settings.frozen, &settings.coefficients, &settings.decays,
+                                 &settings.lengths, &settings.kinds, &settings.operands,
+                                 &settings.groups, &settings.rates, &settings.seeds}) {
+      Take(context->input(next++), setting);
+    }
     tf::Tensor* finite;
     OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({}), &finite));
     tf::thread::ThreadPool* const pool =
         context->device()->tensorflow_cpu_worker_threads()->workers;
     try {
+      std::vector<Variable> variables = inputs_.Read(array, settings);
       finite->scalar<bool>()() = Step(
           inputs_.rule(), variables, [pool](int64_t tasks, const std::function<void(int64_t)>& fn) {
             const int64_t block = std::max<int64_t>(1, tasks / (8 * pool->NumThreads()));
@@ -114,14 +152,20 @@ class OptimizerStep : public tf::OpKernel {
                               });
             exception.Rethrow();
           });
+    } catch (const Failed& failed) {
+      context->CtxFailure(failed.status);
     } catch (const std::invalid_argument& error) {
-      context->CtxFailure(Invalid(error.what()));
+      context->CtxFailure(absl::InvalidArgumentError(error.what()));
     } catch (const std::bad_alloc&) {
       context->CtxFailure(absl::ResourceExhaustedError("out of memory"));
     }
   }
 
  private:
+  struct Failed {
+    absl::Status status;
+  };
+
   absl::Status Lookup(tf::OpKernelContext* context,
                       std::vector<tf::core::RefCountPtr<tf::Var>>* held) const {
     held->resize(inputs_.num_held());
@@ -139,7 +183,7 @@ class OptimizerStep : public tf::OpKernel {
     for (const auto& variable : held) mutexes.push_back(variable->mu());
     std::sort(mutexes.begin(), mutexes.end());
     if (std::adjacent_find(mutexes.begin(), mutexes.end()) != mutexes.end()) {
-      return Invalid("a variable is given twice");
+      return absl::InvalidArgumentError("a variable is given twice");
     }
     for (tf::mutex* mutex : mutexes) locks->push_back(std::make_unique<tf::mutex_lock>(*mutex));
     return absl::OkStatus();
@@ -147,20 +191,19 @@ class OptimizerStep : public tf::OpKernel {
 
   // Gives the variable a buffer that no one reads any more. Only a tensor that somebody still holds
   // costs a copy; a variable in copy-on-read mode never gives its buffer away.
-  static absl::Status Own(tf::OpKernelContext* context, tf::Var* variable, Array* array) {
+  static const tf::Tensor& Own(tf::OpKernelContext* context, tf::Var* variable) {
     if (!variable->tensor()->IsInitialized()) {
-      return absl::FailedPreconditionError("a variable is not initialized");
+      throw Failed{absl::FailedPreconditionError("a variable is not initialized")};
     }
     if (!variable->copy_on_read_mode.load() && !variable->tensor()->RefCountIsOne()) {
       tf::Tensor copy;
-      TF_RETURN_IF_ERROR(
-          context->allocate_temp(variable->tensor()->dtype(), variable->tensor()->shape(), &copy));
+      const absl::Status status =
+          context->allocate_temp(variable->tensor()->dtype(), variable->tensor()->shape(), &copy);
+      if (!status.ok()) throw Failed{status};
       std::memcpy(copy.data(), variable->tensor()->data(), copy.TotalBytes());
       *variable->tensor() = copy;
     }
-    const tf::Tensor& tensor = *variable->tensor();
-    *array = {tensor.data(), tensor.shape(), tensor.dtype()};
-    return absl::OkStatus();
+    return *variable->tensor();
   }
 
   StepInputs inputs_;

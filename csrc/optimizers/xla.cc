@@ -3,20 +3,17 @@
 
 #include "xla.h"
 
-#include <memory>
 #include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "optimizers/step_inputs.h"
-#include "parallel.h"
+#include "optimizers/step_call.h"
 
 namespace fastkeras::optimizers {
 namespace {
 
-namespace ffi = ::xla::ffi;
 namespace tf = ::tensorflow;
 
 const char* const kTarget = "Fastkeras>OptimizerStep";
@@ -25,48 +22,6 @@ std::string Text(const std::vector<bool>& flags) {
   std::string text;
   for (const bool flag : flags) text += flag ? '1' : '0';
   return text;
-}
-
-std::vector<bool> Flags(const ffi::Dictionary& attributes, const char* name) {
-  const std::string_view text = attributes.get<std::string_view>(name).value();
-  std::vector<bool> flags;
-  for (const char flag : text) flags.push_back(flag == '1');
-  return flags;
-}
-
-ffi::Error Run(ffi::RemainingArgs arguments, ffi::RemainingRets results,
-               ffi::Dictionary dictionary) {
-  const auto number = [&](const char* name) { return dictionary.get<int32_t>(name).value(); };
-  StepAttributes attributes{std::string(dictionary.get<std::string_view>("rule").value()),
-                            number("N"),
-                            number("M"),
-                            Flags(dictionary, "quantized"),
-                            Flags(dictionary, "has_remainder"),
-                            Flags(dictionary, "has_rows"),
-                            Flags(dictionary, "adapted")};
-  StepInputs inputs;
-  absl::Status status = inputs.Set(attributes, static_cast<int>(arguments.size()));
-  const auto array = [&](int i, Array* it) {
-    // a variable's result is its argument: the same buffer
-    const ffi::AnyBuffer buffer = i < inputs.num_held() ? *results.get<ffi::AnyBuffer>(i).value()
-                                                        : arguments.get<ffi::AnyBuffer>(i).value();
-    const auto type =
-        tf::EncodePrimitiveTypeAsDataType(static_cast<::xla::PrimitiveType>(buffer.element_type()));
-    if (!type.ok()) return type.status();
-    *it = {buffer.untyped_data(), tf::TensorShape(), *type};
-    for (const int64_t dimension : buffer.dimensions()) it->shape.AddDim(dimension);
-    return absl::OkStatus();
-  };
-  std::vector<Variable> variables;
-  if (status.ok()) status = inputs.Read(array, &variables);
-  if (!status.ok()) return ffi::Error::InvalidArgument(std::string(status.message()));
-  return xla_call::Caught([&] {
-    const ffi::AnyBuffer finite = *results.get<ffi::AnyBuffer>(inputs.num_held()).value();
-    *static_cast<bool*>(finite.untyped_data()) =
-        Step(inputs.rule(), variables, [](int64_t tasks, const std::function<void(int64_t)>& fn) {
-          ParallelFor(tasks, 0, [&fn](int64_t task) { fn(task); });
-        });
-  });
 }
 
 class StepLowering : public tf::XlaOpKernel {
@@ -88,7 +43,11 @@ class StepLowering : public tf::XlaOpKernel {
       absl::StrAppend(&text_, ", ", name, " = \"", Text(*flags), "\"");
     }
     text_ += "}";
-    OP_REQUIRES_OK(context, inputs_.Set(attributes, context->num_inputs()));
+    try {
+      inputs_.Set(attributes, context->num_inputs(), kNumSettings);
+    } catch (const std::invalid_argument& error) {
+      context->CtxFailure(absl::InvalidArgumentError(error.what()));
+    }
   }
 
   void Compile(tf::XlaOpKernelContext* context) override {
@@ -96,7 +55,8 @@ class StepLowering : public tf::XlaOpKernel {
     for (int i = 0; i < inputs_.num_held(); ++i) {
       tf::XlaResource* resource = nullptr;
       OP_REQUIRES_OK(context, context->GetResourceInput(i, &resource));
-      OP_REQUIRES(context, held.insert(resource).second, Invalid("a variable is given twice"));
+      OP_REQUIRES(context, held.insert(resource).second,
+                  absl::InvalidArgumentError("a variable is given twice"));
     }
     std::vector<::xla::XlaOp> operands(context->num_inputs());
     std::vector<::xla::Shape> shapes, results;
@@ -139,12 +99,7 @@ class StepLowering : public tf::XlaOpKernel {
 };
 
 const bool registered = [] {
-  const auto run = [](XLA_FFI_CallFrame* frame) -> XLA_FFI_Error* {
-    static const auto* handler =
-        ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attrs().To(&Run).release();
-    return handler->Call(frame);
-  };
-  ffi::Ffi::RegisterStaticHandler(ffi::GetXlaFfiApi(), kTarget, "Host", +run);
+  ffi::Ffi::RegisterStaticHandler(ffi::GetXlaFfiApi(), kTarget, "Host", &HandleStep);
   return true;
 }();
 
