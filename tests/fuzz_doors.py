@@ -66,11 +66,15 @@ def crf(name):
         dtype = rng.choice(("f4", "f8"))
         chain = crf_chain(rng, dtype)
         batch, steps, tags = chain["emissions"].shape
-        if "value" in name:
+        if "value" in name or "gradient" in name:
             chain["tags"] = rng.integers(0, tags, (batch, steps)).astype("i4")
             chain["quantity"] = int(rng.integers(3))
         if "gradient" in name:
             chain["weights"] = rng.random(batch).astype(dtype)
+        if name == "crf_gradient":
+            chain["value"] = rng.random(batch).astype(dtype)
+            size = batch * steps * (2 * tags + 1) + batch
+            chain["workspace"] = rng.random(size).astype(dtype)
         if "k_best" in name:
             chain["k"] = int(rng.integers(1, 6))
         if "sample" in name:
@@ -261,9 +265,12 @@ def settings(rng):
 CALLS = {
     **{
         name: crf(name)
-        for name in ("crf_value", "crf_value_and_gradient", "crf_marginals", "crf_viterbi")
+        for name in ("crf_value", "crf_value_and_workspace", "crf_value_and_gradient")
     },
-    **{name: crf(name) for name in ("crf_k_best", "crf_sample")},
+    **{
+        f"crf_{name}": crf(f"crf_{name}")
+        for name in ("gradient", "marginals", "viterbi", "k_best", "sample")
+    },
     **{
         f"semi_markov_{name}": semi_markov(f"semi_markov_{name}")
         for name in ("log_partition", "marginals", "viterbi")

@@ -4,61 +4,73 @@ from functools import wraps
 
 import torch
 
+LIBRARY = torch.library.Library("fastkeras", "FRAGMENT")  # it ends with the ops when it is dropped
+_TAGS = (torch.Tag.pt2_compliant_tag,)
 
-def op(name, like, schema=None, backward=None, not_differentiable=""):
+
+def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_differentiable=""):
     """Make an op of a function of NumPy arrays, which share the memory of its CPU tensors.
 
     Args:
-        name: "namespace::name".
+        schema: "name(Tensor x, int k) -> Tensor", as `torch.library` writes it.
         like: a function of the same inputs that returns empty tensors of the shapes and dtypes of
             the results.
-        schema: "(Tensor x, int k) -> Tensor", as `torch.library` writes it; None where the types of
-            the function's parameters tell.
-        backward: a function of the inputs and of what comes back by each result, which returns the
-            gradient by each input, None where there is none.
-        not_differentiable: without it, what cannot be differentiated and what can, for the error.
+        batch_axes: of each input the axis that its batch is on, None if it has none.
+        result_axes: that of each result, None where it is a sum over the batch; or None in place
+            of all, if such a sum is among them.
+        backward: a function of the inputs, the results of `keeps`, and of what comes back by the
+            first result, which returns the gradient by each input, None where there is none.
+        keeps: the numbers of the results that `backward` reads. Those after the first are for it
+            alone; the last input says whether they are wanted, and without that they are empty.
+        not_differentiable: without `backward`, what cannot be differentiated and what can, for the
+            error.
 
     Returns:
-        A decorator. What it makes takes tensors of any strides, and is called once for each element
-        under `torch.func.vmap`. The op itself is in `torch.ops`.
+        A decorator. What it makes takes tensors of any strides. Under `torch.func.vmap` the axis
+        that is mapped becomes part of the batch; there is a call for each of its elements where a
+        mapped input has no batch, or a result is a sum over it. The op itself is in `torch.ops`.
     """
+    function_name, parenthesis, signature = schema.partition("(")
+    name = f"fastkeras::{function_name}"
 
     def of(function):
-        @wraps(function)
         def on_tensors(*inputs):
-            results = function(*map(_array_of, inputs))
+            results = function(*map(array_of, inputs), num_threads=torch.get_num_threads())
             if isinstance(results, tuple):
                 return tuple(map(torch.from_numpy, results))
             return torch.from_numpy(results)
 
-        made = torch.library.custom_op(
-            name, on_tensors, mutates_args=(), device_types="cpu", schema=schema
-        )
-        made.register_fake(like)
-        made.register_vmap(_one_by_one(made))
-        namespace, _, function_name = name.partition("::")
-        overload = getattr(getattr(torch.ops, namespace), function_name).default
-
         def keep(ctx, inputs, output):
+            results = output if isinstance(output, tuple) else (output,)
+            ctx.set_materialize_grads(False)
+            if keeps:
+                ctx.mark_non_differentiable(*results[1:])
             ctx.given = [None if isinstance(x, torch.Tensor) else x for x in inputs]
-            ctx.save_for_backward(*(x if isinstance(x, torch.Tensor) else None for x in inputs))
+            tensors = (x if isinstance(x, torch.Tensor) else None for x in inputs)
+            ctx.save_for_backward(*tensors, *(results[i] for i in keeps))
 
         def differentiate(ctx, *d_results):
             if backward is None:
                 raise NotImplementedError(
                     f"engine='torch_native' cannot differentiate {not_differentiable}"
                 )
-            saved = zip(ctx.saved_tensors, ctx.given, strict=True)
-            inputs = (given if tensor is None else tensor for tensor, given in saved)
-            return backward(*inputs, *d_results)
+            if d_results[0] is None:
+                return (None,) * len(ctx.given)
+            tensors = ctx.saved_tensors
+            given = zip(tensors[: len(ctx.given)], ctx.given, strict=True)
+            inputs = (value if tensor is None else tensor for tensor, value in given)
+            return backward(*inputs, *tensors[len(ctx.given) :], d_results[0])
 
-        made.register_autograd(differentiate, setup_context=keep)
+        torch.library.define(name, parenthesis + signature, lib=LIBRARY, tags=_TAGS)
+        torch.library.impl(name, "cpu", on_tensors, lib=LIBRARY)
+        torch.library.register_fake(name, like, lib=LIBRARY)
+        overload = getattr(torch.ops.fastkeras, function_name).default
 
         class Function(torch.autograd.Function):
-            forward = staticmethod(lambda *inputs: overload(*inputs))
+            forward = staticmethod(overload)
             setup_context = staticmethod(keep)
             backward = staticmethod(differentiate)
-            vmap = staticmethod(_one_by_one(made))
+            vmap = staticmethod(lambda *given: mapped(*given))
 
         @wraps(function)
         def call(*inputs):
@@ -68,30 +80,62 @@ def op(name, like, schema=None, backward=None, not_differentiable=""):
                 return overload(*inputs)
             return Function.apply(*inputs)
 
+        mapped = _mapped(call, batch_axes, result_axes, bool(keeps))
+        torch.library.register_autograd(name, differentiate, setup_context=keep, lib=LIBRARY)
+        torch.library.register_vmap(name, mapped, lib=LIBRARY)
         return call
 
     return of
 
 
-def _array_of(value):
+def array_of(value):
+    """The NumPy array of the memory of a CPU tensor; what is none comes back as it is."""
     return value.detach().contiguous().numpy() if isinstance(value, torch.Tensor) else value
 
 
-def _one_by_one(made):
-    """The rule of `torch.func.vmap`: a call for each element."""
+def _mapped(call, batch_axes, result_axes, keeps):
+    """The rule of `torch.func.vmap`, for a function of tensors with these axes."""
 
-    def calls(info, in_dims, *inputs):
+    def rule(info, in_dims, *inputs):
+        size = info.batch_size
+        in_batch = all(
+            dim is None or axis is not None for dim, axis in zip(in_dims, batch_axes, strict=True)
+        )
+        if result_axes is None or not in_batch:
+            return one_by_one(size, in_dims, inputs)
+        if keeps:  # what is kept is of one batch, and cannot be told apart
+            inputs = (*inputs[:-1], False)
+        results = call(*map(_into_batch, inputs, in_dims, batch_axes, [size] * len(inputs)))
+        results = results if isinstance(results, tuple) else (results,)
+        results = tuple(
+            r if axis is None else r.unflatten(axis, (size, r.shape[axis] // size))
+            for r, axis in zip(results, result_axes, strict=True)
+        )
+        return (results, result_axes) if len(results) > 1 else (results[0], result_axes[0])
+
+    def one_by_one(size, in_dims, inputs):
         results = [
-            made(
+            call(
                 *(
                     value if dim is None else value.select(dim, index)
                     for value, dim in zip(inputs, in_dims, strict=True)
                 )
             )
-            for index in range(info.batch_size)
+            for index in range(size)
         ]
         if isinstance(results[0], tuple):
             return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
         return torch.stack(results), 0
 
-    return calls
+    return rule
+
+
+def _into_batch(value, dim, axis, size):
+    """The input of `size` calls in one batch: its mapped axis, or `size` copies if it has none."""
+    if axis is None or value is None:
+        return value
+    if dim is None:
+        value = value.unsqueeze(axis).expand(*value.shape[:axis], size, *value.shape[axis:])
+    else:
+        value = value.movedim(dim, axis)
+    return value.flatten(axis, axis + 1)

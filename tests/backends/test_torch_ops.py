@@ -56,8 +56,8 @@ def test_the_kernels_answer_tensors_on_the_cpu_and_no_others():
     def answering(tensor):
         return _engines.engine_for("crf", tensor).__name__.rpartition(".")[2]
 
-    assert answering(torch.zeros(1)) == "_torch_native"
-    assert answering(torch.zeros(1, device="meta")) == "_keras"
+    assert answering(torch.zeros(1)) == "torch_native"
+    assert answering(torch.zeros(1, device="meta")) == "keras"
 
 
 def test_value_and_gradient_are_those_of_the_keras_engine(chain, tags):
@@ -72,9 +72,17 @@ def test_value_and_gradient_are_those_of_the_keras_engine(chain, tags):
 
 def test_opcheck(chain, tags):
     quantity = torch_native.LOG_LIKELIHOOD
-    torch.library.opcheck(OPS.crf_value.default, (*with_gradients(chain), tags, quantity))
+    inputs = (*with_gradients(chain), tags, quantity)
+    torch.library.opcheck(OPS.crf_value.default, (*inputs, False))
+    # of a workspace not everything is written: two are not equal, as the other test wants it
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(OPS.crf_value.default, (*inputs, True), test_utils=tests)
+    value, workspace = OPS.crf_value(*chain, tags, quantity, True)
     ones = torch.ones(BATCH)
-    torch.library.opcheck(OPS.crf_gradient.default, (*chain, tags, ones, quantity))
+    for kept in (workspace, workspace[:0]):
+        inputs = (*chain, tags, value, kept, ones, quantity)
+        torch.library.opcheck(OPS.crf_gradient.default, inputs)
+    torch.library.opcheck(OPS.crf_value_and_gradient.default, (*chain, tags, ones, quantity))
     for op in (OPS.crf_viterbi, OPS.crf_marginals):
         torch.library.opcheck(op.default, tuple(chain))
     torch.library.opcheck(OPS.crf_k_best.default, (*chain, 3))
@@ -109,6 +117,87 @@ def test_transforms_of_torch_func(chain, tags):
     torch.testing.assert_close(
         torch.func.vmap(value)(stacked), torch.stack([value(x), value(2 * x)])
     )
+
+
+def one_by_one(function, in_dims, arguments, size=2):
+    """What `torch.func.vmap` is to return, by a loop."""
+    pairs = list(zip(arguments, in_dims, strict=True))
+    results = [
+        function(*(x if dim is None else x.select(dim, i) for x, dim in pairs)) for i in range(size)
+    ]
+    return torch.utils._pytree.tree_map(lambda *parts: torch.stack(parts), *results)
+
+
+@pytest.mark.parametrize("in_dims", [(0, None, None), (2, 0, None), (None, 1, None), (1, None, 0)])
+def test_vmap_takes_what_a_loop_takes(chain, tags, in_dims):
+    """With the axis in the batch where transitions are shared, and else call by call."""
+    arguments = [
+        x if dim is None else torch.stack([x, x.flip(0)], dim)
+        for x, dim in zip((chain.emissions, tags, chain.transitions), in_dims, strict=True)
+    ]
+
+    def value(x, tags, a):
+        return log_likelihood(chain._replace(emissions=x, transitions=a), tags)
+
+    def gradients(x, tags, a):
+        return torch.func.grad(lambda x, a: value(x, tags, a).sum(), (0, 1))(x, a)
+
+    def decoded(x, tags, a):
+        k_best = crf.k_best(x, a, 2, chain.lengths)
+        return *crf.viterbi(x, a, chain.lengths), *k_best, *crf.marginals(x, a, chain.lengths)
+
+    for function in (value, gradients, decoded):
+        found = torch.func.vmap(function, in_dims)(*arguments)
+        torch.testing.assert_close(found, one_by_one(function, in_dims, arguments))
+    summed = torch.func.grad(lambda x: torch.func.vmap(value, in_dims)(x, *arguments[1:]).sum())
+    x = arguments[0].clone().requires_grad_()
+    one_by_one(value, in_dims, [x, *arguments[1:]]).sum().backward()
+    torch.testing.assert_close(summed(arguments[0]), x.grad)
+
+
+def test_vmap_of_samples(chain):
+    uniforms = torch.rand(2, 5, BATCH, STEPS)
+
+    def sample(x, uniforms):
+        return torch_native.sample(chain._replace(emissions=x), uniforms)
+
+    arguments = torch.stack([chain.emissions, 2 * chain.emissions]), uniforms
+    found = torch.func.vmap(sample)(*arguments)
+    torch.testing.assert_close(found, one_by_one(sample, (0, 0), arguments))
+
+
+def test_a_gradient_that_was_not_foreseen(chain, tags):
+    """Without the workspace of the value, the gradient computes it again."""
+    inputs = (*with_gradients(chain), tags, torch_native.LOG_LIKELIHOOD)
+    results = []
+    for keep in (True, False):
+        value, _ = OPS.crf_value(*inputs, keep)
+        scores = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]
+        results.append(torch.autograd.grad(value.sum(), scores))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_as_many_threads_as_torch_has(chain, tags, monkeypatch):
+    asked, core = [], torch_native._core
+
+    def viterbi(*inputs, num_threads):
+        asked.append(num_threads)
+        return core.crf_viterbi(*inputs, num_threads=num_threads)
+
+    doubled = torch_native.op(
+        f"crf_test_of_threads({torch_native.CHAIN}) -> (Tensor, Tensor)",
+        like=None,
+        batch_axes=torch_native.CHAIN_AXES,
+        result_axes=(0, 0),
+    )(viterbi)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            doubled(*chain)
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [1, 3]
 
 
 def test_strides_do_not_matter(chain, tags):

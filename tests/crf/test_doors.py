@@ -10,6 +10,7 @@ import pytest
 from engine_parameters import engines_of
 
 BATCH, STEPS, NUM_TAGS, MAX_LENGTH = 2, 3, 4, 2
+WORKSPACE = BATCH * STEPS * (2 * NUM_TAGS + 1) + BATCH
 HUGE = 2**31 - 1
 
 
@@ -31,6 +32,8 @@ def good(dtype="float32"):
         "end_transitions": scores(NUM_TAGS),
         "weights": scores(BATCH),
         "uniforms": rng.random((5, BATCH, STEPS)).astype(dtype),
+        "value": np.zeros(BATCH, dtype),
+        "workspace": np.zeros(WORKSPACE, dtype),
         "quantity": 2,
         "k": 3,
     }
@@ -40,6 +43,8 @@ CHAIN = ("transitions", "lengths", "mask", "start_transitions", "end_transitions
 SEMI_CHAIN = ("transitions", "durations", "lengths", "start_transitions", "end_transitions")
 FUNCTIONS = {  # of the extension module, and their arguments in order
     "crf_value": ("emissions", "tags", *CHAIN, "quantity"),
+    "crf_value_and_workspace": ("emissions", "tags", *CHAIN, "quantity"),
+    "crf_gradient": ("emissions", "tags", *CHAIN, "value", "workspace", "weights", "quantity"),
     "crf_value_and_gradient": ("emissions", "tags", *CHAIN, "weights", "quantity"),
     "crf_marginals": ("emissions", *CHAIN),
     "crf_viterbi": ("emissions", *CHAIN),
@@ -169,7 +174,8 @@ def test_another_layout_is_refused_or_read_right(core, function):
 def same(found, expected):
     found, expected = (a if isinstance(a, tuple) else (a,) for a in (found, expected))
     for part, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(part, other)
+        if part.shape != (WORKSPACE,):  # of which not all is written
+            np.testing.assert_array_equal(part, other)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -207,11 +213,15 @@ def test_sizes_of_zero(core, function, sizes):
     arguments["mask"] = np.zeros((batch, steps), bool)
     arguments["weights"] = np.zeros(batch, "float32")
     arguments["uniforms"] = np.zeros((2, batch, steps), "float32")
+    arguments["value"] = np.zeros(batch, "float32")
+    arguments["workspace"] = np.zeros(batch * steps * (2 * NUM_TAGS + 1) + batch, "float32")
     try:
         results = getattr(core, function)(*(arguments[name] for name in FUNCTIONS[function]))
     except ValueError as error:
         assert "steps" in str(error) and steps > HUGE
         return
+    if function == "crf_value_and_workspace":
+        results = results[0]
     for result in results if isinstance(results, tuple) else (results,):
         assert not np.nan_to_num(result, neginf=0).any()
 
@@ -246,18 +256,13 @@ def caller(library, op, attributes, compiled):
     return tf.function(call, jit_compile=True) if compiled else call
 
 
-def good_inputs():
-    workspace = np.zeros(BATCH * STEPS * (2 * NUM_TAGS + 1) + BATCH, "float32")
-    return {**good(), "value": np.zeros(BATCH, "float32"), "workspace": workspace}
-
-
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("compiled", (False, True), ids=("eager", "XLA"))
 def test_an_op_refuses_what_does_not_fit(library, op, compiled):
     import tensorflow as tf
 
     inputs, attributes = OPS[op]
-    arguments = good_inputs()
+    arguments = good()
     call = caller(library, op, {name: arguments[name] for name in attributes}, compiled)
     call(*(tf.constant(arguments[name]) for name in inputs))
     for name, value in malformed((*inputs, *attributes)):
@@ -278,7 +283,7 @@ def test_a_gradient_of_numbers_from_elsewhere_is_harmless(library, compiled):
     call = caller(library, "crf_gradient", {"quantity": 2}, compiled)
     rng = np.random.default_rng(1)
     for _ in range(20):
-        arguments = good_inputs()
+        arguments = good()
         for name in ("value", "workspace", "weights"):
             size = arguments[name].size
             arguments[name] = np.frombuffer(rng.bytes(4 * size), "float32")
@@ -290,7 +295,7 @@ def test_a_gradient_of_numbers_from_elsewhere_is_harmless(library, compiled):
 def test_any_number_of_threads_may_be_asked_for(library, num_threads):
     import tensorflow as tf
 
-    arguments = good_inputs()
+    arguments = good()
     for op, (inputs, attributes) in OPS.items():
         given = {name: arguments[name] for name in attributes}
         call = caller(library, op, {**given, "num_threads": num_threads}, compiled=False)
@@ -307,7 +312,7 @@ def test_a_saved_graph_refuses_tags_out_of_range(library, tmp_path):
     import tensorflow as tf
 
     inputs, _ = OPS["crf_value"]
-    arguments = good_inputs()
+    arguments = good()
     tensors = [tf.constant(arguments[name]) for name in inputs]
 
     class Scorer(tf.Module):

@@ -25,19 +25,19 @@ SemiChains<T> SemiChainsOf(const Array<T>& emissions, const Array<T>& transition
 template <typename T>
 Array<T> LogPartition(const Array<T>& emissions, const Array<T>& transitions,
                       const Array<T>& durations, const Array<int32_t>& lengths,
-                      const Array<T>& start, const Array<T>& end) {
+                      const Array<T>& start, const Array<T>& end, int num_threads) {
   const auto chains = SemiChainsOf(emissions, transitions, durations, lengths, start, end);
   Array<T> value(chains.batch);
   T* out = value.mutable_data();
   const ReleasedGil released;
-  SemiLogPartition(chains, out, kDefaultNumThreads);
+  SemiLogPartition(chains, out, num_threads);
   return value;
 }
 
 template <typename T>
 py::tuple Marginals(const Array<T>& emissions, const Array<T>& transitions,
                     const Array<T>& durations, const Array<int32_t>& lengths, const Array<T>& start,
-                    const Array<T>& end) {
+                    const Array<T>& end, int num_threads) {
   const auto chains = SemiChainsOf(emissions, transitions, durations, lengths, start, end);
   Array<T> unary({chains.batch, chains.steps, chains.num_tags}),
       segments({chains.batch, chains.steps, chains.max_length, chains.num_tags}),
@@ -46,14 +46,15 @@ py::tuple Marginals(const Array<T>& emissions, const Array<T>& transitions,
     *counts_out = counts.mutable_data();
   {
     const ReleasedGil released;
-    SemiMarginals(chains, unary_out, segments_out, counts_out, kDefaultNumThreads);
+    SemiMarginals(chains, unary_out, segments_out, counts_out, num_threads);
   }
   return py::make_tuple(unary, segments, counts);
 }
 
 template <typename T>
 py::tuple Viterbi(const Array<T>& emissions, const Array<T>& transitions, const Array<T>& durations,
-                  const Array<int32_t>& lengths, const Array<T>& start, const Array<T>& end) {
+                  const Array<int32_t>& lengths, const Array<T>& start, const Array<T>& end,
+                  int num_threads) {
   const auto chains = SemiChainsOf(emissions, transitions, durations, lengths, start, end);
   Array<int32_t> tags({chains.batch, chains.steps});
   Array<bool> begins({chains.batch, chains.steps});
@@ -63,7 +64,7 @@ py::tuple Viterbi(const Array<T>& emissions, const Array<T>& transitions, const 
   T* score_out = score.mutable_data();
   {
     const ReleasedGil released;
-    SemiViterbi(chains, tags_out, begins_out, score_out, kDefaultNumThreads);
+    SemiViterbi(chains, tags_out, begins_out, score_out, num_threads);
   }
   return py::make_tuple(tags, begins, score);
 }
@@ -72,7 +73,8 @@ template <typename Function>
 void Bind(py::module_& module, const char* name, Function function) {
   module.def(name, function, py::arg("emissions").noconvert(), py::arg("transitions").noconvert(),
              py::arg("durations").noconvert(), py::arg("lengths").noconvert(),
-             py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert());
+             py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert(),
+             py::arg("num_threads") = kDefaultNumThreads);
 }
 
 template <typename T>

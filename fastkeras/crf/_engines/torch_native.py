@@ -19,6 +19,7 @@ CHAIN = (  # the inputs that every op begins with, in the order of a `Chain`
     "Tensor emissions, Tensor transitions, Tensor lengths, Tensor? mask, "
     "Tensor start_transitions, Tensor end_transitions"
 )
+CHAIN_AXES = (0, None, 0, 0, None, None)  # of their batches
 
 
 def log_partition(chain):
@@ -35,8 +36,8 @@ def log_likelihood(chain, tags):
 
 
 def log_likelihood_and_gradients(chain, tags, weights):
-    gradients = answer(_gradient, chain, tags, weights, LOG_LIKELIHOOD)
-    return log_likelihood(chain, tags), Gradients(*gradients)
+    value, *gradients = answer(_value_and_gradient, chain, tags, weights, LOG_LIKELIHOOD)
+    return value, Gradients(*gradients)
 
 
 def marginals(chain):
@@ -66,60 +67,107 @@ def answer(function, chain, *more):
     return results.numpy()
 
 
+def _value(*inputs):
+    """The value, and if it may be differentiated, what the recursion leaves behind for that."""
+    scores = inputs[0], inputs[1], inputs[4], inputs[5]
+    keep_workspace = torch.is_grad_enabled() and any(x.requires_grad for x in scores)
+    return _value_and_workspace(*inputs, keep_workspace)[0]
+
+
+def _gradient_shapes(x, a, lengths, mask, start, end, *_):
+    return tuple(y.new_empty(y.shape) for y in (x, a, start, end))
+
+
+def _value_shapes(x, *more):
+    batch, steps, num_tags = x.shape
+    size = batch * steps * (2 * num_tags + 1) + batch if more[-1] else 0  # csrc/crf/crf.cc
+    return x.new_empty(batch), x.new_empty(size)
+
+
 @op(
-    "fastkeras::crf_gradient",
-    like=lambda x, a, lengths, mask, s, f, *_: tuple(y.new_empty(y.shape) for y in (x, a, s, f)),
-    schema=f"({CHAIN}, Tensor tags, Tensor weights, int quantity) -> "
-    "(Tensor, Tensor, Tensor, Tensor)",
+    f"crf_gradient({CHAIN}, Tensor tags, Tensor value, Tensor workspace, Tensor weights, "
+    "int quantity) -> (Tensor, Tensor, Tensor, Tensor)",
+    like=_gradient_shapes,
+    batch_axes=(*CHAIN_AXES, 0, 0, None, 0, None),
+    result_axes=None,
     not_differentiable="the gradient of a CRF: engine='keras' can",
 )
-def _gradient(emissions, *more):
+def _gradient(emissions, *more, num_threads):
+    *others, tags, value, workspace, weights, quantity = more
+    if not workspace.size:  # under vmap, or it was not foreseen that a gradient would be asked for
+        of_value = emissions, tags, *others, weights, quantity
+        return _core.crf_value_and_gradient(*of_value, num_threads)[1:]
+    return _core.crf_gradient(
+        emissions, tags, *others, value, workspace, weights, quantity, num_threads
+    )
+
+
+@op(
+    f"crf_value_and_gradient({CHAIN}, Tensor tags, Tensor weights, int quantity) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    like=lambda x, *more: (x.new_empty(x.shape[:1]), *_gradient_shapes(x, *more)),
+    batch_axes=(*CHAIN_AXES, 0, 0, None),
+    result_axes=None,
+    not_differentiable="the gradient of a CRF: engine='keras' can",
+)
+def _value_and_gradient(emissions, *more, num_threads):
     *others, tags, weights, quantity = more
-    return _core.crf_value_and_gradient(emissions, tags, *others, weights, quantity)[1:]
+    return _core.crf_value_and_gradient(emissions, tags, *others, weights, quantity, num_threads)
 
 
 def _gradient_of_value(*inputs):
-    *chain_and_tags, quantity, weights = inputs
-    d_x, d_transitions, d_start, d_end = _gradient(*chain_and_tags, weights, quantity)
-    return d_x, d_transitions, None, None, d_start, d_end, None, None
+    *chain_and_tags, quantity, _, value, workspace, weights = inputs
+    d_x, d_transitions, d_start, d_end = _gradient(
+        *chain_and_tags, value, workspace, weights, quantity
+    )
+    return d_x, d_transitions, None, None, d_start, d_end, None, None, None
 
 
 @op(
-    "fastkeras::crf_value",
-    like=lambda x, *_: x.new_empty(x.shape[:1]),
-    schema=f"({CHAIN}, Tensor tags, int quantity) -> Tensor",
+    f"crf_value({CHAIN}, Tensor tags, int quantity, bool keep_workspace) -> (Tensor, Tensor)",
+    like=_value_shapes,
+    batch_axes=(*CHAIN_AXES, 0, None, None),
+    result_axes=(0, None),
     backward=_gradient_of_value,
+    keeps=(0, 1),
 )
-def _value(emissions, *more):
-    *others, tags, quantity = more
-    return _core.crf_value(emissions, tags, *others, quantity)
+def _value_and_workspace(emissions, *more, num_threads):
+    *others, tags, quantity, keep_workspace = more
+    inputs = emissions, tags, *others, quantity, num_threads
+    if keep_workspace:
+        return _core.crf_value_and_workspace(*inputs)
+    return _core.crf_value(*inputs), np.empty(0, emissions.dtype)
 
 
 _marginals = op(
-    "fastkeras::crf_marginals",
+    f"crf_marginals({CHAIN}) -> (Tensor, Tensor)",
     like=lambda x, a, *_: (x.new_empty(x.shape), x.new_empty((x.shape[0], *a.shape))),
-    schema=f"({CHAIN}) -> (Tensor, Tensor)",
+    batch_axes=CHAIN_AXES,
+    result_axes=(0, 0),
     not_differentiable="marginals: engine='keras' can",
 )(_core.crf_marginals)
 
 _viterbi = op(
-    "fastkeras::crf_viterbi",
+    f"crf_viterbi({CHAIN}) -> (Tensor, Tensor)",
     like=lambda x, *_: (x.new_empty(x.shape[:2], dtype=torch.int32), x.new_empty(x.shape[:1])),
-    schema=f"({CHAIN}) -> (Tensor, Tensor)",
+    batch_axes=CHAIN_AXES,
+    result_axes=(0, 0),
     not_differentiable="the score of viterbi: take the sequence_score of its tags instead",
 )(_core.crf_viterbi)
 
 _sample = op(
-    "fastkeras::crf_sample",
+    f"crf_sample({CHAIN}, Tensor uniforms) -> Tensor",
     like=lambda *inputs: torch.empty(inputs[-1].shape, dtype=torch.int32, device=inputs[-1].device),
-    schema=f"({CHAIN}, Tensor uniforms) -> Tensor",
+    batch_axes=(*CHAIN_AXES, 1),
+    result_axes=(1,),
     not_differentiable="samples",
 )(_core.crf_sample)
 
 _k_best = op(
-    "fastkeras::crf_k_best",
+    f"crf_k_best({CHAIN}, int k) -> (Tensor, Tensor)",
     like=lambda x, *more: _shapes_of_k_best(x, more[-1]),
-    schema=f"({CHAIN}, int k) -> (Tensor, Tensor)",
+    batch_axes=(*CHAIN_AXES, None),
+    result_axes=(0, 0),
     not_differentiable="the scores of k_best: take the sequence_score of its tags instead",
 )(_core.crf_k_best)
 

@@ -7,7 +7,7 @@ import torch
 
 from fastkeras import _core
 from fastkeras._ops.torch import op
-from fastkeras.crf._engines.torch_native import CHAIN, answer
+from fastkeras.crf._engines.torch_native import CHAIN, CHAIN_AXES, answer
 
 
 def log_partition(chain, durations):
@@ -23,13 +23,14 @@ def viterbi(chain, durations):
 
 
 @op(
-    "fastkeras::semi_markov_marginals",
+    f"semi_markov_marginals({CHAIN}, Tensor durations) -> (Tensor, Tensor, Tensor)",
     like=lambda x, *more: tuple(x.new_empty(shape) for shape in _shapes(x, more[-1])),
-    schema=f"({CHAIN}, Tensor durations) -> (Tensor, Tensor, Tensor)",
+    batch_axes=(*CHAIN_AXES, None),
+    result_axes=(0, 0, 0),
     not_differentiable="marginals: engine='keras' can",
 )
-def _marginals(*inputs):
-    return _core.semi_markov_marginals(*_of_segments(*inputs))
+def _marginals(*inputs, num_threads):
+    return _core.semi_markov_marginals(*_of_segments(*inputs), num_threads)
 
 
 def _of_segments(x, transitions, lengths, mask, start, end, durations):
@@ -57,24 +58,26 @@ def _gradients(x, transitions, lengths, mask, start, end, durations, weights):
 
 
 @op(
-    "fastkeras::semi_markov_log_partition",
+    f"semi_markov_log_partition({CHAIN}, Tensor durations) -> Tensor",
     like=lambda x, *_: x.new_empty(x.shape[:1]),
-    schema=f"({CHAIN}, Tensor durations) -> Tensor",
+    batch_axes=(*CHAIN_AXES, None),
+    result_axes=(0,),
     backward=_gradients,
 )
-def _log_partition(*inputs):
-    return _core.semi_markov_log_partition(*_of_segments(*inputs))
+def _log_partition(*inputs, num_threads):
+    return _core.semi_markov_log_partition(*_of_segments(*inputs), num_threads)
 
 
 @op(
-    "fastkeras::semi_markov_viterbi",
+    f"semi_markov_viterbi({CHAIN}, Tensor durations) -> (Tensor, Tensor, Tensor)",
     like=lambda x, *_: (
         x.new_empty(x.shape[:2], dtype=torch.int32),
         x.new_empty(x.shape[:2], dtype=torch.bool),
         x.new_empty(x.shape[:1]),
     ),
-    schema=f"({CHAIN}, Tensor durations) -> (Tensor, Tensor, Tensor)",
+    batch_axes=(*CHAIN_AXES, None),
+    result_axes=(0, 0, 0),
     not_differentiable="the score of viterbi: engine='keras' can",
 )
-def _viterbi(*inputs):
-    return _core.semi_markov_viterbi(*_of_segments(*inputs))
+def _viterbi(*inputs, num_threads):
+    return _core.semi_markov_viterbi(*_of_segments(*inputs), num_threads)
