@@ -4,12 +4,15 @@
 #ifndef FASTKERAS_XLA_CALL_H_
 #define FASTKERAS_XLA_CALL_H_
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <new>
 #include <stdexcept>
 #include <vector>
 
+#include "parallel.h"
 #include "tensorflow.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -20,10 +23,13 @@ using tensorflow::Error;
 using tensorflow::InvalidArgument;
 using tensorflow::Tensor;
 
-// A call while it runs, as `Input` and `Output` of a kernel see it.
+// A call while it runs, as `Input` and `Output` of a kernel see it: of one element, where
+// transformations of JAX have given all arrays leading axes. In an input they may have the size 1.
 struct Call {
   ffi::RemainingArgs inputs;
   ffi::RemainingRets outputs;
+  std::vector<int64_t> leading = {};
+  int64_t element = 0;  // its number in row-major order
 };
 
 inline TF_DataType TypeOf(ffi::AnyBuffer buffer) {
@@ -42,10 +48,27 @@ inline TF_DataType TypeOf(ffi::AnyBuffer buffer) {
   }
 }
 
-inline Tensor Borrowed(ffi::AnyBuffer buffer) {
-  const auto dimensions = buffer.dimensions();
-  const std::vector<int64_t> shape(dimensions.begin(), dimensions.end());
-  return {shape, buffer.untyped_data(), nullptr, TypeOf(buffer)};
+// The element's part of an array.
+inline Tensor Borrowed(const Call* call, ffi::AnyBuffer buffer) {
+  const TF_DataType type = TypeOf(buffer);
+  const auto sizes = buffer.dimensions();
+  const size_t leading = call->leading.size();
+  if (sizes.size() < leading) {
+    InvalidArgument("an array has ", sizes.size(), " axes, fewer than the ", leading, " in front");
+  }
+  const std::vector<int64_t> shape(sizes.begin() + leading, sizes.end());
+  if (leading == 0) return {shape, buffer.untyped_data(), nullptr, type};
+  int64_t bytes = static_cast<int64_t>(ffi::ByteWidth(buffer.element_type()));
+  for (const int64_t size : shape) bytes *= size;
+  int64_t offset = 0;
+  for (int64_t axis = leading, rest = call->element; axis-- > 0;) {
+    const int64_t size = call->leading[axis], own = sizes[axis];
+    if (own != size && own != 1) InvalidArgument("an axis in front is ", own, " and not ", size);
+    if (own == size) offset += rest % size * bytes;
+    rest /= size;
+    bytes *= own;
+  }
+  return {shape, static_cast<char*>(buffer.untyped_data()) + offset, nullptr, type};
 }
 
 template <typename Value, typename Found>
@@ -55,13 +78,13 @@ Value Expected(Found found) {
 }
 
 inline Tensor Input(const Call* call, int index) {
-  return Borrowed(Expected<ffi::AnyBuffer>(call->inputs.get<ffi::AnyBuffer>(index)));
+  return Borrowed(call, Expected<ffi::AnyBuffer>(call->inputs.get<ffi::AnyBuffer>(index)));
 }
 
 template <typename T>
 Tensor Output(const Call* call, int index, const std::vector<int64_t>& shape) {
   using Buffer = ffi::Result<ffi::AnyBuffer>;
-  const Tensor output = Borrowed(*Expected<Buffer>(call->outputs.get<ffi::AnyBuffer>(index)));
+  const Tensor output = Borrowed(call, *Expected<Buffer>(call->outputs.get<ffi::AnyBuffer>(index)));
   ExpectShape("an output", output, shape);
   return output;
 }
@@ -96,13 +119,57 @@ ffi::Error Caught(Body body) {
   return ffi::Error::Success();
 }
 
+// The leading axes of a call, by those of its first output: what the first input has beyond the
+// attribute "rank". Without one there are none.
+inline std::vector<int64_t> LeadingAxes(const Call& call, const CallAttributes& source) {
+  if (!source.attributes.contains("rank")) return {};
+  const auto input = Expected<ffi::AnyBuffer>(call.inputs.get<ffi::AnyBuffer>(0)).dimensions();
+  const int64_t count = static_cast<int64_t>(input.size()) - IntAttribute(&source, "rank");
+  const auto output =
+      (*Expected<ffi::Result<ffi::AnyBuffer>>(call.outputs.get<ffi::AnyBuffer>(0))).dimensions();
+  if (count < 0 || count > static_cast<int64_t>(output.size())) {
+    InvalidArgument("the first array has ", input.size(), " axes, ", count, " more than its own");
+  }
+  return {output.begin(), output.begin() + count};
+}
+
+// Shares the elements of a call among threads, each with the bits that it has alone. How long one
+// takes is known when the first is done.
+template <typename Kernel>
+void RunElements(const Call& call, const Kernel& kernel) {
+  int64_t elements = 1;
+  for (const int64_t size : call.leading) elements *= size;
+  const auto run = [&](const Kernel& runs, int64_t element) {
+    Call one = call;
+    one.element = element;
+    runs(&one);
+  };
+  Kernel alone = kernel;
+  alone.num_threads = 1;
+  const int all = NumThreads(kernel.num_threads);
+  if (elements < 2 * all) {  // too few to share out
+    for (int64_t element = 0; element < elements; ++element) run(kernel, element);
+    return;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  run(alone, 0);
+  const std::chrono::duration<double, std::nano> once = std::chrono::steady_clock::now() - start;
+  const int num_threads = ThreadsThatPay(once.count() * (elements - 1), all);
+  ParallelFor(elements - 1, num_threads, [&](int64_t task) { run(alone, task + 1); });
+}
+
 template <typename Kernel>
 ffi::Error Run(ffi::RemainingArgs inputs, ffi::RemainingRets outputs, ffi::Dictionary attributes) {
   return Caught([&] {
     const CallAttributes source{attributes};
-    const Call call{inputs, outputs};
+    Call call{inputs, outputs};
     const Kernel kernel(&source);
-    kernel(&call);
+    call.leading = LeadingAxes(call, source);
+    if (call.leading.empty()) {
+      kernel(&call);
+    } else {
+      RunElements(call, kernel);
+    }
   });
 }
 

@@ -16,6 +16,14 @@ with suppress(ImportError):  # not compiled
 
     _core.set_worth_a_thread(0)  # so that several threads share even the small problems of tests
 
+if os.environ.get("KERAS_BACKEND") == "jax":
+    with suppress(ImportError):
+        from ctypes import c_double
+
+        from fastkeras._ops.jax import function_of
+
+        function_of("fastkeras_set_worth_a_thread", None, c_double)(0)
+
 ON_CI = "CI" in os.environ  # the same examples each time: a change fails for what it changes
 hypothesis.settings.register_profile(
     "fastkeras",

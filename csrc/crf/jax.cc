@@ -1,41 +1,31 @@
 // The CRF's kernels for JAX: the handlers that fastkeras/_ops/jax.py registers by their names.
 
+#include "jax.h"
+
 #include <cstdint>
 
 #include "crf/tensorflow_kernels.h"
-#include "xla_call.h"
 
-#define FASTKERAS_EXPORT extern "C" __attribute__((visibility("default")))
+FASTKERAS_CALLS(crf_value, fastkeras::crf::ValueKernel)
+FASTKERAS_CALLS(crf_gradient, fastkeras::crf::GradientKernel)
+FASTKERAS_CALLS(crf_marginals, fastkeras::crf::MarginalsKernel)
+FASTKERAS_CALLS(crf_viterbi, fastkeras::crf::ViterbiKernel)
+FASTKERAS_CALLS(crf_k_best, fastkeras::crf::KBestKernel)
+FASTKERAS_CALLS(crf_sample, fastkeras::crf::SampleKernel)
 
-#define FASTKERAS_CALL(name, ...)                                                  \
-  FASTKERAS_EXPORT XLA_FFI_Error* fastkeras_crf_##name(XLA_FFI_CallFrame* frame) { \
-    return fastkeras::xla_call::Handle<fastkeras::crf::__VA_ARGS__>(frame);        \
-  }
-
-#define FASTKERAS_CALLS(name, Kernel)           \
-  FASTKERAS_CALL(name##_float32, Kernel<float>) \
-  FASTKERAS_CALL(name##_float64, Kernel<double>)
-
-FASTKERAS_CALLS(value, ValueKernel)
-FASTKERAS_CALLS(gradient, GradientKernel)
-FASTKERAS_CALLS(marginals, MarginalsKernel)
-FASTKERAS_CALLS(viterbi, ViterbiKernel)
-FASTKERAS_CALLS(k_best, KBestKernel)
-FASTKERAS_CALLS(sample, SampleKernel)
-
-// For _jax_native.py, which has to know the shapes of what comes back.
-FASTKERAS_EXPORT int64_t fastkeras_crf_workspace_float32(int64_t batch, int64_t steps,
-                                                         int64_t num_tags) {
+// For fastkeras/crf/_engines/jax_native.py, which has to know the shapes of what comes back.
+FASTKERAS_VISIBLE int64_t fastkeras_crf_workspace_float32(int64_t batch, int64_t steps,
+                                                          int64_t num_tags) {
   return fastkeras::crf::WorkspaceSize<float>(batch, steps, num_tags);
 }
 
-FASTKERAS_EXPORT int64_t fastkeras_crf_workspace_float64(int64_t batch, int64_t steps,
-                                                         int64_t num_tags) {
+FASTKERAS_VISIBLE int64_t fastkeras_crf_workspace_float64(int64_t batch, int64_t steps,
+                                                          int64_t num_tags) {
   return fastkeras::crf::WorkspaceSize<double>(batch, steps, num_tags);
 }
 
 // The name of a quantity, or null.
-FASTKERAS_EXPORT const char* fastkeras_crf_quantity(int number) {
+FASTKERAS_VISIBLE const char* fastkeras_crf_quantity(int number) {
   using namespace fastkeras::crf;
   return number >= 0 && number < kNumQuantities ? kQuantities[number] : nullptr;
 }

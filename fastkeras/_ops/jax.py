@@ -58,8 +58,8 @@ def op(name, results, what, advice):
 
     Returns:
         A function of arrays, the first of which has the dtype that the kernel is taken for, and of
-        integers or bools as keywords. Under `jax.vmap` it is called once for each element. Whatever
-        asks for a derivative of it gets a NotImplementedError.
+        integers or bools as keywords. Under `jax.vmap` it is one call, which shares the elements
+        among threads. Whatever asks for a derivative of it gets a NotImplementedError.
     """
     for dtype in ("float32", "float64"):
         _register(f"{name}_{dtype}")
@@ -68,10 +68,11 @@ def op(name, results, what, advice):
         call = jax.ffi.ffi_call(
             f"{name}_{arrays[0].dtype}",
             results(*arrays, **dict(attributes)),
-            vmap_method="sequential",
+            vmap_method="expand_dims",  # csrc/xla_call.h takes what has more axes than its rank
         )
         in_c = {key: _as_in_c(value) for key, value in attributes}
-        return call(*arrays, **in_c, num_threads=np.int32(0))  # all processors
+        in_c |= {"num_threads": np.int32(0), "rank": np.int32(arrays[0].ndim)}  # 0: all processors
+        return call(*arrays, **in_c)
 
     def backward(attributes, kept, d_results):
         raise NotImplementedError(f"engine='jax_native' cannot differentiate {what}: {advice}")

@@ -12,6 +12,7 @@ import jax.numpy as jnp  # noqa: E402
 import fastkeras  # noqa: E402
 from fastkeras import _arrays, _build, _engines, crf  # noqa: E402
 from fastkeras._ops import jax as jax_ops  # noqa: E402
+from fastkeras.crf import semi_markov  # noqa: E402
 from fastkeras.crf._engines import jax_native  # noqa: E402
 from fastkeras.crf.arguments import chain_of  # noqa: E402
 
@@ -72,12 +73,12 @@ def test_the_kernels_answer_arrays_on_the_cpu_and_no_others(monkeypatch):
     on_cpu = jax.device_put(jnp.zeros(1), jax.devices("cpu")[0])
     seen = []
     jax.jit(lambda x: seen.append(answering(x)))(on_cpu)
-    assert [answering(on_cpu), answering(jnp.zeros(1)), *seen] == ["_jax_native"] * 3
+    assert [answering(on_cpu), answering(jnp.zeros(1)), *seen] == ["jax_native"] * 3
     anywhere = jnp.zeros(1)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     jax.jit(lambda x: seen.append(answering(x) + " "))(on_cpu)
-    assert seen.pop() == "_keras "
-    assert [answering(on_cpu), answering(anywhere)] == ["_jax_native", "_keras"]
+    assert seen.pop() == "keras "
+    assert [answering(on_cpu), answering(anywhere)] == ["jax_native", "keras"]
 
 
 def test_an_array_of_another_device_has_a_family_of_its_own(monkeypatch):
@@ -88,7 +89,7 @@ def test_an_array_of_another_device_has_a_family_of_its_own(monkeypatch):
     array = jnp.zeros(1)
     assert _arrays.family_of(array) == "jax_elsewhere"
     assert _arrays.has_values(array)
-    assert answering(array) == "_keras"
+    assert answering(array) == "keras"
     with pytest.raises(ValueError, match="does not take a jax_elsewhere array"):
         _engines.engine_for("crf", array, "jax_native")
 
@@ -133,24 +134,6 @@ def test_float64_with_x64(scores, tags):
         expected = value_and_gradients(tags, "keras")(*wide)
         assert value.dtype == gradients[1].dtype == "float64"
         assert_close((value, gradients), expected, 1e-12)
-
-
-def test_vmap_is_a_call_for_each(scores, tags):
-    x, a, start, end = scores
-    twice = jnp.stack([x, 2 * x])
-    function = likelihood(tags)
-    each = jnp.stack([function(y, a, start, end) for y in twice])
-    assert_same(jax.vmap(lambda y: function(y, a, start, end))(twice), each)
-    gradients = jax.vmap(jax.grad(total(tags), argnums=1), in_axes=(0, None, None, None))
-    each = jnp.stack([jax.grad(total(tags), argnums=1)(y, a, start, end) for y in twice])
-    assert_same(gradients(twice, a, start, end), each)
-    decoded = jax.jit(jax.vmap(lambda y: crf.viterbi(y, a)[0]))(twice)
-    assert_same(decoded, jnp.stack([crf.viterbi(y, a)[0] for y in twice]))
-
-
-def test_jacobian(scores, tags):
-    jacobian = jax.jacrev(likelihood(tags))(*scores)
-    assert_close(jacobian.sum(0), jax.grad(total(tags))(*scores))
 
 
 def test_inside_of_a_scan(scores, tags):
@@ -297,3 +280,93 @@ def test_the_library_links_neither_tensorflow_nor_xla():
     path = _build.FOLDER / f"{jax_ops.NAME}.so"
     undefined = subprocess.run(["nm", "-DCu", path], capture_output=True, text=True, check=True)
     assert not [line for line in undefined.stdout.splitlines() if "TF_" in line or "xla" in line]
+
+
+SEGMENT_SHAPES = (*SHAPES[:2], (3, NUM_TAGS), *SHAPES[2:])
+
+
+def of_segments(engine):
+    def function(x, a, durations, start, end):
+        more = {"start_transitions": start, "end_transitions": end, "engine": engine}
+        return semi_markov.log_partition(x, a, durations, LENGTHS, **more)
+
+    return function
+
+
+@pytest.fixture
+def segment_scores(rng):
+    return tuple(jnp.asarray(rng.normal(size=shape), "float32") for shape in SEGMENT_SHAPES)
+
+
+def test_log_z_of_segments_and_its_gradient_are_those_of_the_keras_engine(segment_scores, rng):
+    assert _engines.engine_for("crf.semi_markov", segment_scores[0]).__name__.endswith("jax_native")
+    weights = jnp.asarray(rng.normal(size=BATCH), "float32")
+
+    def gradients(engine):
+        def total(*scores):
+            return (weights * of_segments(engine)(*scores)).sum()
+
+        return jax.value_and_grad(total, argnums=range(5))
+
+    ours = gradients("jax_native")
+    assert_close(ours(*segment_scores), gradients("keras")(*segment_scores))
+    assert_close(jax.jit(ours)(*segment_scores), ours(*segment_scores), 1e-6)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(score, "float64") for score in segment_scores]
+        assert_close(jax.jit(ours)(*wide), gradients("keras")(*wide), 1e-12)
+
+
+def test_segments_that_weigh_nothing_contribute_nothing(segment_scores):
+    x, *others = segment_scores
+    x = x.at[0, 1, 0].set(jnp.nan)
+    value, pull = jax.vjp(of_segments("jax_native"), x, *others)
+    assert np.isnan(value[0]) and np.isfinite(value[1:]).all()
+    for gradient in pull(jnp.array([0, 1, 1], "float32")):
+        assert np.isfinite(gradient).all() and np.any(gradient)
+    for gradient in pull(jnp.ones(BATCH, "float32")):
+        assert np.isnan(gradient).any()
+
+
+def test_what_has_no_derivative_of_segments_says_so(segment_scores):
+    def log_z(x):
+        return of_segments("jax_native")(x, *segment_scores[1:]).sum()
+
+    x, a, durations = segment_scores[:3]
+    refused = {
+        "the score of viterbi: engine='keras' can": lambda x: semi_markov.viterbi(x, a, durations)[
+            2
+        ].sum(),
+        "marginals: engine='keras' can": lambda x: semi_markov.marginals(x, a, durations)[0][
+            0, 0, 0
+        ],
+        "marginals: engine='keras' can ": lambda x: jax.grad(log_z)(x)[0, 0, 0],
+    }
+    for words, function in refused.items():
+        with pytest.raises(NotImplementedError, match=words.strip()):
+            jax.grad(function)(x)
+    with pytest.raises(NotImplementedError, match="engine='keras' has those of derivatives"):
+        jax.jvp(log_z, (x,), (x,))
+    with pytest.raises(ValueError, match=r"lengths must be in 0\.\.6"):
+        semi_markov.log_partition(x, a, durations, np.array([7, 0, 0]))
+
+
+WRONG_SEGMENTS = {
+    "emissions": (0, lambda x: x[0]),
+    "durations": (2, lambda durations: durations[:0]),
+    "transitions": (1, lambda a: a[:, :-1]),
+    "lengths must be in": (3, lambda lengths: lengths + STEPS),
+    "start_transitions": (4, lambda start: start[:-1]),
+    "an array has the type": (5, lambda end: end.astype("int32")),
+}
+
+
+@pytest.mark.parametrize("named", WRONG_SEGMENTS)
+def test_the_door_of_segments_refuses(segment_scores, named):
+    x, a, durations, start, end = segment_scores
+    inputs = [x, a, durations, jnp.asarray(LENGTHS, "int32"), start, end]
+    index, change = WRONG_SEGMENTS[named]
+    inputs[index] = change(inputs[index])
+    result = jax.ShapeDtypeStruct((BATCH,), "float32")
+    call = jax.ffi.ffi_call("fastkeras_semi_markov_log_partition_float32", result)
+    with pytest.raises(Exception, match=named):
+        jax.block_until_ready(call(*inputs, num_threads=np.int32(1)))

@@ -53,6 +53,14 @@ def set_num_threads(engine, monkeypatch):
     elif engine == "tensorflow_native":
         module = pytest.importorskip("fastkeras.crf._engines.tensorflow_native")
         yield lambda n: monkeypatch.setattr(module, "_num_threads", lambda: n)
+    elif engine == "jax_native":
+        from ctypes import c_int
+
+        from fastkeras._ops.jax import function_of
+
+        set_num_threads = function_of("fastkeras_set_num_threads", None, c_int)
+        yield set_num_threads
+        set_num_threads(0)
     else:
         pytest.skip(f"{engine} has no threads of its own")
 
