@@ -1,0 +1,164 @@
+"""Stands for CuPy where no GPU is: arrays in the memory of the CPU, kernels by cuda_on_cpu.py.
+
+As strict as CuPy where it matters: its arrays become NumPy's by `asnumpy` alone, and do not mix
+with them. What the package does not call is not here.
+"""
+
+import ctypes
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+
+import numpy as np
+
+from gpu.cuda_on_cpu import Library
+
+SCALARS = {
+    np.dtype("int32"): ctypes.c_int32,
+    np.dtype("int64"): ctypes.c_int64,
+    np.dtype("float32"): ctypes.c_float,
+    np.dtype("float64"): ctypes.c_double,
+}
+seed = 0  # of the order in which blocks and threads run
+
+
+def install():
+    """Let `import cupy` find the stand-in, unless CuPy and a GPU are here."""
+    if "cupy" in sys.modules or has_gpu():
+        return
+    module = ModuleType("cupy", __doc__)
+    module.__spec__ = ModuleSpec("cupy", None)
+    module.__version__ = "on CPUs"
+    module.ndarray, module.RawModule = ndarray, RawModule
+    module.asarray, module.asnumpy, module.bool_ = asarray, asnumpy, np.bool_
+    module.cuda = ModuleType("cupy.cuda")
+    module.cuda.runtime = ModuleType("cupy.cuda.runtime")
+    module.cuda.runtime.getDeviceCount = lambda: 1
+    for name in ("empty", "zeros", "full", "arange"):
+        setattr(module, name, made_by(getattr(np, name)))
+    for name in ("ascontiguousarray", "broadcast_to", "where", "matmul", "transpose", "isfinite"):
+        setattr(module, name, of_arrays(getattr(np, name)))
+    sys.modules["cupy"] = module
+
+
+def has_gpu():
+    if find_spec("cupy") is None:
+        return False
+    import cupy
+
+    try:
+        return cupy.cuda.runtime.getDeviceCount() > 0
+    except cupy.cuda.runtime.CUDARuntimeError:
+        del sys.modules["cupy"]
+        return False
+
+
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array on the device, that is, on the CPU."""
+
+    __module__ = "cupy"
+
+    def __init__(self, host):
+        self._host = host
+
+    def __array__(self, *_, **__):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed: take cupy.asnumpy")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **more):
+        return _device(getattr(ufunc, method)(*map(_host, inputs), **more))
+
+    def __getitem__(self, key):
+        return _device(self._host[_host(key)])
+
+    def __setitem__(self, key, value):
+        self._host[_host(key)] = _host(value)
+
+    def __len__(self):
+        return len(self._host)
+
+    def __bool__(self):
+        return bool(self._host)
+
+    def __repr__(self):
+        return repr(self._host)
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    flags = property(lambda self: self._host.flags)
+
+    def astype(self, dtype, copy=True):
+        return ndarray(self._host.astype(dtype, copy=copy))
+
+    def reshape(self, *shape):
+        return ndarray(self._host.reshape(*shape))
+
+    def sum(self, *args, **more):
+        return _device(self._host.sum(*args, **more))
+
+    def all(self):
+        return _device(self._host.all())
+
+
+def asarray(value, dtype=None):
+    """An array on the device. NumPy's are copied there."""
+    if isinstance(value, ndarray):
+        return value if dtype is None else value.astype(dtype, copy=False)
+    return ndarray(np.array(value, dtype))
+
+
+def asnumpy(array):
+    """An array of NumPy, a copy."""
+    return np.array(_host(array)) if isinstance(array, ndarray) else np.asarray(array)
+
+
+def made_by(function):
+    return lambda *arguments, **more: ndarray(function(*map(_host, arguments), **more))
+
+
+def of_arrays(function):
+    return lambda *arguments, **more: _device(function(*map(_host, arguments), **more))
+
+
+def _host(value):
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, tuple):
+        return tuple(map(_host, value))
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError(f"Unsupported type {type(value)}: take cupy.asarray")
+    return value
+
+
+def _device(result):
+    return ndarray(np.asarray(result))  # a scalar is an array without dimensions
+
+
+class RawModule:
+    """A file of kernels."""
+
+    def __init__(self, *, code, backend="nvrtc", options=(), name_expressions=None):
+        defines = [option for option in options if option.startswith("-D")]
+        self._library = Library(code, "kernels", defines)
+
+    def get_function(self, name):
+        if not self._library.has(name):
+            raise RuntimeError(f"CUDA_ERROR_NOT_FOUND: {name}: named symbol not found")
+
+        def launch(grid, block, args):
+            self._library.launch(name, grid, block, seed, [_argument(value) for value in args])
+
+        return launch
+
+
+def _argument(value):
+    """What a kernel gets: a pointer, or a number of exactly its type, as for CuPy."""
+    if value is None:
+        return ctypes.c_void_p(None)
+    if isinstance(value, ndarray):
+        assert value.flags.c_contiguous, "kernels take arrays without strides"
+        return ctypes.c_void_p(value._host.ctypes.data)
+    assert isinstance(value, np.generic), f"a kernel's number needs a type: {value!r}"
+    return SCALARS[value.dtype](value.item())

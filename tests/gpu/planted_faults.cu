@@ -1,0 +1,89 @@
+// Nine faults, each in a kernel of its own, which the emulation has to find: test_emulation.py.
+// Compiled as a program: the name of the kernel, and the seed of the order.
+#include <cstdio>
+
+__global__ void sound(float* out) {  // the pattern that the others break
+  FASTKERAS_SHARED(float, values, 64);
+  values[threadIdx.x] = threadIdx.x;
+  __syncthreads();
+  float sum = values[63 - threadIdx.x];
+  for (int bits = 16; bits; bits /= 2) sum += __shfl_xor_sync(~0u, sum, bits);
+  if (threadIdx.x % 32 == 0) out[2 * blockIdx.x + threadIdx.x / 32] = sum;
+}
+
+__global__ void divergent_barrier(float* out) {
+  out += blockDim.x * blockIdx.x;
+  if (threadIdx.x < 40) __syncthreads();
+  out[threadIdx.x] = 0;
+  __syncthreads();
+  out[threadIdx.x] = 1;
+  if (threadIdx.x >= 40) return;
+  __syncthreads();
+}
+
+__global__ void divergent_shuffle(float* out) {
+  out += blockDim.x * blockIdx.x;
+  if (threadIdx.x % 32 < 8) out[threadIdx.x] = __shfl_xor_sync(~0u, 1.0f, 1);
+}
+
+__global__ void shuffle_from_no_one(float* out) {
+  out += blockDim.x * blockIdx.x;
+  if (threadIdx.x % 32 < 8) out[threadIdx.x] = __shfl_xor_sync(0xFFu, 1.0f, 16);
+}
+
+__global__ void out_of_bounds(float* out) {
+  out += blockDim.x * blockIdx.x;
+  FASTKERAS_SHARED(float, values, 64);
+  values[threadIdx.x + 1] = 1;
+  __syncthreads();
+  out[threadIdx.x] = values[threadIdx.x];
+}
+
+__global__ void missing_syncwarp(float* out) {
+  out += blockDim.x * blockIdx.x;
+  FASTKERAS_SHARED(float, values, 64);
+  values[threadIdx.x] = threadIdx.x;
+  out[threadIdx.x] = values[threadIdx.x ^ 1];
+}
+
+__global__ void missing_syncthreads(float* out) {
+  out += blockDim.x * blockIdx.x;
+  FASTKERAS_SHARED(float, values, 64);
+  values[threadIdx.x] = threadIdx.x;
+  __syncwarp();
+  out[threadIdx.x] = values[63 - threadIdx.x];
+}
+
+__global__ void add_without_atomic(float* out) { out[blockIdx.x] += threadIdx.x; }
+
+__global__ void two_blocks_at_one_place(float* out) {
+  if (threadIdx.x == 0) out[0] = blockIdx.x;
+}
+
+__global__ void shared_memory_never_written(float* out) {
+  out += blockDim.x * blockIdx.x;
+  FASTKERAS_SHARED(float, values, 64);
+  if (threadIdx.x != 5) values[threadIdx.x] = 1;
+  __syncthreads();
+  out[threadIdx.x] = values[threadIdx.x];
+}
+
+FASTKERAS_KERNELS(FASTKERAS_KERNEL(sound), FASTKERAS_KERNEL(divergent_barrier),
+                  FASTKERAS_KERNEL(divergent_shuffle), FASTKERAS_KERNEL(shuffle_from_no_one),
+                  FASTKERAS_KERNEL(out_of_bounds), FASTKERAS_KERNEL(missing_syncwarp),
+                  FASTKERAS_KERNEL(missing_syncthreads), FASTKERAS_KERNEL(add_without_atomic),
+                  FASTKERAS_KERNEL(two_blocks_at_one_place),
+                  FASTKERAS_KERNEL(shared_memory_never_written))
+
+// Prints what two blocks of 64 threads wrote; 1: the emulation complains.
+int main(int, char** arguments) {
+  float* out = static_cast<float*>(std::calloc(128, sizeof(float)));
+  void* args[] = {&out};
+  const unsigned sizes[] = {2, 1, 1, 64, 1, 1};
+  const char* error =
+      launch_on_cpu(arguments[1], sizes, static_cast<unsigned>(std::atoi(arguments[2])), args);
+  if (error) std::fprintf(stderr, "%s\n", error);
+  for (int i = 0; i < 128; ++i) std::printf("%g ", out[i]);
+  std::free(out);
+  return error != nullptr;
+}
