@@ -10,13 +10,15 @@ CXX_FILES := $(CSRC) $(wildcard tests/csrc/*.cc tests/csrc/*.h)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors lint format bench docs clean
+.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors lint format bench figures docs clean
 
 build: .venv/.built
 
+# Of keras-hub what its backbones take: its tokenizers would bring another TensorFlow.
 .venv/.installed: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP) 'setuptools>=77' pybind11 --editable '.[tensorflow-cpu,test]'
+	$(BIN)/python $(PIP) --no-deps keras-hub==0.32.0 regex sentencepiece tokenizers
 	touch $@
 
 .venv/.built: .venv/.installed $(CSRC)
@@ -52,7 +54,7 @@ test-backends: test-jax test-torch
 test-jax: .venv-jax/.built
 
 test-jax test-torch: test-%: .venv-%/.installed build
-	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends tests/test_docs.py
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native \
 	  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input not_a_number properties sampling semi_markov threads)) \
 	  $(if $(filter torch,$*),tests/optimizers/test_engines.py)
@@ -116,9 +118,9 @@ COMMA := ,
 $(eval $(call sanitizer,address,address$(COMMA)undefined))
 $(eval $(call sanitizer,thread,thread))
 
-.venv-lint/.installed: pyproject.toml
-	test -x .venv-lint/bin/python || $(PYTHON) -m venv .venv-lint
-	.venv-lint/bin/python $(PIP) $$(sed -n 's/^lint = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
+.venv-lint/.installed .venv-docs/.installed: .venv-%/.installed: pyproject.toml
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python $(PIP) $$(sed -n 's/^$* = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
 	touch $@
 
 lint: .venv-lint/.installed
@@ -139,8 +141,12 @@ format: .venv-lint/.installed
 bench: .venv-bench/.installed build
 	.venv-bench/bin/python -m pytest bench
 
-docs: .venv-bench/.installed build
+figures: .venv-bench/.installed build
 	.venv-bench/bin/python bench/plot.py
+
+# The site, in build/site; a link that leads nowhere is an error.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
 
 clean:
 	rm -rf build dist .venv .venv-* *.egg-info fastkeras/*.so .pytest_cache .ruff_cache

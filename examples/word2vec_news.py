@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from peoples_daily import corpus_path, normalise, read_paragraphs
 
-from fastkeras.word2vec import Word2Vec
+from fastkeras.word2vec import Vectors, Word2Vec
 from fastkeras.word2vec.projection import draw_map
-from fastkeras.word2vec.vectors import Vectors
 
 WORDS = ("北京", "足球", "银行", "教授", "冬天", "增长")
 KINDS = {"ns": "places", "nr": "persons", "nt": "organisations", "t": "times", "m": "numbers",

@@ -114,4 +114,4 @@ def test_readme_has_the_table_of_the_recorded_results(path):
     speed_path = path.with_name(path.name.replace("quality-", ""))
     results, quality = (json.loads(p.read_text()) for p in (speed_path, path))
     table = word2vec_summary.markdown(results, quality, speed_path, path)
-    assert table in (ROOT / "README.md").read_text("utf-8"), "run `make docs`"
+    assert table in (ROOT / "README.md").read_text("utf-8"), "run `make figures`"
