@@ -1,5 +1,6 @@
 """The report of `fastkeras doctor`: what is here, what answers, and what mends the rest."""
 
+import json
 import os
 import platform
 import sys
@@ -8,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import fastkeras
 from fastkeras import _build
 from fastkeras._engines import (
+    BACKENDS,
     DOMAINS,
     FORCED,
     FORCIBLE,
@@ -30,32 +32,46 @@ PACKAGES = {  # title: the distributions that have it
 IN_FIT = ("crf", "optimizers", "word2vec.layers")
 
 
-def doctor():
+def doctor(as_json=False):
     """Print the report; return the exit status, 1 if it names a problem."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its greetings are not the report
+    found = report()
+    print(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _as_text(found))
+    return 1 if found["problems"] else 0
+
+
+def report():
+    """What there is to tell, as a dict of dicts and lists of strings."""
     states = {domain: engines(domain) for domain in DOMAINS}
     backend = _backend()
-    for title, value in (*_versions(), *_machine(), *_settings(backend)):
-        print(f"{title:13} {value}")
-    for domain, of_domain in states.items():
-        print(f"\n{domain}")
-        for engine, state in of_domain.items():
-            print(f"  {engine:18} {state}")
     loaded = {domain: sys.modules.get(module) for domain, module in UNDER_XLA.items()}
-    if any(loaded.values()):
-        print("\ntensorflow_native under XLA, on CPUs")
-        for domain, module in loaded.items():
-            print(f"  {domain:18} {module.XLA if module else 'not ready outside of it either'}")
-    problems = _problems(states, backend)
-    if backend:
-        print(f"\nin fit, on the backend {backend}")
-        for domain in IN_FIT:
-            print(f"  {domain:18} {_in_fit(domain, backend, loaded.get(domain))}")
-    if problems:
-        print("\nproblems")
-        for problem in problems:
-            print(f"  {problem}")
-    return 1 if problems else 0
+    under_xla = {
+        domain: module.XLA if module else "not ready outside of it either"
+        for domain, module in loaded.items()
+        if any(loaded.values())
+    }
+    in_fit = {domain: _in_fit(domain, backend, loaded.get(domain)) for domain in IN_FIT if backend}
+    return {
+        "installed": dict((*_versions(), *_machine(), *_settings(backend))),
+        "engines": states,
+        "under_xla": under_xla,
+        "backend": backend,
+        "in_fit": in_fit,
+        "problems": _problems(states, backend),
+    }
+
+
+def _as_text(found):
+    lines = [f"{title:13} {value}" for title, value in found["installed"].items()]
+    parts = dict(found["engines"])
+    parts["tensorflow_native under XLA, on CPUs"] = found["under_xla"]
+    parts[f"in fit, on the backend {found['backend']}"] = found["in_fit"]
+    for title, rows in parts.items():
+        if rows:
+            lines += ["", title, *(f"  {name:18} {value}" for name, value in rows.items())]
+    if found["problems"]:
+        lines += ["", "problems", *(f"  {problem}" for problem in found["problems"])]
+    return "\n".join(lines)
 
 
 def _versions():
@@ -120,10 +136,12 @@ def _problems(states, backend):
     problems, forced = {}, os.environ.get(FORCED)
     if forced and forced not in FORCIBLE:
         problems[f"{FORCED}={forced!r} names no engine{near(forced, FORCIBLE)}: unset it"] = None
-    elif forced == "tensorflow_native" and backend not in (None, "tensorflow"):
+    elif (
+        forced and backend and forced in {f"{name}_native" for name in BACKENDS if name != backend}
+    ):
         problems[
             f"{FORCED}={forced!r} takes no array of {backend}, the backend of Keras: "
-            "set KERAS_BACKEND=tensorflow, or unset it"
+            f"set KERAS_BACKEND={forced.removesuffix('_native')}, or unset it"
         ] = None
     for domain, of_domain in states.items():
         for engine, state in of_domain.items():

@@ -28,13 +28,14 @@ def main(arguments=None):
     )
     parser.add_argument("--version", action="version", version=f"fastkeras {fastkeras.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser(
+    doctor_parser = commands.add_parser(
         "doctor",
         help="tell what is installed, which engines can run here, and why the others cannot",
         description="Tell what is installed and what it was built for, which engines can run here "
         "and which `fit` takes, and for every problem what mends it. Put the output into a bug "
         "report. The exit status is 1 if there is a problem.",
     )
+    doctor_parser.add_argument("--json", action="store_true", help="the same for programs")
     commands.add_parser("word2vec", help="train word vectors, and ask and evaluate them")
     commands.add_parser("convert-crf", help="take over the weights of another library's CRF")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -50,6 +51,6 @@ def main(arguments=None):
     if given.command == "doctor":
         from fastkeras._doctor import doctor
 
-        return doctor()
+        return doctor(given.json)
     parser.print_help()
     return 0

@@ -349,6 +349,15 @@ def test_doctor_reports_versions_and_engines(capsys):
         assert re.search(rf"^  {engine} +{state}$", printed, re.MULTILINE)
 
 
+def test_doctor_tells_programs_the_same(capsys):
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["engines"]["crf"] == fastkeras.engines("crf")
+    assert told["backend"] == "tensorflow" and told["problems"] == []
+    assert told["in_fit"]["crf"].startswith("tensorflow_native")
+    assert told["installed"]["TensorFlow"] == tf.__version__
+
+
 @pytest.mark.parametrize(
     ("environment", "problem"),
     [
@@ -369,10 +378,12 @@ def test_doctor_names_problems_and_fails(environment, problem):
 
 
 def test_doctor_asks_whether_the_engine_is_for_the_backend(monkeypatch):
-    monkeypatch.setenv("FASTKERAS_ENGINE", "tensorflow_native")
-    (problem,) = _doctor._problems({}, "torch")
-    assert "'tensorflow_native' takes no array of torch, the backend of Keras" in problem
-    assert not _doctor._problems({}, "tensorflow")
+    for engine, other in (("tensorflow", "torch"), ("jax", "tensorflow"), ("torch", "jax")):
+        monkeypatch.setenv("FASTKERAS_ENGINE", f"{engine}_native")
+        (problem,) = _doctor._problems({}, other)
+        assert f"'{engine}_native' takes no array of {other}, the backend of Keras" in problem
+        assert f"set KERAS_BACKEND={engine}" in problem
+        assert not _doctor._problems({}, engine)
 
 
 def test_module_runs_as_a_command():
@@ -382,7 +393,7 @@ def test_module_runs_as_a_command():
 
 
 def test_documents_link_to_files_that_exist():
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(
             r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text("utf-8")
         ):
