@@ -72,7 +72,8 @@ def op(name, results, what, advice):
         )
         in_c = {key: _as_in_c(value) for key, value in attributes}
         in_c |= {"num_threads": np.int32(0), "rank": np.int32(arrays[0].ndim)}  # 0: all processors
-        return call(*arrays, **in_c)
+        returned, axes = call(*arrays, **in_c), _axes_of(arrays)
+        return jax.tree.map(lambda result: _to_vary(result, axes), returned)
 
     def backward(attributes, kept, d_results):
         raise NotImplementedError(f"engine='jax_native' cannot differentiate {what}: {advice}")
@@ -92,7 +93,7 @@ def differentiable(function, forward, backward):
 
     def call(*arrays, **attributes):
         try:
-            return compiled(tuple(attributes.items()), *arrays)
+            return compiled(tuple(attributes.items()), *_alike(arrays))
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -102,6 +103,33 @@ def differentiable(function, forward, backward):
             ) from error
 
     return call
+
+
+def _alike(arrays):
+    """The arrays, of a shard or of all alike: the gradient of what all share is a sum over shards.
+
+    `jax.shard_map` asks for it, which knows of each array over which axes of a mesh it varies.
+    """
+    axes = _axes_of(arrays)
+    return [_to_vary(array, axes - _axes_of([array])) for array in arrays] if axes else arrays
+
+
+def _axes_of(arrays):
+    """The axes of a mesh over which any of the arrays varies; JAX knows of them since 0.7."""
+    axes = frozenset()
+    for array in arrays:
+        if isinstance(array, jax.core.Tracer):
+            known = getattr(array.aval, "mat", array.aval)  # since 0.10
+            axes |= getattr(known, "varying", getattr(known, "vma", frozenset()))
+    return axes
+
+
+def _to_vary(array, axes):
+    if not axes:
+        return array
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(array, tuple(axes), to="varying")
+    return jax.lax.pvary(array, tuple(axes))  # before 0.8.2
 
 
 def on_numpy_arrays(function, *arrays, **attributes):

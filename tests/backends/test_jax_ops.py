@@ -136,44 +136,6 @@ def test_float64_with_x64(scores, tags):
         assert_close((value, gradients), expected, 1e-12)
 
 
-def test_inside_of_a_scan(scores, tags):
-    gradient = jax.grad(total(tags))
-
-    def step(x, _):
-        return x + 0.1 * gradient(x, *scores[1:]), None
-
-    x, _ = jax.jit(lambda x: jax.lax.scan(step, x, None, length=3))(scores[0])
-    expected = scores[0]
-    for _ in range(3):
-        expected, _ = step(expected, None)
-    assert_close(x, expected, 1e-6)
-
-
-def test_shards_of_a_batch(scores, tags):
-    mesh = jax.sharding.Mesh(np.array(jax.devices("cpu")[:1]), ("batch",))
-    shards, whole = jax.sharding.PartitionSpec("batch"), jax.sharding.PartitionSpec()
-    over_shards = jax.shard_map(
-        lambda x, a, tags: crf.log_likelihood(x, tags, a),
-        mesh=mesh,
-        in_specs=(shards, whole, shards),
-        out_specs=shards,
-        check_vma=False,
-    )
-    x, a = scores[:2]
-    gradient = jax.jit(jax.grad(lambda x, a: over_shards(x, a, tags).sum(), argnums=(0, 1)))
-    expected = jax.grad(lambda x, a: crf.log_likelihood(x, tags, a).sum(), argnums=(0, 1))
-    assert_close(gradient(x, a), expected(x, a), 1e-6)
-
-
-def test_a_donated_buffer(scores, tags):
-    def step(x, *more):
-        return x + jax.grad(total(tags))(x, *more)
-
-    expected = step(*scores)
-    donating = jax.jit(step, donate_argnums=0)
-    assert_close(donating(jnp.array(scores[0]), *scores[1:]), expected, 1e-6)
-
-
 def test_what_decodes_in_a_loss_does_not_stop_its_gradient(scores, tags):
     def loss(x, a, *more):
         decoded, score = crf.viterbi(x, a)

@@ -1,5 +1,10 @@
 """The engines `jax_native` under JAX's transformations: the same bits, and one call."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -215,3 +220,64 @@ def test_the_door_of_a_kernel_checks_the_axes_in_front(words, rng):
     inputs = (*scores, jnp.zeros(of_lengths, "int32"), *masks_and_tags)
     with pytest.raises(Exception, match=words):
         jax.block_until_ready(call(*inputs, rank=np.int32(rank), **more))
+
+
+@pytest.mark.parametrize("name", ("what JAX splits", "shard_map", "donated shards"))
+def test_a_batch_on_two_devices(name):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("two_devices.py"), name],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_inside_of_a_scan(rng):
+    parts = parts_of(rng, "gradient", {"x"}, (4,))
+    x = parts.pop("x")
+
+    def step(a, x):
+        return a - 0.1 * FUNCTIONS["gradient"](x=x, **{**parts, "a": a})[1], a
+
+    expected, before = parts["a"], []
+    for one in x:
+        before.append(expected)
+        expected, _ = step(expected, one)
+    last, every = jax.jit(lambda a: jax.lax.scan(step, a, x))(parts["a"])
+    assert_close((last, every), (expected, jnp.stack(before)))
+
+
+def test_checkpoint_computes_again_what_the_gradient_needs(rng):
+    parts = parts_of(rng, "log_likelihood")
+    a = parts.pop("a")
+
+    def total(a):
+        return likelihood(a=jnp.tanh(a), **parts).sum()
+
+    gradient = jax.grad(jax.checkpoint(total))
+    assert_close(jax.jit(gradient)(a), jax.grad(total)(a))
+    assert calls_in(gradient, a)[0] == 3  # the value, again with what it leaves, the gradient
+
+
+@pytest.mark.parametrize("name", ("log_likelihood", "segments"))
+def test_a_donated_buffer_is_read_before_it_is_written(name, rng):
+    parts = parts_of(rng, name)
+    x = parts.pop("x")
+
+    def step(x):
+        return x + jax.grad(lambda x: FUNCTIONS[name](x=x, **parts).sum())(x)
+
+    expected = step(x)
+    assert_close(jax.jit(step, donate_argnums=0)(x), expected)
+    assert x.is_deleted()
+
+
+def test_the_gradient_of_what_is_compiled(rng):
+    parts = parts_of(rng, "log_likelihood")
+    a = parts.pop("a")
+    compiled = jax.jit(lambda a: likelihood(a=a, **parts).sum())
+    assert_same(jax.grad(compiled)(a), jax.grad(lambda a: likelihood(a=a, **parts).sum())(a))
+    value, gradient = jax.value_and_grad(compiled)(a)
+    assert_same(jax.jit(jax.value_and_grad(compiled))(a), (value, gradient))
