@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 import pytest
-from crf_providers import IN_LOG_SPACE, PROVIDERS, Problem, draw
 
-from fastkeras import crf
+from fastkeras.bench.crf import IN_LOG_SPACE, PROVIDERS, draw
+from fastkeras.bench.crf_accuracy import check, exact
 
 WORKLOADS = {  # batch, steps, tags
     "named entities": (32, 128, 9),
@@ -20,7 +20,6 @@ WORKLOADS = {  # batch, steps, tags
     "many states": (4, 4096, 512),
 }
 FUNCTIONS = ("log-likelihood", "gradient", "viterbi")
-LARGEST_FOR_REFERENCE = 128  # tags; above, the checked native engine in float64 is exact enough
 LARGEST_FOR_LOG_SPACE = 2**32  # bytes they may keep; above, they get an eighth of the steps
 SECONDS = 2.0  # of timed rounds for each benchmark, two rounds at least
 problems, exact_results = {}, {}
@@ -47,7 +46,7 @@ def test_crf(benchmark, records, quick, workload, function, provider):
     except ImportError as error:
         pytest.skip(str(error))
     once, found = timed(call)  # compiles
-    errors = check(function, found, problem, exact(workload, problem, factor))
+    errors = check(function, found, problem, exact_of(workload, problem, factor))
     if once < SECONDS:
         once, _ = timed(call)
     seconds = SECONDS / 10 if quick else SECONDS
@@ -79,40 +78,10 @@ def problem_of(workload):
     return problems[workload]
 
 
-def exact(workload, problem, factor):
-    """The problem in float64: values, gradients, and the scores of the best paths."""
+def exact_of(workload, problem, factor):
     if factor not in exact_results:
-        wide = Problem(*(a.astype(np.float64) if a.dtype.kind == "f" else a for a in problem))
-        x, tags, a, lengths, start, end = wide
-        small = a.shape[0] <= LARGEST_FOR_REFERENCE
-        chain = {"start_transitions": start, "end_transitions": end}
-        chain["engine"] = "reference" if small else None
-        value, gradients = crf.log_likelihood_and_gradients(x, tags, a, lengths, **chain)
-        score = crf.viterbi(x, a, lengths, **chain)[1]
-        exact_results[factor] = wide, value, gradients, score
+        exact_results[factor] = exact(problem)
     return exact_results[factor]
-
-
-def check(function, found, problem, exact):
-    """Assert that it is the right function at float32's accuracy, and return its errors."""
-    wide, value, gradients, score = exact
-    x, _, a, lengths, start, end = wide
-    if function == "viterbi":
-        chain = {"start_transitions": start, "end_transitions": end, "engine": "reference"}
-        lost = np.abs(score - crf.sequence_score(x, found, a, lengths, **chain)).max()
-        assert lost <= 1e-5 * np.abs(score).max(), f"the path is {lost} worse than the best"
-        return {"error": float(lost)}
-    values = found if function == "log-likelihood" else found[0]
-    error = np.abs(values - value).max()
-    assert error <= 1e-4 * np.abs(value).max(), f"log-likelihood is wrong by {error}"
-    if function == "log-likelihood":
-        return {"error": float(error)}
-    valid = problem.valid()[..., None]
-    gradient_error = np.abs(np.where(valid, found[1] - gradients.emissions, 0)).max()
-    counts_error = np.abs(found[2] - gradients.transitions).max()
-    assert gradient_error <= 1e-2, f"the gradient of the emissions is wrong by {gradient_error}"
-    assert counts_error <= 1e-3 * lengths.sum(), f"that of the transitions by {counts_error}"
-    return {"error": float(error), "gradient_error": float(gradient_error)}
 
 
 def test_arithmetic_limit(records, quick):

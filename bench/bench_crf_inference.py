@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from crf_providers import draw
 
 from fastkeras import crf
+from fastkeras.bench.crf import draw
 from fastkeras.crf import constraints, semi_markov
 from fastkeras.crf._engines import native
 

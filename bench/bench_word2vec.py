@@ -1,7 +1,7 @@
 """A pass of Word2Vec over a text: ours and the peers, correct first, then timed in turns.
 
-The text is synthetic (word2vec_corpus.py), or the file that the environment variable
-WORD2VEC_CORPUS names, one sentence a line; a file has no planted analogies to check.
+The text is synthetic (fastkeras/bench/word2vec_corpus.py), or the file that the environment
+variable WORD2VEC_CORPUS names, one sentence a line; a file has no planted analogies to check.
 
 Words per second of processor time are what to compare: on a shared machine they repeat better than
 the time on the clock, which is in the results too.
@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import word2vec_corpus
-from word2vec_providers import MIN_COUNT, NEGATIVE, PROVIDERS, SAMPLE, SIZE, timed
+
+from fastkeras.bench import word2vec_corpus
+from fastkeras.bench.word2vec import MIN_COUNT, NEGATIVE, PROVIDERS, SAMPLE, SIZE, timed
 
 WORDS = 4_000_000
 ROUNDS = 3

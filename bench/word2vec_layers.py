@@ -11,9 +11,8 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-import word2vec_corpus
-
 from conftest import machine, results_path, store
+from fastkeras.bench import word2vec_corpus
 
 WORDS, BATCH, SIZE = 1_000_000, 8192, 100
 ENGINES = ("tensorflow_native", "keras")

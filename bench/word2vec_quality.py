@@ -4,10 +4,10 @@
     python bench/word2vec_quality.py --corpus text8
 
 The texts are those of word2vec_english.py, or the plain text that --corpus names, and a synthetic
-one with planted analogies (word2vec_corpus.py). All have the same settings, one thread, and a
-learning rate that falls in the same line: gensim's does so with one worker only. The scores are
-Spearman's coefficients (WordSim-353, SimLex-999) and solved analogies, the word sought among the
-30,000 most frequent; on a text as small as this they are low, and differ from seed to seed.
+one with planted analogies (fastkeras/bench/word2vec_corpus.py). All have the same settings, one
+thread, and a learning rate that falls in the same line: gensim's does so with one worker only. The
+scores are Spearman's coefficients (WordSim-353, SimLex-999) and solved analogies, the word sought
+among the 30,000 most frequent; on a text as small as this they are low, and differ from seed to seed.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 
-import word2vec_corpus
 import word2vec_english
-from word2vec_providers import END_RATE, MIN_COUNT, NEGATIVE, RATES, SAMPLE, SIZE, WINDOW
 from word2vec_quality_summary import summary
 
 from conftest import CORES, machine, results_path, store
+from fastkeras.bench import word2vec_corpus
+from fastkeras.bench.word2vec import END_RATE, MIN_COUNT, NEGATIVE, RATES, SAMPLE, SIZE, WINDOW
 
 SYNTHETIC_WORDS = 2_000_000
 LONGEST_LINE = 1 << 13  # characters

@@ -16,7 +16,7 @@ FILES = {
     ): path
     for path in PACKAGE.rglob("*.py")
 }
-LARGEST_FOLDER = 20  # rooms of the package itself, its public faces among them
+LARGEST_FOLDER = 21  # rooms of the package itself, its public faces among them
 
 
 def imports_of(name):

@@ -180,6 +180,26 @@ def sweep(problem, rates, clip):
     return Step(lambda: move(*arrays), None)
 
 
+def check(problem, found, rates, clip, of_torch):
+    """Assert that the first step is right, and return its largest error in units of 2^-23 · |p|."""
+    norm = np.sqrt(sum(np.sum(g.astype(np.float64) ** 2) for g in problem.gradients))
+    scale = min(1.0, CLIP / norm) if clip else 1.0
+    worst = 0.0
+    for p, g, new, multiplier in zip(
+        problem.parameters, problem.gradients, found, problem.multipliers(rates), strict=True
+    ):
+        part = slice(0, 20_000)
+        p, g = (a.reshape(-1)[part].astype(np.float64) for a in (p, g * np.float32(1)))
+        rate, g = LEARNING_RATE * multiplier, g * scale
+        # Keras adds epsilon before the bias correction of the root, torch after it.
+        epsilon = EPSILON if of_torch else EPSILON / np.sqrt(1 - 0.999)
+        exact = p * (1 - rate * WEIGHT_DECAY) - rate * g / (np.abs(g) + epsilon)
+        error = np.abs(new.reshape(-1)[part] - exact)
+        assert error.max() < 1e-3 * rate, f"wrong by {error.max():.3g} at a rate of {rate:.3g}"
+        worst = max(worst, error.max() / np.abs(exact).max() * 2**23)
+    return float(worst)
+
+
 PROVIDERS = {
     "fastkeras": fastkeras_step,
     "fastkeras, 8 bits": fastkeras_8_bits,
