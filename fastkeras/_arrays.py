@@ -80,6 +80,17 @@ def has_values(array):
     return family != "torch_elsewhere" or array.device.type != "meta"
 
 
+def as_int32(array):
+    """Integers as int32; those beyond become the nearest, where a cast would wrap them into range.
+
+    Of no family but NumPy's, whose integers are checked as they come.
+    """
+    functions = array_functions(array)
+    if dtype_of(array) in ("int64", "uint64"):
+        array = functions.clip(functions.cast(array, "int64"), -(2**31), 2**31 - 1)
+    return functions.cast(array, "int32")
+
+
 def contiguous(array):
     """The array with its elements in a row, as kernels want it; tensors as they are."""
     family = family_of(array)

@@ -6,7 +6,7 @@ it is left to the engine. Tags of NumPy are in range at valid steps and 0 elsewh
 
 import numpy as np
 
-from fastkeras._arrays import Spoken, array_functions, contiguous, dtype_of, family_of
+from fastkeras._arrays import Spoken, array_functions, as_int32, contiguous, dtype_of, family_of
 from fastkeras._engines import engine_of_family
 from fastkeras.crf.chain import Chain, LowRank, check_lengths, check_tags
 
@@ -99,7 +99,7 @@ def tags_of(chain, tags, name="tags"):
     batch, steps, num_tags = chain.emissions.shape
     _expect_shape(name, tags, (batch, steps), "(batch, steps)")
     if chain.family != "numpy":
-        return array.cast(tags, "int32")
+        return as_int32(tags)
     check_tags(tags, chain.valid_steps(), num_tags)
     return np.ascontiguousarray(np.where(chain.valid_steps(), tags, 0), np.int32)
 
@@ -158,7 +158,7 @@ def _valid_steps(array, emissions, lengths, mask):
     _expect_shape("lengths", lengths, (batch,), "(batch,)")
     if family_of(emissions) == "numpy":
         check_lengths(lengths, steps)
-    lengths = contiguous(array.cast(lengths, "int32"))
+    lengths = contiguous(as_int32(lengths))
     if mask is not None:
         mask = contiguous(mask & (array.arange(steps_here, dtype="int32") < lengths[:, None]))
     return lengths, mask

@@ -239,7 +239,7 @@ def cross_entropy_of(functions, p, q):
     ):
         of_a_sequence = tuple(range(1, len(weights.shape)))
         finite = array.where(scores == -np.inf, 0, scores)
-        unused = (finite != finite) & (weights == best)  # NaN, where it does not count
+        unused = ~(finite < np.inf) & (weights == best)  # NaN or +inf, where it does not count
         finite = array.where(unused, 0, finite)
         expectation = expectation + array.sum((weights - best) * finite, axis=of_a_sequence)
         forbidden = forbidden | array.any((weights > 0) & (scores == -np.inf), axis=of_a_sequence)

@@ -57,6 +57,18 @@ def reference(function, scores, mask, *tags):
     return keras.tree.flatten(getattr(_reference, function)(chain, *tags, *weights))
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="JAX has no int64 unless told so")
+def test_an_integer_beyond_int32_does_not_wrap_into_range(rng):
+    (emissions, transitions, *_), _, tags = chain(rng, False)
+    tags = ops.convert_to_tensor(np.abs(tags).astype("int64") % NUM_TAGS + 2**32)
+    emissions, transitions = map(ops.convert_to_tensor, (emissions, transitions))
+    for engine in ("torch_native", "keras"):
+        with pytest.raises(ValueError, match="tags must be in 0..2"):
+            functions.log_likelihood(emissions, tags, transitions, engine=engine)
+        with pytest.raises(ValueError, match="lengths must be in 0..6"):
+            functions.log_partition(emissions, transitions, tags[:, 0], engine=engine)
+
+
 @pytest.mark.parametrize("hard", (False, True))
 @pytest.mark.parametrize("function", ("log_partition", "marginals", "viterbi"))
 def test_functions_without_tags_agree_with_the_reference(function, hard, rng):

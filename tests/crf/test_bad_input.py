@@ -170,6 +170,18 @@ def test_a_wrong_dtype_of_a_tensor_names_the_argument(name, dtype):
             call(function, tensors, None)
 
 
+@pytest.mark.parametrize("value", (2**32, 2**32 + 1, 2**63 - 1, -(2**63)))
+@pytest.mark.parametrize("name", ("tags", "lengths"))
+@pytest.mark.parametrize("tensor_engine", ("tensorflow_native", "keras"))
+def test_an_integer_beyond_int32_does_not_wrap_into_range(tensor_engine, name, value):
+    tf = pytest.importorskip("tensorflow", reason="tensors need TensorFlow")
+    bad = {**GOOD, name: np.full(GOOD[name].shape, value)}
+    tensors = {key: tf.constant(bad[key]) for key in bad}
+    for function in functions_that_take(name):
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=f"{name} must be"):
+            call(function, tensors, tensor_engine)
+
+
 SHAPES = st.lists(st.integers(0, 3), max_size=4).map(tuple)
 DTYPES = st.sampled_from(("float16", "float32", "float64", "int32", "int64", "bool", "U2"))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 keras = pytest.importorskip("keras")
-pytest.importorskip("tensorflow")
+tf = pytest.importorskip("tensorflow")
 
 from fastkeras import crf as functions  # noqa: E402
 from fastkeras.layers import CRF  # noqa: E402
@@ -124,6 +124,25 @@ def test_soft_labels_are_refused(layer):
     masked = np.ones((BATCH, STEPS), bool)
     masked[2, 3] = False
     assert np.isfinite(float(layer.loss(soft, layer(x, mask=masked))))
+
+
+def test_labels_that_are_not_whole_are_refused(layer):
+    x, tags = data()
+    for wrong in (0.5, np.nan, 1e30):
+        labels = tags.astype("float32")
+        np.testing.assert_allclose(layer.loss(labels, layer(x)), layer.loss(tags, layer(x)))
+        labels[1, 2] = wrong
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="must be in"):
+            layer.loss(labels, layer(x))
+        masked = np.ones((BATCH, STEPS), bool)
+        masked[1, 2] = False
+        assert np.isfinite(float(layer.loss(labels, layer(x, mask=masked))))
+
+
+def test_labels_beyond_int32_do_not_wrap_into_range(layer):
+    x, tags = data()
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="tags must be in"):
+        layer.loss(tags.astype("int64") + 2**32, layer(x))
 
 
 def test_class_weight_is_refused():

@@ -270,6 +270,31 @@ def test_what_is_made_of_likelihoods_tells_it(engine, wrong):
             np.testing.assert_array_equal(np.isnan(value), [True, False])
 
 
+@every_engine
+@pytest.mark.parametrize("wrong", NOT_NUMBERS)
+def test_what_is_made_of_likelihoods_reads_no_other_steps(engine, wrong):
+    clean = np.array([[[0.0, 1.0], [0.5, 0.0]], [[0.0, 1.0], [2.0, 0.0]]])
+    spoiled = clean.copy()
+    spoiled[0, 1, 0] = wrong
+    zeros, tags, every_tag = np.zeros((2, 2)), np.zeros((2, 2), int), np.ones((2, 2, 2), bool)
+
+    def results(x):
+        more = {"lengths": np.array([1, 2]), "engine": engine}
+        return (
+            crf.entropy(x, zeros, **more),
+            crf.cross_entropy(x, zeros, clean, zeros, **more),
+            crf.cross_entropy(clean, zeros, x, zeros, **more),
+            crf.kl_divergence(x, zeros, clean, zeros, **more),
+            crf.log_count(x, zeros, **more),
+            crf.log_likelihood_of_sets(x, every_tag, zeros, **more),
+            crf.smoothed_log_likelihood(x, tags, zeros, label_smoothing=0.1, **more),
+            crf.posterior_decode(x, zeros, **more)[1][:, 0],
+        )
+
+    for result, same in zip(results(spoiled), results(clean), strict=True):
+        np.testing.assert_array_equal(result, same)
+
+
 @pytest.mark.parametrize("wrong", (np.nan, np.inf))
 def test_a_stream_tells_it_as_a_whole_sequence_does(wrong):
     x = np.zeros((4, 2))

@@ -6,7 +6,7 @@ from a file, which knows no layer, finds the right one, and so does the loss of 
 
 from keras import backend, ops
 
-from fastkeras._arrays import has_values
+from fastkeras._arrays import as_int32, has_values
 from fastkeras._keras_private import (
     get_keras_mask,
     get_tensor_attr,
@@ -80,7 +80,16 @@ def integer_tags(y_true, y_pred, mask=None):
             "y_true must be integer tags of shape (batch, steps) or (batch, steps, 1), or one-hot "
             f"of shape (batch, steps, {num_tags}), got {tuple(y_true.shape)}"
         )
-    return ops.cast(y_true, "int32")
+    if not backend.is_float_dtype(backend.standardize_dtype(y_true.dtype)):
+        return as_int32(y_true)
+    whole = y_true == ops.floor(y_true)
+    counts = ~whole if mask is None else ~whole & ops.cast(mask, "bool")
+    if has_values(counts) and ops.convert_to_numpy(counts).any():
+        raise ValueError(
+            f"y_true must be integer tags, which must be in 0..{num_tags - 1} at valid steps, got numbers "
+            "that are not whole"
+        )
+    return ops.cast(ops.where(whole, ops.clip(y_true, -(2.0**31), 2.0**31 - 128), -1), "int32")
 
 
 def steps_that_count(tags, mask, ignore_class):
