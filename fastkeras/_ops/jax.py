@@ -3,7 +3,9 @@
 The library, made of csrc/**/jax.cc, is built where setup.py finds a jaxlib.
 """
 
-from ctypes import CDLL
+import re
+from ctypes import CDLL, c_int
+from pathlib import Path
 
 import jax
 import jaxlib
@@ -44,6 +46,26 @@ def function_of(name, result, *arguments):
         raise ImportError(f"{NAME}.so was compiled from other sources: {_again()}") from error
     function.restype, function.argtypes = result, arguments
     return function
+
+
+def _check_interface():
+    """Raise ImportError if the library was compiled for a newer interface than this jaxlib has.
+
+    XLA would refuse its functions, but as a rule only when the first array is made, and then it
+    has no CPU at all. The headers beside a jaxlib tell its version without starting it.
+    """
+    path = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
+    if not path.exists():
+        return
+    defined = r"#define XLA_FFI_API_{} (\d+)"
+    text = path.read_text("utf-8")
+    major, minor = (int(re.search(defined.format(n), text)[1]) for n in ("MAJOR", "MINOR"))
+    built = function_of("fastkeras_xla_interface", c_int)()
+    if built > 1000 * major + minor:
+        raise ImportError(
+            f"{NAME}.so was compiled for version {built // 1000}.{built % 1000} of XLA's "
+            f"interface, and jaxlib {jaxlib.__version__} has {major}.{minor}: {_again()}"
+        )
 
 
 def op(name, results, what, advice):
@@ -155,3 +177,6 @@ def _again():
 
 def _as_in_c(value):
     return value if isinstance(value, bool) else np.int32(value)
+
+
+_check_interface()

@@ -236,6 +236,16 @@ def test_a_library_that_is_missing_or_broken_says_what_mends_it(tmp_path, monkey
         jax_ops.function_of("fastkeras_of_another_name", None)
 
 
+def test_a_library_for_a_newer_interface_than_jaxlib_has_is_not_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.ffi, "include_dir", lambda: tmp_path)
+    jax_ops._check_interface()  # without headers XLA itself has to tell
+    header = tmp_path / "xla" / "ffi" / "api" / "c_api.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 0\n")
+    with pytest.raises(ImportError, match=r"XLA's interface, and jaxlib .* has 0\.0: .* again"):
+        jax_ops._check_interface()
+
+
 def test_the_library_links_neither_tensorflow_nor_xla():
     import subprocess
 
