@@ -15,6 +15,9 @@ void BindSemiMarkov(pybind11::module_& module);
 namespace fastkeras::optimizers {
 void BindOptimizers(pybind11::module_& module);
 }
+namespace fastkeras::seq2seq {
+void BindSeq2Seq(pybind11::module_& module);
+}
 namespace fastkeras::word2vec {
 void BindText(pybind11::module_& module);
 void BindWord2Vec(pybind11::module_& module);
@@ -33,6 +36,7 @@ PYBIND11_MODULE(_core, module) {
   fastkeras::crf::BindCrf(module);
   fastkeras::crf::BindSemiMarkov(module);
   fastkeras::optimizers::BindOptimizers(module);
+  fastkeras::seq2seq::BindSeq2Seq(module);
   fastkeras::word2vec::BindText(module);
   fastkeras::word2vec::BindWord2Vec(module);
 }

@@ -32,7 +32,15 @@ DOMAINS = {
         "reference",
     ),
     "optimizers": ("tensorflow_native", "torch_native", "native", "numba", "keras", "reference"),
-    "seq2seq": ("reference",),
+    "seq2seq": (
+        "tensorflow_native",
+        "torch_native",
+        "jax_native",
+        "native",
+        "numba",
+        "keras",
+        "reference",
+    ),
     "word2vec": ("native", "numba", "reference"),
     "word2vec.layers": ("tensorflow_native", "keras"),
 }
@@ -48,6 +56,7 @@ UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/
     "crf": "fastkeras._ops.tensorflow",
     "crf.semi_markov": "fastkeras._ops.tensorflow",
     "optimizers": "fastkeras._ops.tensorflow_variables",
+    "seq2seq": "fastkeras._ops.tensorflow",
 }
 BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
 BUILT_FOR = {"tensorflow": NAMED, "jax": NAMED_JAX}  # what setup.py has to find

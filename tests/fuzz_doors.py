@@ -96,6 +96,22 @@ def semi_markov(name):
     return call
 
 
+def seq2seq_select(rng):
+    batch, beams, vocabulary, steps = rng.integers((0, 1, 1, 0), (5, 5, 150, 7))
+    dtype = rng.choice(("f4", "f8"))
+    history = rng.integers(-1, vocabulary, (batch, beams, steps)).astype("i4")
+    rows = 1 if rng.random() < 0.3 else batch
+    return _core.seq2seq_select, {
+        "logits": rng.standard_normal((batch, beams, vocabulary)).astype(dtype),
+        "scores": rng.standard_normal((batch, beams)).astype(dtype),
+        "history": history if rng.random() < 0.6 else None,
+        "allowed": rng.random((rows, vocabulary)) < 0.7 if rng.random() < 0.4 else None,
+        "repetition_penalty": float(rng.random() + 0.5),
+        "no_repeat_ngram": int(rng.integers(4)),
+        "num_candidates": int(rng.integers(1, 12)),
+    }
+
+
 RULES = {name: (slots, quantizable) for name, slots, quantizable in _core.optimizer_rules()}
 COEFFICIENTS = {}  # how many a rule has: the door says
 
@@ -276,6 +292,7 @@ CALLS = {
         for name in ("log_partition", "marginals", "viterbi")
     },
     "optimizer_step": optimizer_step,
+    "seq2seq_select": seq2seq_select,
     "word2vec_train": word2vec_train,
     "WordCounter": counter,
     "WordEncoder": encoder,

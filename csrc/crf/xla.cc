@@ -1,9 +1,10 @@
-// The CRF's ops inside of what XLA compiles.
+// The ops of the CRF and of the decoding of sequences inside of what XLA compiles.
 
 #include "xla.h"
 
 #include "crf/semi_markov/tensorflow_kernels.h"
 #include "crf/tensorflow_kernels.h"
+#include "seq2seq/tensorflow_kernels.h"
 
 namespace fastkeras::crf {
 namespace {
@@ -24,6 +25,7 @@ const bool registered = [] {
   RegisterCalls<SemiLogPartitionKernel>("Fastkeras>SemiMarkovLogPartition");
   RegisterCalls<SemiMarginalsKernel>("Fastkeras>SemiMarkovMarginals");
   RegisterCalls<SemiViterbiKernel>("Fastkeras>SemiMarkovViterbi");
+  RegisterCalls<seq2seq::SelectKernel>("Fastkeras>Seq2seqSelect");
   return true;
 }();
 

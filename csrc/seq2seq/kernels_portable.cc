@@ -1,0 +1,1 @@
+#include "seq2seq/table.h"
