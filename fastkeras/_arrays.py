@@ -1,5 +1,7 @@
 """One dialect for arrays of every family: that of keras.ops, which NumPy and CuPy speak here."""
 
+import sys
+
 import numpy as np
 
 FAMILY_OF_PACKAGE = {  # by the package of an array's type; whatever is unknown goes through NumPy
@@ -7,7 +9,6 @@ FAMILY_OF_PACKAGE = {  # by the package of an array's type; whatever is unknown 
     "tensorflow": "tensorflow",
     "jax": "jax",
     "jaxlib": "jax",
-    "torch": "torch",
 }
 
 
@@ -18,6 +19,8 @@ def family_of(array):
     kernel for CPUs may get them. Keras' variables are of the family of their values, its symbolic
     tensors of that of its backend. Lists, and whatever is unknown, are NumPy's.
     """
+    if _is_tensor_of_torch(array):
+        return "torch" if array.device.type == "cpu" else "torch_elsewhere"
     package = type(array).__module__.partition(".")[0]
     if package == "keras":
         import keras
@@ -27,11 +30,15 @@ def family_of(array):
         family = keras.backend.backend()
         return "jax_elsewhere" if family == "jax" and not _jax_is_on_cpu() else family
     family = FAMILY_OF_PACKAGE.get(package, "numpy")
-    if family == "torch" and array.device.type != "cpu":
-        return "torch_elsewhere"
     if family == "jax" and not _jax_is_on_cpu(array):
         return "jax_elsewhere"
     return family
+
+
+def _is_tensor_of_torch(array):
+    """Whether it is one, as torch.compile can tell it too; subclasses are."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, getattr(torch, "Tensor", ()))
 
 
 def _jax_is_on_cpu(array=None):
@@ -48,6 +55,10 @@ def _jax_is_on_cpu(array=None):
 def array_functions(array):
     """The functions that take this array, under the names that keras.ops gives them."""
     family = family_of(array)
+    if family == "torch" and _is_tensor_of_torch(array):
+        from fastkeras._ops import torch_arrays
+
+        return torch_arrays
     if family == "numpy":
         return NUMPY
     if family == "cupy":
@@ -61,8 +72,13 @@ def array_functions(array):
 
 def dtype_of(array):
     """The name of the dtype of an array of any family, such as "float32"."""
-    if family_of(array) in ("numpy", "cupy"):
+    family = family_of(array)
+    if family in ("numpy", "cupy"):
         return array.dtype.name
+    if family == "torch" and _is_tensor_of_torch(array):
+        from fastkeras._ops.torch_arrays import NAME_OF
+
+        return NAME_OF[array.dtype] if array.dtype in NAME_OF else str(array.dtype)
     from keras import backend
 
     return backend.standardize_dtype(array.dtype)

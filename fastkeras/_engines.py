@@ -88,6 +88,20 @@ def engine_for(domain, array, engine=None, needs=None, what=None):
 
 def engine_of_family(domain, family, engine=None, needs=None, what=None):
     """As `engine_for`, for arrays of this family."""
+    import fastkeras
+
+    module = fastkeras
+    for name in path_of(domain, family, engine, needs, what).split(".")[1:]:
+        module = getattr(module, name)
+    return module
+
+
+def path_of(domain, family, engine=None, needs=None, what=None):
+    """The name of the module that `engine_of_family` returns, which is loaded.
+
+    torch.compile takes it as a constant of its program, as it cannot take a module; all that is
+    imported, or read from the environment, is therefore done here.
+    """
     check_domain(domain)
     if family not in AUTOMATIC:
         raise ValueError(
@@ -99,7 +113,7 @@ def engine_of_family(domain, family, engine=None, needs=None, what=None):
     if engine is None and family == "tensorflow" and inside_xla() and not runs_in_xla(domain):
         engine = "keras"
     if engine is None:
-        return _first(domain, family, needs, what)
+        return _first(domain, family, needs, what).__name__
     check_engine(domain, engine)
     if engine not in _takers(domain, family):
         raise ValueError(
@@ -111,7 +125,7 @@ def engine_of_family(domain, family, engine=None, needs=None, what=None):
             f"engine={engine!r} does not take {what or needs}; "
             f"these do: {', '.join(_with(domain, _takers(domain, family), needs)) or 'none'}"
         )
-    return _load(domain, engine)
+    return _load(domain, engine).__name__
 
 
 def name_of(engine):

@@ -1,11 +1,27 @@
 """Kernels for NumPy arrays as torch ops: what autograd, torch.compile and torch.func ask of one."""
 
 from functools import wraps
+from inspect import signature
 
 import torch
 
 LIBRARY = torch.library.Library("fastkeras", "FRAGMENT")  # it ends with the ops when it is dropped
 _TAGS = (torch.Tag.pt2_compliant_tag,)
+
+
+def _refuse_gradient(d_results, of):
+    """Zero, if that is what comes back, as it does for results that nobody used; or raise."""
+    if any(d.any() for d in d_results):
+        raise NotImplementedError(f"engine='torch_native' cannot differentiate {of}")
+    return torch.zeros(())
+
+
+# torch.compile traces every backward pass, so what refuses one has to be an op of its graph
+torch.library.define(
+    "fastkeras::refuse_gradient", "(Tensor[] d, str of) -> Tensor", lib=LIBRARY, tags=_TAGS
+)
+torch.library.impl("fastkeras::refuse_gradient", "cpu", _refuse_gradient, lib=LIBRARY)
+torch.library.register_fake("fastkeras::refuse_gradient", lambda *_: torch.empty(()), lib=LIBRARY)
 
 
 def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_differentiable=""):
@@ -30,7 +46,7 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
         that is mapped becomes part of the batch; there is a call for each of its elements where a
         mapped input has no batch, or a result is a sum over it. The op itself is in `torch.ops`.
     """
-    function_name, parenthesis, signature = schema.partition("(")
+    function_name, parenthesis, types = schema.partition("(")
     name = f"fastkeras::{function_name}"
 
     def of(function):
@@ -50,24 +66,34 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
             ctx.save_for_backward(*tensors, *(results[i] for i in keeps))
 
         def differentiate(ctx, *d_results):
+            tensors, count = ctx.saved_tensors, len(ctx.given)
+            d_results = [d for d in d_results if d is not None]
+            if not d_results:
+                return (None,) * count
             if backward is None:
-                raise NotImplementedError(
-                    f"engine='torch_native' cannot differentiate {not_differentiable}"
+                zero = torch.ops.fastkeras.refuse_gradient(d_results, not_differentiable)
+                return tuple(
+                    zero.to(t.dtype).expand(t.shape)
+                    if t is not None and t.is_floating_point()
+                    else None
+                    for t in tensors[:count]
                 )
-            if d_results[0] is None:
-                return (None,) * len(ctx.given)
-            tensors = ctx.saved_tensors
-            given = zip(tensors[: len(ctx.given)], ctx.given, strict=True)
+            given = zip(tensors[:count], ctx.given, strict=True)
             inputs = (value if tensor is None else tensor for tensor, value in given)
-            return backward(*inputs, *tensors[len(ctx.given) :], d_results[0])
+            return backward(*inputs, *tensors[count:], d_results[0])
 
-        torch.library.define(name, parenthesis + signature, lib=LIBRARY, tags=_TAGS)
+        torch.library.define(name, parenthesis + types, lib=LIBRARY, tags=_TAGS)
         torch.library.impl(name, "cpu", on_tensors, lib=LIBRARY)
         torch.library.register_fake(name, like, lib=LIBRARY)
         overload = getattr(torch.ops.fastkeras, function_name).default
 
+        def of_op(*inputs):
+            return overload(*inputs)
+
+        of_op.__signature__ = signature(of_op)  # which `apply` would make anew for each call
+
         class Function(torch.autograd.Function):
-            forward = staticmethod(overload)
+            forward = staticmethod(of_op)
             setup_context = staticmethod(keep)
             backward = staticmethod(differentiate)
             vmap = staticmethod(lambda *given: mapped(*given))
@@ -76,7 +102,7 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
         def call(*inputs):
             # torch.func takes no gradient that is registered with an op, and dynamo no Function
             # within a Function
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or not torch.is_grad_enabled():
                 return overload(*inputs)
             return Function.apply(*inputs)
 

@@ -133,8 +133,10 @@ def like(result, emissions):
         dtype = dtype_of(emissions)
     if dtype_of(result) == dtype:
         return result
-    with np.errstate(over="ignore"):
+    if family_of(result) != "numpy":
         return array_functions(result).cast(result, dtype)
+    with np.errstate(over="ignore"):
+        return result.astype(dtype)
 
 
 def as_array(result, emissions):

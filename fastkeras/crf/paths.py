@@ -158,6 +158,10 @@ def _uniforms(chain, num_samples, seed):
         shape = (num_samples, *chain.emissions.shape[:2])
         uniforms = np.random.default_rng(seed).random(shape, dtype)
         return np.minimum(uniforms, largest, out=uniforms)
+    if chain.family == "torch" and (seed is None or isinstance(seed, (int, np.integer))):
+        from fastkeras._ops.torch_arrays import uniform
+
+        return uniform((num_samples, *chain.emissions.shape[:2]), dtype, seed).clamp(max=largest)
     from keras import ops, random
 
     shape = (num_samples, *ops.shape(chain.emissions)[:2])
