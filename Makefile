@@ -135,7 +135,7 @@ format: .venv-lint/.installed
 
 .venv-bench/.installed: pyproject.toml setup.py
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python $(PIP) --editable '.[tensorflow-cpu,bench]'
+	.venv-bench/bin/python $(PIP) --editable '.[tensorflow-cpu,bench,peers]'
 	touch $@
 
 bench: .venv-bench/.installed build

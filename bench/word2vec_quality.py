@@ -7,7 +7,7 @@ The texts are those of word2vec_english.py, or the plain text that --corpus name
 one with planted analogies (fastkeras/bench/word2vec_corpus.py). All have the same settings, one
 thread, and a learning rate that falls in the same line: gensim's does so with one worker only. The
 scores are Spearman's coefficients (WordSim-353, SimLex-999) and solved analogies, the word sought
-among the 30,000 most frequent; on a text as small as this they are low, and differ from seed to seed.
+among the 30,000 most frequent; on a text as small as this they are low, and differ by seed.
 """
 
 import argparse

@@ -38,7 +38,12 @@ def main(arguments=None):
     doctor_parser.add_argument("--json", action="store_true", help="the same for programs")
     commands.add_parser("word2vec", help="train word vectors, and ask and evaluate them")
     commands.add_parser("convert-crf", help="take over the weights of another library's CRF")
+    commands.add_parser("bench", help="compare the engines of this machine on your own shapes")
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["bench"]:
+        from fastkeras.bench.cli import main as bench
+
+        return bench(arguments[1:])
     if arguments[:1] == ["word2vec"]:
         from fastkeras.word2vec.cli import main as word2vec
 

@@ -36,6 +36,11 @@ def transformer(width, inner, layers, vocabulary, seed=0):
     shapes = [*embeddings, *layer * layers, *square]
     groups = [0] * len(embeddings) + [1 + i for i in range(layers) for _ in layer]
     groups += [layers + 1] * len(square)
+    return of_shapes(shapes, groups, seed)
+
+
+def of_shapes(shapes, groups, seed=0):
+    """Parameters and gradients of the size that a trained transformer has."""
     rng = np.random.default_rng(seed)
     parameters = [0.02 * rng.standard_normal(shape, np.float32) for shape in shapes]
     gradients = [1e-3 * rng.standard_normal(shape, np.float32) for shape in shapes]
