@@ -14,8 +14,8 @@ struct ExpConstants;
 
 template <>
 struct ExpConstants<float> {
-  static constexpr float kLowest = -87.33654f;  // exp(kLowest) is the smallest normal number
-  static constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
+  static constexpr float kLowest = -87.33654f;        // exp(kLowest) is the smallest normal number
+  static constexpr float kRound = 12582912.0f + 127;  // adding 1.5 * 2^23 rounds to an integer
   static constexpr float kLn2High = 0.693359375f;
   static constexpr float kLn2Low = -2.12194440e-4f;
   static constexpr int kMantissa = 23;
@@ -25,7 +25,7 @@ struct ExpConstants<float> {
 template <>
 struct ExpConstants<double> {
   static constexpr double kLowest = -708.3964185322641;
-  static constexpr double kRound = 6755399441055744.0;
+  static constexpr double kRound = 6755399441055744.0 + 1023;
   static constexpr double kLn2High = 0.693145751953125;
   static constexpr double kLn2Low = 1.42860682030941723212e-6;
   static constexpr int kMantissa = 52;
@@ -34,11 +34,12 @@ struct ExpConstants<double> {
 
 // exp(x) for x <= 0, -inf included: 1.5 ulp, and exactly 0 where the result would not be normal.
 // NaN of NaN and of +inf. With n = round(x / ln 2) and |r| <= ln(2) / 2, exp(x) = 2^n exp(r),
-// exp(r) by its Taylor series.
+// exp(r) by its Taylor series. kRound adds the exponent's bias too, so that the bits of the sum,
+// shifted, are those of 2^n; a NaN, of which they would be any number's, comes from the series.
 template <typename T>
 FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
   using C = ExpConstants<T>;
-  using Bits = typename Simd<T>::Bits;  // unsigned: below kLowest the sum wraps, and is not used
+  using Bits = typename Simd<T>::Bits;
   const Vec<T> shifted = x * T(1.44269504088896340736) + C::kRound;
   const Vec<T> n = shifted - C::kRound;
   const Vec<T> r = (x - n * C::kLn2High) - n * C::kLn2Low;
@@ -47,13 +48,12 @@ FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
   Vec<T> series = Broadcast<T>(T(1) / factorial[C::kDegree]);
 #pragma GCC unroll 16
   for (int k = C::kDegree - 1; k >= 0; --k) series = series * r + T(1) / factorial[k];
-  Bits bits, exponent;
-  std::memcpy(&bits, &series, sizeof(bits));
-  std::memcpy(&exponent, &shifted, sizeof(exponent));
-  bits += exponent << C::kMantissa;
-  std::memcpy(&series, &bits, sizeof(bits));
-  // Of a NaN the shifted bits may have made a number: x * 0 brings it back, and is 0 of all others.
-  return x < C::kLowest ? Vec<T>{} : series + x * T(0);
+  Bits bits;
+  Vec<T> power;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  bits <<= C::kMantissa;
+  std::memcpy(&power, &bits, sizeof(power));
+  return x < C::kLowest ? Vec<T>{} : series * power;
 }
 
 // log(x) for normal positive x: 2 ulp, or 2^-52 near 1. With x = 2^n m and m in [sqrt(1/2),

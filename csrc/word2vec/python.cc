@@ -124,6 +124,17 @@ void ExpectApart(const char* names, const py::array_t<A>& a, const py::array_t<B
   if (a_begin < b_end && b_begin < a_end) Refuse(names, " must not share memory");
 }
 
+// Compares and ors only, which compilers make vectors of for every processor: it is done for each
+// word of each epoch.
+void ExpectBelow(const char* name, const int32_t* begin, const int32_t* end, int64_t limit) {
+  const int32_t last = static_cast<int32_t>(limit - 1);
+  int32_t above = 0;
+  for (const int32_t* id = begin; id < end; ++id) above |= -int32_t{*id > last};
+  if (above != 0) {
+    Refuse(name, " must be below ", limit, ", got ", *std::max_element(begin, end));
+  }
+}
+
 void CheckSizes(const Problem& problem, int64_t begin, int64_t end) {
   const Settings& settings = problem.settings;
   const int64_t inputs = 2 * int64_t{Reach(problem, begin, end)};
@@ -179,9 +190,7 @@ std::tuple<double, int64_t, int64_t> TrainArrays(
     Refuse("input and output must have at least ", tables.input_rows, " and ", output_rows,
            " rows, got ", input.shape(0), " and ", output.shape(0));
   }
-  int32_t highest = -1;
-  for (int64_t i = begin; i < end; ++i) highest = std::max(highest, ids.data()[i]);
-  if (highest >= words) Refuse("ids must be below ", words, ", got ", highest);
+  ExpectBelow("ids", ids.data() + begin, ids.data() + end, words);
 
   Problem problem;
   problem.settings = {static_cast<Objective>(objective),

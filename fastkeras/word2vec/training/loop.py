@@ -39,9 +39,9 @@ def train(
     def pass_over(begin, end, key, schedule):
         of_slice = key, schedule, config["num_threads"], config["deterministic"]
         done = engine.train(ids, begin, end, *matrices, tables, settings, *of_slice)
-        seen.add(ids[begin:end], *done[1:])
+        seen.add(begin, *done[1:])
         if end == len(ids):
-            seen.end_epoch(config)
+            seen.end_epoch(ids, config)
         return done
 
     def between(status):
@@ -76,18 +76,22 @@ class Seen:
         self._begin()
 
     def _begin(self):
-        self.words = self.kept = self.predictions = 0
+        self.begin, self.kept, self.predictions = None, 0, 0
 
-    def add(self, ids, predictions, kept):
-        self.words += int(np.count_nonzero(np.asarray(ids) >= 0))
+    def add(self, begin, predictions, kept):
+        if self.begin is None:
+            self.begin = begin
         self.predictions += predictions
         self.kept += kept
 
-    def end_epoch(self, config):
-        words, kept, predictions = self.words, self.kept, self.predictions
+    def end_epoch(self, ids, config):
+        begin, kept, predictions = self.begin, self.kept, self.predictions
         self._begin()
-        if self.told or not words:
+        if self.told:
             return
+        words = len(ids) - begin
+        if kept < FEW_KEPT * words:  # else it is not worth a count
+            words = int(np.count_nonzero(np.asarray(ids[begin:]) >= 0))
         if kept < FEW_KEPT * words and config["sample"] > 0:
             self.told = True
             reason = (
