@@ -4,6 +4,7 @@ Every function takes NumPy arrays, or tensors of TensorFlow, JAX or torch, and a
 algorithms and their formulas are in docs/seq2seq.md.
 """
 
+from fastkeras.seq2seq.beam_search import BeamSearch, Hypotheses
 from fastkeras.seq2seq.candidates import select
 
-__all__ = ["select"]
+__all__ = ["BeamSearch", "Hypotheses", "select"]

@@ -71,12 +71,17 @@ def integer(name, value, least, most=MOST):
     return int(value)
 
 
+def number(name, value, is_in=lambda value: True, range_of=""):
+    """The value, a finite number for which `is_in`, in words `range_of`."""
+    is_one = isinstance(value, (int, float, np.integer, np.floating))
+    if not is_one or isinstance(value, bool) or not np.isfinite(value) or not is_in(value):
+        raise ValueError(f"{name}={value!r} must be a finite number{range_of}")
+    return float(value)
+
+
 def positive(name, value):
     """The value, a finite number above 0."""
-    number = isinstance(value, (int, float, np.integer, np.floating))
-    if not number or isinstance(value, bool) or not 0 < value < np.inf:
-        raise ValueError(f"{name}={value!r} must be a finite number above 0")
-    return float(value)
+    return number(name, value, lambda value: value > 0, " above 0")
 
 
 def _allowed(array, allowed, batch, vocabulary):
