@@ -63,9 +63,9 @@ def test_an_integer_beyond_int32_does_not_wrap_into_range(rng):
     tags = ops.convert_to_tensor(np.abs(tags).astype("int64") % NUM_TAGS + 2**32)
     emissions, transitions = map(ops.convert_to_tensor, (emissions, transitions))
     for engine in ("torch_native", "keras"):
-        with pytest.raises(ValueError, match="tags must be in 0..2"):
+        with pytest.raises(ValueError, match=r"tags must be in 0\.\.2"):
             functions.log_likelihood(emissions, tags, transitions, engine=engine)
-        with pytest.raises(ValueError, match="lengths must be in 0..6"):
+        with pytest.raises(ValueError, match=r"lengths must be in 0\.\.6"):
             functions.log_partition(emissions, transitions, tags[:, 0], engine=engine)
 
 
@@ -94,6 +94,21 @@ def test_a_tag_out_of_range_raises(rng):
     tags[2, 1] = NUM_TAGS
     with pytest.raises(ValueError, match=r"tags must be in 0\.\.2 at valid steps, got 3 at \[2, 1"):
         call("log_likelihood", scores, mask, tags)
+
+
+@pytest.mark.parametrize("engine", (None, "keras"))
+def test_a_program_takes_labels_and_lengths_as_constants(engine, rng):
+    jax = pytest.importorskip("jax", reason="programs of constants are JAX'")
+    scores, _, _ = chain(rng, False)
+    emissions, transitions, *_ = (ops.convert_to_tensor(a) for a in scores)
+    tags = ops.convert_to_tensor(np.full((BATCH, STEPS), 2))
+    lengths = ops.convert_to_tensor(np.array([STEPS, 2, 1, 0]))
+
+    def likelihood(emissions):
+        return functions.log_likelihood(emissions, tags, transitions, lengths, engine=engine)
+
+    close = np.testing.assert_allclose
+    close(jax.jit(likelihood)(emissions), likelihood(emissions), rtol=1e-5, atol=1e-5)
 
 
 def log_likelihood(scores, mask, tags, transitions):

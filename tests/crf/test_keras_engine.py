@@ -148,6 +148,28 @@ def test_a_tag_out_of_range_raises_eagerly_and_is_nan_in_a_graph(function, rng):
     np.testing.assert_array_equal(np.isnan(compiled(*arrays)), [True, False, False])
 
 
+@pytest.mark.parametrize("kind", ("lengths", "holes"))
+def test_a_graph_takes_labels_and_steps_as_constants(kind, rng):
+    chain = random_chain(rng, kind)
+    scores = {n: tf.constant(chain[n]) for n in ("emissions", "transitions")}
+    fixed = {n: tf.constant(chain[n]) for n in ("lengths", "mask") if chain[n] is not None}
+
+    @tf.function(input_signature=[tf.TensorSpec((BATCH, None, NUM_TAGS), tf.float64)])
+    def likelihood(emissions):
+        tags = tf.constant(chain["tags"])
+        return crf.log_likelihood(emissions, tags, scores["transitions"], **fixed, engine="keras")
+
+    constants = tf.constant(chain["tags"])  # of outside, which a graph sees with their values
+    of_constants = tf.function(
+        lambda emissions: crf.log_likelihood(
+            emissions, constants, scores["transitions"], **fixed, engine="keras"
+        )
+    )
+    exact = crf.log_likelihood(scores["emissions"], constants, scores["transitions"], **fixed)
+    for compiled in (likelihood, of_constants):
+        np.testing.assert_allclose(compiled(scores["emissions"]), exact, rtol=1e-12, atol=1e-13)
+
+
 def test_lengths_out_of_range_raise_eagerly(rng):
     chain = random_chain(rng, "lengths")
     eager = {n: tf.constant(chain[n]) for n in ("emissions", "transitions")}

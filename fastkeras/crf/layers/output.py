@@ -86,8 +86,8 @@ def integer_tags(y_true, y_pred, mask=None):
     counts = ~whole if mask is None else ~whole & ops.cast(mask, "bool")
     if has_values(counts) and ops.convert_to_numpy(counts).any():
         raise ValueError(
-            f"y_true must be integer tags, which must be in 0..{num_tags - 1} at valid steps, got numbers "
-            "that are not whole"
+            f"y_true must be integer tags, which must be in 0..{num_tags - 1} at valid steps, got "
+            "numbers that are not whole"
         )
     return ops.cast(ops.where(whole, ops.clip(y_true, -(2.0**31), 2.0**31 - 128), -1), "int32")
 

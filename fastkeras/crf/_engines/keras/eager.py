@@ -91,12 +91,14 @@ def check_values(chain, tags=None):
 
     A graph, which cannot raise, gives NaN instead.
     """
-    if has_values(chain.lengths):
-        check_lengths(ops.convert_to_numpy(chain.lengths), chain.emissions.shape[1])
+    _, steps, num_tags = chain.emissions.shape
+    if has_values(chain.lengths) and steps is not None:
+        check_lengths(ops.convert_to_numpy(chain.lengths), steps)
     if tags is None or not has_values(tags):
         return
-    steps_have_values = has_values(chain.lengths if chain.mask is None else chain.mask)
-    if steps_have_values:
-        num_tags = chain.emissions.shape[2]
-        valid = ops.convert_to_numpy(chain.valid_steps())
-        check_tags(ops.convert_to_numpy(tags), valid, num_tags)
+    tags, of_steps = ops.convert_to_numpy(tags), chain.lengths if chain.mask is None else chain.mask
+    if has_values(of_steps):  # in NumPy: a graph being traced would make symbols of constants
+        valid = ops.convert_to_numpy(of_steps)
+        if chain.mask is None:
+            valid = np.arange(tags.shape[1]) < valid[:, None]
+        check_tags(tags, valid, num_tags)
