@@ -159,7 +159,7 @@ def adafactor(xp, p, g, slots, c):
 
 def _bias(xp, beta, t):
     """1 − beta ** t, also where beta is so near to 1 that float32 would lose most digits of it."""
-    return -xp.expm1(t * math.log(beta)) if beta > 0 else 1.0
+    return -xp.expm1(t * math.log(beta)) if beta > 0 else xp.ones_like(t)
 
 
 def _of_sgd(xp, h, learning_rate, multiplier, t):

@@ -54,6 +54,23 @@ def test_training_is_that_of_keras(name, settings):
     assert distance(ours, theirs) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "name, argument",
+    [(name, beta) for name in ("Adam", "AdamW", "Nadam", "Lamb") for beta in ("beta_1", "beta_2")]
+    + [("Lion", "beta_2"), ("RMSprop", "rho"), ("Adafactor", "beta_2_decay"), ("SGD", "momentum")],
+)
+def test_moments_that_keep_nothing_are_those_of_keras(name, argument):
+    def train(optimizers):
+        variable = keras.Variable(np.ones((3, 2), "float32"))
+        optimizer = getattr(optimizers, name)(0.01, **{argument: 0.0})
+        optimizer.build([variable])
+        for scale in (1, -2, 3):
+            optimizer.apply([scale * np.arange(1, 7, dtype="float32").reshape(3, 2)], [variable])
+        return variable.numpy()
+
+    np.testing.assert_allclose(train(optimizers), train(keras.optimizers), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_states_load_from_keras_and_into_keras(name):
     settings = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}

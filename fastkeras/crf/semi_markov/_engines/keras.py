@@ -85,7 +85,7 @@ def viterbi(chain, durations):
     inputs = (ended[1:], best_lengths, t)
     _, (tags, begins) = scan(backwards, (tag, tag * 0), inputs, outputs, reverse=True)
     score = _settle(ops.max(final, axis=-1) + shift[-1], lengths)
-    possible = (score > -INFINITY)[:, None]
+    possible = ((score > -INFINITY) & (score < INFINITY))[:, None]
     return ops.where(possible, ops.transpose(tags), 0), possible & ops.transpose(begins), score
 
 
@@ -120,18 +120,21 @@ def _sweep(chain, join):
     sequence has ended nothing changes any more, so that the last row is its last.
     """
     x, durations = chain.x, chain.durations
-    valid = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] < chain.lengths
+    t = ops.arange(ops.shape(x)[0], dtype="int32")
+    valid = t[:, None] < chain.lengths
     nothing = ops.zeros_like(x[:1]) + FLOOR
     max_length = durations.shape[0]
     begun = nothing[0] * 0 + chain.start
     opened = ops.zeros_like(begun)[:, None, :] + ops.zeros_like(durations) + FLOOR
     shift = begun[:, 0] * 0
+    lengths_less_1 = ops.arange(max_length, dtype="int32")[:, None]
 
     def step(carry, inputs):
         opened, begun, ended, shift = carry
-        x, valid = inputs
+        x, valid, t = inputs
         now_open = ops.concatenate([begun[:, None], opened[:, :-1]], axis=1) + x[:, None]
-        closed = _floored(now_open + durations)
+        # a duration that no segment can have had so far is not read: it may be NaN
+        closed = _floored(ops.where(lengths_less_1 <= t, now_open + durations, FLOOR))
         now_ended = join(closed, axis=1)
         # of equal ones the longer
         lengths = max_length - ops.argmax(ops.flip(closed, axis=1), axis=1)
@@ -153,7 +156,7 @@ def _sweep(chain, join):
 
     carry = (opened, begun, nothing[0], shift)
     like = (*carry[1:], ops.cast(begun, "int32"))
-    _, (*rows, lengths) = scan(step, carry, (x, valid), like)
+    _, (*rows, lengths) = scan(step, carry, (x, valid, t), like)
     first = (begun[None], nothing, shift[None])
     begun, ended, shift = (
         ops.concatenate([row, rows], axis=0) for row, rows in zip(first, rows, strict=True)
