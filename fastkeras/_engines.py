@@ -31,7 +31,15 @@ DOMAINS = {
         "keras",
         "reference",
     ),
-    "optimizers": ("tensorflow_native", "torch_native", "native", "numba", "keras", "reference"),
+    "optimizers": (
+        "tensorflow_native",
+        "torch_native",
+        "jax_native",
+        "native",
+        "numba",
+        "keras",
+        "reference",
+    ),
     "seq2seq": (
         "tensorflow_native",
         "torch_native",

@@ -89,8 +89,9 @@ struct Variable {
   void* parameter;
   float* remainder;  // what a half parameter cannot hold of its value; null if that is lost
   const void* gradient;
-  const int64_t* rows;  // each once: the gradient has only these; null if it has all
+  const int64_t* rows;  // each once: only these change; null if all do
   int64_t num_rows, row_size;
+  bool gradient_has_all_rows;  // and not only those, in their order
   void* slots[kMaxSlots];
   float* scales[kMaxSlots];
   bool quantized;                         // and then without rows

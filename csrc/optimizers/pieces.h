@@ -28,7 +28,9 @@ class Pieces {
       return;
     }
     for (int64_t r = 0; r < variable.num_rows; ++r) {
-      Cut(index, variable.rows[r] * variable.row_size, r * variable.row_size, variable.row_size);
+      const int64_t first = variable.rows[r] * variable.row_size;
+      Cut(index, first, variable.gradient_has_all_rows ? first : r * variable.row_size,
+          variable.row_size);
     }
   }
 

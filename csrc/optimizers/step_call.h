@@ -70,7 +70,9 @@ class CallInputs {
 
   template <typename Value>
   Value Attribute(const char* name) const {
-    return xla_call::Expected<Value>(attributes_.get<Value>(name));
+    const auto found = attributes_.get<Value>(name);
+    if (!found.has_value()) Invalid("the attribute ", name, ": ", found.error().message());
+    return *found;
   }
 
   std::vector<bool> Flags(const char* name) const {
@@ -142,13 +144,13 @@ inline ffi::Error RunStep(ffi::RemainingArgs arguments, ffi::RemainingRets resul
         Invalid("result ", i, " must be the buffer of input ", i);
       }
     };
-    std::vector<Variable> variables = inputs.Read(array, SettingsOf(call, inputs));
+    StepVariables step = inputs.Read(array, SettingsOf(call, inputs));
     call.Result(num_held, &result);
     if (result.type != Element::kBool || result.size() != 1) {
       Invalid("the last result must be one bool, got ", result.Text());
     }
-    *static_cast<bool*>(result.data) =
-        Step(inputs.rule(), variables, [](int64_t tasks, const std::function<void(int64_t)>& fn) {
+    *static_cast<bool*>(result.data) = Step(
+        inputs.rule(), step.variables, [](int64_t tasks, const std::function<void(int64_t)>& fn) {
           ParallelFor(tasks, 0, [&fn](int64_t task) { fn(task); });
         });
   });

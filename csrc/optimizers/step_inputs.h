@@ -88,6 +88,12 @@ struct StepSettings {
 };
 constexpr int kNumSettings = 9, kNumChainSettings = 4;
 
+// What `Step` takes, and the numbers of rows that it refers to.
+struct StepVariables {
+  std::vector<Variable> variables;
+  std::vector<std::vector<int64_t>> rows;
+};
+
 class StepInputs {
  public:
   // `num_settings` inputs come after those that are looked at here.
@@ -133,16 +139,17 @@ class StepInputs {
 
   // `array(i, &it)` gives an input. What frozen variables hold is not asked for.
   using Arrays = std::function<void(int, Array*)>;
-  std::vector<Variable> Read(const Arrays& array, const StepSettings& settings) const {
+  StepVariables Read(const Arrays& array, const StepSettings& settings) const {
     CheckSettings(settings);
-    std::vector<Variable> variables(attributes_.count);
+    StepVariables step{std::vector<Variable>(attributes_.count), {}};
+    std::vector<Variable>& variables = step.variables;
     Taken taken;
     for (int i = 0; i < attributes_.count; ++i) {
       Variable* const variable = &variables[i];
       *variable = {};
       variable->frozen = settings.frozen.as<bool>()[i];
       if (variable->frozen) continue;
-      ReadVariable(array, i, variable, &taken);
+      ReadVariable(array, i, variable, &taken, &step.rows);
       const int64_t num_coefficients = settings.coefficients.shape[1];
       for (int64_t c = 0; c < num_coefficients; ++c) {
         variable->coefficients[c] = NumberAt(settings.coefficients, i * num_coefficients + c);
@@ -154,7 +161,7 @@ class StepInputs {
       if (variable->dithered) variable->seed = settings.seeds.as<uint32_t>()[i];
     }
     TakeChains(settings, &variables);
-    return variables;
+    return step;
   }
 
  private:
@@ -201,7 +208,8 @@ class StepInputs {
     CheckType("the groups of the transforms", settings.groups, Element::kInt32, Element::kInt32);
   }
 
-  void ReadVariable(const Arrays& array, int i, Variable* variable, Taken* taken) const {
+  void ReadVariable(const Arrays& array, int i, Variable* variable, Taken* taken,
+                    std::vector<std::vector<int64_t>>* rows) const {
     const Array &parameter = taken->parameter, &gradient = taken->gradient;
     array(i, &taken->parameter);
     array(first_gradient_ + i, &taken->gradient);
@@ -210,7 +218,7 @@ class StepInputs {
     variable->parameter = parameter.data;
     variable->gradient = gradient.data;
     variable->size = parameter.size();
-    if (attributes_.has_rows[i]) ReadRows(array, i, variable, taken);
+    if (attributes_.has_rows[i]) ReadRows(array, i, variable, taken, rows);
     if ((!attributes_.has_rows[i] && gradient.shape != parameter.shape) ||
         (parameter.type == Element::kFloat64) != (gradient.type == Element::kFloat64)) {
       Invalid("gradient ", i, " is ", gradient.Text(), ", its variable ", parameter.Text());
@@ -256,21 +264,39 @@ class StepInputs {
     }
   }
 
-  // The shape of the gradient is that of the parameter but for the number of its rows.
-  void ReadRows(const Arrays& array, int i, Variable* variable, Taken* taken) const {
+  // The shape of the gradient is that of the parameter but for the number of its rows: the rows are
+  // their numbers. Or it has all, and the rows are a mask of those that count.
+  void ReadRows(const Arrays& array, int i, Variable* variable, Taken* taken,
+                std::vector<std::vector<int64_t>>* made) const {
     const Array &rows = taken->other, &parameter = taken->parameter, &gradient = taken->gradient;
     array(rows_[i], &taken->other);
+    const bool is_mask = rows.type == Element::kBool;
+    const bool is_type = is_mask || rows.type == Element::kInt64 || rows.type == Element::kInt32;
     const size_t rank = parameter.shape.size();
-    bool fit = rows.shape.size() == 1 && rows.type == Element::kInt64 && rank > 0 &&
-               gradient.shape.size() == rank && gradient.shape[0] == rows.shape[0];
+    bool fit = rows.shape.size() == 1 && is_type && rank > 0 && gradient.shape.size() == rank &&
+               gradient.shape[0] == rows.shape[0] &&
+               (!is_mask || rows.shape[0] == parameter.shape[0]);
     for (size_t d = 1; fit && d < rank; ++d) fit = gradient.shape[d] == parameter.shape[d];
     if (!fit) {
       Invalid("rows of variable ", i, " are ", rows.Text(), ", their gradient ", gradient.Text(),
               ", the variable ", parameter.Text());
     }
-    variable->rows = rows.as<int64_t>();
-    variable->num_rows = rows.shape[0];
-    variable->row_size = variable->num_rows == 0 ? 0 : gradient.size() / variable->num_rows;
+    const int64_t count = rows.shape[0];
+    variable->row_size = count == 0 ? 0 : gradient.size() / count;
+    variable->gradient_has_all_rows = is_mask;
+    if (rows.type == Element::kInt64 && count > 0) {
+      variable->rows = rows.as<int64_t>();
+      variable->num_rows = count;
+    } else {
+      std::vector<int64_t>& numbers = made->emplace_back();
+      numbers.reserve(count + 1);  // so that there is an address though there be no row
+      for (int64_t r = 0; r < count; ++r) {
+        if (!is_mask) numbers.push_back(rows.as<int32_t>()[r]);
+        if (is_mask && rows.as<bool>()[r]) numbers.push_back(r);
+      }
+      variable->rows = numbers.data();
+      variable->num_rows = static_cast<int64_t>(numbers.size());
+    }
     if (!AreRows(variable->rows, variable->num_rows, parameter.shape[0])) {
       Invalid("rows of variable ", i, " must be of 0 to ", parameter.shape[0] - 1, ", each once");
     }

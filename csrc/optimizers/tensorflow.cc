@@ -136,22 +136,23 @@ class OptimizerStep : public tf::OpKernel {
     tf::thread::ThreadPool* const pool =
         context->device()->tensorflow_cpu_worker_threads()->workers;
     try {
-      std::vector<Variable> variables = inputs_.Read(array, settings);
-      finite->scalar<bool>()() = Step(
-          inputs_.rule(), variables, [pool](int64_t tasks, const std::function<void(int64_t)>& fn) {
-            const int64_t block = std::max<int64_t>(1, tasks / (8 * pool->NumThreads()));
-            FirstException exception;  // which that pool would not survive
-            pool->ParallelFor(tasks,
-                              tf::thread::ThreadPool::SchedulingParams(
-                                  tf::thread::ThreadPool::SchedulingStrategy::kFixedBlockSize,
-                                  absl::nullopt, block),
-                              [&](int64_t first, int64_t last) {
-                                exception.Catch([&] {
-                                  for (int64_t task = first; task < last; ++task) fn(task);
-                                });
-                              });
-            exception.Rethrow();
-          });
+      StepVariables step = inputs_.Read(array, settings);
+      finite->scalar<bool>()() =
+          Step(inputs_.rule(), step.variables,
+               [pool](int64_t tasks, const std::function<void(int64_t)>& fn) {
+                 const int64_t block = std::max<int64_t>(1, tasks / (8 * pool->NumThreads()));
+                 FirstException exception;  // which that pool would not survive
+                 pool->ParallelFor(tasks,
+                                   tf::thread::ThreadPool::SchedulingParams(
+                                       tf::thread::ThreadPool::SchedulingStrategy::kFixedBlockSize,
+                                       absl::nullopt, block),
+                                   [&](int64_t first, int64_t last) {
+                                     exception.Catch([&] {
+                                       for (int64_t task = first; task < last; ++task) fn(task);
+                                     });
+                                   });
+                 exception.Rethrow();
+               });
     } catch (const Failed& failed) {
       context->CtxFailure(failed.status);
     } catch (const std::invalid_argument& error) {

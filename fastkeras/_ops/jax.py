@@ -84,7 +84,7 @@ def op(name, results, what, advice):
         among threads. Whatever asks for a derivative of it gets a NotImplementedError.
     """
     for dtype in ("float32", "float64"):
-        _register(f"{name}_{dtype}")
+        register(f"{name}_{dtype}")
 
     def run(attributes, *arrays):
         call = jax.ffi.ffi_call(
@@ -161,7 +161,8 @@ def on_numpy_arrays(function, *arrays, **attributes):
         return jax.tree.map(np.array, results)  # copies: those of JAX are read-only
 
 
-def _register(name):
+def register(name):
+    """Let programs of XLA call a function of the library by its name; return that."""
     handler = jax.ffi.pycapsule(function_of(name, None))
     try:
         jax.ffi.register_ffi_target(name, handler, platform="cpu")
@@ -169,6 +170,7 @@ def _register(name):
         raise ImportError(
             f"{NAME}.so does not suit jaxlib {jaxlib.__version__}: {error}; {_again()}"
         ) from error
+    return name
 
 
 def _again():

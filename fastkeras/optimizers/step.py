@@ -22,8 +22,8 @@ class Step(NamedTuple):
         decays: decoupled weight decay, float64.
         chains: tuples of transforms.
         rows: None if the gradient has all rows of the parameter; or int64, the numbers of those it
-            has, each once, and the others stay as they are. For the engine `keras`, whose arrays
-            cannot change their shapes, a mask of the rows of a gradient that has all.
+            has, each once, and the others stay as they are. Where it has all, since arrays cannot
+            change their shapes, a mask of them, which `keras` and `jax_native` take.
         adapted: whether a step is made as long as its parameter, times its rate.
         remainders: None, or float32, what a half parameter does not hold of its value.
         hyperparameters: dict.

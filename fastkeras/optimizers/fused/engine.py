@@ -2,22 +2,25 @@
 
 from fastkeras import _engines
 from fastkeras._keras_private import get_stateless_scope
-from fastkeras.optimizers.fused.sparse import ON_TENSORFLOW, ON_TORCH
+from fastkeras.optimizers.fused.sparse import ON_JAX, ON_TENSORFLOW, ON_TORCH
 from fastkeras.optimizers.rules import RULES
 
 
-def why_keras(rule, written, by_rows=False):
+def why_keras(rule, written, variables, by_rows=False):
     """Return why the engine has to be `keras`, in words, or None if the array decides.
 
     Args:
         rule: a key of `RULES`.
         written: list of what a step updates, as the backend has it.
+        variables: list of the variables of Keras among them, of the model.
         by_rows: whether a gradient has some of the rows of its variable.
     """
     if not RULES[rule].has_kernel:
         return f"the kernels have no {rule}"
     if ON_TENSORFLOW:
         return _why_keras_on_tensorflow(written[0], by_rows)
+    if ON_JAX:
+        return _why_keras_on_jax(written, variables)
     if get_stateless_scope() is not None:
         return "the variables are in a stateless scope"
     if ON_TORCH and _engines.engines("optimizers")["torch_native"] == "ready":
@@ -35,3 +38,20 @@ def _why_keras_on_tensorflow(variable, by_rows):
         return f"a variable is on {device}"
     # how many rows there are is known when a program runs, and XLA wants all shapes before
     return "XLA cannot pick out rows" if by_rows and _engines.inside_xla() else None
+
+
+def _why_keras_on_jax(written, variables):
+    state = _engines.engines("optimizers")["jax_native"]
+    if state != "ready":
+        return state
+    if any(map(_is_spread, variables)):  # XLA would bring all of it to each device
+        return "a variable is spread over devices"
+    from fastkeras.optimizers._engines.jax_native import why_not
+
+    return why_not(written)
+
+
+def _is_spread(variable):
+    layout = getattr(variable, "_layout", None)
+    layout = getattr(layout, "backend_layout", layout)
+    return layout is not None and not layout.is_fully_replicated

@@ -153,7 +153,7 @@ class FusedStep:
         of_slots = [[_value(slot) for slot in of_variable] for of_variable in slots]
         of_remainders = [None if r is None else _value(r) for r in remainders]
         written = [*values, *chain(*of_slots), *(r for r in of_remainders if r is not None)]
-        reason = why_keras(self._rule(), written, by_rows)
+        reason = why_keras(self._rule(), written, variables, by_rows)
         engine = _engines.engine_for("optimizers", values[0], "keras" if reason else None)
         taken, rows = self._rows(gradients, variables, positions, engine)
         decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
@@ -193,7 +193,7 @@ class FusedStep:
         positions = range(len(self._trainable_variables))
         written = [*self._trainable_variables, *chain(*map(self._state_of, positions))]
         written = [_value(variable) for variable in written]
-        reason = why_keras(self._rule(), written)
+        reason = why_keras(self._rule(), written, self._trainable_variables)
         engine = _engines.engine_for("optimizers", written[0], "keras" if reason else None)
         return _engines.name_of(engine), reason or ""
 
@@ -242,7 +242,7 @@ class FusedStep:
         taken, rows = [], []
         for gradient, variable, position in zip(gradients, variables, positions, strict=True):
             lazy, of_gradient = self._goes_by_rows(gradient, variable, position), None
-            if not lazy or _engines.name_of(engine) == "keras":
+            if not lazy or sparse.ON_JAX or _engines.name_of(engine) == "keras":
                 gradient = sparse.dense(gradient)
                 of_gradient = sparse.mask_of(gradient) if lazy else None
             else:

@@ -5,6 +5,7 @@ from keras import ops
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 ON_TORCH = keras.backend.backend() == "torch"
+ON_JAX = keras.backend.backend() == "jax"
 if ON_TENSORFLOW:
     import tensorflow as tf
 

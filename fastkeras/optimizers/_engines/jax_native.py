@@ -1,0 +1,113 @@
+"""The C++ kernels as one call of XLA, for JAX arrays on the CPU, eagerly and in compiled programs.
+
+What comes back lies in the memory of what was given wherever XLA may write there: where a compiled
+program is given its variables to keep, as Keras' training does (`donate_argnums`), nothing of them
+is copied.
+"""
+
+from itertools import chain
+
+import jax
+import numpy as np
+from jax import ShapeDtypeStruct
+
+from fastkeras._ops.jax import differentiable, on_numpy_arrays, register
+from fastkeras.optimizers.chains import encode
+from fastkeras.optimizers.rules import is_quantized
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+NAME = register("fastkeras_optimizer_step")
+
+
+def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
+    remainders = [remainder for remainder in extras.remainders if remainder is not None]
+    rows = [of_one for of_one in extras.rows if of_one is not None]
+    held = [*parameters, *chain(*slots), *remainders]
+    read = [_readable(g, p) for g, p in zip(gradients, parameters, strict=True)]
+    seeds = np.zeros(0, "int32") if extras.seeds is None else extras.seeds
+    arrays = (*held, *read, *rows, frozen, coefficients, decays, extras.rates, seeds)
+    encoded = [encode(transform) for steps in chains for transform in steps]
+    kinds, operands, groups = zip(*encoded, strict=True) if encoded else ((), (), ())
+    attributes = {
+        "rule": rule,
+        "N": len(parameters),
+        "M": sum(map(len, slots)),
+        "quantized": _flags(is_quantized(rule, of_one) for of_one in slots),
+        "has_remainder": _flags(remainder is not None for remainder in extras.remainders),
+        "has_rows": _flags(of_one is not None for of_one in extras.rows),
+        "adapted": _flags(extras.adapted),
+        "num_held": len(held),
+        "chain_lengths": tuple(map(len, chains)),
+        "chain_kinds": kinds,
+        "chain_operands": operands,
+        "chain_groups": groups,
+    }
+    call = _step if any(isinstance(array, jax.Array) for array in arrays) else _on_numpy_arrays
+    *new, finite = call(*arrays, **attributes)
+    new = iter(new)
+    return (
+        [next(new) for _ in parameters],
+        [[next(new) for _ in of_one] for of_one in slots],
+        [None if remainder is None else next(new) for remainder in extras.remainders],
+        finite,
+    )
+
+
+def why_not(arrays):
+    """Return why the kernels cannot take these arrays of JAX, in words, or None if they can."""
+    from fastkeras._arrays import family_of
+
+    for array in arrays:
+        if array.dtype.name not in (*DTYPES, "uint8"):
+            return f"a variable is of {array.dtype}"
+        if family_of(array) == "jax_elsewhere":
+            return "a variable is not on the CPU"
+        if not isinstance(array, jax.core.Tracer) and not array.sharding.is_fully_replicated:
+            return "a variable is spread over devices"
+    return None
+
+
+def _flags(values):
+    return "".join("1" if value else "0" for value in values)
+
+
+def _readable(gradient, parameter):
+    """A gradient of a dtype that the kernels take with this parameter."""
+    is_wide = parameter.dtype == "float64"
+    fits = gradient.dtype.name in DTYPES and is_wide == (gradient.dtype == "float64")
+    return gradient if fits else gradient.astype(parameter.dtype)
+
+
+def _run(attributes, *arrays):
+    attributes = dict(attributes)
+    held = range(attributes.pop("num_held"))
+    results = [*(ShapeDtypeStruct(a.shape, a.dtype) for a in arrays[: len(held)])]
+    call = jax.ffi.ffi_call(
+        NAME,
+        [*results, ShapeDtypeStruct((), "bool")],
+        vmap_method="sequential",
+        input_output_aliases={i: i for i in held},
+    )
+    return call(*arrays, **{name: _in_c(name, value) for name, value in attributes.items()})
+
+
+def _in_c(name, value):
+    if isinstance(value, tuple):
+        return np.array(value, "float64" if name == "chain_operands" else "int32")
+    return np.int32(value) if isinstance(value, int) else value
+
+
+def _not_differentiable(attributes, kept, d_results):
+    raise NotImplementedError(
+        "engine='jax_native' cannot differentiate an optimizer step: engine='keras' can, for which "
+        "set the environment variable FASTKERAS_ENGINE=keras"
+    )
+
+
+_step = differentiable(
+    _run, lambda attributes, *arrays: (_run(attributes, *arrays), ()), _not_differentiable
+)
+
+
+def _on_numpy_arrays(*arrays, **attributes):
+    return on_numpy_arrays(_step, *arrays, **attributes)
