@@ -1,4 +1,8 @@
-"""The CRF: our engines and the peers, correct first, on the same two cores."""
+"""The CRF: our engines and the peers, correct first, on the same two cores.
+
+Keras takes one backend a process: KERAS_BACKEND=jax or torch measures what runs on that, into a
+results file of its own.
+"""
 
 import os
 import subprocess
@@ -8,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from fastkeras.bench.crf import IN_LOG_SPACE, PROVIDERS, draw
+from fastkeras.bench.crf import IN_LOG_SPACE, OF_BACKEND, PROVIDERS, draw
 from fastkeras.bench.crf_accuracy import check, exact
 
 WORKLOADS = {  # batch, steps, tags
@@ -24,6 +28,8 @@ LARGEST_FOR_LOG_SPACE = 2**32  # bytes they may keep; above, they get an eighth 
 SECONDS = 2.0  # of timed rounds for each benchmark, two rounds at least
 problems, exact_results = {}, {}
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # peers warn of each other
+
 
 @pytest.mark.parametrize(
     ("workload", "function", "provider"),
@@ -31,7 +37,7 @@ problems, exact_results = {}, {}
         pytest.param(workload, function, provider, id=f"{workload}-{function}-{provider}")
         for workload in WORKLOADS
         for function in FUNCTIONS
-        for provider in PROVIDERS
+        for provider in OF_BACKEND[os.environ["KERAS_BACKEND"]]
     ],
 )
 def test_crf(benchmark, records, quick, workload, function, provider):
@@ -110,6 +116,8 @@ def test_arithmetic_limit(records, quick):
 
 def test_empty_call(records):
     """What TensorFlow takes for a function that does nothing: the floor of every time above."""
+    if os.environ["KERAS_BACKEND"] != "tensorflow":
+        pytest.skip("no TensorFlow here")
     import tensorflow as tf
 
     problem = problem_of("named entities")

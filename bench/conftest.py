@@ -19,7 +19,7 @@ for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
 os.environ["OMP_WAIT_POLICY"] = "passive"  # spinning threads of one would slow down the next
 os.environ["GOMP_SPINCOUNT"] = "0"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
@@ -58,6 +58,7 @@ def machine():
         "threads": len(CORES),
         "python": platform.python_version(),
         "versions": installed,
+        "backend": os.environ["KERAS_BACKEND"],
         "commit": git.stdout.strip(),
     }
 
@@ -104,7 +105,10 @@ def write(terminalreporter, config, domain, own):
 
 
 def results_path(domain, of_machine):
-    name = re.sub(r"[^a-z0-9]+", "-", f"{of_machine['cpu']} {len(CORES)} cores".lower())
+    words = f"{of_machine['cpu']} {len(CORES)} cores"
+    if of_machine["backend"] != "tensorflow":
+        words = f"on {of_machine['backend']} {words}"
+    name = re.sub(r"[^a-z0-9]+", "-", words.lower())
     return HERE / "results" / f"{domain.replace('_', '-')}-{name.strip('-')}.json"
 
 

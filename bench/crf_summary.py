@@ -1,12 +1,24 @@
 """The ratios of a run, against what they should be."""
 
-OURS = "tensorflow_native"
-COMPOSITE, PYTORCH = "keras, XLA", "pytorch-crf"
+from fastkeras.bench.crf import OF_BACKEND
+
+PYTORCH, COMPILED, SCAN = "pytorch-crf", "pytorch-crf, compiled", "JAX scan"
 COMPOSITES = ("keras", "keras, XLA")
+OF_GRADIENT = {  # by backend and tags: how much faster than the composite a gradient has to be
+    "jax": {9: 6, 32: 4, 16: 10, 128: 2.5},
+    "torch": {9: 50, 32: 30, 16: 300, 128: 20},
+}
 
 
-def targets(function, num_tags):
+def targets(function, num_tags, backend):
     """Yield (peers of which the fastest counts, how many times faster we have to be)."""
+    if backend != "tensorflow":
+        if function == "gradient":
+            yield (OF_BACKEND[backend][2],), OF_GRADIENT[backend].get(num_tags)
+            yield from {"jax": [((SCAN,), 15)], "torch": [((PYTORCH,), 50), ((COMPILED,), 10)]}[
+                backend
+            ]
+        return
     if function == "gradient":
         yield COMPOSITES, 5 if num_tags <= 32 else 3 if num_tags <= 128 else 2
         yield (PYTORCH,), 25
@@ -15,7 +27,7 @@ def targets(function, num_tags):
         yield (PYTORCH,), 20
 
 
-def ratio(rows, peers, ours=OURS):
+def ratio(rows, peers, ours):
     """Return (median ratio, its low, its high): how many times the fastest peer's time is ours.
 
     Low and high pair the 20th percentile of one with the 80th of the other.
@@ -38,13 +50,14 @@ def summary(results):
     """The lines that end a run."""
     yield ""
     yield f"CRF on {results['machine']['cpu']}, {results['machine']['threads']} threads, float32"
-    yield "medians, and how many times longer than tensorflow_native"
+    backend = results["machine"].get("backend", "tensorflow")
+    yield f"medians, and how many times longer than {OF_BACKEND[backend][0]}"
     for name, workload in results["crf"].items():
         batch, steps, num_tags = workload["shape"]
         yield ""
         yield f"{name} ({batch}, {steps}, {num_tags})"
         for function in ("log-likelihood", "gradient", "viterbi"):
-            yield from of_function(workload, function, results.get("limit"))
+            yield from of_function(workload, function, results.get("limit"), backend)
     if "empty_call" in results:
         yield ""
         yield f"a tf.function that does nothing takes {1000 * results['empty_call']:.3f} ms"
@@ -53,11 +66,12 @@ def summary(results):
         yield f"workspace of loss + gradient: {results['workspace_in_emissions']} × the emissions"
 
 
-def of_function(workload, function, limit):
+def of_function(workload, function, limit, backend):
     rows = workload.get(function)
     if not rows:
         return
-    ours = rows.get(OURS)
+    name = OF_BACKEND[backend][0]
+    ours = rows.get(name)
     yield f"  {function}"
     for provider, row in rows.items():
         times = f"{row['median'] / ours['median']:8.2f} ×" if ours else ""
@@ -74,13 +88,13 @@ def of_function(workload, function, limit):
             times = rows["native"]["median"] / ideal
             aim = verdict(times, 2.5, at_most=True) if num_tags >= 32 else ""
             yield f"    native is {times:.2f} × the limit{aim}"
-    for peers, aim in targets(function, num_tags):
+    for peers, aim in targets(function, num_tags, backend):
         peers = [name for name in peers if name in rows]
         if ours and peers:
-            middle, low, high = ratio(rows, peers)
+            middle, low, high = ratio(rows, peers, name)
             fastest = min(peers, key=lambda name: rows[name]["median"])
             spread = f"{middle:.1f} × as fast as {fastest} ({low:.1f} to {high:.1f})"
-            yield f"    {spread}{verdict(middle, aim)}"
+            yield f"    {spread}{verdict(middle, aim) if aim else ''}"
 
 
 def verdict(value, aim, at_most=False):

@@ -23,10 +23,14 @@ TITLES = {"gradient": "Loss and gradient", "viterbi": "Viterbi"}
 
 def main():
     (ROOT / "docs" / "img").mkdir(parents=True, exist_ok=True)
-    for path in sorted((ROOT / "bench" / "results").glob("crf-[!i]*.json")):  # without inference
+    for path in sorted((ROOT / "bench" / "results").glob("crf-[!io]*.json")):
         results = json.loads(path.read_text())
         draw(results, ROOT / "docs" / "img" / "crf.svg")
         fill(ROOT / "README.md", "crf", table(results, path))
+    for backend in BACKENDS:
+        for path in sorted((ROOT / "bench" / "results").glob(f"crf-on-{backend}-*.json")):
+            results = json.loads(path.read_text())
+            fill(ROOT / "docs" / "crf.md", backend, backend_table(results, path, backend))
     for path in sorted((ROOT / "bench" / "results").glob("optimizer-*.json")):
         fill(ROOT / "README.md", "optimizer", optimizer_table(json.loads(path.read_text()), path))
     for path in sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json")):
@@ -83,6 +87,35 @@ def table(results, path):
     return "\n".join([*lines, note])
 
 
+BACKENDS = {  # by Keras' backend, in the table: name
+    "jax": {
+        "jax_native": "**`jax_native`**",
+        "keras on JAX": "`keras`, under jit",
+        "JAX scan": "`lax.scan`",
+    },
+    "torch": {
+        "torch_native": "**`torch_native`**",
+        "keras on torch": "`keras`",
+        "pytorch-crf": "pytorch-crf",
+        "pytorch-crf, compiled": "under torch.compile",
+    },
+}
+
+
+def backend_table(results, path, backend):
+    """The table of a backend in docs/crf.md: loss and gradient."""
+    names, ours = BACKENDS[backend], next(iter(BACKENDS[backend]))
+    lines = [
+        f"| Loss and gradient | {' | '.join(names.values())} |",
+        "|---|" + "---:|" * len(names),
+    ]
+    for workload, row in results["crf"].items():
+        shape = " × ".join(map(str, row["shape"]))
+        cells = [cell(row["gradient"], name, ours) for name in names]
+        lines.append(f"| {workload}, {shape} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"[{path.name}](../bench/results/{path.name})"])
+
+
 OPTIMIZERS = {  # in the table: name
     "fastkeras": "**fastkeras**",
     "keras": "Keras",
@@ -137,14 +170,13 @@ def rows(results):
             yield from workload[function].values()
 
 
-def cell(rows, name):
+def cell(rows, name, ours="tensorflow_native"):
     row = rows.get(name)
     if row is None:
         return ""
     about = "≈ " if "steps_scaled_by" in row else ""
     errors = [row[key] for key in ("error", "gradient_error") if key in row]
     text = f"{about}{milliseconds(row['median'])} ± {' / '.join(map(short, errors))}"
-    ours = next(iter(PROVIDERS))
     if name == ours:
         return f"**{text}**"
     return f"{text} · {row['median'] / rows[ours]['median']:.1f}×"

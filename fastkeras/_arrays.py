@@ -52,6 +52,11 @@ def _jax_is_on_cpu(array=None):
     return jax.default_backend() == "cpu"
 
 
+def _is_of_jax(array):
+    """Whether it is an array of JAX, and no variable or symbolic tensor of Keras on JAX."""
+    return FAMILY_OF_PACKAGE.get(type(array).__module__.partition(".")[0]) == "jax"
+
+
 def array_functions(array):
     """The functions that take this array, under the names that keras.ops gives them."""
     family = family_of(array)
@@ -65,6 +70,10 @@ def array_functions(array):
         import cupy
 
         return Spoken(cupy)
+    if _is_of_jax(array):
+        from fastkeras._ops import jax_arrays
+
+        return jax_arrays
     from keras import ops
 
     return ops
@@ -73,7 +82,7 @@ def array_functions(array):
 def dtype_of(array):
     """The name of the dtype of an array of any family, such as "float32"."""
     family = family_of(array)
-    if family in ("numpy", "cupy"):
+    if family in ("numpy", "cupy") or _is_of_jax(array):
         return array.dtype.name
     if family == "torch" and _is_tensor_of_torch(array):
         from fastkeras._ops.torch_arrays import NAME_OF

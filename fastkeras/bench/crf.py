@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastkeras import crf
+from fastkeras.bench import crf_on_jax, crf_on_torch
 
 
 class Problem(NamedTuple):
@@ -68,6 +69,8 @@ def numpy_engine(engine, problem):
 def tensorflow_engine(engine, jit_compile, problem):
     import tensorflow as tf
 
+    crf_on_jax.check_backend("tensorflow")
+
     x, tags, a, lengths, start, end = map(tf.constant, problem)
     function = partial(tf.function, jit_compile=jit_compile)
 
@@ -98,100 +101,6 @@ def tensorflow_engine(engine, jit_compile, problem):
     }
 
 
-def pytorch_crf(problem):
-    import torch
-    from torchcrf import CRF
-
-    x, tags, a, _, start, end = map(torch.from_numpy, problem)
-    mask = torch.from_numpy(problem.valid())
-    layer = CRF(x.shape[2], batch_first=True)
-    with torch.no_grad():
-        layer.transitions.copy_(a)
-        layer.start_transitions.copy_(start)
-        layer.end_transitions.copy_(end)
-    tags = tags.long()
-    x.requires_grad_()
-
-    def log_likelihood():
-        with torch.no_grad():
-            return layer(x, tags, mask, reduction="none").numpy()
-
-    def gradient():
-        value = layer(x, tags, mask, reduction="none")
-        variables = [x, layer.transitions, layer.start_transitions, layer.end_transitions]
-        d_x, d_a, _, _ = torch.autograd.grad(value.sum(), variables)
-        return value.detach().numpy(), d_x.numpy(), d_a.numpy()
-
-    def viterbi():
-        found = np.zeros(x.shape[:2], np.int32)
-        for row, path in zip(found, layer.decode(x.detach(), mask), strict=True):
-            row[: len(path)] = path
-        return found
-
-    return {"log-likelihood": log_likelihood, "gradient": gradient, "viterbi": viterbi}
-
-
-def jax_scan(problem):
-    """What one writes by hand: the recursion in log space, one `lax.scan`."""
-    import jax
-    import jax.numpy as jnp
-
-    x, tags, a, lengths, start, end = map(jnp.asarray, problem)
-    valid = jnp.asarray(problem.valid())
-
-    def value(x, a, start, end):
-        def step(alpha, inputs):
-            x_t, valid_t = inputs
-            after = jax.nn.logsumexp(alpha[:, :, None] + a, axis=1) + x_t
-            return jnp.where(valid_t[:, None], after, alpha), None
-
-        later = (x[:, 1:].swapaxes(0, 1), valid[:, 1:].T)
-        alpha, _ = jax.lax.scan(step, start + x[:, 0], later)
-        log_z = jax.nn.logsumexp(alpha + end, axis=1)
-        unary = jnp.take_along_axis(x, tags[..., None], axis=2)[..., 0]
-        pairs = a[tags[:, :-1], tags[:, 1:]]
-        last = jnp.take_along_axis(tags, lengths[:, None] - 1, axis=1)[:, 0]
-        gold = (unary * valid).sum(1) + (pairs * valid[:, 1:]).sum(1)
-        return gold + start[tags[:, 0]] + end[last] - log_z
-
-    def total(*scores):
-        values = value(*scores)
-        return values.sum(), values
-
-    def best_path(x, a, start, end):
-        def step(best, inputs):
-            x_t, valid_t = inputs
-            candidates = best[:, :, None] + a
-            after = jnp.where(valid_t[:, None], candidates.max(1) + x_t, best)
-            stay = jnp.arange(a.shape[0])
-            return after, jnp.where(valid_t[:, None], candidates.argmax(1), stay)
-
-        later = (x[:, 1:].swapaxes(0, 1), valid[:, 1:].T)
-        best, pointers = jax.lax.scan(step, start + x[:, 0], later)
-
-        def back(tag, pointers_t):
-            before = jnp.take_along_axis(pointers_t, tag[:, None], axis=1)[:, 0]
-            return before, tag
-
-        last = (best + end).argmax(1)
-        first, tags = jax.lax.scan(back, last, pointers, reverse=True)
-        return jnp.where(valid, jnp.concatenate([first[None], tags]).T, 0)
-
-    scores = (x, a, start, end)
-    log_likelihood, viterbi = jax.jit(value), jax.jit(best_path)
-    value_and_gradient = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3), has_aux=True))
-
-    def gradient():
-        (_, values), gradients = jax.block_until_ready(value_and_gradient(*scores))
-        return [np.asarray(array) for array in (values, *gradients[:2])]
-
-    return {
-        "log-likelihood": lambda: np.asarray(log_likelihood(*scores)),
-        "gradient": gradient,
-        "viterbi": lambda: np.asarray(viterbi(*scores)),
-    }
-
-
 PROVIDERS = {
     "tensorflow_native": partial(tensorflow_engine, "tensorflow_native", False),
     "tensorflow_native, XLA": partial(tensorflow_engine, "tensorflow_native", True),
@@ -199,7 +108,24 @@ PROVIDERS = {
     "numba": partial(numpy_engine, "numba"),
     "keras": partial(tensorflow_engine, "keras", False),
     "keras, XLA": partial(tensorflow_engine, "keras", True),
-    "pytorch-crf": pytorch_crf,
-    "JAX scan": jax_scan,
+    "jax_native": partial(crf_on_jax.engine, "jax_native"),
+    "keras on JAX": partial(crf_on_jax.engine, "keras"),
+    "JAX scan": crf_on_jax.scan,
+    "torch_native": partial(crf_on_torch.engine, "torch_native"),
+    "keras on torch": partial(crf_on_torch.engine, "keras"),
+    "pytorch-crf": crf_on_torch.pytorch_crf,
+    "pytorch-crf, compiled": crf_on_torch.compiled_pytorch_crf,
 }
-IN_LOG_SPACE = ("pytorch-crf", "JAX scan")  # they keep (steps, batch, num_tags, num_tags) numbers
+OF_BACKEND = {  # who is measured in a process of Keras on each; the first is ours
+    "tensorflow": (
+        *("tensorflow_native", "tensorflow_native, XLA", "native", "numba", "keras"),
+        *("keras, XLA", "pytorch-crf", "JAX scan"),
+    ),
+    "jax": ("jax_native", "native", "keras on JAX", "JAX scan"),
+    "torch": ("torch_native", "native", "keras on torch", "pytorch-crf", "pytorch-crf, compiled"),
+}
+IN_LOG_SPACE = (  # they keep (steps, batch, num_tags, num_tags) numbers
+    "pytorch-crf",
+    "pytorch-crf, compiled",
+    "JAX scan",
+)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastkeras._arrays import array_functions, family_of
+from fastkeras._arrays import array_functions, family_of, has_values
 
 
 class Chain(NamedTuple):
@@ -123,3 +123,23 @@ def check_tags(tags, valid, num_tags):
         raise ValueError(
             f"tags must be in 0..{num_tags - 1} at valid steps, got {tags[b, t]} at [{b}, {t}]"
         )
+
+
+def check_values(chain, tags=None):
+    """Check lengths and tags as the door does for arrays, where they have values.
+
+    A graph, which cannot raise, gives NaN instead.
+    """
+    array = array_functions(chain.emissions)
+    _, steps, num_tags = chain.emissions.shape
+    if has_values(chain.lengths) and steps is not None:
+        check_lengths(array.convert_to_numpy(chain.lengths), steps)
+    if tags is None or not has_values(tags):
+        return
+    tags = array.convert_to_numpy(tags)
+    of_steps = chain.lengths if chain.mask is None else chain.mask
+    if has_values(of_steps):  # in NumPy: a graph being traced would make symbols of constants
+        valid = array.convert_to_numpy(of_steps)
+        if chain.mask is None:
+            valid = np.arange(tags.shape[1]) < valid[:, None]
+        check_tags(tags, valid, num_tags)

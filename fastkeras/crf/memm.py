@@ -19,7 +19,7 @@ import numpy as np
 from fastkeras._arrays import array_functions, dtype_of, family_of
 from fastkeras.crf import paths
 from fastkeras.crf.arguments import chain_of, like, tags_of
-from fastkeras.crf.chain import LowRank
+from fastkeras.crf.chain import LowRank, check_values
 
 __all__ = ["locally_normalized", "log_likelihood", "viterbi"]
 
@@ -289,8 +289,6 @@ def _clipped(chain, tags):
     array = array_functions(tags)
     if chain.family == "numpy":
         return np.ones(len(tags), bool), tags
-    from fastkeras.crf._engines.keras.eager import check_values
-
     check_values(chain, tags)
     valid = chain.valid_steps()
     clipped = array.where(valid, array.clip(tags, 0, chain.emissions.shape[2] - 1), 0)

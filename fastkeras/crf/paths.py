@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastkeras._arrays import dtype_of
+from fastkeras._arrays import array_functions, dtype_of
 from fastkeras.crf.arguments import chain_of, engine_of, like
 
 
@@ -69,8 +69,9 @@ def sample(
         num_samples: how many sequences to draw for each of the batch, at least 1.
         seed: an integer, the same of which gives the same samples again, by every engine of the
             array's family, but for rounding; a NumPy `Generator` for arrays or a
-            `keras.random.SeedGenerator` for tensors, which goes on; or None for any. In a compiled
-            graph only a SeedGenerator gives new samples at each call. TensorFlow draws other
+            `keras.random.SeedGenerator` for tensors, which goes on; a key of `jax.random` for JAX;
+            or None for any. In a compiled graph only a SeedGenerator or a key gives new samples at
+            each call. TensorFlow draws other
             numbers from a seed under XLA.
 
     Returns:
@@ -162,6 +163,10 @@ def _uniforms(chain, num_samples, seed):
         from fastkeras._ops.torch_arrays import uniform
 
         return uniform((num_samples, *chain.emissions.shape[:2]), dtype, seed).clamp(max=largest)
+    array = array_functions(chain.emissions)
+    if array.__name__.endswith("jax_arrays") and not hasattr(seed, "next"):
+        shape = (num_samples, *chain.emissions.shape[:2])
+        return array.minimum(array.uniform(shape, dtype, seed), largest)
     from keras import ops, random
 
     shape = (num_samples, *ops.shape(chain.emissions)[:2])

@@ -128,7 +128,7 @@ def test_numpy_arrays_get_numpy_arrays_of_their_dtype(scores, tags, dtype):
 
 
 def test_float64_with_x64(scores, tags):
-    with jax.enable_x64(True):
+    with jax_ops.enable_x64(True):
         wide = [jnp.asarray(score, "float64") for score in scores]
         value, gradients = jax.jit(value_and_gradients(tags, "jax_native"))(*wide)
         expected = value_and_gradients(tags, "keras")(*wide)
@@ -178,6 +178,23 @@ def test_a_tag_out_of_range_is_an_error(scores, tags, wrong):
         likelihood(tags)(*scores)
     with pytest.raises(Exception, match=r"tags must be in 0\.\.3"):
         jax.block_until_ready(jax.jit(lambda tags: likelihood(tags)(*scores))(tags))
+
+
+@pytest.mark.parametrize("engine", ("jax_native", "keras"))
+def test_constants_of_a_compiled_function_are_checked_as_it_is_traced(scores, tags, engine):
+    x, a = scores[:2]
+    lengths = jnp.asarray(LENGTHS, "int32")
+    mask, wrong = jnp.arange(STEPS) < lengths[:, None], tags.at[1, 2].set(9)
+
+    def value(x, tags, **more):
+        return crf.log_likelihood(x, tags, a, **more, engine=engine)
+
+    for more in ({"lengths": lengths}, {"mask": mask}):
+        compiled = jax.jit(lambda x, more=more: value(x, tags, **more))
+        assert_close(compiled(x), value(x, tags, **more), 1e-6)
+        with pytest.raises(ValueError, match=r"tags must be in 0\.\.3 at valid steps, got 9"):
+            jax.jit(lambda x, more=more: value(x, wrong, **more))(x)
+    assert_close(value(x, tags.at[1, 3].set(9), lengths=lengths), value(x, tags, lengths=lengths))
 
 
 def test_k_best_and_samples(scores):
@@ -246,6 +263,51 @@ def test_a_library_for_a_newer_interface_than_jaxlib_has_is_not_loaded(tmp_path,
         jax_ops._check_interface()
 
 
+WITHOUT_KERAS = """
+import sys
+sys.modules["keras"] = None  # as where it is not installed
+import jax
+import numpy as np
+from jax import numpy as jnp
+from fastkeras import crf
+
+x, a, tags = jnp.ones((4, 6, 3)), jnp.eye(3), jnp.zeros((4, 6), "int32")
+allowed = crf.constraints.allowed("BIO", ["O", "B-a", "I-a"])
+scores = {"transitions": a, "lengths": np.array([6, 3, 1, 0])}
+more = {"start_transitions": jnp.zeros(3), "end_transitions": jnp.zeros(3)}
+jax.jit(jax.grad(lambda x: crf.log_likelihood(x, tags, **scores, mask=x[..., 0] > 0).sum()))(x)
+for function in (crf.log_partition, crf.marginals, crf.viterbi, crf.posterior_decode, crf.entropy):
+    for transform in (lambda function: function, jax.jit):
+        transform(lambda x: function(x, **scores))(x)
+crf.sequence_score(x, tags, **scores)
+crf.k_best(x, k=2, **scores)
+seeds = 3, jax.random.key(3)
+first, again = (crf.sample(x, **scores, num_samples=2, seed=seed) for seed in seeds)
+assert (first == again).all() and crf.sample(x, **scores, num_samples=2).shape == (2, 4, 6)
+crf.log_partition(x, crf.LowRank(a[:, :2], a[:, 1:]))
+crf.viterbi(x, **allowed.apply(a, **more))
+crf.semi_markov.log_partition(x, a, jnp.zeros((2, 3)))
+crf.kl_divergence(x, a, x + 1, a)
+crf.memm.log_likelihood(x, tags, a)
+crf.log_partition(x.astype("bfloat16"), a)
+for wrong in (lambda: crf.viterbi(x, a, jnp.array([7, 0, 0, 0])), lambda: crf.log_partition(x, x)):
+    try:
+        wrong()
+    except ValueError as error:
+        assert "must" in str(error)
+    else:
+        raise AssertionError
+"""
+
+
+def test_the_functions_take_arrays_of_jax_without_keras():
+    import subprocess
+    import sys
+
+    run = subprocess.run([sys.executable, "-c", WITHOUT_KERAS], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def test_the_library_links_neither_tensorflow_nor_xla():
     import subprocess
 
@@ -283,7 +345,7 @@ def test_log_z_of_segments_and_its_gradient_are_those_of_the_keras_engine(segmen
     ours = gradients("jax_native")
     assert_close(ours(*segment_scores), gradients("keras")(*segment_scores))
     assert_close(jax.jit(ours)(*segment_scores), ours(*segment_scores), 1e-6)
-    with jax.enable_x64(True):
+    with jax_ops.enable_x64(True):
         wide = [jnp.asarray(score, "float64") for score in segment_scores]
         assert_close(jax.jit(ours)(*wide), gradients("keras")(*wide), 1e-12)
 

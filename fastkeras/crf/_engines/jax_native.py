@@ -9,7 +9,7 @@ import numpy as np
 from jax import ShapeDtypeStruct
 
 from fastkeras._ops.jax import differentiable, function_of, on_numpy_arrays, op
-from fastkeras.crf.chain import Gradients
+from fastkeras.crf.chain import Gradients, check_values
 
 KERAS = "engine='keras' can"
 GOLD = "take the sequence_score of its tags instead"
@@ -71,8 +71,6 @@ def answer(function, chain, tags=None, more=(), **attributes):
     inputs = (*chain.scores, chain.lengths, mask, *(() if tags is None else (tags,)), *more)
     if chain.family == "numpy":
         return on_numpy_arrays(function, *inputs, **attributes)
-    from fastkeras.crf._engines.keras.eager import check_values
-
     check_values(chain, tags)  # what a kernel refuses comes late, and is no ValueError
     return function(*inputs, **attributes)
 

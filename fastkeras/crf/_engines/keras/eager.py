@@ -6,9 +6,8 @@ from inspect import signature
 import numpy as np
 from keras import backend, ops, tree
 
-from fastkeras._arrays import has_values
 from fastkeras.crf._engines import reference
-from fastkeras.crf.chain import Chain, check_lengths, check_tags
+from fastkeras.crf.chain import Chain, check_values
 
 
 def engine_function(function):
@@ -84,21 +83,3 @@ def _in_a_graph(function):
         return compiled(*(part for part in (*chain, *more) if part is not None))
 
     return call
-
-
-def check_values(chain, tags=None):
-    """Check lengths and tags as the door does for arrays, where they have values.
-
-    A graph, which cannot raise, gives NaN instead.
-    """
-    _, steps, num_tags = chain.emissions.shape
-    if has_values(chain.lengths) and steps is not None:
-        check_lengths(ops.convert_to_numpy(chain.lengths), steps)
-    if tags is None or not has_values(tags):
-        return
-    tags, of_steps = ops.convert_to_numpy(tags), chain.lengths if chain.mask is None else chain.mask
-    if has_values(of_steps):  # in NumPy: a graph being traced would make symbols of constants
-        valid = ops.convert_to_numpy(of_steps)
-        if chain.mask is None:
-            valid = np.arange(tags.shape[1]) < valid[:, None]
-        check_tags(tags, valid, num_tags)

@@ -8,6 +8,7 @@ from jax import numpy as jnp
 
 from fastkeras._ops.jax import differentiable, on_numpy_arrays, op
 from fastkeras.crf._engines.jax_native import KERAS
+from fastkeras.crf.chain import check_values
 
 
 def log_partition(chain, durations):
@@ -27,8 +28,6 @@ def _answer(function, chain, durations):
     inputs = (chain.emissions, chain.transitions, durations, chain.lengths, *boundaries)
     if chain.family == "numpy":
         return on_numpy_arrays(function, *inputs)
-    from fastkeras.crf._engines.keras.eager import check_values
-
     check_values(chain)  # what a kernel refuses comes late, and is no ValueError
     return function(*inputs)
 

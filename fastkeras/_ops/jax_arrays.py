@@ -1,0 +1,48 @@
+"""The functions of keras.ops for JAX arrays, without Keras: jax.numpy, and what it lacks."""
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+
+def __getattr__(name):
+    return getattr(jnp, name)
+
+
+def convert_to_tensor(value, dtype=None):
+    """An array, of what may be a variable of Keras or a list."""
+    if type(value).__module__.partition(".")[0] == "keras":
+        value = value.value
+    return jnp.asarray(value, dtype)
+
+
+def convert_to_numpy(array):
+    """A NumPy array."""
+    return np.asarray(array)
+
+
+def cast(array, dtype):
+    """Of the dtype."""
+    return jnp.asarray(array, dtype)
+
+
+def shape(array):
+    """A tuple of numbers."""
+    return array.shape
+
+
+def stop_gradient(array):
+    """The array, as a constant."""
+    return jax.lax.stop_gradient(array)
+
+
+def cond(condition, if_true, if_false):
+    """What one of the two functions returns."""
+    return jax.lax.cond(condition, if_true, if_false)
+
+
+def uniform(shape, dtype, seed=None):
+    """Numbers in 0 ≤ u < 1, by a key of jax.random, by that of an integer, or by any."""
+    if not isinstance(seed, jax.Array):
+        seed = jax.random.key(np.random.default_rng().integers(2**31) if seed is None else seed)
+    return jax.random.uniform(seed, shape, dtype)
