@@ -173,6 +173,12 @@ def optimizer_step(rng):
     return _core.optimizer_step, arguments
 
 
+def optimizer_count(rng):
+    count = int(rng.integers(4))
+    scalars = [np.array(rng.random(), str(rng.choice(("f4", "f8")))) for _ in range(count)]
+    return _core.optimizer_count, {"scalars": scalars, "by": 1.0}
+
+
 TABLES = ("keep", "noise", "logit_offsets")
 TABLES += ("path_starts", "path_nodes", "path_signs", "bag_starts", "bag_rows")
 
@@ -292,6 +298,7 @@ CALLS = {
         for name in ("log_partition", "marginals", "viterbi")
     },
     "optimizer_step": optimizer_step,
+    "optimizer_count": optimizer_count,
     "seq2seq_select": seq2seq_select,
     "word2vec_train": word2vec_train,
     "WordCounter": counter,

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import torch
 
+from fastkeras import _core
 from fastkeras.optimizers._engines import torch_native
 from fastkeras.optimizers.step import no_extras
+from fastkeras.optimizers.transforms import clip_by_global_norm
 
 _DTYPES = (torch.float32, torch.float64)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -25,6 +27,9 @@ class AdamW(torch.optim.Optimizer):
         betas: the decay of the two moments, each at least 0 and below 1.
         eps: at least 0.
         weight_decay: decoupled: a parameter loses `lr · weight_decay` of itself; at least 0.
+        max_norm: in the same call, use gradients that are scaled down so that the norm of all of
+            them together is at most this; `.grad` stays as it is. It takes the place of
+            `torch.nn.utils.clip_grad_norm_`. None for no limit.
 
     Raises:
         ValueError: an argument is out of range, the kernels cannot update a parameter in place, or
@@ -43,7 +48,12 @@ class AdamW(torch.optim.Optimizer):
     Source: Loshchilov & Hutter, 2019, "Decoupled weight decay regularization".
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, *, max_norm=None
+    ):
+        if max_norm is not None and not 0 < float(max_norm) < math.inf:
+            raise ValueError(f"max_norm must be above 0 and finite, or None, got {max_norm!r}")
+        self.max_norm = None if max_norm is None else float(max_norm)
         given = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, given)
 
@@ -64,6 +74,9 @@ class AdamW(torch.optim.Optimizer):
                     raise ValueError(f"state_dict has {name}=True, which this AdamW does not do")
         super().load_state_dict(state_dict)
 
+    def __getstate__(self):
+        return {**super().__getstate__(), "max_norm": self.max_norm}
+
     @torch.no_grad()
     def step(self, closure=None):
         """Update all parameters that have a gradient; return what `closure` returns, or None."""
@@ -71,34 +84,50 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found = [(p, group) for group in self.param_groups for p in group["params"]]
-        found = [(p, group) for p, group in found if p.grad is not None]
+        found = [
+            (p, p.grad, group)
+            for group in self.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
         if not found:
             return loss
-        parameters = [p for p, _ in found]
-        for parameter in parameters:
-            if parameter.grad.layout is not torch.strided:
-                raise ValueError("gradients must be dense: make them so with .to_dense()")
-        slots = [[self._state_of(p)[name] for name in _MOMENTS] for p in parameters]
-        reason = torch_native.why_not([*parameters, *(s for pair in slots for s in pair)])
-        if reason is not None:
-            raise ValueError(f"AdamW updates in place, but {reason}: use torch.optim.AdamW")
-        numbers = [float(self.state[p]["step"]) + 1 for p in parameters]
-        pairs = zip(numbers, (group for _, group in found), strict=True)
+        if any(gradient.layout is not torch.strided for _, gradient, _ in found):
+            raise ValueError("gradients must be dense: make them so with .to_dense()")
+        states = [self._state_of(p) for p, _, _ in found]
+        numbers = _count(states, 1.0)
+        try:
+            self._update(found, states, numbers)
+        except Exception as error:  # before anything else was changed
+            _count(states, -1.0)
+            tensors = (p for p, _, _ in found), (s[name] for s in states for name in _MOMENTS)
+            reason = torch_native.why_not([t for kind in tensors for t in kind])
+            if reason is None:
+                raise
+            raise ValueError(_not_in_place(reason)) from error
+        return loss
+
+    def _update(self, found, states, numbers):
+        of_step = {}  # most parameters are at the same one, and of few groups
+        rows = []
+        for number, (_, _, group) in zip(numbers, found, strict=True):
+            key = number, id(group)
+            if key not in of_step:
+                of_step[key] = _coefficients(number, group)
+            rows.append(of_step[key])
+        decays, coefficients = np.split(np.array(rows), [1], axis=1)
+        chain = () if self.max_norm is None else (clip_by_global_norm(self.max_norm),)
         torch_native.step(
             "adam",
-            parameters,
-            [p.grad for p in parameters],
-            slots,
+            [p for p, _, _ in found],
+            [gradient for _, gradient, _ in found],
+            [[state[name] for name in _MOMENTS] for state in states],
             np.zeros(len(found), bool),
-            np.array([_coefficients(number, group) for number, group in pairs]),
-            np.array([float(g["lr"]) * g["weight_decay"] for _, g in found]),
-            [()] * len(found),
+            coefficients,
+            decays[:, 0],
+            [chain] * len(found),
             no_extras(len(found)),
         )
-        for parameter in parameters:
-            self.state[parameter]["step"] += 1
-        return loss
 
     def _state_of(self, parameter):
         state = self.state[parameter]
@@ -110,12 +139,27 @@ class AdamW(torch.optim.Optimizer):
         return state
 
 
+def _count(states, by):
+    """Add to the steps of each state; return their numbers."""
+    try:
+        return _core.optimizer_count([state["step"] for state in states], by)
+    except (TypeError, ValueError):  # a torch that does not exchange tensors, or a state of old
+        for state in states:
+            state["step"] = state["step"] + by
+        return [float(state["step"]) for state in states]
+
+
+def _not_in_place(reason):
+    return f"AdamW updates in place, but {reason}: use torch.optim.AdamW"
+
+
 def _coefficients(number, group):
-    """Those of the rule "adam", which adds epsilon before the second moment is corrected."""
+    """The decay, and those of the rule "adam", whose epsilon comes before the correction."""
     beta_1, beta_2 = map(float, group["betas"])
     unbias = math.sqrt(1 - beta_2**number)
     rate = float(group["lr"]) * unbias / (1 - beta_1**number)
-    return rate, 1 - beta_1, 1 - beta_2, group["eps"] * unbias
+    decay = float(group["lr"]) * group["weight_decay"]
+    return decay, rate, 1 - beta_1, 1 - beta_2, group["eps"] * unbias
 
 
 def _check(group):
@@ -130,4 +174,4 @@ def _check(group):
             raise ValueError(f"parameters must be float32 or float64, got {parameter.dtype}")
     reason = torch_native.why_not(group["params"])
     if reason is not None:
-        raise ValueError(f"AdamW updates in place, but {reason}: use torch.optim.AdamW")
+        raise ValueError(_not_in_place(reason))

@@ -10,6 +10,13 @@ if sorted(_core.optimizer_rules()) != sorted(_RULES) or _core.optimizer_transfor
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
+    arrays = parameters, gradients, slots, frozen, coefficients, decays, chains, extras
+    return step_by(0, rule, *arrays)  # as many threads as _core.set_num_threads said
+
+
+def step_by(
+    num_threads, rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras
+):
     finite = _core.optimizer_step(
         rule,
         parameters,
@@ -21,5 +28,6 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         [[encode(transform) for transform in steps] for steps in chains],
         *extras[:-1],
         [] if extras.seeds is None else extras.seeds.view("uint32"),
+        num_threads,
     )
     return parameters, slots, extras.remainders, finite

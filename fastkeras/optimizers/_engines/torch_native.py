@@ -8,30 +8,66 @@ from fastkeras.optimizers._engines import native
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+EXCHANGED = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")  # csrc/tensor_exchange.h
+
+
+def _takes_lists():
+    try:
+        torch.autograd.graph.increment_version([])
+    except (TypeError, RuntimeError):  # before torch 2.6
+        return False
+    return True
+
+
+_VERSIONS_OF_LISTS = _takes_lists()
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
+    def memory(tensors):
+        return tensors if EXCHANGED else [_array_of(tensor) for tensor in tensors]
+
     written = [*parameters, *(s for of_one in slots for s in of_one), *extras.remainders]
-    *_, finite = native.step(
-        rule,
-        [_array_of(parameter) for parameter in parameters],
-        _readable(gradients, parameters, written),
-        [[_array_of(slot) for slot in of_parameter] for of_parameter in slots],
-        [bool(is_frozen) for is_frozen in _array_of(frozen)],
-        _array_of(coefficients),
-        _array_of(decays),
-        chains,
-        extras._replace(
-            rows=[_array_of(rows) for rows in extras.rows],
-            remainders=[_array_of(remainder) for remainder in extras.remainders],
-            rates=_array_of(extras.rates),
-            seeds=_array_of(extras.seeds),
-        ),
-    )
-    for tensor in written:  # so that autograd finds out if it still needs the old values
-        if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
-            torch.autograd.graph.increment_version(tensor)
+
+    def do(gradients):
+        return native.step_by(
+            torch.get_num_threads(),
+            rule,
+            memory(parameters),
+            memory(gradients),
+            [memory(of_parameter) for of_parameter in slots],
+            _array_of(frozen).tolist(),
+            _array_of(coefficients),
+            _array_of(decays),
+            chains,
+            extras._replace(
+                rows=memory(extras.rows),
+                remainders=memory(extras.remainders),
+                rates=_array_of(extras.rates),
+                seeds=_array_of(extras.seeds),
+            ),
+        )[-1]
+
+    gradients = [as_read(g, p) for g, p in zip(gradients, parameters, strict=True)]
+    try:
+        finite = do(gradients)
+    except ValueError:  # before anything was written
+        apart = _apart(gradients, written)
+        if apart is None:
+            raise
+        finite = do(apart)
+    have_changed(written)
     return parameters, slots, extras.remainders, finite
+
+
+def have_changed(written):
+    """Let autograd find out, if it still needs the values that these had."""
+    tensors = [t for t in written if isinstance(t, torch.Tensor)]
+    if _VERSIONS_OF_LISTS:
+        torch.autograd.graph.increment_version(tensors)
+        return
+    for tensor in tensors:
+        if not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
 
 
 def why_not(tensors):
@@ -62,20 +98,26 @@ def _storage_of(tensor):
     return tensor.untyped_storage().data_ptr()
 
 
-def _readable(gradients, parameters, written):
-    """The gradients as arrays of a dtype that the kernels take, in memory nobody writes."""
+def as_read(gradient, parameter):
+    """The gradient in a row, and of a dtype that the kernels take."""
+    if not isinstance(gradient, torch.Tensor):
+        return gradient
+    dtype = gradient.dtype
+    if dtype is not parameter.dtype:
+        is_wide = parameter.dtype is torch.float64
+        if dtype not in DTYPES or is_wide != (dtype is torch.float64):
+            gradient = gradient.to(parameter.dtype)
+    return gradient if gradient.is_contiguous() else gradient.detach().contiguous()
+
+
+def _apart(gradients, written):
+    """The gradients, copied where they lie in memory that is written; None if none does."""
     storages = {_storage_of(t) for t in written if isinstance(t, torch.Tensor)}
-    arrays = []
-    for gradient, parameter in zip(gradients, parameters, strict=True):
-        if isinstance(gradient, torch.Tensor):
-            is_wide = parameter.dtype is torch.float64
-            if gradient.dtype not in DTYPES or is_wide != (gradient.dtype is torch.float64):
-                gradient = gradient.to(parameter.dtype)
-            gradient = gradient.detach().contiguous()
-            if _storage_of(gradient) in storages:
-                gradient = gradient.clone()
-        arrays.append(_array_of(gradient))
-    return arrays
+    shared = [isinstance(g, torch.Tensor) and _storage_of(g) in storages for g in gradients]
+    if not any(shared):
+        return None
+    pairs = zip(gradients, shared, strict=True)
+    return [g.detach().clone() if is_shared else g for g, is_shared in pairs]
 
 
 def _array_of(tensor):
