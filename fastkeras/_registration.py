@@ -11,10 +11,11 @@ from importlib import import_module
 REGISTERED = {  # name that Keras saves: the module whose import registers the class
     f"fastkeras>{name}": f"fastkeras.{module}"
     for module, names in {
-        "layers": "CBOW CRF CRFDecoder CenterDistances CenterLossLayer GradientReversal LossLayer "
+        "layers": "AttentionDecoder CBOW CRF CRFDecoder CenterDistances CenterLossLayer "
+        "ConditionalLayerNormalization CopyPrior GradientReversal LossLayer "
         "MEMM MetricLayer Reparameterize SkipGram TripletLossLayer WordEmbedding "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
-        "losses": "CRFLoss CenterLoss SmoothedCrossentropy",
+        "losses": "CRFLoss CenterLoss SequenceCrossentropy SmoothedCrossentropy",
         "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore",
         "optimizers.fused.stock": "Adafactor Adagrad Adam AdamW Lamb Lion Nadam RMSprop SGD",
         "optimizers.fused.schedules": "PiecewiseLinear",

@@ -2,6 +2,9 @@
 
 from fastkeras.crf.layers.crf import CRF
 from fastkeras.crf.layers.memm import MEMM
+from fastkeras.seq2seq.layers.attention_decoder import AttentionDecoder
+from fastkeras.seq2seq.layers.conditional_normalization import ConditionalLayerNormalization
+from fastkeras.seq2seq.layers.copy_prior import CopyPrior
 from fastkeras.training.gradients.reversal import GradientReversal
 from fastkeras.training.losses.center_loss import CenterDistances, CenterLossLayer
 from fastkeras.training.losses.loss_layers import LossLayer
@@ -14,8 +17,11 @@ __all__ = [
     "CBOW",
     "CRF",
     "MEMM",
+    "AttentionDecoder",
     "CenterDistances",
     "CenterLossLayer",
+    "ConditionalLayerNormalization",
+    "CopyPrior",
     "GradientReversal",
     "LossLayer",
     "MetricLayer",

@@ -6,5 +6,6 @@ algorithms and their formulas are in docs/seq2seq.md.
 
 from fastkeras.seq2seq.beam_search import BeamSearch, Hypotheses
 from fastkeras.seq2seq.candidates import select
+from fastkeras.seq2seq.padding import sequence_padding
 
-__all__ = ["BeamSearch", "Hypotheses", "select"]
+__all__ = ["BeamSearch", "Hypotheses", "select", "sequence_padding"]

@@ -1,0 +1,186 @@
+"""A recurrent decoder with attention: all steps at once in training, one at a time in a search."""
+
+import keras
+from keras import ops
+
+from fastkeras.seq2seq.arguments import integer
+from fastkeras.seq2seq.layers.copy_prior import CopyPrior, tokens_in
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class AttentionDecoder(keras.layers.Layer):
+    """Scores of the next token, after each token of a target, with a look at the source.
+
+    A recurrent cell reads the target. With h its output in a step, e_s what the encoder says of the
+    source's step s, and W, V, U learned,
+        a = Σ_s softmax_s(h·W e_s) e_s,    logits = U tanh(V [h; a])
+    Steps of the source that are masked take no part: padding changes nothing.
+
+    Args:
+        vocabulary_size: the number of tokens; 0 is padding.
+        cell: a recurrent cell of Keras, `LSTMCell(128)` for instance, or a `StackedRNNCells`.
+        units: of the layer below the logits.
+        embedding: a layer that embeds tokens, shared with the encoder for instance; None makes one
+            of `units` dimensions.
+        copy_prior: whether the logits are averaged with those of a `CopyPrior`.
+        **options: those of `keras.layers.Layer`.
+
+    Call:
+        tokens: integers, (batch, steps): the start token and the target, each followed by what is
+            to be predicted.
+        encoded: floats, (batch, source steps, size); its mask is Keras' own, or `encoded_mask`.
+        source: integers, (batch, source steps), the tokens of the source; for `copy_prior`.
+
+    Returns:
+        logits, (batch, steps, vocabulary_size).
+
+    Raises:
+        ValueError: `source` is missing, or given without `copy_prior`.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from fastkeras.layers import AttentionDecoder
+        >>> from fastkeras.seq2seq import BeamSearch
+        >>> decoder = AttentionDecoder(9, keras.layers.GRUCell(8), units=8)
+        >>> tokens, encoded = np.array([[2, 5, 7]]), np.ones((1, 4, 6), "float32")
+        >>> decoder(tokens, encoded).shape == (1, 3, 9)
+        True
+        >>> search = BeamSearch(end=3, num_beams=2, max_length=5, suppressed=(0, 1, 2))
+        >>> found = search(decoder.step, *decoder.begin(encoded), start=2)
+        >>> found.tokens.shape[:2]
+        (1, 1)
+
+    Source: Luong, Pham & Manning, 2015, "Effective approaches to attention-based neural machine
+    translation", sections 3 and 3.1 (general); Su Jianlin, 2018, https://kexue.fm/archives/5861.
+    """
+
+    def __init__(self, vocabulary_size, cell, units, embedding=None, copy_prior=False, **options):
+        super().__init__(**options)
+        self.supports_masking = True
+        self.vocabulary_size = integer("vocabulary_size", vocabulary_size, 1)
+        self.units = integer("units", units, 1)
+        self.cell = cell
+        self.rnn = keras.layers.RNN(cell, return_sequences=True)
+        self.has_own_embedding = embedding is None
+        if embedding is None:
+            embedding = keras.layers.Embedding(vocabulary_size, units, name="embedding")
+        self.embedding = embedding
+        self.keys = None
+        self.combined = keras.layers.Dense(units, activation="tanh", name="combined")
+        self.logits = keras.layers.Dense(vocabulary_size, name="logits")
+        self.copy_prior = CopyPrior(name="copy_prior") if copy_prior else None
+
+    def build(self, tokens_shape, encoded_shape, source_shape=None):
+        size, hidden = encoded_shape[-1], self._hidden_size()
+        self.keys = keras.layers.Dense(hidden, use_bias=False, name="keys")
+        self.keys.build((None, None, size))
+        if not self.embedding.built:
+            self.embedding.build(tokens_shape)
+        embedded = self.embedding.compute_output_shape(tuple(tokens_shape))
+        self.rnn.build(embedded)
+        self.combined.build((None, None, hidden + size))
+        self.logits.build((None, None, self.units))
+        if self.copy_prior is not None:
+            self.copy_prior.build((None, None, self.vocabulary_size))
+        self.built = True
+
+    def call(self, tokens, encoded, source=None, encoded_mask=None):
+        states, context = self.begin(encoded, source, encoded_mask)
+        hidden = self.rnn(self._embedded(tokens, ops.shape(tokens)), initial_state=states)
+        return self._scores(hidden, context)
+
+    def begin(self, encoded, source=None, encoded_mask=None):
+        """The states and the context with which a search calls `step` first.
+
+        Args:
+            encoded, source, encoded_mask: as in a call.
+        """
+        if (source is None) != (self.copy_prior is None):
+            raise ValueError(
+                "source must be given for a decoder with copy_prior=True and for no other, got "
+                f"{'None' if source is None else 'one'}"
+            )
+        encoded = ops.convert_to_tensor(encoded)
+        if encoded_mask is None:
+            encoded_mask = getattr(encoded, "_keras_mask", None)
+        if not self.built:  # a search before any call
+            self.build((None, None), encoded.shape)
+        batch, steps = ops.shape(encoded)[0], ops.shape(encoded)[1]
+        if encoded_mask is None:
+            encoded_mask = ops.ones((batch, steps), "bool")
+        context = {
+            "encoded": encoded,
+            "keys": self.keys(encoded),  # once for each sentence
+            "mask": ops.cast(ops.convert_to_tensor(encoded_mask), "bool"),
+        }
+        if source is not None:
+            context["in_source"] = tokens_in(source, self.vocabulary_size, encoded.dtype)
+        states = self.rnn.get_initial_state(batch)
+        return list(states) if isinstance(states, (list, tuple)) else [states], context
+
+    def step(self, tokens, states, context, ancestry=None):
+        """One step of a `BeamSearch`, with the weights that `call` has.
+
+        Args:
+            tokens: integers, (batch, beams); states, context, ancestry: as `BeamSearch` has them.
+        """
+        batch, beams = tokens.shape
+        flat = keras.tree.map_structure(
+            lambda state: ops.reshape(state, (batch * beams, *state.shape[2:])), states
+        )
+        embedded = self._embedded(tokens, (batch * beams,))
+        hidden, states = self.cell(embedded, flat, training=False)
+        states = keras.tree.map_structure(
+            lambda state: ops.reshape(state, (batch, beams, *state.shape[1:])), states
+        )
+        hidden = ops.reshape(hidden, (batch, beams, hidden.shape[-1]))
+        return self._scores(hidden, context), list(states), context
+
+    def _embedded(self, tokens, axes):
+        """(*axes, size), without a mask of Keras: what comes before padding does not look at it."""
+        embedded = self.embedding(tokens)
+        return ops.reshape(embedded, (*axes, embedded.shape[-1]))
+
+    def _scores(self, hidden, context):
+        """Logits of (batch, queries, size), queries being steps or beams."""
+        scores = ops.matmul(hidden, ops.transpose(context["keys"], (0, 2, 1)))
+        mask = context["mask"][:, None]
+        scores = ops.where(mask, scores, -6e4 if scores.dtype == "float16" else -1e30)
+        # not ops.softmax, which warns of a source of one step; without any, nothing is read
+        weights = ops.exp(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)))
+        weights = ops.where(mask, weights, 0)
+        total = ops.sum(weights, axis=-1, keepdims=True)
+        read = ops.matmul(weights / ops.where(total > 0, total, 1), context["encoded"])
+        logits = self.logits(self.combined(ops.concatenate([hidden, read], axis=-1)))
+        if self.copy_prior is not None:
+            logits = self.copy_prior(logits, context["in_source"])
+        return logits
+
+    def _hidden_size(self):
+        size = self.cell.output_size
+        return size[-1] if isinstance(size, (list, tuple)) else size
+
+    def compute_output_shape(self, tokens_shape, encoded_shape, source_shape=None):
+        return (*tokens_shape, self.vocabulary_size)
+
+    def compute_mask(self, *_, **__):
+        """None: the loss leaves padding out."""
+        return None
+
+    def get_config(self):
+        save = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "cell": save(self.cell),
+            "units": self.units,
+            "embedding": None if self.has_own_embedding else save(self.embedding),
+            "copy_prior": self.copy_prior is not None,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("cell", "embedding"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
