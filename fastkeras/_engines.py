@@ -18,6 +18,7 @@ DOMAINS = {
         "tensorflow_native",
         "torch_native",
         "jax_native",
+        "cupy",
         "native",
         "numba",
         "keras",
@@ -57,6 +58,7 @@ AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "tensorflow": ("tensorflow_native", "keras"),
     "jax": ("jax_native", "keras"),
     "jax_elsewhere": ("keras",),  # arrays that are not on the CPU, or may come to be elsewhere
+    "cupy": ("cupy",),
     "torch": ("torch_native", "keras"),
     "torch_elsewhere": ("keras",),  # tensors that are not on the CPU
 }
@@ -291,6 +293,8 @@ def _explained(error):
         way = f"set {' or '.join(others)}" if others else f"it takes `pip install {missing}`"
         text = f"No module named {missing!r}, which Keras takes as its backend: {way}"
         return ImportError(text, name=missing)  # Keras is installed: something is wrong
+    elif missing == "cupy":
+        text = "No module named 'cupy': it takes `pip install cupy-cuda13x`, and a GPU of NVIDIA"
     elif missing in BUILT_FOR:
         command = f"`pip install {missing}`, and then `{rebuild(BUILT_FOR[missing])}`"
         text = f"No module named {missing!r}: it takes {command}"

@@ -1,4 +1,4 @@
-"""What tests of every domain use: a seeded generator, and hypothesis' settings."""
+"""What tests of every domain use: a seeded generator, hypothesis' settings, CUDA on CPUs."""
 
 import os
 import zlib
@@ -10,6 +10,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import hypothesis
 import numpy as np
 import pytest
+
+from gpu import cupy_on_cpu
+
+cupy_on_cpu.install()  # so that the engines `cupy` are tested on machines without a GPU
 
 with suppress(ImportError):  # not compiled
     from fastkeras import _core

@@ -49,7 +49,8 @@ def test_reasons_name_what_is_missing(domain):
         if engine in AUTOMATIC["numpy"]:
             assert state == "ready"
         else:
-            assert re.search("No module named '(keras|tensorflow|jax|torch)': it takes `pip", state)
+            named = "No module named '(keras|tensorflow|jax|torch|cupy)': it takes `pip"
+            assert re.search(named, state)
 
 
 CALLS = {

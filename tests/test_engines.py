@@ -93,7 +93,7 @@ def test_engine_that_does_not_take_the_array_is_an_error():
     ("engine", "guess"),
     [
         ("natvie", " (did you mean 'native'?)"),
-        ("NumPy", " (did you mean 'numba'?)"),
+        ("NumPy", " (did you mean 'cupy'?)"),
         ("cuda", ""),
         (7, ""),
         (["native"], " (did you mean 'native'?)"),

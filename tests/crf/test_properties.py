@@ -10,7 +10,8 @@ from strategies import chains, is_valid
 
 PER_SEQUENCE = ("emissions", "tags", "lengths", "mask")
 SCORES = ("emissions", "transitions", "start_transitions", "end_transitions")
-SUMS_IN_ORDER = ("reference", "numba", "native", "tensorflow_native")  # the same bits every time
+# The same bits every time:
+SUMS_IN_ORDER = ("reference", "numba", "native", "tensorflow_native", "cupy")
 
 
 def only(engine, able, reason):

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -309,6 +310,8 @@ ON_CPU_HIDDEN inline void RunBlock(const std::vector<int>& order) {
 // Runs all blocks. `seed` is that of the order of blocks and threads; 0: as they are numbered.
 ON_CPU_HIDDEN inline void Launch(dim3 grid, dim3 size, unsigned seed,
                                  const std::function<void()>& kernel) {
+  static std::mutex one_at_a_time;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
   std::mt19937 random(seed);
   std::vector<unsigned> blocks(grid.x * grid.y * grid.z);
   std::vector<int> threads(size.x * size.y * size.z);
@@ -466,33 +469,34 @@ inline long long __double_as_longlong(double value) {
   return bits;
 }
 
-// The door for ctypes: FASTKERAS_KERNELS(FASTKERAS_KERNEL(name), ...) at the end of a file.
-struct KernelOnCpu {
-  const char* name;
-  void (*launch)(const unsigned* sizes, unsigned seed, void** args);
-};
-#define FASTKERAS_KERNEL(name)                                    \
-  {#name, [](const unsigned* sizes, unsigned seed, void** args) { \
-     cuda_on_cpu::LaunchWith(&name, sizes, seed, args);           \
-   }}
-#define FASTKERAS_KERNELS(...)                                                                 \
-  extern "C" const char* launch_on_cpu(const char* name, const unsigned* sizes, unsigned seed, \
-                                       void** args) {                                          \
-    static const KernelOnCpu kernels[] = {__VA_ARGS__};                                        \
-    return cuda_on_cpu::LaunchByName(kernels, name, sizes, seed, args);                        \
-  }
-
+// The door for ctypes: FASTKERAS_KERNEL(name); after each kernel.
 namespace cuda_on_cpu {
 
+using Launcher = void (*)(const unsigned* sizes, unsigned seed, void** args);
+inline std::vector<std::pair<std::string, Launcher>> kernels;
+
+struct Registered {
+  Registered(const char* name, Launcher launcher) { kernels.emplace_back(name, launcher); }
+};
+
+}  // namespace cuda_on_cpu
+
+#define FASTKERAS_KERNEL(name)                                       \
+  static const ::cuda_on_cpu::Registered registered_##name(          \
+      #name, [](const unsigned* sizes, unsigned seed, void** args) { \
+        cuda_on_cpu::LaunchWith(&name, sizes, seed, args);           \
+      })
+
 // Returns what went wrong, or null; "" if there is no such kernel. Without `args` it only looks.
-template <size_t count>
-const char* LaunchByName(const KernelOnCpu (&kernels)[count], const char* name,
-                         const unsigned* sizes, unsigned seed, void** args) {
+extern "C" __attribute__((visibility("default"))) const char* launch_on_cpu(const char* name,
+                                                                            const unsigned* sizes,
+                                                                            unsigned seed,
+                                                                            void** args) {
   static std::string message;
-  for (const KernelOnCpu& kernel : kernels) {
-    if (std::strcmp(kernel.name, name)) continue;
+  for (const auto& [known, launcher] : cuda_on_cpu::kernels) {
+    if (known != name) continue;
     try {
-      if (args) kernel.launch(sizes, seed, args);
+      if (args) launcher(sizes, seed, args);
     } catch (const std::exception& error) {
       message = error.what();
       return message.c_str();
@@ -501,5 +505,3 @@ const char* LaunchByName(const KernelOnCpu (&kernels)[count], const char* name,
   }
   return "";
 }
-
-}  // namespace cuda_on_cpu

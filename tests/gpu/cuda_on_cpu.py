@@ -3,7 +3,9 @@
 import ctypes
 import hashlib
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -13,15 +15,29 @@ WAYS = {  # with -O1 the kernels are compiled in a second each, and shapes of te
     "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-O1", "-g1", "-fsanitize=thread"),
 }
+COMPILER = os.environ.get("CXX", "g++").split()
 WAY = os.environ.get("CUDA_ON_CPU", "plain")  # of the libraries
+
+
+def has_compiler():
+    return sys.platform == "linux" and shutil.which(COMPILER[0]) is not None
 
 
 def compiled(source, name, way=WAY, options=(), program=False):
     """The path of the library, or program, of a source text; compiled when it is not there yet."""
     command = [
-        *os.environ.get("CXX", "g++").split(),
-        *("-std=gnu++17", "-Wall", "-Wextra", "-Werror", "-pthread", *WAYS[way], *options),
-        *(() if program else ("-shared", "-fPIC", "-fvisibility=default")),
+        *COMPILER,
+        *(
+            "-std=gnu++17",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+            "-pthread",
+            *WAYS[way],
+            *options,
+        ),
+        *(() if program else ("-shared", "-fPIC", "-fvisibility=hidden")),
     ]
     key = hashlib.sha256(repr((command, source, HEADER.read_text())).encode()).hexdigest()[:16]
     target = FOLDER / f"{name}-{way}-{key}{'' if program else '.so'}"

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
-from gpu.cuda_on_cpu import Library
+from gpu.cuda_on_cpu import Library, has_compiler
 
 SCALARS = {
     np.dtype("int32"): ctypes.c_int32,
@@ -24,8 +24,8 @@ seed = 0  # of the order in which blocks and threads run
 
 
 def install():
-    """Let `import cupy` find the stand-in, unless CuPy and a GPU are here."""
-    if "cupy" in sys.modules or has_gpu():
+    """Let `import cupy` find the stand-in, unless CuPy and a GPU are here, or no compiler is."""
+    if "cupy" in sys.modules or not has_compiler() or has_gpu():
         return
     module = ModuleType("cupy", __doc__)
     module.__spec__ = ModuleSpec("cupy", None)
@@ -35,9 +35,19 @@ def install():
     module.cuda = ModuleType("cupy.cuda")
     module.cuda.runtime = ModuleType("cupy.cuda.runtime")
     module.cuda.runtime.getDeviceCount = lambda: 1
-    for name in ("empty", "zeros", "full", "arange"):
+    module.cuda.runtime.getDevice = lambda: 0
+    module.cuda.runtime.CUDARuntimeError = RuntimeError
+    for name in ("empty", "zeros", "ones", "full", "arange"):
         setattr(module, name, made_by(getattr(np, name)))
-    for name in ("ascontiguousarray", "broadcast_to", "where", "matmul", "transpose", "isfinite"):
+    for name in (
+        "ascontiguousarray",
+        "broadcast_to",
+        "clip",
+        "where",
+        "matmul",
+        "transpose",
+        "isfinite",
+    ):
         setattr(module, name, of_arrays(getattr(np, name)))
     sys.modules["cupy"] = module
 

@@ -10,6 +10,7 @@ __global__ void sound(float* out) {  // the pattern that the others break
   for (int bits = 16; bits; bits /= 2) sum += __shfl_xor_sync(~0u, sum, bits);
   if (threadIdx.x % 32 == 0) out[2 * blockIdx.x + threadIdx.x / 32] = sum;
 }
+FASTKERAS_KERNEL(sound);
 
 __global__ void divergent_barrier(float* out) {
   out += blockDim.x * blockIdx.x;
@@ -20,16 +21,19 @@ __global__ void divergent_barrier(float* out) {
   if (threadIdx.x >= 40) return;
   __syncthreads();
 }
+FASTKERAS_KERNEL(divergent_barrier);
 
 __global__ void divergent_shuffle(float* out) {
   out += blockDim.x * blockIdx.x;
   if (threadIdx.x % 32 < 8) out[threadIdx.x] = __shfl_xor_sync(~0u, 1.0f, 1);
 }
+FASTKERAS_KERNEL(divergent_shuffle);
 
 __global__ void shuffle_from_no_one(float* out) {
   out += blockDim.x * blockIdx.x;
   if (threadIdx.x % 32 < 8) out[threadIdx.x] = __shfl_xor_sync(0xFFu, 1.0f, 16);
 }
+FASTKERAS_KERNEL(shuffle_from_no_one);
 
 __global__ void out_of_bounds(float* out) {
   out += blockDim.x * blockIdx.x;
@@ -38,6 +42,7 @@ __global__ void out_of_bounds(float* out) {
   __syncthreads();
   out[threadIdx.x] = values[threadIdx.x];
 }
+FASTKERAS_KERNEL(out_of_bounds);
 
 __global__ void missing_syncwarp(float* out) {
   out += blockDim.x * blockIdx.x;
@@ -45,6 +50,7 @@ __global__ void missing_syncwarp(float* out) {
   values[threadIdx.x] = threadIdx.x;
   out[threadIdx.x] = values[threadIdx.x ^ 1];
 }
+FASTKERAS_KERNEL(missing_syncwarp);
 
 __global__ void missing_syncthreads(float* out) {
   out += blockDim.x * blockIdx.x;
@@ -53,12 +59,15 @@ __global__ void missing_syncthreads(float* out) {
   __syncwarp();
   out[threadIdx.x] = values[63 - threadIdx.x];
 }
+FASTKERAS_KERNEL(missing_syncthreads);
 
 __global__ void add_without_atomic(float* out) { out[blockIdx.x] += threadIdx.x; }
+FASTKERAS_KERNEL(add_without_atomic);
 
 __global__ void two_blocks_at_one_place(float* out) {
   if (threadIdx.x == 0) out[0] = blockIdx.x;
 }
+FASTKERAS_KERNEL(two_blocks_at_one_place);
 
 __global__ void shared_memory_never_written(float* out) {
   out += blockDim.x * blockIdx.x;
@@ -67,13 +76,7 @@ __global__ void shared_memory_never_written(float* out) {
   __syncthreads();
   out[threadIdx.x] = values[threadIdx.x];
 }
-
-FASTKERAS_KERNELS(FASTKERAS_KERNEL(sound), FASTKERAS_KERNEL(divergent_barrier),
-                  FASTKERAS_KERNEL(divergent_shuffle), FASTKERAS_KERNEL(shuffle_from_no_one),
-                  FASTKERAS_KERNEL(out_of_bounds), FASTKERAS_KERNEL(missing_syncwarp),
-                  FASTKERAS_KERNEL(missing_syncthreads), FASTKERAS_KERNEL(add_without_atomic),
-                  FASTKERAS_KERNEL(two_blocks_at_one_place),
-                  FASTKERAS_KERNEL(shared_memory_never_written))
+FASTKERAS_KERNEL(shared_memory_never_written);
 
 // Prints what two blocks of 64 threads wrote; 1: the emulation complains.
 int main(int, char** arguments) {

@@ -1,0 +1,56 @@
+// What the kernels of every domain begin with: Python puts it before their text (cupy.py), since
+// NVRTC, which compiles them at run time, is given no files. On a CPU, the tests put their
+// cuda_on_cpu.h before both.
+#if !defined(FASTKERAS_ON_CPU)
+#define FASTKERAS_SHARED(type, name, count) __shared__ type name[count]
+#define FASTKERAS_KERNEL(name) static_assert(true)
+using int64_t = long long;
+#define INFINITY __int_as_float(0x7f800000)  // NVRTC has no <cmath>
+#define NAN __int_as_float(0x7fc00000)
+#endif
+
+constexpr unsigned kAllLanes = ~0u;
+
+__device__ inline float Exp(float x) { return expf(x); }
+__device__ inline double Exp(double x) { return exp(x); }
+
+struct Sum {
+  template <typename Value>
+  __device__ static Value Of(Value a, Value b) {
+    return a + b;
+  }
+};
+struct Smallest {
+  template <typename Value>
+  __device__ static Value Of(Value a, Value b) {
+    return b < a ? b : a;
+  }
+};
+struct Largest {  // of what is not NaN
+  template <typename Value>
+  __device__ static Value Of(Value a, Value b) {
+    return b > a ? b : a;
+  }
+};
+
+// The sum, for instance, of the values of a warp, in all its lanes: always in the same order.
+template <typename Combine, typename Value>
+__device__ inline Value OfWarp(Value value) {
+  for (int bits = 16; bits; bits /= 2) {
+    value = Combine::Of(value, __shfl_xor_sync(kAllLanes, value, bits));
+  }
+  return value;
+}
+
+// That of a block of so many threads; `shared` has room for a value of each warp.
+template <typename Combine, int kThreads, typename Value>
+__device__ inline Value OfBlock(Value value, Value* shared) {
+  value = OfWarp<Combine>(value);
+  if (kThreads == 32) return value;
+  __syncthreads();  // what was there before has been read
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = shared[0];
+  for (int warp = 1; warp < kThreads / 32; ++warp) value = Combine::Of(value, shared[warp]);
+  return value;
+}

@@ -1,0 +1,207 @@
+// The CRF on GPUs of NVIDIA. docs/crf.md has the mathematics, docs/gpu.md what each kernel costs.
+//
+// Both sweeps go through time at once, a block each, in the scaled domain: with W = exp(A - peak)
+// and E_t = exp(x_t - peak_t),
+//   alpha_t = (alpha_{t-1} W) 2^-k E_t,   beta_{t-1} = W (beta_t E_t) 2^-k,
+// each k its own. What float32 cannot hold is noticed on the way, and those sequences are computed
+// once more in log space and float64, without the host hearing of it.
+//
+// Compiled once for each type, FASTKERAS_REAL, and each room for tags, FASTKERAS_TAGS: 32 or 128
+// tags have their column of W in registers, 0 stands for any number. Sums are always in the same
+// order, and no sequence's results depend on the rest of the batch.
+//
+// Arguments that kernels share: emissions (batch, steps, num_tags) and tags (batch, steps), read at
+// valid steps only; counts (batch), the number of valid steps; step_index (batch, steps), these
+// steps in order, or null: 0, 1, ...; state (batch), bits of State; "rows" of valid steps are
+// (steps, num_tags), of valid steps in order, and those of steps as the emissions are.
+
+using Real = FASTKERAS_REAL;
+
+constexpr int kTags = FASTKERAS_TAGS;
+constexpr bool kSingle = sizeof(Real) == 4;
+constexpr Real kSmallest = kSingle ? 1.17549435e-38 : 2.2250738585072014e-308;  // normal number
+constexpr Real kEpsilon = kSingle ? 1.1920929e-7 : 2.220446049250313e-16;
+// Scores so many nats below the best can only be meant to forbid (csrc/crf/kernels.h).
+constexpr Real kForbidden = kSingle ? 500 : 4000;
+constexpr int kChunk = kTags == 32 ? 64 : 256;  // steps whose pairs are summed by one block
+
+enum State { kUnsound = 1, kInexact = 2, kImpossible = 4 };
+
+struct Facts {  // of the transitions
+  double peak;
+  double gap;  // nats below the peak of the best transition that counts as zero
+  double unsound, unsound_ends;
+};
+
+__device__ inline bool IsUnsound(Real score) { return !(score < Real(INFINITY)); }
+
+// The upper bits of a number that is not negative: in the order of the numbers.
+__device__ inline unsigned UpperBits(float x) { return unsigned(__float_as_int(x)); }
+__device__ inline unsigned UpperBits(double x) { return unsigned(__double_as_longlong(x) >> 32); }
+
+// The binary exponent of such bits, kept where 2^-exponent is normal; 0 of zero.
+__device__ inline int ExponentOf(unsigned bits) {
+  if (bits == 0) return 0;
+  const int exponent = kSingle ? int(bits >> 23) - 127 : int(bits >> 20) - 1023;
+  constexpr int kMost = kSingle ? 120 : 1000;
+  return exponent < -kMost ? -kMost : exponent > kMost ? kMost : exponent;
+}
+__device__ inline Real PowerOfTwo(int exponent) {
+  if (kSingle) return __int_as_float((exponent + 127) << 23);
+  return __longlong_as_double(int64_t(exponent + 1023) << 52);
+}
+
+__device__ inline int StepAt(const int* step_index, int64_t first, int s) {
+  return step_index ? step_index[first + s] : s;
+}
+
+struct Scores {
+  const Real *emissions, *transitions, *start, *end;
+  const int* step_index;
+  int steps, num_tags;
+
+  __device__ int64_t RowOf(int b, int s) const {  // in the emissions
+    return (int64_t(b) * steps + StepAt(step_index, int64_t(b) * steps, s)) * num_tags;
+  }
+  template <typename Sum>
+  __device__ Sum Emission(int b, int count, int s, int j) const {
+    Sum score = emissions[RowOf(b, s) + j];
+    if (s == 0) score += start[j];
+    if (s == count - 1) score += end[j];
+    return score;
+  }
+};
+
+// A block for each sequence finds its valid steps. The last block makes of the transitions their
+// weights (2, num_tags, num_tags): W, and W transposed.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    prepare(const Real* transitions, const Real* start, const Real* end, const int* lengths,
+            const unsigned char* mask, int steps, int num_tags, int* counts, int* step_index,
+            int* state, Real* weights, Facts* facts) {
+  FASTKERAS_SHARED(int, totals, 8);
+  FASTKERAS_SHARED(double, doubles, 8);
+  const int b = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  if (b + 1 < int(gridDim.x)) {
+    const int length = lengths[b] < 0 ? 0 : lengths[b] > steps ? steps : lengths[b];
+    int count = mask ? 0 : length;
+    for (int first = 0; mask && first < steps; first += 256) {
+      const int t = first + threadIdx.x;
+      const bool valid = t < steps && mask[int64_t(b) * steps + t];
+      const unsigned votes = __ballot_sync(kAllLanes, valid);
+      if (lane == 0) totals[warp] = __popc(votes);
+      __syncthreads();
+      int before = count + __popc(votes & ((1u << lane) - 1));
+      for (int w = 0; w < 8; ++w) {
+        if (w < warp) before += totals[w];
+        count += totals[w];
+      }
+      if (valid) step_index[int64_t(b) * steps + before] = t;
+      __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+      counts[b] = count;
+      state[b] = 0;
+    }
+    return;
+  }
+  const int64_t area = int64_t(num_tags) * num_tags;
+  Real largest = -INFINITY;
+  double unsound = 0, unsound_ends = 0;
+  for (int64_t k = threadIdx.x; k < area; k += 256) {
+    largest = Largest::Of(largest, transitions[k]);
+    if (IsUnsound(transitions[k])) unsound = 1;
+  }
+  for (int j = threadIdx.x; j < num_tags; j += 256) {
+    if (IsUnsound(start[j]) || IsUnsound(end[j])) unsound_ends = 1;
+  }
+  unsound = OfBlock<Largest, 256>(unsound, doubles);
+  unsound_ends = OfBlock<Largest, 256>(unsound_ends, doubles);
+  double peak = OfBlock<Largest, 256>(double(largest), doubles);
+  if (peak == -INFINITY || unsound > 0) peak = 0;
+  double gap = INFINITY;
+  for (int64_t k = threadIdx.x; k < area; k += 256) {
+    const Real below = Real(peak) - transitions[k];
+    if (below > kForbidden && below < gap) gap = below;
+    const Real weight = Exp(transitions[k] - Real(peak));
+    weights[k] = weight;
+    weights[area + k % num_tags * num_tags + k / num_tags] = weight;
+  }
+  gap = OfBlock<Smallest, 256>(gap, doubles);
+  if (threadIdx.x == 0) *facts = {peak, gap, unsound, unsound_ends};
+}
+FASTKERAS_KERNEL(prepare);
+
+// E of valid steps, in rows of steps, and the peaks (batch, steps) of valid steps in order: a warp
+// for each step.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    exponentials_of_emissions(const Real* emissions, const Real* start, const Real* end,
+                              const int* counts, const int* step_index, int steps, int num_tags,
+                              const Facts* facts, Real* exponentials, Real* peaks, int* state) {
+  const Scores scores = {emissions, nullptr, start, end, step_index, steps, num_tags};
+  const int blocks = (steps + 7) / 8, b = blockIdx.x / blocks, lane = threadIdx.x % 32;
+  const int s = blockIdx.x % blocks * 8 + threadIdx.x / 32, count = counts[b];
+  if (s >= count) return;
+  bool unsound = s == 0 && (facts->unsound_ends > 0 || (count > 1 && facts->unsound > 0));
+  Real peak = -INFINITY;
+  const int64_t row = scores.RowOf(b, s);
+  for (int j = lane; j < num_tags; j += 32) {
+    if (IsUnsound(emissions[row + j])) unsound = true;
+    peak = Largest::Of(peak, scores.Emission<Real>(b, count, s, j));
+  }
+  peak = OfWarp<Largest>(peak);
+  if (peak == Real(-INFINITY)) peak = 0;
+  for (int j = lane; j < num_tags; j += 32) {
+    exponentials[row + j] = Exp(scores.Emission<Real>(b, count, s, j) - peak);
+  }
+  if (lane == 0) peaks[int64_t(b) * steps + s] = peak;
+  if (unsound) atomicOr(&state[b], int(kUnsound));
+}
+FASTKERAS_KERNEL(exponentials_of_emissions);
+
+// The score of a path, NaN if a tag is none; a block's threads share the steps.
+template <int kThreads>
+__device__ double PathScore(const Scores& scores, const int* tags, int b, int count,
+                            double* shared) {
+  double score = 0;
+  tags += int64_t(b) * scores.steps;
+  for (int s = threadIdx.x; s < count; s += kThreads) {
+    const int64_t first = int64_t(b) * scores.steps;
+    const int tag = tags[StepAt(scores.step_index, first, s)];
+    if (tag < 0 || tag >= scores.num_tags) {
+      score = NAN;
+      continue;
+    }
+    score += double(scores.emissions[scores.RowOf(b, s) + tag]);
+    if (s == 0) score += double(scores.start[tag]);
+    if (s == count - 1) score += double(scores.end[tag]);
+    if (s == 0) continue;
+    const int before = tags[StepAt(scores.step_index, first, s - 1)];
+    if (before < 0 || before >= scores.num_tags) continue;  // its own thread says so
+    score += double(scores.transitions[int64_t(before) * scores.num_tags + tag]);
+  }
+  return OfBlock<Sum, kThreads>(score, shared);
+}
+
+// The scores of the given paths, a block each; with weights also the factor of each sequence in the
+// gradient, 0 where it has no part in it, and NaN where it has none.
+extern "C" __global__ void __launch_bounds__(128, 1)
+    path_scores(const Real* emissions, const int* tags, const Real* transitions, const Real* start,
+                const Real* end, const int* counts, const int* step_index, int steps, int num_tags,
+                const Real* weights, const int* state, double* score, Real* value,
+                double* factors) {
+  FASTKERAS_SHARED(double, shared, 4);
+  const Scores scores = {emissions, transitions, start, end, step_index, steps, num_tags};
+  const int b = blockIdx.x, count = counts[b];
+  const double sum = PathScore<128>(scores, tags, b, count, shared);
+  if (threadIdx.x > 0) return;
+  score[b] = sum;
+  if (value) value[b] = Real(sum);
+  if (!weights) return;
+  const double weight = weights[b];
+  factors[b] = count == 0 || weight == 0       ? 0
+               : state[b] & kUnsound           ? double(NAN)
+               : sum == -INFINITY              ? 0
+               : sum != sum || weight - weight ? double(NAN)
+                                               : weight;
+}
+FASTKERAS_KERNEL(path_scores);

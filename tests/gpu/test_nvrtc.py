@@ -1,0 +1,66 @@
+"""The kernels compile for real GPUs: by NVRTC, as CuPy does, which asks for no GPU."""
+
+import ctypes
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import fastkeras
+
+if fastkeras.engines("crf")["cupy"] != "ready":
+    pytest.skip(fastkeras.engines("crf")["cupy"], allow_module_level=True)
+
+from fastkeras.crf._engines.cupy import KERNELS as CRF
+
+KERNELS = {f"crf-{dtype}-{room}": kernels for (dtype, room), kernels in CRF.items()}
+CASES = [
+    (name, "sm_90") for name in KERNELS
+]  # of the others those that need most, and are used most
+CASES += [(f"crf-{x}", sm) for x in ("float32-32", "float64-128") for sm in ("sm_80", "sm_100")]
+MOST_REGISTERS = 255
+
+
+def nvrtc():
+    """The library of the wheel nvidia-cuda-nvrtc, or None."""
+    spec = find_spec("nvidia")
+    for folder in spec.submodule_search_locations if spec else ():
+        for path in sorted(Path(folder).glob("*/lib/libnvrtc.so.1[0-9]")):
+            return ctypes.CDLL(str(path))
+    return None
+
+
+NVRTC = nvrtc()
+
+
+def compiled(code, options):
+    """The log of the compiler; raises what it says if it fails."""
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    NVRTC.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernels.cu", 0, None, None)
+    texts = [option.encode() for option in options]
+    failed = NVRTC.nvrtcCompileProgram(program, len(texts), (ctypes.c_char_p * len(texts))(*texts))
+    NVRTC.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    NVRTC.nvrtcGetProgramLog(program, log)
+    NVRTC.nvrtcDestroyProgram(ctypes.byref(program))
+    assert not failed, log.value.decode()
+    return log.value.decode()
+
+
+@pytest.mark.skipif(NVRTC is None, reason="pip install nvidia-cuda-nvrtc, for Linux")
+@pytest.mark.parametrize(("name", "architecture"), CASES)
+def test_the_kernels_compile_and_spill_no_register(name, architecture):
+    kernels = KERNELS[name]
+    log = compiled(kernels.code, (*kernels.options, f"-arch={architecture}", "--ptxas-options=-v"))
+    used = {}
+    for line in log.splitlines():
+        if found := re.search(r"Compiling entry function '(\w+)'", line):
+            kernel = found[1]
+        elif found := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            assert found.groups() == ("0", "0"), f"{kernel} spills registers: {line}"
+        elif found := re.search(r"Used (\d+) registers", line):
+            used[kernel] = int(found[1])
+    print(name, architecture, used)  # pytest -s
+    defined = set(re.findall(r"FASTKERAS_KERNEL\((\w+)\);", kernels.code))
+    assert set(used) == defined and max(used.values()) < MOST_REGISTERS
