@@ -62,7 +62,7 @@ test-jax test-torch: test-%: .venv-%/.installed build
 
 .venv-%/.installed: pyproject.toml setup.py
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python $(PIP) $(if $(filter torch,$*),torch==2.13.0) --editable '.[$*,test]'
+	.venv-$*/bin/python $(PIP) $(if $(filter torch,$*),torch==2.13.0,equinox optax) --editable '.[$*,test]'
 	touch $@
 
 # One build for both: the headers of jaxlib are in the environment of JAX alone.
