@@ -7,5 +7,6 @@ algorithms and their formulas are in docs/seq2seq.md.
 from fastkeras.seq2seq.beam_search import BeamSearch, Hypotheses
 from fastkeras.seq2seq.candidates import select
 from fastkeras.seq2seq.padding import sequence_padding
+from fastkeras.seq2seq.sampling import sample
 
-__all__ = ["BeamSearch", "Hypotheses", "select", "sequence_padding"]
+__all__ = ["BeamSearch", "Hypotheses", "sample", "select", "sequence_padding"]
