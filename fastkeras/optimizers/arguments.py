@@ -1,5 +1,6 @@
 """The door of `update`: every argument is checked here, once, and by name."""
 
+import sys
 from bisect import bisect_left
 from difflib import get_close_matches
 from functools import cache
@@ -7,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastkeras._arrays import NUMPY
+from fastkeras._arrays import NUMPY, Spoken, family_of, has_values
 from fastkeras.optimizers import rounding
 from fastkeras.optimizers import transforms as transform
 from fastkeras.optimizers.hyperparameters import DEFAULTS, check_hyperparameter
@@ -62,12 +63,13 @@ def checked(
             raise ValueError(
                 f"{name} must be {count}, one for each parameter, got {len(given[name])}"
             )
-    parameters = [_array(f"parameters[{i}]", p) for i, p in enumerate(parameters)]
-    gradients = [_array(f"gradients[{i}]", g) for i, g in enumerate(given["gradients"])]
-    slots = [_slots_of(i, of_parameter) for i, of_parameter in enumerate(given["slots"])]
+    array = _jax_array if any(map(is_of_jax, parameters[:1])) else _array
+    parameters = [array(f"parameters[{i}]", p) for i, p in enumerate(parameters)]
+    gradients = [array(f"gradients[{i}]", g) for i, g in enumerate(given["gradients"])]
+    slots = [_slots_of(array, i, of_parameter) for i, of_parameter in enumerate(given["slots"])]
     rows = [_rows(f"rows[{i}]", r) for i, r in enumerate(given["rows"])]
     remainders = [
-        None if r is None else _array(f"remainders[{i}]", r)
+        None if r is None else array(f"remainders[{i}]", r)
         for i, r in enumerate(given["remainders"])
     ]
     adapted = [RULES[rule].adapts or bool(is_adapted) for is_adapted in given["layer_adaptation"]]
@@ -78,12 +80,14 @@ def checked(
             raise ValueError(f"rows[{i}] must be None: layer adaptation needs all rows")
     if not RULES[rule].element_wise and any(adapted):
         raise ValueError(f"layer_adaptation: {rule!r} goes by the size of a parameter already")
-    written = _check_memory(parameters, slots, remainders)
+    if array is _array:
+        written = _check_memory(parameters, slots, remainders)
+        gradients = [_readable(gradient, written) for gradient in gradients]
     numbers = _steps(step, count)
-    number = np.max(numbers, initial=1).astype("int32")
+    number = step if is_traced(numbers) else np.max(numbers, initial=1).astype("int32")
     return Step(
         parameters=parameters,
-        gradients=[_readable(gradient, written) for gradient in gradients],
+        gradients=gradients,
         slots=slots,
         learning_rate=_numbers("learning_rate", learning_rate, None)[()],
         numbers=numbers,
@@ -94,7 +98,7 @@ def checked(
         adapted=adapted,
         remainders=remainders,
         hyperparameters=_hyperparameters(rule, hyperparameters, count),
-        seeds=rounding.seeds(NUMPY, number, count) if stochastic_rounding else None,
+        seeds=_seeds(number, count) if stochastic_rounding else None,
     )
 
 
@@ -118,13 +122,47 @@ def _array(name, array):
     return np.asarray(array)
 
 
-def _slots_of(i, given):
-    return tuple(_array(f"slots[{i}][{k}]", slot) for k, slot in enumerate(_list("slots", given)))
+def is_of_jax(array):
+    """Tell whether an array is of JAX, wherever it is."""
+    return family_of(array) in ("jax", "jax_elsewhere")
+
+
+def is_traced(values):
+    """Tell whether numbers are of JAX, and known only when a compiled program runs."""
+    if "jax" not in sys.modules:
+        return False
+    if isinstance(values, (list, tuple)):
+        return any(map(is_traced, values))
+    return is_of_jax(values) and not has_values(values)
+
+
+def _jax_array(name, array):
+    if not is_of_jax(array):
+        raise ValueError(
+            f"{name} must be an array of JAX, since parameters are, got {type(array).__name__}"
+        )
+    return array
+
+
+def _seeds(number, count):
+    if is_traced(number):
+        import jax.numpy as jnp
+
+        return rounding.seeds(Spoken(jnp), jnp.max(jnp.asarray(number, "int32")), count)
+    return rounding.seeds(NUMPY, number, count)
+
+
+def _slots_of(array, i, given):
+    return tuple(array(f"slots[{i}][{k}]", slot) for k, slot in enumerate(_list("slots", given)))
 
 
 def _rows(name, rows):
     if rows is None:
         return None
+    if is_traced(rows):
+        if not np.issubdtype(rows.dtype, np.integer):
+            raise ValueError(f"{name} must be whole numbers, got {rows.dtype}")
+        return rows
     array = np.asarray(rows)
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"{name} must be whole numbers, got {array.dtype}")
@@ -169,7 +207,8 @@ def _check_extras(i, rule, parameter, gradient, slots, rows, remainder):
             raise ValueError(
                 f"rows[{i}] must have one axis, and its parameter some, got {rows.shape}"
             )
-        if len(np.unique(rows)) < len(rows) or ((rows < 0) | (rows >= len(parameter))).any():
+        known = np.zeros(0, int) if is_traced(rows) else rows  # the kernel sees to the others
+        if len(np.unique(known)) < len(known) or ((known < 0) | (known >= len(parameter))).any():
             raise ValueError(f"rows[{i}] must be of 0 to {len(parameter) - 1}, each once")
         shape = (len(rows), *shape[1:])
     if gradient.shape != shape:
@@ -232,6 +271,8 @@ def _readable(gradient, written):
 
 def _numbers(name, values, count, at_least=-np.inf):
     """Return finite numbers as float64: one for each parameter, or where `count` is None one."""
+    if is_traced(values):
+        return _of_program(name, values, count)
     what = "a finite number" + (f" of at least {at_least:g}" if np.isfinite(at_least) else "")
     if count is not None and not isinstance(values, float):
         values = _list(name, values)
@@ -251,7 +292,20 @@ def _numbers(name, values, count, at_least=-np.inf):
     return np.full(count, numbers) if count is not None and is_scalar else numbers
 
 
+def _of_program(name, values, count):
+    """Return numbers whose values cannot be checked, in the floating type that JAX has."""
+    import jax.numpy as jnp
+
+    numbers = jnp.asarray(values, float)
+    allowed = {(), (count,)} if count is not None else {()}
+    if numbers.shape not in allowed:
+        raise ValueError(f"{name} must have one of the shapes {allowed}, got {numbers.shape}")
+    return numbers if count is None else jnp.broadcast_to(numbers, (count,))
+
+
 def _steps(step, count):
+    if is_traced(step):
+        return _of_program("step", step, count)
     numbers = np.asarray(step)
     if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (count,)) or (numbers < 1).any():
         raise ValueError(
@@ -270,9 +324,13 @@ def _hyperparameters(rule, given, count):
             "beta_1 * (1 - 0.5 * 0.96 ** i), of all steps i from 1 to this one"
         )
     for name, value in given.items():
+        if name == "u_product" and is_traced(value):
+            continue
         for number in value if name == "u_product" and np.ndim(value) == 1 else [value]:
             check_hyperparameter(name, number)
-    if rule == "nadam":
+    if rule == "nadam" and is_traced(given["u_product"]):
+        given = given | {"u_product": _of_program("u_product", given["u_product"], count)}
+    elif rule == "nadam":
         given = given | {"u_product": np.asarray(given["u_product"], np.float64)}
         if given["u_product"].shape not in ((), (count,)):
             raise ValueError(

@@ -1,11 +1,29 @@
 """One optimizer step on arrays: the door to the kernels for those who have no Keras model."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from fastkeras import _engines
-from fastkeras._arrays import NUMPY
-from fastkeras.optimizers.arguments import checked
+from fastkeras._arrays import NUMPY, Spoken
+from fastkeras.optimizers.arguments import checked, is_of_jax
 from fastkeras.optimizers.step import changed, do, engine_needs
+
+_NUMBERS = ("learning_rate", "numbers", "multipliers", "decays")  # of a `Step`
+
+
+class Updated(NamedTuple):
+    """What `update` returns for arrays of JAX, which do not change.
+
+    Attributes:
+        parameters, slots, remainders: as given, with the new values.
+        finite: whether the step was done, a bool of JAX.
+    """
+
+    parameters: list
+    slots: list
+    remainders: list
+    finite: object
 
 
 def update(
@@ -31,7 +49,8 @@ def update(
     Args:
         rule: a key of `fastkeras.optimizers.rules.RULES`, e.g. "adam", "momentum", "lion", "lamb".
         parameters: list of NumPy arrays, float16, bfloat16, float32 or float64; updated in place,
-            for which they, and all that is updated, are contiguous and share no memory.
+            for which they, and all that is updated, are contiguous and share no memory. Or of
+            arrays of JAX, as then are all others; numbers may be arrays of JAX too.
         gradients: list of arrays of the same shapes, of any strides, in the dtype of the parameter
             or, for a half one, float32.
         slots: for each parameter a tuple of arrays of its shape, float64 if it is and else float32:
@@ -54,13 +73,15 @@ def update(
         remainders: for each parameter None, or, of a float16 or bfloat16, a float32 array of its
             shape, zeros at first: what it cannot hold of its value; updated in place.
         stochastic_rounding: round bfloat16 up or down at random, right on average.
-        engine: None for the fastest that is ready; "native", "numba" or "reference". The kernels
-            have no Adafactor.
+        engine: None for the fastest that is ready; "native", "numba" or "reference", of JAX
+            "jax_native" or "keras". The kernels have no Adafactor.
         **hyperparameters: of the rule: `beta_1=0.9, beta_2=0.999, epsilon=1e-7, momentum=0.9,
             rho=0.9`; `u_product` for Nadam, the product of its momentums of all steps.
 
     Returns:
         False if nothing was changed because a gradient to be sanitized is not finite, else True.
+        Of arrays of JAX, an `Updated` of new ones: under `jax.jit` they lie where the old ones did
+        if these are donated (`donate_argnums`), and nothing is copied.
 
     Raises:
         ValueError: the rule, a count, a shape, a dtype or a number is not as above.
@@ -92,6 +113,8 @@ def update(
         any_float=engine == "reference",
         hyperparameters=hyperparameters,
     )
+    if any(map(is_of_jax, given.parameters[:1])):
+        return _updated(rule, given, engine)
     array = given.parameters[0] if given.parameters else np.empty(0)
     module = _engines.engine_for("optimizers", array, engine, *engine_needs(rule))
     if _engines.name_of(module) == "keras":
@@ -102,6 +125,25 @@ def update(
     return bool(finite)
 
 
+def _updated(rule, given, engine):
+    """Do a step of arrays of JAX, and return new ones."""
+    import jax.numpy as jnp
+
+    module = _engines.engine_for("optimizers", given.parameters[0], engine, *engine_needs(rule))
+    given = given._replace(**{name: jnp.asarray(getattr(given, name)) for name in _NUMBERS})
+    given = given._replace(rows=[r if r is None else jnp.asarray(r) for r in given.rows])
+    if _engines.name_of(module) == "keras":
+        given = _by_masks(given)
+    return Updated(*do(Spoken(jnp), module, rule, given, _no_noise, _spread, _gathered))
+
+
+def _no_noise(gradient):
+    raise ValueError(
+        "transforms: add_noise has no generator for arrays of JAX; add jax.random.normal(key, "
+        "shape) to the gradients"
+    )
+
+
 def _noise(gradient):
     return np.random.default_rng().standard_normal(gradient.shape).astype(gradient.dtype)
 
@@ -109,6 +151,10 @@ def _noise(gradient):
 def _spread(gradient, rows, like):
     if rows.dtype == bool:  # it has all rows
         return gradient
+    if is_of_jax(gradient):
+        import jax.numpy as jnp
+
+        return jnp.zeros(like.shape, gradient.dtype).at[rows].set(gradient)
     all_rows = np.zeros(like.shape, gradient.dtype)
     all_rows[rows] = gradient
     return all_rows
@@ -124,5 +170,13 @@ def _by_masks(step):
     for i, (rows, parameter) in enumerate(zip(step.rows, step.parameters, strict=True)):
         if rows is not None:
             gradients[i] = _spread(gradients[i], rows, parameter)
-            masks[i] = np.isin(np.arange(len(parameter)), rows)
+            masks[i] = _mask(rows, len(parameter))
     return step._replace(gradients=gradients, rows=masks)
+
+
+def _mask(rows, count):
+    if is_of_jax(rows):
+        import jax.numpy as jnp
+
+        return jnp.zeros(count, bool).at[rows].set(True)
+    return np.isin(np.arange(count), rows)
