@@ -103,6 +103,22 @@ def test_an_early_stop_changes_nothing_nor_do_other_sentences(search, num_beams)
         np.testing.assert_allclose(of_one.scores[0], results.scores[b], rtol=1e-14)
 
 
+@pytest.mark.parametrize(("length_penalty", "best"), ((1.0, [1, 2, 3, 4]), (0.0, []), (-1.0, [])))
+def test_no_stop_before_a_longer_one_can_no_longer_be_better(length_penalty, best):
+    # after the start, 0, the end is more probable than 1, 2, 3, 4, but not by the average token
+    p = np.full((5, 5), 0.001)
+    p[0, :2] = 0.7, 0.297
+    p[[1, 2, 3, 4], [2, 3, 4, END]] = 0.996
+
+    def step(tokens, states, context, ancestry):
+        return np.log(p)[tokens], states, context
+
+    for num_beams in (1, 2, 4):
+        search = BeamSearch(END, num_beams=num_beams, max_length=8, length_penalty=length_penalty)
+        found = search(step, start=[0])
+        assert found.tokens[0, 0, : found.lengths[0, 0]].tolist() == best
+
+
 def test_the_score_is_the_likelihood_of_the_model(rng):
     model = RecurrentModel(rng, 50, batch=8)
     found = found_by(model, {"max_length": 20}, num_beams=5, n_best=5, length_penalty=1.0)
