@@ -83,6 +83,11 @@ def broadcast_to(value, shape):
     return torch.full(shape, value, device="cpu")
 
 
+def clip(tensor, smallest, largest):
+    """No number below or above these."""
+    return tensor.clamp(smallest, largest)
+
+
 def stop_gradient(tensor):
     """The tensor, as a constant."""
     return tensor.detach()

@@ -162,7 +162,7 @@ import sys
 import torch
 from fastkeras import crf
 from fastkeras.crf import semi_markov
-x, a, tags = torch.zeros(2, 3, 4), torch.zeros(4, 4, requires_grad=True), torch.zeros(2, 3).int()
+x, a, tags = torch.zeros(2, 3, 4), torch.zeros(4, 4, requires_grad=True), torch.zeros(2, 3).long()
 lengths, mask = torch.tensor([3, 1]), torch.ones(2, 3, dtype=torch.bool)
 crf.log_likelihood(x, tags, a, lengths, mask=mask).sum().backward()
 crf.log_likelihood_and_gradients(x, tags, a)
