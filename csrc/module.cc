@@ -22,6 +22,9 @@ namespace fastkeras::word2vec {
 void BindText(pybind11::module_& module);
 void BindWord2Vec(pybind11::module_& module);
 }  // namespace fastkeras::word2vec
+namespace fastkeras::word2vec::layers {
+void BindLayers(pybind11::module_& module);
+}
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Kernels for NumPy arrays, behind the engine `native`.";
@@ -39,4 +42,5 @@ PYBIND11_MODULE(_core, module) {
   fastkeras::seq2seq::BindSeq2Seq(module);
   fastkeras::word2vec::BindText(module);
   fastkeras::word2vec::BindWord2Vec(module);
+  fastkeras::word2vec::layers::BindLayers(module);
 }

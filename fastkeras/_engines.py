@@ -51,7 +51,7 @@ DOMAINS = {
         "reference",
     ),
     "word2vec": ("native", "numba", "reference"),
-    "word2vec.layers": ("tensorflow_native", "keras"),
+    "word2vec.layers": ("tensorflow_native", "torch_native", "jax_native", "keras"),
 }
 AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "numpy": ("native", "numba", "reference"),

@@ -36,8 +36,9 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
             of all, if such a sum is among them.
         backward: a function of the inputs, the results of `keeps`, and of what comes back by the
             first result, which returns the gradient by each input, None where there is none.
-        keeps: the numbers of the results that `backward` reads. Those after the first are for it
-            alone; the last input says whether they are wanted, and without that they are empty.
+        keeps: the numbers of the results that `backward` reads. Results after the first have no
+            gradient. If one that is kept has no axis for the batch, the last input says whether
+            what is kept is wanted, and without that it is empty.
         not_differentiable: without `backward`, what cannot be differentiated and what can, for the
             error.
 
@@ -106,7 +107,8 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
                 return overload(*inputs)
             return Function.apply(*inputs)
 
-        mapped = _mapped(call, batch_axes, result_axes, bool(keeps))
+        in_one = any(result_axes[number] is None for number in keeps)
+        mapped = _mapped(call, batch_axes, result_axes, in_one)
         torch.library.register_autograd(name, differentiate, setup_context=keep, lib=LIBRARY)
         torch.library.register_vmap(name, mapped, lib=LIBRARY)
         return call
@@ -119,7 +121,7 @@ def array_of(value):
     return value.detach().contiguous().numpy() if isinstance(value, torch.Tensor) else value
 
 
-def _mapped(call, batch_axes, result_axes, keeps):
+def _mapped(call, batch_axes, result_axes, keeps_in_one):
     """The rule of `torch.func.vmap`, for a function of tensors with these axes."""
 
     def rule(info, in_dims, *inputs):
@@ -129,7 +131,7 @@ def _mapped(call, batch_axes, result_axes, keeps):
         )
         if result_axes is None or not in_batch:
             return one_by_one(size, in_dims, inputs)
-        if keeps:  # what is kept is of one batch, and cannot be told apart
+        if keeps_in_one:  # what is kept is of one batch, and cannot be told apart
             inputs = (*inputs[:-1], False)
         results = call(*map(_into_batch, inputs, in_dims, batch_axes, [size] * len(inputs)))
         results = results if isinstance(results, tuple) else (results,)

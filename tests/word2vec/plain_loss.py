@@ -80,7 +80,8 @@ def loss_and_gradients(loss, hidden, outputs, bias, targets, drawn, correction, 
             errors = np.where(x > 0, 1, e).astype(x.dtype) / (1 + e)
             errors[0] = -errors[0]
         errors *= upstream[i]
-        gradients[0][i] = errors @ outputs[words]
+        for error, word in zip(errors, words, strict=True):  # in this order, as a kernel may
+            gradients[0][i] += error * outputs[word]
         np.add.at(gradients[1], words, errors[:, None] * hidden[i])
         np.add.at(gradients[2], words, errors)
     return losses, hits, *gradients

@@ -64,17 +64,48 @@ void Run(const Pool<T>& pool, int64_t examples, int num_threads) {
              [&](int64_t begin, int64_t end) { run(pool, begin, end); });
 }
 
-// A frequent row has many positions, so that tasks are cut by these.
+// A frequent row has many positions, one that does not occur is still written: tasks are cut by
+// the positions and rows before each.
 template <typename T>
 void Run(const Spread<T>& spread, int64_t rows, int num_threads) {
   const auto run = CurrentKernels<T>().spread;
   const int32_t* const starts = spread.starts;
-  const auto row_at = [&](int64_t position) {
-    return std::lower_bound(starts, starts + rows, position) - starts;
+  const int64_t all = starts[rows] + rows;
+  const auto row_at = [&](int64_t place) {  // the first that has so much before it
+    int64_t low = 0, high = rows;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (starts[middle] + middle < place) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
   };
-  const int threads = ThreadsThatPay(starts[rows] * Work(spread.size), num_threads);
-  ParallelFor((starts[rows] + kTask - 1) / kTask, threads,
+  const int threads = ThreadsThatPay(static_cast<double>(all) * Work(spread.size), num_threads);
+  ParallelFor((all + kTask - 1) / kTask, threads,
               [&](int64_t task) { run(spread, row_at(task * kTask), row_at((task + 1) * kTask)); });
+}
+
+template <typename T>
+void Scatter(const Spread<T>& spread, const int32_t* ids, int64_t examples, int64_t num_words,
+             int num_threads) {
+  const int64_t positions = examples * spread.columns;
+  const Buffer<int32_t> starts(num_words + 2), order(positions);
+  std::fill_n(starts.data, num_words + 2, 0);
+  int32_t* const next = starts.data + 1;  // where a word's positions begin, then where they end
+  for (int64_t p = 0; p < positions; ++p) {
+    if (ids[p] >= 0) ++next[ids[p] + 1];
+  }
+  for (int64_t word = 0; word < num_words; ++word) next[word + 1] += next[word];
+  for (int64_t p = 0; p < positions; ++p) {
+    if (ids[p] >= 0) order.data[next[ids[p]]++] = static_cast<int32_t>(p);
+  }
+  Spread<T> ordered = spread;
+  ordered.order = order.data;
+  ordered.starts = starts.data;
+  Run(ordered, num_words, num_threads);
 }
 
 template <typename T>
@@ -86,9 +117,10 @@ void Run(const Examples<T>& batch, int64_t examples, int num_threads) {
   });
 }
 
-#define FASTKERAS_RUN(T)                             \
-  template void Run(const Pool<T>&, int64_t, int);   \
-  template void Run(const Spread<T>&, int64_t, int); \
+#define FASTKERAS_RUN(T)                                                          \
+  template void Run(const Pool<T>&, int64_t, int);                                \
+  template void Run(const Spread<T>&, int64_t, int);                              \
+  template void Scatter(const Spread<T>&, const int32_t*, int64_t, int64_t, int); \
   template void Run(const Examples<T>&, int64_t, int);
 FASTKERAS_RUN(float)
 FASTKERAS_RUN(double)

@@ -8,7 +8,7 @@
 
 namespace fastkeras::word2vec::layers {
 
-// Sums of rows: out[i] = sum_c weights[i, c] rows[places[i, c]], a place of -1 being none.
+// Sums of rows: out[i] = sum_c weights[i, c] rows[places[i, c]], a negative place being none.
 template <typename T>
 struct Pool {
   const T* rows;  // (num_rows, size)
@@ -58,6 +58,12 @@ int64_t Count(const int32_t* ids, int64_t size, int64_t num_ids, int32_t* counts
 // the counts.
 void Group(const int32_t* ids, int64_t size, int64_t num_ids, int32_t* counts, int32_t* rows,
            int32_t* places, int32_t* order, int32_t* starts);
+
+// Run(spread) for the words of a batch, `examples` rows of `spread.columns` ids: orders them, and
+// gives each of `num_words` a row, zeros if it does not occur. Negative ids are none.
+template <typename T>
+void Scatter(const Spread<T>& spread, const int32_t* ids, int64_t examples, int64_t num_words,
+             int num_threads);
 
 template <typename T>
 void Run(const Pool<T>& pool, int64_t examples, int num_threads);

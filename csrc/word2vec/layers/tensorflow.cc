@@ -1,51 +1,15 @@
 // TensorFlow ops of the Keras layers; the engine `tensorflow_native` in Python puts them together.
 
-#include "tensorflow.h"
-
 #include <cstdint>
 #include <limits>
-#include <vector>
 
-#include "memory.h"
-#include "word2vec/layers/layers.h"
+#include "word2vec/layers/tensorflow_kernels.h"
 
 namespace fastkeras::word2vec::layers {
 namespace {
 
 using tensorflow::BoolAttribute;
-using tensorflow::ExpectShape;
-using tensorflow::Input;
-using tensorflow::IntAttribute;
-using tensorflow::InvalidArgument;
-using tensorflow::Output;
 using tensorflow::ShapeInference;
-using tensorflow::Tensor;
-using tensorflow::Text;
-
-void ExpectRank(const char* name, const Tensor& tensor, size_t rank) {
-  if (tensor.shape.size() != rank) {
-    InvalidArgument(name, " must have ", rank, " dimensions, got shape ", Text(tensor.shape));
-  }
-}
-
-// What may be left out has no elements.
-template <typename T>
-const T* Optional(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
-  if (tensor.shape == std::vector<int64_t>{0}) return nullptr;
-  ExpectShape(name, tensor, shape);
-  return tensor.data<const T>();
-}
-
-// Every index that a kernel follows is looked at first.
-void ExpectBelow(const char* name, const Tensor& tensor, int64_t size, int64_t lowest,
-                 int64_t limit) {
-  const int32_t* const values = tensor.data<const int32_t>();
-  for (int64_t i = 0; i < size; ++i) {
-    if (values[i] < lowest || values[i] >= limit) {
-      InvalidArgument(name, " must be in ", lowest, "..", limit - 1, ", got ", values[i]);
-    }
-  }
-}
 
 template <typename T>
 struct GroupKernel {
@@ -61,12 +25,7 @@ struct GroupKernel {
     const int64_t size = ids.shape[0] * ids.shape[1];
     if (size > std::numeric_limits<int32_t>::max()) InvalidArgument("there are ", size, " ids");
     const T* const data = ids.data<const T>();
-    for (int64_t i = 0; i < size; ++i) {
-      if (data[i] >= num_words || (data[i] < 0 && !holes)) {
-        InvalidArgument("words must be in 0..", num_words - 1,
-                        holes ? ", or negative for none" : "", ", got ", data[i]);
-      }
-    }
+    ExpectWords(ids, size, num_words, holes);
     const Buffer<int32_t> counts(num_words);
     const int64_t different = Count(data, size, num_words, counts.data);
     const Tensor rows = Output<int32_t>(context, 0, {different});
@@ -81,26 +40,16 @@ struct GroupKernel {
   bool holes;
 };
 
-template <typename T>
-struct PoolKernel {
-  explicit PoolKernel(TF_OpKernelConstruction* construction)
-      : num_threads(IntAttribute(construction, "num_threads")) {}
-
-  void operator()(TF_OpKernelContext* context) const {
-    const Tensor rows = Input(context, 0), places = Input(context, 1), weights = Input(context, 2);
-    ExpectRank("rows", rows, 2);
-    ExpectRank("places", places, 2);
-    const int64_t examples = places.shape[0], contexts = places.shape[1], size = rows.shape[1];
-    ExpectBelow("places", places, examples * contexts, -1, rows.shape[0]);
-    const T* const checked = Optional<T>("weights", weights, places.shape);
-    const Tensor out = Output<T>(context, 0, {examples, size});
-    const int32_t* const at = places.data<const int32_t>();
-    Run(Pool<T>{rows.data<const T>(), at, checked, size, contexts, out.data<T>()}, examples,
-        num_threads);
+// Every index that a kernel follows is looked at first.
+void ExpectBelow(const char* name, const Tensor& tensor, int64_t size, int64_t lowest,
+                 int64_t limit) {
+  const int32_t* const values = tensor.data<const int32_t>();
+  for (int64_t i = 0; i < size; ++i) {
+    if (values[i] < lowest || values[i] >= limit) {
+      InvalidArgument(name, " must be in ", lowest, "..", limit - 1, ", got ", values[i]);
+    }
   }
-
-  int num_threads;
-};
+}
 
 template <typename T>
 struct SpreadKernel {
@@ -136,49 +85,6 @@ struct SpreadKernel {
         rows, num_threads);
   }
 
-  int num_threads;
-};
-
-template <typename T>
-struct LossKernel {
-  explicit LossKernel(TF_OpKernelConstruction* construction)
-      : loss(static_cast<Loss>(IntAttribute(construction, "loss"))),
-        num_threads(IntAttribute(construction, "num_threads")) {
-    if (loss != Loss::kSampledSoftmax && loss != Loss::kNegativeSampling) {
-      InvalidArgument("loss must be 0 or 1, got ", static_cast<int>(loss));
-    }
-  }
-
-  void operator()(TF_OpKernelContext* context) const {
-    const Tensor hidden = Input(context, 0), rows = Input(context, 1), bias = Input(context, 2);
-    const Tensor offset = Input(context, 3), places = Input(context, 4);
-    ExpectRank("rows", rows, 2);
-    ExpectRank("places", places, 2);
-    const int64_t examples = places.shape[0], candidates = places.shape[1], size = rows.shape[1];
-    if (candidates < 1) InvalidArgument("places must have a target, got ", Text(places.shape));
-    ExpectShape("hidden", hidden, {examples, size});
-    ExpectBelow("places", places, examples * candidates, 0, rows.shape[0]);
-    Examples<T> batch = {};
-    batch.loss = loss;
-    batch.hidden = hidden.data<const T>();
-    batch.rows = rows.data<const T>();
-    batch.bias = Optional<T>("bias", bias, {rows.shape[0]});
-    batch.offset = Optional<T>("offset", offset, {rows.shape[0]});
-    batch.places = places.data<const int32_t>();
-    batch.size = size;
-    batch.candidates = candidates;
-    const Tensor losses = Output<T>(context, 0, {examples});
-    const Tensor hits = Output<T>(context, 1, {examples});
-    const Tensor errors = Output<T>(context, 2, {examples, candidates});
-    const Tensor d_hidden = Output<T>(context, 3, {examples, size});
-    batch.losses = losses.data<T>();
-    batch.hits = hits.data<T>();
-    batch.errors = errors.data<T>();
-    batch.d_hidden = d_hidden.data<T>();
-    Run(batch, examples, num_threads);
-  }
-
-  Loss loss;
   int num_threads;
 };
 
