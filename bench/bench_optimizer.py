@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from fastkeras.bench.optimizer import PROVIDERS, check, transformer
+from fastkeras.bench.optimizer import EPSILON_COMES_LATE, ON_JAX, PROVIDERS, check, transformer
 
 MODELS = {  # width, inner width, layers, vocabulary
     "BERT-base": (768, 3072, 12, 30522),
@@ -22,17 +22,23 @@ CASES = {  # rates by layer, clipping by the global norm
     "one rate": (False, False),
     "rates by layer": (True, False),
     "global norm": (False, True),
+    "rates and norm": (True, True),
+}
+FRAMEWORKS = {  # who shares a process: the memory would not do for all
+    "tensorflow, torch": [name for name in PROVIDERS if name not in ON_JAX],
+    "jax": ON_JAX,
 }
 ROUNDS = 25  # in each of them every provider makes a step, since the memory's speed drifts
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("case", CASES)
-def test_optimizer(benchmark, records, quick, model, case):
+@pytest.mark.parametrize("frameworks", FRAMEWORKS)
+def test_optimizer(benchmark, records, quick, model, case, frameworks):
     """In a process of its own: TensorFlow does not give back the memory of a function."""
     rounds = ROUNDS // 5 if quick else ROUNDS
-    arguments = [sys.executable, __file__, model, case, str(rounds)]
-    benchmark.group = f"{model}, {case}"
+    arguments = [sys.executable, __file__, model, case, str(rounds), frameworks]
+    benchmark.group = f"{model}, {case}, {frameworks}"
     run = benchmark.pedantic(
         subprocess.run, (arguments,), {"capture_output": True, "text": True}, rounds=1
     )
@@ -41,24 +47,25 @@ def test_optimizer(benchmark, records, quick, model, case):
     benchmark.extra_info.update(found["rows"])
     of_model = records.setdefault("optimizer", {}).setdefault(model, {})
     of_model |= {"variables": found["variables"], "numbers": found["numbers"]}
-    of_model[case] = found["rows"]
+    of_model.setdefault(case, {}).update(found["rows"])
 
 
-def compare(model, case, rounds):
+def compare(model, case, rounds, frameworks):
     """Return the rows of one case: who can do it, correct first, then in turns."""
     problem, (rates, clip) = transformer(*MODELS[model]), CASES[case]
     steps, rows = {}, {}
-    for name, provider in PROVIDERS.items():
+    for name in FRAMEWORKS[frameworks]:
         try:
-            step = provider(problem, rates, clip)
-        except ImportError:
+            step = PROVIDERS[name](problem, rates, clip)
+        except ImportError as error:
+            print(f"{name}: {error}", file=sys.stderr)
             continue
         start = time.perf_counter()
         step.call()
         rows[name] = {"first_call": time.perf_counter() - start} if step.first_call_compiles else {}
-        of_torch = name == "torch fused"
+        late = name in EPSILON_COMES_LATE
         if step.parameters:
-            rows[name]["error"] = check(problem, step.parameters(), rates, clip, of_torch)
+            rows[name]["error"] = check(problem, step.parameters(), rates, clip, late)
         if step.state_bytes:
             rows[name]["state_bytes"] = step.state_bytes()
         steps[name] = step
@@ -82,5 +89,5 @@ def percentiles(seconds):
 
 
 if __name__ == "__main__":
-    name, of, count = sys.argv[1:]
-    print(json.dumps(compare(name, of, int(count))))
+    name, of, count, which = sys.argv[1:]
+    print(json.dumps(compare(name, of, int(count), which)))

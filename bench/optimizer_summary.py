@@ -5,7 +5,10 @@ TARGETS = {  # of the processor time: peer, times ours, in which case; "at most"
     "one rate": {"torch fused": 1.0, "keras": 4.5, "keras, XLA": 1.6},
     "rates by layer": {"torch fused": 1.0, "keras MultiOptimizer": 5.0},
     "global norm": {"torch fused": 1.3, "keras": 4.8, "keras, XLA": 2.4},
+    "rates and norm": {"torch fused": 1.3},
 }
+OURS_ON_JAX = "fastkeras, JAX"
+OF_OPTAX = {"one rate": 1.0, "rates by layer": 1.3, "global norm": 1.3, "rates and norm": 1.3}
 SMALL = {"torch fused": 1 / 1.1}  # call overhead
 LARGEST_SWEEPS = 1.15
 FIRST_CALL = 1.5  # seconds
@@ -39,6 +42,11 @@ def of_case(model, case, rows):
         error = f"   error {row['error']:.2f} ulp" if "error" in row else ""
         first = f"   first call {row['first_call']:.1f} s" if "first_call" in row else ""
         yield f"  {provider:22}{times(row)}{error}{first}"
+    if OURS_ON_JAX in rows and "optax" in rows:
+        middle, low, high = ratio(rows[OURS_ON_JAX], rows["optax"])
+        reached = "yes" if middle >= OF_OPTAX[case] else "NO"
+        spread = f"{middle:.2f} × less than optax ({low:.2f} to {high:.2f})"
+        yield f"  {spread}; to reach: {OF_OPTAX[case]:.2g}: {reached}"
     ours, sweep = rows.get(OURS), rows.get("bytes moved")
     if not ours:
         return
@@ -59,7 +67,7 @@ def of_case(model, case, rows):
         reached = "yes" if memory <= QUANTIZED["memory"] else "NO"
         text = f"8 bits take {memory:.3f} × the memory of the states"
         yield f"  {text}; to reach: at most {QUANTIZED['memory']}: {reached}"
-    if sweep and case != "global norm" and not small:
+    if sweep and "norm" not in case and not small:
         middle, low, high = ratio(sweep, ours, "wall")
         reached = "yes" if middle <= LARGEST_SWEEPS else "NO"
         spread = f"{middle:.2f} × the time of moving the bytes ({low:.2f} to {high:.2f})"

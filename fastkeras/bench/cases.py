@@ -49,7 +49,7 @@ def of_crf(shape, seed=0):
 
 def of_optimizer(parameters, variables, rates=False, clip=False):
     """One AdamW step of equal variables that have so many numbers together."""
-    from fastkeras.bench.optimizer import PROVIDERS, check, of_shapes
+    from fastkeras.bench.optimizer import EPSILON_COMES_LATE, PROVIDERS, check, of_shapes
 
     size = parameters // variables
     problem = of_shapes([(size,)] * variables, [i * 12 // variables for i in range(variables)])
@@ -75,7 +75,7 @@ def of_optimizer(parameters, variables, rates=False, clip=False):
             size * variables,
             prepare,
             lambda found, name=provider: {
-                "error": check(problem, found, rates, clip, name.startswith("torch")) * 2.0**-23
+                "error": check(problem, found, rates, clip, name in EPSILON_COMES_LATE) * 2.0**-23
             },
             {"bytes": (32 if clip else 28) * size * variables},
         )

@@ -168,6 +168,67 @@ def torch_fused(problem, rates, clip):
     return Step(step, lambda: [p.detach().numpy() for p in parameters])
 
 
+def of_jax(problem, update, state):
+    """A compiled step that is given its variables to keep, as a training step is."""
+    import jax
+
+    held = [jax.numpy.array(p) for p in problem.parameters], state
+    gradients = [jax.numpy.array(g) for g in problem.gradients]
+    compiled = jax.jit(update, donate_argnums=(0, 1))
+
+    def step():
+        nonlocal held
+        held = jax.block_until_ready(compiled(*held, gradients))
+
+    return Step(step, lambda: [np.asarray(p) for p in held[0]], None, True)
+
+
+def fastkeras_jax(problem, rates, clip):
+    import jax.numpy as jnp
+
+    from fastkeras.optimizers import transforms, update
+
+    count = len(problem.parameters)
+    settings = {
+        "learning_rate": LEARNING_RATE,
+        "weight_decays": [WEIGHT_DECAY] * count,
+        "multipliers": problem.multipliers(rates),
+        "transforms": [(transforms.clip_by_global_norm(CLIP),)] * count if clip else None,
+        "engine": "jax_native",
+    }
+
+    def step(parameters, state, gradients):
+        slots, number = state
+        new = update("adam", parameters, gradients, slots, step=number, **settings)
+        return new.parameters, (new.slots, number + 1)
+
+    slots = [[jnp.zeros(p.shape) for _ in range(2)] for p in problem.parameters]
+    return of_jax(problem, step, (slots, jnp.array(1)))
+
+
+def optax_step(problem, rates, clip):
+    import optax
+
+    def adamw(multiplier):
+        return optax.adamw(multiplier * LEARNING_RATE, eps=EPSILON, weight_decay=WEIGHT_DECAY)
+
+    optimizer = adamw(1.0)
+    if rates:
+        of_group = dict(zip(problem.groups, problem.multipliers(rates), strict=True))
+        own = {group: adamw(multiplier) for group, multiplier in of_group.items()}
+        optimizer = optax.multi_transform(own, problem.groups)
+    if clip:
+        optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optimizer)
+
+    def step(parameters, state, gradients):
+        updates, state = optimizer.update(gradients, state, parameters)
+        return optax.apply_updates(parameters, updates), state
+
+    import jax
+
+    return of_jax(problem, step, jax.jit(optimizer.init)(problem.parameters))
+
+
 def sweep(problem, rates, clip):
     """A loop that only moves the bytes: reads four arrays, writes three of them back."""
     import numba
@@ -185,7 +246,7 @@ def sweep(problem, rates, clip):
     return Step(lambda: move(*arrays), None)
 
 
-def check(problem, found, rates, clip, of_torch):
+def check(problem, found, rates, clip, epsilon_comes_late):
     """Assert that the first step is right, and return its largest error in units of 2^-23 · |p|."""
     norm = np.sqrt(sum(np.sum(g.astype(np.float64) ** 2) for g in problem.gradients))
     scale = min(1.0, CLIP / norm) if clip else 1.0
@@ -196,8 +257,8 @@ def check(problem, found, rates, clip, of_torch):
         part = slice(0, 20_000)
         p, g = (a.reshape(-1)[part].astype(np.float64) for a in (p, g * np.float32(1)))
         rate, g = LEARNING_RATE * multiplier, g * scale
-        # Keras adds epsilon before the bias correction of the root, torch after it.
-        epsilon = EPSILON if of_torch else EPSILON / np.sqrt(1 - 0.999)
+        # Keras adds epsilon before the bias correction of the root, torch and optax after it.
+        epsilon = EPSILON if epsilon_comes_late else EPSILON / np.sqrt(1 - 0.999)
         exact = p * (1 - rate * WEIGHT_DECAY) - rate * g / (np.abs(g) + epsilon)
         error = np.abs(new.reshape(-1)[part] - exact)
         assert error.max() < 1e-3 * rate, f"wrong by {error.max():.3g} at a rate of {rate:.3g}"
@@ -215,4 +276,8 @@ PROVIDERS = {
     "keras MultiOptimizer": keras_multi_optimizer,
     "torch fused": torch_fused,
     "bytes moved": sweep,
+    "fastkeras, JAX": fastkeras_jax,
+    "optax": optax_step,
 }
+ON_JAX = ("fastkeras, JAX", "optax")
+EPSILON_COMES_LATE = ("torch fused", "optax")  # after the correction of bias
