@@ -1,6 +1,7 @@
 """One dialect for arrays of every family: that of keras.ops, which NumPy and CuPy speak here."""
 
 import sys
+from functools import cache
 
 import numpy as np
 
@@ -19,6 +20,8 @@ def family_of(array):
     kernel for CPUs may get them. Keras' variables are of the family of their values, its symbolic
     tensors of that of its backend. Lists, and whatever is unknown, are NumPy's.
     """
+    if type(array) is np.ndarray:  # soon told: every function of NumPy arrays asks often
+        return "numpy"
     if _is_tensor_of_torch(array):
         return "torch" if array.device.type == "cpu" else "torch_elsewhere"
     package = type(array).__module__.partition(".")[0]
@@ -81,6 +84,8 @@ def array_functions(array):
 
 def dtype_of(array):
     """The name of the dtype of an array of any family, such as "float32"."""
+    if type(array) is np.ndarray:
+        return _name_of(array.dtype)
     family = family_of(array)
     if family in ("numpy", "cupy") or _is_of_jax(array):
         return array.dtype.name
@@ -91,6 +96,12 @@ def dtype_of(array):
     from keras import backend
 
     return backend.standardize_dtype(array.dtype)
+
+
+@cache
+def _name_of(dtype):
+    """The name, which NumPy composes anew each time, in microseconds."""
+    return dtype.name
 
 
 def has_values(array):

@@ -60,7 +60,8 @@ class Pieces {
   }
 
  private:
-  static constexpr double kWork = 0.35;  // nanoseconds for an element, where several threads share memory
+  static constexpr double kWork =
+      0.35;  // nanoseconds for an element, where several threads share memory
   static constexpr int64_t kTasks = 16;  // if all are large; long ones keep the memory streaming
   static constexpr int64_t kSmallestTask = 2 * kSize, kLargestTask = 64 * kSize;
 
