@@ -1,16 +1,15 @@
-"""Compiled by Numba, parallel over the sentences; for machines where no C++ could be compiled.
+"""Compiled by Numba, for machines where no C++ could be compiled; on one thread.
 
-The exponentials are NumPy's, which has vectors for them; what follows is in float64 whatever the
-dtype, and rounded once at the end. Functions compile on first use.
+A step takes about a millisecond, and to wake Numba's threads may take ten times as long. The
+exponentials are NumPy's, which has vectors for them; what follows is in float64 whatever the dtype,
+and rounded once at the end. Functions compile on first use.
 """
 
 from math import inf, nan
-from threading import Lock
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-_one_call = Lock()  # Numba's own thread pool aborts the process if two Python threads enter it
 NO_HISTORY, ALL = np.zeros((0, 0, 0), np.int32), np.zeros((0, 0), bool)
 
 
@@ -19,8 +18,7 @@ def select(step, num_candidates):
     allowed = ALL if step.allowed is None else step.allowed
     arrays = (step.logits, *_log_sums(step.logits), step.scores, history, allowed)
     arrays = [np.require(array, None, "CAW") for array in arrays]  # few types, few compilations
-    with _one_call:
-        return _select(*arrays, step.repetition_penalty, step.no_repeat_ngram, num_candidates)
+    return _select(*arrays, step.repetition_penalty, step.no_repeat_ngram, num_candidates)
 
 
 def _log_sums(logits):
@@ -32,13 +30,13 @@ def _log_sums(logits):
         return peak[..., 0], np.log(np.where(total < np.inf, total, np.nan))
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True)
 def _select(logits, peaks, log_sums, scores, history, allowed, penalty, n, num_candidates):
     batch = len(logits)
     best = np.full((batch, num_candidates), -np.inf, logits.dtype)
     tokens = np.zeros((batch, num_candidates), np.int32)
     parents = np.zeros((batch, num_candidates), np.int32)
-    for b in prange(batch):
+    for b in range(batch):
         of_beams = logits[b], peaks[b], log_sums[b], scores[b]
         of_results = best[b], tokens[b], parents[b]
         _write_best(b, *of_beams, history, allowed, penalty, n, *of_results)
