@@ -284,6 +284,28 @@ def settings(rng):
     }
 
 
+def word2vec_layers(name):
+    def call(rng):
+        dtype = str(rng.choice(("f4", "f8")))
+        batch, columns, size, words = (int(n) for n in rng.integers((0, 1, 1, 1), (9, 5, 20, 9)))
+        ids = rng.integers(0, words, (batch, columns)).astype("i4")
+        factors = rng.random((batch, columns)).astype(dtype)
+        rows, hidden = (rng.random((n, size)).astype(dtype) for n in (words, batch))
+        bias, offset = (rng.random(words).astype(dtype) for _ in range(2))
+        arguments = {
+            "pool": {"rows": rows, "words": ids, "weights": factors},
+            "scatter": {"upstream": hidden, "factors": factors, "words": ids, "num_words": words},
+            "loss": {
+                "hidden": hidden, "rows": rows, "bias": bias, "offset": offset, "words": ids,
+                "loss": int(rng.integers(2)),
+            },
+        }[name]  # fmt: skip
+        threads = {"num_threads": int(rng.integers(1, 3))}
+        return getattr(_core, f"word2vec_layers_{name}"), {**arguments, **threads}
+
+    return call
+
+
 CALLS = {
     **{
         name: crf(name)
@@ -301,6 +323,7 @@ CALLS = {
     "optimizer_count": optimizer_count,
     "seq2seq_select": seq2seq_select,
     "word2vec_train": word2vec_train,
+    **{f"word2vec_layers_{name}": word2vec_layers(name) for name in ("pool", "scatter", "loss")},
     "WordCounter": counter,
     "WordEncoder": encoder,
     "set_num_threads": settings,
