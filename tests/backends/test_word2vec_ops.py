@@ -1,4 +1,4 @@
-"""The C++ kernels of Word2Vec's layers as ops of torch and calls of XLA: gradients and compilers."""
+"""The C++ kernels of Word2Vec's layers as ops of torch and calls of XLA, with their gradients."""
 
 import keras
 import numpy as np
