@@ -59,8 +59,8 @@ struct Processors {
 };
 #endif
 
-// The memory by which a thread throws is its own, and is not to be had when a task throws for want
-// of memory: the process would end.
+// A thread allocates some memory of its own for the first exception it throws. It gets that here:
+// if the exception is for want of memory it could no longer, and the process would end.
 void PrepareToThrow() { [[maybe_unused]] volatile int none = std::uncaught_exceptions(); }
 
 struct Job {
@@ -130,8 +130,8 @@ class Pool {
     job.left.wait(lock, [&job] { return job.IsLeft(); });
   }
 
-  // There may be a limit to threads, or no memory for one more: then those there are have to do.
-  // Each has what it needs before the caller goes on, and perhaps uses up the memory.
+  // If threads are limited, or there is no memory for another one, those that exist do the work.
+  // Each allocates all that it needs before the caller goes on and may use up the memory.
   void Grow(int workers, std::unique_lock<std::mutex>& lock) {
     if (static_cast<int>(workers_.size()) >= workers || Clock::now() < next_attempt_) return;
     try {

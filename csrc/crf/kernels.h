@@ -95,12 +95,13 @@ struct Kernels {
   // and plan.inexact of the sequences that are not sound, which have no best path.
   void (*viterbi)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last,
                   int32_t* tags);
-  // Writes tags (batch, k, steps) in order of the scores, as far as there are, and their number, or
-  // plan.inexact.
+  // Writes the tags (batch, k, steps) of the best paths, best first, and how many were found: fewer
+  // than k where fewer are possible. Of a sequence that is not sound it sets plan.inexact instead.
   void (*k_best)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last, int64_t k,
                  int32_t* tags, int64_t* found);
-  // The transitions as `draw` wants them, (num_tags + 1, rows of whole vectors). It draws paths of
-  // one sequence after `forward`, and writes their valid steps.
+  // `deal_transitions` writes the transitions in the order that `draw` reads, (num_tags + 1, rows
+  // of whole vectors). `draw` samples paths of one sequence after `forward`, and writes their valid
+  // steps.
   void (*deal_transitions)(const Plan<T>& plan, T* into);
   void (*draw)(const Plan<T>& plan, const T* into, int64_t sequence, int64_t num_samples,
                const T* uniforms, int32_t* tags);

@@ -24,9 +24,9 @@ struct State {
 
 inline bool Waits(const State& state) { return state.next < state.variable->chain.size(); }
 
-// What a state waits for the sum of. To be sanitized is what has a sum that is not finite: of
-// squares, which a norm needs as well, unless those of finite numbers may be too large for a
-// double.
+// What a state waits for the sum of. A gradient is sanitized if a sum over it is not finite: that
+// of the squares, which a norm needs anyway, or another where squares of finite numbers may be too
+// large for a double.
 enum class Summed { kSquares, kMagnitudes, kDefects };
 inline Summed WaitsFor(const State& state) {
   const TransformKind kind = state.variable->chain[state.next].kind;

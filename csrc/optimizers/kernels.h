@@ -18,8 +18,8 @@ struct Elementwise {
 // T is the type that is computed in. Slots of fewer than three are null past the last.
 template <typename T>
 struct Kernels {
-  // One for each rule. The gradient counts `scale` times, so that the last scaling of a chain costs
-  // no pass over it, and the change `ratio` times.
+  // One for each rule. It multiplies the gradient by `scale`, which saves the last scaling of a
+  // chain a pass of its own, and the change by `ratio`.
   void (*rules[kNumRules])(const double* coefficients, double decay, double scale, double ratio,
                            T* parameter, const T* gradient, T* const* slots, int64_t size);
   // Adds to `sums` the squares of the parameter and of its change, and changes nothing.
@@ -38,7 +38,7 @@ struct Kernels {
   void (*store)(Dtype dtype, const T* from, int64_t first, int64_t size, void* to,
                 float* remainder);
   void (*dither)(uint32_t seed, const T* from, int64_t first, int64_t size, void* to);
-  // Between T and 8 bits, from the begin of a block on; null if T is double.
+  // Between T and 8 bits, starting at the first number of a block; null if T is double.
   void (*dequantize)(bool has_sign, const uint8_t* codes, const float* scales, int64_t size, T* to);
   void (*quantize)(bool has_sign, const T* from, int64_t size, uint8_t* codes, float* scales);
 };

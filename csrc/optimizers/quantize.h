@@ -121,8 +121,8 @@ FASTKERAS_INLINE Floats Decode(Ints code) {
   return code == 255 ? Broadcast(1.0f) : number;
 }
 
-// Of |x| <= 1, the nearest; but without a sign, what `number` is not 0 for is never 0: a second
-// moment of 0 would have the next step divide by epsilon.
+// The nearest code of |x| <= 1. Without a sign, a number other than 0 never gets code 0: with a
+// second moment of 0 the next step would divide by epsilon alone.
 template <bool kSigned>
 FASTKERAS_INLINE Ints Encode(Floats number, Floats inverse) {
   const Floats x = number * inverse;

@@ -95,8 +95,8 @@ class CallInputs {
   const ffi::Dictionary attributes_;
 };
 
-// JAX knows the chains when it compiles, and 64 bits may be more than its arrays have: there they
-// are attributes. TensorFlow has them among the inputs.
+// From TensorFlow the chains come among the inputs. From JAX they come as attributes: it knows them
+// when it compiles, and without x64 its arrays have no 64 bits.
 inline StepSettings SettingsOf(const CallInputs& call, const StepInputs& inputs) {
   StepSettings settings;
   int next = inputs.first_setting();

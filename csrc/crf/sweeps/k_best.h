@@ -115,8 +115,9 @@ struct PathLists {
     node.other = {true, scores.data[before], before, origin};
   }
 
-  // Adds the next best path to the last list, -inf if there is none: down along the last path as
-  // far as its own next prefixes are missing, and up again with them.
+  // Adds the next best path to the last list, or -inf if there is none. Walks back along the path
+  // that was found last until it meets a node whose next prefix is known, and from there forward
+  // again, filling in those that were missing.
   FASTKERAS_INLINE void Extend() const {
     int64_t s = steps;
     int32_t at = 0;

@@ -14,8 +14,9 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// The lowest index of the largest element of a row; `candidates` yields vector v. Next to a NaN it
-// may be any index of the row, and nothing may be found, or only what pads the last vector.
+// The lowest index of the largest element of a row; `candidates` yields vector v. If a NaN is among
+// them the result may be any index of the row, also where the search finds no element, or only the
+// padding of the last vector.
 template <typename T, typename Candidates>
 FASTKERAS_INLINE int32_t FirstBestOf(const Row<T>& shape, const Candidates& candidates) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
