@@ -144,6 +144,31 @@ def keras_multi_optimizer(problem, rates, clip):
 
 
 def torch_fused(problem, rates, clip):
+    from torch.nn.utils import clip_grad_norm_
+    from torch.optim import AdamW
+
+    parameters, groups = of_torch(problem, rates)
+    optimizer = AdamW(groups, weight_decay=WEIGHT_DECAY, eps=EPSILON, fused=True)
+
+    def step():
+        if clip:  # in place: from the second step on it has little to do, but does not know it
+            clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+
+    return Step(step, lambda: [p.detach().numpy() for p in parameters])
+
+
+def fastkeras_torch(problem, rates, clip):
+    from fastkeras.compat.torch_optim import AdamW
+
+    parameters, groups = of_torch(problem, rates)
+    settings = {"weight_decay": WEIGHT_DECAY, "eps": EPSILON}
+    optimizer = AdamW(groups, **settings, max_norm=CLIP if clip else None)
+    return Step(optimizer.step, lambda: [p.detach().numpy() for p in parameters])
+
+
+def of_torch(problem, rates):
+    """Parameters of torch that have their gradients, and the groups of them."""
     import torch
 
     torch.set_num_threads(2)
@@ -156,16 +181,7 @@ def torch_fused(problem, rates, clip):
     ):
         key = group if rates else 0
         groups.setdefault(key, {"params": [], "lr": multiplier * LEARNING_RATE})["params"].append(p)
-    optimizer = torch.optim.AdamW(
-        list(groups.values()), weight_decay=WEIGHT_DECAY, eps=EPSILON, fused=True
-    )
-
-    def step():
-        if clip:  # in place: from the second step on it has little to do, but does not know it
-            torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-
-    return Step(step, lambda: [p.detach().numpy() for p in parameters])
+    return parameters, list(groups.values())
 
 
 def of_jax(problem, update, state):
@@ -275,9 +291,10 @@ PROVIDERS = {
     "keras, XLA": keras_xla,
     "keras MultiOptimizer": keras_multi_optimizer,
     "torch fused": torch_fused,
+    "fastkeras, torch": fastkeras_torch,
     "bytes moved": sweep,
     "fastkeras, JAX": fastkeras_jax,
     "optax": optax_step,
 }
 ON_JAX = ("fastkeras, JAX", "optax")
-EPSILON_COMES_LATE = ("torch fused", "optax")  # after the correction of bias
+EPSILON_COMES_LATE = ("torch fused", "fastkeras, torch", "optax")  # after the correction of bias
