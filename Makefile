@@ -7,10 +7,11 @@ PIP := -m pip install --quiet --disable-pip-version-check
 CSRC := $(shell find csrc -name '*.cc' -o -name '*.h')
 KERNELS := $(filter-out %module.cc %python.cc %tensorflow.cc %xla.cc %jax.cc,$(filter %.cc,$(CSRC)))
 CXX_FILES := $(CSRC) $(wildcard tests/csrc/*.cc tests/csrc/*.h)
+CUDA_FILES := $(shell find fastkeras tests/gpu -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors lint format bench figures docs clean
+.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda lint format bench figures docs clean
 
 build: .venv/.built
 
@@ -84,7 +85,7 @@ CORE := $(KERNELS) $(filter %module.cc %python.cc,$(CSRC)) tests/csrc/operator_n
 FUZZ := --cases 100000 --seconds 240
 
 sanitize: build
-	$(MAKE) --jobs=2 sanitize-kernels sanitize-doors
+	$(MAKE) --jobs=2 sanitize-kernels sanitize-doors sanitize-cuda
 
 sanitize-kernels: $(foreach test,$(SANITIZED),build/sanitize/address/$(test) build/sanitize/thread/$(test))
 	set -e; for test in $^; do $$test; done
@@ -99,6 +100,12 @@ WITH_SANITIZED_CORE = \
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0:detect_odr_violation=0:allocator_may_return_null=1:max_allocation_size_mb=1024 \
   $(BIN)/python tests/csrc/sanitized.py
+
+# The CUDA kernels, emulated (docs/gpu.md): each thread of a block is one to the sanitizer.
+sanitize-cuda: build
+	CUDA_ON_CPU=address LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0:detect_odr_violation=0 \
+	  $(BIN)/python -m pytest -p no:faulthandler -q tests/gpu/test_crf.py
 
 $(SANITIZED_CORE): $(CORE:%.cc=build/sanitize/address/%.o)
 	mkdir -p $(@D)
@@ -127,12 +134,12 @@ $(eval $(call sanitizer,thread,thread))
 lint: .venv-lint/.installed
 	.venv-lint/bin/ruff check
 	.venv-lint/bin/ruff format --check
-	.venv-lint/bin/clang-format --dry-run -Werror $(CXX_FILES)
+	.venv-lint/bin/clang-format --dry-run -Werror $(CXX_FILES) $(CUDA_FILES)
 
 format: .venv-lint/.installed
 	.venv-lint/bin/ruff check --fix
 	.venv-lint/bin/ruff format
-	.venv-lint/bin/clang-format -i $(CXX_FILES)
+	.venv-lint/bin/clang-format -i $(CXX_FILES) $(CUDA_FILES)
 
 .venv-bench/.installed: pyproject.toml setup.py
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastkeras
-from calls import FUNCTIONS, WITHOUT_TAGS, call
+from calls import FUNCTIONS, WITHOUT_TAGS, call, check
 from fastkeras import crf
 
 if fastkeras.engines("crf")["cupy"] != "ready":
@@ -96,6 +96,22 @@ def test_a_tag_that_is_none_makes_its_sequence_nan(shape, wrong):
     d_emissions, d_transitions, *_ = map(cupy.asnumpy, gradients)
     assert np.isnan(d_transitions).all() and np.isnan(d_emissions[1]).all()
     assert np.isfinite(np.delete(d_emissions, 1, axis=0)).all()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_path_that_both_sweeps_lose_is_not_lost(function):
+    # Tag 1 is 110 nats behind at either end and gains 300 between, 30 a step: neither sweep sees
+    # more of it than zeros, and what they see of tag 0 is sound. Only alpha itself can tell.
+    x = np.zeros((1, 12, 2), "float32")
+    x[0, 1:11, 1] = 30
+    x[0, [0, 11], 1] = -110
+    chain = dict.fromkeys(("lengths", "mask", "start_transitions", "end_transitions"))
+    apart = np.where(np.eye(2, dtype=bool), 0, -np.inf).astype("float32")
+    check(
+        function,
+        {**chain, "emissions": x, "transitions": apart, "tags": np.zeros((1, 12), int)},
+        "cupy",
+    )
 
 
 def test_lengths_are_taken_as_far_as_there_are_steps():
