@@ -207,7 +207,7 @@ def _check_extras(i, rule, parameter, gradient, slots, rows, remainder):
             raise ValueError(
                 f"rows[{i}] must have one axis, and its parameter some, got {rows.shape}"
             )
-        known = np.zeros(0, int) if is_traced(rows) else rows  # the kernel sees to the others
+        known = np.zeros(0, int) if is_traced(rows) else rows  # the kernel checks the others
         if len(np.unique(known)) < len(known) or ((known < 0) | (known >= len(parameter))).any():
             raise ValueError(f"rows[{i}] must be of 0 to {len(parameter) - 1}, each once")
         shape = (len(rows), *shape[1:])
@@ -264,7 +264,7 @@ def _readable(gradient, written):
     if not (gradient.flags.c_contiguous and gradient.flags.aligned):
         return gradient.copy(order="C")
     begin, end = _stretch(gradient)
-    before = bisect_left(written, (end,))  # of which the last reaches farthest
+    before = bisect_left(written, (end,))  # sorted, so the last of these ends last
     is_apart = before == 0 or written[before - 1][1] <= begin
     return gradient if is_apart else gradient.copy()
 

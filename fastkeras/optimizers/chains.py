@@ -93,7 +93,7 @@ def apply(xp, gradients, parameters, chains, variables=None, noise=None, frozen=
 
 
 def _clip_complete_groups(xp, gradients, chains, positions, frozen):
-    ahead = {}  # group: the variables that still have it ahead
+    ahead = {}  # group: the variables whose chain has not reached it yet
     for i, steps in enumerate(chains):
         for step in steps[positions[i] :]:
             if _is_global(step):
@@ -158,7 +158,7 @@ def _adaptive_clip(xp, g, p, ratio):
 
 
 def _centralize(xp, g, p, _):
-    if len(g.shape) < 2 or 0 in g.shape:  # no mean of nothing
+    if len(g.shape) < 2 or 0 in g.shape:  # the mean of nothing is NaN
         return g
     return g - xp.mean(g, axis=tuple(range(len(g.shape) - 1)), keepdims=True)
 

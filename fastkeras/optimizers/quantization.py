@@ -84,6 +84,6 @@ def quantize(xp, numbers, has_sign):
     relative = xp.reshape(blocks * inverse[:, None], (-1,))
     places = xp.searchsorted(xp.convert_to_tensor(middles), relative, side="right")
     codes = xp.take(xp.convert_to_tensor(order), xp.cast(places, "int32"))[:size]
-    if not has_sign:  # a second moment of 0 would have the next step divide by epsilon
+    if not has_sign:  # with a second moment of 0 the next step would divide by epsilon
         codes = xp.where((flat != 0) & (codes == 0), xp.ones_like(codes), codes)
     return xp.reshape(codes, numbers.shape), scales

@@ -50,7 +50,7 @@ def intermediate_outputs(model, x, names, **options):
     finally:
         for layer, call in before.items():
             layer.__dict__.pop("call", None)
-            if call is not None:  # it had one of its own, not that of its class
+            if call is not None:  # the layer had a `call` of its own, besides that of its class
                 layer.__dict__["call"] = call
     for name, results in seen.items():
         if not results:

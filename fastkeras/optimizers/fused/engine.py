@@ -31,12 +31,12 @@ def why_keras(rule, written, variables, by_rows=False):
 
 
 def _why_keras_on_tensorflow(variable, by_rows):
-    if not hasattr(variable, "handle"):  # the value of one
+    if not hasattr(variable, "handle"):  # the value of a variable
         return "the variables are in a stateless scope"
     device = getattr(variable, "device", None) or "CPU"
     if "CPU" not in device:
         return f"a variable is on {device}"
-    # how many rows there are is known when a program runs, and XLA wants all shapes before
+    # XLA has to know all shapes beforehand; the number of rows is known when the program runs
     return "XLA cannot pick out rows" if by_rows and _engines.inside_xla() else None
 
 

@@ -18,14 +18,14 @@ from fastkeras.optimizers.step import Step, changed, do
 if ON_TENSORFLOW:
     import tensorflow as tf
 
-    _traced = tf.autograph.experimental.do_not_convert  # converting costs seconds, for nothing
+    _traced = tf.autograph.experimental.do_not_convert  # converting takes seconds, without any use
 else:
 
     def _traced(function):
         return function
 
 
-# Of scalars: JAX has float64 only when asked, and GPUs of Apple have none.
+# For scalars: JAX has float64 only when asked, and GPUs of Apple have none.
 WIDE = "float32" if keras.backend.backend() == "jax" or on_mps() else "float64"
 OF_KERAS = -1  # the group of the argument `global_clipnorm`
 
@@ -91,7 +91,7 @@ class FusedStep:
             power = ops.power(wide(self.ema_momentum), number)
             momentum = (self.ema_momentum - power) / (1 - power)
         is_update = self._is_update()
-        if is_update is not None:  # Keras moves at each call
+        if is_update is not None:  # Keras moves the averages at each call
             momentum = ops.where(is_update, momentum, wide(1.0))
         for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
             if average is not None:

@@ -57,7 +57,7 @@ def follow(assign, number, period, slow_step_size, variables, slow, remainders, 
 
 def assign_if(assign, condition, pairs):
     """Assign to variables the values that `pairs()` gives, if the condition holds."""
-    if keras.backend.backend() == "jax":  # where a branch may have no effects
+    if keras.backend.backend() == "jax":  # a branch may not change variables there
         for variable, value in pairs():
             old = ops.convert_to_tensor(variable)
             assign(variable, ops.where(condition, ops.cast(value, old.dtype), old))

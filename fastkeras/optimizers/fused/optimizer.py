@@ -107,7 +107,7 @@ class Fused(FusedStep):
             skipped=_untrained(0, "int32") if _any_has(chains, "sanitize") else None,
             noise=keras.random.SeedGenerator() if _any_has(chains, "add_noise") else None,
         )
-        if keras.backend.backend() == "jax":  # a compiled step has to get what may change
+        if keras.backend.backend() == "jax":  # a compiled step takes what may change as an input
             for variable in self._beside_those_of_keras():
                 self._track_variable(variable)
         if self._settings.noise is not None:
@@ -206,7 +206,7 @@ class Fused(FusedStep):
     def save_own_variables(self, store):
         for i, variable in enumerate(self._saved_variables()):
             store[str(i)] = variable.numpy()
-        # Beside what Keras has, only what cannot be told from it.
+        # Besides the variables of Keras only what cannot be derived from them.
         behind = self._settings and self._settings.behind
         if behind is not None and not np.array_equal(_numpy(behind), self._behind_by_state()):
             store[_BEHIND] = _numpy(behind)
@@ -235,7 +235,7 @@ class Fused(FusedStep):
         if self._settings is None:
             given = self._given.multipliers
             return given.values if isinstance(given, per_variable.Saved) else given
-        # By way of its digits a float32 becomes 0.1 again, not 0.10000000149
+        # Through its shortest digits a float32 becomes 0.1 again, not 0.10000000149
         return [float(str(value)) for value in _numpy(self._settings.multipliers)]
 
     @property

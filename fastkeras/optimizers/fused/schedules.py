@@ -41,7 +41,7 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
         steps, rates = (np.array(column, "float32") for column in zip(*self.points, strict=True))
         slopes = np.diff(rates) / np.diff(steps)
         step = ops.cast(step, "float32")
-        # Each line adds what it rises by between its ends.
+        # Each line adds the difference between its ends.
         rate = ops.convert_to_tensor(rates[0])
         for begin, end, slope in zip(steps[:-1], steps[1:], slopes, strict=True):
             rate = rate + (ops.clip(step, begin, end) - begin) * slope

@@ -17,7 +17,7 @@ class BatchCount:
     def __init__(self):
         self.done = 0
         self._next = 0  # position in its epoch of the batch that comes next
-        self._of_epoch = (0, None)  # at its begin: batches done, and those that the optimizer saw
+        self._of_epoch = (0, None)  # at its start: batches done, and those that the optimizer saw
 
     def begin_epoch(self, model, params):
         """Note where an epoch begins; to be called before its first batch."""

@@ -70,7 +70,7 @@ class Evaluate(keras.callbacks.Callback):
         with scoring(model) as noticed:
             result = self.fn(model) if self.data is None else self.fn(model, self.data)
         result, averages = self._checked(result), noticed.averages
-        if averages is not None and averages.params is self.params:  # it is of the same fit
+        if averages is not None and averages.params is self.params:  # they belong to the same fit
             averages.apply()
         if logs is not None:
             logs.update(result)

@@ -70,7 +70,7 @@ class Norms(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.log_dir is not None:
-            self._close()  # that of a fit which was interrupted
+            self._close()  # the one of a fit that was interrupted
             self.writer = self._writer_class(str(self.log_dir))
 
     def on_train_end(self, logs=None):

@@ -28,7 +28,7 @@ class RichProgress(keras.callbacks.Callback):
         self._bar, self._count = None, BatchCount()
 
     def on_train_begin(self, logs=None):
-        self._stop()  # that of a fit which was interrupted
+        self._stop()  # the one of a fit that was interrupted
         progress = _rich_progress()
         steps, epochs = self.params.get("steps"), self.params.get("epochs", 1)
         self._epochs, self._count = epochs, BatchCount()

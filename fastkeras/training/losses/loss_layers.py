@@ -106,7 +106,7 @@ class LossLayer(keras.layers.Layer):
             own["fn"] = keras.saving.serialize_keras_object(self.fn)
         if type(self).__init__ is LossLayer.__init__:
             return config | {"fn": None} | own
-        # a subclass may have arguments of its own; what it was given of these it has passed on
+        # a subclass may have more arguments, and has passed on those of this class
         return config | {name: value for name, value in own.items() if value != 0}
 
     @classmethod
