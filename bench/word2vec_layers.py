@@ -1,11 +1,13 @@
 """A training step of the Keras layers of Word2Vec, by engine: with and without the optimizer.
 
     python bench/word2vec_layers.py
+    KERAS_BACKEND=jax python bench/word2vec_layers.py
 
 The batches are those of `Windows` on the synthetic text; the steps of the engines take turns.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from itertools import cycle, islice
@@ -15,7 +17,9 @@ from conftest import machine, results_path, store
 from fastkeras.bench import word2vec_corpus
 
 WORDS, BATCH, SIZE = 1_000_000, 8192, 100
-ENGINES = ("tensorflow_native", "keras")
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+NAME = "word2vec-layers" if BACKEND == "tensorflow" else f"word2vec-layers-{BACKEND}"
+ENGINES = (f"{BACKEND}_native", "keras")
 CASES = {
     "SkipGram, 5 drawn": ("SkipGram", {"negative": 5}),
     "SkipGram, 16 drawn": ("SkipGram", {"negative": 16}),
@@ -37,7 +41,7 @@ def main():
     results = {"machine": machine(), "batch": BATCH, "size": SIZE}
     results["layers"] = measured(options.steps)
     print(*report(results["layers"]), sep="\n")
-    path = options.results or results_path("word2vec-layers", results["machine"])
+    path = options.results or results_path(NAME, results["machine"])
     store(results, path)
     print(f"written: {path}")
 
@@ -83,10 +87,9 @@ def measured(steps):
 
 
 def calls_of(kind, vocabulary, settings):
-    """Return functions of a batch: loss and gradients, and a step of lazy Adam."""
+    """Return functions of a batch: a step of Adam; on TensorFlow lazy, and loss and gradients."""
     import keras
     import numpy as np
-    import tensorflow as tf
 
     from fastkeras import layers
     from fastkeras.optimizers import Adam
@@ -95,8 +98,12 @@ def calls_of(kind, vocabulary, settings):
     contexts = () if kind == "SkipGram" else (10,)
     inputs = [keras.Input((), dtype="int32"), keras.Input(contexts, dtype="int32")]
     model = keras.Model(inputs, layer(inputs))
-    model.compile(Adam(1e-3, lazy=True))
+    model.compile(Adam(1e-3, lazy=BACKEND == "tensorflow"))
     layer.output_embeddings.assign(np.random.default_rng(0).normal(0, 0.1, (len(vocabulary), SIZE)))
+
+    if BACKEND != "tensorflow":
+        return {"step": model.train_on_batch}
+    import tensorflow as tf
 
     @tf.function
     def gradients(batch):

@@ -113,3 +113,43 @@ def test_jax_compiles_and_transforms_them(arrays):
         np.testing.assert_allclose(total, one, 1e-5, 1e-5)
     with pytest.raises(NotImplementedError, match="engine='keras'"):
         jax.grad(lambda u: gradients(h, u, b, words, weights)[1].sum())(u)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+@pytest.mark.parametrize("name", ["pool", "scatter", "loss"])
+def test_jax_calls_answer_or_raise(arrays, name):
+    """On whatever arrays: the kernels follow no number that was not looked at."""
+    import jax
+
+    (h, u, b, c), words, weights = arrays
+    inputs, attributes, shapes = {
+        "pool": ((u, words, weights), {}, [h.shape]),
+        "scatter": ((h, weights, words), {"num_words": WORDS}, [u.shape, (WORDS,)]),
+        "loss": ((h, u, b, c, words), {"loss": 0}, [(BATCH,), (BATCH,), words.shape, h.shape]),
+    }[name]
+    results = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
+
+    def call(results=results, **changed):
+        target = f"fastkeras_word2vec_{name}_float32"
+        numbers = {"num_threads": 1, **attributes, **changed.pop("attributes", {})}
+        given = [changed.get(f"at_{i}", array) for i, array in enumerate(inputs)]
+        numbers = {key: np.int32(number) for key, number in numbers.items()}
+        return jax.block_until_ready(jax.ffi.ffi_call(target, results)(*given, **numbers))
+
+    call()
+    bad = [
+        {f"at_{i}": wrong}
+        for i, array in enumerate(inputs)
+        for wrong in (array[None], array[0], array[1:], array[..., 1:], array.astype("float16"))
+    ]
+    at_words = f"at_{next(i for i, array in enumerate(inputs) if array is words)}"
+    bad += [{at_words: np.full_like(words, n)} for n in (WORDS, 2**31 - 1)]
+    bad += [{"attributes": {key: n}} for key in attributes for n in (-1, 2**31 - 1)]
+    bad += [{"results": results[:-1]}, {"results": [jax.ShapeDtypeStruct((1,), "float32")] * 9}]
+    refused = 0
+    for changed in bad:
+        try:
+            call(**changed)
+        except (jax.errors.JaxRuntimeError, ValueError):
+            refused += 1
+    assert refused >= len(bad) - 1  # a matrix may have a row less

@@ -276,7 +276,7 @@ def errors_of_a_call():
         return ValueError
     import jax
 
-    return jax.errors.JaxRuntimeError, ValueError  # Keras makes it the latter within a call
+    return jax.errors.JaxRuntimeError, ValueError  # late, or at once
 
 
 @pytest.mark.parametrize(("kind", "center", "context"), [
