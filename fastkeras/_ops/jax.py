@@ -95,7 +95,7 @@ def op(name, results, what, advice):
         in_c = {key: _as_in_c(value) for key, value in attributes}
         in_c |= {"num_threads": np.int32(0), "rank": np.int32(arrays[0].ndim)}  # 0: all processors
         returned, axes = call(*arrays, **in_c), _axes_of(arrays)
-        return jax.tree.map(lambda result: _to_vary(result, axes), returned)
+        return jax.tree.map(lambda result: _to_vary(result, axes - _axes_of([result])), returned)
 
     def backward(attributes, kept, d_results):
         raise NotImplementedError(f"engine='jax_native' cannot differentiate {what}: {advice}")
