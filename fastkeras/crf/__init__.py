@@ -1,7 +1,7 @@
 """Linear-chain conditional random fields: values, hand-derived gradients, decoding.
 
-Every function takes NumPy arrays, or tensors of TensorFlow, JAX or torch, and answers in kind. The
-mathematics, with the derivation of each gradient, is in docs/crf.md.
+Every function takes NumPy arrays, or tensors of TensorFlow, JAX or torch, and returns the same
+kind. The mathematics, with the derivation of each gradient, is in docs/crf.md.
 
 Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields"; the scaled recursions are
 Rabiner's, 1989, "A tutorial on hidden Markov models", section V.A.

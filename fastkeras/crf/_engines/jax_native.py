@@ -21,7 +21,7 @@ WORKSPACE_SIZE = {
 
 
 def _numbers_of(*quantities):
-    """The numbers that the compiled library has for quantities, `kQuantities` in csrc/crf/crf.h."""
+    """The numbers of these quantities in the compiled library, `kQuantities` in csrc/crf/crf.h."""
     name_of = function_of("fastkeras_crf_quantity", c_char_p, c_int)
     numbers = {name_of(number): number for number in range(len(quantities))}
     return [numbers[quantity.encode()] for quantity in quantities]
@@ -66,12 +66,12 @@ def k_best(chain, k):
 
 
 def answer(function, chain, tags=None, more=(), **attributes):
-    """Call a function of the six inputs that every kernel begins with, of the tags and of more."""
+    """Call a function with the six inputs that every kernel begins with, the tags, and `more`."""
     mask = NO_MASK if chain.mask is None else chain.mask
     inputs = (*chain.scores, chain.lengths, mask, *(() if tags is None else (tags,)), *more)
     if chain.family == "numpy":
         return on_numpy_arrays(function, *inputs, **attributes)
-    check_values(chain, tags)  # what a kernel refuses comes late, and is no ValueError
+    check_values(chain, tags)  # an error from the kernel would come late, and be no ValueError
     return function(*inputs, **attributes)
 
 

@@ -10,7 +10,7 @@ LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = map(
 
 
 def log_partition(chain):
-    no_tags = chain.lengths  # of the right type, and not read
+    no_tags = chain.lengths  # never read, but of the right type
     return _value(chain, no_tags, LOG_PARTITION)
 
 

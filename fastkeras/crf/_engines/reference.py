@@ -1,10 +1,11 @@
-"""The algorithm as text: one sequence and one step at a time, in log space, in the dtype given.
+"""The algorithm written to be read: one sequence and one step at a time, in log space.
 
-Works in float32, float64 and longdouble. Slow on purpose; every other engine is tested against it.
+Works in the dtype given, float32, float64 or longdouble. Slow on purpose; every other engine is
+tested against it.
 
-A score of −inf forbids. A sequence that uses a score of NaN or +inf has no log Z: that, its
-likelihood, its marginals and its gradients are NaN, by the arithmetic itself wherever nothing else
-is said. Other sequences are not touched, but for the gradients that they share.
+A score of −inf forbids. A sequence that uses a score of NaN or +inf has no log Z: its log Z,
+likelihood, marginals and gradients are NaN. Mostly that follows from the arithmetic; the code says
+where it does not. Other sequences are not affected, except through the gradients that they share.
 """
 
 import numpy as np
@@ -87,7 +88,7 @@ def weighted_log_likelihood(chain, tags, weights):
         beta = _backward(x, pairs, chain.end_transitions)
         for t in range(len(steps)):
             leaving = pairs[t - 1, path[t - 1]] if t else chain.start_transitions
-            scores = leaving + x[t] + beta[t]  # of each tag here, with all that may follow it
+            scores = leaving + x[t] + beta[t]  # of each tag here, with all that can follow it
             value[b] += of_steps[t] * min(scores[path[t]] - _log_sum_exp(scores), 0)
     return value
 
@@ -128,7 +129,7 @@ def viterbi(chain):
         came_from = []
         for t in range(1, len(steps)):
             candidates = best[:, None] + pairs[t - 1]
-            came_from.append(candidates.argmax(axis=0))  # the lowest tag of a tie
+            came_from.append(candidates.argmax(axis=0))  # in a tie the lowest tag
             best = candidates.max(axis=0) + x[t]
         best = best + chain.end_transitions
         path = [best.argmax()]
@@ -166,14 +167,14 @@ def k_best(chain, k):
     _, best_score = viterbi(chain)
     for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0:
-            scores[b, 0] = 0  # of the empty sequence
+            scores[b, 0] = 0  # the empty sequence
             continue
         if not best_score[b] < np.inf:  # the sequences have no order
             scores[b, 0], scores[b, 1:] = best_score[b], np.nan
             continue
         x = chain.emissions[b, steps]
         pairs = _pairs(chain.transitions, b, steps)
-        # best[j]: the best paths that end in j, as (score, path), no more than k
+        # best[j]: the best paths that end in j, at most k, as (score, path)
         best = [[(chain.start_transitions[j] + x[0, j], [j])] for j in range(num_tags)]
         for t in range(1, len(steps)):
             best = [
@@ -199,7 +200,7 @@ def k_best(chain, k):
 
 
 def _first_k(k, candidates):
-    """The k best, of equal ones those that come first; none that is impossible."""
+    """The k best candidates that are possible; in a tie those that come first."""
     possible = [candidate for candidate in candidates if candidate[0] > -np.inf]
     return sorted(possible, key=lambda candidate: -candidate[0])[:k]
 
@@ -229,7 +230,7 @@ def _backward(x, pairs, end_transitions):
 
 
 def _log_sum_exp(scores):
-    """Over the first axis; a column of nothing but −inf gives −inf, not NaN."""
+    """Log-sum-exp over the first axis; a column of −inf alone gives −inf, not NaN."""
     peak = scores.max(axis=0)
     finite_peak = np.where(np.isneginf(peak), 0, peak)
     with np.errstate(divide="ignore"):
@@ -237,19 +238,19 @@ def _log_sum_exp(scores):
 
 
 def _pairs(transitions, b, steps):
-    """The transitions into each valid step of a sequence but the first: (n − 1, ·, ·)."""
+    """The transitions into each valid step of a sequence except the first: (n − 1, ·, ·)."""
     if transitions.ndim == 2:
         return np.broadcast_to(transitions, (len(steps) - 1, *transitions.shape))
     return transitions[b, steps[1:] - 1]
 
 
 def _shape_of_one(transitions):
-    """The shape of the transitions of one sequence, and of what is counted of them."""
+    """The shape of the transitions of one sequence, and of their counts."""
     return transitions.shape if transitions.ndim == 2 else transitions.shape[1:]
 
 
 def _of_step(counts, step):
-    """The counts of the transition into this step: of all steps, or of this one, if they vary."""
+    """Where to count the transition into this step: one matrix for all steps, unless they vary."""
     return counts if counts.ndim == 2 else counts[step - 1]
 
 

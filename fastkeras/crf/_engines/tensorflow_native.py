@@ -1,4 +1,6 @@
-"""The C++ kernels as TensorFlow ops: eager, in graphs and under XLA, any batch and steps, on CPUs.
+"""The C++ kernels as TensorFlow ops on CPUs: eager, in graphs and under XLA.
+
+Batch and number of steps may be unknown.
 
 The values are differentiable once, with respect to all scores; see csrc/crf/*tensorflow.cc.
 """
@@ -14,7 +16,7 @@ from fastkeras.crf.chain import Gradients
 
 
 def _numbers_of(*quantities):
-    """The numbers that the compiled library has for quantities, `kQuantities` in csrc/crf/crf.h."""
+    """The numbers of these quantities in the compiled library, `kQuantities` in csrc/crf/crf.h."""
     path = _build.FOLDER / "libfastkeras_tf_ops.so"
     try:
         name_of = CDLL(str(path)).fastkeras_crf_quantity
@@ -94,8 +96,8 @@ def _inputs(chain):
 
 
 def _value(inputs, tags, quantity):
-    # Without a tape nobody can ask for the gradient, except through a function traced here and
-    # differentiated from outside: then `_value_gradient` computes the workspace late.
+    # Without a tape there is no gradient, except of a function that was traced here and is
+    # differentiated from outside: then `_value_gradient` has to compute the workspace itself.
     return library.fastkeras_crf_value(
         *inputs,
         tags,

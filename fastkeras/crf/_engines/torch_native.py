@@ -1,7 +1,7 @@
 """The C++ kernels as torch ops: CPU tensors, whose memory is shared and never copied.
 
-Eager, under torch.compile and torch.export, and under torch.func; the values are differentiable
-once, with respect to all scores.
+They work eagerly, under torch.compile and torch.export, and under torch.func; the values are
+differentiable once, with respect to all scores.
 """
 
 import numpy as np
@@ -19,11 +19,11 @@ CHAIN = (  # the inputs that every op begins with, in the order of a `Chain`
     "Tensor emissions, Tensor transitions, Tensor lengths, Tensor? mask, "
     "Tensor start_transitions, Tensor end_transitions"
 )
-CHAIN_AXES = (0, None, 0, 0, None, None)  # of their batches
+CHAIN_AXES = (0, None, 0, 0, None, None)  # the axis of the batch in each of them
 
 
 def log_partition(chain):
-    no_tags = chain.lengths  # of the right type, and not read
+    no_tags = chain.lengths  # never read, but of the right type
     return answer(_value, chain, no_tags, LOG_PARTITION)
 
 
@@ -57,7 +57,7 @@ def k_best(chain, k):
 
 
 def answer(function, chain, *more):
-    """Call an op with the parts of a chain; NumPy arrays get NumPy arrays."""
+    """Call an op with the parts of a chain; for NumPy arrays, return NumPy arrays."""
     if chain.family != "numpy":
         return function(*chain, *more)
     tensors = (torch.tensor(x) if isinstance(x, np.ndarray) else x for x in (*chain, *more))
@@ -68,7 +68,7 @@ def answer(function, chain, *more):
 
 
 def _value(*inputs):
-    """The value, and if it may be differentiated, what the recursion leaves behind for that."""
+    """The value; if it may be differentiated, the op also keeps the workspace of the recursion."""
     scores = inputs[0], inputs[1], inputs[4], inputs[5]
     keep_workspace = torch.is_grad_enabled() and any(x.requires_grad for x in scores)
     return _value_and_workspace(*inputs, keep_workspace)[0]
@@ -94,7 +94,7 @@ def _value_shapes(x, *more):
 )
 def _gradient(emissions, *more, num_threads):
     *others, tags, value, workspace, weights, quantity = more
-    if not workspace.size:  # under vmap, or it was not foreseen that a gradient would be asked for
+    if not workspace.size:  # under vmap, or a gradient was not expected when the value was computed
         of_value = emissions, tags, *others, weights, quantity
         return _core.crf_value_and_gradient(*of_value, num_threads)[1:]
     return _core.crf_gradient(

@@ -1,7 +1,7 @@
-"""CUDA kernels on arrays of CuPy, on the current stream; the host waits for nothing.
+"""CUDA kernels on arrays of CuPy, on the current stream; the host never waits for them.
 
-Tags and lengths are not checked, since the host does not see them: a sequence with a tag that is
-none has NaN results, and lengths are taken as far as there are steps.
+Tags and lengths are not checked, since the host does not see them: a sequence with a tag out of
+range has NaN results, and lengths are clipped to the number of steps.
 """
 
 from functools import partial
@@ -11,8 +11,8 @@ import cupy
 from fastkeras._ops.cupy import Kernels, source
 from fastkeras.crf.chain import Chain, Gradients
 
-ROOMS = (32, 128)  # tags that have a column of weights in registers
-CHUNKS = {32: 64, 128: 256, 0: 256}  # kChunk of kernels.cu, by room
+ROOMS = (32, 128)  # up to so many tags, a column of weights fits in registers
+CHUNKS = {32: 64, 128: 256, 0: 256}  # by room, the kChunk of chain.cu
 CODE = source(
     __name__, ("chain.cu", "sweeps.cu", "gradient.cu", "exact.cu", "viterbi.cu", "paths.cu")
 )
@@ -110,7 +110,7 @@ def _sample(problem, uniforms):
     num_samples = uniforms.shape[0]
     tags = cupy.zeros(uniforms.shape, "int32")
     problem.sweep(keep=True)
-    problem.value()  # so that there are exact rows
+    problem.value()  # replaces the rows that were inexact
     problem.launch(
         *("draw", problem.batch * -(-num_samples // 64), 64, problem.scores[1]),
         *(problem.counts, problem.step_index, problem.batch, problem.steps, problem.num_tags),
@@ -134,7 +134,7 @@ def _k_best(problem, k):
 
 
 class _Problem:
-    """A chain on the device, and what its kernels hand on to each other."""
+    """A chain on the device, and the arrays that its kernels pass to each other."""
 
     def __init__(self, chain):
         x, transitions, lengths, mask, start, end = chain
@@ -168,11 +168,11 @@ class _Problem:
         return self.batch * -(-self.steps // 8)
 
     def exponentiate(self):
-        """E, and whether the sequences are sound; once."""
+        """Compute E, and whether each sequence is sound, if that has not been done yet."""
         if self.exponentials is not None:
             return
         x, _, start, end, *more = self.scores
-        self.exponentials = cupy.zeros(x.shape, self.dtype)  # for steps that are not valid
+        self.exponentials = cupy.zeros(x.shape, self.dtype)  # steps that are not valid stay 0
         self.peaks = self.empty(self.batch, self.steps)
         self.launch(
             *("exponentials_of_emissions", self.blocks_of_steps(), 256, x, start, end, *more),
@@ -201,7 +201,7 @@ class _Problem:
         )
 
     def gradient(self, tags=None):
-        """By the emissions, and by pairs of tags of each chunk; as far as sweeps are exact."""
+        """By the emissions, and by pairs of tags for each chunk; `value` replaces inexact ones."""
         shape = (self.batch, self.chunks, self.num_tags, self.num_tags)
         unary, pairs = self.exponentials, self.empty(*shape)
         factors = self.factors if self.has_factors else None
@@ -218,7 +218,7 @@ class _Problem:
         return unary, pairs
 
     def value(self, tags=None, unary=None, pairs=None):
-        """The log Z, or with tags the likelihood; and what sweeps could not hold, exactly."""
+        """Log Z, or with tags the likelihood; redoes exactly what the sweeps could not hold."""
         scratch = cupy.empty((self.batch, 2, self.num_tags), "float64")
         value = self.empty(self.batch)
         x, *more = self.scores
@@ -231,7 +231,7 @@ class _Problem:
         return value
 
     def sum_of_pairs(self, pairs):
-        """Over chunks, and with factors over the batch too."""
+        """The sum over chunks; with factors, over the batch too."""
         area = (self.num_tags, self.num_tags)
         sums = self.empty(*(area if self.has_factors else (self.batch, *area)))
         self.launch(
@@ -243,7 +243,7 @@ class _Problem:
 
 
 def _answer(chain, function, *more):
-    """What a function of the problem gives; NumPy arrays get NumPy arrays."""
+    """The results of a function of the problem; NumPy arrays for a chain of NumPy arrays."""
     on_host = chain.family == "numpy"
     if on_host:
         chain = Chain(*(None if x is None else cupy.asarray(x) for x in chain))
@@ -261,7 +261,7 @@ def _answer(chain, function, *more):
 
 
 def _of_nothing(chain, function, *more):
-    """Without sequences or steps: CUDA launches no grid of nothing."""
+    """The results without sequences or steps, since CUDA cannot launch an empty grid."""
     batch, steps, num_tags = chain.emissions.shape
     dtype = chain.emissions.dtype
     if function is _sample:
@@ -269,7 +269,7 @@ def _of_nothing(chain, function, *more):
     if isinstance(function, partial):
         k = function.keywords["k"]
         scores = cupy.full((batch, k), -float("inf"), dtype)
-        scores[:, :1] = 0  # of the empty sequence
+        scores[:, :1] = 0  # the score of the empty sequence
         return cupy.zeros((batch, k, steps), "int32"), scores
     zeros = {
         _gradients: ((batch,), (batch, steps, num_tags), 2 * (num_tags,), *2 * ((num_tags,),)),

@@ -1,27 +1,28 @@
-// The CRF on GPUs of NVIDIA. docs/crf.md has the mathematics, docs/gpu.md what each kernel costs.
+// The CRF on NVIDIA GPUs. docs/crf.md has the mathematics, docs/gpu.md what each kernel costs.
 //
-// Both sweeps go through time at once, a block each, in the scaled domain: with W = exp(A - peak)
-// and E_t = exp(x_t - peak_t),
+// The forward and the backward sweep run at the same time, one block each, in the scaled domain:
+// with W = exp(A - peak) and E_t = exp(x_t - peak_t),
 //   alpha_t = (alpha_{t-1} W) 2^-k E_t,   beta_{t-1} = W (beta_t E_t) 2^-k,
-// each k its own. What float32 cannot hold is noticed on the way, and those sequences are computed
-// once more in log space and float64, without the host hearing of it.
+// with a k of its own at each step. A sweep notices when the type cannot hold its numbers; those
+// sequences are computed again in log space and float64, without involving the host.
 //
-// Compiled once for each type, FASTKERAS_REAL, and each room for tags, FASTKERAS_TAGS: 32 or 128
-// tags have their column of W in registers, 0 stands for any number. Sums are always in the same
-// order, and no sequence's results depend on the rest of the batch.
+// Compiled once for each type, FASTKERAS_REAL, and each limit on the number of tags,
+// FASTKERAS_TAGS: up to 32 or 128 tags, a column of W is in registers; 0 stands for any number.
+// Sums are always in the same order, and no sequence's results depend on the rest of the batch.
 //
 // Arguments that kernels share: emissions (batch, steps, num_tags) and tags (batch, steps), read at
-// valid steps only; counts (batch), the number of valid steps; step_index (batch, steps), these
-// steps in order, or null: 0, 1, ...; state (batch), bits of State; "rows" of valid steps are
-// (steps, num_tags), of valid steps in order, and those of steps as the emissions are.
+// valid steps only; counts (batch), the number of valid steps; step_index (batch, steps), the
+// valid steps in order, or null for 0, 1, ...; state (batch), bits of State. "Rows of valid steps"
+// are (steps, num_tags), one for each valid step in order; "rows of steps" are laid out like the
+// emissions.
 
 using Real = FASTKERAS_REAL;
 
 constexpr int kTags = FASTKERAS_TAGS;
 constexpr bool kSingle = sizeof(Real) == 4;
-constexpr Real kSmallest = kSingle ? 1.17549435e-38 : 2.2250738585072014e-308;  // normal number
+constexpr Real kSmallest = kSingle ? 1.17549435e-38 : 2.2250738585072014e-308;  // that is normal
 constexpr Real kEpsilon = kSingle ? 1.1920929e-7 : 2.220446049250313e-16;
-// Scores so many nats below the best can only be meant to forbid (csrc/crf/kernels.h).
+// A score this many nats below the best can only be meant to forbid (csrc/crf/kernels.h).
 constexpr Real kForbidden = kSingle ? 500 : 4000;
 constexpr int kChunk = kTags == 32 ? 64 : 256;  // steps whose pairs are summed by one block
 
@@ -29,17 +30,17 @@ enum State { kUnsound = 1, kInexact = 2, kImpossible = 4 };
 
 struct Facts {  // of the transitions
   double peak;
-  double gap;  // nats below the peak of the best transition that counts as zero
+  double gap;  // nats from the peak down to the best transition that counts as zero
   double unsound, unsound_ends;
 };
 
 __device__ inline bool IsUnsound(Real score) { return !(score < Real(INFINITY)); }
 
-// The upper bits of a number that is not negative: in the order of the numbers.
+// The upper bits of a number >= 0, which have the same order as the numbers.
 __device__ inline unsigned UpperBits(float x) { return unsigned(__float_as_int(x)); }
 __device__ inline unsigned UpperBits(double x) { return unsigned(__double_as_longlong(x) >> 32); }
 
-// The binary exponent of such bits, kept where 2^-exponent is normal; 0 of zero.
+// The binary exponent of such bits, clipped so that 2^-exponent is normal; 0 for zero.
 __device__ inline int ExponentOf(unsigned bits) {
   if (bits == 0) return 0;
   const int exponent = kSingle ? int(bits >> 23) - 127 : int(bits >> 20) - 1023;
@@ -60,7 +61,7 @@ struct Scores {
   const int* step_index;
   int steps, num_tags;
 
-  __device__ int64_t RowOf(int b, int s) const {  // in the emissions
+  __device__ int64_t RowOf(int b, int s) const {  // where it begins in the emissions
     return (int64_t(b) * steps + StepAt(step_index, int64_t(b) * steps, s)) * num_tags;
   }
   template <typename Sum>
@@ -72,7 +73,7 @@ struct Scores {
   }
 };
 
-// A block for each sequence finds its valid steps. The last block makes of the transitions their
+// One block for each sequence finds its valid steps. The last block turns the transitions into the
 // weights (2, num_tags, num_tags): W, and W transposed.
 extern "C" __global__ void __launch_bounds__(256, 1)
     prepare(const Real* transitions, const Real* start, const Real* end, const int* lengths,
@@ -131,8 +132,8 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 }
 FASTKERAS_KERNEL(prepare);
 
-// E of valid steps, in rows of steps, and the peaks (batch, steps) of valid steps in order: a warp
-// for each step.
+// E of valid steps, in rows of steps, and the peaks (batch, steps) of valid steps in order. One
+// warp for each step.
 extern "C" __global__ void __launch_bounds__(256, 1)
     exponentials_of_emissions(const Real* emissions, const Real* start, const Real* end,
                               const int* counts, const int* step_index, int steps, int num_tags,
@@ -158,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 }
 FASTKERAS_KERNEL(exponentials_of_emissions);
 
-// The score of a path, NaN if a tag is none; a block's threads share the steps.
+// The score of a path, NaN if a tag is out of range; the threads of a block share the steps.
 template <int kThreads>
 __device__ double PathScore(const Scores& scores, const int* tags, int b, int count,
                             double* shared) {
@@ -176,14 +177,14 @@ __device__ double PathScore(const Scores& scores, const int* tags, int b, int co
     if (s == count - 1) score += double(scores.end[tag]);
     if (s == 0) continue;
     const int before = tags[StepAt(scores.step_index, first, s - 1)];
-    if (before < 0 || before >= scores.num_tags) continue;  // its own thread says so
+    if (before < 0 || before >= scores.num_tags) continue;  // the thread of that step sets NaN
     score += double(scores.transitions[int64_t(before) * scores.num_tags + tag]);
   }
   return OfBlock<Sum, kThreads>(score, shared);
 }
 
-// The scores of the given paths, a block each; with weights also the factor of each sequence in the
-// gradient, 0 where it has no part in it, and NaN where it has none.
+// The scores of the given paths, one block each. With weights, also the factor of each sequence in
+// the gradient: 0 where it does not contribute, NaN where its gradient is NaN.
 extern "C" __global__ void __launch_bounds__(128, 1)
     path_scores(const Real* emissions, const int* tags, const Real* transitions, const Real* start,
                 const Real* end, const int* counts, const int* step_index, int steps, int num_tags,

@@ -10,8 +10,8 @@ __device__ double LogSumExp(int count, const ScoreOf& score) {
   return log(sum) + peak;
 }
 
-// The forward sweep in log space, each row on top of the peak of the one before, which all threads
-// find for themselves. Returns log Z; `alpha` is (kept, num_tags).
+// The forward sweep in log space. Each row is relative to the peak of the row before, which every
+// thread finds for itself. Returns log Z; `alpha` is (kept, num_tags).
 __device__ double ExactForward(const Scores& scores, int b, int count, int kept, double* alpha) {
   const int num_tags = scores.num_tags;
   double total = 0;
@@ -38,9 +38,9 @@ __device__ double ExactForward(const Scores& scores, int b, int count, int kept,
   return total + LogSumExp(num_tags, [&](int i) { return last[i]; });
 }
 
-// Whatever the scaled domain could not hold, once more: a block for each sequence, most of which
-// have nothing to do. Overwrites `rows` of its sequence by alpha in float64; `scratch` is (batch,
-// 2, num_tags). Then the value: log Z, or with `score` the likelihood.
+// Computes again what the scaled domain could not hold: one block for each sequence, most of which
+// have nothing to do. Overwrites the `rows` of its sequence with alpha in float64; `scratch` is
+// (batch, 2, num_tags). Then writes the value: log Z, or with `score` the likelihood.
 extern "C" __global__ void __launch_bounds__(512, 1)
     exact(const Real* emissions, const int* tags, const Real* transitions, const Real* start,
           const Real* end, const int* counts, const int* step_index, int steps, int num_tags,
@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(512, 1)
   const Scores scores = {emissions, transitions, start, end, step_index, steps, num_tags};
   const int b = blockIdx.x, count = counts[b];
   const int flags = state[b];
-  __syncthreads();  // all have read it before one of them writes it
+  __syncthreads();  // all threads read the state before one of them writes it
   if (count > 0 && (flags & kInexact) && !(flags & kUnsound)) {
     double* alpha = reinterpret_cast<double*>(rows + int64_t(b) * 2 * kept * num_tags);
     const double of_all = ExactForward(scores, b, count, kept, alpha);
@@ -113,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(512, 1)
   if (score) {
     const bool impossible = score[b] == -INFINITY && result == result;
     result = score[b] - (impossible ? 0.0 : result);
-    if (result > 0) result = 0;  // by rounding only
+    if (result > 0) result = 0;  // above 0 by rounding only
   }
   value[b] = Real(result);
 }

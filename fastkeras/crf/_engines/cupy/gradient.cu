@@ -1,8 +1,8 @@
 // From the rows of both sweeps to marginals and gradients.
 
-// The gradient by the emissions of one step, a warp each: factor (gold - marginal), or without tags
-// the marginals. `unary` comes with E in it. Beta becomes r = E beta 2^-k / z, whose product with
-// the alpha before and W is the marginal of a pair.
+// The gradient by the emissions, one warp for each step: factor (gold - marginal), or without tags
+// the marginals. On entry, `unary` holds E. Beta is replaced by r = E beta 2^-k / z: alpha of the
+// step before, times W, times r is the marginal of a pair.
 extern "C" __global__ void __launch_bounds__(256, 1)
     marginals(const int* tags, const int* counts, const int* step_index, int steps, int num_tags,
               Real* rows, const int* exponents, const double* factors, Real* unary, int* state) {
@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   double z = 0;
   for (int j = lane; j < num_tags; j += 32) z += alpha[j] > 0 ? double(alpha[j] * beta[j]) : 0.0;
   z = OfWarp<Sum>(z);
-  // What the backward sweep has lost to underflow is, over z, less than the rounding of one number.
+  // If z >= safe, what the backward sweep lost to underflow is less than one rounding of z.
   const double safe = double(kSmallest) / kEpsilon * 4 * num_tags * num_tags * num_tags;
   bool lost = !(z >= safe);
   const Real inverse = Real(1 / z), scale = PowerOfTwo(-exponents[int64_t(b) * steps + s]);
@@ -40,9 +40,9 @@ FASTKERAS_KERNEL(marginals);
 
 constexpr int kTile = kTags == 32 ? 32 : 64;
 
-// Sums over the steps of a chunk, of a tile of pairs: gold counts - expected counts, or without
-// tags the expected counts. `pairs` is (batch, chunks, num_tags, num_tags); chunks without steps,
-// and sequences that have no part or are for `exact`, are not written and not read.
+// For a tile of pairs, the sum over the steps of a chunk: gold counts - expected counts, or without
+// tags the expected counts. `pairs` is (batch, chunks, num_tags, num_tags); it is neither written
+// nor read for chunks without steps, and sequences that do not contribute or are left to `exact`.
 extern "C" __global__ void __launch_bounds__(256, 1)
     pairs_of_chunks(const int* tags, const int* counts, const int* step_index, int steps,
                     int num_tags, const Real* weights, const Real* rows, const double* factors,
@@ -108,8 +108,8 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 }
 FASTKERAS_KERNEL(pairs_of_chunks);
 
-// sum_{b, chunk} factor_b pairs[b, chunk], or without factors those of each sequence alone.
-// A block makes 32 sums; 8 threads share each.
+// sum_{b, chunk} factor_b pairs[b, chunk], or without factors the sum for each sequence.
+// A block computes 32 sums; 8 threads share each.
 extern "C" __global__ void __launch_bounds__(256, 1)
     sum_of_pairs(const Real* pairs, const int* counts, const double* factors, const int* state,
                  int batch, int chunks, int num_tags, Real* sums) {

@@ -1,8 +1,8 @@
 // Samples and the k best paths.
 
-// Draws the tags of valid steps, from the last back: a thread for each sample of a sequence. After
-// `sweeps`, which kept alpha, and `exact`, which has put its own in the place of some. Of a
-// sequence without a path, or without log Z, nothing is written. uniforms and tags are
+// Draws the tags of valid steps from the last to the first, one thread for each sample of a
+// sequence. Runs after `sweeps`, which kept alpha, and `exact`, which replaced some of it. Writes
+// nothing for a sequence without a possible path or without log Z. uniforms and tags are
 // (num_samples, batch, steps).
 extern "C" __global__ void __launch_bounds__(64, 1)
     draw(const Real* transitions, const int* counts, const int* step_index, int batch, int steps,
@@ -46,8 +46,8 @@ extern "C" __global__ void __launch_bounds__(64, 1)
 }
 FASTKERAS_KERNEL(draw);
 
-// The next of the paths that lists of scores, each of k in order, are heads of: of equal ones that
-// of the first list. score(i, rank) is -inf where a list ends. Returns the list, or -1.
+// One step of merging lists of at most k sorted scores: the best score at the lists' heads, in a
+// tie that of the first list. score(i, rank) is -inf where a list ends. Returns the list, or -1.
 template <typename Score>
 __device__ int NextBest(int num_tags, int k, const int* heads, const Score& score, double* best) {
   int from = -1;
@@ -62,10 +62,10 @@ __device__ int NextBest(int num_tags, int k, const int* heads, const Score& scor
   return from;
 }
 
-// The k best paths, a block for each sequence, a thread for each tag. `best` is the score of the
-// best path, as `viterbi` gives it. Workspace: lists (batch, 2, num_tags, k); heads (batch,
+// The k best paths, one block for each sequence, one thread for each tag. `best` is the score of
+// the best path, as `viterbi` gives it. Workspace: lists (batch, 2, num_tags, k); heads (batch,
 // num_tags, num_tags); pointers (batch, steps, num_tags, k), the list before and the place in it.
-// tags (batch, k, steps) is 0 where there are not so many, and scores (batch, k) -inf.
+// Where there are fewer than k paths, tags (batch, k, steps) is 0 and scores (batch, k) is -inf.
 extern "C" __global__ void __launch_bounds__(128, 1)
     k_best(const Real* emissions, const Real* transitions, const Real* start, const Real* end,
            const int* counts, const int* step_index, int steps, int num_tags, int k,
@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(128, 1)
   const int b = blockIdx.x, count = counts[b];
   value += int64_t(b) * k;
   tags += int64_t(b) * k * steps;
-  if (count == 0 || !(best[b] < Real(INFINITY))) {  // one empty path; or they have no order
+  if (count == 0 || !(best[b] < Real(INFINITY))) {  // one empty path; or no order among paths
     for (int rank = threadIdx.x; rank < k; rank += 128) {
       value[rank] = rank == 0 ? best[b] : count == 0 ? Real(-INFINITY) : Real(NAN);
     }
@@ -108,7 +108,7 @@ extern "C" __global__ void __launch_bounds__(128, 1)
   }
   const double* last = lists + (count - 1) % 2 * size;
   if (threadIdx.x == 0) {
-    int* const of_tags = pointers;  // those of the first step say nothing
+    int* const of_tags = pointers;  // the first step has none: reuse its memory
     for (int j = 0; j < num_tags; ++j) of_tags[j] = 0;
     for (int rank = 0; rank < k; ++rank) {
       double sum;
@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(128, 1)
   __syncthreads();
   for (int rank = threadIdx.x; rank < k; rank += 128) {
     int* const path = tags + int64_t(rank) * steps;
-    int place = path[0];  // where its list is, until its tag is written
+    int place = path[0];  // holds the place in the lists until the tag is written there
     path[0] = 0;
     for (int s = count - 1; place >= 0 && s >= 0; --s) {
       path[StepAt(step_index, int64_t(b) * steps, s)] = place / k;

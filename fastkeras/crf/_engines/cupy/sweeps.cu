@@ -1,6 +1,6 @@
 // The sweeps in the scaled domain.
 
-// sum_i row[i] column[i], the row in shared memory, read 16 bytes at a time by all at once.
+// sum_i row[i] column[i]; the row is in shared memory, and all threads read the same 16 bytes.
 struct alignas(16) Pack {
   Real of[16 / sizeof(Real)];
 };
@@ -18,8 +18,8 @@ __device__ inline Real Product(const Pack* row, const Real (&column)[kRows]) {
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-// Whether an element of alpha that is too small to be sure of has lost digits. Zeros may be meant,
-// where every way to this tag is forbidden; `gap` learns of what counts as zero.
+// Whether an element of alpha that is suspiciously small has lost digits. A zero is right where
+// every way to this tag is forbidden; `gap` becomes the least distance of a score taken as zero.
 template <typename Previous>
 __device__ bool HasLostDigits(const Scores& scores, int b, int count, int s, int j, Real row_peak,
                               Real peak, const Previous& previous, double* gap) {
@@ -40,8 +40,8 @@ __device__ bool HasLostDigits(const Scores& scores, int b, int count, int s, int
 
 constexpr int kSweepThreads = kTags == 32 ? 32 : 256;
 constexpr int kRoom = kTags ? kTags : kSweepThreads;
-constexpr int kGroups = kSweepThreads / kRoom;      // of threads that share a column of W
-constexpr int kRows = kTags ? kTags / kGroups : 4;  // of W in the registers of a thread
+constexpr int kGroups = kSweepThreads / kRoom;      // threads that share a column of W
+constexpr int kRows = kTags ? kTags / kGroups : 4;  // elements of it in the registers of each
 constexpr int kAhead = 8;                           // steps that are loaded in advance
 
 __device__ inline void Meet() {
@@ -53,7 +53,7 @@ __device__ inline void Meet() {
 }
 
 // One block sweeps forward (blockIdx.y 0), another backward (1). `rows` is (batch, 2, kept,
-// num_tags), of valid steps: alpha, and beta. `kept` is `steps` or, where rows are not kept, 2.
+// num_tags), alpha and beta of valid steps. `kept` is `steps`, or 2 if rows are not kept.
 extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
     sweeps(const Real* emissions, const Real* transitions, const Real* start, const Real* end,
            const int* counts, const int* step_index, int steps, int num_tags, const Real* weights,
@@ -81,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
   int exponent = 0, sum_of_exponents = 0;
   const auto step_of = [&](int n) { return backward ? count - 1 - n : n; };
   const auto row_of = [&](int s) { return rows + int64_t(kept == steps ? s : s % 2) * num_tags; };
-  // What each step begins and ends with, for both layouts of the rows.
+  // What both branches below do at each step.
   const auto watch = [&](int s, int j, Real value, const auto& previous) {
     const Real safe = scale > 1 ? smallest_safe * scale : smallest_safe;
     if (!backward && !lost && value < safe) {
@@ -98,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
   };
 
   if constexpr (kTags > 0) {
-    Real* const shared_rows = of_rows[0].of;  // two rows, in turn
+    Real* const shared_rows = of_rows[0].of;  // two rows, used alternately
     const int j = threadIdx.x % kRoom, group = threadIdx.x / kRoom;
     const bool owns = group == 0 && j < num_tags;
     Real column[kRows];
@@ -214,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
   const double scaled = log(last) + sum_of_exponents * 0.693147180559945309417;
   const double of_transitions = count > 1 ? (count - 1) * facts->peak : 0.0;
   log_z[b] = state[b] & kUnsound ? double(NAN) : scaled + peak_of_steps + of_transitions;
-  // All paths through something that counted as zero, together, at most:
+  // An upper bound, in log space, for all paths through something that counted as zero:
   const double forgotten = count * log(double(num_tags)) - gap;
   if (any_lost > 0 || !(forgotten < scaled - 40)) atomicOr(&state[b], int(kInexact));
 }

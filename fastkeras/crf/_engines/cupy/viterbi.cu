@@ -6,7 +6,7 @@ using Pointer = unsigned char;
 using Pointer = int;
 #endif
 
-// Keeps a NaN that it meets.
+// Takes the larger score and its index; NaN counts as the largest.
 __device__ inline void Raise(Real* best, int* from, Real score, int i) {
   if (score > *best || score != score) {
     *best = score;
@@ -14,13 +14,13 @@ __device__ inline void Raise(Real* best, int* from, Real score, int i) {
   }
 }
 
-// The best path, of equal ones that of the lowest tags, and its score. `rows` is (batch, 2,
-// num_tags), `pointers` (batch, steps, num_tags): the tag before.
+// The best path, in a tie that of the lowest tags, and its score. `rows` is (batch, 2, num_tags),
+// `pointers` (batch, steps, num_tags): the tag before.
 extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
     viterbi(const Real* emissions, const Real* transitions, const Real* start, const Real* end,
             const int* counts, const int* step_index, int steps, int num_tags, const Facts* facts,
             Real* rows, Pointer* pointers, int* tags, Real* value) {
-  constexpr int kPeriod = 32;  // large scores lose digits: they go on from near zero now and then
+  constexpr int kPeriod = 32;  // steps after which scores restart near 0, to keep their digits
   FASTKERAS_SHARED(Real, best, 2 * kRoom);
   FASTKERAS_SHARED(Real, of_groups, kRoom);
   FASTKERAS_SHARED(int, from_groups, kRoom);
@@ -90,7 +90,8 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
       if (peak - peak == 0) taken = rint(peak);  // a whole number keeps exact scores exact
     }
   }
-  // The last tag, then back through the pointers: staged, since each is waited for.
+  // The last tag, then back through the pointers. These are copied to shared memory first, since
+  // each step has to wait for the one before.
   Real final_score = -INFINITY;
   int tag = 0;
   const Real* last = rows + (count - 1) % 2 * stride;
@@ -105,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
       }
     }
     Meet();
-    for (int s = high - 1; s >= low; --s) {  // all threads walk, and none waits for another
+    for (int s = high - 1; s >= low; --s) {  // all threads do the same, so none has to wait
       if (threadIdx.x == 0) tags[of_sequence + StepAt(step_index, of_sequence, s)] = tag;
       if (s > 0) {
         tag = kTags ? int(staged[(s - low) * num_tags + tag])
@@ -116,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
   }
   const double score = PathScore<kSweepThreads>(scores, tags, b, count, doubles);
   const double any_unsound = OfBlock<Largest, kSweepThreads>(unsound ? 1.0 : 0.0, doubles);
-  // Of a chain that is not sound the recursion ends in NaN or +inf, and that is its score.
+  // In a chain that is not sound, the recursion ends in NaN or +inf, and that is its score.
   if (threadIdx.x == 0) value[b] = any_unsound > 0 ? final_score : Real(score);
 }
 FASTKERAS_KERNEL(viterbi);

@@ -1,7 +1,7 @@
 """Composed of keras.ops: for XLA, GPU, TPU, JAX, torch, export, and higher-order gradients.
 
-Every function can be differentiated again. On TensorFlow and JAX the first gradient is the explicit
-one of recursions.py, not automatic differentiation through a loop.
+Every function can be differentiated any number of times. On TensorFlow and JAX the first gradient
+is computed explicitly, in recursions.py, not by automatic differentiation through a loop.
 """
 
 from keras import backend, ops
@@ -30,7 +30,7 @@ from fastkeras.crf._engines.keras.relative_scores import (
 from fastkeras.crf._engines.keras.weighted import weighted_log_likelihood
 from fastkeras.crf.chain import Gradients
 
-# besides what stands here
+# besides the functions of this file
 __all__ = ["checkpointed", "k_best", "sample", "viterbi", "weighted_log_likelihood"]
 
 VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
@@ -103,7 +103,7 @@ def _relative_score(scores, gold):
         return sum_over_steps(gold - log_scale)
 
     @ops.custom_gradient
-    def score(x, transitions, gold, valid, first):  # JAX allows it to close over no tensor
+    def score(x, transitions, gold, valid, first):  # JAX does not let it close over tensors
         steps = steps_of(x, transitions, valid > 0, first > 0)
         alpha, scale, log_scale = forward(steps)
 
@@ -119,5 +119,5 @@ def _relative_score(scores, gold):
 
 
 def _as_given(counts):
-    """Counts of transitions that vary, time-major and into each step, as those came."""
+    """Counts of varying transitions, from time-major to the shape in which transitions came."""
     return ops.transpose(counts, (1, 0, 2, 3))[:, 1:] if varies(counts) else counts

@@ -1,7 +1,8 @@
 """The `keras` engine with a gradient that computes the recursions again, piece by piece.
 
-The steps are cut into about √steps pieces of √steps. Forwards, only the row before each piece is
-kept; backwards, the rows of one piece at a time are computed again, and its part of the gradient.
+The steps are cut into about √steps pieces of √steps each. The forward pass keeps only the row
+before each piece; the backward pass takes one piece at a time, computes its rows again, and from
+them its part of the gradient.
 """
 
 from math import isqrt
@@ -41,14 +42,14 @@ def log_likelihood(chain, tags):
 
 
 def _relative_score(scores, gold):
-    """As in `__init__.py`, but for what the gradient keeps."""
+    """As in `__init__.py`, except for what is kept for the gradient."""
 
     @ops.custom_gradient
     def score(x, transitions, gold, valid, first):
         steps = steps_of(x, transitions, valid > 0, first > 0)
         starts, log_scale = _forward(steps)
 
-        def gradient(*arguments, upstream=None):  # on torch the arguments are those of `score`
+        def gradient(*arguments, upstream=None):  # torch passes the arguments of `score`
             weights = arguments[0] if upstream is None else upstream
             unary, counts = _posterior(steps, starts, weights)
             d_gold = ops.where(steps.valid, weights, 0)
@@ -96,12 +97,12 @@ def _posterior(steps, starts, weights):
 def _pieces(steps):
     """x, valid, first, and the transitions if they vary, each (pieces, steps of one, ...).
 
-    What is missing in the last piece are steps that are not valid.
+    The last piece is filled up with steps that are not valid.
     """
     num_steps = ops.shape(steps.x)[0]
     if isinstance(num_steps, int):
         size = max(isqrt(num_steps), 1)
-    else:  # of a TensorFlow graph
+    else:  # a TensorFlow graph may not know the number of steps
         size = ops.cast(ops.sqrt(ops.cast(num_steps, "float32")), "int32")
     missing = -num_steps % size
 

@@ -1,4 +1,4 @@
-"""Eager calls of the `keras` engine: what they check, and how they are compiled."""
+"""Eager calls of the `keras` engine: they check values, and are compiled."""
 
 from functools import cache, wraps
 from inspect import signature
@@ -13,7 +13,7 @@ from fastkeras.crf.chain import Chain, check_values
 def engine_function(function):
     """Check what depends on values, where there are values, and compile eager calls.
 
-    Eagerly, a loop of TensorFlow is slow, and one of JAX is compiled anew at each call.
+    Not compiled, a loop is slow in TensorFlow, and JAX compiles it anew at each call.
     """
     takes_tags = "tags" in signature(function).parameters
     compiled = function
@@ -36,7 +36,7 @@ def engine_function(function):
 
 
 def of_no_steps(name, chain, *arguments):
-    """The results without any step, whatever the scores; loops over nothing are not portable."""
+    """The results for no steps, whatever the scores, since loops over nothing are not portable."""
 
     def zeros(value):
         if value is None or isinstance(value, int):

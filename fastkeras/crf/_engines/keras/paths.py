@@ -27,7 +27,7 @@ from fastkeras.crf._engines.keras.relative_scores import (
 
 @engine_function
 def viterbi(chain):
-    # programs of ONNX and TFLite get the floor: some of their ops multiply −inf by 0
+    # ONNX and TFLite get the finite floor for −inf, since some of their ops multiply −inf by 0
     scores = relative_scores(chain, for_sums=is_exporting())
     zeros = ops.zeros(ops.shape(scores.x)[1:], scores.x.dtype)
     valid, first = scores.valid[..., None], scores.first[..., None]
@@ -45,7 +45,7 @@ def viterbi(chain):
     best, (before, peaks) = scan(forwards, zeros, inputs, (zeros, zeros[:, 0]))
     score = sum_over_steps(peaks + scores.shift) + ops.max(best, axis=-1)
 
-    # no pointers are stored: the winner is found again along the path, by the same additions
+    # no pointers are stored: on the way back, the same additions find the same predecessor
     transposed = ops.swapaxes(scores.transitions, -1, -2)
 
     def backwards(tag, inputs):
@@ -78,7 +78,7 @@ def sample(chain, uniforms):
         before, valid, uniforms, *of_step = inputs
         sums = ops.cumsum(ops.exp(ending - ops.max(ending, axis=-1, keepdims=True)), axis=-1)
         tag = ops.sum(ops.cast(sums <= uniforms * sums[..., -1:], "int32"), axis=-1)
-        tag = ops.minimum(tag, sums.shape[-1] - 1)  # +inf has no sum
+        tag = ops.minimum(tag, sums.shape[-1] - 1)  # out of range where +inf leaves no sum
         if of_step:
             chosen = ops.one_hot(tag, num_tags, dtype=before.dtype)
             after = before + ops.einsum("sbj,bij->sbi", chosen, of_step[0])
@@ -108,7 +108,7 @@ def _k_best_of(k):
     def k_best(chain):
         _, best = viterbi(chain)
         scores = relative_scores(chain)
-        ordered = best < INFINITY  # with NaN or +inf among them, sequences have no order
+        ordered = best < INFINITY  # sequences have no order if scores are NaN or +inf
         x = ops.where(ordered[:, None], scores.x, 0)
         transitions = ops.where(is_nan(scores.transitions), 0, scores.transitions)
         tags, totals = _k_best(scores._replace(x=x, transitions=transitions), k)
@@ -121,7 +121,7 @@ def _k_best_of(k):
 
 def _k_best(scores, k):
     batch, num_tags = ops.shape(scores.x)[1], scores.x.shape[2]
-    one_path = ops.where(ops.arange(k) == 0, 0.0, FLOOR)  # to begin with, and when there is no step
+    one_path = ops.where(ops.arange(k) == 0, 0.0, FLOOR)  # before the first step
     one_path = ops.cast(one_path, scores.x.dtype)
     valid, first = (steps[..., None, None] for steps in (scores.valid, scores.first))
 
@@ -160,7 +160,7 @@ def _k_best(scores, k):
 
 
 def _argmax(scores):
-    # the first of the largest; ops.argmax looks at bits, for which ONNX and TFLite have no ops
+    # the first of the largest; ops.argmax inspects bits, for which ONNX and TFLite have no ops
     last = scores.shape[-1] - 1
     largest = scores == ops.max(scores, axis=-1, keepdims=True)
     return ops.min(ops.where(largest, ops.arange(last + 1, dtype="int32"), last), axis=-1)

@@ -1,16 +1,16 @@
 """The recursions of the `keras` engine, in keras.ops: one scan forwards, one backwards.
 
-Shapes are time-major, (steps, batch, num_tags), and scores relative: the largest of each step, and
-the largest transition, is 0. Two domains, chosen by `scores_are_near`:
+Shapes are time-major, (steps, batch, num_tags), and scores relative: the largest of each step is 0,
+and so is the largest transition. There are two domains; `scores_are_near` chooses:
 
     scaled  probabilities, normalised at each step: one matrix product a step, and no exponential
             or logarithm inside the loop (Rabiner 1989, section V.A);
     logs    log-sum-exp over pairs of tags, for transitions so far apart that a product of
             probabilities would lose a path: hard constraints, −inf or −1e4.
 
-No scan stores a pair of tags for each step, unless each step has transitions of its own.
-docs/crf.md has the derivation, and the argument why the scaled domain is safe while the transitions
-are near each other.
+No scan stores num_tags² numbers for each step, unless each step has transitions of its own.
+docs/crf.md has the derivation, and explains why the scaled domain is safe as long as the
+transitions are near each other.
 """
 
 from typing import Any, NamedTuple
@@ -20,20 +20,20 @@ from keras import backend, ops
 from fastkeras._keras_private import is_exporting
 
 FLOOR = -1e30  # stands for −inf, so that no step forms inf − inf
-IMPOSSIBLE = -1e29  # a score below this has met the floor
+IMPOSSIBLE = -1e29  # a score below this contains the floor
 FARTHEST = {"float32": 60.0, "float64": 600.0}  # nats; e^-87 and e^-708 are the smallest numbers
 
 
 def is_impossible(scores):
-    """Where a score has met the floor. NaN has not.
+    """Where a score contains the floor, that is, a −inf. False for NaN.
 
-    To be asked in this form: TensorFlow's graphs turn "not below or equal" into "above".
+    Keep this form: TensorFlow's graphs rewrite "not (a <= b)" as "a > b", which is wrong for NaN.
     """
     return scores <= IMPOSSIBLE
 
 
 def is_nan(values):
-    """By a comparison, for which TFLite has an op."""
+    """Where values are NaN, by a comparison, since TFLite has no op for it."""
     return values != values
 
 
@@ -72,7 +72,7 @@ def forward(steps, alpha=None):
 
     Returns:
         alpha, (steps, batch, num_tags): at each step the normalised prefix sums (their logarithms
-        in the domain of logs), unchanged at a step that is not valid;
+        in the domain of logs); a step that is not valid repeats the row before;
         scale, (steps, batch): what they were divided by, 1 at such a step;
         log_scale: its logarithm. The sum of log_scale over the steps is log Z.
     """
@@ -93,16 +93,16 @@ def posterior(steps, alpha, scale, weights, per_sequence=False, before=None, bet
         weights: (batch,).
         per_sequence: whether to keep the counts of each sequence apart.
         before: the row that `forward` was given.
-        beta: the one that is returned for the steps after these, if there are any.
+        beta: what this function returned for the steps after these, if there are any.
 
     Returns:
         Unary marginals, (steps, batch, num_tags), 0 at steps that are not valid; expected
-        transition counts, (num_tags, num_tags), or (batch, num_tags, num_tags) `per_sequence`, or
-        of the shape of transitions that vary; beta, (batch, num_tags), for the steps before these.
+        transition counts, (num_tags, num_tags), or (batch, num_tags, num_tags) if `per_sequence`,
+        or shaped like transitions that vary; beta, (batch, num_tags), for the steps before these.
     """
     unary_weights = ops.where(steps.valid, weights, 0)
     before = anything(steps.x) if before is None else before
-    # a sequence of weight 0 adds nothing, whatever it is, and 0 · NaN would be NaN
+    # a sequence of weight 0 must add nothing, even if it is NaN, and 0 · NaN would be NaN
     lost = (weights == 0) & is_nan(ops.sum(alpha[-1], axis=-1))
     steps = steps._replace(x=ops.where(lost[:, None], 0, steps.x))
     if varies(steps.transitions):
@@ -122,13 +122,13 @@ def posterior(steps, alpha, scale, weights, per_sequence=False, before=None, bet
 
 
 def _of_the_domain(near, scaled, logs):
-    if is_exporting("keras.src.export.onnx"):  # whose conditionals do not know the shapes inside
+    if is_exporting("keras.src.export.onnx"):  # in ONNX, shapes are unknown inside conditionals
         return logs()
     return ops.cond(near, scaled, logs)
 
 
 def anything(x):
-    """A row to begin with, (batch, num_tags): none goes on from it, or all tags go on alike."""
+    """A row to start a scan with, (batch, num_tags): either never used, or equal for all tags."""
     return ops.ones(ops.shape(x)[1:], x.dtype)
 
 
@@ -181,7 +181,7 @@ def _posterior_scaled(steps, before, alpha, scale, beta, weights, per_sequence):
     unary_weights, pair_weights = weights
     # p(i at t-1, j at t) = alpha[t-1, i] · potential(i, j) · after[t, j], and they sum to 1
     after = potentials * beta * (pair_weights / (scale * mass))[..., None]
-    follows = (steps.valid & ~steps.first)[..., None]  # elsewhere there may be NaN
+    follows = (steps.valid & ~steps.first)[..., None]  # other steps may hold NaN
     before, after = (ops.where(follows, rows, 0) for rows in (before, after))
     per_sequence = per_sequence and not varies(pair_potentials)
     like = beta_before[..., None] if per_sequence else pair_potentials
@@ -224,17 +224,17 @@ def _posterior_logs(steps, before, alpha, beta, weights, per_sequence):
 
 
 def of_each_step(transitions):
-    """What a scan has to read at each step: the transitions, if they vary."""
+    """The further input of a scan: the transitions, if they vary; else nothing."""
     return (transitions,) if varies(transitions) else ()
 
 
 def _times(rows, pairs):
-    """Each row times the matrix, or times its own."""
+    """Each row times the matrix, or times a matrix of its own."""
     return rows @ pairs if len(pairs.shape) == 2 else (rows[:, None, :] @ pairs)[:, 0]
 
 
 def log_sum_exp(scores, axis):
-    """Of finite scores; ops.logsumexp gives NaN gradients where two floors meet."""
+    """Log-sum-exp of finite scores; ops.logsumexp has NaN gradients where all are the floor."""
     peak = ops.stop_gradient(ops.max(scores, axis=axis, keepdims=True))
     return ops.log(ops.sum(ops.exp(scores - peak), axis=axis)) + ops.squeeze(peak, axis)
 
@@ -242,8 +242,8 @@ def log_sum_exp(scores, axis):
 def scan(step, carry, inputs, like, reverse=False):
     """`ops.scan` over tuples, with outputs shaped as the tuple `like`.
 
-    TensorFlow's `ops.scan` asks for outputs of the carry's structure, and does not bound its loop,
-    without which XLA cannot differentiate it.
+    On TensorFlow, `ops.scan` wants outputs of the same structure as the carry, and sets no bound on
+    its loop, which XLA needs to differentiate it.
     """
     if backend.backend() != "tensorflow":
         return ops.scan(step, carry, inputs, reverse=reverse)
@@ -256,7 +256,7 @@ def scan(step, carry, inputs, like, reverse=False):
     def body(i, carry, outputs):
         t = steps - 1 - i if reverse else i
         carry, results = step(carry, tuple(row.read(t) for row in rows))
-        # written in the order of the loop, as ONNX has it whatever the index
+        # written in the order of the loop, which ONNX keeps whatever the index
         return i + 1, carry, tuple(o.write(i, y) for o, y in zip(outputs, results, strict=True))
 
     _, carry, outputs = tf.while_loop(
@@ -267,7 +267,7 @@ def scan(step, carry, inputs, like, reverse=False):
 
 
 def pair_sums(before, after, like):
-    """before[t, b, i] · after[t, b, j], summed over steps and batch as far as in `like`."""
+    """before[t, b, i] · after[t, b, j], summed over the axes (steps, batch) that `like` lacks."""
     num_tags = before.shape[-1]
     rank = len(like.shape)
     if rank == 2:

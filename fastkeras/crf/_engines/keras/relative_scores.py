@@ -1,4 +1,4 @@
-"""What the functions of the `keras` engine begin and end with: relative scores, the given tags."""
+"""The first and last part of the functions of the `keras` engine: relative scores, given tags."""
 
 from typing import Any, NamedTuple
 
@@ -14,23 +14,23 @@ from fastkeras.crf._engines.keras.recursions import (
 )
 
 INFINITY = float("inf")
-BLOCK = 256  # steps summed in a row; sums of sums keep their digits in float32
+BLOCK = 256  # steps summed at once; then the sums are summed, which keeps digits in float32
 
 
 class RelativeScores(NamedTuple):
     """Time-major scores with start and end folded in, and relative to the best of each step."""
 
     x: Any  # (steps, batch, num_tags), the largest of each step is 0
-    transitions: Any  # (num_tags, num_tags), or into each step (steps, batch, ·, ·); the largest: 0
+    transitions: Any  # (num_tags, num_tags), or into each step (steps, batch, ·, ·); largest 0
     shift: Any  # (steps, batch): what was subtracted, transitions included; 0 where not valid
     valid: Any  # bool (steps, batch)
     first: Any  # bool (steps, batch): the first valid step of its sequence
     last: Any  # bool (steps, batch)
-    has_holes: bool  # whether the step before may be one that is not valid
+    has_holes: bool  # whether the step before a valid one may be invalid
 
     @property
     def steps(self):
-        """What the recursions take."""
+        """The `Steps` that the recursions take."""
         return steps_of(self.x, self.transitions, self.valid, self.first)
 
 
@@ -45,8 +45,8 @@ class Gold(NamedTuple):
 def relative_scores(chain, for_sums=True):
     """The relative scores of a chain, for sums over paths or for single paths.
 
-    In sums the floor stands for −inf, and a score of NaN or +inf makes NaN of all that it is in. To
-    the score of a single path −inf and +inf are added as they are: no row is centred on them.
+    In sums, the floor stands for −inf, and a score of NaN or +inf makes every sum NaN that contains
+    it. The score of a single path adds −inf and +inf as they are, and no row is centred on them.
     """
     emissions = ops.convert_to_tensor(chain.emissions)
     transitions, start, end = (
@@ -72,7 +72,7 @@ def relative_scores(chain, for_sums=True):
         peak = ops.stop_gradient(ops.max(scores, axis=axis))
         return peak if for_sums else finite(peak)
 
-    # what stands at a step that is not valid may be NaN: it gets neither into values nor gradients
+    # a step that is not valid may hold NaN, which must not reach values or gradients
     x = ops.where(valid[..., None], x, 0)
     x = floored(x) if for_sums else x
     x = x + ops.where(first[..., None], start, 0) + ops.where(last[..., None], end, 0)
@@ -138,12 +138,12 @@ def tags_and_previous(scores, tags):
 
 
 def log_partition_from(relative_score):
-    """Log Z; `relative_score` is that of −shift."""
+    """Log Z, from the relative score of −shift."""
     return ops.where(is_impossible(-relative_score), -INFINITY, -relative_score)
 
 
 def log_likelihood_from(relative_score, gold):
-    """Log p, without what is above 0 by rounding only; `relative_score` is that of `gold`."""
+    """Log p, from the relative score of `gold`; 0 where rounding made it positive."""
     above = ops.stop_gradient(ops.where(relative_score > 0, relative_score, 0))
     return settle(relative_score - above, gold)
 
@@ -156,6 +156,6 @@ def settle(value, gold):
 def sum_over_steps(values):
     """(steps, batch) → (batch,), in blocks, since a float32 running sum loses digits."""
     steps, batch = ops.shape(values)
-    missing = BLOCK - 1 - (steps - 1) % BLOCK  # ONNX has no remainder of negative numbers
+    missing = BLOCK - 1 - (steps - 1) % BLOCK  # ONNX takes no remainder of negative numbers
     values = ops.concatenate([values, ops.zeros((missing, batch), values.dtype)], axis=0)
     return ops.sum(ops.sum(ops.reshape(values, (-1, BLOCK, batch)), axis=1), axis=0)

@@ -1,4 +1,4 @@
-"""Likelihoods of single steps, by a scan backwards in the domain of logarithms."""
+"""Likelihoods of single steps, by a backward scan in the domain of logarithms."""
 
 from keras import ops
 
@@ -30,18 +30,18 @@ def weighted_log_likelihood(chain, tags, weights):
         ]
     else:
         leaving = ops.take(scores.transitions, previous, axis=0)
-    # log p(y_t | y_{t-1}) is a softmax over the tags of step t, each with all that may follow it
+    # log p(y_t | y_{t-1}) is a log-softmax over the tags of step t, scored with all their futures
     logits = ops.where(scores.first[..., None], 0, leaving) + _from_here_on(scores.steps)
     logits = ops.where(scores.valid[..., None], logits, 0)
     of_tags = ops.take_along_axis(logits, tags[..., None], axis=-1)[..., 0]
     log_p = of_tags - log_sum_exp(logits, axis=-1)
-    log_p = log_p - ops.stop_gradient(ops.where(log_p > 0, log_p, 0))  # by rounding only
+    log_p = log_p - ops.stop_gradient(ops.where(log_p > 0, log_p, 0))  # above 0 by rounding
     weights = ops.transpose(ops.convert_to_tensor(weights, dtype=log_p.dtype))
     return settle(sum_over_steps(ops.where(scores.valid, weights * log_p, 0)), gold)
 
 
 def _from_here_on(steps):
-    """Log-sums of all that begins with each tag at each step, but for a constant of the step."""
+    """Log-sums of all suffixes that begin with each tag at each step, up to a constant per step."""
 
     def step(beta, inputs):
         x, valid, *into = inputs

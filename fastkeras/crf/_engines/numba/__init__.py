@@ -19,8 +19,8 @@ from fastkeras.crf._engines.numba.recursions import (
 )
 from fastkeras.crf.chain import Gradients
 
-# Sequences are summed in this many groups, each in order and then group after group: a constant,
-# so that sums over the batch do not depend on the number of threads.
+# Sums over the batch are made in this many groups, which are then added in order. The number is
+# constant so that the result does not depend on the number of threads.
 GROUPS = 16
 
 _one_call = Lock()  # Numba's own thread pool aborts the process if two Python threads enter it
@@ -78,7 +78,7 @@ def k_best(chain, k):
 
 
 def _compiled(chain):
-    """Return the arguments of the compiled functions: few types, so few compilations."""
+    """Return the arguments of the compiled functions, of few types, so that few are compiled."""
     transitions = _own(chain.transitions, np.float64)
     peak = transitions.max()
     peak = 0.0 if np.isneginf(peak) else peak if peak < np.inf else np.nan
@@ -93,7 +93,7 @@ def _compiled(chain):
 
 
 def _own(array, dtype=None):
-    """Return the array contiguous and writeable: Numba compiles anew for read-only ones."""
+    """Return the array contiguous and writeable: Numba would compile again for a read-only one."""
     return np.require(array, dtype, "CAW")
 
 
@@ -104,7 +104,7 @@ def _sum_in_order(parts, dtype):
     return total.astype(dtype)
 
 
-# The parallel loops hold one call each: what else stands in them costs seconds of compilation.
+# Each parallel loop holds just one call: anything more in it costs seconds of compilation.
 
 
 @njit(cache=True, parallel=True)

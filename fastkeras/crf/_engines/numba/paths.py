@@ -13,7 +13,7 @@ from fastkeras.crf._engines.numba.recursions import UNDERFLOW, _forward, is_soun
 
 @njit(cache=True)
 def draw_paths(x, mask, transitions, factors, peak, start, end, uniforms, tags):
-    """Write one path for each row of `uniforms`; nothing if none is possible."""
+    """Write one path for each row of `uniforms`; write nothing if no path is possible."""
     valid = np.flatnonzero(mask)
     n, num_tags = len(valid), len(start)
     if n == 0:
@@ -22,7 +22,7 @@ def draw_paths(x, mask, transitions, factors, peak, start, end, uniforms, tags):
     high, _ = _forward(x, valid, transitions, factors, peak, start, end, alpha)
     if not isfinite(high):
         return
-    into, factors_into = transitions.T.copy(), factors.T.copy()  # rows: into a tag
+    into, factors_into = transitions.T.copy(), factors.T.copy()  # a row for each tag after
     exps, sums = np.empty(num_tags), np.empty(num_tags)
     following = np.empty(len(tags), np.int64)
     for t in range(n - 1, -1, -1):
@@ -43,7 +43,7 @@ def draw_paths(x, mask, transitions, factors, peak, start, end, uniforms, tags):
 
 @njit(cache=True)
 def best_paths(x, mask, transitions, peak, start, end, tags, scores):
-    """Write the best len(tags) paths and their scores; what there is not stays as it was.
+    """Write the best len(tags) paths and their scores; if there are fewer, the rest stays as it is.
 
     `best` holds for each step and tag the scores of the best paths that end there, in order, and
     `origins` the tag and rank that each came from, as tag · k + rank.
@@ -82,7 +82,7 @@ def best_paths(x, mask, transitions, peak, start, end, tags, scores):
 
 @njit(cache=True)
 def _merge(before, added, score, best, origins, next_rank):
-    """Merge the sorted rows of `before` into one, of equal ones the lowest row first."""
+    """Merge the sorted rows of `before` into one; in a tie the lowest row comes first."""
     num_tags, k = before.shape
     next_rank[:] = 0
     for rank in range(k):

@@ -1,12 +1,13 @@
 """The recursions of the Numba engine: one chain at a time, in float64.
 
 log alpha and log beta are centred at every step, so that their largest element is 0, and the
-centres are summed apart in double-double: nothing grows with the number of steps. A step is a
+centres are summed separately in double-double: nothing grows with the number of steps. A step is a
 matrix product of exponentials; only an element that comes near underflow is computed by a
-log-sum-exp of its own, so hard constraints need no separate path. docs/crf.md has the derivation.
+log-sum-exp of its own, so hard constraints need no code of their own. docs/crf.md has the
+derivation.
 
-Throughout, factors = exp(transitions - peak), with peak the largest transition; it is NaN where a
-transition is NaN or +inf. What such a score makes of a sequence, _reference.py says.
+Throughout, factors = exp(transitions - peak), with peak the largest transition, or NaN if a
+transition is NaN or +inf. reference.py says what such a score does to a sequence.
 """
 
 from math import exp, inf, isfinite, isnan, log, nan
@@ -14,7 +15,7 @@ from math import exp, inf, isfinite, isnan, log, nan
 import numpy as np
 from numba import njit
 
-UNDERFLOW = 1e-280  # a sum above this has lost nothing that counts to underflow
+UNDERFLOW = 1e-280  # a sum above this has lost nothing that matters to underflow
 WIDE_GAP = 600.0  # nats; exp(WIDE_GAP) times a count stays finite
 
 
@@ -128,7 +129,7 @@ def write_marginals(x, mask, transitions, factors, peak, start, end, unary, coun
 def best_path(x, mask, transitions, peak, start, end, tags):
     """Write the best tags at the valid steps and return their score.
 
-    The scores are kept, not pointers: the same additions find the best predecessor again.
+    No pointers are kept, only scores: on the way back, the same additions find the predecessor.
     """
     valid = np.flatnonzero(mask)
     n, num_tags = len(valid), len(start)
@@ -168,7 +169,7 @@ def is_sound(x, valid, peak, start, end):
 
 @njit(cache=True)
 def unsound_score(x, valid, transitions, start, end):
-    """Return the best score of a sequence that is not sound, +inf or NaN: every NaN is kept."""
+    """Return the best score of a sequence that is not sound: NaN if any is met, or +inf."""
     num_tags = len(start)
     best, before = start.copy(), np.empty(num_tags)
     for t in range(len(valid)):
@@ -218,18 +219,18 @@ def _forward(x, valid, transitions, factors, peak, start, end, alpha):
 def _backward(x, valid, transitions, factors, peak, end, alpha):
     """Turn log alpha of all steps into the marginals, in place; return the expected counts.
 
-    Each step has its own normaliser, so no error is carried from step to step. Requires that a
-    sequence is possible.
+    Each step is normalised by its own sum, so no error is carried from step to step. At least one
+    sequence must be possible.
     """
     num_tags = len(end)
     transposed, factors_transposed = transitions.T.copy(), factors.T.copy()
-    products = np.zeros((num_tags, num_tags))  # of exponentials; times factors they are counts
+    products = np.zeros((num_tags, num_tags))  # sums of exponentials; times factors: counts
     counts = np.zeros((num_tags, num_tags))
     beta, rest, exps = end.copy(), np.empty(num_tags), np.empty(num_tags)
     _recentre(beta)
     for t in range(len(valid) - 1, -1, -1):
         log_normaliser = _log_sum_exp(alpha[t], beta)
-        if t < len(valid) - 1:  # here rest and exps are those of step t + 1
+        if t < len(valid) - 1:  # rest and exps still belong to step t + 1
             _count_pairs(alpha[t], transitions, peak, rest, exps, log_normaliser, products, counts)
         total = 0.0
         for j in range(num_tags):
@@ -280,7 +281,7 @@ def _count_pairs(alpha, transitions, peak, rest, exps, log_normaliser, products,
 
 @njit(cache=True)
 def _recentre(scores):
-    """Subtract the largest score and return it; leave scores of nothing but −inf as they are."""
+    """Subtract the largest score and return it; if all scores are −inf, change nothing."""
     centre = scores.max()
     if centre > -inf:
         for j in range(len(scores)):
@@ -290,7 +291,7 @@ def _recentre(scores):
 
 @njit(cache=True)
 def _log_sum_exp(scores, more_scores):
-    """Return log Σ_i exp(scores[i] + more_scores[i]); of nothing but −inf it is −inf."""
+    """Return log Σ_i exp(scores[i] + more_scores[i]); −inf if all are −inf."""
     _, peak = _first_largest(scores, more_scores)
     if peak == -inf:
         return -inf
@@ -302,7 +303,7 @@ def _log_sum_exp(scores, more_scores):
 
 @njit(cache=True)
 def _first_largest(scores, more_scores):
-    """Return the index and the value of the largest sum, of equals the first."""
+    """Return the index and the value of the largest sum, in a tie the first."""
     index, largest = 0, -inf
     for i in range(len(scores)):
         if scores[i] + more_scores[i] > largest:

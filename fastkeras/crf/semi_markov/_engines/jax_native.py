@@ -28,14 +28,14 @@ def _answer(function, chain, durations):
     inputs = (chain.emissions, chain.transitions, durations, chain.lengths, *boundaries)
     if chain.family == "numpy":
         return on_numpy_arrays(function, *inputs)
-    check_values(chain)  # what a kernel refuses comes late, and is no ValueError
+    check_values(chain)  # an error from the kernel would come late, and be no ValueError
     return function(*inputs)
 
 
 _log_partition = op(
     "fastkeras_semi_markov_log_partition",
     lambda x, *_: ShapeDtypeStruct(x.shape[:1], x.dtype),
-    "log Z in this way",  # it is in the one below
+    "log Z in this way",  # the differentiable function is below
     KERAS,
 )
 
@@ -64,12 +64,12 @@ def _forward(attributes, *inputs):
 
 
 def _backward(attributes, inputs, weights):
-    """The derivatives are the marginals; of start and end, those of the first and last step."""
+    """The derivatives are the marginals; for start and end, those of the first and last step."""
     x, transitions, durations, lengths, start, end = inputs
     lengths = jnp.where(weights != 0, lengths, 0)  # 0 times NaN would be NaN
     unary, segments, counts = _marginals(x, transitions, durations, lengths, start, end)
     d_x = weights[:, None, None] * unary
-    last = jnp.arange(x.shape[1]) == lengths[:, None] - 1  # none without a step
+    last = jnp.arange(x.shape[1]) == lengths[:, None] - 1  # none for length 0
     d_end = jnp.where(last[..., None], d_x, 0).sum((0, 1))
     d_start = jnp.einsum("b,btlj->j", weights, segments[:, :1])
     d_transitions = jnp.einsum("b,bij->ij", weights, counts)

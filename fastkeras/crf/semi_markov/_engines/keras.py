@@ -1,8 +1,8 @@
 """Semi-Markov chains composed of keras.ops: one scan over the steps, differentiable at any order.
 
-What is carried are the segments that are open, by the number of their steps so far: a step adds its
-emissions to all of them and begins a new one, so no sum over a segment is ever a difference of two
-large sums. −inf is a finite floor, as in crf/_engines/keras/recursions.py.
+The scan carries the open segments, by the number of steps that they have so far: each step adds its
+emissions to all of them and begins a new one, so the sum over a segment is never a difference of
+two large sums. −inf is a finite floor, as in crf/_engines/keras/recursions.py.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ def marginals(chain, durations):
     chain = _time_major(chain, durations)
     x, durations, lengths = chain.x, chain.durations, chain.lengths
     ended, begun, shift, _ = _sweep(chain, log_sum_exp)
-    # what comes after is what came before, of the sequence read from its end
+    # what follows a step is what precedes it in the reversed sequence
     mirrored = chain._replace(
         x=_mirror(x, lengths),
         transitions=ops.transpose(chain.transitions),
@@ -42,7 +42,7 @@ def marginals(chain, durations):
     for length in range(1, max_length + 1):
         segment = segment + _shifted(x, length - 1)
         fits = (t + length <= lengths) & possible
-        # step t + length, read from the end
+        # the place of step t + length in the reversed sequence
         mirror = ops.clip(lengths - t - length, 0, steps)
         rest = ops.take_along_axis(after, mirror[..., None], axis=0)
         rest_shift = ops.take_along_axis(shift_after, mirror, axis=0)
@@ -116,8 +116,8 @@ def _time_major(chain, durations):
 def _sweep(chain, join):
     """Return ended and begun, (steps + 1, batch, num_tags), relative to shift, (steps + 1, batch).
 
-    And the lengths of the best segments that end with each step, (steps, batch, num_tags). After a
-    sequence has ended nothing changes any more, so that the last row is its last.
+    Also the lengths of the best segments that end with each step, (steps, batch, num_tags). Rows
+    past the end of a sequence repeat its last row.
     """
     x, durations = chain.x, chain.durations
     t = ops.arange(ops.shape(x)[0], dtype="int32")
@@ -133,10 +133,10 @@ def _sweep(chain, join):
         opened, begun, ended, shift = carry
         x, valid, t = inputs
         now_open = ops.concatenate([begun[:, None], opened[:, :-1]], axis=1) + x[:, None]
-        # a duration that no segment can have had so far is not read: it may be NaN
+        # a duration longer than the steps so far is not read, since it may be NaN
         closed = _floored(ops.where(lengths_less_1 <= t, now_open + durations, FLOOR))
         now_ended = join(closed, axis=1)
-        # of equal ones the longer
+        # in a tie the longer
         lengths = max_length - ops.argmax(ops.flip(closed, axis=1), axis=1)
         centre = ops.stop_gradient(ops.max(_floored(now_open), axis=(1, 2)))
         centre = ops.where((centre > IMPOSSIBLE) & (centre < INFINITY), centre, 0)
@@ -165,14 +165,14 @@ def _sweep(chain, join):
 
 
 def _mirror(x, lengths):
-    """Each sequence from its last step to its first."""
+    """Each sequence reversed, from its last step to its first."""
     steps = ops.shape(x)[0]
     order = lengths - 1 - ops.arange(steps, dtype="int32")[:, None]
     return ops.take_along_axis(x, ops.where(order < 0, 0, order)[..., None], axis=0)
 
 
 def _shifted(rows, by):
-    """rows[t + by], 0 where there is none."""
+    """rows[t + by], 0 where there is no such row."""
     if by == 0:
         return rows
     missing = ops.zeros_like(rows[: abs(by)])

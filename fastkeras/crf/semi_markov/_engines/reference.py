@@ -1,4 +1,4 @@
-"""Semi-Markov chains as text: one sequence, one step and one segment at a time, in log space.
+"""Semi-Markov chains written to be read: one sequence, step and segment at a time, in log space.
 
 segment[t, l, j] is the score of the segment of tag j over the steps t … t + l − 1.
 """
@@ -63,14 +63,14 @@ def viterbi(chain, durations):
                 begun, came_from[t] = candidates.max(axis=0), candidates.argmax(axis=0)
             for length in range(1, min(len(durations), n - t) + 1):
                 scores = begun + segment[t, length - 1]
-                # of equal ones the longer, which is found first
+                # in a tie the longer, which is found first
                 length_of[t + length] = np.where(
                     scores > best[t + length], length, length_of[t + length]
                 )
                 best[t + length] = np.maximum(best[t + length], scores)
         score[b] = (best[n] + chain.end_transitions).max()
         if not np.isfinite(score[b]):
-            continue  # no segmentation is possible, or they have no order
+            continue  # no segmentation is possible, or scores of NaN or +inf have no order
         t, tag = n, (best[n] + chain.end_transitions).argmax()
         while t > 0:
             first = t - length_of[t, tag]
@@ -80,7 +80,7 @@ def viterbi(chain, durations):
 
 
 def _segments(x, durations):
-    """The scores of all segments; those that would reach beyond the end are −inf."""
+    """The scores of all segments; −inf for those that would reach beyond the end."""
     steps, num_tags = x.shape
     scores = np.full((steps, len(durations), num_tags), -np.inf, x.dtype)
     for t in range(steps):
@@ -90,8 +90,8 @@ def _segments(x, durations):
 
 
 def _forward(segment, transitions, start_transitions):
-    """Log-sums of all that comes before: ended[t, j], the last segment is of tag j and ends before
-    step t; begun[t, j], a segment of tag j begins at step t.
+    """Log-sums of all prefixes: in ended[t, j], a segment of tag j has just ended before step t; in
+    begun[t, j], a segment of tag j begins at step t.
     """
     steps, max_length, num_tags = segment.shape
     ended = np.full((steps + 1, num_tags), -np.inf, segment.dtype)
@@ -106,8 +106,8 @@ def _forward(segment, transitions, start_transitions):
 
 
 def _backward(segment, transitions, end_transitions):
-    """Log-sums of all that comes: after[t, i], since a segment of tag i has ended before step t;
-    remaining[t, j], since one of tag j begins at step t.
+    """Log-sums of all suffixes: after[t, i], if a segment of tag i has just ended before step t;
+    remaining[t, j], if a segment of tag j begins at step t.
     """
     steps, max_length, num_tags = segment.shape
     after = np.full((steps + 1, num_tags), -np.inf, segment.dtype)

@@ -1,4 +1,4 @@
-"""The C++ kernels as TensorFlow ops: eager and in graphs, any batch and number of steps, CPU.
+"""The C++ kernels as TensorFlow ops on CPUs: eager, and in graphs of any batch and steps.
 
 log Z is differentiable once, with respect to all scores; see csrc/crf/semi_markov/tensorflow.cc.
 """
@@ -29,13 +29,13 @@ def _call(op, chain, durations):
 
 @tf.RegisterGradient("Fastkeras>SemiMarkovLogPartition")
 def _log_partition_gradient(op, weights):
-    """The derivatives are the marginals; of start and end, those of the first and last step."""
+    """The derivatives are the marginals; for start and end, those of the first and last step."""
     lengths = tf.where(weights != 0, op.inputs[3], 0)  # 0 times NaN would be NaN
     unary, segments, counts = library.fastkeras_semi_markov_marginals(
         *op.inputs[:3], lengths, *op.inputs[4:], num_threads=op.get_attr("num_threads")
     )
     d_emissions = weights[:, None, None] * unary
-    last = tf.one_hot(lengths - 1, tf.shape(unary)[1], dtype=unary.dtype)  # zeros without a step
+    last = tf.one_hot(lengths - 1, tf.shape(unary)[1], dtype=unary.dtype)  # zeros for length 0
     d_end = tf.einsum("bt,btj->j", last, d_emissions)
     d_start = tf.einsum("b,btlj->j", weights, segments[:, :1])
     d_transitions = tf.einsum("b,bij->ij", weights, counts)

@@ -34,7 +34,7 @@ def _marginals(*inputs, num_threads):
 
 
 def _of_segments(x, transitions, lengths, mask, start, end, durations):
-    """The inputs as the kernels of segments take them, which know no mask."""
+    """The inputs in the order of the semi-Markov kernels, which take no mask."""
     return x, transitions, durations, lengths, start, end
 
 
@@ -45,11 +45,11 @@ def _shapes(x, durations):
 
 
 def _gradients(x, transitions, lengths, mask, start, end, durations, weights):
-    """The derivatives are the marginals; of start and end, those of the first and last step."""
+    """The derivatives are the marginals; for start and end, those of the first and last step."""
     lengths = torch.where(weights != 0, lengths, 0)  # 0 times NaN would be NaN
     unary, segments, counts = _marginals(x, transitions, lengths, mask, start, end, durations)
     d_x = weights[:, None, None] * unary
-    last = torch.arange(x.shape[1], device=x.device) == lengths[:, None] - 1  # none without a step
+    last = torch.arange(x.shape[1], device=x.device) == lengths[:, None] - 1  # none for length 0
     d_end = torch.where(last[..., None], d_x, 0).sum((0, 1))
     d_start = torch.einsum("b,btlj->j", weights, segments[:, :1])
     d_transitions = torch.einsum("b,bij->ij", weights, counts)
