@@ -1,4 +1,4 @@
-"""Word2Vec with hand-derived gradients, and all that is around its training."""
+"""Word2Vec with hand-derived gradients: corpora, training, vectors and their evaluation."""
 
 from importlib import import_module
 
@@ -14,7 +14,7 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 
-def __getattr__(name):  # an engine alone needs no trainer
+def __getattr__(name):  # who imports only an engine need not load the trainer
     if name not in _WHERE:
         raise AttributeError(f"module 'fastkeras.word2vec' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)

@@ -1,4 +1,4 @@
-"""Arguments of every function here, checked with one message for each kind of mistake."""
+"""Checks of arguments, for all of word2vec, with one message for each kind of mistake."""
 
 import math
 import numbers
@@ -10,7 +10,7 @@ LARGEST = 2**31 - 1  # what a kernel's int holds
 
 
 def integer(name, value, lowest=0, highest=LARGEST):
-    """Return an int; TypeError if it is none, ValueError if it is out of its range."""
+    """Return an int; TypeError if the value is not one, ValueError if it is out of range."""
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}={value!r} must be an int")
     value = operator.index(value)

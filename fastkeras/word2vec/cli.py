@@ -21,7 +21,7 @@ def main(arguments=None):
         arguments: list of strings; None takes those of the process.
 
     Returns:
-        The exit status: 0; 1 if something was wrong, which standard error tells; 130 after Ctrl-C.
+        The exit status: 0; 1 after an error, printed to standard error; 130 after Ctrl-C.
     """
     given = _parser().parse_args(arguments)
     try:
@@ -32,11 +32,11 @@ def main(arguments=None):
         how_to_go_on = f": {_how_to_go_on(given)}" if interrupt.args else ""
         print(f"fastkeras word2vec: interrupted{how_to_go_on}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # of `... | head`
+    except BrokenPipeError:  # as with `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error  # its str is quoted
+        message = error.args[0] if isinstance(error, KeyError) else error  # str of one has quotes
         print(f"fastkeras word2vec {given.command}: error: {message}", file=sys.stderr)
         return 1
     return 0
@@ -157,7 +157,7 @@ def _of(kind, metavar="N"):
     return {"type": kind, "metavar": metavar}
 
 
-# Defaults are those of `Word2Vec`, which gets only what was given.
+# The defaults are those of `Word2Vec`: it gets only the options that were given.
 _OPTIONS = [
     ("--vector-size", _of(int), "how many numbers a vector has (default 100)"),
     ("--window", _of(int), "how many words before and after one count (default 5)"),
@@ -207,7 +207,7 @@ def _train(given):
     from fastkeras.word2vec.training.trainer import Word2Vec
     from fastkeras.word2vec.vectors.files import format_of
 
-    # Better now than after the training.
+    # Fail now rather than after the training.
     format_of(given.output)
     for path in filter(None, [given.output, given.vocabulary, given.checkpoint]):
         folder = Path(path).parent
@@ -231,7 +231,7 @@ def _train(given):
         model.fit(corpus, checkpoint=given.checkpoint, progress=True)
     try:
         model.vectors.save(given.output)
-    except OSError as error:  # what has taken hours is not thrown away
+    except OSError as error:  # do not lose hours of training
         raise OSError(f"{error}; the vectors are in {_rescued(model.vectors, given)}") from error
     if given.vocabulary:
         model.vocabulary.save(given.vocabulary)
@@ -278,7 +278,7 @@ def _similar(given):
         try:
             if word:
                 _print_words(vectors.most_similar(word, topn=given.topn))
-        except KeyError as error:  # the next one may be known
+        except KeyError as error:  # go on: the next word may be known
             print(error.args[0], file=sys.stderr)
 
 

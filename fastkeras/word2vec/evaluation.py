@@ -1,6 +1,6 @@
-"""How good vectors are: against what people say of pairs of words, and by analogies.
+"""How good vectors are: by people's judgements of pairs of words, and by analogies.
 
-The results are gensim's, from the same files; where a default differs the docstring says so.
+The results equal gensim's from the same files; docstrings name the defaults that differ.
 """
 
 import math
@@ -12,7 +12,7 @@ from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.corpus.text_files import lines_of
 from fastkeras.word2vec.vectors import unit_rows
 
-CANDIDATES = 5  # neighbours among which an answer other than the question's own words is looked for
+CANDIDATES = 5  # nearest words; the first that is no word of the question, in any case, answers it
 
 
 class PairScores(NamedTuple):
@@ -21,7 +21,7 @@ class PairScores(NamedTuple):
     spearman: float
     pearson: float
     pairs: int  # that were scored
-    unknown: int  # pairs of which a word has no vector
+    unknown: int  # pairs with a word that has no vector
 
 
 class AnalogyScores(NamedTuple):
@@ -30,32 +30,33 @@ class AnalogyScores(NamedTuple):
     accuracy: float
     correct: int
     questions: int  # that were scored
-    unknown: int  # questions of which a word has no vector
+    unknown: int  # questions with a word that has no vector
     sections: dict  # name: (correct, questions)
 
 
 def evaluate_word_pairs(
     vectors, path, restrict_vocab=300_000, case_insensitive=True, count_unknown=False
 ):
-    """Compare the cosines of pairs of words with how similar people say that they are.
+    """Compare the cosines of pairs of words with how similar people find them.
 
     Args:
         vectors: `Vectors`.
         path: a UTF-8 file with a line `word, word, number` for each pair, separated by tabs, or
-            commas, or spaces, such as WordSim-353 and SimLex-999; lines that begin with `#`, empty
-            ones, and a first one whose third field is no number are left out.
-        restrict_vocab: know only that many first words; None knows all.
-        case_insensitive: take words that differ only in case for one, the first of them.
+            commas, or spaces, such as WordSim-353 and SimLex-999. Lines that begin with `#`, empty
+            lines, and a first line whose third field is not a number are skipped.
+        restrict_vocab: use only the first so many words; None uses all.
+        case_insensitive: treat words that differ only in case as one; it has the vector of the
+            first of them.
         count_unknown: score pairs with an unknown word as a similarity of 0; otherwise they are
             left out of the coefficients, and only counted.
 
     Returns:
-        `PairScores`: Spearman's coefficient (ranks, ties with their mean rank), Pearson's, how many
+        `PairScores`: Spearman's coefficient (equal values get their mean rank), Pearson's, how many
         pairs were scored, and how many had an unknown word. The coefficients are NaN if all scores
         are equal.
 
     Raises:
-        ValueError: a line is something else (it is named), or no pair is known.
+        ValueError: a line has another form (the message names it), or no pair is known.
     """
     rows = _known(vectors, restrict_vocab, case_insensitive)
     people, cosines, unknown = [], [], 0
@@ -80,25 +81,26 @@ def evaluate_analogies(
 ):
     """Answer questions like "Athens is to Greece as Baghdad is to ...".
 
-    The answer is the word nearest to `b − a + c` (of lengths brought to 1) that is none of the
-    three (3CosAdd; Mikolov et al. 2013, arXiv 1301.3781).
+    The answer is the word nearest to `b − a + c`, each scaled to length 1, other than the three
+    words themselves (3CosAdd; Mikolov et al. 2013, arXiv 1301.3781).
 
     Args:
         vectors: `Vectors`, the most frequent words first.
         path: a UTF-8 file in the form of `questions-words.txt`: four words a line, sections that
             begin with a line `: name`.
-        restrict_vocab: know, and answer with, only that many first words, 30,000 as is usual with
-            word2vec's own program (gensim's default is 300,000); None takes all.
-        case_insensitive: take words that differ only in case for one, the first of them.
+        restrict_vocab: use only the first so many words, in questions and answers: 30,000 as is
+            usual with word2vec's own program (gensim's default is 300,000); None uses all.
+        case_insensitive: treat words that differ only in case as one; it has the vector of the
+            first of them.
         count_unknown: score questions with an unknown word as wrong; otherwise they are left out,
             and only counted.
 
     Returns:
-        `AnalogyScores`: the share of right answers, how many those are, of how many questions, how
+        `AnalogyScores`: the share of right answers, their number, the number of questions, how
         many questions had an unknown word, and right answers and questions by section.
 
     Raises:
-        ValueError: a line is something else (it is named), or no question is known.
+        ValueError: a line has another form (the message names it), or no question is known.
     """
     rows = _known(vectors, restrict_vocab, case_insensitive)
     names, questions, unknown = [], [], 0
@@ -116,7 +118,7 @@ def evaluate_analogies(
     questions = np.array(questions)
     known = (questions >= 0).all(1)
     if known.any():
-        same = np.arange(len(vectors))  # the row of the word that stands for a word in any case
+        same = np.arange(len(vectors))  # for each word, the row that stands for it in any case
         for i, word in enumerate(vectors.words[:restrict_vocab]):
             same[i] = rows[_folded(word, case_insensitive)]
         right[known] = _right(vectors, questions[known], same, restrict_vocab)
@@ -139,7 +141,7 @@ def _right(vectors, questions, same, restrict_vocab):
 
 
 def _known(vectors, restrict_vocab, case_insensitive):
-    """Return the row of each known word; of words that differ in case, the first."""
+    """Return the row of each known word; for words that differ only in case, the first row."""
     if restrict_vocab is not None:
         integer("restrict_vocab", restrict_vocab, 1, None)
     rows = {}
@@ -163,7 +165,7 @@ def _pairs(path):
             score = float(score)
         except ValueError:
             if number == 1 and len(fields) == 3:
-                continue  # names of columns
+                continue  # the names of the columns
             score = math.nan
         if not math.isfinite(score):
             raise ValueError(
@@ -188,7 +190,7 @@ def _questions(path):
 
 
 def _ranks(values):
-    """Return the rank of each value, that of equal ones being the mean of theirs."""
+    """Return the rank of each value; equal values get the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 

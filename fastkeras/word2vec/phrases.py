@@ -1,4 +1,4 @@
-"""Pairs of words that come together more often than by chance, made one word: New_York.
+"""Pairs of words that occur together more often than by chance, joined to one word: New_York.
 
 Mikolov et al. 2013, Distributed Representations of Words and Phrases (arXiv 1310.4546), section 4;
 Bouma 2009, Normalized (Pointwise) Mutual Information in Collocation Extraction.
@@ -33,7 +33,7 @@ class Phrases:
         return len(self.scores)
 
     def join(self, words):
-        """Return the sentence with its phrases joined, from left to right, none overlapping.
+        """Return the sentence with its phrases joined from left to right, without overlaps.
 
         Example:
             >>> from fastkeras.word2vec.phrases import Phrases
@@ -48,7 +48,7 @@ class Phrases:
         return joined
 
     def apply(self, corpus):
-        """Return the corpus with its phrases joined: it can be iterated over again and again.
+        """Return the corpus with its phrases joined; it can be iterated over several times.
 
         Args:
             corpus: a `Corpus`, or what one is made of. Sentences are joined as they are read.
@@ -56,7 +56,7 @@ class Phrases:
         return _Joined(self, _opened(corpus))
 
     def save(self, path):
-        """Write a line `first TAB second TAB score` for each pair; the delimiter is not in it."""
+        """Write a line `first TAB second TAB score` for each pair; the delimiter is not saved."""
         with replacing(path) as file:
             for (first, second), score in self.scores.items():
                 if set("\t\n") & set(first + second):
@@ -65,7 +65,7 @@ class Phrases:
 
     @classmethod
     def load(cls, path, delimiter="_"):
-        """Read what `save` has written; ValueError names the line that is something else."""
+        """Read what `save` has written; ValueError names the first line of another form."""
         scores = {}
         for at, line in lines_of(path):
             fields = line.split("\t")
@@ -96,31 +96,32 @@ def find_phrases(
     num_threads=0,
     table_size=5_000_000,
 ):
-    """Find pairs of words that come one after the other more often than by chance.
+    """Find pairs of words that follow each other more often than by chance.
 
     With counts n of words and pairs, and N words in the corpus, the score of a pair (a, b) is
 
     - `"original"`: (n(ab) − min_count) N / (n(a) n(b)), as in word2phrase (gensim has the number of
-      different words and pairs in place of N, so its thresholds are others);
-    - `"npmi"`: log(p(ab) / (p(a) p(b))) / −log p(ab), with p = n / N: 1 for words that come only
+      different words and pairs in place of N, so it needs other thresholds);
+    - `"npmi"`: log(p(ab) / (p(a) p(b))) / −log p(ab), with p = n / N: 1 for words that occur only
       together, 0 for independent ones.
 
     Args:
         corpus: a `Corpus`, or what one is made of. It is read twice. For phrases of three or four
             words, find phrases again in `phrases.apply(corpus)`.
         scoring: `"original"` or `"npmi"`.
-        threshold: pairs with a higher score are phrases; None takes 100 and 0.5.
-        min_count: pairs and words that come less often make none.
+        threshold: pairs with a higher score are phrases; None takes 100 for `"original"`, 0.5 for
+            `"npmi"`.
+        min_count: rarer pairs, and pairs with a rarer word, are no phrases.
         delimiter: what stands between the words of a joined pair.
         num_threads: as in `fastkeras.word2vec.vocabulary.build`.
         table_size: how many different words, and how many different pairs, are held while counting
-            (about 100 bytes each); beyond it the rarest are forgotten, as in `build`.
+            (about 100 bytes each); beyond it the rarest are forgotten, as in `vocabulary.build`.
 
     Returns:
-        `Phrases`, those with the highest scores first.
+        `Phrases`, the highest scores first.
 
     Raises:
-        ValueError: an argument is not one of these, or the corpus has no words.
+        ValueError: an argument is out of range, or the corpus has no words.
 
     Example:
         >>> from fastkeras.word2vec.phrases import find_phrases
@@ -137,7 +138,7 @@ def find_phrases(
     if threshold not in (None, -math.inf):
         number("threshold", threshold)
     corpus = _opened(corpus)
-    # Rare words are counted too: without them their neighbours would seem to be next to each other.
+    # Rare words are kept too: without them, the words around one would look like neighbours.
     vocabulary = build(corpus, 1, num_threads=num_threads, table_size=table_size)
     ids = encode(corpus, vocabulary, num_threads=num_threads)
     pairs, counts = _count_pairs(ids, len(vocabulary), table_size)
@@ -167,7 +168,7 @@ def _score(scoring, first, second, pair, total, min_count):
         return (pair - min_count) * (total / first / second)
     with np.errstate(divide="ignore", invalid="ignore"):
         score = np.log(pair / first / second * total) / -np.log(pair / total)
-    return np.where(pair == total, 1.0, score)  # nothing else is in the corpus
+    return np.where(pair == total, 1.0, score)  # the corpus has only this pair
 
 
 def _count_pairs(ids, num_words, table_size):

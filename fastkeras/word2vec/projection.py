@@ -8,13 +8,13 @@ import numpy as np
 from fastkeras._files import replacing
 from fastkeras.word2vec.vectors import unit_rows
 
-# Fonts with Chinese, Japanese and Korean signs that systems come with, the plainest first.
+# Common system fonts with Chinese, Japanese and Korean characters, the plainest first.
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Noto Sans SC", "PingFang SC",
     "Heiti SC", "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
     "Droid Sans Fallback", "Arial Unicode MS", "Unifont",
 )  # fmt: skip
-DISTANCES = (5, 14, 26, 40)  # points between a dot and its label, the nearest that is free
+DISTANCES = (5, 14, 26, 40)  # points from a dot to its label; the smallest that fits is taken
 ANGLES = np.radians([0, 180, 90, 270, 45, 135, 225, 315])
 
 
@@ -23,12 +23,12 @@ def principal_components(matrix, dimensions=2):
 
     Args:
         matrix: array of shape (rows, size).
-        dimensions: how many directions, at most the smaller of both.
+        dimensions: how many directions, at most min(rows, size).
 
     Returns:
         `(coordinates, shares)`: float64 arrays of shape (rows, dimensions), and (dimensions,): the
-        share of the variance that each direction has. In each direction the coordinate that is
-        farthest from 0 is positive, so that a map does not depend on the library's choice of signs.
+        share of the variance in each direction. In each direction the coordinate that is farthest
+        from 0 is positive, so that a map does not depend on the library's choice of signs.
 
     Raises:
         ValueError: there are fewer rows or columns than dimensions.
@@ -56,24 +56,24 @@ def principal_components(matrix, dimensions=2):
 
 
 def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
-    """Draw words where their vectors (of length 1) lie in their first two principal components.
+    """Draw words at the first two principal components of their vectors, scaled to length 1.
 
     Args:
         vectors: `Vectors`.
         words: list of at least three words.
         path: of the picture; its suffix tells the format, `.png`, `.svg` or `.pdf`.
         title: string above the map.
-        groups: a name for each word; words of one name have one colour, told in a legend.
+        groups: the name of each word's group; a group has one colour, shown in a legend.
         size: width and height in inches.
 
     Raises:
         ImportError: Matplotlib is not installed.
         KeyError: a word has no vector.
-        ValueError: there are fewer than three words, or not as many groups, or
-            the suffix tells no format.
+        ValueError: there are fewer than three words, `groups` has another length, or the suffix
+            is of no known format.
 
     Labels are moved apart, with a line to their dots. Words in Chinese, Japanese or Korean need a
-    font that has their signs; where none is installed there is a warning.
+    font with their characters; a warning tells if none is installed.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -107,7 +107,7 @@ def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
         axes.legend(frameon=False, prop={"family": fonts})
     axes.set_title(title or "", family=fonts)
     colors = [f"C{names.index(group)}" if groups is not None else "C0" for group in groups or words]
-    with warnings.catch_warnings():  # _fonts has said it once, Matplotlib does for every sign
+    with warnings.catch_warnings():  # _fonts warns once, Matplotlib for every character
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         _label(figure, axes, points, words, fonts, colors)
         with replacing(path) as file:
@@ -115,7 +115,7 @@ def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
 
 
 def _label(figure, axes, points, words, fonts, colors):
-    """Put each word where it covers no dot and no other word, as near to its dot as may be."""
+    """Put each word as near to its dot as possible without covering a dot or another word."""
     figure.draw_without_rendering()
     pixels = figure.dpi / 72
     dots = axes.transData.transform(points)
@@ -155,7 +155,7 @@ def _overlap(a, b):
 
 
 def _fonts(text):
-    """Return the names of fonts that together have the text's signs, or warn that none has."""
+    """Return the names of fonts that together have the text's characters; warn if none has one."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
@@ -167,7 +167,7 @@ def _fonts(text):
         return family
     installed = {}
     for font in font_manager.fontManager.ttflist:
-        if "Last Resort" not in font.name:  # it has a box for every sign
+        if "Last Resort" not in font.name:  # it shows a box for every character
             installed.setdefault(font.name, font.fname)
     preferred = [name for name in CJK_FONTS if name in installed]
     for name in [*preferred, *sorted(installed.keys() - {*preferred})]:

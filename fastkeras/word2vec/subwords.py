@@ -1,8 +1,8 @@
 """The parts of words: fastText's n-grams of letters, hashed into buckets.
 
 Bojanowski et al. 2017, Enriching Word Vectors with Subword Information (arXiv 1607.04606). A word
-that training has not seen has parts that it has, so it can get a vector. The hashes are fastText's
-own, so that its buckets can be used.
+that training has not seen gets a vector from those of its parts that training has seen. The hashes
+are fastText's own, so that its buckets can be used.
 """
 
 from typing import NamedTuple
@@ -11,8 +11,8 @@ import numpy as np
 
 FNV_OFFSET, FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 WORDS_AT_A_TIME = 1 << 16
-BAGS_AT_A_TIME = 1 << 12  # whose rows are in memory a second time
-CONTINUATION = 0x80  # the two highest bits of the bytes of a letter in UTF-8 after its first
+BAGS_AT_A_TIME = 1 << 12  # whose rows are copied at a time
+CONTINUATION = 0x80  # the two highest bits of each byte of a UTF-8 letter but its first
 
 
 def ngrams(word, min_n=3, max_n=6):
@@ -24,7 +24,7 @@ def ngrams(word, min_n=3, max_n=6):
         max_n: the greatest.
 
     Returns:
-        List of strings by place, then by length. A single `<` or `>` is none of them.
+        List of strings by place, then by length, without a single `<` or `>`.
 
     Example:
         >>> from fastkeras.word2vec.subwords import ngrams
@@ -57,7 +57,7 @@ def ngram_ids(words, buckets=2_000_000, min_n=3, max_n=6):
         in the order of `ngrams`, are `ids[offsets[i] : offsets[i + 1]]`, from 0 to `buckets` − 1.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
 
     Example:
         >>> from fastkeras.word2vec.subwords import ngram_ids
@@ -67,7 +67,7 @@ def ngram_ids(words, buckets=2_000_000, min_n=3, max_n=6):
     """
     check(buckets, min_n, max_n)
     letters = sum(map(len, words)) + 2 * len(words)
-    if letters * (max_n - min_n + 1) >= 2**31:  # else there are fewer for sure
+    if letters * (max_n - min_n + 1) >= 2**31:  # else there are certainly fewer
         total = sum(_count_ngrams(len(word) + 2, min_n, max_n) for word in words)
         if total >= 2**31:
             raise ValueError(f"the words have {total} n-grams; at most 2147483647 are possible")
@@ -81,19 +81,19 @@ def ngram_ids(words, buckets=2_000_000, min_n=3, max_n=6):
 
 
 class Bags(NamedTuple):
-    """The rows of the input matrix whose mean is a word's vector, one word after the other.
+    """Each word's bag: the rows of the input matrix whose mean is its vector.
 
-    The first of a bag is the word's own, and rows 0..words−1 are those of the words; those of the
-    buckets follow. Only buckets that some word has get a row, however many there could be.
+    The first row of a bag is the word's own. In the matrix the rows of the words come first, those
+    of the buckets follow; only buckets that some word uses have a row.
     """
 
-    starts: np.ndarray  # int64 (words + 1,): where in `rows` a bag begins
-    rows: np.ndarray  # int32; an n-gram that comes twice is there twice
-    buckets: np.ndarray  # int32, ascending: of rows words, words + 1, ...
+    starts: np.ndarray  # int64 (words + 1,): where each bag begins in `rows`
+    rows: np.ndarray  # int32; an n-gram that occurs twice is listed twice
+    buckets: np.ndarray  # int32, ascending: the buckets of rows words, words + 1, ...
 
     @property
     def num_rows(self):
-        """Rows of the input matrix: of the words and of the buckets."""
+        """How many rows the input matrix has, for words and buckets."""
         return len(self.starts) - 1 + len(self.buckets)
 
 
@@ -128,7 +128,7 @@ def means(matrix, bags):
 
 
 def check(buckets, min_n, max_n):
-    """Raise ValueError if these are not possible."""
+    """Raise ValueError if an argument is out of range."""
     if not 1 <= buckets < 2**31:
         raise ValueError(f"buckets={buckets} must be from 1 to 2147483647")
     if not 1 <= min_n <= max_n:
@@ -136,11 +136,11 @@ def check(buckets, min_n, max_n):
 
 
 def _count_ngrams(letters, min_n, max_n):
-    """Count those of so many letters, `<` and `>` included."""
+    """Count the n-grams of so many letters, `<` and `>` included."""
     longest = min(max_n, letters)
     sizes = max(longest - min_n + 1, 0)
     count = sizes * (letters + 1) - sizes * (min_n + longest) // 2
-    return count - 2 * (min_n == 1)  # neither `<` nor `>` alone
+    return count - 2 * (min_n == 1)  # without `<` and `>` alone
 
 
 def _hashes(words, min_n, max_n):
@@ -153,13 +153,13 @@ def _hashes(words, min_n, max_n):
     word_ends = np.cumsum([len(word) for word in encoded])
     word_of = np.searchsorted(word_ends, first_byte, "right")
     letters = len(first_byte)
-    # Memory by the longest word, not by what an argument would allow.
+    # Take memory for the longest word, not for the largest max_n that is allowed.
     longest = int(np.bincount(word_of).max(initial=1))
     max_n = min(max_n, longest)
     at_the_edge = np.ones(letters, bool)
     at_the_edge[1:-1] = (word_of[1:-1] != word_of[:-2]) | (word_of[1:-1] != word_of[2:])
 
-    # All places at once, a letter further at a time, and each of its one to four bytes.
+    # Extend the n-grams at all places at once, letter by letter, byte by byte (one to four each).
     hashes = np.empty((letters, max_n), np.uint32)
     is_ngram = np.zeros((letters, max_n), bool)
     hash = np.full(letters, FNV_OFFSET)

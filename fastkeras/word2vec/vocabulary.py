@@ -13,7 +13,7 @@ WORDS_AT_ONCE = 20_000_000  # different ones, while they are counted
 
 
 class Vocabulary:
-    """Words and how often each came; a word's id is its place.
+    """Words and how often each occurs; a word's id is its place.
 
     Args:
         words: sequence of different strings.
@@ -21,12 +21,12 @@ class Vocabulary:
 
     Attributes:
         words: list of strings.
-        counts: int64 array of shape (words,), descending. Of words that came equally often the one
-            that came first in the corpus is first.
+        counts: int64 array of shape (words,), descending. Equally frequent words are in the order
+            in which the corpus first has them.
         index: dict, the id of each word.
 
     Raises:
-        ValueError: a word is there twice, or the counts do not descend or are not as many.
+        ValueError: a word occurs twice, or the counts are not descending, or not as many.
 
     Example:
         >>> from fastkeras.word2vec.vocabulary import Vocabulary
@@ -71,14 +71,14 @@ class Vocabulary:
             if "\n" in word:
                 raise ValueError(f"{word!r} has a line feed, which the file {path} cannot hold")
         with replacing(path) as file:
-            if self.words and self.words[0].startswith("\ufeff"):  # or `load` would leave it out
+            if self.words and self.words[0].startswith("\ufeff"):  # for `load` to drop
                 file.write(BYTE_ORDER_MARK)
             for word, count in zip(self.words, self.counts.tolist(), strict=True):
                 file.write(f"{word} {count}\n".encode())
 
     @classmethod
     def load(cls, path):
-        """Read what `save` has written; ValueError names the line that is something else."""
+        """Read what `save` has written; ValueError names the first line of another form."""
         words, counts = [], []
         for number, line in lines_of(path):
             found = re.fullmatch(r"(.*)[ \t](\d{1,18})[ \t]*", line, re.DOTALL | re.ASCII)
@@ -104,16 +104,16 @@ def build(
 
     Args:
         corpus: a `Corpus`, or what one is made of.
-        min_count: words that come less often are left out.
-        max_vocab: keep that many words at most, the most frequent; None keeps all.
+        min_count: words that occur less often are left out.
+        max_vocab: keep at most so many words, the most frequent; None keeps all.
         num_threads: of the compiled part; 0 takes all processors. The result is the same.
         progress: called as `progress(done, total)` now and then, in bytes of the files or in items
-            of the iterable; `total` is None where it is not known.
-        table_size: how many different words are held while counting (about 60 bytes each). When
-            there are more after a block of 4 MiB, those that came once are forgotten, the next time
-            those that came twice at most, and so on, as word2vec does; a word that is rare up to
-            there and frequent later then has too low a count. Up to `table_size` different words
-            all counts are exact.
+            of the iterable; `total` is None if unknown.
+        table_size: how many different words are held while counting (about 60 bytes each). If
+            there are more after a block of 4 MiB, those counted once are forgotten, the next time
+            those counted at most twice, and so on, as word2vec does; a word that is rare up to
+            there and frequent later then gets too low a count. With up to `table_size` different
+            words all counts are exact.
 
     Returns:
         A `Vocabulary`.
@@ -157,7 +157,7 @@ def build(
 
 
 class _Counter(dict):
-    """What `_core.WordCounter` does, for lists of words, and where nothing could be compiled."""
+    """`_core.WordCounter` in Python, for lists of words, and without the compiled part."""
 
     def add(self, words, num_threads):
         get = self.get

@@ -17,10 +17,10 @@ POSITIONS = 1 << 18  # at a time, so that their random bits stay in the cache
 class Windows(keras.utils.PyDataset):
     """Batches of centers and contexts, for `fit`.
 
-    With the same seed, the same words stay and windows are as wide as in `Word2Vec`. Each epoch
-    draws anew and visits the centers in a new order. All batches have the same size: the last one
-    is filled up with the first examples of the epoch. Each word that stays takes about 18 bytes of
-    memory (10 with "cbow").
+    With the same seed as in `Word2Vec`, the same words stay and windows are equally wide. Each
+    epoch draws anew and visits the centers in a new order. All batches have the same size: the last
+    one is filled up with the first examples of the epoch. Each word that stays takes about 18 bytes
+    of memory (10 with "cbow").
 
     Args:
         corpus: int32 array of ids in which each sentence ends with −1, possibly mapped from a file;
@@ -37,15 +37,15 @@ class Windows(keras.utils.PyDataset):
         **options: of `keras.utils.PyDataset`.
 
     Attributes:
-        epoch: number of the present pass, which with the seed determines all that is drawn. Set it
-            to go on where another run has stopped. (Keras may look into a pass to build a model,
-            and end it, before it trains.)
+        epoch: number of the present pass; together with the seed it determines all draws. Set it
+            to go on where another run has stopped. (To build a model, Keras may begin a pass, and
+            end it, before training.)
         num_examples: pairs, or windows, of the epoch.
 
     `windows[i]` is `((centers, contexts),)`: int32 (batch_size,), and for "skipgram" the same, for
     "cbow" (batch_size, 2 · window) with −1 where there is no context (with a window above 1024 only
-    as many columns as the longest sentence needs). `len(windows)` counts the
-    batches of the epoch at which it was made, so that all epochs have as many.
+    as many columns as the longest sentence needs). `len(windows)` is the number of batches in the
+    epoch with which it was made; all other epochs are given as many.
 
     Raises:
         ValueError: an argument out of range, or a corpus in which no word has a context.
@@ -94,7 +94,7 @@ class Windows(keras.utils.PyDataset):
         self._length = -(-self.num_examples // batch_size)
 
     def __getstate__(self):
-        """All but what another process makes anew: the lock and the present pass."""
+        """All but the lock and the present pass, which another process makes anew."""
         return {**vars(self), "_lock": None, "_pass": None}
 
     def __setstate__(self, state):
@@ -159,7 +159,7 @@ class Windows(keras.utils.PyDataset):
     def _present(self):
         with self._lock:
             if self._pass is None or self._pass.epoch != self.epoch:
-                self._pass = None  # frees its memory first
+                self._pass = None  # free its memory first
                 self._pass = _Pass(self)
             return self._pass
 
@@ -200,7 +200,8 @@ class _Pass:
         centers, ends = self.order[of_order].astype(np.int64), self.ends[of_order]
         left = self.left[centers].astype(np.int64)
         sizes = left + self.right[centers]
-        # The n-th pair of a center is with the word n − left after it, from n = left on one more.
+        # The n-th context of a center has the distance n − left; from n = left on one more, since
+        # the center itself is skipped.
         begins = ends - sizes
         pairs = np.arange(first, last)
         counted = np.minimum(ends, last) - np.maximum(begins, first)
@@ -244,7 +245,7 @@ def _sides(reach, sentences, window):
     left, right = np.zeros_like(reach), np.zeros_like(reach)
     for distance in range(1, min(window, len(reach) - 1) + 1):
         same = sentences[distance:] == sentences[:-distance]
-        if not same.any():  # nor farther away
+        if not same.any():  # then none at larger distances either
             break
         left[distance:] += same & (reach[distance:] >= distance)
         right[:-distance] += same & (reach[:-distance] >= distance)

@@ -1,11 +1,14 @@
-"""The C++ kernels on NumPy arrays, GIL released; `num_threads` race for rows unless told not to."""
+"""The C++ kernels on NumPy arrays, without the GIL.
+
+Unless in deterministic mode, threads update rows without locks.
+"""
 
 from weakref import WeakKeyDictionary
 
 from fastkeras import _core
 from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES
 
-_checked = WeakKeyDictionary()  # of `Tables`: looked at once, not for every slice
+_checked = WeakKeyDictionary()  # `Tables` are checked once, not for every slice
 
 
 def train(

@@ -1,8 +1,8 @@
-"""Word2Vec as text: one window at a time, in the dtype of the matrices, by NumPy.
+"""Word2Vec in NumPy, written to be read: one window at a time, in the dtype of the matrices.
 
-docs/word2vec.md derives the gradients. Names: `v` vectors of words, which are rows of the input
-matrix, or with subwords means of some of its rows; `u` rows of the output matrix, `x` logits,
-`errors` the negative gradient of the loss by the logits.
+docs/word2vec.md derives the gradients. Names: `v` are vectors of words, which are rows of the input
+matrix, or with subwords means of some of its rows; `u` are rows of the output matrix, `x` logits,
+`errors` the negative gradient of the loss with respect to the logits.
 """
 
 import numpy as np
@@ -21,11 +21,11 @@ def train(
         ids: int32 (positions,): words, each sentence ended by −1.
         begin, end: the slice; contexts may lie outside of it.
         inputs, outputs: floats (rows, padded vector size).
-        tables, settings, schedule: those of problem.py.
-        key: of seed and epoch, `sampling.key_of`.
+        tables, settings, schedule: see training/settings.py.
+        key: `sampling.key_of(seed, epoch)`.
         num_threads: not used here.
-        deterministic: blocks of a round start from the same values, and their changes are added in
-            order.
+        deterministic: whether the blocks of a round all start from the same values, and their
+            changes are added in order.
 
     Returns:
         (sum of the losses, number of predictions, number of words that stayed).
@@ -91,7 +91,7 @@ def windows(ids, begin, end, tables, settings, key):
 def draw(at, center, num_contexts, tables, settings, key):
     """Return (output rows, signs) of a window: one set for all contexts, or a list of one each.
 
-    A logit's loss is log(1 + exp(sign · x)). What was drawn and is the center itself is left out.
+    A logit's loss is log(1 + exp(sign · x)). A draw that is the center itself is left out.
     """
     alone = settings.objective == "skipgram" and not settings.shared_negatives
     if settings.loss == "hierarchical_softmax":
@@ -121,7 +121,7 @@ def vectors_of(inputs, words, tables):
 
 
 def _add(inputs, words, changes, tables, settings):
-    """Change each row of a word as its vector: by the share that it has in it, or by all of it."""
+    """Add a vector's change to each row of its word: the row's share of it, or all of it."""
     for word, change in zip(words, changes, strict=True):
         rows = rows_of(word, tables)
         share = len(rows) if settings.exact_subwords else 1
@@ -148,14 +148,14 @@ def loss_and_errors(x, rows, signs, tables, settings):
 
 
 def _step(outputs, v, rows, signs, rate, tables, settings):
-    """Update the output rows for one input vector; return its own change, and the loss."""
+    """Update the output rows for one input vector; return that vector's change, and the loss."""
     if settings.loss == "sampled_softmax":
         u = outputs[rows]
         loss, errors = loss_and_errors(u @ v, rows, signs, tables, settings)
         np.add.at(outputs, rows, rate * errors[:, None] * v)
         return rate * errors @ u, loss
     change, loss = np.zeros_like(v), 0.0
-    for row, sign in zip(rows, signs, strict=True):  # a row drawn twice has changed in between
+    for row, sign in zip(rows, signs, strict=True):  # one by one: a row may be drawn twice
         u = outputs[row].copy()
         one_loss, error = loss_and_errors(u @ v, row, sign, tables, settings)
         change += rate * error * u
@@ -174,7 +174,7 @@ def _step_cbow(inputs, outputs, contexts, rows, signs, rate, tables, settings):
 
 
 def _step_together(inputs, outputs, contexts, rows, signs, rate, tables, settings):
-    """Update all contexts and one set of outputs, all gradients from the values before."""
+    """Update all contexts and one set of outputs; compute all gradients before any change."""
     v, u = vectors_of(inputs, contexts, tables), outputs[rows]
     loss, errors = loss_and_errors(v @ u.T, rows, signs, tables, settings)
     _add(inputs, contexts, rate * errors @ u, tables, settings)

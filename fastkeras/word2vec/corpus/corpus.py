@@ -1,8 +1,8 @@
-"""A corpus that can be read again and again, whatever it comes as, and its words as ids.
+"""A corpus that can be read several times, whatever its source, and its words as ids.
 
-A sentence is a line of a file, or an item of an iterable; a word is what stands between ASCII
-whitespace (space, tab, vertical tab, form feed, carriage return), in files and in strings alike, so
-a line that ends with CR LF is a line, and a non-breaking space or a full-width one is a letter.
+A sentence is a line of a file, or an item of an iterable. In files and in strings alike, words are
+separated by ASCII whitespace (space, tab, vertical tab, form feed, carriage return). So lines may
+end with CR LF, and a non-breaking or full-width space is part of a word.
 """
 
 import glob
@@ -15,7 +15,7 @@ import numpy as np
 from fastkeras.word2vec.corpus.encoding import id_arrays, mapped
 from fastkeras.word2vec.corpus.text_files import blocks_of_file, check_unchanged, stamp
 
-BLOCK = 4 << 20  # bytes of text that are read, counted and encoded at a time
+BLOCK = 4 << 20  # bytes of text read, counted and encoded at a time
 
 _ONE_SHOT = (
     "corpus is a {kind}, which can be read only once, but training reads it several times: pass a "
@@ -29,30 +29,30 @@ class Corpus:
     Args:
         source: one of
 
-            - a path of a UTF-8 text file with one sentence a line, plain or compressed with gzip,
-              bzip2, xz or Zstandard (by its first bytes, whatever its name), or a pattern like
-              `"news/*.txt.gz"`, whose files are read in the order of their names;
+            - the path of a UTF-8 text file with one sentence a line, plain or compressed with gzip,
+              bzip2, xz or Zstandard (recognized by its first bytes, not its name), or a pattern
+              like `"news/*.txt.gz"`, whose files are read in the order of their names;
             - a list of paths and patterns;
-            - anything that can be iterated over several times and yields strings (a sentence each;
-              a line feed within one ends a sentence too) or lists of words, such as a column of a
+            - anything that can be iterated over several times and yields strings (one sentence
+              each, or several separated by line feeds) or lists of words, such as a column of a
               data set.
 
             Strings in a list are paths if each names a file; if only some do, that is an error.
         errors: `"strict"` raises where a text is not UTF-8; `"replace"` puts U+FFFD there
-            (`?` for half a pair of surrogates in a string).
+            (`?` for half a surrogate pair in a string).
 
     Attributes:
-        files: list of `pathlib.Path`, or None if the corpus is no file.
+        files: list of `pathlib.Path`, or None if the corpus does not come from files.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: `source` can be read only once, or is nothing of the above.
-        ValueError: `errors` is something else, or a file is a pipe. Reading raises it where a text
-            is not UTF-8, with the file and the position in (uncompressed) bytes, where a compressed
-            file is damaged, and where a file is not what it was when the corpus was made.
+        TypeError: `source` can be read only once, or is none of the above.
+        ValueError: `errors` is something else, or a file is a pipe. Reading raises it if a text is
+            not UTF-8 (with the file and the position in uncompressed bytes), if a compressed file
+            is damaged, and if a file has changed since the corpus was made.
 
-    Lines without words, and empty lists, are left out. A byte-order mark is no letter. A line may
-    have any length for a vocabulary and for ids; iterating makes a list of each line.
+    Lines without words, and empty lists, are left out, and so are byte-order marks. For a
+    vocabulary and for ids a line may have any length; iterating makes a list of each line.
 
     Example:
         >>> from fastkeras.word2vec.corpus import Corpus
@@ -95,7 +95,7 @@ class Corpus:
 
     @property
     def size(self):
-        """What `blocks` and `token_lists` count their progress up to, or None if unknown."""
+        """The total that the progress of `blocks` and `token_lists` reaches; None if unknown."""
         if self.files is not None:
             return sum(size for size, _ in self._stamps)
         return len(self.source) if hasattr(self.source, "__len__") else None
@@ -103,8 +103,8 @@ class Corpus:
     def blocks(self, size=BLOCK):
         """Yield `(block, done)`: valid UTF-8 that ends after whitespace, and the progress so far.
 
-        Only where `is_text`. The progress is in bytes of the files as they are on disk, or in items
-        of the iterable. A file, and an item, ends with a line feed.
+        Only for `is_text`. The progress is in bytes of the files as they are on disk, or in items
+        of the iterable. Each file, and each item, ends with a line feed, added if it has none.
         """
         if self.files is None:
             yield from self._blocks_of_strings(size)
@@ -134,7 +134,7 @@ class Corpus:
             yield b"\n".join([*parts, b""]), done
 
     def token_lists(self):
-        """Yield each list of words, empty ones too; only where not `is_text`."""
+        """Yield each list of words, empty ones too; only if not `is_text`."""
         for i, sentence in enumerate(self.source):
             _check_sentence(sentence, i)
             if isinstance(sentence, str):
@@ -143,20 +143,20 @@ class Corpus:
 
 
 def encode(corpus, vocabulary, folder=None, num_threads=0):
-    """Return the corpus as ids in one line: each sentence's, and −1 after it.
+    """Return the ids of all sentences one after the other, with −1 after each sentence.
 
-    Words that the vocabulary lacks are left out, and so are sentences of which nothing is left.
+    Words that the vocabulary lacks are left out, and so are sentences without any other word.
 
     Args:
-        corpus: a `Corpus`, or what one is made of.
+        corpus: a `Corpus`, or anything that one can be made of.
         vocabulary: a `Vocabulary`, or anything with `words` (list of strings).
-        folder: where the ids of a corpus that is a file are put: in its file `corpus.int32`, which
-            stays. None takes a file in the folder for temporary ones (`TMPDIR`), which is gone with
-            the array. Needs 4 bytes a word.
+        folder: for a corpus of files: where to write its ids, as `corpus.int32`, which stays. None
+            takes a file in the temporary folder (`TMPDIR`) that is removed together with the
+            array. The file needs 4 bytes a word.
         num_threads: of the compiled part; 0 takes all processors. The result is the same.
 
     Returns:
-        int32 array of one dimension, a `numpy.memmap` if the corpus is a file (unless it is empty).
+        int32 array of one dimension; for a corpus of files a `numpy.memmap`, unless it is empty.
 
     Raises:
         ValueError, OSError: as reading the `Corpus` does.
@@ -190,7 +190,7 @@ def _check_sentence(sentence, i):
 
 
 def _files(source):
-    """Return the files that `source` names, or None if it is none."""
+    """Return the files that `source` names, or None if it names none."""
     if isinstance(source, str | os.PathLike):
         if os.path.isdir(source):
             raise IsADirectoryError(
@@ -205,7 +205,7 @@ def _files(source):
         return files
     if not isinstance(source, list | tuple) or not source:
         return None
-    # Many sentences are not looked up on the disk one by one.
+    # Of many strings look up only some: if they are sentences, each would cost a disk access.
     some = source[:100]
     if not any(isinstance(item, os.PathLike) for item in some):
         is_file = [bool(_matches(item)) for item in some]

@@ -1,4 +1,4 @@
-"""The ids of a corpus, by the compiled part or without it, in memory or in a file."""
+"""The ids of a corpus, with or without the compiled part, in memory or in a file."""
 
 import tempfile
 from pathlib import Path
@@ -27,7 +27,7 @@ def id_arrays(corpus, words, num_threads):
 
 
 class _Encoder:
-    """What `_core.WordEncoder` does, for machines where nothing could be compiled."""
+    """`_core.WordEncoder` in Python, for machines without the compiled part."""
 
     def __init__(self, words):
         self.index = {word.encode("utf-8", "surrogatepass"): i for i, word in enumerate(words)}
@@ -72,7 +72,7 @@ def _of_token_lists(corpus, index):
 def mapped(arrays, folder):
     """Write the arrays to a file and return it as one memory-mapped, read-only array.
 
-    Without a folder the file has no name, so nothing is ever left behind.
+    Without a folder the file has no name, so that it vanishes with the array.
     """
     with (
         tempfile.TemporaryFile(prefix="fastkeras-", suffix=".int32")
@@ -80,6 +80,6 @@ def mapped(arrays, folder):
         else replacing(Path(folder) / "corpus.int32")
     ) as file:
         for array in arrays:
-            file.write(array)  # `tofile` does not notice that the disk is full
+            file.write(array)  # `tofile` would not notice a full disk
         file.flush()
         return np.memmap(file, np.int32, "r") if file.tell() else np.empty(0, np.int32)

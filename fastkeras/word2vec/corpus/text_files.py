@@ -8,13 +8,13 @@ import zlib
 from stat import S_ISREG
 
 WHITESPACE = b" \t\n\r\v\f"
-LONGEST_WORD = 64 << 20  # bytes; what has longer ones is no text
+LONGEST_WORD = 64 << 20  # bytes; a file with a longer one is not text
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)  # what reading a compressed file raises
 
 
 def stamp(path):
-    """Return what tells that a file has changed: its size and the time of its last change."""
+    """Return what shows whether a file has changed: its size and the time of its last change."""
     status = os.stat(path)
     if not S_ISREG(status.st_mode):
         raise ValueError(
@@ -25,7 +25,7 @@ def stamp(path):
 
 
 def check_unchanged(path, then):
-    """Raise if the file is not what it was when `then = stamp(path)` was taken."""
+    """Raise if the file has changed since `then = stamp(path)` was taken."""
     try:
         now = stamp(path)
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def check_unchanged(path, then):
 def blocks_of_file(path, size, errors):
     """Yield `(block, done)`: bytes of valid UTF-8, and how far the file on disk has been read.
 
-    A block has about `size` bytes and ends after whitespace; the last one, with a line feed.
+    A block has about `size` bytes and ends after whitespace; the last one ends with a line feed.
     """
     with open(path, "rb") as raw, uncompressed(raw) as file:
         position, rest = 0, []
@@ -101,7 +101,7 @@ def _utf8(block, errors, path, position):
 
 
 class _Zstandard:
-    """Reads frame after frame; the stream reader of the package takes half a frame for a whole."""
+    """Reads frame after frame; the package's own stream reader accepts a truncated frame."""
 
     def __init__(self, raw):
         try:
@@ -150,7 +150,7 @@ _COMPRESSED = {  # first bytes: how to open
 
 
 def uncompressed(raw):
-    """Return the open file, or what reads it uncompressed, by its first bytes."""
+    """Return the open file, or a decompressing reader of it, as its first bytes tell."""
     start = raw.read(10)
     raw.seek(0)
     for magic, opened in _COMPRESSED.items():

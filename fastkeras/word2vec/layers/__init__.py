@@ -8,13 +8,13 @@ from fastkeras.word2vec.layers.sampled_layer import SampledLayer
 
 @keras.saving.register_keras_serializable(package="fastkeras")
 class SkipGram(SampledLayer):
-    """Skip-gram: a center's vector tells each of its contexts from words drawn.
+    """Skip-gram: a center's vector predicts each of its contexts, against words drawn as noise.
 
     The layer adds its own loss, the mean over the batch, and shows a running `accuracy`: how often
     the target's logit is the highest. So a model needs neither targets nor a loss. The gradients
-    are those derived by hand (docs/word2vec.md); on TensorFlow those of the matrices are
-    `tf.IndexedSlices`, of which `fastkeras.optimizers.Adam(lazy=True)` moves only the rows looked
-    up. A batch's loss is a mean, so plain SGD needs a learning rate in proportion to the batch.
+    are derived by hand (docs/word2vec.md); on TensorFlow those of the matrices are
+    `tf.IndexedSlices`, so that `fastkeras.optimizers.Adam(lazy=True)` changes only the rows looked
+    up. The loss is a mean, so plain SGD needs a learning rate in proportion to the batch size.
 
     Args:
         vocabulary: `fastkeras.word2vec.Vocabulary`, whose words and counts are saved with the
@@ -23,18 +23,18 @@ class SkipGram(SampledLayer):
         negative: words drawn for each example, or for each batch.
         loss: "sampled_softmax", over the target and the words drawn, or "negative_sampling".
         ns_exponent: words are drawn by count ** ns_exponent; 0, or a vocabulary without counts,
-            draws all alike, as in the article.
-        sampling_correction: of the sampled softmax: whether −log(negative · probability) is added
-            to the logits of words drawn, which makes its partition function that of the full
-            softmax on average.
-        shared_negatives: whether all examples of a batch share the words drawn: products of
-            matrices, several times as fast; then take some hundreds of them.
+            draws all with equal probability, as in the article.
+        sampling_correction: for the sampled softmax: whether to add −log(negative · probability)
+            to the logits of words drawn, so that on average its partition function equals that of
+            the full softmax.
+        shared_negatives: whether all examples of a batch share the words drawn. The losses are then
+            products of matrices, several times as fast; draw some hundreds of words.
         tied: whether the output matrix is the input matrix (a "shared softmax").
         use_bias: whether each word has a bias in the logits.
-        embeddings_initializer: of the input matrix; None for word2vec's, uniform on ±1/2 divided by
-            the vector size.
+        embeddings_initializer: of the input matrix; None for word2vec's, uniform between
+            ±0.5 / vector_size.
         output_initializer: of the output matrix.
-        seed: of what is drawn, and of the initial input matrix.
+        seed: of the words drawn and of the initial input matrix.
         engine: a name in `fastkeras.engines("word2vec.layers")`, or None for the fastest.
         **options: of `keras.layers.Layer`.
 
@@ -44,7 +44,7 @@ class SkipGram(SampledLayer):
             vectors.
 
     Returns:
-        The hidden vectors, (batch, vector_size). A word drawn that is the target does not count.
+        The hidden vectors, (batch, vector_size). A word drawn that equals the target is ignored.
 
     Raises:
         ValueError: an argument out of range, or inputs of other shapes.
@@ -76,13 +76,13 @@ class SkipGram(SampledLayer):
 
 @keras.saving.register_keras_serializable(package="fastkeras")
 class CBOW(SampledLayer):
-    """Continuous bag of words: the vectors of all contexts together tell the center.
+    """Continuous bag of words: the vectors of all contexts together predict the center.
 
     Its gradient is exact. See `SkipGram` for everything else.
 
     Args:
-        vocabulary: as in `SkipGram`, and so are all others but these.
-        *args, **options: of `SkipGram`, in the same order.
+        vocabulary: as in `SkipGram`.
+        *args, **options: the other arguments of `SkipGram`, in the same order.
         combiner: "sum" of the contexts' vectors, as in the article, or "mean".
 
     Call arguments:

@@ -1,4 +1,4 @@
-"""Vectors as the embedding layer of a Keras model, and back."""
+"""Vectors to the embedding layer of a Keras model, and back."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ class WordEmbedding(keras.layers.Embedding):
 
     Args:
         words: list of strings, or None.
-        rows_before: rows of other meaning before that of the first word.
+        rows_before: how many other rows (padding, unknown words) precede that of the first word.
         **options: of `keras.layers.Embedding`.
 
     Example:
@@ -36,19 +36,19 @@ class WordEmbedding(keras.layers.Embedding):
 def to_keras_embedding(vectors, trainable=False, mask_zero=False, num_oov_indices=0, **options):
     """Return a Keras layer that maps the row of a word to its vector.
 
-    The rows in front that `mask_zero` and `num_oov_indices` ask for are zero. With them the ids are
-    those of `keras.layers.StringLookup(vocabulary=vectors.words, num_oov_indices=num_oov_indices)`,
-    with `mask_token=""` if `mask_zero`.
+    `mask_zero` and `num_oov_indices` put rows of zeros in front. The ids are then those of
+    `keras.layers.StringLookup(vocabulary=vectors.words, num_oov_indices=num_oov_indices)`, with
+    `mask_token=""` if `mask_zero`.
 
     Args:
         vectors: `Vectors`.
         trainable: whether training changes the vectors.
-        mask_zero: whether the id 0 is padding, and the first word's id one more.
-        num_oov_indices: how many ids follow for unknown words, before that of the first word.
+        mask_zero: whether the id 0 is padding; all others are then one higher.
+        num_oov_indices: how many ids before that of the first word are for unknown words.
         **options: of `keras.layers.Embedding`.
 
     Returns:
-        A `WordEmbedding`, built, which keeps the words and is saved with them.
+        A built `WordEmbedding`, which keeps the words and is saved with them.
 
     Raises:
         ValueError: `num_oov_indices` is negative.
@@ -86,13 +86,14 @@ def vectors_of(layer, words=None):
     Args:
         layer: `SkipGram`, `CBOW`, what `to_keras_embedding` returned, or any built layer with a
             matrix `embeddings`, such as `keras.layers.Embedding`.
-        words: of the rows; None for those that the layer knows.
+        words: the word of each row; None takes those that the layer knows.
 
     Returns:
         `Vectors` with a copy of the matrix.
 
     Raises:
-        ValueError: the layer is not built, has no `embeddings`, or knows no words and got none.
+        ValueError: the layer is not built, has no `embeddings`, or knows no words and none were
+            given.
 
     Example:
         >>> import keras
@@ -106,7 +107,7 @@ def vectors_of(layer, words=None):
     if not hasattr(layer, "embeddings"):
         raise ValueError(f"layer: {layer.name!r} has no `embeddings`, as an Embedding has")
     matrix = np.array(ops.convert_to_numpy(ops.stop_gradient(layer.embeddings.value)))
-    if not np.issubdtype(matrix.dtype, np.floating):  # bfloat16, of which NumPy knows nothing
+    if not np.issubdtype(matrix.dtype, np.floating):  # bfloat16, which NumPy does not know
         matrix = matrix.astype("float32")
     words = getattr(layer, "words", None) if words is None else words
     if words is None:

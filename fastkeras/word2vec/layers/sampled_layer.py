@@ -61,7 +61,7 @@ class SampledLayer(keras.layers.Layer):
     def build(self, input_shape=None):
         """Make the matrices."""
         shape = (self.vocabulary_size, self.vector_size)
-        # The names end so that `lazy=True` of an optimizer finds them.
+        # Optimizers with `lazy=True` find these matrices by the end of their names.
         self.embeddings = self._add("embeddings", shape, self.embeddings_initializer)
         self.output_embeddings = self.embeddings
         if not self.tied:
@@ -144,7 +144,7 @@ class SampledLayer(keras.layers.Layer):
 
     @property
     def metrics(self):
-        """None: `accuracy` is that of a layer inside, and Keras would list it twice."""
+        """None: a layer inside reports `accuracy`, and Keras would list it twice."""
         return []
 
     def vectors(self, words=None):

@@ -7,8 +7,9 @@ from fastkeras.word2vec import subwords
 from fastkeras.word2vec.arguments import LARGEST, flag, integer, number
 from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES, Settings
 
-# Default rates, for skip-gram and for each gradient of CBOW, by the gradient of subwords if any.
-# They are those of word2vec.c and fastText, and larger where an exact gradient is smaller.
+# Default learning rates, for skip-gram and for each gradient of CBOW, by the gradient of subwords
+# (None: no subwords). They are those of word2vec.c and fastText, but larger for exact gradients,
+# which are smaller.
 LEARNING_RATES = {
     "skipgram": {None: 0.025, "fasttext": 0.05, "exact": 0.1},
     "word2vec": {None: 0.05, "fasttext": 0.05, "exact": 0.2},
@@ -24,7 +25,7 @@ def checked(config):
     """Check a dict of the arguments; return it with the defaults that depend on others."""
     config = dict(config)
     for name, lowest in _LOWEST.items():
-        # The seed is no size but taken modulo 2⁶⁴; `subwords.check` looks at buckets.
+        # The seed has no limit, being taken modulo 2⁶⁴; `subwords.check` checks the buckets.
         highest = {"seed": None, "buckets": None, "negative": LARGEST - 1}.get(name, LARGEST)
         config[name] = integer(name, config[name], lowest, highest)
     for name in _FLAGS:
@@ -108,7 +109,7 @@ def settings_of(config):
 
 
 def check_options(options):
-    """Check what `fit`, `resume` and `partial_fit` take beside a corpus."""
+    """Check the options of `fit`, `resume` and `partial_fit`."""
     known = ("progress", "callbacks", "checkpoint", "checkpoint_minutes")
     for name in options:
         if name not in known:
@@ -123,4 +124,4 @@ def check_options(options):
         return
     if not isinstance(checkpoint, str | os.PathLike):
         raise TypeError(f"checkpoint={checkpoint!r} must be a path")
-    check_writable(checkpoint, "checkpoint")  # better now than after hours
+    check_writable(checkpoint, "checkpoint")  # fail now rather than after hours

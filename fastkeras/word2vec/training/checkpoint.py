@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 def save(path, config, state, words, counts, embeddings):
-    """Write a model; whoever reads `path` meanwhile finds the old file or the new one, whole.
+    """Write a model; who reads `path` meanwhile finds either the old file or the new one, whole.
 
     Args:
         path: of the file.
@@ -23,7 +23,7 @@ def save(path, config, state, words, counts, embeddings):
         embeddings: the input matrix and the output matrix, float32.
 
     Raises:
-        FloatingPointError: a matrix has nan or inf: `load` would refuse it.
+        FloatingPointError: a matrix has nan or inf, which `load` would refuse.
         OSError: the file cannot be written.
     """
     for name, matrix in zip(("input", "output"), embeddings, strict=True):
@@ -54,14 +54,14 @@ def load(path):
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not such a model, is damaged, or of a newer version. Memory is taken
-            in proportion to the size of the file, whatever its headers say.
+        ValueError: the file is not such a model, is damaged, or is of a newer version. However
+            wrong its headers, memory use stays in proportion to the size of the file.
     """
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 arrays = {name: _member(archive, name, path) for name in _TYPES}
-        # What the package says of a damaged archive depends on where the damage is.
+        # Which error a damaged archive raises depends on where the damage is.
         except (
             zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, OSError, OverflowError,
             RuntimeError, UnicodeDecodeError, struct.error,
@@ -88,7 +88,7 @@ def load(path):
     return about["config"], about["state"], words, arrays["counts"], matrices
 
 
-_ROWS = 1 << 14  # looked at together
+_ROWS = 1 << 14  # checked at a time
 _TYPES = {  # of an archive's members: dtype and dimensions
     "about": (np.uint8, 1),
     "words": (np.uint8, 1),

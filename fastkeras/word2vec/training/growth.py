@@ -1,14 +1,14 @@
-"""New words for a model that has been trained, in the order of all counts, and rows for them."""
+"""New words, and rows for them, in a trained model; all words are sorted by their counts again."""
 
 import numpy as np
 
 from fastkeras.word2vec.training.matrices import draw, zero_rows
 
-NEW = -1  # in place of an old row
+NEW = -1  # stands for a row that did not exist
 
 
 def check_tree(known, found):
-    """Raise ValueError if there are new words, for the hierarchical softmax."""
+    """Raise ValueError if there are new words: the hierarchical softmax cannot take any."""
     fresh = sum(word not in known for word in found.words)
     if fresh:
         raise ValueError(
@@ -34,11 +34,11 @@ def merged(known, found):
 
 
 def with_buckets(order, old, new):
-    """Return the old row of each input row: after those of the words those of the buckets.
+    """Return the old row of each input row, or `NEW`: first for the words, then for the buckets.
 
     Args:
         order: of the words, from `merged`.
-        old, new: `subwords.Bags` of both vocabularies; no bucket goes.
+        old, new: `subwords.Bags` of both vocabularies; the new one has all buckets of the old.
     """
     place = np.searchsorted(old.buckets, new.buckets)
     place[~np.isin(new.buckets, old.buckets)] = NEW
@@ -47,9 +47,9 @@ def with_buckets(order, old, new):
 
 
 def grown(matrices, orders, vector_size, seed):
-    """Return copies of the input and the output matrix whose rows i were orders[i].
+    """Return copies of input and output matrix; row i of a copy is row orders[.][i] of the old.
 
-    New rows are random in the first, zeros in the second, as in `matrices.new`.
+    New rows are random in the input matrix, zeros in the output matrix, as in `matrices.new`.
     """
     copies = []
     for matrix, order in zip(matrices, orders, strict=True):

@@ -7,7 +7,7 @@ from fastkeras.word2vec.training.progress import counting
 
 
 def as_corpus(source):
-    """Return a `Corpus`, which notices files that change between two readings; or ids as given."""
+    """Return ids as given, or else a `Corpus`, which notices files that change between readings."""
     from fastkeras.word2vec.corpus import Corpus
 
     return source if isinstance(source, (np.ndarray, Corpus)) else Corpus(source)

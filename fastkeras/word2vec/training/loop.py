@@ -1,4 +1,4 @@
-"""The loop over blocks of a corpus, and what happens between two of them."""
+"""The loop over blocks of a corpus, and what happens after each of them."""
 
 import math
 import signal
@@ -15,16 +15,16 @@ from fastkeras.word2vec.training.settings import BLOCK, BLOCKS_IN_ROUND, Schedul
 
 BLOCK_SECONDS = 0.25
 CUT = 4 * BLOCK * BLOCKS_IN_ROUND  # blocks end at multiples of a round
-SMOOTHING = 0.05  # of what is shown
-DIVERGED = 1e3  # no prediction of a sane model loses so much
-FEW_KEPT, FEW_PREDICTED = 0.2, 0.1  # shares of the words, below which something is wrong
+SMOOTHING = 0.05  # weight of the last block in the loss and speed that are shown
+DIVERGED = 1e3  # mean losses above it mean that training has diverged
+FEW_KEPT, FEW_PREDICTED = 0.2, 0.1  # shares of the words; less is worth a warning
 
 
 def train(
     engine, matrices, tables, settings, ids, state, config, save,
     progress=True, callbacks=(), checkpoint=None, checkpoint_minutes=10,
 ):  # fmt: skip
-    """Train from the place in `state` on, and do meanwhile what `Word2Vec.fit` promises.
+    """Train from the place in `state` on, with the progress and checkpoints of `Word2Vec.fit`.
 
     Args:
         engine: module of an engine.
@@ -51,7 +51,7 @@ def train(
         if checkpoint is not None and time.monotonic() - saved >= 60 * checkpoint_minutes:
             try:
                 save(checkpoint)
-            except OSError as error:  # the disk may have room again when it matters
+            except OSError as error:  # the disk may have room again next time
                 warnings.warn(f"training goes on without a checkpoint: {error}", stacklevel=6)
             saved = time.monotonic()
         return interrupted.asked or any(stop is True for stop in stops)
@@ -69,7 +69,7 @@ def train(
 
 
 class Seen:
-    """Tells, once, that hardly anything was learnt from an epoch, and what to change."""
+    """Warns, once, if an epoch made hardly any predictions, and tells what to change."""
 
     def __init__(self):
         self.told = False
@@ -90,7 +90,7 @@ class Seen:
         if self.told:
             return
         words = len(ids) - begin
-        if kept < FEW_KEPT * words:  # else it is not worth a count
+        if kept < FEW_KEPT * words:  # only then count the words exactly
             words = int(np.count_nonzero(np.asarray(ids[begin:]) >= 0))
         if kept < FEW_KEPT * words and config["sample"] > 0:
             self.told = True
@@ -112,7 +112,7 @@ class Seen:
 
 
 class Interrupted:
-    """Notes SIGINT instead of raising it, once; outside of the main thread it does nothing."""
+    """Notes the first SIGINT instead of raising it; does nothing outside the main thread."""
 
     def __enter__(self):
         self.asked = False
@@ -124,7 +124,7 @@ class Interrupted:
     def _note(self, *_):
         self.asked = True
         print("training ends after this block; Ctrl-C again ends it at once", file=sys.stderr)
-        self._restore()  # whoever asks twice wants it now
+        self._restore()  # a second Ctrl-C stops at once
 
     def _restore(self):
         if self._usual is not None:
@@ -141,11 +141,11 @@ def run(pass_over, ids, state, config, between):
     Args:
         pass_over: `pass_over(begin, end, key, schedule)` trains a slice.
         ids: the encoded corpus.
-        state: dict, kept up to date: `epoch` and `position` are next; `first_epoch` is what the
-            random numbers count from; `epochs`; `loss`, `predictions` and `seconds` of this epoch;
+        state: dict, kept up to date: `epoch` and `position` come next; the random numbers count
+            epochs from `first_epoch`; `epochs`; `loss`, `predictions` and `seconds` of this epoch;
             `history` of the epochs before.
         config: the rates, `early_stopping`, and `seed` of the random numbers.
-        between: called with a `Status` after each block; whether to stop.
+        between: called with a `Status` after each block; returns whether to stop.
     """
     size = len(ids)
     total = state["epochs"] * size

@@ -1,4 +1,4 @@
-"""Matrices as the kernels want them: rows of whole cache lines, zeros behind the vectors."""
+"""Matrices as the kernels need them: rows of whole cache lines, padded with zeros."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from fastkeras.word2vec.training.settings import padded
 
 
 def zero_rows(rows, width):
-    """Return float32 zeros whose rows begin on cache lines; NumPy itself asks for huge pages."""
+    """Return float32 zeros whose rows begin on cache lines; NumPy itself requests huge pages."""
     memory = np.empty(rows * width + 16, np.float32)
     memory.fill(0)
     skip = -memory.ctypes.data % 64 // 4
@@ -28,7 +28,7 @@ def padded_copy(matrix):
 
 
 def draw(matrix, seed):
-    """Fill with uniform numbers of ±0.5 / vector_size, as word2vec.c does; by blocks of rows."""
+    """Fill with uniform numbers between ±0.5 / vector_size, as word2vec.c does, block by block."""
     rng, size = np.random.default_rng(seed), matrix.shape[1]
     for first in range(0, len(matrix), 4096):
         block = matrix[first : first + 4096]

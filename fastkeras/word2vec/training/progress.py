@@ -1,4 +1,4 @@
-"""What training tells about itself: a bar by rich in a terminal, else lines now and then."""
+"""How training shows its progress: as a bar (of rich) in a terminal, else as lines now and then."""
 
 import contextlib
 import sys
@@ -15,10 +15,10 @@ class Status(NamedTuple):
     Attributes:
         epoch: the current one, from 0.
         epochs: how many there are.
-        progress: what is done of all epochs, 0 to 1.
-        loss: mean of a prediction, over about the last 20 blocks.
-        learning_rate: at the block's begin.
-        words_per_second: of the corpus, in the last blocks.
+        progress: how much of all epochs is done, 0 to 1.
+        loss: the mean of a prediction's loss, over about the last 20 blocks.
+        learning_rate: at the beginning of the block.
+        words_per_second: words of the corpus, in the last blocks.
         seconds_left: an estimate.
     """
 
@@ -33,7 +33,7 @@ class Status(NamedTuple):
 
 @contextlib.contextmanager
 def counting(shown):
-    """Give what `vocabulary.build` tells its progress; None if not `shown`."""
+    """Give the function that shows the progress of `vocabulary.build`; None if not `shown`."""
     progress = _rich(shown)
     if progress is None:
         yield _counting_lines() if shown else None
@@ -51,9 +51,9 @@ def counting(shown):
 
 @contextlib.contextmanager
 def bar(shown):
-    """Give a function that shows a `Status`: a bar in a terminal, else lines.
+    """Give a function that shows a `Status`: as a bar in a terminal, else as lines.
 
-    A bar that nobody watches is drawn once, at its end; lines tell of the hours before.
+    Outside a terminal rich draws a bar only once, at its end, hence the lines.
     """
     progress = _rich(shown)
     if progress is None:
@@ -120,7 +120,7 @@ def _print(status):
 
 
 def _now_and_then(seconds, at_once=False):
-    """Return a function that is true when so many seconds have passed since it was last."""
+    """Return a function that returns True at most once in so many seconds."""
     next_time = time.monotonic() + (0 if at_once else seconds)
 
     def due():
@@ -134,7 +134,7 @@ def _now_and_then(seconds, at_once=False):
 
 
 def _is_log(display):
-    """Whether what is shown goes to a file or a pipe, where nothing can move."""
+    """Whether output goes to a file or a pipe, where a bar cannot be redrawn."""
     return not (display.console.is_terminal or display.console.is_jupyter)
 
 

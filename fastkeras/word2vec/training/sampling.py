@@ -1,7 +1,7 @@
-"""What is drawn where: random numbers as a function of the position, and the tables they index.
+"""Random numbers as a function of the position, and the tables from which they draw.
 
-A counter in place of a state: what a position draws depends on seed, epoch and position alone, so
-every engine draws the same, on any number of threads, from any slice of the corpus.
+There is no state: what a position draws depends on seed, epoch and position alone, so every engine
+draws the same, on any number of threads, from any slice of the corpus.
 """
 
 import numpy as np
@@ -42,7 +42,7 @@ def window_of(bits, window):
 
 
 def draw_noise(bits, first, count, noise):
-    """Return words number first..first+count-1 that are drawn where the bits are `bits`."""
+    """Return the draws number first..first+count-1 of the positions with these bits, words."""
     numbers = np.arange(first + 1, first + count + 1, dtype=np.uint64)
     drawn = mix(np.uint64(bits) + numbers * np.uint64(GOLDEN))
     words = ((drawn >> np.uint64(32)) * np.uint64(len(noise)) >> np.uint64(32)).astype(np.int64)
@@ -51,10 +51,10 @@ def draw_noise(bits, first, count, noise):
 
 
 def keep_thresholds(counts, sample):
-    """Return for each word what 32 random bits may be at most for it to stay, uint32.
+    """Return for each word the highest value of 32 random bits with which it stays, uint32.
 
-    A word of relative frequency f stays with probability sqrt(t / f) + t / f, if that is below 1
-    and t = `sample` is not 0 (word2vec.c).
+    A word of relative frequency f stays with probability sqrt(t / f) + t / f with t = `sample`
+    (word2vec.c), and always if that is 1 or more, or t is 0.
     """
     if not sample:
         return np.full(len(counts), 0xFFFFFFFF, np.uint32)
@@ -66,7 +66,7 @@ def keep_thresholds(counts, sample):
 def alias_table(weights):
     """Return the table of the alias method (Walker 1977; Vose 1991), uint32 of shape (words, 2).
 
-    In 32 uniform bits below the first of a row the row's own word is drawn, else the second.
+    If 32 uniform bits are below the first number of a row, its own word is drawn, else the second.
     """
     size = len(weights)
     scaled = (np.asarray(weights, np.float64) * (size / np.sum(weights))).tolist()
@@ -79,7 +79,7 @@ def alias_table(weights):
         scaled[donor] -= 1 - scaled[word]
         if scaled[donor] < 1:
             small.append(large.pop())
-    for word in (*small, *large):  # 1 but for rounding
+    for word in (*small, *large):  # these are 1 up to rounding
         scaled[word] = 1.0
     table = np.empty((size, 2), np.uint32)
     table[:, 0] = np.minimum(np.array(scaled) * 2.0**32, 0xFFFFFFFF)
@@ -95,15 +95,15 @@ def huffman_paths(counts):
 
     Returns:
         `starts`, int64 of shape (words + 1,): the path of word w is starts[w]..starts[w + 1] - 1
-        of `nodes`, int32, rows of inner nodes, and of `signs`, float32: −1 at a branch with code 0,
-        where the loss is log(1 + exp(−x)), and 1 at one with code 1.
+        of `nodes`, int32, the rows of inner nodes, and of `signs`, float32: −1 at a branch with
+        code 0, where the loss is log(1 + exp(−x)), and 1 at a branch with code 1.
     """
     size = len(counts)
     parents, codes = _huffman_tree(np.asarray(counts)[::-1].tolist())
     root = 2 * size - 2
     at = np.arange(size - 1, -1, -1)  # leaf 0 is the rarest word
     steps = []
-    while (at != root).any():  # all words climb together
+    while (at != root).any():  # all words climb the tree together
         inside = at != root
         steps.append((np.where(inside, parents[at] - size, -1), codes[at]))
         at = np.where(inside, parents[at], root)
@@ -117,9 +117,9 @@ def huffman_paths(counts):
 
 
 def _huffman_tree(counts):
-    """Return parents and codes of leaves and inner nodes; `counts` of the leaves ascend.
+    """Return parents and codes of leaves and inner nodes; the leaves' `counts` must ascend.
 
-    Inner nodes are made in ascending order too, so the two rarest are at the heads of two queues.
+    Inner nodes too are made in ascending order, so the rarest nodes are at the heads of two queues.
     """
     size = len(counts)
     counts = counts + [0] * (size - 1)

@@ -15,7 +15,7 @@ LOSSES = ("negative_sampling", "hierarchical_softmax", "sampled_softmax")
 
 
 class Settings(NamedTuple):
-    """Of a model, as checked by `Word2Vec`."""
+    """The settings of a model, as checked by `Word2Vec`."""
 
     objective: str = "skipgram"
     loss: str = "negative_sampling"
@@ -29,7 +29,7 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Of a vocabulary; what a loss does not need is empty."""
+    """The tables of a vocabulary; those that its loss does not need are empty."""
 
     keep: np.ndarray  # uint32 (words,)
     noise: np.ndarray  # uint32 (words, 2)
@@ -37,7 +37,7 @@ class Tables:
     path_starts: np.ndarray  # int64 (words + 1,)
     path_nodes: np.ndarray  # int32
     path_signs: np.ndarray  # float32
-    # With subwords: (words + 1,), where in the second the input rows of a word begin.
+    # With subwords: (words + 1,), where the input rows of each word begin in `bag_rows`.
     bag_starts: np.ndarray = field(default_factory=partial(np.zeros, 0, np.int64))
     bag_rows: np.ndarray = field(default_factory=partial(np.zeros, 0, np.int32))
 
@@ -46,7 +46,7 @@ class Tables:
 
 
 class Schedule(NamedTuple):
-    """The learning rate at a position: straight in it, constant on a chunk."""
+    """The learning rate: linear in the position, but constant within a chunk."""
 
     learning_rate: float
     slope: float
@@ -81,12 +81,12 @@ def tables_of(counts, settings, sample=0.0, ns_exponent=0.75, sampling_correctio
 
 
 def reach_of(ids, window, begin=0, end=None):
-    """Return how far windows go: `window`, or less where sentences are shorter.
+    """Return how far windows can reach: `window`, or less if all sentences are shorter.
 
-    What memory is sized by, so that a window may be as wide as an int says.
+    Memory is taken for this, so that `window` may be as large as an int can be.
     """
     if window <= CHUNK:
-        return window  # not worth a look at the sentences
+        return window  # so small that the sentences need not be read
     end = len(ids) if end is None else end
     first = max(begin - window, 0)
     last = min(end + window, len(ids))

@@ -21,44 +21,48 @@ class Word2Vec:
         vector_size: length of a vector.
         window: words to each side of a center, at most; up to 2³¹ − 1, for whole sentences.
         min_count: rarer words are left out.
-        negative: words drawn for a center (or for a pair of skip-gram, see `shared_negatives`).
+        negative: words drawn as noise for a center (or for a pair of skip-gram, see
+            `shared_negatives`).
         ns_exponent: they are drawn by count ** ns_exponent.
         sample: words of a relative frequency f above it stay with probability
             sqrt(sample / f) + sample / f; 0 keeps all.
         objective: "skipgram" or "cbow".
         loss: "negative_sampling", "hierarchical_softmax", or "sampled_softmax": the softmax over a
-            word and those drawn, accidental hits masked (Su's random softmax with ns_exponent=0).
-        shared_negatives: of skip-gram: "window", one set for all pairs of a window and gradients
-            from the values before, several times as fast (Ji et al. 2016, arXiv 1604.04661); None,
-            a set for each pair in sequence, as word2vec.c does.
-        cbow_gradient: "exact", a context's share of the error (İrsoy et al. 2020, arXiv
-            2012.15332), or "word2vec", all of it to each, as word2vec.c and gensim do.
-        sampling_correction: of the sampled softmax: −log(negative · probability) is added to the
-            logits of words drawn, which makes its partition function that of the full softmax on
-            average.
+            word and those drawn, ignoring draws that equal the word (with ns_exponent=0 the random
+            softmax of Su).
+        shared_negatives: for skip-gram: "window" draws one set for all pairs of a window and
+            computes their gradients together, several times as fast (Ji et al. 2016, arXiv
+            1604.04661); None draws a set for each pair, one after the other, as word2vec.c does.
+        cbow_gradient: "exact" gives each context its share of the error (İrsoy et al. 2020, arXiv
+            2012.15332), "word2vec" all of it, as word2vec.c and gensim do.
+        sampling_correction: for the sampled softmax: whether to add −log(negative · probability)
+            to the logits of words drawn, so that on average its partition function equals that of
+            the full softmax.
         learning_rate: at the start; by default 0.025 for skip-gram, and for CBOW 0.25 with the
             exact gradient and 0.05 with word2vec's. With subwords 0.1, 0.5 and 0.2.
-        end_learning_rate: at the end, in a straight line over all words of all epochs.
+        end_learning_rate: at the end; the rate falls linearly over all words of all epochs.
         epochs: passes over the corpus.
         max_vocab: keep at most this many words, the most frequent; None keeps all.
         subwords: a word's vector is the mean of a row of its own and of rows of its n-grams
             (Bojanowski et al. 2017, arXiv 1607.04606), so that unknown words have vectors too.
         min_n, max_n: letters of an n-gram, with `<` before and `>` after a word.
-        buckets: n-grams share that many rows at most, by fastText's hash.
+        buckets: n-grams share at most so many rows, by fastText's hash.
         subword_gradient: "exact" gives each row of a word its share, "fasttext" the whole gradient.
         shrink_windows: draw each window's width from 1..window, as word2vec.c does.
-        early_stopping: stop after an epoch whose loss is not lower by this fraction; None never.
+        early_stopping: stop after an epoch that has not lowered the loss by this fraction; None
+            never does.
         dtype: "float32".
         num_threads: 0 for all processors.
-        seed: of all random numbers. One thread repeats bit for bit; several threads race for rows.
-        deterministic: the same bits on any number of threads, at some cost: blocks of a round do
-            not see each other's changes.
-        engine: "native", "numba" or "reference"; by default the first that is ready.
+        seed: of all random numbers. With one thread a run repeats bit for bit; several threads
+            update rows without locks, so that runs differ.
+        deterministic: get the same bits on any number of threads, at some cost: the blocks of a
+            round do not see each other's changes.
+        engine: "native", "numba" or "reference"; by default the first that is available.
 
     Attributes:
         vocabulary: of the corpus, with `words`, `counts` and `index`; None before `fit`.
-        history: dict of lists with an entry for each epoch: `loss`, the mean of a prediction, and
-            `words_per_second`.
+        history: dict of lists with an entry for each epoch: `loss`, the mean over its predictions,
+            and `words_per_second`.
 
     Raises:
         ValueError, TypeError: an argument is not allowed.
@@ -122,7 +126,8 @@ class Word2Vec:
     def input_embeddings(self):
         """The input matrix, float32 (words, vector_size): the vectors. A view, not a copy.
 
-        With subwords the words' own rows, and then their n-grams'; the vectors are means of them.
+        With subwords it has the words' own rows and then those of n-grams; vectors are means of
+        rows.
         """
         return self._fitted()[0][:, : self.config["vector_size"]]
 
@@ -135,7 +140,7 @@ class Word2Vec:
     def vectors(self):
         """`Vectors` of the words, to query, evaluate and save. They share the model's memory.
 
-        With subwords `SubwordVectors`, computed now: `model.vectors["unseen"]` has a vector too.
+        With subwords they are `SubwordVectors`, computed now: even `model.vectors["unseen"]` works.
         """
         self._fitted()
         if self._bags is not None:
@@ -162,14 +167,14 @@ class Word2Vec:
 
         Args:
             corpus: what a `Corpus` is made of: a path or pattern of text files, plain or
-                compressed, a list of them, or sentences, strings or lists of words, that can be
-                read again; or, with a vocabulary, an encoded corpus: int32 (positions,), word ids
-                in the order of the vocabulary, each sentence ended by −1.
+                compressed, a list of them, or sentences (strings or lists of words) that can be
+                read several times; or, with a vocabulary, an encoded corpus: int32 (positions,),
+                word ids in the order of the vocabulary, each sentence ended by −1.
             vocabulary: a `Vocabulary`; by default that of the corpus.
-            progress: show bars with words/s, loss, learning rate and the time left.
+            progress: whether to show bars with words/s, loss, learning rate and the time left.
             callbacks: functions that get a `progress.Status` about four times a second; training
                 ends if one returns True.
-            checkpoint: a path that `load` reads, written now and then and at the end.
+            checkpoint: a path where the model is saved now and then and at the end, for `load`.
             checkpoint_minutes: how often.
 
         Returns:
@@ -178,7 +183,7 @@ class Word2Vec:
         Raises:
             ValueError: no word of the corpus is frequent enough, or ids do not fit the vocabulary.
             FloatingPointError: the loss is not finite: the learning rate is too large.
-            KeyboardInterrupt: after Ctrl-C, when the block has ended and the checkpoint is written;
+            KeyboardInterrupt: after Ctrl-C, once the block has ended and the checkpoint is written;
                 the model can be used, saved, and resumed.
         """
         options = {
@@ -199,20 +204,20 @@ class Word2Vec:
         of_words = bags(vocabulary, self.config)
         size, seed = self.config["vector_size"], self.config["seed"]
         made = matrices.new(*self._rows(vocabulary, of_words), size, seed)
-        # Only now, so that a lack of memory leaves the model as it was.
+        # Only now, so that if memory runs out the model stays as it was.
         self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
         self._state = loop.new_state(self.config["epochs"])
         return self._train(ids, **options)
 
     def resume(self, corpus, **options):
-        """Go on where the last `fit` or `partial_fit` stopped, or its checkpoint was written.
+        """Go on where the last `fit` or `partial_fit` stopped, or where its checkpoint was written.
 
         Args:
             corpus: the one it was trained on.
             **options: as in `fit`.
 
         Returns:
-            Itself. With nothing left to do it has not changed.
+            Itself, unchanged if nothing was left to do.
         """
         self._fitted()
         check_options(options)
@@ -229,8 +234,8 @@ class Word2Vec:
         Args:
             corpus: as in `fit`.
             epochs: passes over it.
-            new_words: its words that are new and frequent enough get vectors too. The hierarchical
-                softmax cannot: its tree is that of the first vocabulary.
+            new_words: whether words that are new and frequent enough get vectors too; not with the
+                hierarchical softmax, whose tree is fixed by the first vocabulary.
             **options: as in `fit`.
 
         Returns:
@@ -267,7 +272,7 @@ class Word2Vec:
         from fastkeras.word2vec.vocabulary import Vocabulary
 
         config, state, words, counts, embeddings = checkpoints.load(path)
-        _engines.engine_for("word2vec", np.empty(0), engine)  # raises what is wrong with it itself
+        _engines.engine_for("word2vec", np.empty(0), engine)  # whose errors are not about the file
         try:
             model = cls(**config, engine=engine)
             model.vocabulary = Vocabulary(words, counts)
@@ -288,11 +293,11 @@ class Word2Vec:
         return model
 
     def __getstate__(self):
-        """All but the engine, of which the name is kept: modules are neither pickled nor copied."""
+        """All but the engine, kept as its name, since modules can be neither pickled nor copied."""
         return {**vars(self), "_engine": _engines.name_of(self._engine)}
 
     def __setstate__(self, state):
-        """Find the engine here, another one where that is not there; rows begin on cache lines."""
+        """Find the engine, or another where it is missing; align the rows to cache lines again."""
         vars(self).update(state)
         if _engines.engines("word2vec").get(state["_engine"]) != "ready":
             state["_engine"] = None
@@ -316,7 +321,7 @@ class Word2Vec:
         known = self.vocabulary
         if self._settings.loss == "hierarchical_softmax":
             growth.check_tree(known, found)
-            return  # nor new counts
+            return  # then the counts stay too
         vocabulary, order = growth.merged(known, found)
         orders, of_words = [order, order], bags(vocabulary, self.config)
         if of_words is not None:

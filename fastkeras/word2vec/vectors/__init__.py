@@ -1,4 +1,4 @@
-"""Words and their vectors: asked, compared, written to files and read."""
+"""Words and their vectors: to query, compare, write to files and read."""
 
 from fastkeras.word2vec.vectors.vectors import Vectors, unit_rows
 

@@ -1,7 +1,7 @@
-"""Arrays in NumPy's form, checked before a byte of them is read; and one with its words.
+"""Arrays in NumPy's format, checked before their elements are read; and arrays with their words.
 
-A `.npy` file of vectors is NumPy's with the words after the array, so that both are written by one
-renaming and can never be those of two different saves. NumPy reads the array and ignores the rest.
+A `.npy` file of vectors has the words after the array, so that one renaming replaces both and they
+always come from the same save. NumPy reads the array and ignores the rest.
 """
 
 import math
@@ -14,13 +14,13 @@ import numpy as np
 
 from fastkeras._files import replacing
 
-_END = struct.Struct("<8sQI")  # of the file: this mark, then length and checksum of the words
+_END = struct.Struct("<8sQI")  # end of the file: this mark, then length and checksum of the words
 _MARK = b"FKWORDS1"
 _AT_A_TIME, _ROWS = 1 << 20, 1 << 14  # bytes read and rows written together
 
 
 def read_header(file, place):
-    """Read the header of an array of NumPy, from which its elements follow.
+    """Read the header of an array of NumPy; its elements follow.
 
     Args:
         file: open, in binary.
@@ -30,7 +30,7 @@ def read_header(file, place):
         `(shape, dtype, in Fortran's order, bytes of the elements)`.
 
     Raises:
-        ValueError: this is no such header, or the array is of Python objects.
+        ValueError: this is not such a header, or the array is of Python objects.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -60,7 +60,7 @@ def read_array(file, size, place):
     """Read an array that ends after `size` bytes, header included.
 
     Raises:
-        ValueError: it is no array, or has another size. No more memory is taken than `size`.
+        ValueError: it is not an array, or has another size. No more memory than `size` is taken.
     """
     start = file.tell()
     shape, dtype, fortran_order, length = read_header(file, place)
@@ -74,7 +74,7 @@ def read_array(file, size, place):
         if not read:
             raise ValueError(f"{place} ends {len(view)} bytes too early")
         view = view[read:]
-    file.read(1)  # at its end a zip file compares the checksum
+    file.read(1)  # zipfile compares the checksum only at the end
     return array.T if fortran_order else array
 
 
@@ -88,23 +88,23 @@ def save_with_words(path, words, matrix):
     }
     with replacing(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for begin in range(0, len(matrix), _ROWS):  # `tofile` does not notice that a disk is full
+        for begin in range(0, len(matrix), _ROWS):  # `tofile` would not notice a full disk
             file.write(np.ascontiguousarray(matrix[begin : begin + _ROWS]).reshape(-1).view("u1"))
         file.write(text)
         file.write(_END.pack(_MARK, len(text), zlib.crc32(text)))
 
 
 def load_with_words(path):
-    """Read words, and map a matrix that shall have a row for each of them.
+    """Read words, and map a matrix that must have a row for each of them.
 
-    The words are those after the array, or those in a file beside it that has the suffix `.words`
-    and a word a line, for arrays that others have written.
+    The words are those after the array; for arrays that others have written, those of a file
+    beside it with the suffix `.words` and a word a line.
 
     Returns:
         `(words, matrix, place of the words)`.
 
     Raises:
-        ValueError: one of both is damaged, or they do not fit each other.
+        ValueError: words or matrix are damaged, or do not fit each other.
     """
     with open(path, "rb") as file:
         shape, dtype, fortran_order, length = read_header(file, path)

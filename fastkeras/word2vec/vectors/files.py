@@ -14,7 +14,7 @@ from fastkeras.word2vec.corpus.text_files import DAMAGED, uncompressed
 from fastkeras.word2vec.vectors import array_files, row_files
 
 SUFFIXES = {".bin": "binary", ".txt": "text", ".vec": "text", ".npy": "npy", ".tsv": "projector"}
-ROWS = 1 << 14  # that are looked at together
+ROWS = 1 << 14  # checked at a time
 
 
 def save(words, matrix, path, format=None):
@@ -29,16 +29,16 @@ def save(words, matrix, path, format=None):
         format: None takes it from the path's suffix.
 
             - `"binary"` (`.bin`): word2vec's, 32-bit floats; gensim, fastText and spaCy read it.
-            - `"text"` (`.txt`, `.vec`): word2vec's, a line for each word after a line with their
-              number and the vectors' size; as many digits as the numbers need.
-            - `"npy"` (`.npy`): NumPy's, with the words after the array, which NumPy passes over.
+            - `"text"` (`.txt`, `.vec`): word2vec's: first a line with the number of words and the
+              vectors' size, then a line for each word; as many digits as the numbers need.
+            - `"npy"` (`.npy`): NumPy's, with the words after the array, which NumPy ignores.
               `load` maps it into memory, which takes no time and lets processes share it.
             - `"projector"` (`.tsv`): for projector.tensorflow.org: vectors in `path`, words in
               `metadata.tsv` beside it.
 
     Raises:
-        ValueError: the suffix tells no format, a word has a character that ends it there, or a
-            vector has nan or inf.
+        ValueError: the suffix is of no known format, a word has a character that would end it in
+            this format, or a vector has nan or inf.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -69,7 +69,7 @@ def save(words, matrix, path, format=None):
 
 
 def format_of(path, format=None):
-    """Return the format that `save` takes for a path, or raise ValueError if there is none."""
+    """Return the format in which `save` writes a path, or raise ValueError if there is none."""
     path = Path(path)
     zipped = path.suffix == ".gz"
     suffix = Path(path.stem).suffix if zipped else path.suffix
@@ -89,24 +89,24 @@ def format_of(path, format=None):
 def load(path, limit=None, errors="strict"):
     """Read what `save`, word2vec, gensim, fastText (`.vec`) or GloVe have written.
 
-    The format is found from the content, plain or compressed (gzip, bzip2, xz, Zstandard). A
-    byte-order mark, tabs, several spaces, and lines that end with CR LF are read as they are meant.
+    The format is recognized by the content, plain or compressed (gzip, bzip2, xz, Zstandard). A
+    byte-order mark, tabs, several spaces, and lines that end with CR LF do no harm.
 
     Args:
         path: the file.
-        limit: read only that many words, the first; None reads all.
+        limit: read only the first so many words; None reads all.
         errors: what to do with a word that is not UTF-8: `"strict"` raises, `"replace"` puts
             U+FFFD into it.
 
     Returns:
-        `(words, matrix)`: 32-bit floats, or what a `.npy` file has, which is mapped. Of a word that
-        comes twice the first vector is kept, with a warning.
+        `(words, matrix)`: 32-bit floats, or for a `.npy` file its mapped array. If a word occurs
+        twice, its first vector is kept, with a warning.
 
     Raises:
         ValueError: the file is damaged, ends too early, is of another format, or has a vector with
-            nan or inf; with its line, word or byte. Whatever decides how much memory is taken is
-            checked before: a vector has at most 2²⁰ numbers, a word 2²⁰ bytes, and a compressed
-            file of more than 16 MiB is at most 100 times as large uncompressed.
+            nan or inf; the message names the line, word or byte. So that no file can exhaust the
+            memory, a vector may have at most 2²⁰ numbers, a word 2²⁰ bytes, and a compressed file
+            may hold at most 100 times its size, or 16 MiB if that is more.
     """
     path = Path(path)
     if limit is not None:
@@ -119,7 +119,7 @@ def load(path, limit=None, errors="strict"):
         if len(set(words)) < len(words):
             twice = next(word for i, word in enumerate(words) if word in words[:i])
             raise ValueError(f"{place_of_words} has the word {twice!r} twice")
-        if place_of_words != path:  # what `save` has written was looked at then
+        if place_of_words != path:  # `save` checks what it writes
             check_finite(words, matrix, path, lambda row: f"row {row}")
         return words, matrix
     with open(path, "rb") as raw, uncompressed(raw) as file:
@@ -133,7 +133,7 @@ def load(path, limit=None, errors="strict"):
 
 
 def check_finite(words, matrix, path, place):
-    """Raise ValueError if a vector has nan or inf, with the place of its row."""
+    """Raise ValueError with the place of a row that has nan or inf."""
     for begin in range(0, len(matrix), ROWS):
         block = matrix[begin : begin + ROWS]
         with np.errstate(all="ignore"):
@@ -174,7 +174,7 @@ def _check_words(words, ends, path):
 
 
 def _digits(matrix, separator):
-    """Yield each row as text: the digits that tell apart all floats of its kind."""
+    """Yield each row as text, with enough digits to read the same floats again."""
     number = "%.17g" if matrix.dtype == np.float64 else "%.9g"
     line = separator.join([number] * matrix.shape[1])
     for row in matrix:

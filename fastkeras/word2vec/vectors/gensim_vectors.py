@@ -1,4 +1,4 @@
-"""Vectors as gensim's objects, and back."""
+"""Vectors to gensim's objects, and back."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from fastkeras.word2vec.vectors.vectors import Vectors
 
 
 def to_gensim(vectors):
-    """Return the vectors as gensim's `KeyedVectors` or `FastTextKeyedVectors`; they are copied.
+    """Return a copy of the vectors as gensim's `KeyedVectors` or `FastTextKeyedVectors`.
 
-    Of `SubwordVectors` every bucket gets a row. An unknown word's vector has the same direction
-    there, not the same length: gensim counts n-grams that nothing was learnt of, whose rows are
-    zeros.
+    The copy of `SubwordVectors` has a row for every bucket, zeros if it was never trained. gensim
+    includes these rows in the mean of an unknown word, so there its vector has the same direction
+    but is shorter.
     """
     dtype = vectors.matrix.dtype
     if not isinstance(vectors, SubwordVectors):
@@ -34,7 +34,7 @@ def to_gensim(vectors):
 
 
 def from_gensim(keyed):
-    """Return `Vectors` of gensim's `KeyedVectors` (a model's `wv`); only FastText's are copied."""
+    """Return gensim's `KeyedVectors` (a model's `wv`) as `Vectors`; only FastText's are copied."""
     if not hasattr(keyed, "vectors_ngrams"):
         return Vectors(keyed.index_to_key, keyed.vectors)
     lengths = keyed.bucket, keyed.min_n, keyed.max_n

@@ -1,4 +1,4 @@
-"""The rows of files of vectors, as text or as word2vec's binary, with the place in messages."""
+"""The rows of vector files, text or word2vec's binary; error messages tell the place."""
 
 import itertools
 import re
@@ -6,12 +6,12 @@ import re
 import numpy as np
 
 READ = 1 << 22  # bytes at a time
-LONGEST_WORD = 1 << 20  # bytes; what has longer ones, or a longer first line, is something else
+LONGEST_WORD = 1 << 20  # bytes, also of the first line; a file with more is not of vectors
 LARGEST_SIZE = 1 << 20  # of a vector
 LONGEST_NUMBER = 64  # characters
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# An uncompressed file may be so much larger than the compressed one; vectors are at most some ten
-# times as large, what has more is made to fill the memory.
+# How many times larger a file may be uncompressed. For vectors it is ten times at most; a file that
+# exceeds this by far is made to exhaust the memory. Up to 16 MiB any ratio is accepted.
 PLAUSIBLE_RATIO, ALWAYS_PLAUSIBLE = 100, 16 << 20
 
 OTHER_FORMATS = {  # by the first bytes
@@ -60,7 +60,7 @@ class Reader:
         return bool(part)
 
     def until(self, separator, most, what):
-        """Return what comes up to the separator, and with it; at the file's end, what is left."""
+        """Return the bytes up to and including the separator; at the file's end, what is left."""
         searched = self.at
         while (end := self.data.find(separator, searched)) < 0:
             searched = len(self.data) - self.at
@@ -139,7 +139,7 @@ def read(reader, limit, errors):
     wanted = num_words if limit is None else min(limit, num_words or limit)
     words, numbers = [], bytearray()
     rows = _text_rows if is_text else _binary_rows
-    with np.errstate(over="ignore"):  # what becomes infinite is refused later, with its place
+    with np.errstate(over="ignore"):  # infinities are refused later, with their place
         for word, row in rows(reader, size, wanted, bool(header)):
             try:
                 words.append(word.decode("utf-8", errors))
@@ -170,7 +170,7 @@ _NUMBER = re.compile(rb"[-+]?\d*\.?\d+([eE][-+]?\d+)?|[-+]?\d+\.")
 
 
 def _looks_like_a_row(line, size):
-    """Whether a line is a row as text with something wrong in it, rather than binary."""
+    """Whether a line is a faulty row of a text file, rather than binary."""
     fields = line.split()[1:]
     try:
         readable = line.rstrip(b"\r").decode().replace("\t", " ").isprintable()
@@ -181,9 +181,9 @@ def _looks_like_a_row(line, size):
 
 
 def _fields(line, size):
-    """Cut a line into its word, which may have spaces, and its numbers; None if it is no row.
+    """Cut a line into its word, which may have spaces, and its numbers; None if it is not a row.
 
-    Between them there is a space; where that gives no row, any spaces and tabs.
+    They are separated by single spaces, or if that gives no row by any spaces and tabs.
     """
     for separator in (b" ", None):
         fields = line.rstrip(b" \r\n").rsplit(separator, size)
@@ -196,7 +196,7 @@ def _fields(line, size):
         if b"_" in line and b"_" in b"".join(fields[1:]):  # Python reads 1_000 as a number
             continue
         word = fields[0].strip(b" ")
-        if b" " not in word or not _NUMBER.fullmatch(word.split()[-1]):  # else it has one too many
+        if b" " not in word or not _NUMBER.fullmatch(word.split()[-1]):  # else one number too many
             return word, numbers
     return None
 

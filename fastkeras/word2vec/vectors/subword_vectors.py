@@ -1,4 +1,4 @@
-"""Vectors of words that training has seen, and of words that it has not, by their n-grams."""
+"""Vectors of words that training has seen, and by their n-grams of words that it has not."""
 
 import numpy as np
 
@@ -7,24 +7,24 @@ from fastkeras.word2vec.vectors.vectors import Vectors
 
 
 class SubwordVectors(Vectors):
-    """`Vectors` that have one for unknown words too: the mean of their n-grams' rows.
+    """`Vectors` that also give unknown words a vector: the mean of the rows of their n-grams.
 
-    `Word2Vec(subwords=True).vectors` is one. What asks about words or compares them takes unknown
-    ones: `vectors["unseen"]`, `similarity`, `most_similar`, `analogy`, `doesnt_match`. `in`, `len`,
-    iteration, files and `evaluation` are about the words that training has seen.
+    `Word2Vec(subwords=True).vectors` is one. Unknown words may be used in `vectors["unseen"]`,
+    `similarity`, `most_similar`, `analogy` and `doesnt_match`; `in`, `len`, iteration, files and
+    `evaluation` are about the words that training has seen.
 
-    N-grams whose bucket no known word has were never trained, and do not count. (fastText counts
-    the random numbers that it began with.)
+    N-grams whose bucket no known word has were never trained, and are left out of the mean.
+    (fastText includes the random numbers with which it initialized them.)
 
     Args:
         words: of the vocabulary.
-        matrix: float array (words and buckets, size): the input matrix. The words' vectors are
-            computed from it now, those of unknown words when they are asked for.
+        matrix: float array (words + buckets, size): the input matrix. The words' vectors are
+            computed from it now, those of unknown words on request.
         bags: `subwords.Bags` of the words.
         num_buckets, min_n, max_n: what they were made with.
 
     Raises:
-        KeyError: a word is unknown, and all its n-grams are.
+        KeyError: a word is unknown, and so are all its n-grams.
 
     Example:
         >>> import numpy as np

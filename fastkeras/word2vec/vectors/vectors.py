@@ -1,4 +1,4 @@
-"""Words and their vectors, and what is near what."""
+"""Words and their vectors, and which are near each other."""
 
 import difflib
 
@@ -8,8 +8,8 @@ from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.vectors import files
 
 ROWS, QUERIES = 1 << 14, 256  # of one matrix product: 16 MiB of scores
-GROUP = 64  # scores of which one is the highest
-NEAR_SPELLINGS_AMONG = 50_000  # words, the most frequent; more take longer than a reader waits
+GROUP = 64  # scores, of which `_floor` looks only at the highest
+NEAR_SPELLINGS_AMONG = 50_000  # first words; all of a large vocabulary would take too long
 
 
 class Vectors:
@@ -29,8 +29,8 @@ class Vectors:
     `"cat" in vectors`, `len(vectors)` and iteration are about the words.
 
     Raises:
-        ValueError: a word is there twice, or `matrix` has not a row for each word.
-        KeyError: from any function that gets an unknown word; it tells words that look like it.
+        ValueError: a word occurs twice, or `matrix` does not have a row for each word.
+        KeyError: from any function that gets an unknown word; it suggests words of like spelling.
 
     Example:
         >>> import numpy as np
@@ -81,7 +81,7 @@ class Vectors:
         return self.matrix.shape[1]
 
     def row(self, word):
-        """Return the word's row; KeyError tells what looks like it."""
+        """Return the word's row; KeyError suggests words of like spelling."""
         try:
             return self.index[word]
         except KeyError:
@@ -93,16 +93,17 @@ class Vectors:
         return float(a @ b)
 
     def most_similar(self, positive=(), negative=(), topn=10, restrict_vocab=None):
-        """Return the words nearest to the mean of some vectors and of others with a minus.
+        """Return the words nearest to the mean of some vectors and of the negatives of others.
 
         Args:
             positive: word or vector, or a list of them.
-            negative: the same; each is brought to length 1 before the mean, as in gensim.
-            topn: how many words to return, at least 1; fewer where there are not as many.
-            restrict_vocab: look only among that many first words; None among all.
+            negative: the same; their vectors enter the mean with a minus. All vectors are scaled to
+                length 1 first, as in gensim.
+            topn: how many words to return, at least 1; fewer if there are not so many.
+            restrict_vocab: search only the first so many words; None searches all.
 
         Returns:
-            List of pairs `(word, cosine)`, the nearest first. The words asked for are left out.
+            List of pairs `(word, cosine)`, the nearest first, without the words asked for.
         """
         positive, negative = _listed(positive), _listed(negative)
         if not positive and not negative:
@@ -132,7 +133,7 @@ class Vectors:
         return self.most_similar([b, c], [a], topn)
 
     def doesnt_match(self, words):
-        """Return the word that is farthest from the mean of all (their lengths brought to 1)."""
+        """Return the word farthest from the mean of all, their vectors scaled to length 1."""
         words = list(words)
         if not words:
             raise ValueError("words is empty; it must have a word at least")
@@ -142,18 +143,18 @@ class Vectors:
     def nearest(self, queries, topn=10, excluded=None, restrict_vocab=None):
         """Return the rows with the highest cosines, for many vectors at once.
 
-        One product of matrices for some thousand rows and some hundred queries at a time; no
-        second copy of the vectors is made.
+        Some thousand rows are multiplied with some hundred queries at a time; the vectors are not
+        copied.
 
         Args:
             queries: array of shape (queries, size).
             topn: how many rows for each, at least 1.
-            excluded: for each query the rows that do not count.
-            restrict_vocab: look only among that many first words; None among all.
+            excluded: for each query, the rows to leave out.
+            restrict_vocab: search only the first so many words; None searches all.
 
         Returns:
             `(rows, cosines)`: arrays of shape (queries, topn), or fewer columns if there are fewer
-            words, the nearest first. Where too few rows are left the cosine is −inf.
+            words, the nearest first. If too few rows are left, the remaining cosines are −inf.
         """
         integer("topn", topn, 1, None)
         if restrict_vocab is not None:
@@ -192,7 +193,7 @@ class Vectors:
             floor = _floor(scores, topn)
             if best.shape[1] == topn:
                 floor = np.maximum(floor, best[:, -1:])
-            # Few columns are good enough for any of the queries; the rest is not sorted.
+            # Only the few columns that are good enough for some query need to be sorted.
             columns = np.flatnonzero((scores >= floor).any(0))
             scores = scores[:, columns]
             columns = np.broadcast_to(columns, scores.shape)
@@ -215,7 +216,7 @@ class Vectors:
             for begin in range(0, len(self), ROWS):
                 block = self.matrix[begin : begin + ROWS].astype(dtype, copy=False)
                 norms[begin : begin + len(block)] = np.linalg.norm(block, axis=1)
-            if not np.isfinite(norms).all():  # one such row would spoil what is near any word
+            if not np.isfinite(norms).all():  # one such row would spoil every search
                 row = int(np.isfinite(norms).argmin())
                 raise ValueError(
                     f"the vector of {self.words[row]!r} (row {row}) has the length {norms[row]}; "
@@ -254,7 +255,7 @@ class Vectors:
 
 
 def unit_rows(matrix):
-    """Return the rows brought to length 1; rows of zeros stay."""
+    """Return the rows scaled to length 1; rows of zeros stay."""
     return matrix * _inverse(np.linalg.norm(matrix, axis=-1, keepdims=True))
 
 

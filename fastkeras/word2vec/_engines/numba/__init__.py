@@ -1,4 +1,4 @@
-"""The reference compiled by Numba, with rows fetched ahead; threads race for rows as in C++.
+"""The reference compiled by Numba, with rows fetched ahead; threads update rows without locks.
 
 In deterministic mode it runs on one thread, so the number of threads changes nothing.
 """
@@ -81,7 +81,7 @@ def _pass(
                         contexts[w, count] = words[i]
                         count += 1
                 num_contexts[w] = count
-                reached = min(c + reach, size - 1)  # a context row is asked for once, early
+                reached = min(c + reach, size - 1)  # fetch each context row early, and once
                 for i in range(c + reach if c > first else 0, reached + 1):
                     fetch_vector(inputs, words[i], bag_starts, bag_rows)
                 for number in range(min(count, 1) if one_set else count):

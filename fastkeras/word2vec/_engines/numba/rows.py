@@ -1,18 +1,18 @@
-"""Rows of the input matrix in Numba: fetched ahead, multiplied, one or a bag of them for a word."""
+"""Rows of the input matrix in Numba, one or a bag of them for a word: fetched ahead, multiplied."""
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-FAST = {"contract", "reassoc", "nsz", "arcp"}  # sums in any order; infinities stay
+FAST = {"contract", "reassoc", "nsz", "arcp"}  # sums in any order, but infinities are respected
 compiled = numba.njit(nogil=True, error_model="numpy", fastmath=FAST)
 inlined = numba.njit(nogil=True, error_model="numpy", fastmath=FAST, inline="always")
 
 
 @intrinsic
 def _prefetch(typing_context, matrix, row, column):
-    """Ask for a cache line of a matrix, to be in the second cache soon."""
+    """Prefetch a cache line of a matrix into the second-level cache."""
 
     def generate(context, builder, signature, arguments):
         kind = signature.args[0]
@@ -43,7 +43,7 @@ def fetch(matrix, row):
 
 @compiled
 def fetch_vector(inputs, word, bag_starts, bag_rows):
-    """Ask for the row of a word, or with subwords for its bag of rows."""
+    """Prefetch the row of a word, or with subwords its bag of rows."""
     if not len(bag_starts):
         fetch(inputs, word)
         return
@@ -53,7 +53,7 @@ def fetch_vector(inputs, word, bag_starts, bag_rows):
 
 @inlined
 def dot(a, i, b, j):
-    """Two rows; never as arrays of their own, whose references would have to be counted."""
+    """Multiply two rows; as separate arrays they would need reference counts, which cost time."""
     total = np.float32(0)
     for s in range(a.shape[1]):
         total += a[i, s] * b[j, s]
@@ -62,7 +62,7 @@ def dot(a, i, b, j):
 
 @inlined
 def add_vector(inputs, word, bag_starts, bag_rows, factor, vectors, i):
-    """Add a word's vector, its row or the mean of its bag, times a factor to vectors[i]."""
+    """Add a word's vector (its row, or the mean of its bag) times a factor to vectors[i]."""
     if len(bag_starts):
         _add_mean(inputs, word, bag_starts, bag_rows, factor, vectors, i)
     else:
@@ -72,7 +72,10 @@ def add_vector(inputs, word, bag_starts, bag_rows, factor, vectors, i):
 
 @inlined
 def add_change(inputs, word, bag_starts, bag_rows, exact, factor, changes, i):
-    """Add changes[i] times a factor to a word's row, or to each of its bag, `exact`ly its share."""
+    """Add changes[i] times a factor to a word's row, or to each row of its bag.
+
+    If `exact`, each row of a bag gets only its share.
+    """
     if len(bag_starts):
         _add_to_bag(inputs, word, bag_starts, bag_rows, exact, factor, changes, i)
     else:

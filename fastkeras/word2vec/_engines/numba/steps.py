@@ -6,12 +6,15 @@ from fastkeras.word2vec._engines.numba.rows import compiled, dot, inlined
 from fastkeras.word2vec.training.settings import LOSSES
 
 NEGATIVE_SAMPLING, HIERARCHICAL_SOFTMAX, SAMPLED_SOFTMAX = range(len(LOSSES))
-LARGE = 1e300  # of a product in float64, of factors up to 2
+LARGE = 1e300  # limit of a float64 product whose factors are at most 2
 
 
 @inlined
 def _logistic(y, rate):
-    """Return rate · sigmoid(y); and max(y, 0) and 1 + exp(−|y|), the loss but for a logarithm."""
+    """Return rate · sigmoid(y), and max(y, 0) and 1 + exp(−|y|).
+
+    The loss is the former plus the logarithm of the latter.
+    """
     e = np.exp(-abs(y))
     sigmoid = (np.float32(1) if y > 0 else e) / (np.float32(1) + e)
     return rate * sigmoid, max(np.float64(y), 0.0), 1.0 + np.float64(e)
@@ -37,7 +40,7 @@ def _softmax_errors(x, rows, count, offsets, rate):
 
 @compiled
 def step(inputs, i, changes, outputs, rows, signs, count, loss, offsets, x, rate):
-    """Update the outputs of one input row, whose change becomes changes[0]; return the loss."""
+    """Update the output rows for one input row; put its change into changes[0], return the loss."""
     value, product = 0.0, 1.0
     stride = inputs.shape[1]
     changes[0, :] = 0
@@ -45,7 +48,7 @@ def step(inputs, i, changes, outputs, rows, signs, count, loss, offsets, x, rate
         for j in range(count):
             x[j] = dot(inputs, i, outputs, rows[j])
         value = _softmax_errors(x, rows, count, offsets, rate)
-        for j in range(count):  # all before any is changed: one may be there twice
+        for j in range(count):  # read all before changing any: a row may be there twice
             for s in range(stride):
                 changes[0, s] += x[j] * outputs[rows[j], s]
     for j in range(count):
@@ -74,7 +77,7 @@ def step_together(
 ):
     """Update one set of outputs, and add the contexts' changes to their rows of `results`.
 
-    All gradients are from the values before.
+    All gradients are computed before anything changes.
     """
     value, product = 0.0, 1.0
     stride = inputs.shape[1]

@@ -1,4 +1,4 @@
-"""What is drawn for a window, in Numba: the words that stay, and rows of the output matrix."""
+"""Random draws in Numba: which words stay, and the output rows of a window."""
 
 import numpy as np
 
@@ -29,7 +29,10 @@ def _draw_noise(bits, number, noise):
 
 @compiled
 def subsample(ids, begin, end, reach, keep, key, words, bits, begins, ends):
-    """Fill in the words that stay, as chunk.h does; return where predictions lie, and the size."""
+    """Write the words that stay, as chunk.h does; return first and last, and how many words.
+
+    Words first..last-1 are the centers; the others are those that windows reach outside the slice.
+    """
     first_position, found = begin, 0
     while first_position > 0 and ids[first_position - 1] >= 0 and found < reach:
         first_position -= 1
@@ -66,7 +69,7 @@ def draw(
     word, bits, number, loss, negative, noise, path_starts, path_nodes, path_signs, outputs,
     rows, signs,
 ):  # fmt: skip
-    """Fill in one set of output rows; return how many."""
+    """Write one set of output rows; return how many."""
     if loss == HIERARCHICAL_SOFTMAX:
         count = path_starts[word + 1] - path_starts[word]
         for j in range(count):

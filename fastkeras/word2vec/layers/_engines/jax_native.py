@@ -1,8 +1,8 @@
 """The C++ kernels as calls of XLA, for JAX arrays on the CPU, eagerly and in compiled programs.
 
-Both read the rows of a matrix where they are, and its gradient, in which each word of the batch is
-summed up once, is written once, zeros included: JAX has no sparse gradient for an optimizer.
-Halves, and words drawn that all examples share (a product of matrices), are for `keras`.
+Both operations read the rows of a matrix in place. Its gradient sums up each word of the batch, and
+is written once as a whole, zeros included, since JAX has no sparse gradients for optimizers. 16-bit
+floats, and words drawn that all examples share (a product of matrices), are left to `keras`.
 """
 
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def sampled_loss(loss, hidden, outputs, bias, targets, drawn, correction=None):
 
 
 def _none(rows):
-    """What stands for an array that is left out."""
+    """Return the placeholder of an array that is left out."""
     return jnp.zeros(0, rows.dtype)
 
 

@@ -1,13 +1,13 @@
-"""Composed of keras.ops: for XLA, GPU, TPU, JAX, torch, and export; with gradients by hand.
+"""Composed of keras.ops: for XLA, GPU, TPU, JAX, torch, and export; with hand-derived gradients.
 
 docs/word2vec.md has the formulas. `x` are logits (batch, 1 + negative), the target first, and
-`errors` the gradient of the loss by them: ∂L/∂u_j = errors_j h and ∂L/∂h = Σ_j errors_j u_j.
+`errors` their gradient of the loss: ∂L/∂u_j = errors_j h and ∂L/∂h = Σ_j errors_j u_j.
 """
 
 import keras
 from keras import ops
 
-IMPOSSIBLE = -1e30  # a logit; infinite ones are not safe in every kernel of every backend
+IMPOSSIBLE = -1e30  # a logit; not every kernel of every backend is safe with infinities
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -16,7 +16,7 @@ if keras.backend.backend() == "tensorflow":
 def rows_of(variable, ids):
     """Return rows in at least float32; on TensorFlow the gradient will be a `tf.IndexedSlices`."""
     if keras.backend.backend() == "tensorflow":
-        rows = tf.gather(variable.value, ids)  # of the variable: reading it first may copy it
+        rows = tf.gather(variable.value, ids)  # not of its value: that read may copy it
     else:
         rows = ops.take(variable, ids, axis=0)
     is_half = keras.backend.standardize_dtype(rows.dtype) in ("float16", "bfloat16")
@@ -36,8 +36,8 @@ def pooled(matrix, ids, weights=None):
     """
     if weights is None:
         return rows_of(matrix, ids)
-    # Where there is no context stands a word that the batch has: no other row gets a gradient, not
-    # even one of zeros, by which an optimizer would move it on.
+    # In place of a missing context, look up a word of this batch: any other row would get a
+    # gradient of zeros, and optimizers with momentum would change it.
     some = ops.maximum(ops.max(ids), 0)
 
     @ops.custom_gradient
@@ -53,7 +53,7 @@ def pooled(matrix, ids, weights=None):
 def sampled_loss(loss, hidden, outputs, bias, targets, drawn, correction=None):
     """Return for each example its loss, and whether the target has the highest logit.
 
-    A word drawn that is the target does not count.
+    A word drawn that equals the target is ignored.
 
     Args:
         loss: "sampled_softmax" or "negative_sampling".
@@ -62,7 +62,7 @@ def sampled_loss(loss, hidden, outputs, bias, targets, drawn, correction=None):
         bias: variable, float (words,), or None.
         targets: integers (batch,).
         drawn: integers (batch, negative), or (negative,) if all examples share the words drawn.
-        correction: what is added to the logits of words drawn: float (words,), a number, or None.
+        correction: added to the logits of words drawn: float (words,), a number, or None.
 
     Returns:
         Losses and hits, two floats (batch,). Only the losses have a gradient.
@@ -76,7 +76,7 @@ def sampled_loss(loss, hidden, outputs, bias, targets, drawn, correction=None):
         correction = 0.0
     elif not isinstance(correction, float):
         correction = ops.take(correction, drawn, axis=0)
-    # An accidental hit is no wrong answer.
+    # The target is not a wrong answer even where it was drawn.
     offsets = ops.where(drawn == targets[:, None], IMPOSSIBLE, correction)
     biases = None if bias is None else rows_of(bias, candidates)
     offsets = ops.cast(offsets, hidden.dtype)
@@ -88,7 +88,7 @@ def _loss_of_rows(loss, h, u, b, offsets):
 
     `u` is (batch, 1 + negative, size), or (batch + negative, size) when all examples share the
     words drawn, which then follow the targets. `offsets` are (batch, negative), `IMPOSSIBLE` for
-    words that do not count.
+    words to be ignored.
     """
     products, gradients = _SHARED if len(u.shape) == 2 else _OWN
     parameters = [h, u] if b is None else [h, u, b]
@@ -98,14 +98,14 @@ def _loss_of_rows(loss, h, u, b, offsets):
         x = products(h, u, *b)
         target, drawn = x[:, :1], x[:, 1:]
         losses, errors = _LOSSES[loss](ops.concatenate([target, drawn + offsets], axis=1))
-        rivals = ops.where(offsets > IMPOSSIBLE, drawn, offsets)  # a correction makes none stronger
+        rivals = ops.where(offsets > IMPOSSIBLE, drawn, offsets)  # hits ignore the correction
         hits = ops.cast(target[:, 0] > ops.max(rivals, axis=1), losses.dtype)
 
         def gradient(*upstream, **named):
             scaled = errors * _given(upstream, named)[0][:, None]
             return gradients(scaled, h, u)[: 2 + len(b)]
 
-        # one tensor, since with torch there can be a gradient only of one
+        # one tensor, since on torch only one output can have a gradient
         return ops.stack([losses, hits]), gradient
 
     losses, hits = ops.unstack(compute(*parameters), 2)
@@ -154,7 +154,7 @@ def _sampled_softmax(x):
     exponentials = ops.exp(x)
     partition = ops.sum(exponentials, axis=1)
     p = exponentials[:, 1:] / partition[:, None]
-    # not p_0 − 1, which loses its digits where the target is almost certain
+    # the sum, since p_0 − 1 loses all digits where the target is almost certain
     errors = ops.concatenate([-ops.sum(p, axis=1, keepdims=True), p], axis=1)
     return ops.log(partition) - x[:, 0], errors
 

@@ -1,7 +1,7 @@
 """The C++ kernels as TensorFlow ops: eager and in graphs, on the CPU.
 
-The words of a batch are looked up once each, however often it has them, so that the gradient of a
-matrix has each row once too: a `tf.IndexedSlices` of sums. csrc/word2vec/layers.h has the kernels.
+Each word of a batch is looked up once, however often it occurs, so the gradient of a matrix, a
+`tf.IndexedSlices`, has each row once, summed up. csrc/word2vec/layers/layers.h has the kernels.
 """
 
 import tensorflow as tf

@@ -1,8 +1,8 @@
 """The C++ kernels as torch ops, for CPU tensors, eagerly and under torch.compile and torch.func.
 
-Both read the rows of a matrix where they are, and its gradient, in which each word of the batch is
-summed up once, is written once, zeros included: Keras' optimizers take no sparse gradient on torch.
-Halves, and words drawn that all examples share (a product of matrices), are for `keras`.
+Both operations read the rows of a matrix in place. Its gradient sums up each word of the batch, and
+is written once as a whole, zeros included: Keras' optimizers take no sparse gradients on torch.
+16-bit floats, and words drawn that all examples share (a product of matrices), are for `keras`.
 """
 
 import torch
@@ -86,5 +86,5 @@ def _gradients_of_losses(hidden, rows, bias, offset, words, loss, errors, d_hidd
     keeps=(2, 3),
 )
 def _losses(hidden, rows, bias, offset, words, loss, num_threads):
-    """Losses, hits, and the derivatives of the losses by the logits and the hidden vectors."""
+    """Return losses, hits, and the derivatives of the losses by logits and hidden vectors."""
     return _core.word2vec_layers_loss(hidden, rows, bias, offset, words, loss, num_threads)
