@@ -1,7 +1,7 @@
-"""The door of the CRF functions: every argument is checked here, once, and a `Chain` made of them.
+"""The door of the CRF functions: checks every argument, once, and makes a `Chain` of them.
 
-What depends on values is checked for NumPy arrays only: a graph of tensors cannot raise, so there
-it is left to the engine. Tags of NumPy are in range at valid steps and 0 elsewhere.
+Values are checked for NumPy arrays only: a graph of tensors cannot raise, so there the engine has
+to deal with them. NumPy tags come out in range at valid steps and 0 elsewhere.
 """
 
 import numpy as np
@@ -27,8 +27,8 @@ def chain_of(
 ):
     """Check the arguments and return the `Chain`.
 
-    `prefix` is what the caller's names of the scores begin with; `may_vary` lets each step have
-    transitions of its own; `keep_factors` leaves transitions of low rank as they are.
+    `prefix` goes before the names of the scores in error messages; `may_vary` lets each step have
+    transitions of its own; `keep_factors` does not multiply out transitions of low rank.
     """
     array = array_functions(emissions)
     emissions = _floats(array, f"{prefix}emissions", emissions)
@@ -79,10 +79,9 @@ def chain_of(
 
 
 def engine_of(chain, engine=None, needs=None, what=None, checkpoint=False):
-    """The functions of the engine that answers; with `checkpoint` those that keep few rows.
+    """The functions of the engine to use; with `checkpoint` those that keep few rows.
 
-    `needs` and `what` are those of `_engines.engine_for`; of transitions that vary they are told
-    here.
+    `needs` and `what` are as in `_engines.engine_for`; for transitions that vary they are set here.
     """
     if needs is None and chain.varies:
         needs, what = "VARYING_TRANSITIONS", "transitions that vary with the step"
@@ -105,7 +104,7 @@ def tags_of(chain, tags, name="tags"):
 
 
 def dense(name, value):
-    """The value, unless it is of a kind that has no shape of its own."""
+    """Return the value; refuse ragged and sparse tensors."""
     kind = type(value).__name__
     if kind in ("RaggedTensor", "SparseTensor"):
         raise ValueError(
@@ -123,12 +122,12 @@ def rank_of(array):
 def like(result, emissions):
     """Cast what an engine computed back to the dtype of the emissions the caller gave.
 
-    What is beyond float16, at 65,504, becomes infinite.
+    In float16, what is beyond 65,504 becomes infinite.
     """
     if family_of(emissions) == "numpy":
         dtype = emissions.dtype.name if hasattr(emissions, "dtype") else None
         if dtype not in FLOATS:
-            return result  # lists have no dtype, integers are no scores
+            return result  # lists have no dtype, and integers are computed as floats
     else:
         dtype = dtype_of(emissions)
     if dtype_of(result) == dtype:
@@ -140,19 +139,19 @@ def like(result, emissions):
 
 
 def as_array(result, emissions):
-    """What an engine of tensors computed from NumPy emissions, as a NumPy array."""
+    """The result as a NumPy array, if the emissions are one and a tensor engine computed it."""
     if family_of(emissions) != "numpy" or isinstance(result, np.ndarray):
         return result
     return array_functions(result).convert_to_numpy(result)
 
 
 def _valid_steps(array, emissions, lengths, mask):
-    """Lengths of int32, and the mask: None, or with the lengths in it."""
+    """Lengths as int32, and the mask: None, or a mask that takes the lengths into account."""
     batch, steps, _ = emissions.shape
     if mask is not None:
         mask = _booleans(array, "mask", mask)
         _expect_shape("mask", mask, (batch, steps), "(batch, steps)")
-    batch_here, steps_here, _ = array.shape(emissions)  # tensors, where a graph does not know them
+    batch_here, steps_here, _ = array.shape(emissions)  # tensors, if a graph does not know them
     if lengths is None:
         lengths = array.cast(array.broadcast_to(steps_here, (batch_here,)), "int32")
         return contiguous(lengths), mask

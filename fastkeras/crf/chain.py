@@ -1,4 +1,4 @@
-"""The nouns of the CRF: the chain that every engine takes, its gradients, and low-rank scores."""
+"""The types of the CRF: the chain that every engine takes, its gradients, and low-rank scores."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from fastkeras._arrays import array_functions, family_of, has_values
 
 
 class Chain(NamedTuple):
-    """A batch of chains, as the door (arguments.py) makes it and every engine trusts it.
+    """A batch of chains, checked by arguments.py; the engines rely on that.
 
     Scores are of one dtype, float32 or float64, and never None. NumPy arrays are C-contiguous.
     """
@@ -16,13 +16,13 @@ class Chain(NamedTuple):
     emissions: Any  # (batch, steps, num_tags)
     transitions: Any  # (num_tags, num_tags), or into each step (batch, steps - 1, ·, ·)
     lengths: Any  # int32 (batch,)
-    mask: Any  # bool (batch, steps), or None; with a mask, it alone tells the valid steps
+    mask: Any  # bool (batch, steps), or None; a mask alone decides which steps are valid
     start_transitions: Any  # (num_tags,)
     end_transitions: Any  # (num_tags,)
 
     @property
     def family(self):
-        """That of its arrays: "numpy", "tensorflow" and so on."""
+        """The family of its arrays: "numpy", "tensorflow" and so on."""
         return family_of(self.emissions)
 
     @property
@@ -32,11 +32,11 @@ class Chain(NamedTuple):
 
     @property
     def scores(self):
-        """What a chain can be differentiated by, in the order of `Gradients`."""
+        """The arrays to differentiate by, in the order of `Gradients`."""
         return self.emissions, self.transitions, self.start_transitions, self.end_transitions
 
     def with_scores(self, function):
-        """The chain whose scores are `function` of these."""
+        """The chain with `function` applied to each of its scores."""
         emissions, transitions, start, end = map(function, self.scores)
         return Chain(emissions, transitions, self.lengths, self.mask, start, end)
 
@@ -52,7 +52,7 @@ class Chain(NamedTuple):
 class Gradients(NamedTuple):
     """Gradients of the weighted sum of the log-likelihoods.
 
-    emissions has shape (batch, steps, num_tags), transitions the shape that was given, as a rule
+    emissions has shape (batch, steps, num_tags), transitions the shape that was given, usually
     (num_tags, num_tags), start_transitions and end_transitions (num_tags,).
     """
 
@@ -65,12 +65,12 @@ class Gradients(NamedTuple):
 class LowRank(NamedTuple):
     """Transitions left @ right.T: 2 · rank · num_tags parameters in place of num_tags².
 
-    Every function of `fastkeras.crf` takes one in place of its transitions, at the cost of the
-    product, num_tags² · rank; `memm.log_likelihood` never forms it. Gradients reach both factors.
+    Every function of `fastkeras.crf` takes one in place of its transitions, and forms the product
+    in time num_tags² · rank, except `memm.log_likelihood`. Gradients reach both factors.
 
     Args:
-        left: float, shape (num_tags, rank): of the tag before.
-        right: float, shape (num_tags, rank): of the tag after.
+        left: float, shape (num_tags, rank): factor of the tag before.
+        right: float, shape (num_tags, rank): factor of the tag after.
 
     Example:
         >>> import numpy as np
@@ -90,7 +90,7 @@ class LowRank(NamedTuple):
 
     @property
     def shape(self):
-        """That of the product."""
+        """The shape of the product."""
         return (self.left.shape[0], self.right.shape[0])
 
     def product(self):
@@ -126,9 +126,9 @@ def check_tags(tags, valid, num_tags):
 
 
 def check_values(chain, tags=None):
-    """Check lengths and tags as the door does for arrays, where they have values.
+    """Check lengths and tags as for NumPy arrays, if they have values.
 
-    A graph, which cannot raise, gives NaN instead.
+    In a graph, which cannot raise, wrong tags or lengths make results NaN instead.
     """
     array = array_functions(chain.emissions)
     _, steps, num_tags = chain.emissions.shape
@@ -138,7 +138,7 @@ def check_values(chain, tags=None):
         return
     tags = array.convert_to_numpy(tags)
     of_steps = chain.lengths if chain.mask is None else chain.mask
-    if has_values(of_steps):  # in NumPy: a graph being traced would make symbols of constants
+    if has_values(of_steps):  # in NumPy, since a graph being traced would make it symbolic
         valid = array.convert_to_numpy(of_steps)
         if chain.mask is None:
             valid = np.arange(tags.shape[1]) < valid[:, None]

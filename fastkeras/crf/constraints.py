@@ -1,7 +1,7 @@
 """Hard constraints: which tag may follow which, begin and end a sequence, or stand at a step.
 
-What is forbidden gets the score −inf, in the loss as in decoding, so its probability is exactly 0
-and what is left is normalised among itself. Every function of `fastkeras.crf` takes such scores.
+What is forbidden gets the score −inf, in the loss and in decoding, so its probability is exactly 0
+and the rest sums to 1. Every function of `fastkeras.crf` takes such scores.
 """
 
 from typing import Any, NamedTuple
@@ -18,10 +18,10 @@ class Constraints(NamedTuple):
     """What is allowed; made by `allowed`, or by hand from a matrix of your own.
 
     Attributes:
-        transitions: bool, shape (num_tags, num_tags); [i, j] tells whether i → j is allowed.
+        transitions: bool, shape (num_tags, num_tags); [i, j] says whether i → j is allowed.
         start: bool, shape (num_tags,): the tags that may be first. None: all.
-        end: bool, shape (num_tags,): the tags that may be last. None: all. For texts that are cut
-            inside of spans use `constraints._replace(end=None)`.
+        end: bool, shape (num_tags,): the tags that may be last. None: all. For texts that may be
+            cut inside a span use `constraints._replace(end=None)`.
     """
 
     transitions: Any
@@ -29,15 +29,15 @@ class Constraints(NamedTuple):
     end: Any = None
 
     def apply(self, transitions, start_transitions=None, end_transitions=None):
-        """Give −inf to what is not allowed.
+        """Set the scores of what is not allowed to −inf.
 
         Args:
             transitions: float, shape (num_tags, num_tags), an array or a tensor.
             start_transitions, end_transitions: float, shape (num_tags,), or None for zeros.
 
         Returns:
-            A dict of transitions, start_transitions and end_transitions, to be passed on to any
-            function of `fastkeras.crf`; None stays None where all tags are allowed.
+            A dict of transitions, start_transitions and end_transitions, as keyword arguments for
+            any function of `fastkeras.crf`; None stays None if all tags are allowed there.
 
         Raises:
             ValueError: a shape does not fit.
@@ -74,10 +74,10 @@ def allowed(scheme, tags):
     Args:
         scheme: "BIO" (or "IOB2"): a span begins with B-x and goes on with I-x. "IOB1": it begins
             with I-x, or with B-x right after a span of the same type. "BIOES" ("IOBES"): B-x I-x
-            E-x, or S-x alone. "BIOUL" ("BILOU"): the same with L for E and U for S. "BMES": the
-            same with M for I, and with or without O.
+            E-x, or S-x alone. "BIOUL" ("BILOU"): the same with L for E and U for S. "BMES": BIOES
+            with M for I, and with or without O.
         tags: the names of the tags in the order of their numbers: "O", or a letter of the scheme,
-            alone or followed by "-" or "_" and a type, as "B-PER".
+            alone or followed by "-" or "_" and a type, such as "B-PER".
 
     Returns:
         `Constraints(transitions, start, end)`, NumPy arrays of bool.
@@ -105,23 +105,23 @@ def allowed(scheme, tags):
     transitions = np.array([[follows(before, after) for after in parsed] for before in parsed])
     start = np.array([follows(OUTSIDE, tag) for tag in parsed])
     end = np.ones(len(parsed), bool)
-    if LETTERS[scheme] != "BIO":  # whose last letter does not tell; here nothing is left open
+    if LETTERS[scheme] != "BIO":  # then a tag shows whether a span is still open
         end = np.array([follows(tag, OUTSIDE) for tag in parsed])
     return Constraints(transitions, start, end)
 
 
 def restrict(emissions, allowed):
-    """Give −inf to the tags that are not allowed at a step.
+    """Set the scores of tags that are not allowed at a step to −inf.
 
-    For decoding under what is known of single steps: a dictionary's tags of each word, say, or tags
-    that were observed (`bitmap_of_tags`).
+    For decoding with knowledge about single steps: the tags that a dictionary has for each word,
+    say, or tags that were observed (`bitmap_of_tags`).
 
     Args:
         emissions: float, shape (batch, steps, num_tags), an array or a tensor.
         allowed: bool, shape (batch, steps, num_tags), or one that broadcasts to it.
 
     Returns:
-        The emissions, −inf where `allowed` is False; differentiable where they stayed.
+        The emissions, −inf where `allowed` is False; differentiable elsewhere.
 
     Raises:
         ValueError: `allowed` is not bool or does not broadcast.
@@ -151,16 +151,16 @@ def restrict(emissions, allowed):
 
 
 def bitmap_of_tags(tags, num_tags, unknown=-100):
-    """The bitmap of partly observed tags: one tag is allowed where it is known, else all are.
+    """The bitmap of partly observed tags: a known tag alone is allowed, otherwise all tags are.
 
     Args:
         tags: integers, shape (batch, steps), an array or a tensor.
         num_tags: number of tags.
-        unknown: what stands in `tags` where nothing is known.
+        unknown: the value in `tags` where the tag is not known.
 
     Returns:
-        bool, shape (batch, steps, num_tags), for `restrict` and `log_likelihood_of_sets`. A tag out
-        of range that is not `unknown` allows nothing.
+        bool, shape (batch, steps, num_tags), for `restrict` and `log_likelihood_of_sets`. Where a
+        tag is out of range, but not `unknown`, nothing is allowed.
 
     Example:
         >>> import numpy as np
@@ -175,7 +175,7 @@ def bitmap_of_tags(tags, num_tags, unknown=-100):
 
 
 def checked(constraints, num_tags=None):
-    """The same with NumPy arrays of bool, of shapes that fit; `num_tags` None: as many as it has.
+    """The constraints as NumPy arrays of bool, checked for `num_tags`; None takes their own number.
 
     Raises:
         ValueError: a shape or dtype is not what `Constraints` says.
@@ -196,7 +196,7 @@ def checked(constraints, num_tags=None):
 
 
 def _of_dtype(score, like):
-    """In the dtype that was given, if it can hold −inf, whatever `where` made of it."""
+    """The score in the dtype of `like`, if that can hold −inf; `where` may have changed it."""
     if score is None or score.dtype == like.dtype or "float" not in dtype_of(like):
         return score
     return array_functions(score).cast(score, like.dtype)

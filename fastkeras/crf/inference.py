@@ -1,4 +1,4 @@
-"""Probabilities of what a sequence holds: of tags, of transitions, and of single spans."""
+"""Probabilities of tags, transitions and spans."""
 
 import numpy as np
 
@@ -19,8 +19,8 @@ def marginals(
 ):
     """Posterior probability of each tag at each step, and expected number of each transition.
 
-    Both are derivatives of log Z: the probabilities with respect to the emissions, the counts with
-    respect to the transitions.
+    Both are derivatives of log Z: the probabilities by the emissions, the counts by the
+    transitions.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
@@ -29,9 +29,10 @@ def marginals(
     Returns:
         The unary marginals, shape (batch, steps, num_tags): they sum to 1 at valid steps and are 0
         elsewhere. The expected transition counts, shape (batch, num_tags, num_tags): they sum to
-        the number of valid steps minus one. Of transitions that vary they are the probabilities of
-        each pair, shape (batch, steps − 1, num_tags, num_tags): [b, t − 1] of that at step t and
-        the valid step before. All are zero for an impossible sequence.
+        the number of valid steps minus one. For transitions that vary, instead of the counts, the
+        probability of each pair of tags, shape (batch, steps − 1, num_tags, num_tags): [b, t − 1]
+        is for the pair of step t and the valid step before. All are zero if no sequence is
+        possible.
 
     Raises:
         ValueError, ImportError: as `log_partition`.
@@ -63,15 +64,15 @@ def posterior_decode(
 ):
     """The most probable tag of each step, and its probability.
 
-    It has the fewest expected wrong tags of all sequences, where `viterbi` has the best chance to
-    be right as a whole. The tags need not be a sequence that the constraints allow.
+    Of all sequences it has the fewest expected wrong tags, while that of `viterbi` is the most
+    probable as a whole. The tags together may be a sequence that the constraints forbid.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
             `log_partition`.
 
     Returns:
-        tags: int32, shape (batch, steps); of equal candidates the lowest tag.
+        tags: int32, shape (batch, steps); in a tie the lowest tag.
         probabilities: shape (batch, steps), dtype of `emissions`. Both are 0 at steps that are not
         valid and where no sequence is possible.
 
@@ -105,18 +106,20 @@ def span_confidence(
     end_transitions=None,
     engine=None,
 ):
-    """Probability that a stretch of a sequence has just these tags, whatever the others are.
+    """Probability that some consecutive steps have exactly these tags, whatever the others are.
 
-    The confidence of an entity that was found: unlike a product of the tags' own probabilities it
-    knows that they depend on each other. A span of the whole sequence gives exp(`log_likelihood`).
+    The confidence in an entity that was found: unlike the product of the probabilities of its tags,
+    it takes into account that they depend on each other. For a span of the whole sequence it is
+    exp(`log_likelihood`).
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
             `log_partition`.
-        tags: integers, shape (batch, steps), such as `viterbi` found; only those in spans are read.
+        tags: integers, shape (batch, steps), for instance those that `viterbi` found; only tags
+            inside the spans are read.
         spans: integers, shape (num_spans, 3), a NumPy array or a list: the index of a sequence, the
-            first step, and the step after the last. To tell where a span ends in schemes such as
-            BIO, whose last tag does not say it, include the step after it.
+            first step, and the step after the last. In schemes such as BIO, the last tag of an
+            entity does not show that it ends there: include the step after it.
 
     Returns:
         Probabilities, shape (num_spans,), dtype of `emissions`. Steps that are not valid do not

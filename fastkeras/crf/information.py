@@ -1,7 +1,7 @@
 """Entropy, cross-entropy and divergence of chains, and the number of legal sequences.
 
-With y* the best sequence of p, an expectation under p is taken of scores relative to those of y*,
-so that what is added is small and float32 keeps its digits: docs/crf.md has the derivation.
+Expectations under p are taken of scores relative to those of y*, the best sequence of p, so that
+the terms are small and float32 keeps its digits: docs/crf.md has the derivation.
 """
 
 import numpy as np
@@ -156,10 +156,10 @@ def log_count(
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
-            `log_partition`; of the scores it only counts whether they are −inf.
+            `log_partition`; it only matters which scores are −inf.
 
     Returns:
-        Shape (batch,), dtype of `emissions`; −inf for none, 0 where no step is valid.
+        Shape (batch,), dtype of `emissions`; −inf if there is none, 0 where no step is valid.
 
     Raises:
         ValueError, ImportError: as `log_partition`.
@@ -172,7 +172,7 @@ def log_count(
         >>> round(float(np.exp(log_n[0])))
         13
 
-    Source: the chain of equal scores; Goodman, 1999, "Semiring parsing", has the other semirings.
+    Source: log Z of a chain of equal scores; Goodman, 1999, "Semiring parsing".
     """
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     functions = engine_of(chain, engine)
@@ -180,7 +180,7 @@ def log_count(
 
 
 def uniform_over_possible(chain):
-    """The chain that gives all sequences that are possible the same score, 0; without gradients."""
+    """The chain in which every possible sequence has the score 0; without gradients."""
     array = array_functions(chain.emissions)
 
     def equal(scores):
@@ -191,7 +191,7 @@ def uniform_over_possible(chain):
 
 
 def _other(chain, emissions, transitions, start_transitions, end_transitions):
-    """The other chain of two: over the same steps, in the same dtype."""
+    """The second chain: over the same steps, in the same dtype."""
     array = array_functions(chain.emissions)
     emissions = array.cast(array.convert_to_tensor(emissions), chain.emissions.dtype)
     shape, wanted = tuple(emissions.shape), tuple(chain.emissions.shape)
@@ -239,7 +239,7 @@ def cross_entropy_of(functions, p, q):
     ):
         of_a_sequence = tuple(range(1, len(weights.shape)))
         finite = array.where(scores == -np.inf, 0, scores)
-        unused = ~(finite < np.inf) & (weights == best)  # NaN or +inf, where it does not count
+        unused = ~(finite < np.inf) & (weights == best)  # NaN or +inf with a factor of 0
         finite = array.where(unused, 0, finite)
         expectation = expectation + array.sum((weights - best) * finite, axis=of_a_sequence)
         forbidden = forbidden | array.any((weights > 0) & (scores == -np.inf), axis=of_a_sequence)
@@ -248,9 +248,9 @@ def cross_entropy_of(functions, p, q):
 
 
 def _pairs_of(array, one_hot, valid, rank, of_each_step):
-    """How often each pair of tags follows each other, (batch, num_tags, num_tags).
+    """How often each tag follows each other tag, (batch, num_tags, num_tags).
 
-    Or `of_each_step`: into which, from the valid step before, (batch, steps − 1, ·, ·).
+    With `of_each_step`, for each step and the valid step before it, (batch, steps − 1, ·, ·).
     """
     steps = array.shape(valid)[1]
     t = array.arange(steps)
@@ -264,6 +264,6 @@ def _pairs_of(array, one_hot, valid, rank, of_each_step):
 
 
 def _not_negative(array, value):
-    """Without what is below 0 by rounding only, and with all of the gradient."""
+    """The value, 0 where rounding made it negative, without a change of its gradient."""
     below = array.where(value < 0, value, 0)
     return value - array.stop_gradient(below)

@@ -1,4 +1,4 @@
-"""The values of a chain: log Z, scores, and likelihoods with their gradients."""
+"""Log Z, scores, and likelihoods with their gradients."""
 
 from fastkeras._arrays import array_functions, contiguous, dtype_of
 from fastkeras.crf.arguments import chain_of, engine_of, like, rank_of, tags_of
@@ -16,7 +16,7 @@ def log_partition(
     checkpoint=False,
     engine=None,
 ):
-    """Log-sum of the scores of all tag sequences.
+    """Log-sum-exp of the scores of all tag sequences.
 
     With x the emissions, A the transitions, s and f the start and end transitions, over all
     sequences y of the n valid steps,
@@ -29,28 +29,28 @@ def log_partition(
             end; a result beyond 65,504 is infinite in float16.
         transitions: float, shape (num_tags, num_tags); [i, j] scores i → j; −inf forbids it. Or
             (batch, steps − 1, num_tags, num_tags), or (steps − 1, num_tags, num_tags) for all
-            sequences: […, t − 1, i, j] scores i → j into step t, from the valid step before. Such
-            transitions are taken by the engines `keras` and `reference` only. Or a `LowRank`.
+            sequences: […, t − 1, i, j] scores i → j into step t, from the valid step before. Only
+            the engines `keras` and `reference` take such transitions. Or a `LowRank`.
         lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. Nothing at or past a sequence's
             length is read. None: all steps are valid.
-        mask: bool, shape (batch, steps). A masked step is skipped and the chain bridges it, at
-            either end or in a hole. Together with `lengths`, a step has to be valid in both.
+        mask: bool, shape (batch, steps), False at masked steps. The chain skips these, at either
+            end or in the middle. With `lengths` as well, a step has to be valid in both.
         start_transitions: float, shape (num_tags,), added at each sequence's first valid step.
         end_transitions: float, shape (num_tags,), added at its last valid step.
-        checkpoint: whether the gradient may compute the recursion a second time, so that it keeps
-            about √steps rows of it in place of all; in the `keras` engine, for long chains. The
-            others keep two copies of the emissions whatever it says.
+        checkpoint: for long chains in the `keras` engine: whether the gradient may compute the
+            recursion a second time, so that only about √steps of its rows are kept instead of all.
+            The other engines ignore it, and keep two copies of the emissions.
         engine: a name in `fastkeras.engines("crf")`, or None for the fastest that is ready and
             takes the array.
 
     Returns:
         log Z, shape (batch,), dtype of `emissions`; −inf where no sequence is possible, 0 where no
-        step is valid. NaN where a score that the sequence uses is NaN or +inf; so is all that is
-        computed from log Z.
+        step is valid. NaN where a score that the sequence uses is NaN or +inf; everything computed
+        from log Z is then NaN as well.
 
     Raises:
         ValueError: a shape, dtype or value is out of range; the message names the argument, what
-            came and what is allowed.
+            was given and what is allowed.
         ImportError: the named engine is not ready here.
 
     Example:
@@ -82,15 +82,15 @@ def sequence_score(
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
             `log_partition`.
-        tags: integers in 0..num_tags − 1 at valid steps, shape (batch, steps). Whatever stands at
-            other steps, −100 for instance, is not read.
+        tags: integers in 0..num_tags − 1 at valid steps, shape (batch, steps). Other steps may hold
+            anything, −100 for instance; they are not read.
 
     Returns:
         The score, shape (batch,), dtype of `emissions`.
 
     Raises:
-        ValueError: as `log_partition`, and for a tag out of range at a valid step. A graph of the
-            engine `keras` cannot raise for a tag: there that sequence's result is NaN.
+        ValueError: as `log_partition`, and for a tag out of range at a valid step. In a graph of
+            the `keras` engine, which cannot raise, the result of that sequence is NaN instead.
         ImportError: the named engine is not ready here.
 
     Example:
@@ -121,9 +121,9 @@ def log_likelihood(
 ):
     """Logarithm of the probability of one given tag sequence; its negative mean is the loss.
 
-    log p(y) = sequence_score(y) − log_partition; the two are subtracted before they are rounded
-    to the dtype of the emissions, so a long, almost certain sequence keeps its digits. Through a
-    tensor engine it is differentiable with respect to all scores.
+    log p(y) = sequence_score(y) − log_partition, subtracted before either is rounded to the dtype
+    of the emissions, so that a long, almost certain sequence keeps its digits. In a tensor engine
+    it is differentiable with respect to all scores.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, checkpoint,
@@ -167,7 +167,7 @@ def log_likelihood_and_gradients(
 
     For training loops without automatic differentiation. The gradient is
         ∂ log p(y) / ∂x[t, j] = [y_t = j] − p(y_t = j),
-    the same with counts of pairs for the transitions, and zero for an impossible sequence.
+    likewise with counts of pairs for the transitions, and zero for an impossible sequence.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
@@ -200,7 +200,7 @@ def log_likelihood_and_gradients(
     if isinstance(transitions, LowRank):
         factors = transitions.gradients(gradients.transitions)
         gradients = gradients._replace(transitions=factors)
-    if rank_of(transitions) == 3:  # they are those of all sequences
+    if rank_of(transitions) == 3:  # shared by all sequences
         of_sequences = gradients.transitions
         summed = array_functions(of_sequences).sum(of_sequences, axis=0)
         gradients = gradients._replace(transitions=summed)

@@ -1,13 +1,13 @@
 """Maximum-entropy Markov models: the chain of a CRF, normalised step by step instead of as a whole.
 
-With the scores of a CRF, start and end folded into the first and the last emission, from left to
-right and from right to left,
+With the scores of a CRF, start and end scores added to the first and the last emission, the
+log-probabilities from left to right and from right to left are
     log p→(y) = log softmax(x_1)[y_1] + Σ_t log softmax(x_t + A[y_{t−1}, ·])[y_t]
     log p←(y) = log softmax(x_n)[y_n] + Σ_t log softmax(x_{t−1} + A[·, y_t])[y_{t−1}]
-and the bidirectional model trains their mean. No step waits for another, so the gradient takes no
-recursion, and O(steps · num_tags) time besides the scores. Decoding is that of a CRF: the mean is
-the score of a chain with other emissions (`locally_normalized`), on which all of `fastkeras.crf`
-works. docs/crf.md has the derivation.
+and the bidirectional model trains their mean. No step depends on another, so the gradient needs no
+recursion, and only O(steps · num_tags) time besides computing the scores. Decoding is that of a
+CRF: the mean is the score of a chain with other emissions (`locally_normalized`), on which every
+function of `fastkeras.crf` works. docs/crf.md has the derivation.
 
 Sources: McCallum, Freitag & Pereira, 2000, "Maximum entropy Markov models for information
 extraction and segmentation"; both directions and the low rank: Su, 2020,
@@ -42,8 +42,8 @@ def log_likelihood(
 
     Args:
         emissions, lengths, mask, start_transitions, end_transitions: as in `crf.log_partition`.
-        transitions: float, shape (num_tags, num_tags), or a `LowRank`, whose product is then not
-            formed: O(steps · num_tags · rank) time, for very many tags.
+        transitions: float, shape (num_tags, num_tags), or for very many tags a `LowRank`, whose
+            product is never formed: O(steps · num_tags · rank) time.
         tags: as in `crf.sequence_score`.
         bidirectional: False for the log-probability from left to right alone.
 
@@ -109,7 +109,7 @@ def viterbi(
     bidirectional=True,
     engine=None,
 ):
-    """The tag sequence of the largest `log_likelihood`, and this value.
+    """The tag sequence with the largest `log_likelihood`, and that value.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, bidirectional: as
@@ -117,7 +117,7 @@ def viterbi(
         engine: as in `crf.viterbi`.
 
     Returns:
-        tags and score, as of `crf.viterbi`.
+        tags and score, as from `crf.viterbi`.
 
     Raises:
         ValueError, ImportError: as `crf.viterbi`.
@@ -153,9 +153,9 @@ def locally_normalized(
 ):
     """Emissions with which the score of a CRF is the `log_likelihood` of this model.
 
-    With the same transitions, start and end. From left to right alone, log Z of that CRF is 0. Both
-    directions are the geometric mean of two distributions, and log Z is at most 0: marginals,
-    samples and the k best are those of that mean, normalised.
+    Transitions, start and end stay the same. From left to right alone, log Z of that CRF is 0. With
+    both directions, the model is the geometric mean of two distributions, and log Z is at most 0:
+    marginals, samples and the k best are those of that mean, normalised.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, bidirectional: as
@@ -163,7 +163,7 @@ def locally_normalized(
 
     Returns:
         Shape (batch, steps, num_tags), dtype of `emissions`; −inf for a tag after which, or before
-        which, none is possible; anything at steps that are not valid. O(steps · num_tags²).
+        which, no tag is possible; anything at steps that are not valid. O(steps · num_tags²) time.
 
     Raises:
         ValueError: as `crf.log_partition`.
@@ -196,7 +196,7 @@ def normalized(chain, bidirectional=True):
     array, transitions = array_functions(chain.emissions), chain.transitions
     steps = _Compact(chain)
     alone = _log_sum_exp(array, steps.x)[..., None]
-    forwards = array.concatenate([steps.x[:, 1:], steps.x[:, -1:]], axis=1)  # of the next step
+    forwards = array.concatenate([steps.x[:, 1:], steps.x[:, -1:]], axis=1)  # of the step after
     normaliser = array.where(steps.last[..., None], 0, _sums(array, forwards, transitions))
     normaliser = normaliser + array.where(steps.first[..., None], alone, 0)
     if bidirectional:
@@ -211,7 +211,7 @@ def normalized(chain, bidirectional=True):
 
 
 class _Compact:
-    """The valid steps of each sequence next to each other, from the first column on."""
+    """The valid steps of each sequence, moved together to the first columns."""
 
     def __init__(self, chain):
         self.array = array = array_functions(chain.emissions)
@@ -231,14 +231,14 @@ class _Compact:
         self.x = x + array.where(self.last[..., None], end, 0)
 
     def compacted(self, rows):
-        """From the steps of the caller."""
+        """Rows in the caller's order of steps, with the valid ones moved to the front."""
         if self.order is None:
             return rows
         order = self.order if len(rows.shape) == 2 else self.order[..., None]
         return self.array.take_along_axis(rows, order, axis=1)
 
     def expanded(self, rows):
-        """To the steps of the caller; anything at those that are not valid."""
+        """The reverse of `compacted`; anything at steps that are not valid."""
         if self.order is None:
             return rows
         rank = self.rank - 1
@@ -285,7 +285,7 @@ def _sums(array, x, transitions):
 
 
 def _clipped(chain, tags):
-    """Which sequences have no tag out of range, bool (batch,), and the tags, 0 if not valid."""
+    """Bool (batch,), whether all tags are in range; and the tags, clipped, 0 at invalid steps."""
     array = array_functions(tags)
     if chain.family == "numpy":
         return np.ones(len(tags), bool), tags

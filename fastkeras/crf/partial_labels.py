@@ -20,22 +20,21 @@ def log_likelihood_of_sets(
 ):
     """Logarithm of the probability that every step has one of the tags that are allowed there.
 
-    The loss of labels that are partly unknown (all tags allowed) or ambiguous (some of them): what
-    is unknown is summed out. With y* the best of the allowed sequences S,
+    The loss for labels that are unknown (all tags allowed) or ambiguous (some tags allowed) at some
+    steps: it sums over all sequences that they allow. With y* the best of these sequences S,
         log p(S) = log p(y*) − log p(y* | S),
-    two likelihoods near 0, where log Z(S) − log Z would be a small difference of large numbers.
+    two likelihoods near 0, while log Z(S) − log Z would be a small difference of large numbers.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
             `log_partition`.
         allowed: bool, shape (batch, steps, num_tags), or one that broadcasts to it; not read at
-            steps that are not valid. `constraints.bitmap_of_tags` makes it from tags of which some
-            are known.
+            steps that are not valid. `constraints.bitmap_of_tags` makes it from partly known tags.
 
     Returns:
         log p, shape (batch,), dtype of `emissions`, never above 0; −inf, with gradients of zero,
-        where no allowed sequence is possible; 0 where no step is valid. Differentiable through a
-        tensor engine, with the gradient p(y_t = j | S) − p(y_t = j).
+        where no allowed sequence is possible; 0 where no step is valid. Differentiable in a tensor
+        engine, with the gradient p(y_t = j | S) − p(y_t = j).
 
     Raises:
         ValueError: as `log_partition`, and for `allowed` of another dtype or shape.
@@ -60,7 +59,7 @@ def log_likelihood_of_sets(
     of_best = as_array(functions.log_likelihood(chain, best), chain.emissions)
     share = as_array(functions.log_likelihood(inside, best), chain.emissions)
     possible = share != -np.inf
-    # of an impossible set nothing may be formed, not even in a branch that is not taken
+    # −inf − (−inf) must not be computed for an impossible set, not even in a branch not taken
     value = of_best - array.where(possible, share, 0)
-    value = value - array.stop_gradient(array.where(value > 0, value, 0))  # by rounding only
+    value = value - array.stop_gradient(array.where(value > 0, value, 0))  # above 0 by rounding
     return like(array.where(possible, value, -np.inf), emissions)

@@ -1,4 +1,4 @@
-"""Tag sequences: the best, the best k, and those drawn from the distribution."""
+"""Tag sequences: the best one, the k best, and samples."""
 
 import numpy as np
 
@@ -23,10 +23,9 @@ def viterbi(
             `log_partition`.
 
     Returns:
-        tags: int32, shape (batch, steps); of equal candidates the lowest tag; 0 at steps that are
-            not valid.
+        tags: int32, shape (batch, steps); in a tie the lowest tag; 0 at steps that are not valid.
         score: shape (batch,), dtype of `emissions`; 0 where no step is valid, −inf where no
-            sequence is possible, NaN or +inf where such a score is used (its tags then mean
+            sequence is possible, NaN or +inf where such a score is used (the tags then mean
             nothing).
 
     Raises:
@@ -60,19 +59,19 @@ def sample(
 ):
     """Tag sequences drawn from their distribution, exactly and independently of each other.
 
-    Forward filtering, backward sampling: a tag is drawn at the last step, and then at each step
-    before, given the tag that follows.
+    Forward filtering, backward sampling: the last tag is drawn first, and then each tag before,
+    given the tag that follows it.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
             `log_partition`.
-        num_samples: how many sequences to draw for each of the batch, at least 1.
-        seed: an integer, the same of which gives the same samples again, by every engine of the
-            array's family, but for rounding; a NumPy `Generator` for arrays or a
-            `keras.random.SeedGenerator` for tensors, which goes on; a key of `jax.random` for JAX;
-            or None for any. In a compiled graph only a SeedGenerator or a key gives new samples at
-            each call. TensorFlow draws other
-            numbers from a seed under XLA.
+        num_samples: how many samples to draw for each sequence of the batch, at least 1.
+        seed: an integer, which gives the same samples every time and, up to rounding, in every
+            engine for the same family of arrays; or a NumPy `Generator` for arrays, or a
+            `keras.random.SeedGenerator` for tensors, which advance with each call; or a key of
+            `jax.random` for JAX; or None for a random seed. In a compiled graph only a
+            SeedGenerator or a key gives new samples at each call. Under XLA, TensorFlow draws
+            other numbers from the same seed.
 
     Returns:
         int32 tags, shape (num_samples, batch, steps); 0 at steps that are not valid, and where no
@@ -111,7 +110,8 @@ def k_best(
 ):
     """The k best tag sequences and their scores, exactly.
 
-    In O(n · num_tags · (num_tags + k)) time by the native engines, O(n · num_tags² · k) by others.
+    Takes O(n · num_tags · (num_tags + k)) time in the native engines, O(n · num_tags² · k) in the
+    others.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
@@ -119,13 +119,13 @@ def k_best(
         k: number of sequences, at least 1.
 
     Returns:
-        tags: int32, shape (batch, k, steps), best first. Of equal ones that with the lower last tag
-            comes first, then that with the lower tag before it, and so on, as in `viterbi` (not so
-            on torch, whose `topk` leaves ties open). 0 at steps that are not valid, and in rows
-            beyond the last sequence that is possible.
+        tags: int32, shape (batch, k, steps), best first. In a tie the sequence with the lower last
+            tag comes first; if these are equal, the one with the lower tag before it, and so on, as
+            in `viterbi` (except in the `keras` engine on torch, whose `topk` leaves ties open). 0
+            at steps that are not valid, and in rows beyond the last possible sequence.
         scores: shape (batch, k), dtype of `emissions`; −inf where there are fewer than k sequences.
             With no valid step there is one, the empty one, of score 0. Where a score of NaN or
-            +inf is used, only the first is told, as by `viterbi`; the others are NaN.
+            +inf is used, the first score is that of `viterbi` and the others are NaN.
 
     Raises:
         ValueError: as `log_partition`, and for `k` below 1.
@@ -153,7 +153,7 @@ def k_best(
 def _uniforms(chain, num_samples, seed):
     """Numbers in 0 ≤ u < 1, (num_samples, batch, steps)."""
     dtype = dtype_of(chain.emissions)
-    # so far below 1 that the product with a sum is below the sum for sure
+    # so far below 1 that its product with a sum, rounded, is always below the sum
     largest = 1 - 2 * float(np.finfo(dtype).eps)
     if chain.family == "numpy":
         shape = (num_samples, *chain.emissions.shape[:2])

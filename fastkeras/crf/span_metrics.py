@@ -13,9 +13,9 @@ ALL = "micro avg"  # seqeval's name for the spans of all types together
 class SpanScore(NamedTuple):
     """Scores of the spans of one type, or of all.
 
-    precision is the share of the spans found that are right, in ends and type; recall the share of
-    the right ones that were found; f1 their harmonic mean; each 0 where it is undefined. support is
-    the number of right ones.
+    precision is the share of the spans found that are right, in both ends and type; recall is the
+    share of the true spans that were found; f1 is their harmonic mean. Each is 0 where it is
+    undefined. support is the number of true spans.
     """
 
     precision: float
@@ -25,22 +25,22 @@ class SpanScore(NamedTuple):
 
 
 def span_scores(true_tags, found_tags, names, scheme=None, mask=None):
-    """Precision, recall and F1 of the spans that tags stand for, by type and for all together.
+    """Precision, recall and F1 of the spans in tag sequences, by type and for all together.
 
     Needs seqeval: pip install seqeval.
 
     Args:
-        true_tags: integers, shape (batch, steps), an array or a list of sequences of their own
-            lengths. A step below 0, as −100, is left out.
-        found_tags: integers of the same shape, as `viterbi` or a decoding model gives them.
+        true_tags: integers, shape (batch, steps), or a list of sequences of different lengths. A
+            step with a tag below 0, such as −100, is left out.
+        found_tags: integers of the same shape, as `viterbi` or a decoding model returns them.
         names: the names of the tags, as in `constraints.allowed`.
         scheme: a scheme of `constraints.allowed`: only spans that obey it count. None: spans are
-            read as by conlleval, the script of CoNLL-2000, which takes what begins wrongly, too.
+            read as by conlleval, the script of CoNLL-2000, which accepts spans that begin wrongly.
         mask: bool, shape (batch, steps): the steps that count. None: all.
 
     Returns:
-        A dict, type to `SpanScore`, with "micro avg" for all spans together. Tags without a type
-        have the type "_".
+        A dict from type to `SpanScore`, with "micro avg" for all spans together. The type of tags
+        without one is "_".
 
     Raises:
         ImportError: seqeval is not installed.
@@ -70,7 +70,7 @@ def span_scores(true_tags, found_tags, names, scheme=None, mask=None):
         kind = {"IOB1": schemes.IOB1, "BIO": schemes.IOB2, "IOB2": schemes.IOB2}
         strict = {"mode": "strict", "scheme": kind.get(scheme, schemes.IOBES)}
     with warnings.catch_warnings():
-        # a mean over no type at all, which is not asked for here
+        # seqeval's mean over no types at all, which is not used here
         warnings.simplefilter("ignore", RuntimeWarning)
         report = classification_report(true, found, output_dict=True, zero_division=0, **strict)
     return {
@@ -84,9 +84,10 @@ def span_scores(true_tags, found_tags, names, scheme=None, mask=None):
 
 
 def span_evaluation(crf, inputs, true_tags, names, scheme=None, mask=None, batch_size=32):
-    """What `fastkeras.callbacks.Evaluate` calls to have the F1 of spans after each epoch.
+    """Make a function that gives `fastkeras.callbacks.Evaluate` the F1 of spans after each epoch.
 
-    With it the callback keeps the weights of the best epoch, of which no loss tells.
+    The callback can then keep the weights of the epoch with the best F1, which need not be the one
+    with the lowest loss.
 
     Args:
         crf: the `CRF` layer that the model ends with.
@@ -110,7 +111,7 @@ def span_evaluation(crf, inputs, true_tags, names, scheme=None, mask=None, batch
 
     Source: Tjong Kim Sang & Buchholz, 2000.
     """
-    decoders = {}  # of one model: a new one would be compiled at each epoch
+    decoders = {}  # kept for each model, since a new one would be compiled at each epoch
 
     def evaluate(model):
         if model not in decoders:
@@ -131,7 +132,7 @@ def span_evaluation(crf, inputs, true_tags, names, scheme=None, mask=None, batch
 
 
 def _standard_names(names, scheme):
-    """The names in the letters of BIO or BIOES, which are those that seqeval reads."""
+    """The names with the letters of BIO or BIOES, which seqeval reads."""
     parsed = [parse(name, scheme or scheme_of(names)) for name in names]
     return [letter if letter == "O" else f"{letter}-{kind or '_'}" for letter, kind in parsed]
 

@@ -4,24 +4,24 @@ import numpy as np
 
 from fastkeras.crf.arguments import chain_of
 
-BLOCK = 256  # steps between two looks at what is decided, where a chunk is longer
-RECENTRE = 32  # steps, as in csrc/crf/sweeps/viterbi.h: rows have to round in the same way
+BLOCK = 256  # in a long chunk, after so many steps it looks for tags that are decided
+RECENTRE = 32  # steps, as in csrc/crf/sweeps/viterbi.h, since rows have to round in the same way
 
 
 class ViterbiStream:
     """Decodes one sequence while it arrives: tags are given out once no later step can change them.
 
-    Of all best paths to the tags of the last step seen, the common beginning is decided. What is
-    kept is the rest: its emissions, and a pointer for each of its steps and tags. All tags together
-    are those of `viterbi` by the `native` engine on the whole sequence, bit for bit, ties and score
-    included, however it was cut; other engines may choose otherwise between paths whose scores
-    differ by rounding only.
+    Each tag of the last step seen has a best path to it; what all these paths have in common at
+    their beginning is decided. Only the rest is kept: its emissions, and a pointer for each step
+    and tag. However the sequence is cut into pieces, tags and score are those of `viterbi` by the
+    `native` engine on the whole sequence, bit for bit and in ties too; other engines may choose
+    another path where scores differ by rounding only.
 
     Args:
         transitions, start_transitions, end_transitions: as in `viterbi`, NumPy arrays.
 
     Raises:
-        ValueError: as `viterbi`.
+        ValueError: as in `viterbi`.
 
     Example:
         >>> import numpy as np
@@ -53,15 +53,15 @@ class ViterbiStream:
         """Take the next steps and return the tags that are now decided.
 
         Args:
-            emissions: float, shape (steps, num_tags), any number of steps. The first of a sequence
-                tell the dtype that it is computed in, float64 or float32, as in `viterbi`.
+            emissions: float, shape (steps, num_tags), any number of steps. The first call for a
+                sequence decides the dtype of the computation, float64 or float32, as in `viterbi`.
 
         Returns:
             int32, shape (n,): the tags of the n steps that follow those given out before; often
             none, sometimes of many steps at once.
 
         Raises:
-            ValueError: the shape or dtype is not as it should be.
+            ValueError: the shape or dtype is wrong.
         """
         x, self._start, self._into, self._end = self._arguments(emissions)
         self._dtype = x.dtype
@@ -77,7 +77,7 @@ class ViterbiStream:
 
         Returns:
             tags: int32, shape (n,): of the steps that were undecided.
-            score: of the whole sequence, a float; −inf if it is impossible (its tags then mean
+            score: float, of the whole sequence; −inf if none is possible (the tags then mean
             nothing), 0 if it had no steps.
         """
         tags, score = np.empty(0, np.int32), 0.0
@@ -85,7 +85,7 @@ class ViterbiStream:
             scores = self._best + self._end
             if self.undecided:
                 tags = self._give_out(scores.argmax(), self.undecided)
-            score = scores.max()  # −inf, +inf and NaN are what the whole sequence has, too
+            score = scores.max()  # if −inf, +inf or NaN, it is also that of the whole sequence
             if np.isfinite(score):
                 score = self._score + self._end[self._previous]
             score = float(self._dtype.type(score))
@@ -108,12 +108,12 @@ class ViterbiStream:
     def _begin(self):
         self._dtype = None
         self._steps = 0
-        self._best = None  # of all paths that end in each tag at the last step seen
+        self._best = None  # for each tag, the best score of a path to it at the last step seen
         self._emissions = []  # of the undecided steps
-        self._pointers = []  # from each of their tags to the best tag before
-        self._origins = None  # of the best path to each tag, its tag at the first undecided step
+        self._pointers = []  # for each of these steps and tags, the best tag before
+        self._origins = None  # for the best path to each tag, its tag at the first undecided step
         self._previous = None  # the last tag given out
-        self._score = 0.0  # of all that was given out
+        self._score = 0.0  # of all tags given out
 
     def _step(self, emissions):
         if self._steps == 0:
@@ -123,14 +123,14 @@ class ViterbiStream:
             best, pointers = candidates.max(axis=1) + emissions, candidates.argmax(axis=1)
         self._steps += 1
         if self._steps % RECENTRE == 0 and np.isfinite(best.max()):
-            best -= np.rint(best.max())  # an integer, so that ties stay ties
+            best -= np.rint(best.max())  # a whole number, so that ties stay ties
         self._best = best
         self._origins = self._origins[pointers] if self.undecided else np.arange(len(best))
         self._emissions.append(emissions)
         self._pointers.append(pointers)
 
     def _decided(self):
-        """Give out the common beginning of the best paths to all tags that are possible here."""
+        """Give out the common beginning of the best paths to all tags that are still possible."""
         ends = np.flatnonzero(self._best > -np.inf) if self.undecided else []
         if len(ends) == 0 or np.ptp(self._origins[ends]) > 0:
             return np.empty(0, np.int32)
@@ -142,7 +142,7 @@ class ViterbiStream:
         return self._give_out(tags[ends[0]], steps)
 
     def _give_out(self, tag, steps):
-        """Drop the first undecided steps, of which the last has this tag; return their tags."""
+        """Drop the first `steps` undecided steps, the last with this tag; return their tags."""
         path = np.empty(steps, np.int32)
         for t in range(steps - 1, -1, -1):
             path[t] = tag

@@ -1,6 +1,6 @@
-"""Tagging schemes, BIO and its kin: what their letters mean, and which tag may follow which."""
+"""Tagging schemes such as BIO: what their letters mean, and which tag may follow which."""
 
-_STANDARD = {"L": "E", "U": "S", "M": "I"}  # the letters of BIOUL and BMES in those of BIOES
+_STANDARD = {"L": "E", "U": "S", "M": "I"}  # from the letters of BIOUL and BMES to BIOES
 LETTERS = {
     "BIO": "BIO",
     "IOB2": "BIO",
@@ -17,7 +17,7 @@ OUTSIDE = ("O", "")  # what `parse` gives for "O"
 
 
 def parse(tag, scheme):
-    """A name as (letter of BIOES, type)."""
+    """Split the name of a tag into (letter of BIOES, type)."""
     letter, separator, kind = tag[:1], tag[1:2], tag[2:]
     typed = separator in ("-", "_") and kind and letter != "O"
     if not letter or letter not in LETTERS[scheme] or not (tag == letter or typed):
@@ -37,7 +37,7 @@ def scheme_of(names):
 
 
 def rule_of(scheme):
-    """The function that tells whether a tag, as `parse` gives it, may follow another."""
+    """The function that says whether a tag may follow another, both as `parse` returns them."""
     if LETTERS[scheme] != "BIO":
         return _follows_in_bioes
     return _follows_in_iob1 if scheme == "IOB1" else _follows_in_bio

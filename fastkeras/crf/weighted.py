@@ -1,4 +1,4 @@
-"""Likelihoods in which tags or steps count more or less, and those of smoothed labels."""
+"""Likelihoods with weights for tags or steps, and likelihoods of smoothed labels."""
 
 from fastkeras._arrays import array_functions
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, like, tags_of
@@ -21,15 +21,15 @@ def weighted_log_likelihood(
 
     The likelihood is a product over the steps, and each factor has a weight:
         Σ_t w_t · log p(y_t | y_1 … y_{t−1}),
-    with w_t the weight of the step, or of its tag; equal to `log_likelihood` where all are 1. For
-    tags that are rare: a weight of 5 has the effect of five examples of that decision.
+    with w_t the weight of the step, or of its tag; equal to `log_likelihood` if all are 1. Useful
+    for rare tags: a weight of 5 has the effect of five examples of that decision.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions: as in
             `log_partition`.
         tags: as in `sequence_score`.
         weights: float, not below 0, shape (num_tags,), one for each tag, or (batch, steps).
-        engine: "keras" or "reference"; None for the one that takes the array.
+        engine: "keras" or "reference"; None for whichever of them takes the array.
 
     Returns:
         Shape (batch,), dtype of `emissions`, never above 0; −inf, with gradients of zero, for an
@@ -49,9 +49,9 @@ def weighted_log_likelihood(
         >>> float(np.exp(p[0]).round(6))  # 0.5 · 0.8³
         0.256
 
-    Source: the weights by class of de Lannoy, François, Delbeke & Verleysen, 2012, "Weighted
-        conditional random fields for supervised interpatient heartbeat classification", here on
-        conditional probabilities, so that no term is positive.
+    Source: the class weights of de Lannoy, François, Delbeke & Verleysen, 2012, "Weighted
+        conditional random fields for supervised interpatient heartbeat classification", but applied
+        to conditional probabilities, so that no term is positive.
     """
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     tags = tags_of(chain, tags)
@@ -71,22 +71,23 @@ def smoothed_log_likelihood(
     end_transitions=None,
     engine=None,
 ):
-    """Log-likelihood of labels of which a share is spread over all sequences that are possible.
+    """Log-likelihood of smoothed labels: a share ε is spread over all possible sequences.
 
-        (1 − ε) log p(y) + ε Σ_y' u(y') log p(y'),    u uniform over the sequences that no score of
-    −inf forbids: label smoothing as for a softmax, whose classes here are sequences.
+        (1 − ε) log p(y) + ε Σ_y' u(y') log p(y')
+    with u uniform over the sequences that no score of −inf forbids: the label smoothing of a
+    softmax whose classes are whole sequences.
 
     Args:
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
             `log_partition`.
         tags: as in `sequence_score`.
         label_smoothing: ε, 0 ≤ ε < 1; 0 for none.
-        weights: of log p(y), as in `weighted_log_likelihood`, or None.
+        weights: for log p(y), as in `weighted_log_likelihood`, or None.
 
     Returns:
         Shape (batch,), dtype of `emissions`, never above 0; −inf for an impossible sequence.
-        Differentiable through a tensor engine. It takes marginals and a best path of u besides the
-        likelihoods: about three times the time of `log_likelihood`.
+        Differentiable in a tensor engine. Besides the likelihoods it computes the marginals and a
+        best path of u, which takes about three times as long as `log_likelihood`.
 
     Raises:
         ValueError: as `sequence_score`, and for ε out of range.
@@ -111,14 +112,14 @@ def smoothed_log_likelihood(
 
 
 def weighted_likelihood_of(chain, tags, weights, engine=None):
-    """`weighted_log_likelihood` of a chain; in its dtype."""
+    """`weighted_log_likelihood` of a chain, in its dtype."""
     needs = "weighted_log_likelihood", "weights of steps"
     functions = engine_of(chain, engine, *needs)
     return functions.weighted_log_likelihood(chain, tags, _of_steps(weights, chain, tags))
 
 
 def smoothed_likelihood_of(chain, tags, label_smoothing, weights=None, engine=None):
-    """`smoothed_log_likelihood` of a chain; in its dtype."""
+    """`smoothed_log_likelihood` of a chain, in its dtype."""
     functions = engine_of(chain, engine)
     if weights is None:
         value = functions.log_likelihood(chain, tags)

@@ -4,7 +4,7 @@ With segments k = 1 … m, of tag y_k and length l_k, over the steps of an input
 scores
     s[y_1] + Σ_k (Σ_t in k x[t, y_k] + d[l_k, y_k]) + Σ_k A[y_{k−1}, y_k] + f[y_m]
 with x the emissions, d the durations, and A the transitions from segment to segment, not from step
-to step. The engines are those of the linear chain, but for `numba`.
+to step. The engines are those of the linear chain, except `numba` and `cupy`.
 
 Source: Sarawagi & Cohen, 2004, "Semi-Markov conditional random fields for information extraction".
 """
@@ -26,15 +26,17 @@ def log_partition(
     end_transitions=None,
     engine=None,
 ):
-    """Log-sum of the scores of all segmentations: O(steps · num_tags · (num_tags + max_length)).
+    """Log-sum-exp of the scores of all segmentations.
+
+    Takes O(steps · num_tags · (num_tags + max_length)) time.
 
     Args:
         emissions: float, shape (batch, steps, num_tags): the score of each step in a segment of
             each tag. float16 and bfloat16 are computed in float32.
         transitions: float, shape (num_tags, num_tags); [i, j] scores a segment of tag j right after
-            one of tag i. −inf on the diagonal forbids two of the same.
+            one of tag i. −inf on the diagonal forbids two segments of the same tag in a row.
         durations: float, shape (max_length, num_tags); [l − 1, j] scores that a segment of tag j
-            has l steps; no segment is longer than max_length. −inf forbids.
+            has l steps; −inf forbids it. No segment is longer than max_length.
         lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. None: all steps are valid.
         start_transitions, end_transitions: float, shape (num_tags,), of the first and last segment.
         engine: a name in `fastkeras.engines("crf.semi_markov")`, or None for the fastest that is
@@ -74,19 +76,19 @@ def marginals(
     end_transitions=None,
     engine=None,
 ):
-    """Posterior probabilities of tags, of segments, and expected numbers of transitions.
+    """Posterior probabilities of tags and segments, and expected numbers of transitions.
 
-    The `keras` engine takes them from sums over the whole sequence, so in float32 they are rounded
-    like log Z.
+    The `keras` engine computes them from sums over the whole sequence, so in float32 they have the
+    rounding error of log Z.
 
     Args:
         emissions, transitions, durations, lengths, start_transitions, end_transitions, engine: as
             in `log_partition`.
 
     Returns:
-        unary: shape (batch, steps, num_tags): the step is in a segment of this tag.
-        segments: shape (batch, steps, max_length, num_tags); [b, t, l − 1, j]: that there is a
-            segment of tag j and length l which begins at step t.
+        unary: shape (batch, steps, num_tags): that the step is in a segment of this tag.
+        segments: shape (batch, steps, max_length, num_tags); [b, t, l − 1, j]: that a segment of
+            tag j and length l begins at step t.
         counts: shape (batch, num_tags, num_tags): the expected number of each transition.
         All are 0 past the length, and where no segmentation is possible.
 
@@ -131,8 +133,8 @@ def viterbi(
             length and where no segmentation is possible.
         begins: bool, shape (batch, steps): whether a segment begins at this step.
         score: shape (batch,), dtype of `emissions`; −inf where no segmentation is possible.
-        Of equal segmentations that with the lower last tag is taken, then that with the longer last
-        segment, and so on backwards.
+        In a tie the segmentation with the lower last tag is taken; if these are equal, the one with
+        the longer last segment, and so on backwards.
 
     Raises:
         ValueError, ImportError: as `log_partition`.
