@@ -1,1 +1,1 @@
-"""What a model of Keras ends with: the layers CRF and MEMM, their loss, metrics and decoding."""
+"""The last layer of a Keras tagger, CRF or MEMM, with its loss, metrics and decoding."""

@@ -1,4 +1,4 @@
-"""What the arguments of the CRF layer must be, and which those of other libraries may mean."""
+"""Checks for the arguments of the CRF layer, and the names that other libraries have for them."""
 
 from inspect import signature
 
@@ -26,7 +26,7 @@ def check_scores(transition_rank, learning_rate_multiplier):
 
 
 def what_is_meant(unknown, function):
-    """Words for an error that name the arguments of a function that unknown ones may stand for."""
+    """The part of an error message that suggests known arguments for unknown ones."""
     known = [name for name in signature(function).parameters if name not in ("self", "kwargs")]
     found = {name: ELSEWHERE.get(name) or nearest(name, known) for name in unknown}
     meant = [f"{name!r} may mean {near!r}" for name, near in found.items() if near]

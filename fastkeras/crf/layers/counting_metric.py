@@ -1,4 +1,4 @@
-"""What the metrics of decoded sequences have in common: layer, mask, weights, and JAX."""
+"""The base class of the metrics of decoded sequences: layer, mask, weights, and what JAX needs."""
 
 from weakref import WeakSet, ref
 
@@ -18,12 +18,12 @@ _metrics = WeakSet()  # for `update_inside_loss`
 
 
 class CountingMetric(keras.metrics.Metric):
-    """Adds up `counts` of the best tag sequences over batches; a metric makes a ratio of them.
+    """Sums `counts` of the best tag sequences over batches; a metric computes a ratio from them.
 
     Args:
-        layer: the `CRF` layer to ask where y_pred does not come straight from one, or its name.
+        layer: the `CRF` layer, or its name; needed if y_pred is not the direct output of one.
         shape: the shape of the counts.
-        ignore_class: a label that marks a step as none, as in `CRFLoss`, or None.
+        ignore_class: a label whose steps are left out, as in `CRFLoss`, or None.
         name: name of the metric.
         dtype: dtype of its state.
     """
@@ -34,7 +34,7 @@ class CountingMetric(keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype)
         self.ignore_class = ignore_class
         named = layer is None or isinstance(layer, str)
-        self._layer = None if named else ref(layer)  # not to be saved as a part of the metric
+        self._layer = None if named else ref(layer)  # so that it is not saved with the metric
         self._layer_name = layer if named else layer.name
         self.total = self.add_variable(shape, initializer="zeros", name="total")
         if backend.backend() == "jax":  # what `update_inside_loss` counted, unweighted and weighted
@@ -43,7 +43,7 @@ class CountingMetric(keras.metrics.Metric):
         _metrics.add(self)
 
     def counts(self, tags, found, valid, weights):
-        """What to add for a batch.
+        """The counts of a batch.
 
         Args:
             tags, found: int32, shape (batch, steps): the labels, and the best sequences.
@@ -57,7 +57,7 @@ class CountingMetric(keras.metrics.Metric):
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Count a batch; `sample_weight` of shape (batch,), or None; some take (batch, steps)."""
+        """Count a batch; `sample_weight` is (batch,) or None; some metrics take (batch, steps)."""
         tags = integer_tags(y_true, y_pred, mask_of(y_pred))
         sample_weight, of_steps = sequence_and_step_weights(sample_weight, y_pred)
         if of_steps is not None and not self.weighs_steps:
@@ -67,7 +67,7 @@ class CountingMetric(keras.metrics.Metric):
             )
         sample_weight = sample_weight if of_steps is None else of_steps
         if in_symbolic_scope():
-            return  # Keras builds its state with tensors that come from no layer
+            return  # Keras builds its state on tensors that no layer has marked
         if backend.backend() == "jax" and get_stateless_scope() is not None:
             counts = self._counted_inside_loss()[0 if sample_weight is None else 1]
         else:
@@ -75,7 +75,7 @@ class CountingMetric(keras.metrics.Metric):
         self.total.assign_add(counts)
 
     def get_config(self):
-        """The configuration, with the layer by its name."""
+        """The configuration, with the name of the layer."""
         own = {"layer": self._layer_name, "ignore_class": self.ignore_class}
         return super().get_config() | own
 
@@ -103,9 +103,9 @@ class CountingMetric(keras.metrics.Metric):
 def update_inside_loss(y_true, y_pred, sample_weight):
     """On JAX, count for the metrics of the model whose loss is being computed.
 
-    Keras' JAX trainer updates metrics outside the differentiated function: there y_pred has lost
-    mask and mark, and the trainable variables are those of before the first step. The loss still
-    has all three, and the metrics' variables are in its scope.
+    Keras' JAX trainer updates metrics outside the differentiated function. There y_pred has lost
+    its mask and the mark of its layer, and trainable variables have their values from before the
+    first step. Inside the loss all three are right, and the variables of the metrics are in scope.
     """
     scope = get_stateless_scope()
     if backend.backend() != "jax" or scope is None or in_symbolic_scope():

@@ -20,35 +20,34 @@ OUTPUTS = ("emissions", "tags", "confidence")
 class CRF(keras.layers.Layer):
     """Linear-chain conditional random field over the scores of a sequence tagger.
 
-    The last layer of a model. It owns the transition scores and returns the emissions, on which
-    `crf.loss` and `crf.accuracy` work; `crf.decode(model)` is the model that predicts tags. Steps
-    are masked by the Keras mask: padding on either side, holes, and a masked first step.
+    The last layer of a model. It owns the transition scores and returns the emissions, from which
+    `crf.loss` and `crf.accuracy` are computed; `crf.decode(model)` returns the model that predicts
+    tags. Steps are masked by the Keras mask, at either end or in the middle of a sequence.
 
     Args:
         num_tags: number of tags; None for the last dimension of the input.
         use_boundaries: whether the first and the last tag of a sequence get scores of their own.
         use_kernel: whether to project the input to num_tags first, as a Dense layer does.
         transitions_initializer, boundary_initializer, kernel_initializer, bias_initializer: of the
-            weights; transitions are initialised as seen by `crf.transitions`.
+            weights; that of the transitions applies to the values that `crf.transitions` returns.
         transitions_regularizer, boundary_regularizer, kernel_regularizer, bias_regularizer: same.
         transitions_constraint, boundary_constraint, kernel_constraint, bias_constraint: same.
         learning_rate_multiplier: transitions and boundaries are stored divided by this number and
             multiplied by it on use. An optimizer whose step does not depend on the scale of the
-            gradient, as Adam's, so moves them this many times faster; under plain SGD it is the
-            square.
+            gradient, such as Adam, thus moves them faster by this factor; plain SGD, by its square.
         constraints: what `fastkeras.crf.constraints.allowed("BIO", names)` returns, or
             `Constraints` of your own, or None. Transitions, first and last tags that are not
-            allowed have probability 0, in loss, marginals and decoding. A sequence labelled with
+            allowed have probability 0 in loss, marginals and decoding. A sequence labelled with
             them has an infinite loss and no gradient.
-        transition_rank: None for num_tags² transition scores of their own; or r for the product
-            left @ right.T of two factors of shape (num_tags, r), the weights in their place, to
-            which initializer, regularizer, constraint and multiplier of the transitions apply.
+        transition_rank: None for num_tags² separate transition scores; or r for the product
+            left @ right.T of two factors of shape (num_tags, r). The factors are then the weights,
+            to which initializer, regularizer, constraint and multiplier of the transitions apply.
         checkpoint: as in `fastkeras.crf.log_likelihood`: less memory for long chains.
         engine: a name in `fastkeras.engines("crf")`, or None for the fastest.
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: float, shape (batch, steps, channels); with channels = num_tags unless `use_kernel`.
+        inputs: float, shape (batch, steps, channels); channels = num_tags, unless `use_kernel`.
         mask: bool, shape (batch, steps), or None for the mask that comes with the inputs.
         output: "emissions"; "tags"; or "confidence", the probability of each of these tags.
 
@@ -100,7 +99,7 @@ class CRF(keras.layers.Layer):
     ):
         try:
             super().__init__(**kwargs)
-        except ValueError as error:  # Keras lists the arguments that it does not know
+        except ValueError as error:  # Keras only lists the arguments that it does not know
             raise ValueError(f"{error}{what_is_meant(kwargs, CRF.__init__)}") from error
         if num_tags is not None and (not isinstance(num_tags, int) or num_tags < 1):
             raise ValueError(f"num_tags must be an integer >= 1 or None, got {num_tags!r}")
@@ -148,7 +147,7 @@ class CRF(keras.layers.Layer):
         add_scores(self)
 
     def call(self, inputs, mask=None, output="emissions"):
-        """See the class."""
+        """See the docstring of the class."""
         if self.use_kernel:
             emissions = ops.matmul(inputs, self.kernel) + self.bias
         else:
@@ -249,7 +248,7 @@ class CRF(keras.layers.Layer):
 
         Args:
             model: a model whose output is the output of this layer.
-            confidence: whether to give the probability of each decoded tag at its step, too.
+            confidence: whether to return the probability of each decoded tag at its step, too.
 
         Returns:
             A keras.Model from the same inputs to int32 tags, shape (batch, steps), 0 at masked
@@ -275,7 +274,7 @@ class CRF(keras.layers.Layer):
         return decoded(self._chain(emissions, mask), output, self.engine)
 
     def __dir__(self):
-        # Keras saves the state of whatever dir() shows, and these two are made anew at each look
+        # Keras saves the state of all that dir() lists, but these two are new at each access
         return [name for name in super().__dir__() if name not in ("loss", "accuracy")]
 
     def get_config(self):

@@ -9,7 +9,7 @@ from fastkeras.crf.layers.output import layer_of, mask_of
 
 
 def decoding_model(layer, model, confidence):
-    """`CRF.decode`: the graph of a functional model, ended differently; else a model around it."""
+    """`CRF.decode`: a functional model with another last call; other models are wrapped."""
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"model must be a keras.Model that ends with this layer, {layer.name!r}, got {model!r}"
@@ -28,13 +28,13 @@ def decoding_model(layer, model, confidence):
 
 @keras.saving.register_keras_serializable(package="fastkeras")
 class CRFDecoder(keras.Model):
-    """Predicts the tags of a model, of any kind, that returns the output of a `CRF` layer.
+    """Predicts tags with any kind of model that returns the output of a `CRF` layer.
 
     Made by `CRF.decode` for subclassed and nested models.
 
     Args:
         model: the model.
-        confidence: whether to give the probability of each decoded tag, too.
+        confidence: whether to return the probability of each decoded tag, too.
         **kwargs: of `keras.Model`.
     """
 
@@ -59,7 +59,7 @@ class CRFDecoder(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        """The decoder of a configuration."""
+        """Make the decoder from a configuration."""
         model = keras.saving.deserialize_keras_object(config.pop("model"))
         return cls(model, **config)
 

@@ -26,28 +26,29 @@ from fastkeras.crf.layers.output import (
 class CRFLoss(keras.losses.Loss):
     """Negative log-likelihood of the tags, averaged over the batch; never negative.
 
-    `crf.loss` is one. It takes the transitions from the `CRF` layer whose output it is given, and
-    the mask from there too, so that it is saved and loaded with the model like any other loss.
+    `crf.loss` is one. It finds the `CRF` layer, with its transitions, and the mask through y_pred,
+    the output of that layer; so it is saved and loaded with the model like any other loss.
 
     Labels are integers of shape (batch, steps) or (batch, steps, 1), or one-hot of shape (batch,
-    steps, num_tags); at masked steps they may be anything. A label out of range at a valid step, or
-    one that is neither integer nor one-hot, is an error, or a loss of NaN where a compiled graph
-    cannot raise. A sequence that the scores rule out (−inf) has an infinite loss and no gradient; a
+    steps, num_tags); at masked steps they may be anything. A label that is out of range at a valid
+    step, or neither integer nor one-hot, is an error; in a compiled graph, which cannot raise, the
+    loss is NaN. A sequence that the scores rule out (−inf) has an infinite loss and no gradient; a
     NaN among its scores makes its loss NaN.
 
-    `sample_weight` has shape (batch,), or (batch, steps): the weights of the steps, as in
+    `sample_weight` has shape (batch,), or (batch, steps) for weights of the steps, as in
     `fastkeras.crf.weighted_log_likelihood`. A sequence of weight 0 does not count, whatever its
-    loss. `class_weight` of `fit` is refused, since Keras reads it as weights of positions: give
-    `tag_weights`.
+    loss. `class_weight` of `fit` is refused, since Keras would take it for weights of positions;
+    use `tag_weights` instead.
 
     Args:
-        layer: the `CRF` layer to ask where y_pred does not come straight from one.
+        layer: the `CRF` layer; needed only if y_pred is not the direct output of one.
         label_smoothing: the share of each label that is spread over all possible sequences, as in
             `fastkeras.crf.smoothed_log_likelihood`; 0 for none.
         tag_weights: num_tags numbers, how much a step with each tag counts, as in
-            `fastkeras.crf.weighted_log_likelihood`, on the engine `keras`; None for all the same.
-        ignore_class: a label, such as −100, that marks a step as none: the chain passes over it as
-            over a masked step. None for no such label.
+            `fastkeras.crf.weighted_log_likelihood`; computed by the `keras` engine. None: all the
+            same.
+        ignore_class: a label, such as −100, whose steps the chain skips, like masked steps. None
+            for no such label.
         reduction: as in `keras.losses.Loss`; "sum_over_batch_size" is the mean over sequences.
         name: name of the loss.
 
@@ -86,7 +87,7 @@ class CRFLoss(keras.losses.Loss):
         self.label_smoothing = float(label_smoothing)
         self.tag_weights = None if tag_weights is None else [float(w) for w in tag_weights]
         self.ignore_class = ignore_class
-        self._layer = None if layer is None else ref(layer)  # not to be saved as a part of the loss
+        self._layer = None if layer is None else ref(layer)  # so that it is not saved with the loss
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The loss of a batch, reduced."""
@@ -97,7 +98,7 @@ class CRFLoss(keras.losses.Loss):
             _refuse_what_keras_misreads(sample_weight)
             losses = self._losses(y_true, y_pred, of_steps)
             update_inside_loss(y_true, y_pred, sample_weight)
-            if weights is not None:  # 0 · inf and 0 · NaN are NaN, and no weight means no loss
+            if weights is not None:  # weight 0 means no loss, but 0 · inf and 0 · NaN are NaN
                 losses = ops.where(weights == 0, 0, losses)
             return reduce_weighted_values(
                 losses, sample_weight=weights, reduction=self.reduction, dtype=losses.dtype
@@ -113,7 +114,7 @@ class CRFLoss(keras.losses.Loss):
         return super().get_config() | {name: getattr(self, name) for name in own}
 
     def _losses(self, y_true, y_pred, of_steps=None):
-        if in_symbolic_scope():  # Keras builds its state with tensors that come from no layer
+        if in_symbolic_scope():  # Keras builds its state on tensors that no layer has marked
             integer_tags(y_true, y_pred)
             return ops.sum(y_pred, axis=(1, 2))
         layer, mask = layer_of(y_pred, self._layer and self._layer()), mask_of(y_pred)

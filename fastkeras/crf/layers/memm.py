@@ -10,18 +10,18 @@ from fastkeras.crf.layers.crf import CRF
 class MEMM(CRF):
     """Maximum-entropy Markov model over the scores of a sequence tagger, in place of a CRF.
 
-    Same use, weights, loss and decoding, but each step is normalised by itself: training takes no
-    recursion, so it needs no kernel of its own to be fast on any device, and with `transition_rank`
-    very many tags are possible. On a CPU the native CRF is faster still. `fastkeras.crf.memm` has
-    the model.
+    It has the same usage, weights, loss and decoding, but each step is normalised by itself.
+    Training therefore needs no recursion, so it is fast on any device without a kernel of its own,
+    and with `transition_rank` very many tags are possible. On a CPU the native CRF is still faster.
+    `fastkeras.crf.memm` describes the model.
 
     Args:
         num_tags, use_boundaries, use_kernel, initializers, regularizers, constraints of weights,
-            learning_rate_multiplier, constraints, transition_rank, engine: as in `CRF`; they follow
-            `bidirectional`, or are given by name. `checkpoint` has nothing to do here.
+            learning_rate_multiplier, constraints, transition_rank, engine: as in `CRF`; give them
+            by name, or after `bidirectional`. `checkpoint` has no effect.
         bidirectional: whether the loss is the mean of both directions, or from left to right only.
 
-    Call arguments and returns: as of `CRF`. "confidence" is the probability of a tag under the
+    Call arguments and returns: as for `CRF`. "confidence" is the probability of a tag under the
     geometric mean of the two directions.
 
     Example:
@@ -48,13 +48,13 @@ class MEMM(CRF):
 
         Args:
             emissions, tags, mask: as in `CRF.log_likelihood`.
-            label_smoothing, tag_weights: 0 and None; a MEMM has neither.
+            label_smoothing, tag_weights: must be 0 and None; a MEMM supports neither.
 
         Returns:
             Shape (batch,), at least float32.
 
         Raises:
-            ValueError: there is label smoothing, or tags have weights.
+            ValueError: label smoothing or weights of tags are given.
         """
         if label_smoothing or tag_weights is not None:
             raise ValueError(
@@ -69,5 +69,5 @@ class MEMM(CRF):
         return {**super().get_config(), "bidirectional": self.bidirectional}
 
     def _chain(self, emissions, mask):
-        """The chain of a CRF whose score is the log-likelihood; all decoding is that of a CRF."""
+        """A CRF chain whose score is the log-likelihood here, so that decoding is that of a CRF."""
         return memm.normalized(super()._chain(emissions, mask), self.bidirectional)

@@ -1,4 +1,4 @@
-"""Keras metrics of the decoded path: of its steps, of whole sequences, and of spans."""
+"""Keras metrics of the decoded tag sequences: by steps, by whole sequences, and by spans."""
 
 import keras
 from keras import ops
@@ -17,8 +17,8 @@ class CRFAccuracy(CountingMetric):
     `fit` and `evaluate` of a model compiled with `crf.loss`.
 
     Args:
-        layer: the `CRF` layer to ask where y_pred does not come straight from one, or its name.
-        ignore_class: a label that marks a step as none, as in `CRFLoss`; None for no such label.
+        layer: the `CRF` layer, or its name; needed only if y_pred is not the direct output of one.
+        ignore_class: a label whose steps are left out, as in `CRFLoss`; None for no such label.
         name: name of the metric.
         dtype: dtype of its state.
 
@@ -44,7 +44,7 @@ class CRFAccuracy(CountingMetric):
         super().__init__(layer, (2,), ignore_class, name, dtype)
 
     def counts(self, tags, found, valid, weights):
-        """Right steps and all steps."""
+        """The number of right steps and of all steps."""
         weights = weights if len(weights.shape) == 2 else weights[:, None]
         weights = ops.cast(valid, self.dtype) * weights
         right = ops.cast(found == tags, self.dtype) * weights
@@ -59,7 +59,7 @@ class CRFAccuracy(CountingMetric):
 class CRFExactMatch(CountingMetric):
     """Share of the sequences whose best tag sequence is right at every valid step.
 
-    A sequence without a valid step does not count. Otherwise as `CRFAccuracy`.
+    A sequence without a valid step does not count. Otherwise like `CRFAccuracy`.
 
     Args:
         layer, ignore_class, name, dtype: as in `CRFAccuracy`.
@@ -78,15 +78,15 @@ class CRFExactMatch(CountingMetric):
         >>> float(exact_match.result())
         0.5
 
-    Source: Forney, 1973, "The Viterbi algorithm", which finds the sequence that is most probably
-        right as a whole.
+    Source: Forney, 1973, "The Viterbi algorithm", which finds the sequence that is the most
+        probable as a whole.
     """
 
     def __init__(self, layer=None, ignore_class=None, name="exact_match", dtype=None):
         super().__init__(layer, (2,), ignore_class, name, dtype)
 
     def counts(self, tags, found, valid, weights):
-        """Right sequences and all sequences."""
+        """The number of right sequences and of all sequences."""
         right = ops.all((found == tags) | ~valid, axis=1)
         weights = ops.cast(ops.any(valid, axis=1), self.dtype) * weights
         return ops.stack([ops.sum(ops.cast(right, self.dtype) * weights), ops.sum(weights)])
@@ -100,17 +100,17 @@ class CRFExactMatch(CountingMetric):
 class CRFSpanScore(CountingMetric):
     """F1, precision or recall of spans, such as named entities, in the best tag sequences.
 
-    The same figures as those of `fastkeras.crf.span_scores`, counted in the graph of the model, in
-    `fit` and `evaluate`, without seqeval.
+    The same figures as from `fastkeras.crf.span_scores`, but counted in the graph of the model, in
+    `fit` and `evaluate`, and without seqeval.
 
     Args:
         layer: as in `CRFAccuracy`.
         names: the names of the tags, as in `crf.constraints.allowed`.
         measure: "f1", "precision" or "recall".
         kind: the type of the spans that count, such as "PER"; None for all types together.
-        scheme: one of `constraints.allowed`, but IOB1: only spans that obey it count. None: spans
-            are read as by conlleval, the script of CoNLL-2000, which reads IOB1, too, and takes
-            what begins wrongly.
+        scheme: a scheme of `constraints.allowed`, except IOB1: only spans that obey it count. None:
+            spans are read as by conlleval, the script of CoNLL-2000, which also reads IOB1, and
+            accepts spans that begin wrongly.
         ignore_class: as in `CRFAccuracy`.
         name: name of the metric; None for span_f1, span_f1_PER and so on.
         dtype: dtype of its state.
@@ -157,7 +157,7 @@ class CRFSpanScore(CountingMetric):
         self.names, self.measure, self.kind, self.scheme = list(names), measure, kind, scheme
 
     def counts(self, tags, found, valid, weights):
-        """Of each type of spans those that are right, those found, and those in the labels."""
+        """For each type, the number of spans that are right, that were found, and in the labels."""
         return counted_spans(self._tables, tags, found, valid, weights)
 
     def result(self):

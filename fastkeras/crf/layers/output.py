@@ -1,7 +1,8 @@
-"""What loss and metric need to know besides the emissions: the layer, the mask, labels, weights.
+"""What loss and metrics need besides the emissions: the layer, the mask, labels, weights.
 
-A CRF layer marks its output tensor with itself, in the way Keras attaches masks. So a loss restored
-from a file, which knows no layer, finds the right one, and so does the loss of a cloned model.
+A CRF layer attaches itself to its output tensor, as Keras attaches masks. So a loss that was
+restored from a file, and has no reference to a layer, finds the right one, and so does the loss of
+a cloned model.
 """
 
 from keras import backend, ops
@@ -19,14 +20,14 @@ MARK = "_fastkeras_crf"
 
 
 def mark(emissions, layer, mask):
-    """Remember the layer whose output this is, and give it the mask of the call, as Keras does."""
+    """Attach the layer whose output this is, and the mask of the call, as Keras does."""
     set_tensor_attr(emissions, MARK, (layer, mask is not None))
     if mask is not None:
         set_keras_mask(emissions, mask)
 
 
 def layer_of(y_pred, made_from=None):
-    """The CRF layer whose output y_pred is, or else the one that loss or metric was made from."""
+    """The CRF layer whose output y_pred is, or else the layer that the loss or metric was given."""
     layer, is_masked = get_tensor_attr(y_pred, MARK) or (None, False)
     lost_mask = is_masked and get_keras_mask(y_pred) is None
     if backend.backend() == "torch" and (layer is None or lost_mask):
@@ -57,8 +58,8 @@ def mask_of(y_pred):
 def integer_tags(y_true, y_pred, mask=None):
     """Labels as int32 (batch, steps), from integers (batch, steps[, 1]) or one-hot rows.
 
-    A row that is not one-hot would be misread by its largest element. It is refused at a step that
-    counts; a graph, which cannot raise, gets a tag out of range.
+    A row that is not one-hot is refused at a step that counts, since taking its largest element
+    would misread it. A graph, which cannot raise, gets a tag out of range instead.
     """
     y_true = ops.convert_to_tensor(dense("y_true", y_true))
     num_tags = y_pred.shape[-1]
@@ -93,7 +94,7 @@ def integer_tags(y_true, y_pred, mask=None):
 
 
 def steps_that_count(tags, mask, ignore_class):
-    """The mask, and where the label is `ignore_class` no step; None for all steps."""
+    """The mask without the steps whose label is `ignore_class`; None for all steps."""
     if ignore_class is None:
         return mask
     labelled = tags != ignore_class
@@ -101,7 +102,7 @@ def steps_that_count(tags, mask, ignore_class):
 
 
 def sequence_and_step_weights(sample_weight, y_pred):
-    """The weights of the sequences, (batch,), and those of the steps, (batch, steps); or None."""
+    """Weights of the sequences, (batch,), and of the steps, (batch, steps); each may be None."""
     if sample_weight is None:
         return None, None
     sample_weight = ops.convert_to_tensor(sample_weight)

@@ -1,4 +1,4 @@
-"""The scores that a CRF layer owns: transitions, in full or of low rank, and boundaries."""
+"""The scores that a CRF layer owns: transitions, full or of low rank, and boundaries."""
 
 from keras import ops
 
@@ -21,7 +21,7 @@ def add_scores(layer):
 def scores_of(layer, factors=False):
     """Transitions and boundaries as the functions of `fastkeras.crf` take them.
 
-    With `factors` those of low rank are left as they are, unless constraints forbid some.
+    With `factors`, low-rank transitions are not multiplied out, unless there are constraints.
     """
 
     def used(weight):
@@ -43,7 +43,7 @@ def scores_of(layer, factors=False):
 
 
 def _add(layer, name, shape):
-    """A weight that is stored divided by the multiplier; initialised and regularised as used."""
+    """A weight stored divided by the multiplier; initializer and the like see the used value."""
     kind = "transitions" if len(shape) == 2 else "boundary"
     initializer = getattr(layer, f"{kind}_initializer")
     regularizer = getattr(layer, f"{kind}_regularizer")

@@ -1,4 +1,4 @@
-"""Counting spans in keras.ops: where one starts and ends is a table of two neighbouring tags."""
+"""Counting spans with keras.ops: tables of two neighbouring tags say where spans start and end."""
 
 from typing import Any, NamedTuple
 
@@ -7,11 +7,11 @@ from keras import ops
 
 from fastkeras.crf.tag_schemes import LETTERS, OUTSIDE, parse, scheme_of
 
-SCHEMES = [scheme for scheme in LETTERS if scheme != "IOB1"]  # which cannot be told by two tags
+SCHEMES = [scheme for scheme in LETTERS if scheme != "IOB1"]  # that needs more than two tags
 
 
 class SpanTables(NamedTuple):
-    """What neighbouring tags mean; the index num_tags is the outside of the sequence."""
+    """What two neighbouring tags mean; the index num_tags stands for outside the sequence."""
 
     starts: Any  # bool (num_tags + 1, num_tags + 1): [i, j], whether a span starts at j after i
     ends: Any  # bool, same shape: [i, j], whether one ends at i before j
@@ -22,7 +22,7 @@ class SpanTables(NamedTuple):
 
 
 def span_tables(names, scheme=None):
-    """The tables for names of tags, read strictly by a scheme, or by conlleval's rules."""
+    """The tables for these names of tags, strictly by a scheme, or by the rules of conlleval."""
     if scheme is not None and scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, or None, got {scheme!r}")
     if not names:
@@ -47,7 +47,7 @@ def span_tables(names, scheme=None):
 
 
 def counted_spans(tables, tags, found, valid, weights):
-    """Sum over the batch, by type: right spans, spans in `found`, spans in `tags`.
+    """Counts over the batch, by type: right spans, spans in `found`, spans in `tags`.
 
     Args:
         tables: `SpanTables`.
@@ -81,13 +81,13 @@ def counted_spans(tables, tags, found, valid, weights):
 class _Edges(NamedTuple):
     starts: Any  # bool (batch, steps)
     ends: Any
-    whole: Any  # where a span ends that counts
+    whole: Any  # where a span that counts ends
     kind: Any  # int (batch, steps)
 
 
 def _edges(tables, tags):
     size = len(tables.kind)
-    # a label that is out of range, under the mask of another library for instance, is no span
+    # a label out of range, where another library masks the step for instance, is in no span
     tags = ops.where((tags >= 0) & (tags < size), tags, size - 1)
     outside = ops.full_like(tags[:, :1], size - 1)
     before = ops.concatenate([outside, tags[:, :-1]], axis=1)
@@ -104,7 +104,7 @@ def _edges(tables, tags):
 
 
 def _at_the_last(flags, values):
-    """At each step the value at the last flag up to there; anything before the first."""
+    """At each step, the value at the last flag up to this step; anything before the first flag."""
     t = ops.arange(ops.shape(flags)[1], dtype="int32")
     flagged = ops.argsort(ops.where(flags, t, t + ops.shape(flags)[1]), axis=1)
     rank = ops.cumsum(ops.cast(flags, "int32"), axis=1)
