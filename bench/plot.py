@@ -32,7 +32,9 @@ def main():
             results = json.loads(path.read_text())
             fill(ROOT / "docs" / "crf.md", backend, backend_table(results, path, backend))
     for path in sorted((ROOT / "bench" / "results").glob("optimizer-*.json")):
-        fill(ROOT / "README.md", "optimizer", optimizer_table(json.loads(path.read_text()), path))
+        results = json.loads(path.read_text())
+        fill(ROOT / "README.md", "optimizer", optimizer_table(results, path))
+        fill(ROOT / "docs" / "optimizers.md", "others", others_table(results, path))
     for path in sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json")):
         fill(ROOT / "README.md", "word2vec", word2vec_table(path))
     sys.path.append(str(ROOT / "examples"))
@@ -147,10 +149,30 @@ def optimizer_table(results, path):
     return "\n".join([*lines, "", note])
 
 
-def optimizer_cell(rows, name):
-    if name not in rows:
+OTHERS = {  # backends of Keras but TensorFlow: in the table, and beside whom
+    "fastkeras, torch": ("**`compat.torch_optim.AdamW`**", "fastkeras, torch"),
+    "torch fused": ("torch, fused", "fastkeras, torch"),
+    "fastkeras, JAX": ("**fastkeras**, JAX", "fastkeras, JAX"),
+    "optax": ("optax, under jit", "fastkeras, JAX"),
+}
+
+
+def others_table(results, path):
+    """The table of docs/optimizers.md: torch's and JAX' own optimizers beside ours."""
+    lines = [f"| AdamW step | {' | '.join(title for title, _ in OTHERS.values())} |"]
+    lines.append("|---|" + "---:|" * len(OTHERS))
+    for model, of_model in results["optimizer"].items():
+        for case, rows in of_model.items():
+            if isinstance(rows, dict):
+                cells = [optimizer_cell(rows, name, ours) for name, (_, ours) in OTHERS.items()]
+                lines.append(f"| {model}, {case} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"[{path.name}](../bench/results/{path.name})"])
+
+
+def optimizer_cell(rows, name, of="fastkeras"):
+    if name not in rows or of not in rows:
         return ""
-    row, ours = rows[name], rows["fastkeras"]
+    row, ours = rows[name], rows[of]
     text = f"{milliseconds(row['cpu']['median'])} ± {row['error']:.1f}"
     if row is ours:
         return f"**{text}**"
