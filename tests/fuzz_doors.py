@@ -413,6 +413,10 @@ def mutated(rng, value, arguments):
     return np.zeros((2, 3), "f4")  # in place of None
 
 
+# What NumPy raises where a mutation does not fit what was mutated before; RuntimeError for dates.
+UNFIT = (TypeError, ValueError, OverflowError, RuntimeError)
+
+
 def case(seed, number, only=None):
     """Return a function and its arguments, as the seed and the number have it."""
     rng = np.random.default_rng((seed, number))
@@ -421,7 +425,7 @@ def case(seed, number, only=None):
     names = list(arguments)
     for _ in range(rng.integers(1, 4)):
         chosen = names[rng.integers(len(names))]
-        with suppress(TypeError, ValueError, OverflowError):  # what was mutated before may not fit
+        with suppress(*UNFIT):
             arguments[chosen] = mutated(rng, arguments[chosen], arguments)
     return name, function, arguments
 

@@ -1,8 +1,8 @@
 """The C++ kernel as a call of XLA, for JAX arrays on the CPU, eagerly and in compiled programs."""
 
-import jax.numpy as jnp
 import numpy as np
 from jax import ShapeDtypeStruct
+from jax import numpy as jnp
 
 from fastkeras._ops.jax import enable_x64, on_numpy_arrays, op
 

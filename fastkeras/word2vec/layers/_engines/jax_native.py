@@ -5,8 +5,8 @@ is written once as a whole, zeros included, since JAX has no sparse gradients fo
 floats, and words drawn that all examples share (a product of matrices), are left to `keras`.
 """
 
-import jax.numpy as jnp
 from jax import ShapeDtypeStruct
+from jax import numpy as jnp
 
 from fastkeras._ops.jax import differentiable, op
 from fastkeras.word2vec.layers._engines import keras
