@@ -1,6 +1,6 @@
-"""What other libraries have, with their names and arguments, on the engines of fastkeras.
+"""The interfaces of other libraries, with their names and arguments, on the engines of fastkeras.
 
-Code written for them runs after a change of its imports:
+Code written for them runs once its imports are changed:
 
     fastkeras.compat.addons        `tensorflow_addons`: the CRF of `text` and of `layers`
     fastkeras.compat.bert4keras    `ConditionalRandomField`, `ViterbiDecoder`
@@ -9,5 +9,5 @@ Code written for them runs after a change of its imports:
     fastkeras.compat.torch_optim   `AdamW` of `torch.optim`
     fastkeras.compat.convert       weights of all these CRFs, and of keras-contrib, for `layers.CRF`
 
-docs/crf.md, "Coming from another CRF", and docs/optimizers.md, "Engines", tell what is different.
+docs/crf.md, "Coming from another CRF", and docs/optimizers.md, "Engines", list the differences.
 """

@@ -7,7 +7,8 @@ from keras import ops
 from fastkeras import crf
 from fastkeras.crf.layers.output import at_least_float32
 
-MASKED, IS_MASKED = -1e12, -1e6  # what bert4keras writes, and below which it reads
+# bert4keras writes the former at masked steps, and takes all below the latter as masked.
+MASKED, IS_MASKED = -1e12, -1e6
 
 
 @keras.saving.register_keras_serializable(package="fastkeras.compat", name="bert4keras.CRF")
@@ -17,8 +18,8 @@ class ConditionalRandomField(keras.layers.Layer):
     The losses, and the accuracies of the plain argmax, find the mask in these values.
 
     Args:
-        lr_multiplier: the transitions are stored divided by it and multiplied by it on use: under
-            Adam they move this many times faster.
+        lr_multiplier: the transitions are stored divided by this number and multiplied by it when
+            used, so that under Adam they change so many times faster.
         **kwargs: of `keras.layers.Layer`.
 
     Example:
@@ -74,11 +75,11 @@ class ConditionalRandomField(keras.layers.Layer):
         return -crf.log_likelihood(at_least_float32(y_pred), tags, self.trans, mask=mask)
 
     def dense_accuracy(self, y_true, y_pred):
-        """Share of the steps whose largest logit is that of the one-hot label, a scalar."""
+        """Share of the steps whose largest logit is that of the one-hot label, as a scalar."""
         return self.sparse_accuracy(ops.argmax(y_true, axis=-1), y_pred)
 
     def sparse_accuracy(self, y_true, y_pred):
-        """The same of labels (batch, steps) or (batch, steps, 1)."""
+        """The same for labels (batch, steps) or (batch, steps, 1)."""
         mask, tags = _mask(y_pred), _tags(y_true, y_pred)
         right = mask & (tags == ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
         return ops.sum(ops.cast(right, "float32")) / ops.sum(ops.cast(mask, "float32"))
@@ -107,7 +108,7 @@ class ViterbiDecoder:
         )
 
     def decode(self, nodes):
-        """The best tags, int (steps,), of logits (steps, num_tags), which are left as they are."""
+        """The best tags, int (steps,), of logits (steps, num_tags), which do not change."""
         boundaries = {"start_transitions": self._start, "end_transitions": self._end}
         return crf.viterbi(np.asarray(nodes)[None], self.trans, **boundaries)[0][0].astype(int)
 

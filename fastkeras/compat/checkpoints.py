@@ -1,4 +1,4 @@
-"""The arrays of a checkpoint of any kind, by name."""
+"""Read the arrays of a checkpoint of any kind, by name."""
 
 import io
 import json
@@ -16,23 +16,24 @@ class Checkpoint(NamedTuple):
     """What a file holds, without what belongs to an optimizer."""
 
     arrays: dict  # name, with "/" between its parts: NumPy array of at most two dimensions
-    config: dict  # of the Keras model, {} where the file has none
+    config: dict  # of the Keras model, {} if the file has none
 
 
 def read_checkpoint(path):
     """Read the arrays of at most two dimensions.
 
     Args:
-        path: HDF5 of Keras 2 or 3 (.h5, .hdf5, .weights.h5), a .keras or .npz file, what torch.save
-            wrote, or the prefix of a TensorFlow checkpoint. The content decides, not the suffix.
+        path: HDF5 of Keras 2 or 3 (.h5, .hdf5, .weights.h5), a .keras or .npz file, a file of
+            torch.save, or the prefix of a TensorFlow checkpoint. The content decides, not the
+            suffix.
 
     Returns:
         A `Checkpoint`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImportError: what reads this kind of file is not installed.
-        ValueError: the file is of none of these kinds, or damaged.
+        ImportError: the package that reads this kind of file is not installed.
+        ValueError: the file is of none of these kinds, or is damaged.
 
     Example:
         >>> import tempfile
@@ -70,7 +71,7 @@ def read_checkpoint(path):
             return _checkpoint(dict(file))
     except ImportError:
         raise
-    except Exception as error:  # a damaged file meets any line of any of these readers
+    except Exception as error:  # a damaged file can raise anything in these readers
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"{path} is no HDF5, .keras, .npz or torch file of plain arrays: {reason}"
@@ -87,7 +88,7 @@ def _checkpoint(arrays, config=None):
 
 
 def _by_name(arrays):
-    """Names for the arrays of a CRF that Keras numbered: crf/vars/0 is crf/chain_kernel."""
+    """Name the arrays of a CRF that Keras has only numbered: crf/vars/0 is crf/chain_kernel."""
     arrays = dict(arrays)
     for name in [name for name in arrays if name.endswith("vars/0")]:
         layer = name.removesuffix("vars/0")

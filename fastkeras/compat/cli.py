@@ -30,7 +30,7 @@ def main(arguments=None):
         arguments: list of strings; None takes those of the process.
 
     Returns:
-        The exit status: 0; 1 if something was wrong, which standard error tells.
+        The exit status: 0; 1 after an error, printed to standard error.
     """
     parser = argparse.ArgumentParser(
         prog="fastkeras convert-crf",
@@ -54,7 +54,7 @@ def main(arguments=None):
         help="keras-contrib: set the last tag's scores to 0, which it ignored where it had a mask",
     )
     given = parser.parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # where OLD is of TensorFlow
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for an OLD of TensorFlow
     try:
         weights = convert_crf(
             given.old,

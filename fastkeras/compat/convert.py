@@ -1,4 +1,4 @@
-"""Weights of other CRFs, for `fastkeras.layers.CRF`."""
+"""Convert the weights of other CRFs for `fastkeras.layers.CRF`."""
 
 import io
 import numbers
@@ -9,7 +9,7 @@ import numpy as np
 from fastkeras._files import replacing
 from fastkeras.compat.checkpoints import read_checkpoint
 
-TRANSITIONS = {  # source: what its transitions are named
+TRANSITIONS = {  # source: the names of its transitions
     "tfa": ("chain_kernel",),
     "keras-contrib": ("chain_kernel",),
     "bert4keras": ("trans", "crf_trans"),  # the second in the article's CRF
@@ -23,7 +23,7 @@ SUFFIX = ".weights.h5"
 
 
 class CRFWeights(NamedTuple):
-    """The weights of a linear-chain CRF, float64; what there is not is None."""
+    """The weights of a linear-chain CRF, float64; None for those that it lacks."""
 
     source: str  # a key of `TRANSITIONS`
     transitions: np.ndarray
@@ -37,21 +37,21 @@ def crf_weights(path, source=None, layer=None, lr_multiplier=None, right_boundar
     """Read the CRF in a checkpoint.
 
     Args:
-        path: the file; `fastkeras.compat.checkpoints.read_checkpoint` tells of which kinds.
-        source: "tfa" (TensorFlow Addons), "keras-contrib", "bert4keras" (and the article's CRF) or
-            "pytorch-crf"; None to detect it by the names of the arrays.
-        layer: a part of these names that belongs to one CRF, where the file has several.
-        lr_multiplier: of bert4keras, by which its transitions are multiplied; None for what the
-            file says, else 1.
+        path: the file, of any kind that `fastkeras.compat.checkpoints.read_checkpoint` reads.
+        source: "tfa" (TensorFlow Addons), "keras-contrib", "bert4keras" (also for the CRF of Su's
+            article) or "pytorch-crf"; None to detect it by the names of the arrays.
+        layer: if the file has several CRFs, a part of these names that only one of them has.
+        lr_multiplier: of bert4keras, by which its transitions are multiplied; None takes that of
+            the file, or else 1.
         right_boundary: False leaves out the right boundary of keras-contrib, as its layer did
-            wherever there was a mask.
+            whenever there was a mask.
 
     Returns:
-        `CRFWeights`. Those of keras-contrib, which minimises energies, have their signs changed.
+        `CRFWeights`. Those of keras-contrib, which minimises energies, have opposite signs.
 
     Raises:
-        ValueError: there is no CRF in the file, or there are several, or it is not of this source;
-            the message names what was found.
+        ValueError: the file has no CRF, or several, or one of another source; the message names
+            what was found.
 
     Example:
         >>> import tempfile
@@ -102,16 +102,16 @@ def convert_crf(old, new, source=None, layer=None, lr_multiplier=None, right_bou
 
     Args:
         old: the checkpoint.
-        new: the file to be written, in place of one that is there: `*.weights.h5`.
+        new: the file to write, `*.weights.h5`; one that exists is replaced.
         source, layer, lr_multiplier, right_boundary: as in `crf_weights`.
 
     Returns:
-        The `CRFWeights`. `keras.saving.load_weights(crf, new)` loads the file into a layer that is
-        built, and has a kernel and boundaries if these have, and a learning_rate_multiplier of 1.
+        The `CRFWeights`. `keras.saving.load_weights(crf, new)` loads the file into a built layer
+        that has a kernel and boundaries if these weights have, and a learning_rate_multiplier of 1.
 
     Raises:
         ValueError: as `crf_weights`, and for another suffix.
-        ImportError: there is no h5py, which comes with Keras.
+        ImportError: h5py, which comes with Keras, is missing.
 
     Example:
         >>> import tempfile
@@ -135,7 +135,7 @@ def convert_crf(old, new, source=None, layer=None, lr_multiplier=None, right_bou
         import h5py
     except ImportError as error:
         raise ImportError("writing the weights takes h5py: pip install h5py") from error
-    in_order = (weights.kernel, weights.bias, *weights[1:4])  # as the layer makes them
+    in_order = (weights.kernel, weights.bias, *weights[1:4])  # the layer's order
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         group = file.create_group("vars")
@@ -173,7 +173,7 @@ def _source(path, arrays, prefix, leaf):
             "whether it is of TensorFlow Addons or of keras-contrib, which has the other sign: "
             "give --from tfa or --from keras-contrib"
         )
-    # keras-contrib's kernel is a weight of the CRF, that of TensorFlow Addons is a layer inside it
+    # in keras-contrib the kernel is a weight of the CRF, in TensorFlow Addons a layer inside it
     return "keras-contrib" if f"{prefix}kernel" in arrays else "tfa"
 
 

@@ -12,8 +12,8 @@ class CRF(keras.layers.Layer):
     """Owns the transitions `trans`; returns its inputs, on which `loss` and `accuracy` work.
 
     Args:
-        ignore_last_label: whether the last label is not a tag but marks the padding: labels and
-            inputs then have one more channel than there are tags.
+        ignore_last_label: whether the last label is not a tag but marks padding: then labels and
+            inputs have one more channel than there are tags.
         **kwargs: of `keras.layers.Layer`.
 
     Example:
@@ -44,10 +44,10 @@ class CRF(keras.layers.Layer):
 
     def call(self, inputs):
         """The inputs."""
-        return inputs + ops.zeros((), inputs.dtype)  # without the mask they may carry
+        return inputs + ops.zeros((), inputs.dtype)  # a new tensor, without a mask
 
     def compute_mask(self, inputs, mask=None):
-        """None: the mask of the loss is in the labels."""
+        """None: the loss finds its mask in the labels."""
 
     def loss(self, y_true, y_pred):
         """Negative log-likelihoods, (batch, 1), of one-hot labels (batch, steps, channels)."""
@@ -58,7 +58,7 @@ class CRF(keras.layers.Layer):
         return -crf.log_likelihood(logits, tags, trans, mask=self._mask(y_true))[:, None]
 
     def accuracy(self, y_true, y_pred):
-        """Share of the steps whose largest logit is that of the label; no transitions, a scalar."""
+        """Share of the steps whose largest logit, transitions ignored, is that of the label."""
         y_true = ops.convert_to_tensor(y_true)
         true, found = (ops.argmax(y[..., : self.num_labels], axis=-1) for y in (y_true, y_pred))
         mask = self._mask(y_true)

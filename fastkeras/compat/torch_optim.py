@@ -17,8 +17,8 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class AdamW(torch.optim.Optimizer):
     """AdamW for parameters on the CPU: all parameters of all groups in one call.
 
-    The formula is that of `torch.optim.AdamW`, and so are the names in `state_dict`, which goes
-    both ways.
+    The formula is that of `torch.optim.AdamW`, and so are the names in `state_dict`: each can load
+    the state of the other.
 
     Args:
         params: an iterable of parameters, float32 or float64, contiguous and on the CPU; or of
@@ -26,10 +26,11 @@ class AdamW(torch.optim.Optimizer):
         lr: the learning rate, at least 0.
         betas: the decay of the two moments, each at least 0 and below 1.
         eps: at least 0.
-        weight_decay: decoupled: a parameter loses `lr · weight_decay` of itself; at least 0.
-        max_norm: in the same call, use gradients that are scaled down so that the norm of all of
-            them together is at most this; `.grad` stays as it is. It takes the place of
-            `torch.nn.utils.clip_grad_norm_`. None for no limit.
+        weight_decay: decoupled: a parameter loses the share `lr · weight_decay` of its value; at
+            least 0.
+        max_norm: in the same call, scale all gradients down so that their common norm is at most
+            this, but without changing `.grad`. It replaces `torch.nn.utils.clip_grad_norm_`. None
+            for no limit.
 
     Raises:
         ValueError: an argument is out of range, the kernels cannot update a parameter in place, or
@@ -67,7 +68,7 @@ class AdamW(torch.optim.Optimizer):
             raise
 
     def load_state_dict(self, state_dict):
-        """Take over a state, also one of `torch.optim.AdamW` without `amsgrad` and `maximize`."""
+        """Load a state, also one of `torch.optim.AdamW` without `amsgrad` and `maximize`."""
         for group in state_dict["param_groups"]:
             for name in ("amsgrad", "maximize"):
                 if group.get(name):
@@ -98,7 +99,7 @@ class AdamW(torch.optim.Optimizer):
         numbers = _count(states, 1.0)
         try:
             self._update(found, states, numbers)
-        except Exception as error:  # before anything else was changed
+        except Exception as error:  # nothing else has changed yet
             _count(states, -1.0)
             tensors = (p for p, _, _ in found), (s[name] for s in states for name in _MOMENTS)
             reason = torch_native.why_not([t for kind in tensors for t in kind])
@@ -108,7 +109,7 @@ class AdamW(torch.optim.Optimizer):
         return loss
 
     def _update(self, found, states, numbers):
-        of_step = {}  # most parameters are at the same one, and of few groups
+        of_step = {}  # cached: most parameters are at the same step, of few groups
         rows = []
         for number, (_, _, group) in zip(numbers, found, strict=True):
             key = number, id(group)
@@ -140,10 +141,10 @@ class AdamW(torch.optim.Optimizer):
 
 
 def _count(states, by):
-    """Add to the steps of each state; return their numbers."""
+    """Add to the step of each state; return the steps as numbers."""
     try:
         return _core.optimizer_count([state["step"] for state in states], by)
-    except (TypeError, ValueError):  # a torch that does not exchange tensors, or a state of old
+    except (TypeError, ValueError):  # an old torch without tensor exchange, or an old state
         for state in states:
             state["step"] = state["step"] + by
         return [float(state["step"]) for state in states]
@@ -154,7 +155,7 @@ def _not_in_place(reason):
 
 
 def _coefficients(number, group):
-    """The decay, and those of the rule "adam", whose epsilon comes before the correction."""
+    """The decay, and the coefficients of the rule "adam", which adds epsilon before correcting."""
     beta_1, beta_2 = map(float, group["betas"])
     unbias = math.sqrt(1 - beta_2**number)
     rate = float(group["lr"]) * unbias / (1 - beta_1**number)

@@ -11,18 +11,18 @@ NAMES = ("emissions", "transitions", "start_transitions", "end_transitions")
 
 
 class CRF(torch.nn.Module):
-    """Linear-chain CRF with the parameters, so also the `state_dict`, of pytorch-crf.
+    """Linear-chain CRF with the parameters of pytorch-crf, hence with its `state_dict`.
 
     Args:
         num_tags: number of tags.
-        batch_first: whether tensors are (batch, steps, …) and not (steps, batch, …).
+        batch_first: whether tensors are (batch, steps, …) rather than (steps, batch, …).
 
-    A mask may have holes, which the chain bridges, but not begin with a masked step. Results are
-    at least float32. Tensors of other devices are computed on the CPU.
+    A mask may have holes, which the chain bridges, but must not begin with a masked step. Results
+    are at least float32. Tensors on other devices are computed on the CPU.
 
     Under `torch.func` (grad, vmap, jvp, …), `torch.jit.script` and `trace` and `torch.export` the
-    log-likelihood is composed of operations of torch, and so are its second derivatives; there a
-    mask that begins with a masked step is not refused.
+    log-likelihood is composed of torch operations, and a mask that begins with a masked step is not
+    refused. Second derivatives are always composed of torch operations.
 
     Example:
         >>> import torch
@@ -64,7 +64,7 @@ class CRF(torch.nn.Module):
         mask: torch.Tensor | None = None,
         reduction: str = "sum",
     ) -> torch.Tensor:
-        """Log-likelihood of tags (steps, batch), by reduction: none, sum, mean or token_mean."""
+        """Log-likelihood of tags (steps, batch); the reduction is none, sum, mean or token_mean."""
         if reduction not in ("none", "sum", "mean", "token_mean"):
             raise ValueError(f"reduction must be none, sum, mean or token_mean, got '{reduction}'")
         if not torch.jit.is_scripting() and not torch.jit.is_tracing():
@@ -79,7 +79,7 @@ class CRF(torch.nn.Module):
             self.start_transitions.to(wide),
             self.end_transitions.to(wide),
         )
-        if torch.jit.is_scripting():  # noqa: SIM114  all other branches it leaves out
+        if torch.jit.is_scripting():  # noqa: SIM114  scripting must not see the other branches
             value = _log_likelihood(tags, mask, *scores)
         elif _is_transformed(mask, tags, *scores):
             value = _log_likelihood(tags, mask, *scores)
@@ -101,7 +101,7 @@ class CRF(torch.nn.Module):
         return [row[steps].tolist() for row, steps in zip(tags, valid, strict=True)]
 
     def _batch_first(self, emissions: torch.Tensor, mask: torch.Tensor | None):
-        """Emissions and a mask of booleans with the batch first."""
+        """Emissions and a mask of booleans, both with the batch first."""
         if mask is None:
             mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
         mask = mask.to(torch.bool)
@@ -132,7 +132,7 @@ class CRF(torch.nn.Module):
 
 
 class _LogLikelihood(torch.autograd.Function):
-    """First derivatives by hand, in the kernel; those above by the operations of torch."""
+    """First derivatives by the kernel; higher ones by torch operations."""
 
     @staticmethod
     def forward(context, tags, mask, *scores):
@@ -163,7 +163,7 @@ def _log_likelihood(
     start: torch.Tensor,
     end: torch.Tensor,
 ) -> torch.Tensor:
-    """The log-likelihoods by operations of torch alone, for what it transforms or compiles."""
+    """The log-likelihoods by torch operations alone, which torch can transform and compile."""
     dtype, num_tags = emissions.dtype, emissions.shape[2]
     emissions, transitions = emissions.double(), transitions.double()
     start, end = start.double(), end.double()
@@ -184,12 +184,12 @@ def _log_likelihood(
 
 
 def _at(chosen: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """The score of the one that is chosen along the last axis."""
+    """The chosen score along the last axis."""
     return torch.where(chosen, scores, 0.0).sum(-1)
 
 
 def _log_sum_exp(scores: torch.Tensor) -> torch.Tensor:
-    """Over the second axis; of −inf alone it is −inf, with gradients of zero."""
+    """Log-sum-exp over the second axis; where all are −inf it is −inf, with gradients of zero."""
     largest = scores.detach().amax(1)
     largest = torch.where(torch.isfinite(largest), largest, 0.0)
     summed = (scores - largest[:, None]).exp().sum(1)
@@ -198,7 +198,7 @@ def _log_sum_exp(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _is_transformed(*tensors):
-    """Whether a transform of torch.func, a trace or an export sees to these, not autograd alone."""
+    """Whether torch.func, a trace or an export handles these tensors, and not autograd alone."""
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         return True
     return not all(_has_memory(tensor) and _has_no_tangent(tensor) for tensor in tensors)

@@ -155,7 +155,7 @@ def _overlap(a, b):
 
 
 def _fonts(text):
-    """Return the names of fonts that together have the text's characters; warn if none has one."""
+    """Return fonts by name that together have the text's characters; warn if there are none."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 

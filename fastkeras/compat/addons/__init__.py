@@ -5,8 +5,8 @@
     log_likelihood, transitions = tfa.text.crf_log_likelihood(inputs, tags, lengths)
     crf = tfa.layers.CRF(num_tags)
 
-Signatures, orders, dtypes and edge cases are those of TensorFlow Addons, but for what docs/crf.md
-lists under "Coming from another CRF".
+Signatures, orders, dtypes and edge cases are those of TensorFlow Addons, except for what
+docs/crf.md lists under "Coming from another CRF".
 """
 
 from importlib import import_module

@@ -10,19 +10,19 @@ from fastkeras.compat.addons.text.crf import crf_decode
 class CRF(keras.layers.Layer):
     """Linear-chain CRF that decodes, with the interface of TensorFlow Addons.
 
-    For new code there is `fastkeras.layers.CRF`, which has a loss and takes any mask.
+    New code should use `fastkeras.layers.CRF`, which has a loss and takes any mask.
 
     Args:
         units: number of tags.
         chain_initializer: of the transitions.
-        use_boundary: whether the first and the last tag of a sequence get scores of their own.
-        boundary_initializer: of those.
-        use_kernel: whether to project the inputs by a Dense layer; else they are cast.
+        use_boundary: whether the first and the last tag of a sequence get additional scores.
+        boundary_initializer: of these scores.
+        use_kernel: whether to project the inputs by a Dense layer; else they are only cast.
         **kwargs: of keras.layers.Layer.
 
     Call arguments:
         inputs: float, shape (batch, steps, channels); channels = units without the kernel.
-        mask: bool, shape (batch, steps); the length of a sequence is the number of its True.
+        mask: bool, shape (batch, steps); the length of a sequence is its number of True.
 
     Returns:
         A list: decoded tags, int32 (batch, steps); potentials with the boundaries added, float
@@ -30,9 +30,9 @@ class CRF(keras.layers.Layer):
         (units, units).
 
     Raises:
-        TypeError: units is no integer.
-        ValueError: a mask of another rank than 2.
-        NotImplementedError: a mask that begins with False, in eager calls; a graph does not check.
+        TypeError: units is not an integer.
+        ValueError: the rank of a mask is not 2.
+        NotImplementedError: a mask begins with False, in eager calls; graphs do not check this.
 
     Example:
         >>> import numpy as np
@@ -54,7 +54,7 @@ class CRF(keras.layers.Layer):
         use_kernel=True,
         **kwargs,
     ):
-        super().__init__(autocast=False, **kwargs)  # the CRF is in the dtype of its weights
+        super().__init__(autocast=False, **kwargs)  # the CRF computes in the dtype of its weights
         if not isinstance(units, int) or isinstance(units, bool):
             raise TypeError(f"units must be an int, got {units!r}")
         self.supports_masking = True

@@ -1,9 +1,11 @@
 """`tfa.text.crf` on the functions of `fastkeras.crf`.
 
 In all of them: inputs of float16, bfloat16, float32 or float64, shape (batch, steps, num_tags),
-give results of the same dtype, and half precision is computed in float32; tags and lengths are of
-any dtype and are cast to int32; a length below 0 is 0; scores, log-norms and best scores of an
-empty sequence are 0; tags past the length are not read. Source: tensorflow_addons.text.crf, 0.23.
+give results of the same dtype, but 16-bit floats are computed in float32; tags and lengths may have
+any dtype and are cast to int32; a length below 0 counts as 0; scores, log-norms and best scores of
+an empty sequence are 0; tags past the length are not read.
+
+Source: tensorflow_addons.text.crf, 0.23.
 """
 
 import keras
@@ -51,8 +53,8 @@ def crf_multitag_sequence_score(inputs, tag_bitmap, sequence_lengths, transition
     """Log-sum of the scores of all sequences that `tag_bitmap` (batch, steps, num_tags) allows.
 
     Returns:
-        Shape (batch,). An empty sequence has 0 for any number of steps; TensorFlow Addons gives
-        something else if there is one step.
+        Shape (batch,). An empty sequence has 0 for any number of steps, whereas TensorFlow Addons
+        gives another value if there is one step.
     """
     filtered = crf_filtered_inputs(inputs, tag_bitmap)
     return crf_log_norm(filtered, sequence_lengths, transition_params)
@@ -83,16 +85,16 @@ def crf_log_likelihood(inputs, tag_indices, sequence_lengths, transition_params=
         tag_indices: shape (batch, steps).
         sequence_lengths: shape (batch,).
         transition_params: shape (num_tags, num_tags), cast to the dtype of the inputs; None makes
-            a tf.Variable, Glorot uniform, which is of use only eagerly.
+            a tf.Variable, Glorot uniform, which works only in eager mode.
 
     Returns:
         Log-likelihoods, shape (batch,), and the transitions in the dtype of the inputs. An
         impossible sequence has −inf and no gradient.
 
     Raises:
-        ValueError: inputs without steps, or shapes that do not fit.
-        tf.errors.InvalidArgumentError: a tag out of range before the length, or a length above the
-            steps. A graph of the engine `keras` cannot raise: there the result is NaN.
+        ValueError: the inputs have no steps, or shapes do not fit.
+        tf.errors.InvalidArgumentError: a tag before the length is out of range, or a length exceeds
+            the steps. Graphs with the engine `keras` cannot raise it; they return NaN.
 
     Example:
         >>> import numpy as np
@@ -160,7 +162,7 @@ def crf_forward(inputs, state, transition_params, sequence_lengths):
 
 
 def viterbi_decode(score, transition_params):
-    """The best sequence of one array of potentials, outside of TensorFlow.
+    """The best sequence of one array of potentials, in NumPy.
 
     Args:
         score: NumPy array (steps, num_tags).
@@ -194,9 +196,9 @@ def crf_decode(potentials, transition_params, sequence_length):
         sequence_length: shape (batch,).
 
     Returns:
-        int32 tags, shape (batch, steps), 0 past the length, of equal candidates the lowest; their
-        scores, shape (batch,). An empty sequence has tags 0 and score 0; TensorFlow Addons decodes
-        its first step.
+        int32 tags, shape (batch, steps), 0 past the length; among equal scores the lowest tag wins;
+        and their scores, shape (batch,). An empty sequence has tags 0 and score 0, whereas
+        TensorFlow Addons decodes its first step.
 
     Example:
         >>> import fastkeras.compat.addons as tfa
@@ -210,7 +212,7 @@ def crf_decode(potentials, transition_params, sequence_length):
 
 
 def crf_constrained_decode(potentials, tag_bitmap, transition_params, sequence_length):
-    """`crf_decode` of the tags that `tag_bitmap`, bool (batch, steps, num_tags), allows."""
+    """`crf_decode` among the tags that `tag_bitmap`, bool (batch, steps, num_tags), allows."""
     filtered = crf_filtered_inputs(potentials, tag_bitmap)
     return crf_decode(filtered, transition_params, sequence_length)
 
@@ -352,5 +354,5 @@ def _valid_steps(inputs, lengths):
 
 
 def _engine():
-    """A model that is exported must not need our ops."""
+    """The engine; exported models get one that does not need our ops."""
     return "keras" if is_exporting() else None

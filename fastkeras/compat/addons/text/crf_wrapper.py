@@ -8,7 +8,7 @@ from fastkeras.compat.addons.text.crf import crf_log_likelihood
 
 @keras.saving.register_keras_serializable(package="Addons")
 class CRFModelWrapper(keras.Model):
-    """A model with a CRF on top that trains with its likelihood and predicts tags.
+    """A model with a CRF on top that trains by the CRF's likelihood and predicts tags.
 
     Args:
         base_model: a model with outputs of shape (batch, steps, channels), with or without a mask.
@@ -47,7 +47,7 @@ class CRFModelWrapper(keras.Model):
         **kwargs,
     ):
         super().__init__()
-        from fastkeras.compat.addons.layers.crf import CRF  # which needs `text` itself
+        from fastkeras.compat.addons.layers.crf import CRF  # not at the top: it imports `text`
 
         self.crf_layer = CRF(
             units, chain_initializer, use_boundary, boundary_initializer, use_kernel, **kwargs
@@ -55,7 +55,7 @@ class CRFModelWrapper(keras.Model):
         self.base_model = base_model
 
     def unpack_training_data(self, data):
-        """(x, y, sample_weight or None) of what `fit` hands over."""
+        """Split what `fit` hands over into (x, y, sample_weight or None)."""
         return keras.utils.unpack_x_y_sample_weight(data)
 
     def call(self, inputs, training=None, mask=None, return_crf_internal=False):

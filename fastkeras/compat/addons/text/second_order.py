@@ -1,4 +1,4 @@
-"""Derivatives of any order: the first by the fastest engine, those above by the `keras` engine."""
+"""Derivatives of any order: the first by the fastest engine, higher ones by the `keras` engine."""
 
 import tensorflow as tf
 
@@ -8,16 +8,16 @@ ZERO = tf.UnconnectedGradients.ZERO
 
 
 def differentiable(function, inputs, transitions, engine):
-    """`function(inputs, transitions, engine)`, of shape (batch,), for every number of tapes.
+    """Compute `function(inputs, transitions, engine)`, of shape (batch,), under any nested tapes.
 
-    TensorFlow Addons' functions could be differentiated twice; the C++ kernels have one derivative.
+    TensorFlow Addons' functions can be differentiated twice, but the C++ kernels only once.
     """
     if name_of(engine_for("crf", inputs, engine)) != "tensorflow_native":
         return function(inputs, transitions, engine)
 
     @tf.custom_gradient
     def value(inputs, transitions):
-        with tf.GradientTape(persistent=True) as tape:  # the caller's may ask more than once
+        with tf.GradientTape(persistent=True) as tape:  # the caller's tape may ask more than once
             tape.watch((inputs, transitions))
             result = function(inputs, transitions, engine)
 
