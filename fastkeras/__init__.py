@@ -1,7 +1,7 @@
 """Native kernels for Keras 3: structured layers, faster and more exact.
 
-Names load on first use, so `import fastkeras` costs nothing but this file; it is enough for
-`keras.saving.load_model` to find what of fastkeras a saved model holds.
+Names load on first use, so `import fastkeras` loads little more than this file; yet it is enough
+for `keras.saving.load_model` to find the classes of fastkeras in a saved model.
 """
 
 from importlib import import_module
@@ -28,7 +28,7 @@ __all__ = ["__version__", *_LAZY]
 
 
 def __getattr__(name):
-    if name == "_core":  # the compiled kernels, or the reason why they are missing
+    if name == "_core":  # the compiled kernels, or an error that says why they are missing
         return import_module("fastkeras._build").core()
     if name not in _LAZY:
         raise AttributeError(f"module 'fastkeras' has no attribute {name!r}")

@@ -1,11 +1,11 @@
-"""One dialect for arrays of every family: that of keras.ops, which NumPy and CuPy speak here."""
+"""One set of functions for arrays of every family, named as in keras.ops; also for NumPy, CuPy."""
 
 import sys
 from functools import cache
 
 import numpy as np
 
-FAMILY_OF_PACKAGE = {  # by the package of an array's type; whatever is unknown goes through NumPy
+FAMILY_OF_PACKAGE = {  # by the package of an array's type; other types are converted by NumPy
     "cupy": "cupy",
     "tensorflow": "tensorflow",
     "jax": "jax",
@@ -16,11 +16,11 @@ FAMILY_OF_PACKAGE = {  # by the package of an array's type; whatever is unknown 
 def family_of(array):
     """Return the family of an array: numpy, cupy, tensorflow, jax or torch.
 
-    Arrays that are not on the CPU are families of their own, torch_elsewhere and jax_elsewhere: no
-    kernel for CPUs may get them. Keras' variables are of the family of their values, its symbolic
-    tensors of that of its backend. Lists, and whatever is unknown, are NumPy's.
+    Arrays that are not on the CPU have families of their own, torch_elsewhere and jax_elsewhere,
+    since no kernel for CPUs may get them. Keras' variables have the family of their values, its
+    symbolic tensors that of its backend. Lists, and all unknown types, count as numpy.
     """
-    if type(array) is np.ndarray:  # soon told: every function of NumPy arrays asks often
+    if type(array) is np.ndarray:  # the quick way, since functions of NumPy arrays ask often
         return "numpy"
     if _is_tensor_of_torch(array):
         return "torch" if array.device.type == "cpu" else "torch_elsewhere"
@@ -39,13 +39,16 @@ def family_of(array):
 
 
 def _is_tensor_of_torch(array):
-    """Whether it is one, as torch.compile can tell it too; subclasses are."""
+    """Whether it is a torch tensor, or of a subclass; in a form that torch.compile can trace."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, getattr(torch, "Tensor", ()))
 
 
 def _jax_is_on_cpu(array=None):
-    """Whether a JAX array is on the CPU and stays there; one without values goes where JAX does."""
+    """Whether a JAX array is on the CPU and stays there.
+
+    An array without values, or not committed to a device, follows JAX's default device.
+    """
     import jax
 
     if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer):
@@ -56,12 +59,12 @@ def _jax_is_on_cpu(array=None):
 
 
 def _is_of_jax(array):
-    """Whether it is an array of JAX, and no variable or symbolic tensor of Keras on JAX."""
+    """Whether it is a JAX array, not a variable or symbolic tensor of Keras on JAX."""
     return FAMILY_OF_PACKAGE.get(type(array).__module__.partition(".")[0]) == "jax"
 
 
 def array_functions(array):
-    """The functions that take this array, under the names that keras.ops gives them."""
+    """The functions for this array, under their names in keras.ops."""
     family = family_of(array)
     if family == "torch" and _is_tensor_of_torch(array):
         from fastkeras._ops import torch_arrays
@@ -100,12 +103,12 @@ def dtype_of(array):
 
 @cache
 def _name_of(dtype):
-    """The name, which NumPy composes anew each time, in microseconds."""
+    """The name, cached, since NumPy takes microseconds to compose it each time."""
     return dtype.name
 
 
 def has_values(array):
-    """Whether an array has values now, or stands for those that a graph or a program will see."""
+    """Whether an array has values now, and does not stand for future values in a graph."""
     family = family_of(array)
     if family == "tensorflow":
         return hasattr(array, "numpy")  # a symbolic tensor has no such attribute
@@ -117,9 +120,9 @@ def has_values(array):
 
 
 def as_int32(array):
-    """Integers as int32; those beyond become the nearest, where a cast would wrap them into range.
+    """Integers as int32; those out of range become the nearest int32, where a cast would wrap.
 
-    Of no family but NumPy's, whose integers are checked as they come.
+    Needed for every family except NumPy, whose integers were checked before.
     """
     functions = array_functions(array)
     if dtype_of(array) in ("int64", "uint64"):
@@ -128,7 +131,7 @@ def as_int32(array):
 
 
 def contiguous(array):
-    """The array with its elements in a row, as kernels want it; tensors as they are."""
+    """The array, contiguous as kernels need it; tensors are returned as they are."""
     family = family_of(array)
     if family == "numpy":
         return np.require(array, requirements="C")
@@ -136,7 +139,7 @@ def contiguous(array):
 
 
 class Spoken:
-    """The functions of NumPy, or of CuPy, and what keras.ops calls otherwise."""
+    """The functions of NumPy or CuPy, and those that have another name in keras.ops."""
 
     def __init__(self, module):
         self._module = module
@@ -145,11 +148,11 @@ class Spoken:
         return getattr(self._module, name)
 
     def cast(self, array, dtype):
-        """Of the dtype; without a copy if it is already."""
+        """The array in this dtype; not copied if it has that dtype already."""
         return self._module.asarray(array).astype(dtype, copy=False)
 
     def convert_to_tensor(self, array, dtype=None):
-        """An array, of what may be a list."""
+        """The array, or list, as an array."""
         return self._module.asarray(array, dtype)
 
     def convert_to_numpy(self, array):
@@ -157,7 +160,7 @@ class Spoken:
         return array if isinstance(array, np.ndarray) else self._module.asnumpy(array)
 
     def shape(self, array):
-        """A tuple of numbers."""
+        """The shape as a tuple of numbers."""
         return array.shape
 
     def stop_gradient(self, array):
@@ -165,7 +168,7 @@ class Spoken:
         return array
 
     def cond(self, condition, if_true, if_false):
-        """What one of the two functions returns."""
+        """The result of one of the two functions."""
         return if_true() if condition else if_false()
 
 

@@ -1,6 +1,6 @@
-"""What was compiled when fastkeras was built; of what is missing, the reason and the command.
+"""What was compiled when fastkeras was built; for missing parts, why, and the command to get them.
 
-`setup.py` writes it down beside the compiled parts, in `_built.json`.
+`setup.py` records it beside the compiled parts, in `_built.json`.
 """
 
 import json
@@ -19,7 +19,7 @@ def core():
     """The compiled kernels for NumPy arrays, or an ImportError that says what to do."""
     name = "fastkeras._core"
     spec = find_spec(name)
-    # an editable installation would lend the sources of one folder the kernels of another
+    # an editable installation could give the sources of one folder the kernels of another
     if spec is None or Path(spec.origin).parent.resolve() != FOLDER.resolve():
         raise ImportError(reason("_core"), name=name)
     try:
@@ -31,7 +31,7 @@ def core():
 
 
 def record():
-    """What `setup.py` wrote down: `tensorflow`, `jaxlib`, `compiler` and `failed`, or None."""
+    """What `setup.py` recorded: `tensorflow`, `jaxlib`, `compiler` and `failed`, or None."""
     try:
         return json.loads((FOLDER / "_built.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -42,9 +42,9 @@ def reason(part, tensorflow=None, jaxlib=None):
     """Why a compiled part is missing, and how to get it.
 
     Args:
-        part: its name, as "_core".
-        tensorflow: the minor version of TensorFlow that runs, if the part fits one only.
-        jaxlib: the version of jaxlib that runs, if the part is built from its headers.
+        part: its name, such as "_core".
+        tensorflow: the minor version of the running TensorFlow, if the part fits only one.
+        jaxlib: the version of the running jaxlib, if the part is built from its headers.
     """
     built, others = record(), [file.name for file in FOLDER.glob(f"{part}.*")]
     if others:
@@ -87,9 +87,9 @@ def elsewhere():
 
 
 def rebuild(named=None):
-    """The command that builds fastkeras again where it is.
+    """The command that builds this fastkeras again.
 
-    `named` is the environment variable that tells setup.py of a framework that is installed here.
+    `named` is the environment variable that tells setup.py which installed framework to use.
     """
     clone = FOLDER.parent
     if (clone / "setup.py").exists():
@@ -100,7 +100,7 @@ def rebuild(named=None):
             came_from = json.loads(found.read_text("direct_url.json") or "{}")
             source = came_from.get("url", source).removeprefix("file://")
             if source.endswith(".whl"):
-                source = "THE_SOURCES_OF_FASTKERAS"  # and not the same wheel once more
+                source = "THE_SOURCES_OF_FASTKERAS"  # not the same wheel again
             installer = (found.read_text("INSTALLER") or installer).strip()
     if installer == "uv":
         command = f"uv pip install --python {sys.executable} --reinstall --no-deps --no-cache"
@@ -111,6 +111,6 @@ def rebuild(named=None):
 
 
 def _distributions():
-    from importlib.metadata import distributions  # which takes its time, for an error only
+    from importlib.metadata import distributions  # slow to import, and needed only for an error
 
     return distributions(name="fastkeras")

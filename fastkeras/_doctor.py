@@ -1,4 +1,4 @@
-"""The report of `fastkeras doctor`: what is here, what answers, and what mends the rest."""
+"""The report of `fastkeras doctor`: what is installed, which engines work, how to fix the rest."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from fastkeras._engines import (
     why_not_ready,
 )
 
-PACKAGES = {  # title: the distributions that have it
+PACKAGES = {  # title: the distributions that provide it
     "NumPy": ("numpy",),
     "Numba": ("numba",),
     "Keras": ("keras", "keras-nightly"),
@@ -34,14 +34,14 @@ IN_FIT = ("crf", "optimizers", "word2vec.layers")
 
 def doctor(as_json=False):
     """Print the report; return the exit status, 1 if it names a problem."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its greetings are not the report
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keeps TensorFlow's log out of the report
     found = report()
     print(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _as_text(found))
     return 1 if found["problems"] else 0
 
 
 def report():
-    """What there is to tell, as a dict of dicts and lists of strings."""
+    """The report as a dict of dicts and lists of strings."""
     states = {domain: engines(domain) for domain in DOMAINS}
     backend = _backend()
     loaded = {domain: sys.modules.get(module) for domain, module in UNDER_XLA.items()}
@@ -112,10 +112,10 @@ def _settings(backend):
 
 
 def _backend():
-    """The backend of Keras, or None if there is no Keras that loads."""
+    """The backend of Keras, or None if Keras cannot be imported."""
     try:
         import keras
-    except Exception:  # whatever a broken installation may raise: the engines have the reason
+    except Exception:  # a broken installation may raise anything; the engines report the reason
         return None
     return keras.backend.backend()
 
@@ -132,7 +132,7 @@ def _in_fit(domain, backend, xla):
 
 
 def _problems(states, backend):
-    """Of what is installed but does not work, each reason once, with the way out."""
+    """The reasons why installed parts do not work, each once, with the remedy."""
     problems, forced = {}, os.environ.get(FORCED)
     if forced and forced not in FORCIBLE:
         problems[f"{FORCED}={forced!r} names no engine{near(forced, FORCIBLE)}: unset it"] = None
@@ -145,7 +145,7 @@ def _problems(states, backend):
         ] = None
     for domain, of_domain in states.items():
         for engine, state in of_domain.items():
-            # who has not installed what an engine takes does not want that engine
+            # an engine whose framework is not installed is not wanted, and no problem
             if not isinstance(why_not_ready(domain, engine), ModuleNotFoundError | type(None)):
                 problems.setdefault(state, f"{domain}, {engine}")
     return [f"{where}: {text}" if where else text for text, where in problems.items()]

@@ -1,7 +1,7 @@
-"""Which module of functions answers a call: `fastkeras.<domain>._engines.<engine>`.
+"""Chooses the module that answers a call: `fastkeras.<domain>._engines.<engine>`.
 
-An engine is listed here and says the rest itself: its imports say whether it can run, and what it
-defines is what it can do. There is no other list.
+Engines are listed here only. The rest follows from the module: an engine can run if its imports
+succeed, and can do what it defines.
 """
 
 import os
@@ -57,12 +57,12 @@ AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "numpy": ("native", "numba", "reference"),
     "tensorflow": ("tensorflow_native", "keras"),
     "jax": ("jax_native", "keras"),
-    "jax_elsewhere": ("keras",),  # arrays that are not on the CPU, or may come to be elsewhere
+    "jax_elsewhere": ("keras",),  # arrays that are not on the CPU, or may be moved elsewhere
     "cupy": ("cupy",),
     "torch": ("torch_native", "keras"),
     "torch_elsewhere": ("keras",),  # tensors that are not on the CPU
 }
-UNDER_XLA = {  # where the kernels of `tensorflow_native` for XLA are, a csrc/*/xla.cc
+UNDER_XLA = {  # modules with kernels of `tensorflow_native` for XLA, made from csrc/*/xla.cc
     "crf": "fastkeras._ops.tensorflow",
     "crf.semi_markov": "fastkeras._ops.tensorflow",
     "optimizers": "fastkeras._ops.tensorflow_variables",
@@ -77,21 +77,21 @@ FORCIBLE = tuple(dict.fromkeys(name for names in DOMAINS.values() for name in na
 def engine_for(domain, array, engine=None, needs=None, what=None):
     """Return the module of `domain` that answers for `array`.
 
-    A named engine is used or raises; only an unnamed one falls through to the next. NumPy arrays
-    may be handed to every engine by name, since all of them can convert.
+    A named engine is used, or raises an error; without a name, the first that is ready is used.
+    Every engine takes NumPy arrays if it is named, since all of them can convert these.
 
     Args:
         domain: a key of `DOMAINS`.
         array: the array, or tensor, whose family decides.
         engine: a name, or None for `FASTKERAS_ENGINE`, and without that for the fastest. The
             variable counts wherever its engine exists for the domain, the array and `needs`.
-        needs: what not every engine defines, and this call uses: the name of a function, or of a
-            constant by which an engine says that it can do something.
-        what: that in words, for the error.
+        needs: something that this call uses and not every engine defines: the name of a function,
+            or of a constant by which an engine says that it can do something.
+        what: the same in words, for the error.
 
     Raises:
-        ValueError: no such domain or engine, or one that does not take this.
-        ImportError: the engine is not ready; or of those not named, none is.
+        ValueError: no such domain or engine, or the engine cannot take this.
+        ImportError: the named engine is not ready; or without a name, none is.
     """
     return engine_of_family(domain, family_of(array), engine, needs, what)
 
@@ -107,10 +107,10 @@ def engine_of_family(domain, family, engine=None, needs=None, what=None):
 
 
 def path_of(domain, family, engine=None, needs=None, what=None):
-    """The name of the module that `engine_of_family` returns, which is loaded.
+    """Load the module that `engine_of_family` returns, and return its name.
 
-    torch.compile takes it as a constant of its program, as it cannot take a module; all that is
-    imported, or read from the environment, is therefore done here.
+    torch.compile treats the name as a constant of its program, which it cannot do with a module.
+    Therefore all importing, and reading of the environment, is done here.
     """
     check_domain(domain)
     if family not in AUTOMATIC:
@@ -139,7 +139,7 @@ def path_of(domain, family, engine=None, needs=None, what=None):
 
 
 def name_of(engine):
-    """The name of an engine, whose module this is."""
+    """The name of the engine whose module this is."""
     return engine.__name__.rpartition(".")[2]
 
 
@@ -163,7 +163,7 @@ def check_engine(domain, engine):
 
 
 def near(name, names):
-    """Words for an error that ask for the nearest of the names, if one is near."""
+    """The part of an error message that suggests the nearest of the names, if one is near."""
     found = nearest(name, names)
     return f" (did you mean {found!r}?)" if found else ""
 
@@ -177,7 +177,7 @@ def nearest(name, names):
 
 
 def engines(domain):
-    """Tell which engines of a domain can run here, and why the others cannot.
+    """Say which engines of a domain can run here, and why the others cannot.
 
     Args:
         domain: the name of a domain, e.g. "crf".
@@ -198,7 +198,7 @@ def engines(domain):
 
 
 def inside_xla():
-    """Whether what is traced now will be compiled by XLA."""
+    """Whether XLA will compile the code that is being traced now."""
     from tensorflow.python.framework import ops
     from tensorflow.python.ops import control_flow_util
 
@@ -206,7 +206,7 @@ def inside_xla():
 
 
 def runs_in_xla(domain):
-    """Whether the ops of a domain run inside of a program of XLA here."""
+    """Whether the ops of a domain can run inside programs of XLA here."""
     if domain not in UNDER_XLA or _state(domain, "tensorflow_native") != "ready":
         return False
     return import_module(UNDER_XLA[domain]).XLA == "ready"
@@ -238,7 +238,7 @@ def _first(domain, family, needs, what):
 
 
 def _forced(domain, family, needs):
-    """The engine of the environment variable, if it can do what is asked for."""
+    """The engine named by the environment variable, if it can do what this call needs."""
     name = os.environ.get(FORCED)
     if not name:
         return None
@@ -252,7 +252,7 @@ def _forced(domain, family, needs):
 
 
 def _takers(domain, family):
-    """The engines of a domain that take an array of a family when they are named."""
+    """The engines of a domain that take arrays of this family when they are named."""
     names = DOMAINS[domain]
     return names if family == "numpy" else [n for n in AUTOMATIC[family] if n in names]
 
@@ -275,16 +275,16 @@ def _state(domain, engine):
 
 @cache
 def why_not_ready(domain, engine):
-    """Return what the import of an engine raises, or None; ModuleNotFoundError of what it lacks."""
+    """Return the error of importing an engine (ModuleNotFoundError for a missing module) or None."""
     try:
         _load(domain, engine)
-    except Exception as error:  # whatever a broken installation of a framework may raise
+    except Exception as error:  # a broken installation of a framework may raise anything
         return error
     return None
 
 
 def _explained(error):
-    """The error of a module that is not installed, with the command or setting that mends it."""
+    """The error for a module that is not installed, with the command or setting that helps."""
     missing, text = error.name, str(error)
     if missing == "keras":
         text = "No module named 'keras': it takes `pip install keras`, and a backend of it"
@@ -292,7 +292,7 @@ def _explained(error):
         others = [f"KERAS_BACKEND={n}" for n in BACKENDS if n != missing and find_spec(n)]
         way = f"set {' or '.join(others)}" if others else f"it takes `pip install {missing}`"
         text = f"No module named {missing!r}, which Keras takes as its backend: {way}"
-        return ImportError(text, name=missing)  # Keras is installed: something is wrong
+        return ImportError(text, name=missing)  # Keras is installed, so this is a problem
     elif missing == "cupy":
         text = "No module named 'cupy': it takes `pip install cupy-cuda13x`, and a GPU of NVIDIA"
     elif missing in BUILT_FOR:

@@ -1,8 +1,8 @@
-"""Files that are there whole or not at all, and a look beforehand at whether they can be written.
+"""Writes files completely or not at all, and checks beforehand whether they can be written.
 
-A file is written under another name in the same folder, forced onto the disk, and only then takes
-its name. Whoever reads meanwhile finds the old file or the new one, and so does whoever comes after
-a crash, a kill or a full disk.
+A file is written under another name in the same folder, forced onto the disk, and only then
+renamed. Whoever reads it, even after a crash, a kill or a full disk, finds either the old file or
+the new one.
 """
 
 import contextlib
@@ -14,23 +14,23 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # no such locks on Windows: files of killed writers stay there
+except ImportError:  # Windows has no such locks, so files of killed writers stay there
     fcntl = None
 
 SUFFIX = ".partial"
-_KEPT = 50  # letters of the name that a temporary file bears: a long name has no room for more
+_KEPT = 50  # letters of the name used for the temporary file, so that its name is not too long
 
 
 @contextlib.contextmanager
 def replacing(path, mode="wb", **options):
     """Open a file that takes the place of `path` when the block ends without an error.
 
-    An error leaves the old file as it was and removes the unfinished one. A writer that was killed
-    cannot do so; the next one of the same name does. Any number of threads and processes may write
-    the same name at once: the last one that finishes wins, whole.
+    An error leaves the old file as it was and removes the unfinished one. A killed writer cannot do
+    so; its unfinished file is removed by the next writer of the same name. Any number of threads
+    and processes may write the same name at once: the file is that of the last to finish.
 
-    A symbolic link stays one, and the file it points to is replaced. What is there and is no
-    regular file, such as a pipe or `/dev/stdout`, is written to directly.
+    A symbolic link stays one, and the file it points to is replaced. If the path is not a regular
+    file but a pipe or `/dev/stdout`, for instance, it is written to directly.
 
     Args:
         path: of the file; its folder must exist.
@@ -68,9 +68,9 @@ def replacing(path, mode="wb", **options):
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # while the lock is held, nobody takes it for abandoned
+            if fcntl is not None:  # while the lock is held, no other writer removes the file
                 os.replace(name, target)
-        if fcntl is None:  # Windows renames no open file
+        if fcntl is None:  # Windows cannot rename an open file
             os.replace(name, target)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -82,8 +82,8 @@ def replacing(path, mode="wb", **options):
 def check_writable(path, argument="path"):
     """Raise OSError if a file of this name cannot be written; nothing is left behind.
 
-    Call it before long work whose result will go there. It writes a byte to a new file beside it,
-    so it also notices a full disk and a read-only file system, and removes that file again.
+    Call it before long work whose result will go there. It writes a byte to a new file in the same
+    folder and removes it again, so it also notices a full disk and a read-only file system.
 
     Args:
         path: of the file to be written later.
@@ -126,7 +126,7 @@ def check_writable(path, argument="path"):
 
 
 def _status(path):
-    """Return the status of what is there, or None; a folder and a write-protected file raise."""
+    """Return the status of the path, None if nothing is there; raise if it cannot be replaced."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -152,13 +152,13 @@ def _create(target):
     while True:
         name = target.with_name(f".{target.name[:_KEPT]}.{os.urandom(6).hex()}{SUFFIX}")
         try:
-            descriptor = os.open(name, flags, 0o666)  # less the process's mask
+            descriptor = os.open(name, flags, 0o666)  # minus the umask of the process
         except FileExistsError:
             continue
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(target)) from None
         _lock(descriptor, wait=True)
-        # Before it was locked, another writer may have taken it for abandoned.
+        # Before the lock was taken, another writer may have removed the file as abandoned.
         if fcntl is None or os.fstat(descriptor).st_nlink:
             return descriptor, name
         os.close(descriptor)
@@ -169,18 +169,18 @@ def _lock(descriptor, wait=False):
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return True
-    except (AttributeError, OSError):  # no locks here, or somebody else has it
+    except (AttributeError, OSError):  # there are no locks here, or another process holds this one
         return False
 
 
 def _remove_abandoned(target):
-    """Remove what writers of this name have left that were killed."""
+    """Remove the files that killed writers of this name have left."""
     pattern = re.compile(rf"\.{re.escape(target.name[:_KEPT])}\.[0-9a-f]{{12}}{re.escape(SUFFIX)}")
     with contextlib.suppress(OSError):  # a folder may be writable and yet not be listed
         for entry in os.scandir(target.parent):
             if not pattern.fullmatch(entry.name):
                 continue
-            with contextlib.suppress(OSError):  # another one may remove it at the same time
+            with contextlib.suppress(OSError):  # another writer may remove it at the same time
                 descriptor = os.open(entry.path, os.O_RDWR)
                 try:
                     if _lock(descriptor):

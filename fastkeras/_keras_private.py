@@ -1,7 +1,7 @@
-"""All that fastkeras takes from inside of Keras, where a minor version may move it.
+"""All that fastkeras uses of Keras' private modules, which any minor version may change.
 
-No other file imports `keras.src`. tests/test_keras_private.py names each function, so that a Keras
-that moved something fails there, and not in a user's model.
+No other file imports `keras.src`. tests/test_keras_private.py names each function, so that after a
+change in Keras a test fails, and not a user's model.
 """
 
 import sys
@@ -34,18 +34,18 @@ __all__ = [
 
 
 def is_exporting(to="keras.src.export"):
-    """Whether Keras is writing a model for serving, which must not need a custom op.
+    """Whether Keras is exporting a model for serving, which must not need a custom op.
 
-    Keras gives no other sign of it than who is calling.
+    The only sign of it is who the callers are.
     """
     return any(frame.f_globals.get("__name__", "").startswith(to) for frame in _frames())
 
 
 def training_call():
-    """The model whose `fit` or the like is being traced or run, and that call's class_weight.
+    """The model whose `fit` or similar is being traced or run, and that call's class_weight.
 
     Returns:
-        (None, None) outside of such a call.
+        Model and class_weight; (None, None) outside such a call.
     """
     for frame in _frames():
         if frame.f_code.co_name in ("fit", "train_on_batch"):
@@ -56,7 +56,7 @@ def training_call():
 
 
 def metric_names(model):
-    """The metrics that `compile` was given by name."""
+    """The metrics that `compile` was given as names."""
     compiled = getattr(model, "_compile_metrics", None)
     given = keras.tree.flatten(getattr(compiled, "_user_metrics", None))
     return {metric for metric in given if isinstance(metric, str)}

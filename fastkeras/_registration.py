@@ -1,8 +1,8 @@
-"""What lets `keras.saving.load_model` find our classes after `import fastkeras` alone.
+"""Lets `keras.saving.load_model` find our classes after `import fastkeras` alone.
 
-Keras finds a class by its registered name, and so only after the module of the class was imported;
-but `import fastkeras` imports neither those modules nor Keras. Hence, as soon as Keras is there, a
-stand-in is registered for each class. It imports the module when a saved model holds the class.
+Keras finds a class by its registered name, so only after the module of the class was imported. But
+`import fastkeras` imports neither those modules nor Keras. Therefore a stand-in for each class is
+registered as soon as Keras is imported; it imports the module when a saved model holds the class.
 """
 
 import sys
@@ -33,7 +33,7 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
 
 def register_with_keras():
     """Register the stand-ins, now or after the import of Keras."""
-    if sys.modules.get("keras"):  # None hides a module
+    if sys.modules.get("keras"):  # None there means that the module is hidden
         _register()
     else:
         sys.meta_path.insert(0, _KerasFinder())
@@ -43,7 +43,7 @@ def _register():
     try:
         from keras.saving import get_custom_objects, register_keras_serializable
     except ImportError:
-        return  # older than Keras 3: no reason to fail its import
+        return  # older than Keras 3; that must not make the import of Keras fail
     for registered_name, module in REGISTERED.items():
         if registered_name not in get_custom_objects():
             package, _, name = registered_name.partition(">")
@@ -52,18 +52,18 @@ def _register():
 
 
 class _StandIn(type):
-    """A class whose attributes are those of a class that is not imported yet."""
+    """A class that takes its attributes from a class that is not imported yet."""
 
     def __getattr__(cls, attribute):
         from keras.saving import get_custom_objects
 
         registered_name, module = cls._stands_for
-        import_module(module)  # where the class takes the place of this one
+        import_module(module)  # there the class is registered in place of this one
         return getattr(get_custom_objects()[registered_name], attribute)
 
 
 class _KerasFinder:
-    """Finds Keras as all other finders do, for a loader that registers afterwards."""
+    """Finds Keras through the other finders, with a loader that registers afterwards."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "keras":

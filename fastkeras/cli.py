@@ -13,7 +13,7 @@ def main(arguments=None):
         arguments: list of strings; None takes those of the process.
 
     Returns:
-        The exit status: 0, or 1 if `doctor` finds a problem; that of the other commands' own
+        The exit status: 0, or 1 if `doctor` finds a problem; for other commands, that of their own
         `main`.
 
     Example:

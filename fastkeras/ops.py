@@ -1,4 +1,4 @@
-"""Operations beside those of `keras.ops`."""
+"""Operations that `keras.ops` lacks."""
 
 from fastkeras.training.gradients.reversal import (
     gradient_after_loss,

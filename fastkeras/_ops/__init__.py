@@ -1,1 +1,1 @@
-"""The compiled libraries, loaded and given to TensorFlow, JAX and torch; for all domains."""
+"""Loads the compiled libraries and makes them ops of TensorFlow, JAX and torch, for all domains."""

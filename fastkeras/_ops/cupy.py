@@ -1,4 +1,4 @@
-"""Kernels in CUDA C++, compiled by CuPy for the GPU at hand, for the engines `cupy`."""
+"""CUDA C++ kernels of the `cupy` engines, compiled by CuPy for the GPU of this machine."""
 
 from functools import cache
 from importlib import resources
@@ -14,11 +14,11 @@ except cupy.cuda.runtime.CUDARuntimeError as error:
 DEVICE_HEADER = resources.files("fastkeras._ops") / "device.cuh"
 
 
-OPTIONS = ("-std=c++17", "-default-device")  # what is not said to be for the host is for the device
+OPTIONS = ("-std=c++17", "-default-device")  # unmarked functions are for the device
 
 
 def source(package, files):
-    """The text of some .cu of a package, after the header: CuPy's cache knows all of it so."""
+    """The header and these .cu files of a package as one text, on which CuPy's cache depends."""
     return "\n".join(path.read_text() for path in (DEVICE_HEADER, *map(_in(package), files)))
 
 
@@ -29,7 +29,7 @@ def _in(package):
 class Kernels:
     """Kernels of one source text, compiled with these definitions when one is first launched.
 
-    CuPy keeps what was compiled in its cache on disk.
+    CuPy keeps the compiled code in its cache on disk.
     """
 
     def __init__(self, code, **definitions):
@@ -37,7 +37,7 @@ class Kernels:
         self.options = (*OPTIONS, *(f"-D{name}={x}" for name, x in definitions.items()))
 
     def launch(self, name, blocks, threads, *arguments):
-        """Launch a kernel on the current stream. Its integers are int; None is a null pointer."""
+        """Launch a kernel on the current stream; it gets ints as `int`, None as a null pointer."""
         blocks = blocks if isinstance(blocks, tuple) else (blocks,)
         numbers = (np.int32(x) if isinstance(x, int) else x for x in arguments)
         self._function(name, cupy.cuda.runtime.getDevice())(blocks, (threads,), tuple(numbers))

@@ -1,5 +1,5 @@
-// What the kernels of every domain begin with: Python puts it before their text (cupy.py), since
-// NVRTC, which compiles them at run time, is given no files. On a CPU, the tests put their
+// Definitions for the kernels of every domain. Python puts this text before theirs (cupy.py), since
+// NVRTC, which compiles them at run time, cannot include files. To run them on a CPU, the tests put
 // cuda_on_cpu.h before both.
 #if !defined(FASTKERAS_ON_CPU)
 #define FASTKERAS_SHARED(type, name, count) __shared__ type name[count]
@@ -26,14 +26,15 @@ struct Smallest {
     return b < a ? b : a;
   }
 };
-struct Largest {  // of what is not NaN
+struct Largest {  // ignores NaN
   template <typename Value>
   __device__ static Value Of(Value a, Value b) {
     return b > a ? b : a;
   }
 };
 
-// The sum, for instance, of the values of a warp, in all its lanes: always in the same order.
+// Combines the values of a warp, into their sum for instance, and returns the result to all lanes.
+// The order is always the same.
 template <typename Combine, typename Value>
 __device__ inline Value OfWarp(Value value) {
   for (int bits = 16; bits; bits /= 2) {
@@ -42,12 +43,12 @@ __device__ inline Value OfWarp(Value value) {
   return value;
 }
 
-// That of a block of so many threads; `shared` has room for a value of each warp.
+// The same for a block of kThreads threads; `shared` has room for one value per warp.
 template <typename Combine, int kThreads, typename Value>
 __device__ inline Value OfBlock(Value value, Value* shared) {
   value = OfWarp<Combine>(value);
   if (kThreads == 32) return value;
-  __syncthreads();  // what was there before has been read
+  __syncthreads();  // all threads have read what `shared` held before
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
   __syncthreads();
   value = shared[0];

@@ -1,4 +1,4 @@
-"""The C++ kernels as calls of XLA on the CPU: what JAX's transformations ask of one.
+"""Makes the C++ kernels calls of XLA on the CPU that work under JAX's transformations.
 
 The library, made of csrc/**/jax.cc, is built where setup.py finds a jaxlib.
 """
@@ -39,7 +39,7 @@ _library = _load()
 
 
 def function_of(name, result, *arguments):
-    """A function of the library, with the types of ctypes that its result and arguments have."""
+    """A function of the library, given the ctypes of its result and arguments."""
     try:
         function = getattr(_library, name)
     except AttributeError as error:
@@ -51,8 +51,8 @@ def function_of(name, result, *arguments):
 def _check_interface():
     """Raise ImportError if the library was compiled for a newer interface than this jaxlib has.
 
-    XLA would refuse its functions, but as a rule only when the first array is made, and then it
-    has no CPU at all. The headers beside a jaxlib tell its version without starting it.
+    XLA would refuse its functions too, but usually only when the first array is made, and then JAX
+    has no CPU at all. The headers in jaxlib's folder show its version without starting it.
     """
     path = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
     if not path.exists():
@@ -69,19 +69,19 @@ def _check_interface():
 
 
 def op(name, results, what, advice):
-    """Return a function of JAX arrays that calls a kernel, under every transformation but one.
+    """Return a function of JAX arrays that calls a kernel; all transformations but derivatives work.
 
     Args:
-        name: the kernel's in the library, without the dtype.
-        results: a function of the arrays and attributes that returns what comes back, one
-            `jax.ShapeDtypeStruct` or a tuple of them.
+        name: that of the kernel in the library, without the dtype.
+        results: a function of the arrays and attributes that returns shapes and dtypes of the
+            results, one `jax.ShapeDtypeStruct` or a tuple of them.
         what: what cannot be differentiated, for the error.
-        advice: what can, for the error.
+        advice: what to use instead, for the error.
 
     Returns:
-        A function of arrays, the first of which has the dtype that the kernel is taken for, and of
-        integers or bools as keywords. Under `jax.vmap` it is one call, which shares the elements
-        among threads. Whatever asks for a derivative of it gets a NotImplementedError.
+        A function of arrays, with integers or bools as keywords; the dtype of the first array
+        selects the kernel. Under `jax.vmap` it makes one call, which shares the elements among
+        threads. Differentiating it raises NotImplementedError.
     """
     for dtype in ("float32", "float64"):
         register(f"{name}_{dtype}")
@@ -90,7 +90,7 @@ def op(name, results, what, advice):
         call = jax.ffi.ffi_call(
             f"{name}_{arrays[0].dtype}",
             results(*arrays, **dict(attributes)),
-            vmap_method="expand_dims",  # csrc/xla_call.h takes what has more axes than its rank
+            vmap_method="expand_dims",  # csrc/xla_call.h handles axes in front of the given rank
         )
         in_c = {key: _as_in_c(value) for key, value in attributes}
         in_c |= {"num_threads": np.int32(0), "rank": np.int32(arrays[0].ndim)}  # 0: all processors
@@ -104,14 +104,14 @@ def op(name, results, what, advice):
 
 
 def differentiable(function, forward, backward):
-    """Give a function its derivative in reverse; the one forward is an error that says so.
+    """Give a function a reverse-mode derivative; forward mode raises an error that says so.
 
-    All three are as for `jax.custom_vjp`, their first argument what does not vary: the keywords of
-    the function that is returned, in pairs.
+    All three functions are as for `jax.custom_vjp`. Their first argument, which is not
+    differentiated, holds the keywords of the returned function as pairs.
     """
     made = jax.custom_vjp(function, nondiff_argnums=(0,))
     made.defvjp(forward, backward)
-    compiled = jax.jit(made, static_argnums=0, inline=True)  # for eager calls, half the time
+    compiled = jax.jit(made, static_argnums=0, inline=True)  # halves the time of eager calls
 
     def call(*arrays, **attributes):
         try:
@@ -128,16 +128,17 @@ def differentiable(function, forward, backward):
 
 
 def _alike(arrays):
-    """The arrays, of a shard or of all alike: the gradient of what all share is a sum over shards.
+    """The arrays, all marked as varying over the same axes of a mesh.
 
-    `jax.shard_map` asks for it, which knows of each array over which axes of a mesh it varies.
+    `jax.shard_map` tracks over which axes each array varies, and wants them equal. The mark also
+    makes it sum the gradient of a shared array over the shards.
     """
     axes = _axes_of(arrays)
     return [_to_vary(array, axes - _axes_of([array])) for array in arrays] if axes else arrays
 
 
 def _axes_of(arrays):
-    """The axes of a mesh over which any of the arrays varies; JAX knows of them since 0.7."""
+    """The axes of a mesh over which any of the arrays varies; JAX tracks them since 0.7."""
     axes = frozenset()
     for array in arrays:
         if isinstance(array, jax.core.Tracer):
@@ -155,18 +156,18 @@ def _to_vary(array, axes):
 
 
 def on_numpy_arrays(function, *arrays, **attributes):
-    """Call a function of JAX arrays, on the CPU and in the dtypes of these; return NumPy arrays."""
+    """Call a function of JAX arrays with NumPy arrays, on the CPU and without changing dtypes."""
     with enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         results = function(*map(jax.numpy.asarray, arrays), **attributes)
-        return jax.tree.map(np.array, results)  # copies: those of JAX are read-only
+        return jax.tree.map(np.array, results)  # copies, since JAX's own are read-only
 
 
 def register(name):
-    """Let programs of XLA call a function of the library by its name; return that."""
+    """Register a function of the library, so that XLA can call it by name; return the name."""
     handler = jax.ffi.pycapsule(function_of(name, None))
     try:
         jax.ffi.register_ffi_target(name, handler, platform="cpu")
-    except Exception as error:  # XLA refuses a call of another version of its interface
+    except Exception as error:  # XLA refuses functions for another version of its interface
         raise ImportError(
             f"{NAME}.so does not suit jaxlib {jaxlib.__version__}: {error}; {_again()}"
         ) from error

@@ -10,7 +10,7 @@ def __getattr__(name):
 
 
 def convert_to_tensor(value, dtype=None):
-    """An array, of what may be a variable of Keras or a list."""
+    """The value, which may be a Keras variable or a list, as an array."""
     if type(value).__module__.partition(".")[0] == "keras":
         value = value.value
     return jnp.asarray(value, dtype)
@@ -22,12 +22,12 @@ def convert_to_numpy(array):
 
 
 def cast(array, dtype):
-    """Of the dtype."""
+    """The array in this dtype."""
     return jnp.asarray(array, dtype)
 
 
 def shape(array):
-    """A tuple of numbers."""
+    """The shape as a tuple of numbers."""
     return array.shape
 
 
@@ -37,12 +37,12 @@ def stop_gradient(array):
 
 
 def cond(condition, if_true, if_false):
-    """What one of the two functions returns."""
+    """The result of one of the two functions."""
     return jax.lax.cond(condition, if_true, if_false)
 
 
 def uniform(shape, dtype, seed=None):
-    """Numbers in 0 ≤ u < 1, by a key of jax.random, by that of an integer, or by any."""
+    """Numbers in 0 ≤ u < 1; the seed is a key of jax.random, an integer, or None for any."""
     if not isinstance(seed, jax.Array):
         seed = jax.random.key(np.random.default_rng().integers(2**31) if seed is None else seed)
     return jax.random.uniform(seed, shape, dtype)

@@ -1,7 +1,7 @@
-"""Loads a library of TensorFlow ops that lies in the folder of the package, or says why it cannot.
+"""Loads a library of TensorFlow ops from the folder of the package, or says why it cannot.
 
-What a library needs to run inside of XLA's programs is a library of its own: it fits one minor
-version of TensorFlow, and only the CPU.
+The kernels of these ops for XLA are a separate library, since they fit one minor version of
+TensorFlow only, and run on the CPU only.
 """
 
 import tensorflow as tf
@@ -12,7 +12,7 @@ VERSION = ".".join(tf.__version__.split(".")[:2])
 
 
 def state_under_xla(name):
-    """Load kernels for XLA of ops that are there; return "ready" or why XLA has none."""
+    """Load the kernels for XLA of ops already loaded; return "ready" or why there are none."""
     try:
         load(name, fits_one_version=True)
     except ImportError as error:
@@ -23,7 +23,7 @@ def state_under_xla(name):
 
 
 def load(name, fits_one_version=False):
-    """Return the ops of a library, whose file may be named after the TensorFlow that it fits."""
+    """Return the ops of a library; its file name may end with the TensorFlow version it fits."""
     if fits_one_version:
         name += f"_{VERSION.replace('.', '_')}"
     path = _build.FOLDER / f"{name}.so"
@@ -31,7 +31,7 @@ def load(name, fits_one_version=False):
         raise ImportError(_build.reason(name, VERSION if fits_one_version else None))
     try:
         return tf.load_op_library(str(path))
-    except tf.errors.NotFoundError as error:  # an undefined symbol, or a file that is no library
+    except tf.errors.NotFoundError as error:  # an undefined symbol, or the file is not a library
         raise ImportError(
             f"{path.name} does not load under TensorFlow {tf.__version__}: {error.message}; "
             f"`{_build.rebuild(_build.NAMED)}` builds it again"

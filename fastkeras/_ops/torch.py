@@ -1,22 +1,22 @@
-"""Kernels for NumPy arrays as torch ops: what autograd, torch.compile and torch.func ask of one."""
+"""Makes kernels for NumPy arrays torch ops that work with autograd, torch.compile, torch.func."""
 
 from functools import wraps
 from inspect import signature
 
 import torch
 
-LIBRARY = torch.library.Library("fastkeras", "FRAGMENT")  # it ends with the ops when it is dropped
+LIBRARY = torch.library.Library("fastkeras", "FRAGMENT")  # when it is deleted, so are its ops
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 
 
 def _refuse_gradient(d_results, of):
-    """Zero, if that is what comes back, as it does for results that nobody used; or raise."""
+    """Return zero if the incoming gradient is zero, as for unused results; else raise."""
     if any(d.any() for d in d_results):
         raise NotImplementedError(f"engine='torch_native' cannot differentiate {of}")
     return torch.zeros(())
 
 
-# torch.compile traces every backward pass, so what refuses one has to be an op of its graph
+# torch.compile traces every backward pass, so the refusal has to be an op of its graph
 torch.library.define(
     "fastkeras::refuse_gradient", "(Tensor[] d, str of) -> Tensor", lib=LIBRARY, tags=_TAGS
 )
@@ -31,21 +31,21 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
         schema: "name(Tensor x, int k) -> Tensor", as `torch.library` writes it.
         like: a function of the same inputs that returns empty tensors of the shapes and dtypes of
             the results.
-        batch_axes: of each input the axis that its batch is on, None if it has none.
-        result_axes: that of each result, None where it is a sum over the batch; or None in place
-            of all, if such a sum is among them.
-        backward: a function of the inputs, the results of `keeps`, and of what comes back by the
-            first result, which returns the gradient by each input, None where there is none.
-        keeps: the numbers of the results that `backward` reads. Results after the first have no
-            gradient. If one that is kept has no axis for the batch, the last input says whether
-            what is kept is wanted, and without that it is empty.
-        not_differentiable: without `backward`, what cannot be differentiated and what can, for the
-            error.
+        batch_axes: for each input, the axis of its batch, None if it has none.
+        result_axes: the same for each result, None if it is a sum over the batch; or a single None
+            for all, if any of them is such a sum.
+        backward: a function of the inputs, the results in `keeps`, and the incoming gradient of the
+            first result; it returns the gradient by each input, None where there is none.
+        keeps: the numbers of the results that `backward` reads. Only the first result is
+            differentiable. If a kept result has no axis for the batch, the last input says whether
+            to compute it; otherwise it is empty.
+        not_differentiable: without `backward`, what cannot be differentiated and what to use
+            instead, for the error.
 
     Returns:
-        A decorator. What it makes takes tensors of any strides. Under `torch.func.vmap` the axis
-        that is mapped becomes part of the batch; there is a call for each of its elements where a
-        mapped input has no batch, or a result is a sum over it. The op itself is in `torch.ops`.
+        A decorator, whose function takes tensors of any strides. Under `torch.func.vmap` the mapped
+        axis becomes part of the batch; if a mapped input has no batch, or a result is a sum over
+        the batch, there is one call for each element instead. The op itself is in `torch.ops`.
     """
     function_name, parenthesis, types = schema.partition("(")
     name = f"fastkeras::{function_name}"
@@ -91,7 +91,7 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
         def of_op(*inputs):
             return overload(*inputs)
 
-        of_op.__signature__ = signature(of_op)  # which `apply` would make anew for each call
+        of_op.__signature__ = signature(of_op)  # otherwise `apply` computes it at each call
 
         class Function(torch.autograd.Function):
             forward = staticmethod(of_op)
@@ -101,8 +101,8 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
 
         @wraps(function)
         def call(*inputs):
-            # torch.func takes no gradient that is registered with an op, and dynamo no Function
-            # within a Function
+            # torch.func does not use the gradient registered with an op, and dynamo does not
+            # accept a Function inside a Function
             if torch.compiler.is_compiling() or not torch.is_grad_enabled():
                 return overload(*inputs)
             return Function.apply(*inputs)
@@ -117,7 +117,7 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
 
 
 def array_of(value):
-    """The NumPy array of the memory of a CPU tensor; what is none comes back as it is."""
+    """The NumPy array that shares the memory of a CPU tensor; other values are returned as is."""
     return value.detach().contiguous().numpy() if isinstance(value, torch.Tensor) else value
 
 
@@ -131,7 +131,7 @@ def _mapped(call, batch_axes, result_axes, keeps_in_one):
         )
         if result_axes is None or not in_batch:
             return one_by_one(size, in_dims, inputs)
-        if keeps_in_one:  # what is kept is of one batch, and cannot be told apart
+        if keeps_in_one:  # kept results are of the whole batch, and cannot be separated
             inputs = (*inputs[:-1], False)
         results = call(*map(_into_batch, inputs, in_dims, batch_axes, [size] * len(inputs)))
         results = results if isinstance(results, tuple) else (results,)
@@ -159,7 +159,7 @@ def _mapped(call, batch_axes, result_axes, keeps_in_one):
 
 
 def _into_batch(value, dim, axis, size):
-    """The input of `size` calls in one batch: its mapped axis, or `size` copies if it has none."""
+    """The input for `size` calls as one batch: its mapped axis, or `size` copies, is merged in."""
     if axis is None or value is None:
         return value
     if dim is None:

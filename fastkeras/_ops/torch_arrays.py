@@ -1,7 +1,7 @@
-"""The functions of keras.ops that the doors need, for torch's tensors on the CPU, without Keras.
+"""The functions of keras.ops that checking arguments needs, for CPU tensors of torch without Keras.
 
-What is not here is Keras', whose backend has to be torch then. torch.compile takes them all, and
-the choice of an engine as a constant of the program.
+Other functions come from Keras, whose backend then has to be torch. torch.compile can trace all of
+these, and treats the choice of an engine as a constant of the program.
 """
 
 import numpy as np
@@ -35,11 +35,11 @@ def __getattr__(name):
 
 
 def convert_to_tensor(value, dtype=None):
-    """A tensor on the CPU, of what may be a variable of Keras, an array, or a list."""
+    """The value, which may be a Keras variable, an array or a list, as a tensor on the CPU."""
     if not isinstance(value, torch.Tensor):
         value = getattr(value, "value", value)  # Keras' variables
     if not isinstance(value, torch.Tensor):
-        value = np.array(value)  # a copy: NumPy's may be read-only, and tensors never are
+        value = np.array(value)  # a copy, since a NumPy array may be read-only and a tensor not
         value = torch.as_tensor(
             value.astype("float32") if value.dtype.name == "bfloat16" else value
         )
@@ -47,17 +47,17 @@ def convert_to_tensor(value, dtype=None):
 
 
 def convert_to_numpy(tensor):
-    """A NumPy array of the same memory."""
+    """A NumPy array that shares the memory."""
     return tensor.detach().cpu().numpy()
 
 
 def cast(value, dtype):
-    """Of the dtype, which is torch's or a name; without a copy if it is already."""
+    """The value in this dtype, torch's or a name; not copied if it has that dtype already."""
     return value.to(DTYPE_OF.get(dtype, dtype))
 
 
 def shape(tensor):
-    """A tuple of numbers, those that torch.compile does not know yet among them."""
+    """The shape as a tuple of numbers, symbolic where torch.compile does not know them yet."""
     return tuple(tensor.shape)
 
 
@@ -77,14 +77,14 @@ def arange(stop, dtype="int32"):
 
 
 def broadcast_to(value, shape):
-    """Of the shape; what is no tensor is a number."""
+    """A tensor, or a number, broadcast to the shape."""
     if isinstance(value, torch.Tensor):
         return value.broadcast_to(shape)
     return torch.full(shape, value, device="cpu")
 
 
 def clip(tensor, smallest, largest):
-    """No number below or above these."""
+    """The tensor with every number limited to this range."""
     return tensor.clamp(smallest, largest)
 
 
@@ -94,12 +94,12 @@ def stop_gradient(tensor):
 
 
 def transpose(tensor, axes=None):
-    """With its axes in this order, or in the opposite one."""
+    """The tensor with its axes in this order, by default reversed."""
     return tensor.permute(tuple(range(tensor.ndim))[::-1] if axes is None else axes)
 
 
 def matmul(left, right):
-    """The product."""
+    """The matrix product."""
     return torch.matmul(left, right)
 
 
