@@ -1,6 +1,7 @@
 """What Keras lacks around `fit`: losses, metrics, weights, callbacks, gradients, a GAN.
 
-Plain `keras.ops` on every backend. docs/training.md says when to use what, and when Keras has it.
+All in plain `keras.ops`, for every backend. docs/training.md tells when to use which tool, and when
+Keras itself has one.
 """
 
 from importlib import import_module

@@ -8,7 +8,7 @@ def number(name, value, allowed, is_allowed):
 
     Args:
         name: name of the argument.
-        value: what came.
+        value: what was given.
         allowed: what is allowed, in words: "above 0".
         is_allowed: function of the number.
     """

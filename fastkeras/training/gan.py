@@ -18,36 +18,36 @@ from fastkeras.training.substitution import value_of
 
 @keras.saving.register_keras_serializable("fastkeras")
 class SingleLossGAN(keras.Model):
-    """Train generator G and discriminator D together, by one loss with gradients cut inside.
+    """Train generator G and discriminator D together, by one loss that cuts gradients inside.
 
     The loss is L_D(D(x), D(stop(G(z)))) + λ·L_G(D°(G(z))), where D° is D with its weights fixed for
-    that one call, and the same random noise as in the call before. Each network so gets exactly the
-    gradient of its own loss. D is high for what is real.
+    that one call, and the same random noise as in the call before. So each network gets exactly the
+    gradient of its own loss. D is high for real images.
 
-    The article fixes D by a difference, D(G) − D(stop(G)), which cancels in D's weights only if
-    both calls agree: Dropout, or anything random in D, gives D a wrong gradient there, and
-    BatchNormalization counts the same images twice. Here D's statistics count real and generated
-    images once each, and there is no second gradient of D's weights to be computed and cancelled.
+    The article fixes D by a difference, D(G) − D(stop(G)), which cancels the gradient of D's
+    weights only if both calls agree: with Dropout, or anything random in D, that gradient is wrong,
+    and BatchNormalization counts the same images twice. Here D's statistics count real and
+    generated images once each, and no second gradient of D's weights is computed only to cancel.
 
-    Compared to alternating training there is one pass of G less a step; both networks move at once.
+    Compared to alternating training, a step needs one pass of G less; both networks move at once.
 
     `generator_weight` λ is the rate of G relative to that of D. Since both move at once, a G as
-    fast as D runs ahead of it: begin with 0.3. Adam and RMSprop ignore factors of a loss, so λ is a
-    learning rate multiplier of the fastkeras optimizers; with `keras.optimizers.SGD` it is a factor
-    of the loss, which is the same there.
+    fast as D runs ahead of it: begin with 0.3. Adam and RMSprop ignore factors of a loss, so for
+    the fastkeras optimizers λ is a learning rate multiplier; with `keras.optimizers.SGD` it is a
+    factor of the loss, which there amounts to the same.
 
     Args:
         generator: model from noise (batch, noise) to images, or anything that D takes.
-        discriminator: model from these to scores of shape (batch,) or (batch, 1), no sigmoid.
+        discriminator: model from these to scores of shape (batch,) or (batch, 1), without sigmoid.
         loss: "hinge", "non_saturating", "wasserstein" or "least_squares". The Wasserstein loss
             needs a Lipschitz D: `Reparameterize(layer, SpectralNorm())`, or a constraint.
         generator_weight: λ, above 0.
-        reverse: "wasserstein" only, where L_G is the negative of D's loss on generated images: one
-            call of D in place of two, with the gradient reversed on its way into G.
+        reverse: for "wasserstein" only, whose L_G is the negative of D's loss on generated images:
+            one call of D instead of two, with the gradient reversed on its way into G.
 
     Raises:
-        ValueError: an argument is none of these; `compile` with λ other than 1 and an optimizer
-            that would ignore it.
+        ValueError: an argument is out of range; `compile` raises it if λ is not 1 and the optimizer
+            would ignore it.
 
     Example:
         >>> import keras
@@ -86,19 +86,19 @@ class SingleLossGAN(keras.Model):
         self.generator, self.discriminator = generator, discriminator
         self.loss_name, self.reverse = loss, reverse
         self.generator_weight = generator_weight
-        self._factor = generator_weight  # of the loss; 1 where the optimizer knows λ
+        self._factor = generator_weight  # of the loss; 1 if λ is the optimizer's
         self._noise = keras.random.SeedGenerator()
         self._watch_d = MetricLayer("discriminator_loss")
         self._watch_g = MetricLayer("generator_loss")
 
     def build(self, input_shape):
-        """Nothing to make if both models have an input; else they are called once."""
+        """Check that both models are built; there is nothing else to make."""
         for model in (self.generator, self.discriminator):
             if not model.built:
                 raise ValueError(f"{model.name!r} is not built: give it a keras.Input")
 
     def compile(self, optimizer="rmsprop", **options):
-        """As `keras.Model.compile`, without a loss: the loss is inside."""
+        """As `keras.Model.compile`, but without a loss: the model adds its own."""
         optimizer = keras.optimizers.get(optimizer)
         self._factor = self.generator_weight
         if hasattr(optimizer, "learning_rate_multipliers"):
@@ -144,7 +144,7 @@ class SingleLossGAN(keras.Model):
             fake = _float(d(gradient_reversal(generated, self._factor), training=training))
             of_d = loss_of_d(real, fake)
             return of_d, loss_of_g(fake), of_d
-        # random seeds and more; copied, since torch changes tensors in place
+        # seeds and other state; copied, since torch changes tensors in place
         state = [(v, ops.copy(value_of(v))) for v in d.variables if not v.trainable]
         noise = noise_state()
         fake = _float(d(ops.stop_gradient(generated), training=training))
@@ -204,7 +204,7 @@ def _squares(real, fake):
     return 0.5 * (ops.mean(ops.square(real - 1)) + ops.mean(ops.square(fake)))
 
 
-LOSSES = {  # of the discriminator, of real and fake scores; of the generator, of its fake ones
+LOSSES = {  # the discriminator's, of real and fake scores; the generator's, of fake scores
     "hinge": (_hinge, lambda fake: -ops.mean(fake)),
     "non_saturating": (_logistic, lambda fake: ops.mean(ops.softplus(-fake))),
     "wasserstein": (_difference, lambda fake: -ops.mean(fake)),

@@ -5,10 +5,10 @@ from keras import ops
 
 
 def intermediate_outputs(model, x, names, **options):
-    """Call a model and return what layers inside it returned, by name.
+    """Call a model and return the outputs of layers inside it, by name.
 
-    Any model: functional, nested, subclassed. (For a layer of a functional model itself
-    `keras.Model(model.input, model.get_layer(name).output)` makes a model of it.)
+    Works for any model: functional, nested, subclassed. (For a layer at the top level of a
+    functional model, `keras.Model(model.input, model.get_layer(name).output)` does too.)
 
     Args:
         model: a built model.
@@ -17,11 +17,11 @@ def intermediate_outputs(model, x, names, **options):
         options: passed on to the model: training=True.
 
     Returns:
-        A dict of NumPy arrays (or structures of them) by name; of a layer that was called several
+        A dict of NumPy arrays (or structures of them) by name; for a layer that was called several
         times, a list of these.
 
     Raises:
-        ValueError: `names` are no names, there is no such layer, or it was not called.
+        ValueError: `names` are not names, there is no such layer, or it was not called.
 
     Example:
         >>> import keras
@@ -50,7 +50,7 @@ def intermediate_outputs(model, x, names, **options):
     finally:
         for layer, call in before.items():
             layer.__dict__.pop("call", None)
-            if call is not None:  # the layer had a `call` of its own, besides that of its class
+            if call is not None:  # the layer itself, not only its class, had a `call`
                 layer.__dict__["call"] = call
     for name, results in seen.items():
         if not results:

@@ -12,16 +12,15 @@ from fastkeras.training.losses.loss_layers import applied, graph_of, spec_of
 class MetricLayer(keras.layers.Layer):
     """Show the running mean of any tensor in the progress bar, the history and TensorBoard.
 
-    Passes its input (the first of several) through and leaves the gradients alone. The mean is over
-    the batches since the epoch began, each with the same weight. `evaluate` and validation show it
-    too.
+    Passes its input (the first of several) through without changing gradients. The mean is over the
+    batches since the epoch began, all with the same weight. `evaluate` and validation show it too.
 
-    With JAX not inside a loop (`ops.scan`) or `keras.remat`, whose values cannot leave it.
+    On JAX it does not work inside a loop (`ops.scan`) or `keras.remat`: values cannot leave them.
 
     Args:
         name: name of the metric, and of the layer.
-        fn: function of the inputs, as in `LossLayer`; its mean is shown. Without one the mean of
-            the last input.
+        fn: function of the inputs, as in `LossLayer`; its mean is shown. Without one, the mean of
+            the last input is.
 
     Example:
         >>> import keras
@@ -87,9 +86,9 @@ class MetricLayer(keras.layers.Layer):
 
 
 def watch(tensor, name, fn=None):
-    """Return the tensor, and show its running mean (that of `fn(tensor)`) under this name.
+    """Return the tensor, and show its running mean (or that of `fn(tensor)`) under this name.
 
-    Use what it returns: a layer that no output depends on does not run.
+    Go on with the tensor returned: a layer that no output depends on does not run.
 
     Example:
         >>> import keras
@@ -128,8 +127,8 @@ def add_metric(model, tensor, name):
 class _CountedByTheLoss:
     """A loss of 0 that updates a metric when it is added to the others.
 
-    Keras' JAX trainer drops what a forward pass does to metrics, and keeps what the computation of
-    the loss does, in the same differentiated function.
+    Keras' JAX trainer drops changes of metrics by the forward pass, but keeps those by the
+    computation of the loss.
     """
 
     dtype, shape = "float32", ()

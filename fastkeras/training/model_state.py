@@ -1,4 +1,4 @@
-"""The values of a model's weights: copied, put back, recognised, with every backend."""
+"""The values of a model's weights: to copy, restore and recognise, on every backend."""
 
 import contextlib
 import weakref
@@ -9,7 +9,7 @@ from keras import backend, ops
 
 
 def synced(model):
-    """The model, whose variables hold their values: JAX' trainer keeps them to itself."""
+    """The model, its variables up to date: while training, Keras' JAX trainer keeps the values."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
     return model
@@ -33,12 +33,12 @@ def fits(variables, values):
 
 
 def fingerprint(model):
-    """What `has_changed` knows trained weights by: a checksum for each."""
+    """A checksum for each trainable weight, by which `has_changed` recognises them."""
     return [zlib.crc32(a.tobytes()) if v.trainable else None for v, a in _weights_of(model)]
 
 
 def has_changed(model, marks):
-    """Whether any of the weights that were trained has another value than at the fingerprint."""
+    """Whether any of the trainable weights has changed since the fingerprint was taken."""
     if len(marks) != len(model.weights):
         return True
     pairs = zip(_weights_of(model), marks, strict=True)
@@ -50,7 +50,7 @@ def _weights_of(model):
 
 
 class Scoring:
-    """What an evaluation of a model made of its weights.
+    """Which weights a model had while it was evaluated.
 
     Attributes:
         averages: the callback that last gave the model other weights meanwhile, or None.
@@ -65,7 +65,7 @@ _SCORINGS = []
 
 @contextlib.contextmanager
 def scoring(model):
-    """Notice, inside of the block, which callback gives the model other weights."""
+    """Notice which callback gives the model other weights inside the block."""
     noticed = Scoring(model)
     _SCORINGS.append(noticed)
     try:
@@ -81,20 +81,20 @@ def notice(model, callback):
             noticed.averages = callback
 
 
-HOLDING = weakref.WeakSet()  # callbacks that have given a model other weights, and hold its own
+HOLDING = weakref.WeakSet()  # callbacks that gave a model other weights, and hold its own ones
 
 
 def release(model):
-    """Let the weights that a model has now be its own: no callback is to bring back others."""
+    """Let a model keep the weights that it has now: no callback will replace them by its own."""
     for callback in list(HOLDING):
         if callback.model is model:
             callback.release()
 
 
 def retraced(model):
-    """Let a change of a variable that is not the model's count from the next step.
+    """Make a change of a variable that is not the model's effective from the next step.
 
-    JAX compiles such variables in as constants; compiling anew is the only way.
+    JAX compiles such variables as constants, so it has to compile anew.
     """
     if backend.backend() == "jax":
         import jax

@@ -1,4 +1,4 @@
-"""The same random noise again, where a backend keeps it outside the model.
+"""Repeat random noise whose generator a backend keeps outside the model.
 
 Keras' layers draw from seeds that are variables, except for an unseeded Dropout on torch, which
 draws from torch's own generators.
@@ -18,7 +18,7 @@ def noise_state():
 
 
 def repeat_noise(state):
-    """Go back to a state."""
+    """Restore a state, to draw the same noise again."""
     if state is None:
         return
     import torch

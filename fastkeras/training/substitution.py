@@ -8,14 +8,14 @@ from fastkeras._keras_private import AutocastScope
 class Substitution(keras.StatelessScope):
     """Scope in which variables have the values of tensors, through which gradients flow.
 
-    Unlike in `keras.StatelessScope`, all other variables are as they were outside, inside another
-    such scope too, and what a layer does to them (moving statistics, random seeds) and its losses
-    stay, if `keep_updates`. Where there is no scope outside, the losses are in `losses`, for the
-    layer that makes the call to add.
+    Unlike in `keras.StatelessScope`, all other variables are as outside, even inside another such
+    scope. With `keep_updates`, what a layer does to them (moving statistics, random seeds), and its
+    losses, take effect outside. Without a scope outside, the losses are put into `losses`, and the
+    layer that makes the call has to add them.
 
     Args:
         values: pairs of a variable and a tensor.
-        keep_updates: whether variables that are not substituted can be changed, and losses added.
+        keep_updates: whether changes of variables that are not substituted, and losses, are kept.
     """
 
     stops_gradients = False
@@ -57,8 +57,8 @@ class Substitution(keras.StatelessScope):
 
 
 def value_of(variable):
-    """The value of a variable in its own dtype, whatever the policy of the layer that asks."""
+    """The value of a variable in its own dtype, whatever the policy of the calling layer."""
     with AutocastScope(None):
         value = variable.value
-    # on TensorFlow a variable of its own kind, which is read here, once
+    # on TensorFlow the value is a tf.Variable; read it once, here
     return value.read_value() if hasattr(value, "read_value") else value

@@ -1,1 +1,1 @@
-"""Callbacks: what they record, set, keep and put back while training."""
+"""Callbacks that record, set, keep and restore values while training."""

@@ -19,36 +19,37 @@ from fastkeras.training.model_state import (
 
 
 class ExponentialMovingAverage(keras.callbacks.Callback):
-    """Average all weights of a model over its steps, BatchNormalization's statistics among them.
+    """Average all weights of a model over its steps, including BatchNormalization's statistics.
 
     It does not change how the model trains. `apply` and `reset` are safe at any time and in any
     order: before the first step, twice, while training (a step always starts from the trained
     weights). Without `validate`, validation in `fit` and other callbacks see the trained weights.
-    Weights that are no floats are not averaged; averages of float16 and bfloat16 are kept in
+    Weights other than floats are not averaged; averages of float16 and bfloat16 are kept in
     float32.
 
-    A step is one update of the weights: under `gradient_accumulation_steps` the average moves once
-    in so many batches, and with `steps_per_execution=n`, where the weights can be seen once in n
-    updates, it moves by 1 − momentumⁿ of the way.
+    A step is one update of the weights. So with `gradient_accumulation_steps=n` the average moves
+    only once in n batches; and with `steps_per_execution=n`, where callbacks see the weights only
+    once in n updates, it then moves by 1 − momentumⁿ of the way.
 
-    The average starts at the weights as they are when training begins, and goes on from fit to fit.
-    It starts anew with another model, and where the weights were replaced between two fits. A model
-    that had the averages then keeps them.
+    The average starts at the weights with which training begins, and goes on from fit to fit. It
+    starts anew with another model, and if the weights were replaced between two fits. A model that
+    has the averages at that time keeps them.
 
-    Keras' optimizers have `use_ema` and `SwapEMAWeights`, which average what they train and nothing
-    else; the fastkeras optimizers have a bias correction too.
+    Keras' optimizers have `use_ema` and `SwapEMAWeights`, which average only trainable weights; the
+    fastkeras optimizers add a bias correction.
 
     Args:
         momentum: the average moves by 1 − momentum of the way at each step; from 0 to below 1.
         validate: whether validation in `fit` sees the averages. The model then has them until the
             next epoch begins, so that ModelCheckpoint, EarlyStopping and `Evaluate` save what was
-            scored, wherever they are in the list; so does BackupAndRestore. Put an EarlyStopping
-            that gives the model its best weights when `fit` ends after this one.
-        apply_at_end: whether the model has the averages when `fit` ends. When an exception or
-            Ctrl-C ends it Keras tells no callback: call `reset` for the trained weights.
+            scored, wherever they are in the list; BackupAndRestore saves them too. In the list of
+            callbacks, an EarlyStopping with `restore_best_weights` must come after this one.
+        apply_at_end: whether the model has the averages when `fit` ends. If an exception or Ctrl-C
+            ends it, Keras does not tell callbacks: call `reset` for the trained weights.
 
     Raises:
-        ValueError: `momentum` is out of range; by `apply`: the model has got other weights since.
+        ValueError: `momentum` is out of range; `apply` raises it if the model has been given other
+            weights in the meantime.
 
     Example:
         >>> import keras
@@ -76,13 +77,13 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         self._count, self._seen, self._is_used = BatchCount(), None, False
 
     def set_model(self, model):
-        """Belong to a model, from now on; start anew if it is another one."""
+        """Attach to a model; start anew if it is another one."""
         if model is not self._model:
             self._forget()
         super().set_model(model)
 
     def set_params(self, params):
-        """Take the parameters of a `fit` or an `evaluate`, which begins."""
+        """Take the parameters of the `fit` or `evaluate` that begins."""
         super().set_params(params)
         self._training = False
 
@@ -91,7 +92,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         return self._averages and [average.copy() for average in self._averages]
 
     def apply(self):
-        """Give the model the averages; nothing happens if it has them, or before there are any."""
+        """Give the model the averages; do nothing if it has them, or if there are none yet."""
         if self._averages is None:
             return
         model = synced(self.model)
@@ -108,7 +109,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         notice(model, self)
 
     def reset(self):
-        """Give the model back the trained weights; nothing happens if it has them."""
+        """Give the model back the trained weights; do nothing if it has them."""
         if self._trained is not None:
             restored(synced(self.model).weights, self._trained)
             self._trained = None
@@ -119,7 +120,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def applied(self):
-        """Averages inside the block; after it, what was before."""
+        """Give the model the averages inside the block, and afterwards what it had before."""
         had = self._trained is not None
         self.apply()
         try:
@@ -129,7 +130,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
                 self.reset()
 
     def _reset_unless_replaced(self):
-        """Return whether somebody has put other weights in place of the averages."""
+        """Reset, unless the averages in the model were replaced; return whether they were."""
         replaced = self._trained is not None and has_changed(synced(self.model), self._given)
         if replaced:
             self.release()
@@ -165,7 +166,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
                 average[...] = value
 
     def _updates(self, model, batches):
-        """How many updates there were in so many batches: by the optimizer, if it is the one."""
+        """How many updates so many batches made: by the optimizer's count, if it is in use."""
         before, now = self._seen, batches_seen_by(model)
         self._seen = now
         self._is_used = self._is_used or now != before
@@ -191,6 +192,6 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
 
 
 def _wide(array):
-    """An array that can be averaged: a change of a thousandth is below bfloat16's last digit."""
+    """An array wide enough to average: bfloat16 would lose a change of a thousandth."""
     is_narrow = str(array.dtype) in ("float16", "bfloat16")
     return array.astype("float32") if is_narrow else array

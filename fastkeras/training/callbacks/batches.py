@@ -1,14 +1,14 @@
-"""How far training has come: in batches, of which one execution may have several, and in updates.
+"""How far training has come, in batches and in updates.
 
-With `compile(steps_per_execution=n)` Keras calls callbacks once for n batches, and under
-`gradient_accumulation_steps` the weights change once in several batches.
+With `compile(steps_per_execution=n)` Keras calls callbacks only once in n batches, and with
+`gradient_accumulation_steps` the weights change only once in several batches.
 """
 
 from keras import ops
 
 
 class BatchCount:
-    """The batches of all epochs, as Keras tells of them by the position of each in its epoch.
+    """Counts the batches of all epochs, of which Keras tells only the positions in each epoch.
 
     Attributes:
         done: number of batches that are done.
@@ -17,10 +17,10 @@ class BatchCount:
     def __init__(self):
         self.done = 0
         self._next = 0  # position in its epoch of the batch that comes next
-        self._of_epoch = (0, None)  # at its start: batches done, and those that the optimizer saw
+        self._of_epoch = (0, None)  # when the epoch began: batches done, and seen by the optimizer
 
     def begin_epoch(self, model, params):
-        """Note where an epoch begins; to be called before its first batch."""
+        """Note where an epoch begins; call it before the first batch."""
         self._next = 0
         unknown = not params.get("steps") and getattr(model, "steps_per_execution", 1) > 1
         self._of_epoch = self.done, (batches_seen_by(model) or 0) if unknown else None
@@ -30,10 +30,10 @@ class BatchCount:
         self._next = batch
 
     def end(self, batch, params):
-        """Return how many batches an execution had that ends with this one.
+        """Return how many batches the execution had that ends with this one.
 
-        The last execution of an epoch may be a short one; Keras names the batch with which a full
-        one would have ended.
+        The last execution of an epoch may be shorter, but Keras then names the batch with which a
+        full one would have ended.
         """
         steps = params.get("steps")
         after = min(batch + 1, steps) if steps else batch + 1
@@ -42,7 +42,7 @@ class BatchCount:
         return count
 
     def end_epoch(self, model):
-        """Correct the count of an epoch whose length nobody knew."""
+        """Correct the count of an epoch whose length was unknown."""
         done, seen = self._of_epoch
         if seen is not None and (now := batches_seen_by(model)) is not None and now > seen:
             self.done = done + now - seen
@@ -51,7 +51,7 @@ class BatchCount:
 def batches_seen_by(model):
     """How many batches the optimizer of a model (whose variables are in sync) was given, or None.
 
-    Of the batches that a LossScaleOptimizer skips it is not told.
+    Batches that a LossScaleOptimizer skips are not counted.
     """
     optimizer = inner_optimizer(model)
     if optimizer is None or not optimizer.built:

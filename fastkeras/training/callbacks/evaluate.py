@@ -1,4 +1,4 @@
-"""Any Python metric at the end of each epoch, and the weights that were best by it."""
+"""Compute any Python metric after each epoch, and keep the best weights by it."""
 
 import keras
 
@@ -7,35 +7,36 @@ from fastkeras.training.model_state import copied, fits, release, restored, scor
 
 
 class Evaluate(keras.callbacks.Callback):
-    """Compute any metric after each epoch; keep the best weights and put them back in the end.
+    """Compute any metric after each epoch; keep the best weights and restore them in the end.
 
     The result is in the logs, so that the history, the progress bar and callbacks after this one
-    (EarlyStopping, ReduceLROnPlateau) see it. Where the metric is one of Keras', ModelCheckpoint
-    and EarlyStopping do the same without this.
+    (EarlyStopping, ReduceLROnPlateau) see it. For a metric of Keras, its own ModelCheckpoint and
+    EarlyStopping do the same.
 
-    The weights that are kept are those that were scored: if `fn` scores the averages of an
-    `ExponentialMovingAverage` (by `applied` or `apply`), these. Callbacks after this one, such as
-    ModelCheckpoint, then find the averages in the model, which trains on from the trained weights.
+    The weights kept are those that were scored, so if `fn` scores the averages of an
+    `ExponentialMovingAverage` (by `applied` or `apply`), the averages. Callbacks after this one,
+    such as ModelCheckpoint, then find the averages in the model; it still trains on from the
+    trained weights.
 
-    The best is that of all fits of one model; with another model it starts anew.
+    The best is kept over all fits of one model; with another model it starts anew.
 
     Args:
         fn: function of the model (and of `data`, if given) that returns a number, or a dict of
             numbers.
         data: anything, passed on to `fn`.
-        monitor: name of the number in the logs; which of them decides, if there are several.
+        monitor: name of the number in the logs; if `fn` returns several, the one that decides.
         mode: "max" or "min".
-        keep_best: whether the model has its best weights when training ends. After an interrupt
-            (Ctrl-C) Keras tells no callback: call `restore_best`.
-        every: epochs from one evaluation to the next.
+        keep_best: whether to give the model its best weights when training ends. After an interrupt
+            (Ctrl-C) Keras does not tell callbacks: call `restore_best`.
+        every: evaluate once in so many epochs.
 
     Attributes:
         best: the best value so far, over all fits, or None.
         best_epoch: its epoch.
 
     Raises:
-        ValueError: `fn`, `mode` or `every` is out of range, or `fn` returns no `monitor`, or what
-            is no number.
+        ValueError: `fn`, `mode` or `every` is out of range, or `fn` does not return a number, or no
+            `monitor` among its numbers.
 
     Example:
         >>> import keras
@@ -58,7 +59,7 @@ class Evaluate(keras.callbacks.Callback):
         self.best = self.best_epoch = self._weights = None
 
     def set_model(self, model):
-        """Belong to a model, from now on; start anew if it is another one."""
+        """Attach to a model; start anew if it is another one."""
         if model is not self._model:
             self.best = self.best_epoch = self._weights = None
         super().set_model(model)
@@ -100,10 +101,10 @@ class Evaluate(keras.callbacks.Callback):
             release(self.model)
 
     def restore_best(self):
-        """Give the model the best weights seen; nothing happens before the first evaluation.
+        """Give the model the best weights so far; do nothing before the first evaluation.
 
         Raises:
-            ValueError: the model has got other weights since.
+            ValueError: the model has been given other weights since.
         """
         if self._weights is None:
             return
@@ -117,15 +118,16 @@ class Evaluate(keras.callbacks.Callback):
 
 
 class PrintSamples(keras.callbacks.Callback):
-    """Print what a function makes of the model, each few epochs: titles, translations, ….
+    """Print samples of what the model produces, every few epochs: titles, translations, ….
 
     Args:
         fn: function of the model that returns a text, or a list of them.
-        every: epochs from one print to the next.
-        print: what prints a line.
+        every: print once in so many epochs.
+        print: function that prints a line.
 
     Raises:
-        ValueError: `fn` or `print` is no function, `every` is below 1, or `fn` returns no texts.
+        ValueError: `fn` or `print` is not a function, `every` is below 1, or `fn` does not return
+            texts.
 
     Example:
         >>> callback = PrintSamples(lambda model: "a line", every=5)

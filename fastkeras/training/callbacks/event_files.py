@@ -1,4 +1,4 @@
-"""Event files of TensorBoard, by whatever package there is to write them."""
+"""Event files of TensorBoard, written by whichever package is installed."""
 
 import numpy as np
 from keras import backend
@@ -9,10 +9,10 @@ BUCKETS = 30
 def summary_writer():
     """Return the class that writes event files: call it with the folder.
 
-    It has `add_scalar` and `add_histogram`, each of (tag, values, step), and `close`, as the
-    `SummaryWriter` of torch and of tensorboardX. On the TensorFlow backend it writes by
-    `tf.summary`; elsewhere it is that of torch (which needs tensorboard) or of tensorboardX, or
-    TensorFlow is asked after all.
+    Like the `SummaryWriter` of torch and of tensorboardX, it has `add_scalar` and `add_histogram`,
+    each of (tag, values, step), and `close`. On the TensorFlow backend it writes with `tf.summary`;
+    on the others it is that of torch (on torch only; it needs tensorboard) or of tensorboardX, or
+    else TensorFlow's.
 
     Raises:
         ImportError: none of them is installed.
@@ -51,7 +51,7 @@ _IN_ORDER = {
 
 
 class TensorFlowWriter:
-    """Event files by `tf.summary.write`: `tf.summary.histogram` would need TensorBoard itself."""
+    """Writes event files by `tf.summary.write`; `tf.summary.histogram` would need TensorBoard."""
 
     def __init__(self, log_dir):
         import tensorflow as tf
@@ -63,7 +63,7 @@ class TensorFlowWriter:
         self._write("scalars", tag, np.float32(value), step)
 
     def add_histogram(self, tag, values, step):
-        """Write how many values are in each of the intervals between the least and the largest."""
+        """Write how many values lie in each interval between the least and the largest."""
         counts, edges = np.histogram(np.asarray(values, "float64"), BUCKETS)
         self._write("histograms", tag, np.stack([edges[:-1], edges[1:], counts], 1), step)
 

@@ -15,14 +15,15 @@ class Norms(keras.callbacks.Callback):
     """Record the length of each trainable weight, and of its gradient on a fixed batch.
 
     With `log_dir` TensorBoard shows them, and histograms of all values. Keras' TensorBoard callback
-    has histograms of weights (`histogram_freq`); it has none of gradients, and needs TensorFlow and
-    tensorboard on every backend. Values that are not finite are in no histogram; the length tells.
+    has histograms of weights (`histogram_freq`) but not of gradients, and needs TensorFlow and
+    tensorboard on every backend. Histograms leave out values that are not finite; they show in the
+    length.
 
     Args:
         data: a batch (x, y) or (x, y, sample weights), to record gradients too.
-        every: epochs from one record to the next.
-        log_dir: folder of event files for TensorBoard, one more for each `fit`. On JAX and torch
-            they need tensorboardX (or TensorFlow; on torch, tensorboard does as well).
+        every: record once in so many epochs.
+        log_dir: folder for the event files of TensorBoard, one for each `fit`. On JAX and torch
+            writing them needs tensorboardX (or TensorFlow, or on torch tensorboard).
         writer: instead of `log_dir`, anything with `add_scalar` and `add_histogram`, each of (tag,
             values, step), such as a `SummaryWriter` of torch or tensorboardX. It stays open.
 
@@ -33,9 +34,9 @@ class Norms(keras.callbacks.Callback):
             "gradient_norm/<path>".
 
     Raises:
-        ImportError: there is a `log_dir`, and no package to write event files.
-        ValueError: `every` is below 1, `data` is no such tuple, or both `log_dir` and `writer` are
-            given.
+        ImportError: `log_dir` is given, and no package is installed that writes event files.
+        ValueError: `every` is below 1, `data` is not such a tuple, or both `log_dir` and `writer`
+            are given.
 
     Example:
         >>> import keras
@@ -63,7 +64,7 @@ class Norms(keras.callbacks.Callback):
         self.history = {}
 
     def set_model(self, model):
-        """Belong to a model, from now on; another one has a history of its own."""
+        """Attach to a model; another one begins a new history."""
         if model is not self._model:
             self.history = {}
         super().set_model(model)
@@ -102,7 +103,7 @@ class Norms(keras.callbacks.Callback):
 
 
 def gradients_of(model, x, y=None, sample_weight=None):
-    """The gradients of a compiled model's loss on a batch, as NumPy arrays; it is left as it is.
+    """The gradients of a compiled model's loss on a batch, as NumPy arrays; nothing changes.
 
     Example:
         >>> import keras

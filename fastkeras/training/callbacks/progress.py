@@ -78,7 +78,7 @@ def _rich_progress():
 
 
 def _text(logs):
-    """The numbers of the logs; a metric may be a vector, which has no place in a line."""
+    """The numbers of the logs; metrics that are vectors do not fit in a line."""
     numbers_ = {n: v for n, v in (logs or {}).items() if _is_number(v)}
     return "  ".join(f"{name} {float(value):.4g}" for name, value in numbers_.items())
 

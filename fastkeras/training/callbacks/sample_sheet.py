@@ -14,16 +14,16 @@ class SampleSheet(keras.callbacks.Callback):
     """Write a PNG of what a generator makes of the same noise, as training goes on.
 
     Args:
-        path: of the PNG; "{epoch}" in it is the number of the epoch, from 1.
+        path: of the PNG; "{epoch}" in it becomes the number of the epoch, from 1.
         noise: array, one row for each sample.
-        every: epochs from one picture to the next.
+        every: write once in so many epochs.
         generator: the model to call; `model.generator` by default, as in `SingleLossGAN`.
-        limits: values that are black and white.
+        limits: the values shown as black and white.
 
     Raises:
         ImportError: Pillow is not installed.
-        OSError: when training begins: the path cannot be written to.
-        ValueError: `path` or `every` is out of range, there is no generator, or samples are no
+        OSError: the path cannot be written to, as found out when training begins.
+        ValueError: `path` or `every` is out of range, there is no generator, or samples are not
             images of 1 or 3 channels.
 
     Example:
@@ -39,7 +39,7 @@ class SampleSheet(keras.callbacks.Callback):
         _pillow()
 
     def on_train_begin(self, logs=None):
-        """Look whether the pictures can be made and written, before the work of an epoch."""
+        """Check that pictures can be made and written, before the work of an epoch."""
         if self.generator is None and not hasattr(self.model, "generator"):
             raise ValueError("generator: the model has none, so give the model to call")
         path = self._path(1)
@@ -64,7 +64,7 @@ class SampleSheet(keras.callbacks.Callback):
 
 
 def sheet(images, limits=(-1.0, 1.0)):
-    """Images of shape (count, height, width[, channels]) as one, in rows, uint8.
+    """Arrange images of shape (count, height, width[, channels]) in rows of one image, uint8.
 
     Example:
         >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Numbers that move while training: coefficients, and the learning rate by batch."""
+"""Numbers that change while training: coefficients, and the learning rate batch by batch."""
 
 import numbers
 from itertools import pairwise
@@ -13,11 +13,11 @@ from fastkeras.training.model_state import retraced, synced
 class ScheduleScalar(keras.callbacks.Callback):
     """Set a variable before each epoch, or each batch: the coefficient of a loss, a temperature.
 
-    The value is in the logs of each epoch, under the variable's name. On JAX a variable that is
-    none of the model's own (that of a loss, as in `SmoothedCrossentropy`) makes the training step
-    compile again whenever it changes: change it rarely there, or hold it in a layer.
+    The value is in the logs of each epoch, under the variable's name. On JAX, if the variable is
+    not one of the model's (but of a loss, as in `SmoothedCrossentropy`), the training step is
+    compiled again whenever it changes: change it rarely there, or make it a variable of a layer.
 
-    With `steps_per_execution=n` Keras can be told a value once in n batches: that of the first of
+    With `steps_per_execution=n` a value can be set only once in n batches: that of the first of
     them holds for all.
 
     Args:
@@ -29,7 +29,7 @@ class ScheduleScalar(keras.callbacks.Callback):
         name: name in the logs.
 
     Raises:
-        ValueError: `variable` cannot be assigned, `schedule` is neither a function nor a dict of
+        ValueError: `variable` has no `assign`, `schedule` is neither a function nor a dict of
             numbers with a value for 0, or `by` is neither "epoch" nor "batch".
 
     Example:
@@ -57,7 +57,7 @@ class ScheduleScalar(keras.callbacks.Callback):
         self._count, self._value = BatchCount(), None
 
     def set_model(self, model):
-        """Belong to a model, from now on; count its batches from 0 if it is another one."""
+        """Attach to a model; count batches from 0 if it is another one."""
         if model is not self._model:
             self._count = BatchCount()
         super().set_model(model)
@@ -101,13 +101,13 @@ class ScheduleScalar(keras.callbacks.Callback):
 
 
 class PiecewiseLinearRate(keras.callbacks.Callback):
-    """Multiply the learning rate by a factor that runs in straight lines from batch to batch.
+    """Multiply the learning rate by a factor that is piecewise linear in the number of the batch.
 
-    The rate when training begins has factor 1. From the last point on the callback leaves the rate
-    alone, so that other callbacks can have it. (Where the whole course is known when compiling,
-    `fastkeras.optimizers.PiecewiseLinear` in the optimizer is better: it is saved with it, and
-    moves at each batch with `steps_per_execution` too. This callback sets the rate once for each
-    execution, to that of its first batch.)
+    Factor 1 stands for the rate with which training begins. After the last point the callback
+    leaves the rate alone, so that other callbacks can change it. (If the whole course is known when
+    compiling, `fastkeras.optimizers.PiecewiseLinear` in the optimizer is better: it is saved with
+    the optimizer, and changes at each batch even with `steps_per_execution`, whereas this callback
+    sets the rate once for each execution, to that of its first batch.)
 
     Args:
         points: dict of batch and factor, {0: 0, 1000: 1, 9000: 0.1}. Batches count from 1, over all
@@ -115,8 +115,8 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
             point it is that of the first.
 
     Raises:
-        ValueError: `points` is no dict of numbers, or is empty; the optimizer has a schedule, whose
-            rate cannot be set.
+        ValueError: `points` is not a dict of numbers, or is empty; the optimizer has a schedule,
+            whose rate cannot be set.
 
     Example:
         >>> callback = PiecewiseLinearRate({0: 0, 1000: 1, 9000: 0.1})
@@ -135,7 +135,7 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
         self._count, self._rate, self._optimizer = BatchCount(), None, None
 
     def set_model(self, model):
-        """Belong to a model, from now on; start anew if it is another one."""
+        """Attach to a model; start anew if it is another one."""
         if model is not self._model:
             self._forget()
         super().set_model(model)
@@ -187,21 +187,21 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
         return points[-1][1]
 
     def _prepare(self):
-        """For subclasses that learn their points from the training."""
+        """A hook for subclasses whose points depend on the training."""
 
 
 class Warmup(PiecewiseLinearRate):
     """Let the learning rate rise from 0 to its value over the first epochs, batch by batch.
 
-    The first batch has 1/n of the rate, not 0. Works with any optimizer and with callbacks that
-    change the rate later. A model that is compiled anew, or another model, is warmed up anew.
+    The first of n batches has 1/n of the rate, not 0. Works with any optimizer and with callbacks
+    that change the rate later. A model that is compiled anew, or another model, is warmed up anew.
 
     Args:
         epochs: how many; may be a fraction.
-        steps: how many batches instead; needed where the number of batches is not known.
+        steps: how many batches instead; needed if the number of batches is not known.
 
     Raises:
-        ValueError: not exactly one of them is given, or it is no number above 0.
+        ValueError: not exactly one of them is given, or it is not a number above 0.
 
     Example:
         >>> callback = Warmup(epochs=2)

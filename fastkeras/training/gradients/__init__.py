@@ -1,1 +1,1 @@
-"""Steps of several gradients, adversarial training, gradients turned around or cut."""
+"""Steps of several gradients, adversarial training, gradients reversed or cut."""

@@ -1,7 +1,8 @@
 """Adversarial training of embeddings, for `train_with`.
 
-The perturbation is added to the embedding matrix: all places with the same token get the same, and
-the batch shares one norm, as in the article. Any other weight can be perturbed too.
+The perturbation is added to the embedding matrix: so all places with the same token get the same
+one, and the norm is that over the whole batch, as in the article. Any other weight can be perturbed
+too.
 """
 
 from dataclasses import dataclass
@@ -19,14 +20,14 @@ from fastkeras.training.gradients.several_gradients import train_with
 class FGM:
     """The gradient at embeddings moved by epsilon along their own gradient.
 
-    Two evaluations. Dropout is the same in both.
+    Two evaluations, with the same dropout.
 
     Args:
-        weights: names of the weights to perturb, or the ends of their paths; "embeddings" is that
-            of every Embedding.
+        weights: names of the weights to perturb, or the ends of their paths; "embeddings" matches
+            every Embedding.
         epsilon: length of the perturbation.
-        clean: share of the gradient without perturbation in the result: 0 as in the article, 0.5
-            for the mean of both.
+        clean: share that the gradient without perturbation has in the result: 0 as in the article,
+            0.5 for the mean of both.
 
     Source: Miyato et al., 2017, "Adversarial training methods for semi-supervised text
     classification"; Su Jianlin, 2020, https://kexue.fm/archives/7234.
@@ -98,8 +99,8 @@ class PGD:
 class GradientPenalty:
     """The gradient of loss + ½ epsilon ‖gradient of the loss by the embeddings‖².
 
-    To first order in epsilon what FGM with an unnormalised perturbation does; second derivatives
-    make it cost about as much as two evaluations more.
+    To first order in epsilon, this is FGM with an unnormalised perturbation; its second derivatives
+    cost about as much as two more evaluations.
 
     Args:
         weights: as in `FGM`.
@@ -139,13 +140,13 @@ class GradientPenalty:
 class VirtualAdversarial:
     """Loss + weight · KL(p(x) ‖ p(x, perturbed)), with the perturbation that changes p most.
 
-    Needs no labels: examples without one take part with a sample weight of 0. The model has one
+    Needs no labels: give examples without a label a sample weight of 0. The model must have one
     output, a distribution over the last axis. `rounds` + 2 evaluations.
 
     Args:
         weights: as in `FGM`.
         epsilon: length of the perturbation.
-        xi: length of the difference that finds it.
+        xi: length of the trial step (of a finite difference) by which the perturbation is found.
         rounds: rounds of power iteration.
         weight: factor of the divergence.
         from_logits: whether the output holds scores rather than probabilities.
@@ -196,7 +197,7 @@ class VirtualAdversarial:
 
 
 def adversarial_training(model, weights="embeddings", epsilon=1.0):
-    """One line after `compile`: train the model with `FGM` on an embedding.
+    """Train a compiled model with `FGM` on its embeddings, by one line after `compile`.
 
     Example:
         >>> import keras
@@ -245,7 +246,7 @@ def _mixed(clean, adversarial, share):
 
 
 def _start(value, time):
-    # another direction each step, without a state of its own that JAX would have to carry
+    # another direction at each step, without a random state that JAX would have to carry
     both = np.random.default_rng(0).uniform(0, 2 * np.pi, (2, *value.shape))
     phase, speed = (ops.convert_to_tensor(part.astype("float32")) for part in both)
     return ops.cast(ops.cos(phase + time * speed), value.dtype)

@@ -4,9 +4,9 @@ from keras import backend
 
 
 def value_and_gradients(function, values):
-    """Return `function(values)`, a scalar and something else, and the scalar's gradients.
+    """Return `function(values)`, a pair that begins with a scalar, and that scalar's gradients.
 
-    Gradients are dense and never None: where nothing flows they are zeros.
+    Gradients are dense and never None: a value that the scalar does not depend on gets zeros.
 
     Args:
         function: from a list of tensors to a pair.

@@ -1,4 +1,4 @@
-"""Where an optimizer would go from here: its own step, without taking it."""
+"""Where an optimizer's next step would lead, without taking it."""
 
 import contextlib
 
@@ -9,20 +9,20 @@ from fastkeras._keras_private import BaseOptimizer
 
 
 def own_step(optimizer, state, variables, values, gradients):
-    """Return the values that an optimizer would make of some, and change nothing.
+    """Return the values after a step of the optimizer, and change nothing.
 
     Clipping, decay, moments, rates and constraints are those of the optimizer. Gradients that it
-    would only accumulate are taken for those of a whole batch.
+    would only accumulate are treated as those of a whole batch.
 
     Args:
         optimizer: a built optimizer.
         state: pairs of its variables and their values.
         variables: the trainable variables, in the order in which it knows them.
-        values: where the step begins.
+        values: of the variables before the step.
         gradients: one for each.
 
     Raises:
-        ValueError: the optimizer is made of several.
+        ValueError: the optimizer is composed of several.
     """
     if hasattr(optimizer, "optimizers"):
         raise ValueError(
@@ -52,7 +52,7 @@ def own_step(optimizer, state, variables, values, gradients):
 
 @contextlib.contextmanager
 def _in_scope(optimizer, keys):
-    """Let an optimizer assign by way of its variables: on TensorFlow it goes around the scope."""
+    """Let an optimizer assign through variables: on TensorFlow it would bypass the scope."""
     own = {
         "assign": lambda variable, value: variable.assign(value),
         "assign_add": lambda variable, value: variable.assign(ops.add(variable, value)),

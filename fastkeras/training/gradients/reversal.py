@@ -1,4 +1,4 @@
-"""Gradients turned around or cut."""
+"""Gradients reversed or cut."""
 
 import keras
 from keras import ops
@@ -18,7 +18,7 @@ def gradient_reversal(x, scale=1.0):
 
     Source: Ganin & Lempitsky, 2015, "Unsupervised domain adaptation by backpropagation".
     """
-    # not stop_gradient((1 + scale) x) − scale x: that rounds x, and makes NaN of infinities
+    # stop_gradient((1 + scale) x) − scale x would round x, and turn infinities into NaN
 
     @ops.custom_gradient
     def reversed_(x):
@@ -31,11 +31,11 @@ def gradient_reversal(x, scale=1.0):
 
 
 def gradient_after_loss(loss):
-    """Return a loss whose gradient is computed after its value; only TensorFlow needs that.
+    """Return a loss whose gradient is computed after its value; only TensorFlow needs this.
 
-    The gradient of a loss that is linear in the last outputs, that of a Wasserstein GAN or of a
-    hinge, does not need their value. On CPUs, TensorFlow 2.21 then may read a weight for the
-    gradient of another after the step has changed it: its graph optimizer drops the edge between.
+    If a loss is linear in the outputs, as that of a Wasserstein GAN or a hinge, its gradient does
+    not need their values. On CPUs, TensorFlow 2.21 may then compute a gradient from a weight that
+    the step has already changed: its graph optimizer drops the dependency between them.
 
     Args:
         loss: tensor of any shape.
@@ -62,14 +62,14 @@ def gradient_after_loss(loss):
 def stop_gradient_through(layer, keep_updates=False, state=()):
     """Return a function that calls the layer, with gradients for its inputs but not its weights.
 
-    What `layer.trainable = False` is to a model, this is to one call: the same layer can be trained
-    by one loss and be fixed in another.
+    It freezes the layer for one call, as `layer.trainable = False` does for a whole model: so the
+    same layer can be trained by one loss and fixed in another.
 
     Args:
         layer: a built layer or model.
-        keep_updates: whether the call may change its other state: the moving statistics of a
-            BatchNormalization, the seed of a Dropout. Without, the next call has the same noise.
-        state: pairs of such a variable and its value for this call, if not the present one.
+        keep_updates: whether the call may change other state of the layer: the moving statistics of
+            a BatchNormalization, the seed of a Dropout. If not, the next call has the same noise.
+        state: pairs of such a variable and its value in this call; others have their present value.
 
     Raises:
         ValueError: the layer is not built.
@@ -90,7 +90,7 @@ def stop_gradient_through(layer, keep_updates=False, state=()):
         values = [(v, ops.stop_gradient(value_of(v))) for v in layer.trainable_variables]
         noise = noise_state()
         with Substitution([*values, *state], keep_updates) as scope:
-            scope.stops_gradients = True  # for `Reparameterize`, which has done its work already
+            scope.stops_gradients = True  # `Reparameterize` may have computed its weights before
             outputs = layer(*inputs, **options)
         if not keep_updates:
             repeat_noise(noise)
@@ -104,10 +104,10 @@ class GradientReversal(keras.layers.Layer):
     """`gradient_reversal` as a layer, for functional models and domain-adversarial training.
 
     Args:
-        scale: the gradient is multiplied by −scale; a number, or a variable that moves.
+        scale: the gradient is multiplied by −scale; a number, or a variable, for a schedule.
 
     Raises:
-        ValueError: `scale` is no number.
+        ValueError: `scale` is not a number.
 
     Example:
         >>> import keras
@@ -117,7 +117,7 @@ class GradientReversal(keras.layers.Layer):
 
     def __init__(self, scale=1.0, **options):
         super().__init__(**options)
-        is_variable = hasattr(scale, "assign")  # that of a schedule
+        is_variable = hasattr(scale, "assign")  # for a schedule
         self.scale = scale if is_variable else number("scale", scale, "a number", lambda s: True)
         self.supports_masking = True
 

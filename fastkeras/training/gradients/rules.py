@@ -1,4 +1,4 @@
-"""Gradients for `train_with`: of methods for differential equations, games and flat minima."""
+"""Rules for `train_with`: methods for differential equations, games and flat minima."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ TINY = 1e-12
 class Heun:
     """The mean of the gradients here and after the optimizer's step: with SGD, Heun's method.
 
-    Two evaluations. It follows the gradient flow more closely, which trains deeper into the
-    training loss and generalises no better: a tool to study, not a faster optimizer.
+    Two evaluations. It follows the gradient flow more closely. This lowers the training loss
+    further but does not generalise better: a tool for studies, not a faster optimizer.
 
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5879.
     """
@@ -45,10 +45,10 @@ class RungeKutta4:
 
 @dataclass(frozen=True)
 class Extragradient:
-    """The gradient after the optimizer's step, for games where descent goes round in circles.
+    """The gradient after the optimizer's step, for games in which descent runs in circles.
 
-    The step to the point where the gradient is taken is the optimizer's own, with its moments: with
-    Adam that of Adam. Two evaluations.
+    The step to the point of that gradient is the optimizer's own, moments included: with Adam, a
+    step of Adam. Two evaluations.
 
     Source: Korpelevich, 1976; Gidel et al., 2019, "A variational inequality perspective on
     generative adversarial networks".
@@ -64,7 +64,7 @@ class Extragradient:
 class SAM:
     """Sharpness-aware minimisation: the gradient at the worst point within `rho`.
 
-    Two evaluations. The moving statistics are those of the first, as the authors advise.
+    Two evaluations. Moving statistics come from the first, as the authors advise.
 
     Args:
         rho: radius, above 0.
@@ -125,7 +125,7 @@ def squared_norm(tensors):
 
 
 def moved(values, directions, distance):
-    """Values moved along directions; None is no direction."""
+    """Values moved along directions; with None a value stays."""
     return [
         value if direction is None else value + ops.cast(distance, value.dtype) * direction
         for value, direction in zip(values, directions, strict=True)

@@ -14,30 +14,30 @@ from fastkeras.training.substitution import value_of
 def train_with(model, rule):
     """Let `fit` of a compiled model find its gradients by a rule.
 
-    The optimizer is any, and is given what the rule finds: with plain SGD, `Heun` is Heun's method.
-    All evaluations of a step see the same batch and the same random noise, those of dropout too,
-    so that they are gradients of one function. The first one, at the weights as they are, makes
-    the loss and the metrics that are shown, and changes the moving statistics.
+    Any optimizer works, and gets what the rule finds: with plain SGD, `Heun` is Heun's method.
+    All evaluations of a step see the same batch and the same random noise, in dropout too, so that
+    they are gradients of one function. The first one, at the present weights, yields the loss and
+    metrics that are shown, and updates the moving statistics.
 
     Works in compiled training on every backend, and over several devices with the distributions of
-    Keras (JAX). Under `tf.distribute` each of several replicas would follow the rule by the
-    gradients of its own share of the batch alone, and `LossScaleOptimizer` (mixed float16) scales
-    what a rule takes for gradients; both are refused, here and at the first step, should `compile`
-    come in between. Gradients of embeddings are dense. Saved models do not keep the rule: call this
+    Keras (JAX). Two cases are refused, here and, if `compile` comes in between, at the first step:
+    several replicas under `tf.distribute`, each of which would follow the rule by its own share of
+    the batch alone; and `LossScaleOptimizer` (mixed float16), which scales what a rule takes for
+    gradients. Gradients of embeddings are dense. Saved models do not keep the rule: call this
     again after loading. `train_on_batch` follows it too.
 
     Args:
         model: a compiled model.
         rule: one of `Heun`, `RungeKutta4`, `Extragradient`, `SAM`, `ASAM`, `FGM`, `PGD`,
             `GradientPenalty`, `VirtualAdversarial`; or a function of an `Objective` and the values
-            of the trainable variables that returns gradients. None goes back to plain training.
+            of the trainable variables that returns gradients. None restores plain training.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: `rule` is no rule, or the model is not compiled, has a LossScaleOptimizer, or is
-            trained on several replicas under `tf.distribute`.
+        ValueError: `rule` is not a rule, or the model is not compiled, has a LossScaleOptimizer, or
+            is trained on several replicas under `tf.distribute`.
 
     Example:
         >>> import keras
@@ -69,18 +69,18 @@ class Objective:
     Args:
         model: the model.
         data: x, y and the sample weights of the batch.
-        others: pairs of all its other variables (also of its metrics) and their values.
-        state: pairs of the optimizer's variables and their values; without it there is no `step`.
+        others: pairs of all other variables of the model (also of its metrics) and their values.
+        state: pairs of the optimizer's variables and their values; needed for `step`.
     """
 
     def __init__(self, model, data, others, state=()):
         self.model, self.data, self.others, self.state = model, data, list(others), list(state)
         self.variables = model.trainable_variables
         self.noise = noise_state()
-        self.first = None  # loss, outputs and the values of the other variables after it
+        self.first = None  # of the first evaluation: loss, outputs, values of the other variables
 
     def loss(self, values):
-        """The loss, and what else came out of it."""
+        """The loss, and a pair of the outputs and the new values of the other variables."""
         x, y, weights = self.data
         repeat_noise(self.noise)
         options = {"training": True} if self.model._call_has_training_arg else {}
@@ -96,11 +96,11 @@ class Objective:
         return self.differentiate(self.loss, values)
 
     def step(self, values, gradients):
-        """Where the optimizer would go from these values by these gradients; nothing changes."""
+        """The values after a step of the optimizer by these gradients; nothing changes."""
         return own_step(self.model.optimizer, self.state, self.variables, values, gradients)
 
     def differentiate(self, function, values):
-        """The gradients of a function that returns a loss, and what `loss` returned beside it."""
+        """The gradients of a function that returns a loss, and the second result of `loss`."""
         (loss, rest), gradients = value_and_gradients(function, values)
         if self.first is None:
             self.first = loss, *rest
@@ -133,7 +133,7 @@ def _step(model, rule, data):
 
 
 def _jax_step(model, rule, state, data):
-    """One step on JAX, where all variables come and go as values."""
+    """One step on JAX, where the values of all variables are passed in and returned."""
     _check(model)
     trainable, non_trainable, of_optimizer, of_metrics = state
     x, y, weights = data = keras.utils.unpack_x_y_sample_weight(data)

@@ -1,1 +1,1 @@
-"""Losses of any tensors, as layers and as losses of Keras."""
+"""Losses computed from any tensors, as layers and as losses of Keras."""

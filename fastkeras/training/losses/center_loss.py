@@ -1,4 +1,4 @@
-"""Center loss: features near the centre of their class, the centres learned along."""
+"""Center loss: draws features to the centre of their class; the centres are learned too."""
 
 import keras
 from keras import ops
@@ -13,7 +13,7 @@ class CenterDistances(keras.layers.Layer):
 
     Its output has shape (batch, classes), so that `CenterLoss` is a loss like any other: the
     centres are weights of the model, are saved with it and get their gradient on every backend.
-    It takes batch × classes × features numbers; with many classes use `CenterLossLayer`.
+    It takes memory for batch × classes × features numbers; with many classes use `CenterLossLayer`.
 
     Args:
         classes: number of classes.
@@ -49,7 +49,7 @@ class CenterDistances(keras.layers.Layer):
 
     def call(self, features):
         """Distances of shape (batch, classes)."""
-        # not |f|² - 2fc + |c|², which loses its digits where features have come near their centre
+        # |f|² - 2fc + |c|² would lose all digits where features are near their centre
         return 0.5 * ops.sum(ops.square(features[:, None] - self.centers), -1)
 
     def get_config(self):
@@ -61,9 +61,9 @@ class CenterDistances(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("fastkeras")
 class CenterLoss(keras.losses.Loss):
-    """The entry of the true class, of what `CenterDistances` returns.
+    """The entry of the true class in the output of `CenterDistances`; see there for an example.
 
-    Labels are integers of shape (batch,) or (batch, 1). See there for an example.
+    Labels are integers of shape (batch,) or (batch, 1).
     """
 
     def __init__(self, reduction="sum_over_batch_size", name="center_loss"):
@@ -82,9 +82,9 @@ class CenterLossLayer(LossLayer):
     Reads only the centres of the labels in the batch, whatever the number of classes. Labels are
     another input of the model: integers of shape (batch,) or (batch, 1).
 
-    A centre's gradient is its share of the batch times its distance, so that centres of rare
-    classes move slowly; `learning_rate_multipliers=[("centers", 10)]` of any fastkeras optimizer
-    lets them move faster than the network.
+    A centre's gradient is proportional to the share of its class in the batch, so centres of rare
+    classes move slowly; with `learning_rate_multipliers=[("centers", 10)]` of any fastkeras
+    optimizer centres move faster than the network.
 
     Args:
         classes: number of classes.

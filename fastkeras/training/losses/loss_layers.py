@@ -1,4 +1,4 @@
-"""Losses that are no functions of (y_true, y_pred)."""
+"""Losses that are not functions of (y_true, y_pred)."""
 
 import keras
 from keras import ops
@@ -10,24 +10,24 @@ from fastkeras.training.arguments import function, number
 class LossLayer(keras.layers.Layer):
     """Add a loss computed from any tensors; pass the first of them through.
 
-    Give a function, or override `compute_loss`. What it returns is averaged, so that it may be a
-    scalar or a loss for each example. `fit(x, None)` trains a model whose losses are all of this
-    kind. For prediction take `keras.Model(inputs, outputs)` of the same tensors: it shares the
-    weights and asks for no targets.
+    Give a function, or override `compute_loss`. Its result is averaged, so it may be a scalar or a
+    loss for each example. `fit(x, None)` trains a model whose losses are all of this kind. For
+    prediction make a `keras.Model(inputs, outputs)` of the same tensors: it shares the weights and
+    needs no targets.
 
     Args:
         fn: function of the inputs: `fn(a, b)` for a call with `[a, b]`, `fn(a)` for a single
             tensor, `fn(**inputs)` for a dict. Registered functions
             (`keras.saving.register_keras_serializable`) are saved and loaded with the model.
             Without one, the last input is the loss.
-        weight: factor of the loss, a variable of the layer: `ScheduleScalar(layer.weight, …)`
-            moves it while training.
+        weight: factor of the loss, kept as a variable of the layer: `ScheduleScalar(layer.weight,
+            …)` changes it while training.
         output: which input is passed through: a position, or a key of a dict.
         name: name of the layer.
 
     Raises:
-        ValueError: `fn` is no function, `weight` no number, or `output` no position or key of the
-            inputs.
+        ValueError: `fn` is not a function, `weight` not a number, or `output` not a position or key
+            of the inputs.
 
     Example:
         >>> import keras
@@ -59,7 +59,7 @@ class LossLayer(keras.layers.Layer):
         self._initial_weight = weight
 
     def build(self, input_shape):
-        """Nothing to make: the layers of a subclass are built by its own calls."""
+        """Make nothing; the layers of a subclass are built when it calls them."""
 
     def compute_loss(self, *inputs, **named):
         """The loss: a scalar, or one number for each example."""
@@ -106,7 +106,7 @@ class LossLayer(keras.layers.Layer):
             own["fn"] = keras.saving.serialize_keras_object(self.fn)
         if type(self).__init__ is LossLayer.__init__:
             return config | {"fn": None} | own
-        # a subclass may have more arguments, and has passed on those of this class
+        # leave out defaults: a subclass may not have all arguments of this class
         return config | {name: value for name, value in own.items() if value != 0}
 
     @classmethod
@@ -120,8 +120,8 @@ class LossLayer(keras.layers.Layer):
 def add_loss(model, *losses):
     """Return the functional model with symbolic losses added: the `model.add_loss` of Keras 2.
 
-    The new model shares all layers with the old one and has the same inputs and outputs. Every
-    input that the losses depend on has to be one of the model's.
+    The new model shares all layers with the old one and has the same inputs and outputs. The losses
+    may depend only on inputs of the model.
 
     Args:
         model: a functional model, or a symbolic input (or a list of these) for a model that is
@@ -161,12 +161,12 @@ def applied(fn, inputs):
 
 
 def spec_of(tensor):
-    """Shape and dtype of a tensor: Keras takes `0.1 * tensor` for a sparse one."""
+    """Shape and dtype of a tensor, as dense: Keras wrongly takes `0.1 * tensor` to be sparse."""
     return keras.KerasTensor(tensor.shape, dtype=tensor.dtype)
 
 
 def graph_of(model):
-    """The input and output tensors of a functional model; of inputs alone, these and None."""
+    """The input and output tensors of a functional model; given only inputs, these and None."""
     if isinstance(model, keras.Model):
         if isinstance(model, keras.Sequential) and model.built:
             model = model._functional

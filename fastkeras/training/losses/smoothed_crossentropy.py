@@ -1,4 +1,4 @@
-"""Cross-entropy with a label smoothing that moves while training."""
+"""Cross-entropy with a label smoothing that can change while training."""
 
 import keras
 from keras import ops
@@ -10,8 +10,8 @@ from fastkeras.training.arguments import number
 class SmoothedCrossentropy(keras.losses.Loss):
     """(1 − e)·cross-entropy + e·cross-entropy against the uniform distribution.
 
-    e is the variable `smoothing`: `ScheduleScalar(loss.smoothing, {0: 0.1, 100: 0.01})` moves it
-    while training. With a constant e Keras' own `label_smoothing` does the same.
+    e is the variable `smoothing`: `ScheduleScalar(loss.smoothing, {0: 0.1, 100: 0.01})` changes it
+    while training. For a constant e, Keras' own `label_smoothing` does the same.
 
     Args:
         smoothing: e, from 0 to 1.
@@ -51,7 +51,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The loss of a batch, reduced."""
-        if self.sparse:  # Keras casts labels to the dtype of the scores: 257 is 256 in bfloat16
+        if self.sparse:  # else Keras casts them to the dtype of scores: 257 is 256 in bfloat16
             y_true = ops.cast(y_true, "float32")
         return super().__call__(y_true, y_pred, sample_weight)
 

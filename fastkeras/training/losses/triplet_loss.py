@@ -15,8 +15,8 @@ class TripletLossLayer(LossLayer):
 
     Args:
         margin: by how much the negative has to be farther than the positive.
-        distance: "cosine" (1 − cosine), "dot" (−inner product, that of the article) or
-            "squared_euclidean". Embeddings of length zero have the cosine 0, and no NaN.
+        distance: "cosine" (1 − cosine), "dot" (−inner product, as in the article) or
+            "squared_euclidean". Embeddings of length zero have the cosine 0, not NaN.
         weight: factor of the loss, as in `LossLayer`.
 
     Raises:

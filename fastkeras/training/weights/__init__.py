@@ -1,1 +1,1 @@
-"""Weights transformed before their use."""
+"""Weights that are transformed before use."""

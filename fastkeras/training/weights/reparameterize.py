@@ -1,4 +1,4 @@
-"""Weights transformed before their use."""
+"""Layers whose weights are transformed before use."""
 
 import inspect
 
@@ -14,18 +14,18 @@ from fastkeras.training.weights.transforms import WeightTransform
 class Reparameterize(keras.layers.Wrapper):
     """Call a layer with some of its weights transformed; gradients flow through the transform.
 
-    The weights that are trained and saved are those before the transform. (Keras' constraints
-    change a weight after each update, and the optimizer knows nothing of them.)
+    The weights before the transform are trained and saved. (Keras' constraints, in contrast, change
+    a weight after each update, unknown to the optimizer.)
 
-    A layer that is called more than once in one call of the model transforms its weights once, on
-    TensorFlow and torch; under `jit` JAX merges the equal computations. Random transforms draw once
-    for each of these.
+    If a layer is called several times in one call of the model, TensorFlow and torch transform its
+    weights once; under `jit` JAX merges the equal computations. Random transforms draw once for
+    each transformation.
 
     Args:
         layer: any layer: Dense, Conv2D, LSTM, Embedding, BatchNormalization, …, and those of
-            several inputs, such as MultiHeadAttention. It is called as the layer is.
+            several inputs, such as MultiHeadAttention. The wrapper is called as the layer is.
         transform: a `WeightTransform`, such as `SpectralNorm()`, or a function from tensor to
-            tensor of the same shape. Each weight gets a copy of its own.
+            tensor of the same shape. Each weight gets its own copy.
         weights: names of the weights, or the ends of their paths ("query/kernel").
 
     Raises:
@@ -46,19 +46,19 @@ class Reparameterize(keras.layers.Wrapper):
 
     def __init__(self, layer, transform, weights=("kernel",), **options):
         super().__init__(layer, **options)
-        self._call_signature = inspect.signature(layer.call)  # by which Keras finds masks
+        self._call_signature = inspect.signature(layer.call)  # Keras passes masks by it
         if not callable(transform):
             raise ValueError(f"transform must be a function or a WeightTransform, got {transform}")
         self.weight_names = [weights] if isinstance(weights, str) else list(weights)
         if not self.weight_names:
             raise ValueError(f"weights={weights!r} must name at least one")
-        self._transform = [transform]  # not a part of this layer, only its copies are
+        self._transform = [transform]  # in a list: only its copies are parts of this layer
         self.supports_masking = True
 
     def __call__(self, *inputs, **options):
         """The layer's output; the layer is built by its first inputs."""
         if not self.layer.built and _count(inputs) + _count(options) > 1:
-            # `build` is told one shape only; a layer of several inputs knows what it needs
+            # `build` gets only one shape; calling a layer of several inputs builds it
             with keras.name_scope(self.name, caller=self):
                 specs = keras.tree.map_structure(_spec, (inputs, options))
                 self.layer(*specs[0], **specs[1])
@@ -69,7 +69,7 @@ class Reparameterize(keras.layers.Wrapper):
         if not self.layer.built:
             self.layer.build(input_shape)
         raw = _named(self.layer, self.weight_names)
-        self._raw = lambda: raw  # not a list, of which Keras would take the variables for our own
+        self._raw = lambda: raw  # not a list, whose variables Keras would count as our own
         self.transforms = [self._copy_for(variable) for variable in raw]
 
     def _copy_for(self, variable):
@@ -92,7 +92,7 @@ class Reparameterize(keras.layers.Wrapper):
         return outputs
 
     def _transformed(self):
-        # JAX: a value may belong to a loop that has ended
+        # on JAX a kept value may belong to a loop that has ended
         context = None if backend.backend() == "jax" else get_global_attribute("current_call_ctx")
         if context is None:
             return self._computed()
@@ -111,7 +111,7 @@ class Reparameterize(keras.layers.Wrapper):
         return [(variable, transform(value_of(variable))) for variable, transform in pairs]
 
     def _done(self, context, scope):
-        """What this call of the model has computed in a scope before, or None."""
+        """The values that this call of the model has already computed in a scope, or None."""
         key = self, scope, _graph()
         for other, values in context.get_value("reparameterized", []):
             if all(a is b for a, b in zip(key, other, strict=True)):
@@ -127,7 +127,7 @@ class Reparameterize(keras.layers.Wrapper):
         return self.layer.compute_mask(inputs, previous_mask)
 
     def compute_output_shape(self, *shapes, **named):
-        """That of the layer, whose arguments it takes."""
+        """That of the layer, with the same arguments."""
         return self.layer.compute_output_shape(*shapes, **named)
 
     def compute_output_spec(self, *inputs, **options):

@@ -16,16 +16,16 @@ from fastkeras.training.arguments import integer, number
 class WeightTransform(keras.layers.Layer):
     """A layer from weight to weight.
 
-    Subclasses override `call(weight)`; one that makes weights of its own can initialise them by
-    `self.initial()`, the value of the weight that it will transform. If `replaces` is set, the
-    weight itself is not trained any more.
+    Subclasses override `call(weight)`; those that have weights of their own can initialise them
+    from `self.initial()`, the value of the weight to be transformed. If `replaces` is set, that
+    weight is no longer trained.
     """
 
     replaces = False
     initial = None
 
     def build(self, shape):
-        """Nothing to make."""
+        """Make nothing."""
 
     def compute_output_spec(self, weight, **options):
         """That of the weight."""
@@ -41,20 +41,20 @@ class WeightTransform(keras.layers.Layer):
 class SpectralNorm(WeightTransform):
     """Divide by the largest singular value, found by power iteration.
 
-    The weight is taken as a matrix of all its axes but one by that one, so that the result bounds
-    the Lipschitz constant of a Dense layer, not exactly that of a convolution. A weight of one axis
-    is a diagonal matrix, as in BatchNormalization: its largest magnitude divides it. (The article's
-    layer divides it by its length, and starts from a vector of ones, which finds nothing in a
-    kernel whose rows have mean zero.)
+    The weight is reshaped to a matrix with one column for each unit; so the result bounds the
+    Lipschitz constant of a Dense layer, but not exactly that of a convolution. A weight of one axis
+    is treated as a diagonal matrix, as in BatchNormalization: it is divided by its largest
+    magnitude. (The article's layer divides it by its length, and starts from a vector of ones,
+    which finds nothing in a kernel whose rows have mean zero.)
 
-    The singular value found is at most the true one, so that the norm of the result is at least 1,
-    and nearer with more rounds. Without `persistent` gradients flow through the rounds too.
+    The singular value found is at most the true one, so the norm of the result is at least 1, and
+    closer to it with more rounds. Without `persistent`, gradients flow through the rounds too.
 
     Args:
         iterations: rounds, at least 1.
-        persistent: keep the vector from step to step, as in the paper, and change it in training
-            only; then one round is enough. Without, every call begins anew and depends on nothing
-            but the weight.
+        persistent: whether to keep the vector from step to step, as in the paper, and change it
+            only in training; then one round is enough. If not, every call begins anew and depends
+            only on the weight.
         axis: the axis of the units: −1, or −2 for transposed convolutions.
 
     Raises:
@@ -83,7 +83,7 @@ class SpectralNorm(WeightTransform):
             )
 
     def call(self, weight, training=None):
-        """The weight over its largest singular value."""
+        """The weight divided by its largest singular value."""
         if len(weight.shape) == 1:
             return weight / ops.maximum(ops.max(ops.abs(weight)), _TINY)
         matrix = ops.reshape(ops.moveaxis(weight, self.axis, -1), (-1, weight.shape[self.axis]))
@@ -104,7 +104,7 @@ class SpectralNorm(WeightTransform):
 
 @keras.saving.register_keras_serializable("fastkeras")
 class WeightNorm(WeightTransform):
-    """Length and direction of each unit apart: gain · w / |w|, the gains trained.
+    """Separate length and direction of each unit: gain · w / |w|, with trained gains.
 
     Gains begin as the lengths of the units, so that wrapping a layer changes nothing at first.
 
@@ -122,7 +122,7 @@ class WeightNorm(WeightTransform):
         self.gain = self.add_weight(shape=(shape[-1],), initializer=lengths, name="gain")
 
     def call(self, weight):
-        """The weight with the lengths of the gains."""
+        """The weight, its units scaled to lengths equal to the gains."""
         return self.gain * (weight / ops.maximum(_length(weight), _TINY))
 
 
@@ -131,8 +131,8 @@ class L2Normalize(WeightTransform):
     """Each unit has length 1: with inputs of length 1 a Dense layer computes cosines.
 
     Args:
-        axis: axis or axes of a unit; all but the last by default. −1 gives the rows of an
-            Embedding length 1.
+        axis: axis or axes of a unit; all but the last by default. With −1 the rows of an Embedding
+            have length 1.
     """
 
     def __init__(self, axis=None, **options):
@@ -140,7 +140,7 @@ class L2Normalize(WeightTransform):
         self.axis = axis
 
     def call(self, weight):
-        """The weight over the lengths of its units."""
+        """The weight divided by the lengths of its units."""
         return weight / ops.maximum(_length(weight, self.axis), _TINY)
 
     def get_config(self):
@@ -176,10 +176,11 @@ class WeightStandardization(WeightTransform):
 
 @keras.saving.register_keras_serializable("fastkeras")
 class LowRank(WeightTransform):
-    """A product of two matrices in place of the weight, which is not trained any more.
+    """A product of two matrices in place of the weight, which is no longer trained.
 
-    They begin as the best approximation of it, by its singular values. Fewer numbers are trained;
-    the weight stays in memory. (To adapt a weight by a low-rank difference Keras has LoRA.)
+    The product begins as the best approximation of the weight, by its singular values. Fewer
+    numbers are trained, but the weight stays in memory. (To add a low-rank difference to a weight,
+    Keras has LoRA.)
 
     Args:
         rank: number of columns of the first and rows of the second, at least 1.
@@ -226,10 +227,10 @@ class LowRank(WeightTransform):
 
 @keras.saving.register_keras_serializable("fastkeras")
 class Masked(WeightTransform):
-    """Entries where the mask is 0 are 0 and get no gradient, whatever the weight holds.
+    """Entries where the mask is 0 are 0 and get no gradient, whatever the weight holds there.
 
     Args:
-        mask: array of the weight's shape, or one that broadcasts to it. It is saved with the
+        mask: array of the weight's shape, or one that broadcasts to it. It is saved both in the
             configuration, one bit for each entry, and with the weights.
     """
 
