@@ -275,7 +275,7 @@ def _state(domain, engine):
 
 @cache
 def why_not_ready(domain, engine):
-    """Return the error of importing an engine (ModuleNotFoundError for a missing module) or None."""
+    """Return the error of importing an engine (ModuleNotFoundError for missing modules) or None."""
     try:
         _load(domain, engine)
     except Exception as error:  # a broken installation of a framework may raise anything

@@ -69,7 +69,7 @@ def _check_interface():
 
 
 def op(name, results, what, advice):
-    """Return a function of JAX arrays that calls a kernel; all transformations but derivatives work.
+    """A function of JAX arrays that calls a kernel, under all transformations except derivatives.
 
     Args:
         name: that of the kernel in the library, without the dtype.

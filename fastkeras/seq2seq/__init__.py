@@ -1,7 +1,7 @@
-"""Sequence-to-sequence decoding: the search for the best sequences that a model can write.
+"""Sequence-to-sequence decoding: searching for the best sequences that a model can generate.
 
-Every function takes NumPy arrays, or tensors of TensorFlow, JAX or torch, and answers in kind. The
-algorithms and their formulas are in docs/seq2seq.md.
+Every function takes NumPy arrays, or tensors of TensorFlow, JAX or torch, and returns the same
+kind. The algorithms and their formulas are in docs/seq2seq.md.
 """
 
 from fastkeras.seq2seq.beam_search import BeamSearch, Hypotheses

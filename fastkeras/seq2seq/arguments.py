@@ -1,7 +1,7 @@
-"""The door of the decoding functions: every argument is checked here, once, and a `Step` made.
+"""The door of the decoding functions: checks every argument, once, and makes a `Step` of them.
 
-What depends on values is checked for NumPy arrays only: a graph of tensors cannot raise, so there
-it is left to the engine.
+Values are checked for NumPy arrays only: a graph of tensors cannot raise, so there the engine has
+to deal with them.
 """
 
 from typing import Any, NamedTuple
@@ -11,15 +11,15 @@ import numpy as np
 from fastkeras._arrays import Spoken, array_functions, contiguous, dtype_of, family_of
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-MOST = 2**31 - 1  # what an int32 can number
+MOST = 2**31 - 1  # the largest int32
 
 
 class Step(NamedTuple):
-    """One step of a search, as every engine takes it; checked."""
+    """One step of a search, checked, as every engine takes it."""
 
     logits: Any  # (batch, beams, vocabulary), float32 or float64
     scores: Any  # (batch, beams), of the same dtype
-    history: Any  # int32 (batch, beams, steps), or None where nothing looks at it
+    history: Any  # int32 (batch, beams, steps), or None where it is not needed
     allowed: Any  # bool (batch, vocabulary) or (1, vocabulary), or None for all
     repetition_penalty: float
     no_repeat_ngram: int
@@ -52,7 +52,7 @@ def step_of(logits, scores, history, allowed, repetition_penalty, no_repeat_ngra
     repetition_penalty = positive("repetition_penalty", repetition_penalty)
     no_repeat_ngram = integer("no_repeat_ngram", no_repeat_ngram, 0)
     if repetition_penalty == 1 and no_repeat_ngram == 0:
-        history = None  # nothing looks at it
+        history = None  # not needed
     elif history is None:
         raise ValueError(
             "history must be given, int32 (batch, beams, steps), for a repetition_penalty or a "
@@ -64,7 +64,7 @@ def step_of(logits, scores, history, allowed, repetition_penalty, no_repeat_ngra
 
 
 def integer(name, value, least, most=MOST):
-    """The value, an integer in least..most."""
+    """Return the value, if it is an integer in least..most; else raise."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or not least <= value <= most:
         raise ValueError(f"{name}={value!r} must be an integer in {least}..{most}")
@@ -72,7 +72,7 @@ def integer(name, value, least, most=MOST):
 
 
 def number(name, value, is_in=lambda value: True, range_of=""):
-    """The value, a finite number for which `is_in`, in words `range_of`."""
+    """Return the value, if it is a finite number with `is_in`, in words `range_of`; else raise."""
     is_one = isinstance(value, (int, float, np.integer, np.floating))
     if not is_one or isinstance(value, bool) or not np.isfinite(value) or not is_in(value):
         raise ValueError(f"{name}={value!r} must be a finite number{range_of}")
@@ -80,7 +80,7 @@ def number(name, value, is_in=lambda value: True, range_of=""):
 
 
 def positive(name, value):
-    """The value, a finite number above 0."""
+    """Return the value, if it is a finite number above 0; else raise."""
     return number(name, value, lambda value: value > 0, " above 0")
 
 
@@ -107,7 +107,7 @@ def _history(array, history, rows, vocabulary):
             f"{history.max()}"
         )
     if family_of(history) == "numpy":
-        history = np.maximum(history, -1)  # what an int32 cannot hold is negative too
+        history = np.maximum(history, -1)  # so that negative int64 numbers stay so in int32
     return contiguous(array.cast(history, "int32"))
 
 

@@ -10,37 +10,38 @@ from fastkeras.seq2seq.candidates import select
 from fastkeras.seq2seq.states import batch_of, kept, like_states, reordered, repeated, to_numpy
 from fastkeras.seq2seq.tokens import TokenRules
 
-FEW = 0.75  # of the rows: when no more are being searched, the others leave the batch
+FEW = 0.75  # share of unfinished sentences at which the finished ones leave the batch
 
 
 class Hypotheses(NamedTuple):
-    """What a search found, of each sentence the best first."""
+    """What a search found, the best first for each sentence."""
 
     tokens: np.ndarray  # int32 (batch, n_best, longest), without the end, 0 past the length
     lengths: np.ndarray  # int32 (batch, n_best), the end not counted
     scores: np.ndarray  # (batch, n_best); −inf where there is no hypothesis
-    log_likelihoods: np.ndarray  # (batch, n_best), of the tokens and the end
+    log_likelihoods: np.ndarray  # (batch, n_best), of the tokens and the end token
 
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """Beam search: of each sentence the hypotheses of the highest score that it meets.
+    """Beam search: for each sentence, the hypotheses with the highest scores that it encounters.
 
-    A hypothesis is a sequence of min_length to max_length tokens and the end behind them. Its score
-    is log p / length^length_penalty, with log p the model's log-likelihood of the tokens and the
-    end, and their number as the length. In each step the `num_beams` best beginnings of each
+    A hypothesis is a sequence of min_length to max_length tokens, followed by the end token. Its
+    score is log p / length^length_penalty, with log p the model's log-likelihood of the tokens and
+    the end, and their number as the length. In each step the `num_beams` best beginnings of each
     sentence are continued; see docs/seq2seq.md.
 
     Args:
         end: the token that ends a sequence.
         num_beams: how many beginnings are kept, at least 1.
-        n_best: how many hypotheses to return, at least 1; more than `num_beams` may not be found.
+        n_best: how many hypotheses to return, at least 1; if more than `num_beams`, some may not
+            be found.
         min_length, max_length: how many tokens a hypothesis has, without the end.
         length_penalty: 0 for the log-likelihood, 1 for its average; more favours longer sequences.
-        repetition_penalty, no_repeat_ngram: as in `select`; with a penalty, log p is that after it.
-        suppressed: tokens that no hypothesis may hold.
-        early_stopping: leave a sentence as soon as what is still searched cannot change its result.
-            False goes on to `max_length`, for the same result.
+        repetition_penalty, no_repeat_ngram: as in `select`; with a penalty, log p includes it.
+        suppressed: tokens that no hypothesis may contain.
+        early_stopping: whether to stop searching for a sentence once the result can no longer
+            change. False goes on to `max_length`, with the same result.
         engine: as in `select`.
 
     Raises:
@@ -87,19 +88,19 @@ class BeamSearch:
         Args:
             step: a function of (tokens, states, context, ancestry) that returns the logits of the
                 next tokens, (batch, beams, vocabulary), the new states, and the context.
-                tokens: int32, (batch, beams), the last of each hypothesis.
-                states: what belongs to a hypothesis; each array (batch, beams, …).
-                context: what belongs to a sentence: what an encoder said, and caches of keys and
-                    values of all its hypotheses, (batch, beams, steps, …), which are never put in
-                    another order.
+                tokens: int32, (batch, beams), the last token of each hypothesis.
+                states: arrays that belong to hypotheses, each (batch, beams, …).
+                context: arrays that belong to sentences: the output of an encoder, and caches of
+                    keys and values for all hypotheses, (batch, beams, steps, …), which are never
+                    reordered.
                 ancestry: int32, (batch, beams, steps so far): the beam in which each token of a
-                    hypothesis was handed to `step`, and so the place in such a cache.
-                In a later step the batch may be smaller: sentences that are done have left.
+                    hypothesis was given to `step`, which is its place in such a cache.
+                In later steps the batch may be smaller, since finished sentences leave it.
             states, context: arrays (batch, …) in dicts, lists and tuples, or None. States are
                 repeated for all beams before the first step.
             start: the token to begin with: an integer, or integers of shape (batch,).
-            prefix: integers, (batch, steps): the tokens that the hypotheses of a sentence begin
-                with; from the first negative number on there are none.
+            prefix: integers, (batch, steps): the tokens that the hypotheses of a sentence must
+                begin with; a negative number ends them.
 
         Returns:
             `Hypotheses`.
@@ -126,7 +127,7 @@ class BeamSearch:
     def _first(self, batch, states, context, start):
         beams, most = self.num_beams, self.max_length + 1
         scores = np.full((batch, beams), -np.inf)
-        scores[:, 0] = 0  # all beams are the same: one of them stands for all
+        scores[:, 0] = 0  # all beams are equal, so only one of them is continued
         return _Search(
             np.arange(batch),
             np.broadcast_to(np.reshape(start, (-1, 1)), (batch, beams)).astype(np.int32),
@@ -154,7 +155,7 @@ class BeamSearch:
         candidates = select(
             logits,
             scores,
-            2 * beams,  # one of each beam may end
+            2 * beams,  # each beam may end once, which must leave enough others
             history=history,
             allowed=None if allowed is None else like_states(allowed, logits, dtype="bool"),
             repetition_penalty=self.repetition_penalty,
@@ -171,7 +172,7 @@ class BeamSearch:
         is_end = (tokens == self.end) & (scores > -np.inf)
         done.add(sentences, t, np.where(is_end, scores, -np.inf), history)
 
-        order = np.argsort(is_end, axis=1, kind="stable")[:, :beams]  # the others, best first
+        order = np.argsort(is_end, axis=1, kind="stable")[:, :beams]  # unfinished ones, best first
         scores, tokens, parents, history = (
             np.take_along_axis(array, order.reshape(order.shape + (1,) * (array.ndim - 2)), axis=1)
             for array in (scores, tokens, parents, history)
@@ -188,7 +189,7 @@ class BeamSearch:
         return _Search(*of_numpy, kept(states, rows_kept), kept(context, rows_kept))
 
     def _are_over(self, t, scores, worst):
-        """Whether no continuation can get a place: at best, no token lowers the likelihood."""
+        """Whether no continuation can be among the best, even if it costs no likelihood at all."""
         if not self.early_stopping:
             return np.zeros(len(scores), bool)
         longest = self.max_length + 1 if self.length_penalty > 0 else t + 2
@@ -196,9 +197,9 @@ class BeamSearch:
 
 
 class _Search(NamedTuple):
-    """The hypotheses that are being searched; of sentences that are done the scores are −inf."""
+    """The hypotheses that are being continued; scores are −inf for finished sentences."""
 
-    sentences: np.ndarray  # (rows,), their numbers
+    sentences: np.ndarray  # (rows,), their indices in the batch
     tokens: np.ndarray  # (rows, beams)
     scores: np.ndarray  # (rows, beams), best first
     history: np.ndarray  # (rows, beams, max_length + 1)
@@ -208,7 +209,7 @@ class _Search(NamedTuple):
 
 
 class _Finished:
-    """The best hypotheses that have ended, of each sentence in order; of equal ones the earlier."""
+    """The best hypotheses that have ended, sorted for each sentence; in a tie the earlier first."""
 
     def __init__(self, search, batch):
         self.alpha = search.length_penalty
@@ -222,7 +223,7 @@ class _Finished:
         return self.scores[sentences, -1]
 
     def add(self, sentences, length, log_p, tokens):
-        """Hypotheses of `length` tokens, (rows, number); a log-likelihood of −inf is none."""
+        """Add hypotheses of `length` tokens, (rows, number); ignore those with log_p = −inf."""
         if not (log_p > -np.inf).any():
             return
         new = log_p / (length + 1) ** self.alpha, log_p, tokens, np.full(log_p.shape, length)

@@ -1,4 +1,4 @@
-"""The step of a beam search that looks at every token: which continuations are the best."""
+"""The step of a beam search that looks at every token, to find the best continuations."""
 
 from fastkeras._engines import engine_of_family
 from fastkeras.seq2seq.arguments import integer, step_of
@@ -17,36 +17,36 @@ def select(
 ):
     """The best continuations, by one token each, of the hypotheses of each sentence.
 
-    A hypothesis of score s is continued by the token v with the score s + log softmax(logits)[v].
-    What is ruled out keeps its share of the probability: the others' scores stay the model's own
-    log-likelihoods.
+    A hypothesis with score s, continued by the token v, has the score s + log softmax(logits)[v].
+    Ruling out tokens does not raise the probability of others: scores remain the log-likelihoods of
+    the model.
 
     Args:
         logits: floats, shape (batch, beams, vocabulary): the model's scores of the next token of
             each hypothesis. −inf forbids a token.
-        scores: floats, shape (batch, beams): the hypotheses' scores so far. −inf: there is none,
-            and its logits do not matter. In a first step, where all are the same, only one of them
-            may have another score.
-        num_candidates: how many continuations to return for each sentence, at least 1; twice the
-            beams by default, so that as many as there are beams remain if each of them ends.
+        scores: floats, shape (batch, beams): the scores of the hypotheses so far. −inf: there is no
+            such hypothesis, and its logits do not matter. In a first step, when all hypotheses are
+            equal, give all but one of them −inf.
+        num_candidates: how many continuations to return for each sentence, at least 1; by default
+            twice the beams, so that enough remain if one of each beam ends.
         history: integers, shape (batch, beams, steps): the tokens of each hypothesis so far, in
-            order; from the first negative number on there are none.
+            order; a negative number ends them.
         allowed: booleans, shape (vocabulary,) or (batch, vocabulary): the tokens that may come
             next; None for all.
-        repetition_penalty: above 0; the logarithm of the probability of a token that stands in the
-            history is multiplied by it. Above 1 it makes repetitions rarer; 1 is none.
-        no_repeat_ngram: a number n; tokens that would repeat n tokens in a row of the history are
-            ruled out. 0 is none.
-        engine: a name, see `fastkeras.engines("seq2seq")`; None for the fastest.
+        repetition_penalty: above 0; the log probability of a token that occurs in the history is
+            multiplied by it. Above 1 it makes repetitions rarer; 1 has no effect.
+        no_repeat_ngram: a number n; tokens that would repeat an n-gram of the history are ruled
+            out. 0 has no effect.
+        engine: a name in `fastkeras.engines("seq2seq")`; None for the fastest.
 
     Returns:
-        scores: shape (batch, num_candidates), float64 if the logits are and else float32, best
-            first; −inf where there are no more continuations. All are NaN for a sentence of which a
-            hypothesis has a score, or logits, of NaN or +inf.
+        scores: shape (batch, num_candidates), float64 if the logits are, else float32; best first,
+            −inf where there are no more continuations. All are NaN for a sentence if a score or
+            logit of one of its hypotheses is NaN or +inf.
         tokens: int32, shape (batch, num_candidates); 0 where the score is −inf or NaN.
-        parents: int32, the same shape: which hypothesis is continued. Of equal scores that of the
-            lower parent comes first, and then that with the lower token (not so on torch under
-            engine="keras", whose `topk` leaves ties open).
+        parents: int32, the same shape: which hypothesis is continued. In a tie the lower parent
+            comes first, then the lower token (except on torch with engine="keras", whose `topk`
+            leaves ties open).
 
     Raises:
         ValueError: an argument of a wrong shape, dtype or range.

@@ -7,19 +7,18 @@ def sequence_padding(sequences, lengths=None, value=0, axes=1, side="right"):
     """Pad arrays, or nested lists, to one size along their first axes, and stack them.
 
     Args:
-        sequences: arrays, or nested lists; those of a batch have the same axes behind the padded
-            ones.
-        lengths: the size of each padded axis: a number, or one for each; None for the largest
-            there is. What is longer is cut at its end.
-        value: what is put where nothing is.
+        sequences: arrays, or nested lists, equal in all axes after the padded ones.
+        lengths: the size of each padded axis, one number for all or one for each; None for the
+            largest that occurs. Longer sequences are cut at their end.
+        value: the padding value.
         axes: how many axes are padded.
         side: "right" or "left", where the padding goes.
 
     Returns:
-        An array, (batch, *lengths, …), of the dtype that all sequences have in common.
+        An array, (batch, *lengths, …), of the common dtype of all sequences.
 
     Raises:
-        ValueError: sequences of different numbers of axes, or an argument out of range.
+        ValueError: the sequences differ in their number of axes, or an argument is out of range.
 
     Example:
         >>> from fastkeras.seq2seq import sequence_padding
@@ -43,7 +42,8 @@ def sequence_padding(sequences, lengths=None, value=0, axes=1, side="right"):
     if lengths.dtype.kind not in "iu" or (lengths < 0).any():
         raise ValueError(f"lengths={lengths.tolist()} must be integers of at least 0")
     leaves = [leaf for sequence in sequences for leaf in _leaves(sequence, axes - 1)]
-    filled = [leaf for leaf in leaves if leaf.size or leaf.ndim > 1] or leaves  # [] tells nothing
+    # an empty [] says nothing about the axes
+    filled = [leaf for leaf in leaves if leaf.size or leaf.ndim > 1] or leaves
     shapes = {leaf.shape[1:] for leaf in filled}
     if len(shapes) > 1:
         raise ValueError(

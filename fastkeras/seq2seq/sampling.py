@@ -30,22 +30,23 @@ def sample(
     """Draw sequences, token by token.
 
     Args:
-        step, states, context, start, prefix: as a `BeamSearch` is called; samples are its beams.
-        end, min_length, max_length, suppressed: as in `BeamSearch`; after `max_length` tokens comes
-            the end.
-        num_samples: how many sequences of each sentence, at least 1.
-        temperature: the logits are divided by it; 0 takes the most probable token, of equal ones
-            the lowest.
+        step, states, context, start, prefix: as in calling a `BeamSearch`, with samples as beams.
+        end, min_length, max_length, suppressed: as in `BeamSearch`; a sequence ends after
+            `max_length` tokens.
+        num_samples: how many sequences to draw for each sentence, at least 1.
+        temperature: the logits are divided by it; 0 takes the most probable token, in a tie the
+            lowest.
         top_k: only the k most probable tokens are drawn; 0 for all.
-        top_p: only the most probable tokens are drawn, as few as have this share together, 1 for
-            all.
-        min_p: only tokens are drawn that are at least so probable as this share of the most
-            probable one. The three follow the temperature, in this order.
-        seed: an integer, the same of which gives the same samples again, or a NumPy `Generator`.
+        top_p: only the most probable tokens are drawn, as few as have at least this probability
+            together; 1 for all.
+        min_p: only tokens are drawn whose probability is at least this share of that of the most
+            probable token. The three are applied after the temperature, in this order.
+        seed: an integer, which gives the same samples every time, or a NumPy `Generator`.
 
     Returns:
-        `Hypotheses` in the order in which they were drawn; both scores are the log-likelihood by
-        the model itself, of the tokens and the end. −inf where no token is possible.
+        `Hypotheses` in the order in which they were drawn. Scores and log-likelihoods are both the
+        log-likelihood of the tokens and the end by the unchanged model; −inf where no token is
+        possible.
 
     Raises:
         ValueError: an argument out of its range, or logits of NaN or +inf.
@@ -74,7 +75,7 @@ def sample(
         temperature, top_k = 1.0, 1
     rules = TokenRules(end, min_length, max_length, suppressed, prefix, batch)
     shape = (batch, num_samples)
-    # drawn at once: what a sentence gets does not depend on who has left
+    # all drawn at once, so that they do not depend on which sentences have left the batch
     uniforms = np.random.default_rng(seed).random((*shape, max_length + 1))
     written = np.full((*shape, max_length + 1), end, np.int32)
     log_p, is_open = np.zeros(shape), np.ones(shape, bool)
@@ -115,13 +116,13 @@ def sample(
 
 
 def _draw(logits, allowed, uniforms, how):
-    """A token for each (row, sample), and its log-likelihood by the model, NaN if there is none."""
+    """A token for each (row, sample), and its log-likelihood by the model, NaN if undefined."""
     temperature, top_k, top_p, min_p = how
     rows, samples, vocabulary = logits.shape
     is_possible = np.ones((1, 1, vocabulary), bool) if allowed is None else allowed[:, None]
     scaled = np.where(is_possible, logits / temperature, -np.inf)
     scores, order = _ordered(scaled.reshape(-1, vocabulary), top_k, top_p)
-    best = scores.max(axis=1, keepdims=True)  # NaN if one is
+    best = scores.max(axis=1, keepdims=True)  # NaN if any score is
     with np.errstate(invalid="ignore"):
         p = np.exp(scores - np.where(np.isneginf(best), 0, best))
     p = p / np.where(p.sum(axis=1) > 0, p.sum(axis=1), 1)[:, None]
@@ -129,7 +130,7 @@ def _draw(logits, allowed, uniforms, how):
     p = np.where((before < top_p) & (p >= min_p * p.max(axis=1, keepdims=True)), p, 0)
     sums = p.cumsum(axis=1)
     place = (sums <= uniforms.reshape(-1, 1) * sums[:, -1:]).sum(axis=1)
-    last = p.shape[1] - 1 - np.argmax(p[:, ::-1] > 0, axis=1)  # if a product is rounded to the sum
+    last = p.shape[1] - 1 - np.argmax(p[:, ::-1] > 0, axis=1)  # place is beyond it by rounding only
     place = np.minimum(place, last)[:, None]
     tokens = np.take_along_axis(order, place, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -142,7 +143,7 @@ def _draw(logits, allowed, uniforms, how):
 
 
 def _ordered(logits, top_k, top_p):
-    """Scores and their tokens, the most probable first if it matters; of equal ones the lowest."""
+    """Scores and their tokens; sorted where top_k or top_p need it, in a tie the lowest first."""
     rows, vocabulary = logits.shape
     if 0 < top_k < vocabulary:
         scores, order, _ = select(logits[:, None], np.zeros((rows, 1)), top_k)

@@ -1,4 +1,4 @@
-"""What a step function carries from one step to the next: arrays in dicts, lists and tuples."""
+"""The states that a step function passes to the next step: arrays in dicts, lists and tuples."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def map_arrays(function, states):
 
 
 def arrays_of(*states):
-    """All arrays of some structures, in order."""
+    """All arrays of these structures, in order."""
     found = []
     for structure in states:
         map_arrays(found.append, structure)
@@ -26,7 +26,7 @@ def arrays_of(*states):
 
 
 def batch_of(start, *states):
-    """The number of sentences: of the start tokens, or of the arrays, which all have to agree."""
+    """The number of sentences, from the start tokens and the arrays, which all have to agree."""
     sizes = {} if np.ndim(start) == 0 else {"start": len(start)}
     for i, array in enumerate(arrays_of(*states)):
         if len(array.shape) == 0:
@@ -40,7 +40,7 @@ def batch_of(start, *states):
 
 
 def repeated(states, times):
-    """(batch, …) → (batch, times, …): the same for each hypothesis of a sentence."""
+    """(batch, …) → (batch, times, …), repeated for each hypothesis of a sentence."""
 
     def repeat(array):
         ops = array_functions(array)
@@ -70,13 +70,13 @@ def kept(states, rows):
 
 
 def like_states(array, *states, dtype="int32"):
-    """The array in the family of the states' arrays, NumPy if there are none."""
+    """The array, converted to the family of the arrays in `states`, NumPy if there are none."""
     arrays = arrays_of(*states)
     return _like(array, arrays[0], dtype) if arrays else array
 
 
 def to_numpy(array):
-    """A NumPy array, of an array of any family."""
+    """The array, of any family, as a NumPy array."""
     return array_functions(array).convert_to_numpy(array)
 
 

@@ -1,4 +1,4 @@
-"""Which tokens may come next: the rules that a beam search and a sampler have in common."""
+"""Which tokens may come next: the rules that beam search and sampling share."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from fastkeras.seq2seq.arguments import integer
 
 
 class TokenRules:
-    """Lengths, suppressed tokens, and the beginnings that sentences are forced to."""
+    """Lengths, suppressed tokens, and the prefixes that sentences are forced to begin with."""
 
     def __init__(self, end, min_length, max_length, suppressed, prefix, batch):
         self.end = integer("end", end, 0)
@@ -18,7 +18,7 @@ class TokenRules:
         self.prefix = None if prefix is None else self._checked(np.asarray(prefix), batch)
 
     def allowed(self, t, sentences, vocabulary):
-        """Booleans (rows, vocabulary) for the token number t of each sentence, or None for all."""
+        """Booleans (rows, vocabulary) for token number t of each sentence, or None if all may."""
         for name, tokens in (("end", [self.end]), ("suppressed", self.suppressed)):
             if tokens and max(tokens) >= vocabulary:
                 raise ValueError(

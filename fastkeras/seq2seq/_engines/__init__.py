@@ -1,1 +1,1 @@
-"""The engines: a file each, of plain functions; fastkeras/_engines.py chooses."""
+"""The engines, each a file of plain functions; fastkeras/_engines.py chooses one."""

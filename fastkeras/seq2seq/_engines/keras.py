@@ -1,4 +1,4 @@
-"""Composed of keras.ops: on any device and backend, differentiable, exported without custom ops."""
+"""Composed of keras.ops: for any device and backend, differentiable, exports without custom ops."""
 
 from keras import ops
 
@@ -29,7 +29,7 @@ def select(step, num_candidates):
     best = ops.where(is_sound, best, float("nan"))
     missing = [[0, 0], [0, num_candidates - best.shape[1]]]
     if missing[1][1]:
-        # the rest of a sentence that has no order is NaN too
+        # a sentence without an order is NaN everywhere
         ends = ops.where(is_sound, ops.full_like(best[:, :1], -INFINITY), float("nan"))
         best = ops.concatenate([best, ops.repeat(ends, missing[1][1], axis=1)], axis=1)
         index = ops.pad(index, missing)
@@ -37,8 +37,8 @@ def select(step, num_candidates):
 
 
 def _log_softmax(logits):
-    """Also whether the logits have no NaN and no +inf, (batch, beams); where all are −inf, −inf."""
-    # without `initial` Keras refuses a batch of none
+    """Log-softmax, −inf where all logits are; and (batch, beams), whether none is NaN or +inf."""
+    # without `initial` Keras refuses an empty batch
     peak = ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True, initial=-INFINITY))
     shifted = logits - ops.where(ops.isfinite(peak), peak, 0)
     total = ops.sum(ops.exp(shifted), axis=-1, keepdims=True)
@@ -48,13 +48,13 @@ def _log_softmax(logits):
 
 
 def _tokens_so_far(history):
-    """The history, −1 from the first negative number on."""
+    """The history with −1 from the first negative number on."""
     ended = ops.cumsum(ops.cast(history < 0, "int32"), axis=-1)
     return ops.where(ended > 0, -1, history)
 
 
 def _would_repeat(history, n):
-    """The tokens with which the last n tokens would be some that were there before, or −1."""
+    """The tokens that would complete an n-gram already in the history, or −1."""
     firsts = history.shape[2] - (n - 1)
     if firsts < 1:
         return history[..., :0]
@@ -74,7 +74,7 @@ def _among(tokens, vocabulary):
         return ops.zeros((1, 1, 1), "bool")
     tokens = ops.reshape(tokens, (-1, steps))
     rows = ops.shape(tokens)[0]
-    place = ops.arange(rows, dtype="int32")[:, None] * (vocabulary + 1) + tokens + 1  # 0: none
+    place = ops.arange(rows, dtype="int32")[:, None] * (vocabulary + 1) + tokens + 1  # 0: no token
     place = ops.reshape(place, (-1, 1))
     counts = ops.scatter(place, ops.ones_like(place[:, 0]), (rows * (vocabulary + 1),))
     return ops.reshape(counts, (-1, beams, vocabulary + 1))[..., 1:] > 0

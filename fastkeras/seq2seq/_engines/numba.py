@@ -1,8 +1,8 @@
 """Compiled by Numba, for machines where no C++ could be compiled; on one thread.
 
-A step takes about a millisecond, and to wake Numba's threads may take ten times as long. The
-exponentials are NumPy's, which has vectors for them; what follows is in float64 whatever the dtype,
-and rounded once at the end. Functions compile on first use.
+A step takes about a millisecond, and waking Numba's threads may take ten times as long. NumPy
+computes the exponentials, with vector instructions; the rest is computed in float64 whatever the
+dtype, and rounded once, at the end. Functions compile on first use.
 """
 
 from math import inf, nan
@@ -17,12 +17,12 @@ def select(step, num_candidates):
     history = NO_HISTORY if step.history is None else step.history
     allowed = ALL if step.allowed is None else step.allowed
     arrays = (step.logits, *_log_sums(step.logits), step.scores, history, allowed)
-    arrays = [np.require(array, None, "CAW") for array in arrays]  # few types, few compilations
+    arrays = [np.require(array, None, "CAW") for array in arrays]  # few types, so few are compiled
     return _select(*arrays, step.repetition_penalty, step.no_repeat_ngram, num_candidates)
 
 
 def _log_sums(logits):
-    """The largest logits m, and log Σ exp(x − m), NaN where there is none: (batch, beams) each."""
+    """The largest logits m, and log Σ exp(x − m), NaN if not defined; both (batch, beams)."""
     peak = logits.max(axis=-1, keepdims=True)
     peak = np.where(np.isfinite(peak), peak, 0)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -47,10 +47,10 @@ def _select(logits, peaks, log_sums, scores, history, allowed, penalty, n, num_c
 def _write_best(
     b, logits, peaks, log_sums, scores, history, allowed, penalty, n, best, tokens, parents
 ):
-    """The best of one sentence, kept in order in `totals` while all are looked at."""
+    """Write the best candidates of one sentence; `totals` keeps them sorted during the scan."""
     beams, vocabulary = logits.shape
     totals = np.full(len(best), -inf)
-    factors = np.ones(vocabulary)  # of the log probabilities; 0 where a token is ruled out
+    factors = np.ones(vocabulary)  # multiply log probabilities; 0 where a token is ruled out
     for beam in range(beams):
         score = float(scores[beam])
         if score == -inf:
@@ -90,7 +90,7 @@ def _length(so_far):
 
 @njit(cache=True)
 def _mark(so_far, length, penalty, n, factors):
-    """Write the penalty for each token of the history, and 0 for one that repeats n tokens."""
+    """Write the penalty for each token of the history, and 0 if it would repeat an n-gram."""
     for i in range(length):
         factors[so_far[i]] = penalty
     if n == 0:

@@ -1,4 +1,4 @@
-"""The algorithm as text: one sentence and one hypothesis at a time, in the dtype given.
+"""The algorithm written to be read: one sentence and one hypothesis at a time, in the dtype given.
 
 Works in float32, float64 and longdouble. Slow on purpose; every other engine is tested against it.
 """
@@ -20,7 +20,7 @@ def select(step, num_candidates):
             scores[b] = np.nan
             continue
         totals = totals.ravel()
-        best = np.argsort(-totals, kind="stable")[:num_candidates]  # of equal ones the first
+        best = np.argsort(-totals, kind="stable")[:num_candidates]  # in a tie the first
         best = best[totals[best] > -np.inf]
         scores[b, : len(best)] = totals[best]
         parents[b, : len(best)], tokens[b, : len(best)] = np.divmod(best, vocabulary)
@@ -28,7 +28,7 @@ def select(step, num_candidates):
 
 
 def _scores_of_continuations(step, b, beam):
-    """The scores of a hypothesis with each token behind it; all NaN where they have no order."""
+    """The scores of a hypothesis continued by each token; all NaN if they have no order."""
     if not step.scores[b, beam] < np.inf:
         return np.nan
     log_p = _log_softmax(step.logits[b, beam])
@@ -52,13 +52,13 @@ def _log_softmax(logits):
 
 
 def _tokens_so_far(row):
-    """What stands before the first negative number."""
+    """The tokens before the first negative number."""
     negative = np.flatnonzero(row < 0)
     return row[: negative[0]] if len(negative) else row
 
 
 def _would_repeat(history, n):
-    """The tokens with which the last n tokens would be some that were there before."""
+    """The tokens that would complete an n-gram already in the history."""
     if n == 0 or len(history) < n - 1:
         return []
     last = list(history[len(history) - (n - 1) :])

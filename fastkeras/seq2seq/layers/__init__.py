@@ -1,1 +1,1 @@
-"""Keras layers and a loss for models that write sequences."""
+"""Keras layers and a loss for models that generate sequences."""

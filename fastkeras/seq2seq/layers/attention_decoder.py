@@ -9,25 +9,25 @@ from fastkeras.seq2seq.layers.copy_prior import CopyPrior, tokens_in
 
 @keras.saving.register_keras_serializable("fastkeras")
 class AttentionDecoder(keras.layers.Layer):
-    """Scores of the next token, after each token of a target, with a look at the source.
+    """Scores of the next token after each token of a target, with attention to a source.
 
-    A recurrent cell reads the target. With h its output in a step, e_s what the encoder says of the
-    source's step s, and W, V, U learned,
+    A recurrent cell reads the target. With h its output at a step, e_s the encoding of step s of
+    the source, and learned W, V, U,
         a = Σ_s softmax_s(h·W e_s) e_s,    logits = U tanh(V [h; a])
-    Steps of the source that are masked take no part: padding changes nothing.
+    Masked steps of the source do not contribute, so padding changes nothing.
 
     Args:
         vocabulary_size: the number of tokens; 0 is padding.
         cell: a recurrent cell of Keras, `LSTMCell(128)` for instance, or a `StackedRNNCells`.
-        units: of the layer below the logits.
-        embedding: a layer that embeds tokens, shared with the encoder for instance; None makes one
-            of `units` dimensions.
+        units: the size of the layer below the logits.
+        embedding: a layer that embeds tokens, for instance one shared with the encoder; None makes
+            one with `units` dimensions.
         copy_prior: whether the logits are averaged with those of a `CopyPrior`.
         **options: those of `keras.layers.Layer`.
 
     Call:
-        tokens: integers, (batch, steps): the start token and the target, each followed by what is
-            to be predicted.
+        tokens: integers, (batch, steps): the start token and the target; the next token is
+            predicted at each step.
         encoded: floats, (batch, source steps, size); its mask is Keras' own, or `encoded_mask`.
         source: integers, (batch, source steps), the tokens of the source; for `copy_prior`.
 
@@ -90,7 +90,7 @@ class AttentionDecoder(keras.layers.Layer):
         return self._scores(hidden, context)
 
     def begin(self, encoded, source=None, encoded_mask=None):
-        """The states and the context with which a search calls `step` first.
+        """The states and the context for the first call of `step` in a search.
 
         Args:
             encoded, source, encoded_mask: as in a call.
@@ -103,14 +103,14 @@ class AttentionDecoder(keras.layers.Layer):
         encoded = ops.convert_to_tensor(encoded)
         if encoded_mask is None:
             encoded_mask = getattr(encoded, "_keras_mask", None)
-        if not self.built:  # a search before any call
+        if not self.built:  # if a search comes before any call
             self.build((None, None), encoded.shape)
         batch, steps = ops.shape(encoded)[0], ops.shape(encoded)[1]
         if encoded_mask is None:
             encoded_mask = ops.ones((batch, steps), "bool")
         context = {
             "encoded": encoded,
-            "keys": self.keys(encoded),  # once for each sentence
+            "keys": self.keys(encoded),  # computed once for each sentence
             "mask": ops.cast(ops.convert_to_tensor(encoded_mask), "bool"),
         }
         if source is not None:
@@ -119,10 +119,11 @@ class AttentionDecoder(keras.layers.Layer):
         return list(states) if isinstance(states, (list, tuple)) else [states], context
 
     def step(self, tokens, states, context, ancestry=None):
-        """One step of a `BeamSearch`, with the weights that `call` has.
+        """One step of a `BeamSearch`, with the same weights as `call`.
 
         Args:
-            tokens: integers, (batch, beams); states, context, ancestry: as `BeamSearch` has them.
+            tokens: integers, (batch, beams); states, context, ancestry: as `BeamSearch` passes
+                them.
         """
         batch, beams = tokens.shape
         flat = keras.tree.map_structure(
@@ -137,16 +138,16 @@ class AttentionDecoder(keras.layers.Layer):
         return self._scores(hidden, context), list(states), context
 
     def _embedded(self, tokens, axes):
-        """(*axes, size), without a mask of Keras: what comes before padding does not look at it."""
+        """The embeddings, (*axes, size); no mask, since padding comes last and nothing reads it."""
         embedded = self.embedding(tokens)
         return ops.reshape(embedded, (*axes, embedded.shape[-1]))
 
     def _scores(self, hidden, context):
-        """Logits of (batch, queries, size), queries being steps or beams."""
+        """The logits for hidden states (batch, queries, size); queries are steps or beams."""
         scores = ops.matmul(hidden, ops.transpose(context["keys"], (0, 2, 1)))
         mask = context["mask"][:, None]
         scores = ops.where(mask, scores, -6e4 if scores.dtype == "float16" else -1e30)
-        # not ops.softmax, which warns of a source of one step; without any, nothing is read
+        # not ops.softmax, which warns about a source of one step; a source of none gives zeros
         weights = ops.exp(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)))
         weights = ops.where(mask, weights, 0)
         total = ops.sum(weights, axis=-1, keepdims=True)
@@ -164,7 +165,7 @@ class AttentionDecoder(keras.layers.Layer):
         return (*tokens_shape, self.vocabulary_size)
 
     def compute_mask(self, *_, **__):
-        """None: the loss leaves padding out."""
+        """No mask, since the loss leaves padding out."""
         return None
 
     def get_config(self):

@@ -8,8 +8,8 @@ from keras import ops
 class ConditionalLayerNormalization(keras.layers.Layer):
     """γ(c) · (x − mean) / √(variance + ε) + β(c), over the last axis, with a condition c.
 
-    γ(c) = γ + G c and β(c) = β + B c; G and B begin with zeros, so that the layer begins as a layer
-    normalization without a condition.
+    γ(c) = γ + G c and β(c) = β + B c. G and B are initially zero, so that the layer starts as an
+    ordinary layer normalization.
 
     Args:
         epsilon: ε.

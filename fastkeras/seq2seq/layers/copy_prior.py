@@ -1,4 +1,4 @@
-"""The prior that what is written stands in the source already."""
+"""The prior that a generated token already occurs in the source."""
 
 import keras
 from keras import ops
@@ -6,19 +6,20 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("fastkeras")
 class CopyPrior(keras.layers.Layer):
-    """The average of logits and of a prior that knows which tokens the source has.
+    """The average of the logits and a prior that knows which tokens the source contains.
 
     With χ_v = 1 if the token v is in the source and else 0, and s and t learned for each token,
         (logits_v + exp(s_v) χ_v + t_v) / 2
-    s and t begin with zeros. A headline is mostly written of what its article has.
+    s and t are initially zero. Useful where the output mostly consists of words of the input, as a
+    headline does of words of its article.
 
     Call:
         logits: (batch, steps, vocabulary_size).
         in_source: χ, (batch, vocabulary_size), or the tokens of the source, integers (batch, source
-            steps), of which those of `padding` or below do not count.
+            steps); tokens up to `padding` do not count.
 
     Args:
-        padding: the token 0, or what else stands for none.
+        padding: the token that stands for padding, 0 by default.
         **options: those of `keras.layers.Layer`.
 
     Example:
@@ -54,7 +55,7 @@ class CopyPrior(keras.layers.Layer):
 
 
 def tokens_in(source, vocabulary_size, dtype="float32", padding=0):
-    """χ: 1 for each token that a source has, else 0, (batch, vocabulary_size)."""
+    """χ, (batch, vocabulary_size): 1 for each token that occurs in the source, else 0."""
     source = ops.cast(ops.convert_to_tensor(source), "int32")
     rows = ops.shape(source)[0]
     place = ops.arange(rows, dtype="int32")[:, None] * (vocabulary_size + 1)

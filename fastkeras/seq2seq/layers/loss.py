@@ -1,4 +1,4 @@
-"""The loss of a decoder that is taught: cross-entropy over the tokens that are there."""
+"""The loss for training a decoder: cross-entropy over the tokens that are not padding."""
 
 import keras
 from keras import ops
@@ -14,9 +14,9 @@ class SequenceCrossentropy(SmoothedCrossentropy):
     the negative log-likelihood of the sequences.
 
     Args:
-        smoothing: e, from 0 to 1: of each token, the share of a uniform distribution in what is to
-            be predicted; see `SmoothedCrossentropy`.
-        padding: the token that does not count.
+        smoothing: from 0 to 1: the share of a uniform distribution in the target for each token;
+            see `SmoothedCrossentropy`.
+        padding: the token that stands for padding.
         name: name of the loss.
 
     Call:
