@@ -1,1 +1,1 @@
-"""Who is compared with whom: problems, providers and checks of `fastkeras bench` and of bench/."""
+"""The problems, providers and checks that `fastkeras bench` and bench/ compare."""

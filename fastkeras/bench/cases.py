@@ -1,4 +1,4 @@
-"""What one run of `fastkeras bench` measures: a list of cases, each one provider on one problem."""
+"""The cases that one run of `fastkeras bench` measures, each one provider on one problem."""
 
 import re
 from collections.abc import Callable
@@ -17,10 +17,10 @@ class Case(NamedTuple):
 
     function: str  # what is computed
     provider: str
-    ours: bool  # and not another library's
+    ours: bool  # else another library's
     size: int  # of the problem, for plots: steps, numbers, words
     prepare: Callable  # () → call, which computes once; ImportError says why it cannot
-    errors: Callable  # what a call returned → {"error": …}; AssertionError if it is wrong
+    errors: Callable  # result of a call → {"error": …}; AssertionError if it is wrong
     work: dict  # what an ideal kernel has to do: "flops", "exps", "bytes"
 
 
@@ -48,14 +48,14 @@ def of_crf(shape, seed=0):
 
 
 def of_optimizer(parameters, variables, rates=False, clip=False):
-    """One AdamW step of equal variables that have so many numbers together."""
+    """One AdamW step of variables of equal size, with so many parameters together."""
     from fastkeras.bench.optimizer import EPSILON_COMES_LATE, PROVIDERS, check, of_shapes
 
     size = parameters // variables
     problem = of_shapes([(size,)] * variables, [i * 12 // variables for i in range(variables)])
     for provider, make in PROVIDERS.items():
         if provider == "bytes moved":
-            continue  # the memory limit is measured for every domain
+            continue  # not needed: the memory limit is measured for every domain
 
         def prepare(make=make):
             step = make(problem, rates, clip)
@@ -82,7 +82,7 @@ def of_optimizer(parameters, variables, rates=False, clip=False):
 
 
 def of_word2vec(path):
-    """One pass over a corpus, for each form of training; wrong is what is not finite."""
+    """One pass over a corpus, for each form of training; vectors must only be finite."""
     from fastkeras.bench.word2vec import PROVIDERS
 
     for function, providers in PROVIDERS.items():
@@ -107,7 +107,7 @@ def _finite(matrix):
 
 
 def number(text):
-    """The whole number that a person writes: 199, 110M, 4.9M."""
+    """The whole number that a person writes as 199, 110M or 4.9M."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", text.strip().upper())
     if not found or not float(found[1]):
         raise ValueError(f"takes a number above 0 such as 199, 4.9M or 110M, not {text!r}")

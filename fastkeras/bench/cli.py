@@ -1,4 +1,4 @@
-"""The command `fastkeras bench`: the engines of this machine, on your own shapes."""
+"""The command `fastkeras bench`: times the engines of this machine on shapes of your choice."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ WORDS = 300_000  # of the synthetic corpus
 
 
 def main(arguments):
-    """Run the command; return 1 if a result is wrong, or slower than in the run to compare with."""
+    """Run the command; return 1 if a result is wrong, or slower than in an earlier run given."""
     given = _parser().parse_args(arguments)
     try:
         import pytest
@@ -101,7 +101,7 @@ def _typed(parse):
 
 
 def _cases(given, folder):
-    """The cases of the size asked for, and for the page of smaller ones before."""
+    """The cases of the size asked for; for the page, preceded by smaller sizes."""
     parts = (8, 4, 2, 1) if given.html else (1,)
     if given.domain == "crf":
         batch, *rest = given.shape
@@ -128,7 +128,7 @@ def _wanted(case, given):
 
 
 def _measure(pytest, chosen, given):
-    """Let pytest-benchmark measure; what it prints is shown only if it fails itself."""
+    """Let pytest-benchmark measure; its output is shown only if pytest itself fails."""
     from fastkeras.bench.limits import measured
     from fastkeras.bench.run import Plugin
 
@@ -156,7 +156,7 @@ def _measure(pytest, chosen, given):
 
 @contextlib.contextmanager
 def _progress(total):
-    """A bar on a terminal, if rich is there; yields what to call after each case."""
+    """A progress bar on a terminal; yields the function to call after each case."""
     if not sys.stderr.isatty():
         yield lambda: None
         return

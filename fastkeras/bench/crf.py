@@ -1,4 +1,4 @@
-"""Who is measured on the CRF: our engines and the peers, on one problem.
+"""The providers that are measured on the CRF: our engines and other libraries, on one problem.
 
 A provider is a function problem → {function: call}; a call runs once, waits for its result, and
 returns it: "log-likelihood" the values; "gradient" the values and the gradients with respect to
@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 
 def draw(batch, steps, num_tags, seed=0):
-    """Emissions of standard deviation 2, all other scores 1, lengths in [steps / 2, steps]."""
+    """Emissions have standard deviation 2, other scores 1; lengths are in [steps / 2, steps]."""
     random = np.random.default_rng(seed)
     normal = partial(random.standard_normal, dtype=np.float32)
     lengths = random.integers(steps // 2, steps, batch, np.int32, endpoint=True)
@@ -94,7 +94,7 @@ def tensorflow_engine(engine, jit_compile, problem):
         )[0]
 
     log_likelihood = function(value)
-    return {  # np.asarray is a view; tensor.numpy() would add the time of a copy
+    return {  # np.asarray makes a view; tensor.numpy() would add the time of a copy
         "log-likelihood": lambda: np.asarray(log_likelihood(x, a, start, end)),
         "gradient": lambda: [np.asarray(g) for g in gradient(x, a, start, end)[:3]],
         "viterbi": lambda: np.asarray(viterbi(x, a, start, end)),
@@ -116,7 +116,7 @@ PROVIDERS = {
     "pytorch-crf": crf_on_torch.pytorch_crf,
     "pytorch-crf, compiled": crf_on_torch.compiled_pytorch_crf,
 }
-OF_BACKEND = {  # who is measured in a process of Keras on each; the first is ours
+OF_BACKEND = {  # for each backend, the providers measured in one process; the first is ours
     "tensorflow": (
         *("tensorflow_native", "tensorflow_native, XLA", "native", "numba", "keras"),
         *("keras, XLA", "pytorch-crf", "JAX scan"),
@@ -124,7 +124,7 @@ OF_BACKEND = {  # who is measured in a process of Keras on each; the first is ou
     "jax": ("jax_native", "native", "keras on JAX", "JAX scan"),
     "torch": ("torch_native", "native", "keras on torch", "pytorch-crf", "pytorch-crf, compiled"),
 }
-IN_LOG_SPACE = (  # they keep (steps, batch, num_tags, num_tags) numbers
+IN_LOG_SPACE = (  # these keep (steps, batch, num_tags, num_tags) numbers
     "pytorch-crf",
     "pytorch-crf, compiled",
     "JAX scan",

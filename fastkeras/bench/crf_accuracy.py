@@ -1,15 +1,15 @@
-"""What the CRF's functions have to return, and how far a provider is from it."""
+"""The exact results of the CRF's functions, and the errors of a provider against them."""
 
 import numpy as np
 
 from fastkeras import crf
 from fastkeras.bench.crf import Problem
 
-LARGEST_FOR_REFERENCE = 128  # tags; above, the checked native engine in float64 is exact enough
+LARGEST_FOR_REFERENCE = 128  # tags; for more, the native engine in float64 is exact enough
 
 
 def exact(problem):
-    """The problem in float64: itself, values, gradients, and the scores of the best paths."""
+    """The problem in float64, with its values, gradients, and the scores of the best paths."""
     wide = Problem(*(a.astype(np.float64) if a.dtype.kind == "f" else a for a in problem))
     x, tags, a, lengths, start, end = wide
     small = a.shape[0] <= LARGEST_FOR_REFERENCE
@@ -21,7 +21,7 @@ def exact(problem):
 
 
 def check(function, found, problem, exact):
-    """Assert that it is the right function at float32's accuracy, and return its errors."""
+    """Assert that the results are right to the accuracy of float32, and return the errors."""
     wide, value, gradients, score = exact
     x, _, a, lengths, start, end = wide
     if function == "viterbi":

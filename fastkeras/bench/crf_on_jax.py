@@ -1,4 +1,4 @@
-"""The CRF on arrays of JAX: our engines and what one writes by hand, as providers of crf.py."""
+"""The CRF on JAX arrays: our engines and a version written by hand, as providers of crf.py."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from fastkeras import crf
 
 
 def check_backend(name):
-    """Raise ImportError if Keras, which takes one backend a process, has another than this."""
+    """Raise ImportError if Keras, which has one backend per process, uses another than this."""
     import keras
 
     if keras.backend.backend() != name:
@@ -14,7 +14,7 @@ def check_backend(name):
 
 
 def engine(engine, problem):
-    """One of ours, under jit; `jax_native` needs no Keras."""
+    """One of our engines, under jit; `jax_native` needs no Keras."""
     import jax.numpy as jnp
 
     if engine == "keras":
@@ -33,7 +33,7 @@ def engine(engine, problem):
 
 
 def calls(value, best_path, scores):
-    """The calls of a provider, of functions of the scores."""
+    """The calls of a provider, made from functions of the scores."""
     import jax
 
     def total(*scores):
@@ -47,7 +47,7 @@ def calls(value, best_path, scores):
         (_, values), gradients = jax.block_until_ready(value_and_gradient(*scores))
         return [np.asarray(array) for array in (values, *gradients[:2])]
 
-    return {  # np.asarray is a view
+    return {  # np.asarray makes a view
         "log-likelihood": lambda: np.asarray(log_likelihood(*scores)),
         "gradient": gradient,
         "viterbi": lambda: np.asarray(viterbi(*scores)),
@@ -55,7 +55,7 @@ def calls(value, best_path, scores):
 
 
 def scan(problem):
-    """What one writes by hand: the recursion in log space, one `lax.scan`."""
+    """What one would write by hand: the recursion in log space, as one `lax.scan`."""
     import jax
     import jax.numpy as jnp
 

@@ -5,11 +5,11 @@ import numpy as np
 from fastkeras import crf
 from fastkeras.bench.crf_on_jax import check_backend
 
-LONGEST_TO_COMPILE = 128  # steps: torch.compile writes out every one of them, in minutes
+LONGEST_TO_COMPILE = 128  # steps: torch.compile unrolls the loop over them, which takes minutes
 
 
 def engine(engine, problem):
-    """One of ours; `torch_native` needs no Keras."""
+    """One of our engines; `torch_native` needs no Keras."""
     import torch
 
     if engine == "keras":
@@ -35,7 +35,7 @@ def engine(engine, problem):
 
 
 def compiled_pytorch_crf(problem):
-    """pytorch-crf under torch.compile, but for its decoding, which makes lists."""
+    """pytorch-crf under torch.compile, except for its decoding, which builds lists."""
     steps = problem.emissions.shape[1]
     if steps > LONGEST_TO_COMPILE:
         raise ImportError(

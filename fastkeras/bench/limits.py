@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured in the same run as what is compared with it."""
+"""The best rates of this machine, measured in the same run as the times compared with them."""
 
 import time
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def fastest(call, seconds=0.2):
-    """The least time of a call, among as many as fit into `seconds`."""
+    """The shortest time of a call, of as many calls as fit into `seconds`."""
     best, end = np.inf, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
@@ -16,7 +16,7 @@ def fastest(call, seconds=0.2):
 
 
 def measured(seconds=0.2):
-    """Rates a second: `flops` of NumPy's matrix product, `exps` of its exp, `bytes` of a copy.
+    """Rates per second: `flops` of NumPy's matrix product, `exps` of its exp, `bytes` of a copy.
 
     Example:
         >>> sorted(measured(0.01))
@@ -25,7 +25,7 @@ def measured(seconds=0.2):
     left = np.ones((512, 512), np.float32)
     product, values = np.empty_like(left), np.linspace(-9, 0, 1 << 14, dtype=np.float32)
     powers = np.empty_like(values)
-    source = np.ones(1 << 24, np.float32)  # 64 MiB, more than a cache has
+    source = np.ones(1 << 24, np.float32)  # 64 MiB, more than a cache holds
     target = np.ones_like(source)
     return {
         "flops": 2 * 512**3 / fastest(lambda: np.matmul(left, left, out=product), seconds),
@@ -35,5 +35,5 @@ def measured(seconds=0.2):
 
 
 def ideal(work, rates):
-    """Seconds of a kernel that does this work at these rates, one kind after the other, or None."""
+    """Seconds of a kernel that does this work at these rates, one kind after another; or None."""
     return sum(amount / rates[kind] for kind, amount in work.items()) or None

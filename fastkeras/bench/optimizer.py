@@ -1,4 +1,4 @@
-"""Who does the optimizer step: for each provider, a function that makes a step of a problem.
+"""The providers of an optimizer step: for each, a function that makes a `Step` from a problem.
 
 Each is given the gradients, as after a backward pass, and updates its own copy of the parameters.
 """
@@ -12,9 +12,9 @@ SETTINGS = {"learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "epsil
 
 
 class Problem(NamedTuple):
-    parameters: list  # of float32 arrays
+    parameters: list  # float32 arrays
     gradients: list
-    groups: list  # of each: the number of its layer, which has a learning rate of its own
+    groups: list  # for each, the number of its layer, which has a learning rate of its own
 
     def multipliers(self, rates):
         return [0.9 ** (max(self.groups) - group) if rates else 1.0 for group in self.groups]
@@ -40,7 +40,7 @@ def transformer(width, inner, layers, vocabulary, seed=0):
 
 
 def of_shapes(shapes, groups, seed=0):
-    """Parameters and gradients of the size that a trained transformer has."""
+    """Parameters and gradients as large as those of a trained transformer."""
     rng = np.random.default_rng(seed)
     parameters = [0.02 * rng.standard_normal(shape, np.float32) for shape in shapes]
     gradients = [1e-3 * rng.standard_normal(shape, np.float32) for shape in shapes]
@@ -151,7 +151,7 @@ def torch_fused(problem, rates, clip):
     optimizer = AdamW(groups, weight_decay=WEIGHT_DECAY, eps=EPSILON, fused=True)
 
     def step():
-        if clip:  # in place: from the second step on it has little to do, but does not know it
+        if clip:  # in place, so from the second step on nothing is left to clip, at the same cost
             clip_grad_norm_(parameters, CLIP)
         optimizer.step()
 
@@ -168,7 +168,7 @@ def fastkeras_torch(problem, rates, clip):
 
 
 def of_torch(problem, rates):
-    """Parameters of torch that have their gradients, and the groups of them."""
+    """Parameters of torch with their gradients, and their groups."""
     import torch
 
     torch.set_num_threads(2)
@@ -185,7 +185,7 @@ def of_torch(problem, rates):
 
 
 def of_jax(problem, update, state):
-    """A compiled step that is given its variables to keep, as a training step is."""
+    """A compiled step to which its variables are donated, as to a training step."""
     import jax
 
     held = [jax.numpy.array(p) for p in problem.parameters], state
@@ -246,7 +246,7 @@ def optax_step(problem, rates, clip):
 
 
 def sweep(problem, rates, clip):
-    """A loop that only moves the bytes: reads four arrays, writes three of them back."""
+    """A loop that only moves bytes: it reads four arrays and writes three of them back."""
     import numba
 
     @numba.njit(parallel=True)
@@ -258,7 +258,7 @@ def sweep(problem, rates, clip):
             v[i] += x
 
     size = sum(p.size for p in problem.parameters)
-    arrays = [np.ones(size, np.float32) for _ in range(4)]  # zeros would share a page of memory
+    arrays = [np.ones(size, np.float32) for _ in range(4)]  # zeros could all share one page
     return Step(lambda: move(*arrays), None)
 
 
@@ -273,7 +273,7 @@ def check(problem, found, rates, clip, epsilon_comes_late):
         part = slice(0, 20_000)
         p, g = (a.reshape(-1)[part].astype(np.float64) for a in (p, g * np.float32(1)))
         rate, g = LEARNING_RATE * multiplier, g * scale
-        # Keras adds epsilon before the bias correction of the root, torch and optax after it.
+        # Keras adds epsilon before the bias correction of the root, torch and optax after.
         epsilon = EPSILON if epsilon_comes_late else EPSILON / np.sqrt(1 - 0.999)
         exact = p * (1 - rate * WEIGHT_DECAY) - rate * g / (np.abs(g) + epsilon)
         error = np.abs(new.reshape(-1)[part] - exact)
@@ -297,4 +297,4 @@ PROVIDERS = {
     "optax": optax_step,
 }
 ON_JAX = ("fastkeras, JAX", "optax")
-EPSILON_COMES_LATE = ("torch fused", "fastkeras, torch", "optax")  # after the correction of bias
+EPSILON_COMES_LATE = ("torch fused", "fastkeras, torch", "optax")  # after the bias correction

@@ -1,4 +1,4 @@
-"""A page that tells what `fastkeras bench` found in pictures; it needs no other file."""
+"""A page that shows the results of `fastkeras bench` in pictures; it needs no other file."""
 
 import html
 import io
@@ -17,7 +17,7 @@ def page(title, found):
     """The whole page as text.
 
     Args:
-        title: what was measured, and on what.
+        title: what was measured, on which machine.
         found: as `--json` writes it.
     """
     matplotlib.use("svg")
@@ -42,7 +42,7 @@ def _text(found):
 
 
 def times(axes, found):
-    """Bars of the medians, at the largest size."""
+    """The medians at the largest size, as bars."""
     rows = _largest(found)
     for place, row in enumerate(reversed(rows)):
         color = "#2166ac" if row["ours"] else "#aaaaaa"
@@ -57,7 +57,7 @@ def errors(axes, found):
     """Error against time: lower left is better."""
     rows = [row for row in _largest(found) if "error" in row]
     for row in rows:
-        error = max(row["error"], 1e-12)  # an exact result has a place as well
+        error = max(row["error"], 1e-12)  # so that an exact result has a place on the log scale
         axes.plot(row["median"], error, "o", label=f"{row['function']}, {row['provider']}")
     axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel="largest error against float64")
     if rows:
@@ -66,7 +66,7 @@ def errors(axes, found):
 
 
 def by_size(quantity, label):
-    """A picture of a quantity against the size of the problem."""
+    """A plot of a quantity against the size of the problem."""
 
     def draw(axes, found):
         series = {}
@@ -89,7 +89,7 @@ def by_size(quantity, label):
 
 
 def roofline(axes, found):
-    """Work a second against the rate that a matrix product, or a copy, reaches here."""
+    """Work per second, compared with the rate of a matrix product or a copy on this machine."""
     drawn = [
         (row, row["work"][kind] / row["median"] / found["rates"][kind])
         for row in reversed(_largest(found))

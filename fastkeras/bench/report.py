@@ -1,12 +1,12 @@
-"""What `fastkeras bench` found, as a table, and against an earlier run."""
+"""The results of `fastkeras bench` as a table, and compared with an earlier run."""
 
 from fastkeras.bench.limits import ideal
 
-SLOWER = 1.2  # times, beyond what the spread of both explains
+SLOWER = 1.2  # times as slow; it must also be more than the spread of both runs explains
 
 
 def table(found):
-    """The lines of a table for each function, the fastest of ours first in the ratios."""
+    """The lines of a table for each function; ratios are relative to the fastest of our engines."""
     lines = []
     for function in dict.fromkeys(row["function"] for row in found["rows"]):
         rows = sorted(_of(found, function), key=lambda row: row["median"])
@@ -28,10 +28,10 @@ def table(found):
 
 
 def compared(found, old):
-    """Lines that compare with an earlier run, and whether something is slower than it was.
+    """Lines that compare with an earlier run, and whether anything has become slower.
 
-    Times are taken in units of the arithmetic and the memory of their own run, so that another
-    machine, or a busy one, is not taken for slower code.
+    Times are divided by those that arithmetic or copying took in the same run, so that another
+    machine, or a busy one, does not look like slower code.
     """
     lines, slower = ["", "against the earlier run, each in units of its own machine"], False
     before = {(row["function"], row["provider"], row["size"]): row for row in old["rows"]}
@@ -42,7 +42,7 @@ def compared(found, old):
         kind = "bytes" if "bytes" in row["work"] else "flops"
         machine = found["rates"][kind] / old["rates"][kind]
         ratio = row["median"] / earlier["median"] * machine
-        surely = row["p20"] / earlier["p80"] * machine  # the best of now to the worst of then
+        surely = row["p20"] / earlier["p80"] * machine  # a good time now, a bad one then
         flagged = ratio > SLOWER and surely > 1
         slower |= flagged
         words = "  SLOWER" if flagged else ""

@@ -1,15 +1,15 @@
-"""The benchmark that pytest collects for `fastkeras bench`; `Plugin` tells it the cases."""
+"""The benchmark that pytest collects for `fastkeras bench`; `Plugin` gives it the cases."""
 
 import time
 
 import numpy as np
 import pytest
 
-WARM = 3  # rounds that are not counted, at most
+WARM = 3  # at most so many rounds that are not counted
 
 
 class Plugin:
-    """Gives pytest the cases, shows how far it is, and keeps what it measured."""
+    """Gives pytest the cases, shows the progress, and keeps the measurements."""
 
     def __init__(self, cases, seconds, progress):
         self.cases, self.seconds, self.progress = cases, seconds, progress
@@ -27,7 +27,7 @@ class Plugin:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report):
-        """Count a test that ended, and keep why it failed."""
+        """Count a finished test; if it failed, keep the reason."""
         if report.failed:
             self.wrong.append(f"{report.nodeid.partition('::')[2]}: {report.longreprtext}")
         if report.when == "teardown":
@@ -35,7 +35,7 @@ class Plugin:
 
 
 def test_case(benchmark, case, plugin):
-    """Correct first, then timed."""
+    """Check the result first, then measure the time."""
     try:
         call = case.prepare()
         found = call()  # compiles

@@ -1,6 +1,6 @@
-"""Who trains Word2Vec on a file: for each provider, a function that readies a pass over it.
+"""The providers of Word2Vec: for each, a function that prepares the training on a file.
 
-All have the same settings and one thread, and count the words themselves, which is not timed.
+All use the same settings and one thread. Each counts the words itself, which is not timed.
 """
 
 import time
@@ -12,15 +12,15 @@ END_RATE = 1e-4
 
 
 class Training(NamedTuple):
-    call: callable  # trains for some passes; returns processor time and time on the clock of one
+    call: callable  # trains for some passes; returns processor time and elapsed time of one
     vectors: callable  # returns (words, matrix)
     words: int  # in a pass
-    setup: float = 0.0  # processor time before the first pass: the text as ids
-    passes: int = 1  # to be timed together: ours make their tables once for all of them
+    setup: float = 0.0  # processor time before the first pass, to convert the text to ids
+    passes: int = 1  # to time together, since our engines make their tables once for all of them
 
 
 def timed(function, *arguments, passes=1, **named):
-    """Return (processor time, time on the clock) of a call, for each of its passes."""
+    """Return (processor time, elapsed time) of a call, divided by its number of passes."""
     start, cpu_start = time.perf_counter(), time.process_time()
     function(*arguments, **named)
     cpu, wall = time.process_time() - cpu_start, time.perf_counter() - start
@@ -77,7 +77,7 @@ def gensim(path, case):
 
 
 def fasttext(path, case):
-    """It has no pass of its own: what no pass at all takes is subtracted."""
+    """It has no call for passes alone: the time of a run without any pass is subtracted."""
     import fasttext as library
 
     settings = {
@@ -95,7 +95,7 @@ def fasttext(path, case):
     def call(passes, trials=3):
         try:
             both = zip(timed(train, passes), before, strict=True)
-        except RuntimeError:  # "Encountered NaN", now and then, where the next call succeeds
+        except RuntimeError:  # "Encountered NaN", which happens now and then; the next call works
             if trials == 1:
                 raise
             return call(passes, trials - 1)
@@ -112,7 +112,7 @@ def fasttext(path, case):
     return Training(call, vectors, int(counts.sum()))
 
 
-PROVIDERS = {  # of each case: name, function, arguments
+PROVIDERS = {  # for each case: name, function, arguments
     "skip-gram": {
         "fastkeras, window-shared": (ours, {}),
         "fastkeras, exact": (ours, {"shared_negatives": None}),

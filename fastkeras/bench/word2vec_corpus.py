@@ -1,7 +1,7 @@
-"""A text to train on: words as frequent as in a language, and some with a meaning planted.
+"""A text to train on: words as frequent as in a language, some of which have a planted meaning.
 
-A planted word `r3c7` stands in phrases with words that mean its row 3 and words that mean its
-column 7, so r3c7 is to r3c2 as r5c7 is to r5c2. All else is noise, drawn by Zipf's law.
+A planted word `r3c7` occurs in phrases with words that stand for its row 3 and words that stand for
+its column 7, so r3c7 is to r3c2 as r5c7 is to r5c2. All other words are noise from Zipf's law.
 """
 
 from itertools import product
@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 
 NOISE_WORDS, EXPONENT, SHIFT = 62_000, 1.05, 2.7  # Zipf's law as Mandelbrot wrote it
-ROWS, COLUMNS, SIGNS = 12, 10, 4  # signs: words that mean a row or a column
+ROWS, COLUMNS, SIGNS = 12, 10, 4  # signs: words that stand for a row or a column
 PHRASE, LINE = 12, 600  # words
 SHARE_OF_PHRASES = 0.1
 
@@ -47,7 +47,10 @@ def planted(count, rng):
 
 
 def analogies(vectors, questions=2000, seed=1):
-    """Return how many planted analogies (words, matrix) solves among all words, in percent."""
+    """Return how many planted analogies the vectors (words, matrix) solve, in percent.
+
+    The answer is searched among all words.
+    """
     rng = np.random.default_rng(seed)
     words, matrix = vectors
     unit = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-30)
