@@ -1,7 +1,7 @@
 """Fused optimizers: transforms, layered learning rates and the update in one pass over memory.
 
-`AdamW` and its like stand in for those of `keras.optimizers`; `transforms` and the multipliers of
-learning rates go into any of them. docs/optimizers.md has the formulas and the sources.
+`AdamW` and the others replace those of `keras.optimizers`; all take `transforms` and learning rate
+multipliers. docs/optimizers.md has the formulas and the sources.
 """
 
 from importlib import import_module
@@ -21,7 +21,7 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 
-def __getattr__(name):  # the kernels work without Keras
+def __getattr__(name):  # imported on use, since the kernels work without Keras
     if name not in _WHERE:
         raise AttributeError(f"module 'fastkeras.optimizers' has no attribute {name!r}")
     module = import_module(_WHERE[name])

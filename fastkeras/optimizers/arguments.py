@@ -1,4 +1,4 @@
-"""The door of `update`: every argument is checked here, once, and by name."""
+"""Checks of the arguments of `update`: each is checked here, once, and named in errors."""
 
 import sys
 from bisect import bisect_left
@@ -16,7 +16,7 @@ from fastkeras.optimizers.quantization import scales_of
 from fastkeras.optimizers.rules import RULES
 from fastkeras.optimizers.step import Step
 
-_name = cache(str)  # of a dtype: NumPy makes it anew each time
+_name = cache(str)  # of a dtype; cached, since NumPy makes it anew each time
 DTYPES = (*rounding.HALVES, "float32", "float64")
 
 
@@ -123,12 +123,12 @@ def _array(name, array):
 
 
 def is_of_jax(array):
-    """Tell whether an array is of JAX, wherever it is."""
+    """Tell whether an array is of JAX, on whatever device."""
     return family_of(array) in ("jax", "jax_elsewhere")
 
 
 def is_traced(values):
-    """Tell whether numbers are of JAX, and known only when a compiled program runs."""
+    """Tell whether numbers are of JAX and known only when a compiled program runs."""
     if "jax" not in sys.modules:
         return False
     if isinstance(values, (list, tuple)):
@@ -170,7 +170,7 @@ def _rows(name, rows):
 
 
 def _check_parameter(i, rule, parameter, gradient, slots, any_float):
-    dtype = _name(parameter.dtype)  # of the other byte order it begins with ">"
+    dtype = _name(parameter.dtype)  # in the other byte order it begins with ">"
     is_float = parameter.dtype.kind == "f" and parameter.dtype.isnative
     if dtype not in DTYPES and not (any_float and is_float):
         raise ValueError(
@@ -234,7 +234,7 @@ def wide_of(parameter):
 
 
 def _check_memory(parameters, slots, remainders):
-    """Return where each array that is written lies, in order, or raise."""
+    """Return the sorted memory ranges of all arrays that are written, or raise if they overlap."""
     written = []
     for i, parameter in enumerate(parameters):
         named = [(f"parameters[{i}]", parameter)]
@@ -260,17 +260,17 @@ def _stretch(array):
 
 
 def _readable(gradient, written):
-    """Return a gradient in one piece, and apart from what is written."""
+    """Return a gradient, contiguous and outside the memory that is written; copy it if need be."""
     if not (gradient.flags.c_contiguous and gradient.flags.aligned):
         return gradient.copy(order="C")
     begin, end = _stretch(gradient)
-    before = bisect_left(written, (end,))  # sorted, so the last of these ends last
+    before = bisect_left(written, (end,))  # of these sorted ranges the last ends last
     is_apart = before == 0 or written[before - 1][1] <= begin
     return gradient if is_apart else gradient.copy()
 
 
 def _numbers(name, values, count, at_least=-np.inf):
-    """Return finite numbers as float64: one for each parameter, or where `count` is None one."""
+    """Return finite numbers as float64: one for each parameter, or a single one without `count`."""
     if is_traced(values):
         return _of_program(name, values, count)
     what = "a finite number" + (f" of at least {at_least:g}" if np.isfinite(at_least) else "")
@@ -293,7 +293,7 @@ def _numbers(name, values, count, at_least=-np.inf):
 
 
 def _of_program(name, values, count):
-    """Return numbers whose values cannot be checked, in the floating type that JAX has."""
+    """Return traced numbers, whose values cannot be checked, in the floating type of JAX."""
     import jax.numpy as jnp
 
     numbers = jnp.asarray(values, float)

@@ -1,4 +1,4 @@
-"""Chains of transforms: done with an array library, and cut for the kernels."""
+"""Chains of transforms: applied by an array library, and split for the kernels."""
 
 from fastkeras.optimizers.transforms import Transform, sanitize
 
@@ -16,9 +16,9 @@ FUSED = (  # in the order of FASTKERAS_TRANSFORMS in csrc/optimizers/optimizers.
 
 
 def split(chains):
-    """Cut chains into what has to run before the kernel, and what the kernel does itself.
+    """Split chains into what has to run before the kernel, and what the kernel does itself.
 
-    Where one variable needs a global norm before the kernel, its whole group does.
+    If one variable needs its global norm before the kernel, so does its whole group.
     """
     ends, before = [0] * len(chains), None
     while before != ends:
@@ -39,7 +39,7 @@ def _end_of_unfused(steps, early):
 
 
 def sanitized(xp, gradients, finite, before, after):
-    """Let the kernel skip what `sanitize` found before it, though more came after `sanitize`."""
+    """Make the kernel skip the step if an earlier `sanitize`, in `before`, found it not finite."""
     if finite is True:
         return gradients, after
     gradients = [xp.where(finite, g, xp.full_like(g, float("nan"))) for g in gradients]
@@ -55,19 +55,20 @@ def encode(step):
 
 
 def apply(xp, gradients, parameters, chains, variables=None, noise=None, frozen=None):
-    """Transform gradients with an array library; the engines `reference` and `keras` do it so.
+    """Transform gradients with an array library, as the engines `reference` and `keras` do.
 
     Args:
         xp: the functions of an array library.
         gradients: list of arrays.
         parameters: list of arrays of the same shapes.
         chains: list of tuples of transforms, one for each gradient.
-        variables: what Python functions among the transforms get, if not the parameters.
-        noise: function of a gradient, for `add_noise`: standard normal numbers of its shape.
-        frozen: array of which gradients count neither as not finite nor in a global norm.
+        variables: passed to Python functions among the transforms; by default the parameters.
+        noise: for `add_noise`: function of a gradient that returns standard normal numbers of its
+            shape.
+        frozen: bool array: gradients to ignore in global norms and in `sanitize`.
 
     Returns:
-        The list of gradients, and whether all that were to be sanitized are finite.
+        The list of gradients, and whether all that are to be sanitized are finite.
     """
     gradients, positions, finite = list(gradients), [0] * len(gradients), True
     while any(at < len(steps) for at, steps in zip(positions, chains, strict=True)):
@@ -93,7 +94,7 @@ def apply(xp, gradients, parameters, chains, variables=None, noise=None, frozen=
 
 
 def _clip_complete_groups(xp, gradients, chains, positions, frozen):
-    ahead = {}  # group: the variables whose chain has not reached it yet
+    ahead = {}  # group: the variables whose chains have yet to reach its norm
     for i, steps in enumerate(chains):
         for step in steps[positions[i] :]:
             if _is_global(step):
@@ -127,7 +128,7 @@ def _sum(xp, values):
 
 
 def _clipping(xp, norm, largest, like):
-    """1, or what brings the norm down to `largest`; NaN if it is not finite."""
+    """The factor that brings the norm down to `largest`, 1 at most; NaN if it is not finite."""
     one = xp.ones_like(norm)
     factor = xp.where(norm > largest, largest / xp.maximum(norm, largest), one)
     factor = xp.where(xp.isfinite(norm), factor, one * float("nan"))

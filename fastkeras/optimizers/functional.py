@@ -1,4 +1,4 @@
-"""One optimizer step on arrays: the door to the kernels for those who have no Keras model."""
+"""One optimizer step on arrays, for those who use the kernels without a Keras model."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ _NUMBERS = ("learning_rate", "numbers", "multipliers", "decays")  # of a `Step`
 
 
 class Updated(NamedTuple):
-    """What `update` returns for arrays of JAX, which do not change.
+    """What `update` returns for arrays of JAX, which cannot change in place.
 
     Attributes:
-        parameters, slots, remainders: as given, with the new values.
+        parameters, slots, remainders: in the form given, with the new values.
         finite: whether the step was done, a bool of JAX.
     """
 
@@ -48,44 +48,44 @@ def update(
 
     Args:
         rule: a key of `fastkeras.optimizers.rules.RULES`, e.g. "adam", "momentum", "lion", "lamb".
-        parameters: list of NumPy arrays, float16, bfloat16, float32 or float64; updated in place,
-            for which they, and all that is updated, are contiguous and share no memory. Or of
-            arrays of JAX, as then are all others; numbers may be arrays of JAX too.
-        gradients: list of arrays of the same shapes, of any strides, in the dtype of the parameter
-            or, for a half one, float32.
-        slots: for each parameter a tuple of arrays of its shape, float64 if it is and else float32:
-            what the rule keeps (`RULES[rule].slots`), zeros at first; updated in place. Or, of
-            "adam", "lion", "momentum" and "nesterov", uint8 codes followed by float32 scales, one
-            for each 256 numbers, in place of each.
+        parameters: list of NumPy arrays, float16, bfloat16, float32 or float64. They are updated in
+            place; all arrays that are updated must be contiguous and share no memory. Or a list of
+            arrays of JAX; then all other arrays must be too, and numbers may be.
+        gradients: list of arrays of the same shapes, of any strides, in the dtype of the parameter,
+            or float32 for a float16 or bfloat16 one.
+        slots: for each parameter a tuple of arrays of its shape, float64 for a float64 parameter
+            and else float32: the state of the rule (`RULES[rule].slots`), at first zeros; updated
+            in place. For "adam", "lion", "momentum" and "nesterov" each may be replaced by two
+            arrays: uint8 codes and float32 scales, one for each 256 numbers.
         learning_rate: a number.
-        step: the number of the step, from 1; rules with bias correction need it. Or one number
-            for each parameter, where some began later: the first update of a parameter is its 1.
-        multipliers: of the learning rate, one for each parameter, at least 0; 0 leaves it and its
-            slots alone.
-        weight_decays: decoupled: a parameter loses `weight_decay · learning_rate · multiplier` of
-            itself before the update. One for each parameter.
+        step: the number of the step, from 1; rules with bias correction need it. Or, if some
+            parameters began later, one number for each, counted from its own first update.
+        multipliers: of the learning rate, one for each parameter, at least 0; with 0 a parameter
+            and its slots do not change.
+        weight_decays: decoupled: a parameter loses the share `weight_decay · learning_rate ·
+            multiplier` of its value before the update. One for each parameter.
         transforms: for each parameter a tuple of transforms (`fastkeras.optimizers.transforms`).
             All global norms span one group.
         rows: for each parameter None, or the numbers of the rows that its gradient has, each once;
-            all other rows, and those of its slots, stay as they are.
-        layer_adaptation: make each step as long as its parameter, times the learning rate; a bool,
-            or one for each parameter. The rule "lamb" always does.
-        remainders: for each parameter None, or, of a float16 or bfloat16, a float32 array of its
-            shape, zeros at first: what it cannot hold of its value; updated in place.
-        stochastic_rounding: round bfloat16 up or down at random, right on average.
-        engine: None for the fastest that is ready; "native", "numba" or "reference", of JAX
+            all other rows, of the slots too, stay as they are.
+        layer_adaptation: make the length of each step that of its parameter times the learning
+            rate; a bool, or one for each parameter. The rule "lamb" always does.
+        remainders: for each parameter None, or for a float16 or bfloat16 one a float32 array of its
+            shape, zeros at first: what its dtype cannot hold of its value; updated in place.
+        stochastic_rounding: round bfloat16 up or down at random, with the right mean.
+        engine: None for the fastest that is available; "native", "numba" or "reference", for JAX
             "jax_native" or "keras". The kernels have no Adafactor.
         **hyperparameters: of the rule: `beta_1=0.9, beta_2=0.999, epsilon=1e-7, momentum=0.9,
             rho=0.9`; `u_product` for Nadam, the product of its momentums of all steps.
 
     Returns:
         False if nothing was changed because a gradient to be sanitized is not finite, else True.
-        Of arrays of JAX, an `Updated` of new ones: under `jax.jit` they lie where the old ones did
-        if these are donated (`donate_argnums`), and nothing is copied.
+        For arrays of JAX, an `Updated` with new ones; under `jax.jit` these take the memory of the
+        old ones, without copies, if the old ones are donated (`donate_argnums`).
 
     Raises:
         ValueError: the rule, a count, a shape, a dtype or a number is not as above.
-        TypeError: an argument has no such name, or a transform is none.
+        TypeError: there is no argument of such a name, or a transform is not one.
 
     Example:
         >>> import numpy as np
@@ -126,7 +126,7 @@ def update(
 
 
 def _updated(rule, given, engine):
-    """Do a step of arrays of JAX, and return new ones."""
+    """Do a step for arrays of JAX; return new ones."""
     import jax.numpy as jnp
 
     module = _engines.engine_for("optimizers", given.parameters[0], engine, *engine_needs(rule))
@@ -165,7 +165,7 @@ def _gathered(gradient, rows):
 
 
 def _by_masks(step):
-    """Return a step whose gradients have all rows, with masks of those that they had."""
+    """Return a step whose gradients have all rows, with masks of the rows that they had."""
     gradients, masks = list(step.gradients), list(step.rows)
     for i, (rows, parameter) in enumerate(zip(step.rows, step.parameters, strict=True)):
         if rows is not None:

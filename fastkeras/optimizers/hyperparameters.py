@@ -1,4 +1,4 @@
-"""The numbers that the rules take: what they are if not given, and what they may be."""
+"""The numbers that the rules take: their defaults, and the values allowed."""
 
 import math
 
@@ -14,7 +14,7 @@ DEFAULTS = {
     "clip_threshold": 1.0,
 }
 
-ALLOWED = {  # of a hyperparameter, in words; what is not named here is at least 0
+ALLOWED = {  # values of a hyperparameter, in words; all others must be at least 0
     "momentum": ("from 0 to 1", lambda x: 0 <= x <= 1),
     "rho": ("from 0 to 1", lambda x: 0 <= x <= 1),
     "beta_1": ("from 0 to below 1", lambda x: 0 <= x < 1),
@@ -26,7 +26,7 @@ ALLOWED = {  # of a hyperparameter, in words; what is not named here is at least
 
 
 def check_hyperparameter(name, value):
-    """Raise ValueError if no rule can do with this value."""
+    """Raise ValueError if a value is not allowed."""
     words, is_allowed = ALLOWED.get(name, ("at least 0", lambda x: 0 <= x < math.inf))
     try:
         fits = is_allowed(float(value))

@@ -1,16 +1,16 @@
-"""Moments in 8 bits: each block of 256 numbers is codes times its number of largest magnitude.
+"""Moments in 8 bits: each block of 256 numbers is codes times its largest magnitude, the scale.
 
 The dynamic codes of Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization",
-https://arxiv.org/abs/2110.02861: seven decades below 1 with 1, 2, 4, ... 64 equal steps each (twice
-as many without a sign), and 0 and 1. Without a sign only 0 is coded as 0. A byte is laid out as in
-csrc/optimizers/quantize.h.
+https://arxiv.org/abs/2110.02861: seven decades below 1, divided into 1, 2, 4, ... 64 equal steps
+(twice as many without a sign), and 0 and 1. Without a sign only 0 is coded as 0. Bytes are laid out
+as in csrc/optimizers/quantize.h.
 """
 
 import numpy as np
 
 BLOCK = 256
 DECADES = 7
-SMALLEST = 4096  # numbers of a variable that is worth it
+SMALLEST = 4096  # smaller variables are not worth it
 SMALLEST_SCALE = 3e-39
 
 
@@ -45,12 +45,12 @@ def scales_of(size):
 
 
 def is_worth_it(path, shape):
-    """Tell whether a variable is large, and no embedding: the rows of those move too seldom."""
+    """Tell whether a variable is large, and not an embedding, whose rows change too seldom."""
     return np.prod(shape, dtype=int) >= SMALLEST and not path.endswith("embeddings")
 
 
 def with_float_slots(xp, p, g, slots, c, update):
-    """Do `update` of a rule on slots that are codes and scales in turn; the first has a sign."""
+    """Do a rule's `update` on slots given as codes, scales, codes, ...; the first has a sign."""
     has_signs = (True, False)
     numbers = [
         dequantize(xp, codes, scales, has_sign)
@@ -78,7 +78,7 @@ def quantize(xp, numbers, has_sign):
     blocks = xp.reshape(xp.pad(flat, (0, count * BLOCK - size)), (count, BLOCK))
     above, below = xp.max(blocks, axis=1), -xp.min(blocks, axis=1)
     scales = xp.where(above >= below, above, -below) + xp.sum(blocks - blocks, axis=1)
-    is_small = xp.abs(scales) < SMALLEST_SCALE  # its inverse would be infinite, and times 0 NaN
+    is_small = xp.abs(scales) < SMALLEST_SCALE  # the inverse would be infinite, and NaN times 0
     inverse = 1 / xp.where(is_small, xp.ones_like(scales), scales)
     inverse = xp.where(is_small, xp.sign(scales) / SMALLEST_SCALE, inverse)
     relative = xp.reshape(blocks * inverse[:, None], (-1,))

@@ -1,9 +1,9 @@
-"""Half variables: what they hold of a value, what remains, and rounding at random.
+"""Variables of float16 and bfloat16: what they hold of a value, what remains, random rounding.
 
-A bfloat16 has 8 digits, so an update below 1/256 of a variable is lost when it is rounded to the
-nearest. Either what is lost remains in a float32 beside it, so that both together are a float32
-master weight (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740); or the variable is
-rounded up or down at random, right on average (Gupta et al. 2015, https://arxiv.org/abs/1502.02551).
+A bfloat16 has 8 binary digits, so rounding to nearest loses updates below 1/256 of a variable.
+Either a float32 beside it keeps the remainder, so that both together are a float32 master weight
+(Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740); or the variable is rounded up or down
+at random, with the right mean (Gupta et al. 2015, https://arxiv.org/abs/1502.02551).
 """
 
 import re
@@ -16,7 +16,7 @@ HALVES = ("float16", "bfloat16")
 
 
 def widened(xp, parameter, remainder):
-    """Return what is computed with: float32 for halves."""
+    """Return the value to compute with: float32 for float16 and bfloat16."""
     if name_of(parameter.dtype) not in HALVES:
         return parameter
     value = xp.cast(parameter, "float32")
@@ -24,15 +24,15 @@ def widened(xp, parameter, remainder):
 
 
 def narrowed(xp, value, dtype, keeps_remainder, random=None):
-    """Return a value as a variable of type `dtype` has it, and what remains, or None.
+    """Return a value rounded to `dtype`, and what remains of it, or None.
 
     Args:
         xp: the functions of an array library.
         value: array, what was computed.
         dtype: string.
         keeps_remainder: bool.
-        random: None for the nearest; or 16 random bits for each element, int32, which decide how a
-            bfloat16 is rounded.
+        random: None to round to nearest; or 16 random bits for each element, int32, which decide
+            how a bfloat16 is rounded.
     """
     if random is not None and dtype == "bfloat16":
         return xp.cast(_towards_zero(xp, value, random), dtype), None
@@ -49,13 +49,13 @@ def name_of(dtype):
 
 
 def seeds(xp, step, count):
-    """Return an int32 for each of `count` variables, another one at each step."""
+    """Return an int32 for each of `count` variables, different at each step."""
     position = xp.arange(count, dtype="int32") * _signed(0x9E3779B1)
     return _mixed(xp, xp.bitwise_xor(position, xp.reshape(step, (1,)) * _signed(0x85EBCA77)))
 
 
 def dither_bits(xp, seed, elements):
-    """Return 16 random bits for each element by its number; as in csrc/optimizers/transforms.h."""
+    """Return 16 random bits for each element number, as in csrc/optimizers/transforms.h."""
     bits = xp.bitwise_xor(elements * _signed(0x9E3779B9), seed)
     return _shifted(xp, _mixed(xp, bits), 16)
 
@@ -66,38 +66,38 @@ def _mixed(xp, bits):
 
 
 def _signed(constant):
-    return np.array(constant, "uint32").astype("int32")[()]  # products wrap in it as well
+    return np.array(constant, "uint32").astype("int32")[()]  # its products wrap too
 
 
 def _shifted(xp, bits, places):
-    """Shift to the right as if there were no sign."""
+    """Shift to the right as if unsigned."""
     return xp.bitwise_and(xp.right_shift(bits, places), (1 << (32 - places)) - 1)
 
 
 def _held(xp, value, dtype):
     """Round to what the type holds, as float32.
 
-    Not by a cast there and back, which XLA takes for nothing.
+    Not by a cast to it and back, which XLA optimizes away.
     """
     if xp is NUMPY:
         return value.astype(dtype).astype("float32")
     digits, smallest = (8, 0.0) if dtype == "bfloat16" else (11, 2.0**-14)
     spread = value * (2.0 ** (24 - digits) + 1)
     held = spread - (spread - value)
-    if smallest:  # below it, the digits are those of multiples
+    if smallest:  # below it the numbers of float16 are evenly spaced
         grid = smallest * 2.0**13 * 1.5
         held = xp.where(xp.abs(value) < smallest, (value + grid) - grid, held)
     return held
 
 
 def _towards_zero(xp, value, random):
-    """Add random bits below the digits of a bfloat16, and cut."""
+    """Add random bits below the last digit of a bfloat16, and truncate."""
     if xp is NUMPY:
         bits = value.view("uint32")
         cut = ((bits + random.astype("uint32")) & np.uint32(0xFFFF0000)).view("float32")
         return np.where(np.isfinite(value), cut, value)
     magnitude = xp.abs(value)
     exponent = xp.floor(xp.log2(xp.maximum(magnitude, 2.0**-118)))
-    digit = xp.power(2.0, exponent - 7)  # the last of a bfloat16
+    digit = xp.power(2.0, exponent - 7)  # the value of a bfloat16's last digit
     up = xp.floor(magnitude / digit + xp.cast(random, "float32") * 2.0**-16)
     return xp.where(xp.isfinite(value), xp.sign(value) * up * digit, value)

@@ -1,9 +1,9 @@
-"""The update rules: what each keeps, its scalars, and what one step does to one variable.
+"""The update rules: the state of each, its scalars, and what one step does to one variable.
 
 Everything is written once for any array library: `xp` has the functions of `keras.ops`, which in
 the engine `reference` are NumPy's (fastkeras/_arrays.py). Scalars that depend on the step come from
-`coefficients`, in float64 where the library has it, whatever the dtype of the variables; a kernel
-gets them ready. docs/optimizers.md has the formulas in their usual notation, with sources.
+`coefficients`, in float64 if the library has it, whatever the dtype of the variables; kernels get
+them computed. docs/optimizers.md has the formulas in their usual notation, with sources.
 """
 
 import math
@@ -20,20 +20,20 @@ def _of_the_parameter(slot, shape):
 
 
 class Rule(NamedTuple):
-    """One row of the table below: all that is known of a rule.
+    """One row of the table below: all about a rule.
 
     Attributes:
-        slots: the names of what it keeps.
+        slots: the names of the arrays that it keeps for each variable.
         coefficients: function (xp, h, learning_rate, multiplier, t) of the hyperparameters `h` (a
             dict), the rate of all variables, the multiplier of one or of each, and the number of
             the update, from 1, of all or of each; returns a tuple.
-        update: function (xp, p, g, slots, c); returns what is added to the parameter and the new
-            slots. Transforms of the gradient come before it.
+        update: function (xp, p, g, slots, c); returns what is to be added to the parameter, and the
+            new slots. Transforms of the gradient come before it.
         by_number: whether the coefficients depend on t.
         quantizable: whether its slots may be of 8 bits.
-        stays: what of a row that has no gradient stays as it is: "", "parameter", or "everything".
-        adapts: whether its step is always as long as its parameter, times the rate.
-        element_wise: whether each number goes by its own gradient and slots, and nothing else.
+        stays: what does not change in a row without gradient: "", "parameter", or "everything".
+        adapts: whether the length of its step is always that of its parameter times the rate.
+        element_wise: whether each number depends only on its own gradient and slots.
         has_kernel: whether it is in the list of csrc/optimizers/optimizers.h.
         shape_of_slot: function of a slot's name and the parameter's shape.
     """
@@ -158,7 +158,7 @@ def adafactor(xp, p, g, slots, c):
 
 
 def _bias(xp, beta, t):
-    """1 − beta ** t, also where beta is so near to 1 that float32 would lose most digits of it."""
+    """1 − beta ** t, exact even if beta is so near to 1 that float32 loses most of its digits."""
     return -xp.expm1(t * math.log(beta)) if beta > 0 else xp.ones_like(t)
 
 
@@ -185,11 +185,11 @@ def _of_nadam(xp, h, learning_rate, multiplier, t):
     return of_momentum, of_gradient, 1 - h["beta_1"], 1 - h["beta_2"], unbias_2, h["epsilon"]
 
 
-_PRODUCTS = np.cumprod(1 - 0.5 * 0.96 ** np.arange(1, 1024))  # from here on all are the same
+_PRODUCTS = np.cumprod(1 - 0.5 * 0.96 ** np.arange(1, 1024))  # constant after that
 
 
 def product_of_nadam(xp, beta_1, t):
-    """Return the product of Nadam's momentums β₁(1 − ½·0.96^i) of the steps 1 to t, from 1."""
+    """Return the product of Nadam's momentums β₁(1 − ½·0.96^i) of the steps i = 1 to t."""
     table = xp.cast(xp.convert_to_tensor(_PRODUCTS), t.dtype)
     place = xp.cast(xp.minimum(t, len(_PRODUCTS)) - 1, "int32")
     power = xp.exp(t * math.log(beta_1)) if beta_1 > 0 else xp.zeros_like(t)
@@ -269,12 +269,12 @@ RULES = {
 
 
 def is_quantized(rule, slots):
-    """Tell whether slots are codes and scales in turn (quantization.py)."""
+    """Tell whether slots are given as codes and scales, in turn (quantization.py)."""
     return len(slots) > len(RULES[rule].slots)
 
 
 def updater(rule, slots, adapted=False, rate=None):
-    """Return what updates a variable that has these slots."""
+    """Return the function that updates a variable with such slots."""
     update = RULES[rule].update
     if is_quantized(rule, slots):
         update = partial(with_float_slots, update=update)
@@ -282,7 +282,7 @@ def updater(rule, slots, adapted=False, rate=None):
 
 
 def by_trust_ratio(xp, p, g, slots, c, update, rate):
-    """Let the length of the step be that of the parameter, times the rate.
+    """Scale the step to the length of the parameter, times the rate.
 
     "LARS", You et al. 2017, https://arxiv.org/abs/1708.03888; with Adam it is "LAMB",
     https://arxiv.org/abs/1904.00962.

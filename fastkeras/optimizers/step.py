@@ -1,4 +1,4 @@
-"""One optimizer step: the order in which things are done, for arrays and for variables of Keras."""
+"""One optimizer step, in its order of operations, for arrays and for variables of Keras."""
 
 from itertools import chain
 from typing import NamedTuple
@@ -11,23 +11,23 @@ from fastkeras.optimizers.rules import RULES
 
 
 class Step(NamedTuple):
-    """What a step is done with: of each list, one entry for each parameter.
+    """The arguments of a step; each list has one entry for each parameter.
 
     Attributes:
         parameters, gradients: arrays, or tensors.
         slots: tuples of these.
         learning_rate: a scalar.
-        numbers: of this update, from 1; float64, one for all or for each.
-        multipliers: of the learning rate; a variable of multiplier 0 is left alone.
+        numbers: the number of this update, from 1; float64, one for all or for each.
+        multipliers: of the learning rate; a variable with multiplier 0 does not change.
         decays: decoupled weight decay, float64.
         chains: tuples of transforms.
-        rows: None if the gradient has all rows of the parameter; or int64, the numbers of those it
-            has, each once, and the others stay as they are. Where it has all, since arrays cannot
-            change their shapes, a mask of them, which `keras` and `jax_native` take.
-        adapted: whether a step is made as long as its parameter, times its rate.
-        remainders: None, or float32, what a half parameter does not hold of its value.
+        rows: None if all rows of the parameter are updated. Else int64, the numbers of the rows
+            that the gradient has, each once; the other rows do not change. Or, for `keras` and
+            `jax_native`, whose arrays cannot change shape, a mask, with a gradient of all rows.
+        adapted: whether to scale a step to the length of its parameter, times its rate.
+        remainders: None, or float32, what a float16 or bfloat16 parameter cannot hold of its value.
         hyperparameters: dict.
-        seeds: int32, to round bfloat16 at random; or None in place of them all.
+        seeds: int32, to round bfloat16 at random; or None in place of the whole list.
     """
 
     parameters: list
@@ -46,10 +46,10 @@ class Step(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What of a `Step` an engine is given beside what every step has.
+    """The less common parts of a `Step`, as an engine gets them.
 
-    `rates` are the learning rates, float64, which only `adapted` needs: the coefficients have them
-    too. For the others see `Step`.
+    `rates` are the learning rates, float64; only `adapted` needs them, as otherwise they are in the
+    coefficients. For the others see `Step`.
     """
 
     rows: list
@@ -60,12 +60,12 @@ class Extras(NamedTuple):
 
 
 def no_extras(count):
-    """Return those of a plain step."""
+    """Return the extras of a plain step."""
     return Extras([None] * count, [None] * count, [False] * count, np.zeros(count), None)
 
 
 def engine_needs(rule):
-    """Return what `_engines.engine_for` is to ask of an engine, and that in words."""
+    """Return the requirement for `_engines.engine_for` to check, and its text."""
     return (None if RULES[rule].has_kernel else "EVERY_RULE"), f"the rule {rule!r}"
 
 
@@ -77,14 +77,14 @@ def do(xp, engine, rule, step, noise, spread, gathered, variables=None):
         engine: a module.
         rule: a key of `RULES`.
         step: a `Step`.
-        noise: function of a gradient: standard normal numbers like it.
-        spread: function (gradient, rows, like) of a gradient that has all rows.
-        gathered: function (gradient, rows) that takes this back.
-        variables: what Python functions among the transforms get, if not the parameters.
+        noise: function of a gradient that returns standard normal numbers of its shape.
+        spread: function (gradient, rows, like) that returns a gradient with all rows.
+        gathered: function (gradient, rows) that undoes this.
+        variables: passed to Python functions among the transforms; by default the parameters.
 
     Returns:
-        What `engine.step` returns: parameters, slots, remainders, and whether all gradients that
-        were to be sanitized are finite. They are the arrays given, where these were updated.
+        The result of `engine.step`: parameters, slots, remainders, and whether all gradients to be
+        sanitized are finite. Arrays that were updated in place are returned themselves.
     """
     frozen = xp.equal(step.multipliers, 0)
     before, chains = of_transforms.split(step.chains)
@@ -115,7 +115,7 @@ def do(xp, engine, rule, step, noise, spread, gathered, variables=None):
 
 
 def _transformed(xp, step, frozen, before, after, noise, spread, gathered, variables):
-    """Do what no kernel does, and all that comes before it in its chain."""
+    """Apply the transforms that no kernel has, and all that precede them in their chains."""
     wide = [
         rounding.widened(xp, xp.convert_to_tensor(parameter), remainder)
         for parameter, remainder in zip(step.parameters, step.remainders, strict=True)
@@ -133,12 +133,12 @@ def _transformed(xp, step, frozen, before, after, noise, spread, gathered, varia
 
 
 def changed(step, new, targets):
-    """Yield `(target, value)` for all that an engine has not updated itself.
+    """Yield `(target, value)` for all that an engine has not updated in place.
 
     Args:
         step: the `Step` that it was given.
-        new: its `(parameters, slots, remainders)`.
-        targets: what stands for those of `step`, in the same form.
+        new: the `(parameters, slots, remainders)` that it returned.
+        targets: what to assign to, in the same form.
     """
 
     def flat(parameters, slots, remainders):

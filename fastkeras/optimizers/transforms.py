@@ -1,7 +1,7 @@
-"""Transforms of the gradient: what happens to it between backward pass and update rule.
+"""Transforms of the gradient, applied between the backward pass and the update rule.
 
-A transform is one of the functions below, or any Python function of yours,
-`(gradient, variable) -> gradient`; `chain` puts several in order. The names are those of optax.
+A transform is the result of one of the functions below, or any Python function
+`(gradient, variable) -> gradient`; `chain` combines several. The names are those of optax.
 
 Gradients of zero, and a model that cannot move:
 
@@ -17,12 +17,12 @@ Gradients of zero, and a model that cannot move:
     >>> moved_by([4, -2, 2], gradient_transforms=t.zero())
     [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
-Clipping by the sum of magnitudes in place of the Euclidean norm:
+Clipping by the sum of magnitudes instead of the Euclidean norm:
 
     >>> moved_by([4, -2, 2], gradient_transforms=t.clip_by_l1_norm(4))
     [[2.0, -1.0, 1.0], [2.0, -1.0, 1.0]]
 
-And another clipping for each variable:
+And a different clipping for each variable:
 
     >>> chains = [("a", t.clip_by_norm(2.5)), ("b", t.clip_by_value(1))]
     >>> moved_by([3, 0, -4], gradient_transforms=chains)
@@ -51,8 +51,8 @@ NAMES = (
 class Transform(NamedTuple):
     """One transform, by name.
 
-    `operand` is its number, and `of` whose gradients a global norm spans: "group", "all", or once
-    the optimizer is built the number of the group.
+    `operand` is its number. `of` tells which gradients a global norm spans: "group", "all", or,
+    once the optimizer is built, the number of the group.
     """
 
     name: str
@@ -96,7 +96,7 @@ def scale(factor):
 
 
 def zero():
-    """Replace the gradient by zeros, NaN too; moments decay, and weight decay goes on."""
+    """Replace the gradient by zeros, even NaN; moments still decay, and so do weights."""
     return Transform("zero")
 
 
@@ -121,7 +121,7 @@ def clip_by_global_norm(largest, of="group"):
     Args:
         largest: the norm, above 0.
         of: "group" for the variables that one entry of `gradient_transforms` matches; "all" for
-            those of every entry that has such a transform. Frozen variables do not count.
+            those of every entry that has such a transform. Frozen variables are left out.
     """
     if of not in ("group", "all"):
         raise ValueError(f'of must be "group" or "all", got {of!r}')
@@ -131,14 +131,15 @@ def clip_by_global_norm(largest, of="group"):
 def adaptive_clip(ratio):
     """Clip the gradient of each unit to `ratio` times the norm of its weights, or of 0.001.
 
-    A unit is an index of the last axis; a vector is one unit. Brock et al. 2021, "High-Performance
-    Large-Scale Image Recognition Without Normalization", https://arxiv.org/abs/2102.06171.
+    A unit is an entry along the last axis; a vector is one unit. Brock et al. 2021,
+    "High-Performance Large-Scale Image Recognition Without Normalization",
+    https://arxiv.org/abs/2102.06171.
     """
     return Transform("adaptive_clip", _positive("ratio", ratio))
 
 
 def centralize():
-    """Subtract from the gradient of each unit its mean; vectors are left alone.
+    """Subtract its mean from the gradient of each unit; vectors are left alone.
 
     Yong et al. 2020, "Gradient Centralization", https://arxiv.org/abs/2004.01461.
     """
@@ -156,7 +157,7 @@ def add_decayed_weights(factor):
 
 
 def add_noise(stddev):
-    """Add Gaussian noise of the standard deviation given, anew each step.
+    """Add Gaussian noise of this standard deviation, drawn anew at each step.
 
     Neelakantan et al. 2015, "Adding Gradient Noise Improves Learning for Very Deep Networks",
     https://arxiv.org/abs/1511.06807.
@@ -165,7 +166,7 @@ def add_noise(stddev):
 
 
 def sanitize():
-    """Skip the whole step, and count it in `optimizer.skipped_steps`, at a NaN or an infinity."""
+    """At a NaN or an infinity skip the whole step, and count it in `optimizer.skipped_steps`."""
     return Transform("sanitize")
 
 

@@ -1,1 +1,1 @@
-"""The engines: a file or folder each, of plain functions; fastkeras/_engines.py chooses."""
+"""The engines: plain functions, one file or folder for each; fastkeras/_engines.py chooses."""

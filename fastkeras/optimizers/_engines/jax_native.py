@@ -1,8 +1,7 @@
 """The C++ kernels as one call of XLA, for JAX arrays on the CPU, eagerly and in compiled programs.
 
-What comes back lies in the memory of what was given wherever XLA may write there: where a compiled
-program is given its variables to keep, as Keras' training does (`donate_argnums`), nothing of them
-is copied.
+Results are written into the memory of the arguments if XLA allows it: in a compiled program whose
+variables are donated to it (`donate_argnums`), as in Keras' training, nothing is copied.
 """
 
 from itertools import chain

@@ -6,7 +6,7 @@ from fastkeras.optimizers import chains as of_transforms
 from fastkeras.optimizers import rounding
 from fastkeras.optimizers.rules import updater
 
-EVERY_RULE = True  # also those that the kernels do not have
+EVERY_RULE = True  # also those that the kernels lack
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):

@@ -1,4 +1,4 @@
-"""The C++ kernels on NumPy arrays, GIL released. Results do not depend on the number of threads."""
+"""The C++ kernels on NumPy arrays, without the GIL; the number of threads changes no result."""
 
 from fastkeras import _core
 from fastkeras.optimizers.chains import FUSED, encode

@@ -1,4 +1,4 @@
-"""The rules of rules.py compiled by Numba: the same text, one element at a time."""
+"""The rules of rules.py, compiled by Numba from the same source, one element at a time."""
 
 import numba
 import numpy as np
@@ -10,7 +10,7 @@ from fastkeras.optimizers._engines import reference
 
 OPTIONS = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
 
-EVERY_RULE = True  # also those that the kernels do not have
+EVERY_RULE = True  # also those that the kernels lack
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):

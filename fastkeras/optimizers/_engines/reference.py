@@ -1,6 +1,6 @@
-"""One step as text: transforms, decay, rule; one variable after the other, in NumPy.
+"""One step in NumPy, written to be read: transforms, decay, rule, one variable after the other.
 
-Computes in the dtype of the parameter, in float32 for float16 and bfloat16.
+Computes in the dtype of the parameter, but for float16 and bfloat16 in float32.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from fastkeras.optimizers import chains as of_transforms
 from fastkeras.optimizers import rounding
 from fastkeras.optimizers.rules import updater
 
-EVERY_RULE = True  # also those that the kernels do not have
+EVERY_RULE = True  # also those that the kernels lack
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):

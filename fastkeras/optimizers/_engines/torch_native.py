@@ -1,4 +1,4 @@
-"""The C++ kernels on tensors of torch: CPU tensors, updated in place in their own memory."""
+"""The C++ kernels on tensors of torch on the CPU, updated in place."""
 
 from itertools import pairwise
 
@@ -60,7 +60,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
 
 
 def have_changed(written):
-    """Let autograd find out, if it still needs the values that these had."""
+    """Tell autograd of the change, so that it raises if it still needs the old values."""
     tensors = [t for t in written if isinstance(t, torch.Tensor)]
     if _VERSIONS_OF_LISTS:
         torch.autograd.graph.increment_version(tensors)
@@ -99,7 +99,7 @@ def _storage_of(tensor):
 
 
 def as_read(gradient, parameter):
-    """The gradient in a row, and of a dtype that the kernels take."""
+    """The gradient, contiguous and of a dtype that the kernels take."""
     if not isinstance(gradient, torch.Tensor):
         return gradient
     dtype = gradient.dtype
@@ -111,7 +111,7 @@ def as_read(gradient, parameter):
 
 
 def _apart(gradients, written):
-    """The gradients, copied where they lie in memory that is written; None if none does."""
+    """The gradients, those in memory that is written copied; None if there are none such."""
     storages = {_storage_of(t) for t in written if isinstance(t, torch.Tensor)}
     shared = [isinstance(g, torch.Tensor) and _storage_of(g) in storages for g in gradients]
     if not any(shared):
@@ -121,12 +121,12 @@ def _apart(gradients, written):
 
 
 def _array_of(tensor):
-    """A NumPy array of the same memory; what is no tensor comes back as it is."""
+    """A NumPy array of the same memory; anything but a tensor is returned as it is."""
     if not isinstance(tensor, torch.Tensor):
         return tensor
     tensor = tensor.detach()
     if tensor.dtype is not torch.bfloat16:
         return tensor.numpy()
-    import ml_dtypes  # which Keras brings along
+    import ml_dtypes  # which comes with Keras
 
     return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -1,1 +1,1 @@
-"""The optimizers of Keras, with one step for all variables, and their settings by variable."""
+"""The optimizers of Keras, with one step for all variables, and settings by variable."""

@@ -7,13 +7,13 @@ from fastkeras.optimizers.rules import RULES
 
 
 def why_keras(rule, written, variables, by_rows=False):
-    """Return why the engine has to be `keras`, in words, or None if the array decides.
+    """Return why the engine has to be `keras`, in words, or None if the arrays decide.
 
     Args:
         rule: a key of `RULES`.
-        written: list of what a step updates, as the backend has it.
-        variables: list of the variables of Keras among them, of the model.
-        by_rows: whether a gradient has some of the rows of its variable.
+        written: list of all that a step updates, as tensors of the backend.
+        variables: list of the model's Keras variables among them.
+        by_rows: whether a gradient has only some of the rows of its variable.
     """
     if not RULES[rule].has_kernel:
         return f"the kernels have no {rule}"
@@ -31,12 +31,12 @@ def why_keras(rule, written, variables, by_rows=False):
 
 
 def _why_keras_on_tensorflow(variable, by_rows):
-    if not hasattr(variable, "handle"):  # the value of a variable
+    if not hasattr(variable, "handle"):  # a value, not a variable
         return "the variables are in a stateless scope"
     device = getattr(variable, "device", None) or "CPU"
     if "CPU" not in device:
         return f"a variable is on {device}"
-    # XLA has to know all shapes beforehand; the number of rows is known when the program runs
+    # XLA must know all shapes beforehand, but the number of rows is known only at run time
     return "XLA cannot pick out rows" if by_rows and _engines.inside_xla() else None
 
 
@@ -44,7 +44,7 @@ def _why_keras_on_jax(written, variables):
     state = _engines.engines("optimizers")["jax_native"]
     if state != "ready":
         return state
-    if any(map(_is_spread, variables)):  # XLA would bring all of it to each device
+    if any(map(_is_spread, variables)):  # XLA would copy all of it to each device
         return "a variable is spread over devices"
     from fastkeras.optimizers._engines.jax_native import why_not
 

@@ -1,4 +1,4 @@
-"""What the fused optimizers do at each step, in place of the loop of Keras over variables."""
+"""The step of the fused optimizers, in place of Keras' loop over variables."""
 
 from itertools import chain
 
@@ -18,14 +18,14 @@ from fastkeras.optimizers.step import Step, changed, do
 if ON_TENSORFLOW:
     import tensorflow as tf
 
-    _traced = tf.autograph.experimental.do_not_convert  # converting takes seconds, without any use
+    _traced = tf.autograph.experimental.do_not_convert  # it takes seconds, for nothing
 else:
 
     def _traced(function):
         return function
 
 
-# For scalars: JAX has float64 only when asked, and GPUs of Apple have none.
+# The dtype of scalars: JAX has float64 only if enabled, and Apple's GPUs have none.
 WIDE = "float32" if keras.backend.backend() == "jax" or on_mps() else "float64"
 OF_KERAS = -1  # the group of the argument `global_clipnorm`
 
@@ -34,7 +34,7 @@ class FusedStep:
     """The half of `optimizer.Fused` that Keras calls at each step."""
 
     _HYPERPARAMETERS = ()
-    _fusing = False  # Keras may call the first two of these for itself as well
+    _fusing = False  # outside a step, Keras may call the next two methods for itself
 
     def _clip_gradients(self, gradients):
         return gradients if self._fusing else super()._clip_gradients(gradients)
@@ -47,7 +47,7 @@ class FusedStep:
     def _backend_apply_gradients(self, gradients, variables):
         frequency, self.ema_overwrite_frequency = self.ema_overwrite_frequency, None
         self._fusing = True
-        self._calls_before = self._iterations + 0 if self.use_ema else None  # as it is now
+        self._calls_before = self._iterations + 0 if self.use_ema else None  # a copy
         try:
             super()._backend_apply_gradients(gradients, variables)
             if self.use_ema and frequency:
@@ -72,7 +72,7 @@ class FusedStep:
     def _is_update(self):
         """Tell whether this call has updated the variables, or None if every call does.
 
-        Under accumulation the last of several does, and `sanitize` may have skipped it.
+        With accumulation only the last of several does, and `sanitize` may have skipped it.
         """
         is_update = None
         if self.gradient_accumulation_steps:
@@ -83,7 +83,7 @@ class FusedStep:
         return is_update
 
     def _update_model_variables_moving_average(self, variables):
-        number = wide(self.iterations) + 1  # of this update; Keras counts calls from 0
+        number = wide(self.iterations) + 1  # of this update, from 1; Keras counts calls from 0
         momentum = ops.where(number > 1, wide(self.ema_momentum), wide(0.0))
         if self.ema_bias_correction and self.ema_momentum == 1:
             momentum = (number - 1) / number
@@ -91,7 +91,7 @@ class FusedStep:
             power = ops.power(wide(self.ema_momentum), number)
             momentum = (self.ema_momentum - power) / (1 - power)
         is_update = self._is_update()
-        if is_update is not None:  # Keras moves the averages at each call
+        if is_update is not None:  # Keras updates the averages at each call
             momentum = ops.where(is_update, momentum, wide(1.0))
         for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
             if average is not None:
@@ -103,7 +103,7 @@ class FusedStep:
         return [(variable, average) for variable, average in pairs if average is not None]
 
     def _overwrite_every(self, frequency):
-        """Put the averages into the model after every so many updates, whatever a call is."""
+        """Put the averages into the model after every so many updates, not calls."""
         is_due = ops.equal((self.iterations + 1) % frequency, 0)
         is_update = self._is_update()
         if is_update is not None:
@@ -111,7 +111,7 @@ class FusedStep:
         assign_if(self.assign, is_due, self._averaged_variables)
 
     def _overwrite_model_variables_with_average_value(self, variables):
-        """Put the averages into the model, as `fit` does at its end, if there are any yet."""
+        """Put the averages into the model, as `fit` asks at its end, if there are any yet."""
         may_be_none = self.gradient_accumulation_steps or (
             self._settings is not None and self._settings.skipped is not None
         )
@@ -121,16 +121,16 @@ class FusedStep:
         assign_if(self.assign, self.iterations > 0, self._averaged_variables)
 
     def _after_step(self, finite):
-        """Update what belongs to the optimizer as a whole, unless the step was skipped."""
+        """Update the variables of the optimizer as a whole, unless the step was skipped."""
         settings = self._settings
         if settings.skipped is not None:
             skipped = 1 - ops.cast(finite, "int32")
             settings.skipped.assign_add(skipped)
-            calls = self.gradient_accumulation_steps or 1  # Keras adds the last of them
+            calls = self.gradient_accumulation_steps or 1  # the last is yet to be added by Keras
             self._iterations.assign_sub(ops.cast(skipped * calls, self._iterations.dtype))
 
     def _step_of_each_replica(self, distribution, gradients, variables, learning_rate):
-        # Within this context, variables stand for the component of the replica.
+        # Within this context, a variable stands for its copy on this replica.
         distribution.extended.update(
             _value(variables[0]),
             lambda _, gradients, rate: self._step(gradients, variables, rate),
@@ -198,7 +198,7 @@ class FusedStep:
         return _engines.name_of(engine), reason or ""
 
     def _of_positions(self, variable, positions):
-        """Return what a variable holds for those that have a gradient."""
+        """Return the entries of a variable at these positions, of variables with a gradient."""
         values = ops.convert_to_tensor(variable)
         is_all = positions == list(range(len(self._settings.chains)))
         return values if is_all else ops.take(values, positions)
@@ -211,15 +211,15 @@ class FusedStep:
         return keras.random.normal(gradient.shape, dtype=gradient.dtype, seed=seed)
 
     def _own_numbers(self, number, positions):
-        """The number of this update for each variable, which counts those that moved it.
+        """The number of this update for each variable, counting only updates that moved it.
 
-        So that bias is corrected by as many updates as the moments of a variable have seen.
+        So the bias correction counts the updates that a variable's moments have seen.
         """
         behind = self._settings.behind
         return number if behind is None else number - self._of_positions(behind, positions)
 
     def _count(self, frozen, positions, finite):
-        """Let variables that are frozen, or have no gradient, fall one update behind."""
+        """Count one missed update for variables that are frozen or have no gradient."""
         settings = self._settings
         if settings.behind is None:
             return
@@ -238,7 +238,7 @@ class FusedStep:
         return rounding.seeds(ops, ops.cast(self.iterations, "int32"), count)
 
     def _rows(self, gradients, variables, positions, engine):
-        """Tell which rows of each variable have a gradient, if only these are to move."""
+        """Return gradients, and for variables of which only some rows are to move, those rows."""
         taken, rows = [], []
         for gradient, variable, position in zip(gradients, variables, positions, strict=True):
             lazy, of_gradient = self._goes_by_rows(gradient, variable, position), None
@@ -257,7 +257,7 @@ class FusedStep:
         return self._settings.lazy[position] or by_the_rule
 
     def _keeps_to_rows(self, gradient, variable, position):
-        """Tell whether rows that a sparse gradient does not have stay, by the rule itself."""
+        """Tell whether by the rule itself rows stay that a sparse gradient lacks."""
         return (
             sparse.is_sparse(gradient)
             and RULES[self._rule()].stays != ""
@@ -267,7 +267,7 @@ class FusedStep:
         )
 
     def _keep_to_rows(self, gradients, variables, positions, values, slots):
-        """Have only those rows written that may have moved."""
+        """Reduce the values to be written to the rows that may have moved."""
         for i, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
             if self._keeps_to_rows(gradient, variable, positions[i]):
                 values[i] = sparse.at_rows_of(gradient, values[i])
@@ -300,7 +300,7 @@ def _value(variable):
 
 
 def wide(value):
-    """A scalar that no rule loses digits of."""
+    """A scalar, wide enough for all rules."""
     if isinstance(value, (int, float, np.ndarray)):
         return ops.convert_to_tensor(value, dtype=WIDE)
     return ops.cast(value, WIDE)

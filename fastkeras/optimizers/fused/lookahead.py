@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that follow the fast ones every few steps, and call them back.
+"""Lookahead: slow weights that follow the fast ones every few steps, and pull them back.
 
 Zhang et al. 2019, "Lookahead Optimizer: k steps forward, 1 step back",
 https://arxiv.org/abs/1907.08610.
@@ -11,11 +11,11 @@ from fastkeras.optimizers import rounding
 
 
 def begin(assign, numbers, variables, slow):
-    """Let the slow weights begin where the variables do: each before its first update.
+    """Initialise the slow weights of each variable with its value before its first update.
 
     Args:
         assign: function of a variable and a value.
-        numbers: of this update for each variable, from 1.
+        numbers: the number of this update for each variable, from 1.
         variables: list of variables.
         slow: list of variables of the same shapes.
     """
@@ -37,7 +37,7 @@ def _value(variable):
 
 
 def follow(assign, number, period, slow_step_size, variables, slow, remainders, frozen):
-    """After every `period` steps, move the slow weights towards the variables, and these there."""
+    """After every `period` steps, move the slow weights, and set the variables to them."""
 
     def moved():
         pairs = []
@@ -57,7 +57,7 @@ def follow(assign, number, period, slow_step_size, variables, slow, remainders, 
 
 def assign_if(assign, condition, pairs):
     """Assign to variables the values that `pairs()` gives, if the condition holds."""
-    if keras.backend.backend() == "jax":  # a branch may not change variables there
+    if keras.backend.backend() == "jax":  # where branches may not change variables
         for variable, value in pairs():
             old = ops.convert_to_tensor(variable)
             assign(variable, ops.where(condition, ops.cast(value, old.dtype), old))

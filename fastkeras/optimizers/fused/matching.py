@@ -45,14 +45,14 @@ def pairs(argument, entries):
 
 
 def listed(argument, entries):
-    """Return the entries as a list, or raise that they are none."""
+    """Return the entries as a list; raise if they are not a list."""
     if isinstance(entries, str) or not hasattr(entries, "__iter__"):
         raise TypeError(f"{argument} must be a list, got {entries!r}")
     return list(entries)
 
 
 def path_of(variable):
-    """Return the path of a Keras variable, or the name of another."""
+    """Return the path of a Keras variable, or the name of another kind of variable."""
     return getattr(variable, "path", None) or variable.name
 
 

@@ -1,6 +1,6 @@
 """Learning rates by variable: multipliers of the one learning rate of the optimizer.
 
-Schedules and callbacks move the learning rate; the ratios between the variables stay.
+Schedules and callbacks change the learning rate, but not the ratios between variables.
 """
 
 import weakref
@@ -10,19 +10,19 @@ import keras
 
 from fastkeras.optimizers.fused import matching, per_variable
 
-_ATTRIBUTE = "learning_rate_multiplier"  # of a variable: what set_learning_rate_multiplier said
+_ATTRIBUTE = "learning_rate_multiplier"  # of a variable, set by set_learning_rate_multiplier
 _OPTIMIZERS = weakref.WeakSet()  # built ones, which follow such changes
 
 
 def set_learning_rate_multiplier(target, multiplier):
     """Let a layer of any model train at `multiplier` times the learning rate, from the next step.
 
-    Holds for every fastkeras optimizer, built or yet to be built, and goes before its
+    It holds for every fastkeras optimizer, built or not, and takes precedence over its
     `learning_rate_multipliers`. It can be changed at any time: between epochs, in a callback.
 
     Args:
         target: a layer, a model, a variable, or a list of these.
-        multiplier: a number, at least 0; 0 freezes, and costs nothing. None takes back what was
+        multiplier: a number, at least 0; 0 freezes the target, at no cost. None removes what was
             set before.
 
     Raises:
@@ -57,8 +57,8 @@ def layerwise_decay(model, decay, *, layers=None, minimum=0.0):
     Args:
         model: a model whose layers are built.
         decay: a number above 0, usually 0.65 to 0.95.
-        layers: the layers from first to last, if `model.layers` is not it; a list in its place
-            holds layers that share a multiplier. Layers without weights are passed over.
+        layers: the layers from first to last; by default `model.layers`. An item may be a list of
+            layers that share a multiplier. Layers without weights are skipped.
         minimum: no multiplier falls below it.
 
     Returns:
@@ -100,7 +100,7 @@ def resolve(given, variables):
 
     Args:
         given: None; pairs `(target, multiplier)` (see `matching.resolve`); a function of a
-            variable; numbers, one for each variable; or what an optimizer had that was saved.
+            variable; numbers, one for each variable; or the multipliers of a saved optimizer.
         variables: list of variables.
     """
     if given is None:
@@ -129,7 +129,7 @@ def is_by_position(given):
 
 
 def follow(optimizer):
-    """Let a built optimizer hear of later changes."""
+    """Register a built optimizer, to be told of later changes."""
     _OPTIMIZERS.add(optimizer)
 
 

@@ -14,8 +14,8 @@ from fastkeras.optimizers.quantization import is_worth_it, scales_of
 from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules import RULES
 
-_BEHIND = "behind"  # where the updates that a variable missed are saved
-_PLAIN = {  # arguments that are saved as they are, and what they are if not given
+_BEHIND = "behind"  # key under which the numbers of missed updates are saved
+_PLAIN = {  # arguments that are saved as given, and their defaults
     "ema_bias_correction": False,
     "moment_bits": 32,
     "lookahead_period": None,
@@ -26,9 +26,9 @@ _PLAIN = {  # arguments that are saved as they are, and what they are if not giv
 
 
 class Fused(FusedStep):
-    """Goes before an optimizer of Keras among the bases of a class.
+    """The base class to put before an optimizer of Keras.
 
-    A class says which rule it is (`_rule`), its slots for each variable (`_slots`) and which of its
+    A subclass tells its rule (`_rule`), its slots for each variable (`_slots`), and which of its
     attributes are hyperparameters of the rule (`_HYPERPARAMETERS`). All else is that of Keras:
     arguments, defaults, variables and their order.
     """
@@ -73,7 +73,7 @@ class Fused(FusedStep):
         self._scales = SimpleNamespace(
             of={}, not_for=set()
         )  # of 8-bit moments: by id of the variable of codes
-        # Keras tracks what it finds in attributes; a namespace it leaves alone.
+        # In namespaces, since Keras tracks lists and variables that are attributes.
         self._given = SimpleNamespace(
             multipliers=multipliers.checked(learning_rate_multipliers),
             transforms=per_variable.transforms(gradient_transforms),
@@ -107,7 +107,7 @@ class Fused(FusedStep):
             skipped=_untrained(0, "int32") if _any_has(chains, "sanitize") else None,
             noise=keras.random.SeedGenerator() if _any_has(chains, "add_noise") else None,
         )
-        if keras.backend.backend() == "jax":  # a compiled step takes what may change as an input
+        if keras.backend.backend() == "jax":  # a compiled step needs its state as inputs
             for variable in self._beside_those_of_keras():
                 self._track_variable(variable)
         if self._settings.noise is not None:
@@ -117,7 +117,7 @@ class Fused(FusedStep):
     def _made_behind(self, variables):
         """How many updates each variable has missed, if that matters to the rule or to Lookahead.
 
-        Not how many it has had: so all is as it was where nobody knows, as in what Keras saved.
+        Missed ones, since they default to 0 where they were not saved, as by Keras.
         """
         if not RULES[self._rule()].by_number and not self.lookahead_period:
             return None
@@ -156,7 +156,7 @@ class Fused(FusedStep):
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
         """Keep the moments of float16 and bfloat16 variables in float32, or moments in 8 bits.
 
-        In bfloat16 a velocity never moves: 0.001 of a change is below its last digit.
+        In bfloat16 a velocity would never move: 0.001 of a change is below its last digit.
         """
         dtype, shape = str(reference_variable.dtype), tuple(reference_variable.shape)
         path = matching.path_of(reference_variable)
@@ -206,7 +206,7 @@ class Fused(FusedStep):
     def save_own_variables(self, store):
         for i, variable in enumerate(self._saved_variables()):
             store[str(i)] = variable.numpy()
-        # Besides the variables of Keras only what cannot be derived from them.
+        # Besides the variables of Keras save only what cannot be derived from them.
         behind = self._settings and self._settings.behind
         if behind is not None and not np.array_equal(_numpy(behind), self._behind_by_state()):
             store[_BEHIND] = _numpy(behind)
@@ -223,7 +223,7 @@ class Fused(FusedStep):
             behind.assign(store[_BEHIND] if _BEHIND in keys else self._behind_by_state())
 
     def _behind_by_state(self):
-        """What each variable has missed, if those that have no state yet have missed all."""
+        """How many updates each variable has missed: all if it has no state yet, else none."""
         updates = int(_numpy(self.iterations))
         states = [self._state_of(i) for i in range(len(self._trainable_variables))]
         is_new = [not any(_numpy(held).any() for held in state) for state in states]
@@ -235,7 +235,7 @@ class Fused(FusedStep):
         if self._settings is None:
             given = self._given.multipliers
             return given.values if isinstance(given, per_variable.Saved) else given
-        # Through its shortest digits a float32 becomes 0.1 again, not 0.10000000149
+        # By way of its shortest digits a float32 becomes 0.1 again, not 0.10000000149.
         return [float(str(value)) for value in _numpy(self._settings.multipliers)]
 
     @property
@@ -247,14 +247,14 @@ class Fused(FusedStep):
     def report(self, model=None, print_fn=print):
         """Print for each variable its multiplier, transforms, decay and the size of its state.
 
-        And which engine does the steps; if it is `keras` though there are kernels, why.
+        Also print which engine does the steps, and if it is `keras` in spite of the kernels, why.
 
         Args:
             model: whose variables are shown; None for all that the optimizer knows.
             print_fn: called once with the text.
 
         Returns:
-            The bytes of all moments, and of what else is kept for each variable.
+            The bytes of all moments and all other state of the variables.
 
         Raises:
             ValueError: the optimizer is not built, or does not know a variable of the model.
@@ -294,7 +294,7 @@ def _untrained(value, dtype="float32"):
 
 
 def _numpy(variable):
-    # A tensor, not the variable: on TensorFlow, NumPy 2 warns of how Keras reads that.
+    # A tensor, not the variable, whose conversion by Keras makes NumPy 2 warn on TensorFlow.
     return ops.convert_to_numpy(ops.stop_gradient(variable))
 
 

@@ -1,7 +1,7 @@
-"""Settings of an optimizer by variable: as they are given, resolved by position, and saved.
+"""Settings of an optimizer by variable: as given, resolved for each variable, and saved.
 
-What was resolved is saved with the path and the shape of each variable, so that it comes back to
-the variables it belongs to, whatever their order and whichever of them are trained, or not at all.
+Resolved settings are saved with the path and the shape of each variable. So they are restored to
+the right variables, whatever their order and whichever of them are trained, or an error is raised.
 """
 
 import re
@@ -15,7 +15,7 @@ from fastkeras.optimizers.fused import matching
 
 
 class Saved(NamedTuple):
-    """A setting as an optimizer that was built had it: a value for each path."""
+    """A setting of a built optimizer, as saved: a value for each path."""
 
     paths: list
     shapes: list
@@ -30,7 +30,7 @@ def transforms(given):
     if saved is not None:
         return saved._replace(values=[tuple(_deserialized(steps)) for steps in saved.values])
     if callable(given) or isinstance(given, transform.Transform) or _is_chain(given):
-        return [("", transform.chain(given))]  # found in every path
+        return [("", transform.chain(given))]  # "" matches every path
     entries = given.items() if isinstance(given, dict) else given
     entries = [_deserialized(entry) for entry in matching.listed("gradient_transforms", entries)]
     return [
@@ -98,7 +98,7 @@ def resolve_numbers(argument, given, variables):
 
 
 def saved_in(given):
-    """Return what `serialized` made of the values of an optimizer that was built, or None."""
+    """Return the values of a built optimizer that `serialized` has saved, or None."""
     if isinstance(given, Saved):
         return given
     if isinstance(given, dict) and set(given) == {*Saved._fields}:
@@ -109,12 +109,13 @@ def saved_in(given):
 def values_for(argument, saved, variables):
     """Return the saved value of each variable.
 
-    By its path; which begins otherwise after `load_model`, so that the end of one may be the other.
-    Where that leaves a choice, or layers that were not named have other numbers, as after loading
-    a model of one's own class, the order counts, if names but for numbers, and shapes, agree in it.
+    Variables are recognised by their paths. After `load_model` paths begin differently, so one may
+    be the end of the other. If that is ambiguous, or unnamed layers have other numbers, as after
+    loading a model of one's own class, the order decides, provided that in this order the shapes
+    agree, and the names except for their numbers.
 
     Raises:
-        ValueError: these are not the variables that it was saved for.
+        ValueError: these are not the variables for which the setting was saved.
     """
     paths = [matching.path_of(variable) for variable in variables]
     if len(set(saved.paths)) == len(saved.paths):
@@ -159,11 +160,11 @@ def _few(paths):
 
 
 def serialized(settings, variables=None):
-    """Return what of the settings says something, in a form that JSON takes.
+    """Return the settings that are not defaults, in a form that can be written as JSON.
 
     Args:
-        settings: dict, name to what was given; or to a list of values, one for each variable.
-        variables: list, if they are values for these.
+        settings: dict from names to what was given, or to lists of values, one for each variable.
+        variables: the list of these variables in the latter case.
     """
     config = {}
     for name, value in settings.items():
@@ -181,7 +182,7 @@ def serialized(settings, variables=None):
 
 
 def _is_default(name, entry):
-    """Tell whether a variable has what it has if nothing is given; 0.0 is something given."""
+    """Tell whether a variable's value is the default; a decay of 0.0 is not."""
     if name == "learning_rate_multipliers":
         return entry == 1
     return entry is None or entry is False or (isinstance(entry, tuple) and len(entry) == 0)

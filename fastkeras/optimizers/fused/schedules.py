@@ -9,10 +9,9 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("fastkeras")
 class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that runs in straight lines from point to point.
+    """A learning rate that is linear between points, as for warm-up and decay.
 
-    Warm-up and decay in one line: up to the first point it has that point's rate, after the last
-    the last one's.
+    Before the first point it is the first point's rate, after the last point the last one's.
 
     Args:
         points: pairs `(step, learning_rate)`, or a dict, in ascending order of steps.
@@ -41,7 +40,7 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
         steps, rates = (np.array(column, "float32") for column in zip(*self.points, strict=True))
         slopes = np.diff(rates) / np.diff(steps)
         step = ops.cast(step, "float32")
-        # Each line adds the difference between its ends.
+        # Each segment adds its share of the difference between its ends.
         rate = ops.convert_to_tensor(rates[0])
         for begin, end, slope in zip(steps[:-1], steps[1:], slopes, strict=True):
             rate = rate + (ops.clip(step, begin, end) - begin) * slope

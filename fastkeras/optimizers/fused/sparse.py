@@ -1,4 +1,4 @@
-"""Sparse gradients: what they say of the same row summed first, and which rows they have."""
+"""Sparse gradients: their rows, with repeated ones summed up first."""
 
 import keras
 from keras import ops
@@ -11,7 +11,7 @@ if ON_TENSORFLOW:
 
 
 def on_mps():
-    """Tell whether Keras on torch computes on a GPU of Apple."""
+    """Tell whether Keras, on torch, computes on an Apple GPU."""
     if not ON_TORCH:
         return False
     import torch
@@ -20,7 +20,7 @@ def on_mps():
 
 
 def is_sparse(gradient):
-    """Tell whether a gradient names its rows."""
+    """Tell whether a gradient has only some rows, by number."""
     return ON_TENSORFLOW and isinstance(gradient, tf.IndexedSlices)
 
 
@@ -32,7 +32,7 @@ def dense(gradient):
 
 
 def rows_of(gradient):
-    """Return the rows that a gradient has, each once, and their numbers; not on JAX."""
+    """Return the rows of a sparse gradient, each once, and their numbers; not on JAX."""
     if is_sparse(gradient):
         numbers, places = tf.unique(tf.cast(gradient.indices, tf.int64))
         return tf.math.unsorted_segment_sum(gradient.values, places, tf.size(numbers)), numbers
@@ -44,23 +44,23 @@ def rows_of(gradient):
 
 
 def at_rows_of(gradient, value):
-    """Return of a value that has all rows those that a sparse gradient has, to be written alone."""
+    """Return only those rows of a value that a sparse gradient has, to write no others."""
     rows = tf.gather(value, gradient.indices)
     return tf.IndexedSlices(rows, gradient.indices, gradient.dense_shape)
 
 
 def mask_of(gradient):
-    """Tell which rows of a gradient that has all are not zero."""
+    """Tell which rows of a dense gradient are not zero."""
     return ops.any(ops.not_equal(gradient, 0), axis=tuple(range(1, len(gradient.shape))))
 
 
 def is_numbers(rows):
-    """Tell numbers of rows from a mask, and from None."""
+    """Tell whether these are numbers of rows, rather than a mask or None."""
     return rows is not None and "int64" in str(rows.dtype)
 
 
 def spread(gradient, rows, like):
-    """Return a gradient of all rows, zeros where there is none; it may have had all before."""
+    """Return the gradient with all rows, missing ones as zeros; it may have all already."""
     if not is_numbers(rows):
         return gradient
     if ON_TORCH:
@@ -69,7 +69,7 @@ def spread(gradient, rows, like):
 
 
 def gathered(gradient, rows):
-    """Take back what `spread` did."""
+    """Undo `spread`."""
     if not is_numbers(rows):
         return gradient
     return gradient[rows] if ON_TORCH else tf.gather(gradient, rows)

@@ -1,4 +1,4 @@
-"""The optimizers of Keras, fused: which rule each is, and where its slots are."""
+"""The optimizers of Keras, fused: the rule of each, and where it keeps its slots."""
 
 import inspect
 
@@ -106,7 +106,7 @@ class Nadam(Fused, keras.optimizers.Nadam):  # noqa: D101
         return self._momentums[position], self._velocities[position]
 
     def _product(self):
-        """That of the momentums of all steps, with the one that is being done."""
+        """The product of the momentums of all steps, including the present one."""
         number = ops.cast(self.iterations + 1, self._u_product.dtype)
         return self._u_product * self.beta_1 * (1.0 - 0.5 * ops.power(0.96, number))
 
@@ -151,7 +151,7 @@ class RMSprop(Fused, keras.optimizers.RMSprop):  # noqa: D101
         return f"centered_{rule}" if self.centered else rule
 
     def _slots(self, position):
-        # A list is empty where the rule does not keep such a slot.
+        # A list is empty if the rule does not keep such a slot.
         lists = (self._velocities, self._momentums, self._average_gradients)
         return tuple(slots[position] for slots in lists if slots)
 
@@ -180,7 +180,7 @@ OPTIMIZERS = (SGD, Adam, AdamW, Nadam, Lion, Lamb, Adafactor, RMSprop, Adagrad)
 
 
 def _signature_of(ours):
-    """The arguments of Keras by name and place, then ours by name."""
+    """The arguments of Keras, by name or position, followed by ours, by name only."""
     theirs = inspect.signature(ours.__mro__[ours.__mro__.index(FusedStep) + 1])
     own = inspect.signature(Fused.__init__).parameters.values()
     parameters = [p for p in theirs.parameters.values() if p.kind is not p.VAR_KEYWORD]
