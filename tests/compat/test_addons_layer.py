@@ -12,7 +12,7 @@ import fastkeras.compat.addons as tfa
 from fastkeras import crf as functions
 from fastkeras.layers import CRF as Native
 
-# Keras copies variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras copies variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BATCH, STEPS, CHANNELS, UNITS, WORDS = 4, 5, 6, 3, 9
@@ -26,7 +26,7 @@ def inputs(rng):
 
 
 def filled(layer, rng):
-    """The layer with random weights, boundaries included."""
+    """Give the layer random weights, boundaries included."""
     layer.build((None, None, CHANNELS))
     layer.set_weights([rng.normal(size=w.shape).astype(w.dtype) for w in layer.weights])
     return layer

@@ -1,4 +1,4 @@
-"""`fastkeras.compat.addons.text` against enumeration, and against what TensorFlow Addons did."""
+"""`fastkeras.compat.addons.text` against enumeration, and against results of TensorFlow Addons."""
 
 import importlib
 import subprocess
@@ -13,7 +13,7 @@ import fastkeras.compat.addons as tfa
 from enumeration import enumerate_paths, probabilities
 
 BATCH, STEPS, NUM_TAGS = 5, 4, 3
-LENGTHS = np.array([4, 2, 1, 0, -3])  # at or below 0 a sequence is empty
+LENGTHS = np.array([4, 2, 1, 0, -3])  # a sequence of length 0 or less is empty
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 2e-6, "float64": 1e-12}
 
@@ -29,7 +29,7 @@ def chain(rng):
 
 
 def enumerated(chain):
-    """Yield of each sequence its number of steps, all paths, and their scores."""
+    """Yield for each sequence its number of steps, all paths, and their scores."""
     for steps, paths, scores in enumerate_paths(
         {
             "emissions": chain["inputs"],
@@ -44,7 +44,7 @@ def enumerated(chain):
 
 
 def exact(chain, allowed=None):
-    """Of each sequence: log-norm of the paths allowed, score of the given one, best, its score."""
+    """For each sequence: log-norm of the paths allowed, score of the given one, best, its score."""
     log_norms, scores_of_tags, best_paths, best_scores = [], [], [], []
     for b, (steps, paths, scores) in enumerate(enumerated(chain)):
         if allowed is not None:
@@ -222,7 +222,7 @@ def test_forward_variables_are_sums_over_the_paths_that_end_in_a_tag(dtype, chai
         expected = (
             [probabilities(scores[paths[:, -1] == tag])[0] for tag in range(NUM_TAGS)]
             if steps
-            else rounded["inputs"][b, 0]  # of an empty sequence, as TensorFlow Addons has it
+            else rounded["inputs"][b, 0]  # for an empty sequence, as in TensorFlow Addons
         )
         tolerance = 4 * TOLERANCE[dtype]
         np.testing.assert_allclose(
@@ -246,7 +246,7 @@ def test_forward_variables_have_gradients_where_a_tag_cannot_be_reached(chain):
 
 
 def decoded_in_halves(x, transitions, lengths):
-    """As the documentation of TensorFlow Addons composes the two halves."""
+    """Compose the two halves as the documentation of TensorFlow Addons does."""
     less_one = tf.maximum(lengths - 1, 0)
     pointers, last_score = tfa.text.crf_decode_forward(x[:, 1:], x[:, 0], transitions, less_one)
     reversed_pointers = tf.reverse_sequence(pointers, less_one, seq_axis=1)
@@ -267,7 +267,7 @@ def test_the_two_halves_of_decoding_are_the_whole(dtype, chain):
     assert pointers.shape == (BATCH, STEPS - 1, NUM_TAGS)
     for b, length in enumerate(lengths):
         np.testing.assert_array_equal(pointers[b, length - 1 :], 0)
-    if dtype not in ("float16", "bfloat16"):  # in which the halves round at every step
+    if dtype not in ("float16", "bfloat16"):  # in which the two halves round at every step
         np.testing.assert_array_equal(tags, decoded)
         np.testing.assert_allclose(tf.reduce_max(last_score, axis=1), score, rtol=1e-6)
 
@@ -318,7 +318,7 @@ def test_gradients_are_those_of_enumeration_and_never_nan(chain):
             expected[t] = np.eye(NUM_TAGS)[tags[b, t]] - expected[t]
         np.testing.assert_allclose(gradients[0][b], expected, atol=1e-12)
     assert not np.isnan(gradients[1]).any()
-    again = tape.gradient(value, given)  # of a persistent tape
+    again = tape.gradient(value, given)  # the tape is persistent
     np.testing.assert_array_equal(again[1], gradients[1])
 
 
@@ -343,7 +343,7 @@ def gradient_of(function, scores, direction):
     return sum(tf.reduce_sum(g * d) for g, d in zip(gradients, direction, strict=True))
 
 
-@pytest.mark.parametrize(  # not all of them in both: they take seconds to trace
+@pytest.mark.parametrize(  # not all in both modes: tracing takes seconds
     ("function", "in_a_graph"),
     [("log_likelihood", True), ("log_norm", False), ("sequence_score", False)],
 )

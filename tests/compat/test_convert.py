@@ -1,4 +1,4 @@
-"""Checkpoints of other CRFs, written here by hand, and what the converted layer makes of them."""
+"""Checkpoints of other CRFs, written here by hand, give the same results after conversion."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from fastkeras.compat.checkpoints import read_checkpoint
 from fastkeras.compat.convert import convert_crf, crf_weights
 from fastkeras.layers import CRF
 
-# Keras copies variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras copies variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BATCH, STEPS, CHANNELS, TAGS = 2, 3, 4, 3
@@ -29,7 +29,7 @@ BATCH, STEPS, CHANNELS, TAGS = 2, 3, 4, 3
 
 @pytest.fixture
 def weights(rng):
-    """Weights by the names of Keras' CRFs."""
+    """Weights by their names in CRFs for Keras."""
     shapes = {
         "chain_kernel": (TAGS, TAGS),
         "left_boundary": (TAGS,),
@@ -41,7 +41,7 @@ def weights(rng):
 
 
 def write_keras2(path, weights, of, config=None):
-    """As Keras 2 did: a group for each layer, and in it the names that the weights have."""
+    """Write a file as Keras 2 did: a group for each layer, with its weights by name."""
     with h5py.File(path, "w") as file:
         group = file if config is None else file.create_group("model_weights")
         group.attrs["layer_names"] = [b"dense_1", b"crf_1"]
@@ -184,7 +184,7 @@ def test_models_with_the_layer_of_compat(file, inputs, tmp_path, rng):
     model = keras.Model(x, layer(keras.layers.Dense(CHANNELS)(x)))
     layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
     old, new = tmp_path / file, tmp_path / "new.weights.h5"
-    if file == "checkpoint":  # as Keras 2 wrote it, with the attributes as names
+    if file == "checkpoint":  # as Keras 2 wrote it, named by attributes
         tree = tf.train.Checkpoint(
             chain_kernel=tf.Variable(layer.chain_kernel),
             left_boundary=tf.Variable(layer.left_boundary),
@@ -228,7 +228,7 @@ def test_arrays_without_layers_need_the_source(weights, tmp_path):
 
 
 SQUARE, ROW, KERNEL = (TAGS, TAGS), (TAGS,), (CHANNELS, TAGS)
-WRONG = {  # arrays, source, what the message says
+WRONG = {  # arrays, source, a part of the message
     "no CRF": (
         {"kernel": KERNEL},
         None,
@@ -317,7 +317,7 @@ def test_a_file_of_torch_is_recognised(form, tmp_path):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A whole file of each kind, by its name."""
+    """An undamaged file of each kind, by name."""
     folder = tmp_path_factory.mktemp("files")
     np.savez(folder / "plain.npz", trans=np.eye(3))
     np.savez_compressed(folder / "small.npz", trans=np.eye(3))
@@ -326,7 +326,7 @@ def files(tmp_path_factory):
     model = keras.Sequential([keras.Input((3,)), layer])
     for name in ("model.keras", "model.h5", "model.weights.h5"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of HDF5 being old
+            warnings.simplefilter("ignore")  # that HDF5 is a legacy format
             (model.save_weights if "weights" in name else model.save)(folder / name)
     tf.train.Checkpoint(trans=tf.Variable(np.eye(3))).write(str(folder / "tf"))
     return folder

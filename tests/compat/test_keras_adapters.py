@@ -7,7 +7,7 @@ import pytest
 from enumeration import enumerate_paths, probabilities
 from fastkeras.compat import bert4keras, crf_keras
 
-# Keras copies variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras copies variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BATCH, STEPS, NUM_TAGS = 3, 4, 3
@@ -39,7 +39,7 @@ def accuracy(logits, tags, mask):
 def test_loss_and_accuracy_of_the_article(ignore_last_label, scores):
     logits, tags, transitions = scores
     lengths, mask, classes = np.full(BATCH, STEPS), np.ones_like(MASK), NUM_TAGS
-    if ignore_last_label:  # the padding is a class of its own, whatever its logit
+    if ignore_last_label:  # padding is a further class, whatever its logit
         lengths, mask, classes = LENGTHS, MASK, NUM_TAGS + 1
         tags = np.where(MASK, tags, NUM_TAGS)
     given = np.full((BATCH, STEPS, classes), 99, "float32")

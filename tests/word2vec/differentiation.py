@@ -1,4 +1,4 @@
-"""Gradients by every backend of Keras, for tests of the engines of its layers."""
+"""Gradients by each backend of Keras, for tests of the engines of the layers."""
 
 from contextlib import nullcontext
 
@@ -9,14 +9,14 @@ BACKEND = keras.backend.backend()
 
 
 def results_and_gradients(function, tensors, matrices, upstream, dtype):
-    """Return NumPy arrays: the results, and the gradients of the first one's sum by upstream.
+    """Return as NumPy arrays the results, and the gradients of Σ upstream · first result.
 
     Args:
         function: of all tensors and then of all matrices; returns a tuple of tensors.
         tensors, matrices: floating-point arrays. On TensorFlow the function gets the latter as
-            variables, whose gradient may have rows.
-        upstream: of the first result's shape.
-        dtype: of all of them.
+            variables, whose gradients may be sparse.
+        upstream: array of the first result's shape.
+        dtype: of all these arrays.
     """
     found = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}[BACKEND]
     with float64_of_jax(dtype):

@@ -1,17 +1,17 @@
-"""The losses of the Keras layers as text, in float64, and gradients by differences of 4th order."""
+"""The losses of the Keras layers in plain float64, and gradients by differences of 4th order."""
 
 import numpy as np
 
 
 def mean_loss(weights, hidden_ids, targets, drawn, loss, combiner="sum", offsets=None, extra=None):
-    """Return the mean loss of a batch: one example and one candidate at a time.
+    """Return the mean loss of a batch, computed one example and one candidate at a time.
 
     Args:
         weights: dict of float64 `embeddings`, and perhaps `output_embeddings`, `bias_embeddings`.
-        hidden_ids: for each example the words whose vectors make the hidden one.
-        targets: the word to be told.
+        hidden_ids: for each example the words whose vectors are combined to the hidden vector.
+        targets: the words to be predicted.
         drawn: (batch, negative), or (negative,) for all.
-        offsets: for each word what is added to its logit if drawn.
+        offsets: for each word, added to its logit if it is drawn.
         extra: added to the hidden vectors.
     """
     outputs = weights.get("output_embeddings", weights["embeddings"])
@@ -36,7 +36,7 @@ def mean_loss(weights, hidden_ids, targets, drawn, loss, combiner="sum", offsets
 
 
 def gradient_by_differences(fn, array, step=1e-3):
-    """Return ∂fn()/∂array, weight by weight; `fn` reads the array."""
+    """Return ∂fn()/∂array, element by element; `fn` reads the array."""
     gradient = np.zeros_like(array)
     for index in np.ndindex(array.shape):
         center = array[index]
@@ -48,11 +48,11 @@ def gradient_by_differences(fn, array, step=1e-3):
 
 
 def loss_and_gradients(loss, hidden, outputs, bias, targets, drawn, correction, upstream):
-    """Return losses, hits, and the gradients of Σ upstream · losses: one example at a time.
+    """Return losses, hits, and the gradients of Σ upstream · losses, one example at a time.
 
     Args:
-        hidden, outputs, bias: arrays (batch, size), (words, size), (words,), all of one dtype, in
-            which all is computed.
+        hidden, outputs, bias: arrays (batch, size), (words, size), (words,), of one dtype, in which
+            everything is computed.
         targets, drawn: integers (batch,), (batch, negative).
         correction: (words,), added to the logits of words drawn.
         upstream: (batch,).

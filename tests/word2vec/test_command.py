@@ -21,7 +21,7 @@ VECTORS = Vectors(WORDS, np.float32([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1],
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Put a trainer in place that counts words, and tell what it was called with."""
+    """Replace the trainer by one that only counts words; return what it was called with."""
     calls = {}
 
     class Word2Vec:
@@ -119,7 +119,7 @@ def test_training_is_a_command_and_goes_on_from_its_checkpoint(tmp_path, capsys)
     assert sorted(first.words) == ["blue", "green", "one", "red", "three", "two"]
     nearest = {word for word, _ in first.most_similar("red", topn=2)}
     assert nearest == {"green", "blue"}
-    assert main(train) == 0  # is done, and does nothing again
+    assert main(train) == 0  # nothing is left to do
     np.testing.assert_array_equal(load(vectors).matrix, first.matrix)
     capsys.readouterr()
     assert main([*train, "--window", "2"]) == 1
@@ -252,7 +252,7 @@ def test_help(capsys, arguments):
 
 
 def test_without_tensorflow(tmp_path, vectors_file):
-    """Neither TensorFlow nor Keras nor anything but NumPy is imported."""
+    """Only NumPy is imported, neither TensorFlow nor Keras."""
     code = (
         "import sys; from fastkeras.cli import main; status = main(sys.argv[1:]); "
         "loaded = {'tensorflow', 'keras', 'scipy', 'matplotlib', 'gensim'} & sys.modules.keys(); "

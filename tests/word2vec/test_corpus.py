@@ -1,4 +1,4 @@
-"""Reading a corpus: what it may come as, and what is wrong with it."""
+"""Reading a corpus: the kinds of sources, and errors in them."""
 
 import bz2
 import gzip
@@ -185,7 +185,7 @@ def test_files_that_change_or_vanish(tmp_path):
     next(sentences)
     path.write_text("the cat and more")
     with pytest.raises(ValueError, match=r"has changed .*7 bytes then, 16 now"):
-        list(sentences)  # while it was read
+        list(sentences)  # the file changed while it was read
     with pytest.raises(ValueError, match="has changed"):
         encode(corpus, Vocabulary(["the"], [1]))
     path.unlink()

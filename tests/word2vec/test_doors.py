@@ -1,6 +1,6 @@
-"""What the compiled parts are handed by mistake or malice: refused, or harmless, never a crash.
+"""Malformed inputs of the compiled parts are refused, or do no harm; they never crash.
 
-A table of malformed inputs for each function of `_core` and each TensorFlow op of this domain.
+There is a table of them for each function of `_core` and each TensorFlow op of this domain.
 """
 
 import threading
@@ -53,7 +53,7 @@ def arguments():
 
 
 def malformed(array):
-    """Yield arrays that differ from a good one in all that a kernel relies on."""
+    """Yield arrays, each of which lacks something that a kernel relies on."""
     yield None
     yield "text"
     yield array.tolist()
@@ -81,7 +81,7 @@ def test_tables_are_checked(name):
     for bad in malformed(good[name]):
         with pytest.raises(ERRORS):
             _core.Word2VecTables(**{**good, name: bad})
-    for size in (1, WORDS - 1, WORDS + 7):  # an empty one says that there is none
+    for size in (1, WORDS - 1, WORDS + 7):  # an empty table means that there is none
         with pytest.raises(ValueError, match=r"must|lack|ascend"):
             _core.Word2VecTables(
                 **{**good, name: np.resize(good[name], (size, *good[name].shape[1:]))}
@@ -193,7 +193,7 @@ def test_matrices_that_are_read_only_or_overlap():
 
 
 def test_ids_outside_of_the_slice_end_a_sentence():
-    """They are looked at only as far as windows reach, which an id that is no word ends."""
+    """They are read only as far as windows reach; an id that is not a word ends a window."""
     one, other = arguments(), arguments()
     one["ids"] = np.int32([2**31 - 1, 1, 2, 3, 99, 1])
     other["ids"] = np.int32([-1, 1, 2, 3, -1, 1])
@@ -336,7 +336,7 @@ def malformed_tensors(tf, tensor):
 
 @pytest.mark.parametrize("op", ["group", "pool", "spread", "loss"])
 def test_ops_answer_or_raise(ops, op):
-    """On whatever tensors and attributes: their kernels follow no number that was not looked at."""
+    """On any tensors and attributes: the kernels check every number that they use as a position."""
     tf, library = ops
     tensors, attributes = calls(tf)[op]
     function = getattr(library, f"fastkeras_word2vec_{op}")
@@ -411,11 +411,11 @@ def test_functions_of_the_layers_check_what_they_follow(name):
     else:
         function(**holes)
         holes["weights" if name == "pool" else "factors"] = None
-        with pytest.raises(ValueError, match="words must be in"):  # only weights tell of holes
+        with pytest.raises(ValueError, match="words must be in"):  # only weights mark holes
             function(**holes)
 
 
 def _is_like(array, good):
-    """Whether an array is in the form of a good one, whatever its numbers."""
+    """Whether an array has the dtype and layout of a good one, whatever its numbers."""
     in_row = array.flags.c_contiguous and array.flags.aligned
     return in_row and array.dtype == good.dtype

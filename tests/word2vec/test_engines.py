@@ -1,4 +1,4 @@
-"""Every engine of Word2Vec against the reference, on all that hypothesis draws."""
+"""Every engine of Word2Vec against the reference, on problems drawn by hypothesis."""
 
 import inspect
 from importlib import import_module
@@ -55,7 +55,7 @@ class Problem:
         self.settings, self.size = settings, size
         counts = np.sort(rng.integers(1, 1000, words))[::-1]
         bags = None
-        if buckets:  # of words that have much in common
+        if buckets:  # of words that share many n-grams
             names = ["".join(rng.choice(list("abé"), rng.integers(9))) for _ in range(words)]
             bags = bags_of(names, buckets, 2, 4)
         self.tables = tables_of(counts, settings, bags=bags, **tables)
@@ -71,14 +71,14 @@ class Problem:
         self.schedule = Schedule(0.05, -0.02 / max(length, 1))
 
     def train(self, engine, dtype="float32", begin=0, end=None, **more):
-        """Return the matrices after a pass, and what it returned."""
+        """Return the matrices after a pass, and the pass's result."""
         own = [matrix.astype(dtype) for matrix in self.matrices]
         end = len(self.ids) if end is None else end
         common = (self.tables, self.settings, self.key, self.schedule)
         return *own, engine.train(self.ids, begin, end, *own, *common, **more)
 
     def touches(self, begin, end):
-        """Return how often a row is updated at most."""
+        """Return an upper bound for how often a row is updated."""
         found = reference.windows(self.ids, begin, end, self.tables, self.settings, self.key)
         return 1 + sum(len(contexts) for _, _, contexts in found)
 
@@ -94,7 +94,7 @@ class Problem:
             assert_as_accurate_as_reference(*arrays, scale, steps=steps)
             np.testing.assert_array_equal(arrays[0][:, self.size :], 0)
         losses = (np.float64(part[2][0]) for part in (result, exact, rounded))
-        sum_in_float32 = exact[2][0] * 2**29  # its ulp is that of the sum of rounded logits
+        sum_in_float32 = exact[2][0] * 2**29  # so that its ulp is that of a sum of float32 logits
         assert_as_accurate_as_reference(*losses, np.float32(scale), sum_in_float32, steps=steps)
         assert result[2][1:] == exact[2][1:]
         for before, after, wide in zip(self.matrices, result[:2], exact[:2], strict=True):
@@ -166,7 +166,7 @@ def test_slice_sees_its_surroundings(engine, begin, end, rng):
 
 @pytest.mark.parametrize("buckets", [None, 200])
 def test_slices_one_after_the_other_are_the_whole(engine, buckets, rng):
-    """Wherever they are cut: what is drawn depends on the position alone."""
+    """Wherever they are cut, since draws depend only on the position."""
     settings = Settings(window=4, shared_negatives=True)
     problem = Problem(settings, rng, words=200, size=20, length=400, buckets=buckets)
     whole = problem.train(engine)
@@ -225,7 +225,7 @@ def test_deterministic_rounds_are_those_of_the_reference(shared, buckets, rng):
 
 @pytest.mark.parametrize("buckets", [None, 20_000])
 def test_threads_do_all_the_work(engine, buckets, rng):
-    """Without locks updates may be lost, so only what is counted is exact."""
+    """Without locks updates may be lost, so only the counts are exact."""
     sizes = {"words": 2000, "size": 16, "length": 40_000}
     problem = Problem(Settings(), rng, **sizes, scale=0.1, buckets=buckets)
     one, two = (problem.train(engine, end=9000, num_threads=n) for n in (1, 2))

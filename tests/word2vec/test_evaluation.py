@@ -14,7 +14,7 @@ from fastkeras.word2vec.evaluation import evaluate_analogies, evaluate_word_pair
 from fastkeras.word2vec.vectors import Vectors
 from fastkeras.word2vec.vectors.gensim_vectors import to_gensim
 
-# Two-dimensional, so that the cosines are those of angles.
+# Vectors in a plane, so that cosines are those of the angles between them.
 ANGLES = {"north": 0, "North": 90, "northern": 10, "east": 90, "eastern": 100, "west": 180}
 CIRCLE = Vectors(ANGLES, np.array([[np.cos(a), np.sin(a)] for a in np.radians([*ANGLES.values()])]))
 
@@ -49,7 +49,7 @@ def test_word_pairs(tmp_path, separator):
     cosines = np.cos(np.radians([10, 90, 90, 180]))
     scores = evaluate_word_pairs(CIRCLE, path)
     assert (scores.pairs, scores.unknown) == (4, 1)
-    # Up to rounding the two cosines of 0 are equal, as are their scores; they may differ by a bit.
+    # Two cosines of 0, with equal scores, may differ by rounding, and so in their ranks.
     assert scores.spearman == pytest.approx(1, abs=0.06)
     assert scores.pearson == pytest.approx(np.corrcoef(cosines, [9, 5, 5, 1])[0, 1], abs=1e-12)
     counted = evaluate_word_pairs(CIRCLE, path, count_unknown=True)
@@ -79,7 +79,7 @@ def test_errors_of_word_pairs(tmp_path, text, message):
 
 
 def planted(rng, groups=12, relations=3, noise=0.0):
-    """Words of a group share a vector, and those of a relation another: analogies hold exactly."""
+    """Make a word's vector that of its group plus that of its relation: analogies hold exactly."""
     of_group = rng.normal(size=(groups, 24))
     of_relation = rng.normal(size=(relations, 24))
     words = [f"g{g}r{r}" for g in range(groups) for r in range(relations)]
@@ -95,7 +95,7 @@ def planted(rng, groups=12, relations=3, noise=0.0):
 
 
 def plain_answer(vectors, question, restrict_vocab):
-    """The definition, one question and one word at a time."""
+    """Answer by the definition, one word at a time."""
     unit = [vector / np.linalg.norm(vector) for vector in vectors.matrix.astype(np.float64)]
     a, b, c = (unit[vectors.index[word]] for word in question[:3])
     words = [word for word in vectors.words[:restrict_vocab] if word not in question[:3]]

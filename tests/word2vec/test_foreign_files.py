@@ -1,4 +1,4 @@
-"""Files from elsewhere: read as they are meant, or refused with the place and what is wrong."""
+"""Files of other programs: read as they are meant, or refused with the place and the fault."""
 
 import bz2
 import gzip
@@ -162,7 +162,7 @@ def test_every_changed_byte_of_the_words_is_noticed(tmp_path):
         with pytest.raises(ValueError, match=re.escape(str(path))):
             Vectors.load(path)
     for end in range(len(good)):
-        if end != 128 + MATRIX.nbytes:  # an array without words is none of ours
+        if end != 128 + MATRIX.nbytes:  # then only the words are missing, as in others' arrays
             path.write_bytes(good[:end])
             with pytest.raises(ValueError, match=re.escape(str(path))):
                 Vectors.load(path)

@@ -1,4 +1,4 @@
-"""The engines of the Keras layers: as accurate as the text, the same bits, who is asked when."""
+"""The engines of the Keras layers: accuracy, equal bits, and which engine is chosen when."""
 
 from importlib import import_module
 
@@ -15,7 +15,7 @@ from word2vec.differentiation import BACKEND, results_and_gradients
 from word2vec.plain_loss import loss_and_gradients
 from word2vec.test_layers import as_array, batch_of, fix_drawn, model_of, randomize
 
-# Keras makes arrays in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 WORDS = 40
@@ -94,7 +94,7 @@ def test_sums_are_as_accurate_as_the_text(engine, batch, contexts, size, dtype, 
         assert_as_accurate_as_reference(ours, exact, rounded, np.sqrt(max(contexts, batch)))
 
 
-NATIVE = f"{BACKEND}_native"  # the engine of C++ here
+NATIVE = f"{BACKEND}_native"  # the C++ engine of this backend
 
 
 @pytest.fixture(params=[NATIVE])
@@ -107,7 +107,7 @@ def native(request):
 
 @pytest.fixture
 def set_num_threads(native, monkeypatch):
-    """A function that sets how many threads the engine computes on."""
+    """A function that sets the number of threads of the engine."""
     if BACKEND == "tensorflow":
         yield lambda n: monkeypatch.setattr(native, "_num_threads", lambda: n)
     elif BACKEND == "torch":
@@ -127,7 +127,7 @@ def set_num_threads(native, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_any_number_of_threads_gives_the_same_bits(native, set_num_threads, dtype, rng):
-    """Of some tasks each, with words that do not occur and one that is in every example."""
+    """With several tasks for each thread, words that do not occur, and one in every example."""
     batch, contexts, words, size = 3000, 5, 9000, 19
     ids = rng.integers(0, words // 2, (batch, contexts)).astype("int32")
     ids[:, 0] = 7
@@ -157,7 +157,7 @@ def test_any_number_of_threads_gives_the_same_bits(native, set_num_threads, dtyp
 
 @pytest.mark.parametrize("words", [0, 1, 4096, 4097, 8192])
 def test_words_that_do_not_occur_get_zeros(native, words, rng):
-    """Whatever stood in the memory, and wherever the tasks of threads end."""
+    """Whatever was in the memory before, and wherever the threads' tasks end."""
     ids = np.full((3, 2), -1, "int32")
     if words:
         ids[0] = [words // 2, words - 1]
@@ -225,7 +225,7 @@ def test_engines_take_the_same_step(native, kind, options, rng):
         model = model_of(layer)
         randomize(layer, np.random.default_rng(0))
         model.compile(keras.optimizers.SGD(0.1))
-        model.train_on_batch(inputs)  # the same draws: those of the seed
+        model.train_on_batch(inputs)  # the seed makes the draws the same
         weights.append([as_array(v).astype("float32") for v in layer.trainable_variables])
     tolerance = 1e-2 if options.get("dtype") == "bfloat16" else 1e-5
     for ours, composed in zip(*weights, strict=True):
@@ -234,7 +234,7 @@ def test_engines_take_the_same_step(native, kind, options, rng):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The names of the engines that are asked for sums."""
+    """The names of the engines whose `pooled` is called."""
     names = []
     for name, state in fastkeras.engines("word2vec.layers").items():
         if state == "ready":
@@ -250,7 +250,7 @@ def asked(monkeypatch):
 def test_a_name_chooses_the_engine(native, asked, rng):
     inputs = batch_of(SkipGram, rng)
     cases = [({}, False, NATIVE), ({"engine": "keras"}, False, "keras")]
-    if BACKEND != "torch":  # whose compiler needs one of C++, and some time
+    if BACKEND != "torch":  # whose compiler needs a C++ compiler, and time
         cases.append(({}, True, "keras" if BACKEND == "tensorflow" else NATIVE))
     for options, jit_compile, expected in cases:
         model = model_of(SkipGram(9, 3, 4, **options))
@@ -276,7 +276,7 @@ def errors_of_a_call():
         return ValueError
     import jax
 
-    return jax.errors.JaxRuntimeError, ValueError  # late, or at once
+    return jax.errors.JaxRuntimeError, ValueError  # when the program runs, or before
 
 
 @pytest.mark.parametrize(("kind", "center", "context"), [

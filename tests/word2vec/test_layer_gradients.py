@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 def formula(layer, inputs, drawn, extra):
-    """Return the loss of TensorFlow's own functions, which differentiates them itself."""
+    """Return the loss composed of TensorFlow's own functions, for it to differentiate."""
     targets, hidden = inputs[::-1] if isinstance(layer, SkipGram) else inputs
     v, u = (tf.convert_to_tensor(x.value) for x in (layer.embeddings, layer.output_embeddings))
     if isinstance(layer, SkipGram):
@@ -99,14 +99,14 @@ def test_rows_that_were_not_looked_up_stay(kind, variant, optimizer, rng):
     randomize(layer, rng)
     is_lazy = optimizer == "fused"
     model.compile(Adam(0.1, lazy=True) if is_lazy else keras.optimizers.SGD(0.1))
-    # Word 0 comes only at first: later steps find moments, and paddings, but no gradient.
+    # Word 0 occurs only at first: later steps find moments and paddings of it, but no gradient.
     model.train_on_batch(
         [np.int32([0, 1]), np.int32([0, 2] if kind is SkipGram else [[0, 2, 0, 0], [2] * 4])]
     )
     before = [as_array(v) for v in layer.trainable_variables]
     drawn = rng.integers(40, 45, 3 if layer.shared_negatives else (2, 3)).astype("int32")
     layer._draw = lambda targets: tf.constant(drawn)
-    model.compile(model.optimizer)  # traces the new draws
+    model.compile(model.optimizer)  # traces again, with the new draws
     contexts = [11, 12] if kind is SkipGram else [[11, -1, 12, -1], [13, -1, -1, -1]]
     model.train_on_batch([np.int32([30, 31]), np.int32(contexts)])
     contexts = {w for w in np.ravel(contexts) if w >= 0}

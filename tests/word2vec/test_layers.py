@@ -1,4 +1,4 @@
-"""`SkipGram`, `CBOW` and embeddings inside Keras, on any backend."""
+"""`SkipGram`, `CBOW` and embeddings in Keras models, on any backend."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from fastkeras.word2vec.vocabulary import Vocabulary, build
 from fastkeras.word2vec.windows import Windows
 from word2vec.plain_loss import gradient_by_differences, mean_loss
 
-# Keras on TensorFlow and torch makes arrays in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow and torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 WORDS, SIZE, NEGATIVE, CONTEXTS = 9, 3, 4, 4
@@ -58,7 +58,7 @@ def batch_of(kind, rng, batch=6):
 
 
 def randomize(layer, rng):
-    """Give all weights values at random; return them in float64 by their names."""
+    """Give all weights random values; return them in float64 by name."""
     weights = {}
     for variable in layer.trainable_variables:
         variable.assign(rng.standard_normal(variable.shape))
@@ -67,7 +67,7 @@ def randomize(layer, rng):
 
 
 def fix_drawn(layer, rng, batch=6):
-    """Let the layer draw what is returned; the first is an accidental hit at times."""
+    """Make the layer draw the words returned; the first of an example is sometimes its target."""
     shape = (NEGATIVE,) if layer.shared_negatives else (batch, NEGATIVE)
     drawn = rng.integers(0, WORDS, shape).astype("int32")
     layer._draw = lambda targets: ops.convert_to_tensor(drawn)
@@ -79,13 +79,13 @@ def as_array(tensor):
 
 
 def offsets_of(layer):
-    """Return the corrections, rounded to float32 as they are in the layer."""
+    """Return the corrections, rounded to float32 as in the layer."""
     q = VOCABULARY.counts.astype("float64") ** layer.ns_exponent
     return -np.log(layer.negative * q / q.sum()).astype("float32").astype("float64")
 
 
 def plain(layer, weights, inputs, drawn, extra=None):
-    """Return a function of the weights: the loss as text."""
+    """Return the loss by the plain formula, as a function of the weights."""
     centers, contexts = inputs
     hidden = (
         [[w] for w in centers] if isinstance(layer, SkipGram) else [c[c >= 0] for c in contexts]
@@ -102,7 +102,7 @@ def test_loss_and_gradients_are_those_of_the_formula(kind, variant, rng):
     model = model_of(layer, extra=True)
     weights, inputs, drawn = randomize(layer, rng), batch_of(kind, rng), fix_drawn(layer, rng)
     if not layer.shared_negatives:
-        drawn[2] = (inputs[1] if kind is SkipGram else inputs[0])[2]  # nothing but hits
+        drawn[2] = (inputs[1] if kind is SkipGram else inputs[0])[2]  # all equal the target
     extra = rng.standard_normal((6, SIZE)).astype("float32")
     loss = plain(layer, weights, inputs, drawn, extra)
     expected = {name: gradient_by_differences(loss, array) for name, array in weights.items()}
@@ -151,7 +151,7 @@ def test_accuracy_counts_targets_above_all_drawn(shared, rng):
     weights, inputs = randomize(layer, rng), batch_of(SkipGram, rng, 32)
     drawn = fix_drawn(layer, rng, 32)
     drawn[..., 0] = 0
-    inputs[1][0] = 0  # a hit is no rival
+    inputs[1][0] = 0  # a draw that equals the target is no rival
     x = weights["embeddings"][inputs[0]] @ weights["output_embeddings"].T
     drawn = np.broadcast_to(drawn, (32, NEGATIVE))
     rivals = [words[words != target] for words, target in zip(drawn, inputs[1], strict=True)]
@@ -227,7 +227,7 @@ def test_half_precision_computes_the_loss_in_float32(policy, rng):
     model.compile(keras.optimizers.SGD(0.1))
     losses = [float(model.train_on_batch(inputs, return_dict=True)["loss"]) for _ in range(2)]
     assert keras.backend.standardize_dtype(model(inputs).dtype) == layer.compute_dtype
-    assert losses[0] == pytest.approx(np.log(NEGATIVE + 1), rel=0.2)  # outputs of 0; hits
+    assert losses[0] == pytest.approx(np.log(NEGATIVE + 1), rel=0.2)  # outputs are 0; some hits
     assert vectors_of(layer).matrix.dtype == "float32"
 
 
@@ -256,9 +256,9 @@ def test_saved_models_are_the_same(kind, options, rng, tmp_path):
     np.testing.assert_array_equal(
         model.predict(inputs, verbose=0), loaded.predict(inputs, verbose=0)
     )
-    twin.noise_seed.state.assign(as_array(layer.noise_seed.state))  # which Keras does not save
+    twin.noise_seed.state.assign(as_array(layer.noise_seed.state))  # Keras does not save it
     histories = [m.fit(inputs, shuffle=False, verbose=0).history for m in (model, loaded)]
-    assert histories[0] == histories[1]  # the optimizer goes on as well
+    assert histories[0] == histories[1]  # the optimizer's state was saved too
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ GROUPS, IN_GROUP = 8, 5
 
 
 def planted(rng, sentences=1500):
-    """Return sentences, each of words of one group, and some words of none."""
+    """Return sentences, each of words of one group and some words of no group."""
     corpus = []
     for group in rng.integers(0, GROUPS, sentences):
         words = [f"{group}-{i}" for i in rng.integers(0, IN_GROUP, 8)]

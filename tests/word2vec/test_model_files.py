@@ -1,4 +1,4 @@
-"""Models from files: what was saved, or an error that says what is wrong; never a crash later."""
+"""Models from files: as saved, or an error that says what is wrong, and never a crash later."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""Pairs of words that are one."""
+"""Pairs of words that are joined to one."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ SENTENCES = st.lists(st.lists(st.sampled_from("abcd"), max_size=8), min_size=1, 
 
 
 def plain_scores(sentences, scoring, min_count):
-    """The formulas, one pair at a time."""
+    """Compute the formulas, one pair at a time."""
     words = Counter(word for sentence in sentences for word in sentence)
     pairs = Counter(pair for s in sentences for pair in itertools.pairwise(s))
     total = words.total()
@@ -60,7 +60,7 @@ def test_planted_phrases_are_found(rng):
     assert list(best.scores) == [("new", "york")]
     joined = Corpus(best.apply(sentences))
     assert build(joined).index["new_york"] == 0
-    assert list(joined) == list(joined)  # again and again
+    assert list(joined) == list(joined)  # it can be iterated over again
     assert sum(map(len, joined)) == sum(map(len, sentences)) - 500
 
 
@@ -98,7 +98,7 @@ def test_a_full_table_drops_rare_pairs(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("new york city", "new_york city"),  # from left to right, not overlapping
+        ("new york city", "new_york city"),  # from left to right, without overlaps
         ("in new york", "in new_york"),
         ("york city new", "york_city new"),
         ("new", "new"),

@@ -56,7 +56,7 @@ def test_a_map_has_every_word_and_none_covers_another(tmp_path, monkeypatch, mat
     draw_map(vectors, vectors.words, tmp_path / "map.png", title="Words", groups=groups)
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     (figure,) = figures
-    assert [text.get_text() for text in figure.axes[0].texts] == vectors.words  # as they are
+    assert [text.get_text() for text in figure.axes[0].texts] == vectors.words  # in their order
     places = boxes(figure)
     for i, a in enumerate(places):
         assert all(projection._overlap(a, b) == 0 for b in places[:i])

@@ -1,4 +1,4 @@
-"""The reference against what shares no code with it: differences of the plain losses, counting."""
+"""The reference against independent checks: differences of the plain losses, and counting."""
 
 import heapq
 import itertools
@@ -25,7 +25,7 @@ def sigmoid(x):
 
 
 def plain_loss(hidden, outputs, rows, signs, loss, offsets):
-    """The loss of one hidden vector as the papers write it, without care for large logits."""
+    """The loss of one hidden vector as the papers write it, which large logits make overflow."""
     x = outputs[rows] @ hidden
     if loss == "sampled_softmax":
         z = x + np.where(np.arange(len(rows)) > 0, offsets[rows], 0)
@@ -33,7 +33,7 @@ def plain_loss(hidden, outputs, rows, signs, loss, offsets):
     return -np.log(sigmoid(-signs * x)).sum()
 
 
-BAGS = Bags(  # of each word one row for itself, and some of 3 more; a row may be there twice
+BAGS = Bags(  # each word has a row of its own, and some of 3 others; a row may be there twice
     np.array([0, 1, 3, 6, 10, 12, 13, 17]),
     np.array([0, 1, 7, 2, 8, 9, 3, 7, 9, 7, 4, 8, 5, 6, 9, 8, 8], np.int32),
     np.array([4, 11, 30], np.int32),
@@ -217,7 +217,7 @@ def test_huffman_code_is_prefix_free_and_optimal():
         list(zip(nodes[a:b].tolist(), signs[a:b].tolist(), strict=True))
         for a, b in itertools.pairwise(starts)
     ]
-    heap = COUNTS.tolist()  # the cost of an optimal code: the sum of all merged counts
+    heap = COUNTS.tolist()  # the sum of all merged counts is the cost of an optimal code
     heapq.heapify(heap)
     cost = 0
     while len(heap) > 1:
@@ -226,7 +226,7 @@ def test_huffman_code_is_prefix_free_and_optimal():
         cost += merged
     assert sum(c * len(p) for c, p in zip(COUNTS, paths, strict=True)) == cost
     assert sum(2.0 ** -len(p) for p in paths) == 1
-    for one, other in itertools.permutations(paths, 2):  # apart at a node that both pass
+    for one, other in itertools.permutations(paths, 2):  # they part at a node that both pass
         k = next(k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
         assert one[k][0] == other[k][0]
     assert set(nodes.tolist()) == set(range(WORDS - 1))
@@ -266,7 +266,7 @@ def test_windows_are_those_of_the_kept_words_of_the_sentence(shrink, rng):
 
 
 def test_learning_rate_is_that_of_the_chunk(rng):
-    """In a corpus of one pair, far into it: the change is proportional to the chunk's rate."""
+    """With a single pair, far into the corpus, the change is proportional to the chunk's rate."""
     ids = np.full(CHUNK * 3, -1, np.int32)
     ids[CHUNK + 500 : CHUNK + 502] = [0, 1]
     settings = Settings(negative=0, shrink_windows=False)

@@ -1,4 +1,4 @@
-"""Training with subwords: unknown words find their family, and a model can be stopped and grown."""
+"""Training with subwords: unknown words are near their family; models can be resumed and grown."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
 QUIET = {"progress": False}
 STEMS = ("balom", "ketir", "dusag", "nofel", "parud", "gisov")
 ENDINGS = ("", "s", "ed", "ing", "er", "en")
-COMPANIONS = ("hhh", "jjj", "lll", "mmm", "xxx", "zzz")  # of a stem: have nothing in common with it
+COMPANIONS = ("hhh", "jjj", "lll", "mmm", "xxx", "zzz")  # of the stems: no common n-grams
 UNSEEN = tuple(stem + ending for stem, ending in zip(STEMS, ENDINGS, strict=True))
 
 
 @pytest.fixture(scope="module")
 def sentences():
-    """Each about one stem, in all its forms but one, and its companion."""
+    """Each is about one stem, in all its forms but one, and its companion."""
     rng = np.random.default_rng(5)
     found = []
     for _ in range(600):
@@ -201,7 +201,7 @@ def test_gensim_has_the_same_vectors():
     vectors, _, _ = vectors_of(["walking", "talked"], buckets=5000, min_n=3, max_n=5)
     keyed = to_gensim(vectors)
     assert isinstance(keyed, gensim.models.fasttext.FastTextKeyedVectors)
-    keyed.adjust_vectors()  # composes them itself
+    keyed.adjust_vectors()  # gensim computes the means itself
     np.testing.assert_allclose(keyed.vectors, vectors.matrix, rtol=1e-6)
     theirs, ours = keyed["walked"], vectors["walked"]
     cosine = theirs @ ours / np.linalg.norm(theirs) / np.linalg.norm(ours)

@@ -15,7 +15,7 @@ WORDS = st.lists(st.text("abé世😀<>", max_size=6), max_size=8)
 
 
 def fnv(ngram):
-    """FNV-1a as fastText has it, a byte at a time."""
+    """FNV-1a as in fastText, one byte at a time."""
     hash = 2166136261
     for byte in ngram.encode():
         hash ^= byte if byte < 128 else byte | 0xFFFFFF00
@@ -66,7 +66,7 @@ NAIVE += "1711570 1788548 1088654"
     [("night", NIGHT), ("naïve", NAIVE), ("世界", "1748749 595913 999187"), ("a", "1087600")],
 )
 def test_they_are_fasttexts(word, buckets):
-    """What `get_subwords` of fastText 0.9.3 answers, less the number of words."""
+    """Compare with the ids of `get_subwords` of fastText 0.9.3, less the number of words."""
     ids, _ = ngram_ids([word], 2_000_000)
     assert " ".join(map(str, ids)) == buckets
 

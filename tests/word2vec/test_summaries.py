@@ -1,4 +1,4 @@
-"""What bench/ makes of the results of Word2Vec, and that README.md has it."""
+"""The summaries that bench/ makes of the results of Word2Vec, and their copy in README.md."""
 
 import json
 import sys
@@ -70,7 +70,7 @@ def test_table_has_speed_ratios_with_spread_and_quality(speed, quality):
         "against fastText",
     ]
     assert len({len(row) for row in cells}) == 1
-    # 1,000 words in 1 s, and a fifth of 5 s for reading; low is our high by the peer's low
+    # 1,000 words in 1 s, and a fifth of 5 s for reading; the low ratio: our high to the peer's low
     assert cells[2][:4] == ["skip-gram: **fastkeras, window-shared**", "0", "4.5× (3.9 to 5.2)", ""]
     assert cells[3][2:5] == ["4.5× (3.7 to 5.5)", "", "0.550 ± 0.071"]
     assert cells[4][2:5] == ["", "", "0.550 ± 0.014"]
@@ -83,7 +83,7 @@ def test_note_names_the_misses(speed, quality):
     text = word2vec_summary.markdown(speed, quality, Path("a.json"), Path("b.json"))
     note = text.splitlines()[-1]
     assert "4.2 M words of English text" in note
-    # two of speed, cache, counted, encoded, memory; one and one of quality for three models
+    # two of speed, one each of cache, counted, encoded, memory; and two of quality for each model
     assert "Of 12 aims, 8 are reached. Missed: " in note
     missed = note.partition("Missed: ")[2]
     assert missed == (

@@ -1,4 +1,4 @@
-"""Training as a user runs it: learns what was planted, stops, resumes, and says what is wrong."""
+"""Training as a user runs it: learns what was planted, stops, resumes, and names what is wrong."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ QUIET = {"progress": False}
 
 
 def planted(rng, topics=6, words_of_topic=8, sentences=1500, length=12):
-    """A corpus whose sentences each keep to one topic; the topic of each word."""
+    """A corpus of sentences about one topic each; the topic of each word."""
     words = topics * words_of_topic
     of_sentence = rng.integers(topics, size=sentences)
     ids = rng.integers(words_of_topic, size=(sentences, length)) * topics + of_sentence[:, None]
@@ -66,7 +66,7 @@ def test_words_of_a_topic_become_neighbours(form, loss, rng):
     assert share_of_neighbours_in_topic(model.input_embeddings, topic) > 0.95
     losses = model.history["loss"]
     assert len(losses) == 6
-    if loss != "hierarchical_softmax":  # whose first epoch finds the best there is
+    if loss != "hierarchical_softmax":  # whose first epoch already finds the optimum
         assert losses[-1] < 0.9 * losses[0]
 
 
@@ -74,7 +74,7 @@ def test_words_of_a_topic_become_neighbours(form, loss, rng):
 def test_engines_and_block_sizes_give_the_same_model(engine, rng, monkeypatch):
     ids, vocabulary, _ = planted(rng, sentences=400)
     first = small(epochs=2, engine="native").fit(ids, vocabulary=vocabulary, **QUIET)
-    monkeypatch.setattr(training, "BLOCK_SECONDS", 0)  # the shortest blocks there are
+    monkeypatch.setattr(training, "BLOCK_SECONDS", 0)  # the shortest blocks possible
     other = small(epochs=2, engine=engine).fit(ids, vocabulary=vocabulary, **QUIET)
     np.testing.assert_allclose(other.input_embeddings, first.input_embeddings, atol=1e-5)
     np.testing.assert_allclose(other.history["loss"], first.history["loss"], rtol=1e-6)
@@ -278,7 +278,7 @@ def test_lines_stand_in_for_the_bar(rng, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich", None)
     ids, vocabulary, _ = planted(rng, sentences=50)
     small(epochs=2).fit(ids, vocabulary=vocabulary)
-    first, last = capsys.readouterr().err.splitlines()  # the first at once, the last at the end
+    first, last = capsys.readouterr().err.splitlines()  # one at once, one at the end
     assert first.startswith("epoch 1/2") and last.startswith("epoch 2/2  100%")
     small(epochs=2).fit(ids, vocabulary=vocabulary, **QUIET)
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Files of vectors, ours and others'."""
+"""Files of vectors, our own and those of other programs."""
 
 import bz2
 import gzip
@@ -41,7 +41,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path_factory, name, vectors):
     save(vectors, path)
     loaded = load(path)
     assert_same(loaded, vectors)
-    assert loaded.matrix.tobytes() == vectors.matrix.tobytes()  # −0 too
+    assert loaded.matrix.tobytes() == vectors.matrix.tobytes()  # even −0
     if len(vectors) > 1:
         assert_same(load(path, limit=1), Vectors(vectors.words[:1], vectors.matrix[:1]))
 

@@ -1,4 +1,4 @@
-"""What is near what."""
+"""Vectors of words, and which are near each other."""
 
 import re
 
@@ -20,7 +20,7 @@ def vectors():
 
 
 def plain_cosines(matrix, query):
-    """The definition, in float64, a vector at a time."""
+    """Cosines by the definition, in float64, one vector at a time."""
     cosines = []
     for vector in np.asarray(matrix, np.float64):
         lengths = np.sqrt(vector @ vector) * np.sqrt(query @ query)
@@ -82,7 +82,7 @@ def test_most_similar(vectors):
     assert vectors.most_similar(MATRIX[2], topn=1) == [("king", pytest.approx(1))]
     assert vectors.most_similar([MATRIX[2], "king"], topn=1)[0][0] == "man"
     assert [word for word, _ in vectors.most_similar("king", restrict_vocab=2)] == ["man", "woman"]
-    # The mean is of vectors of length 1: a longer one has no more weight.
+    # Vectors are scaled to length 1 before the mean: a longer one has no more weight.
     longer = Vectors(WORDS, MATRIX * np.float32([[1], [1], [50], [1], [1], [1]]))
     for a, b in zip(
         vectors.most_similar(["king", "woman"], ["man"]),

@@ -21,7 +21,7 @@ def counts_of(vocabulary):
 
 @given(LINES, st.integers(1, 3), st.sampled_from([None, 1, 3]), st.integers(1, 30))
 def test_counts_are_those_of_collections_counter(lines, min_count, max_vocab, block):
-    """`Counter.most_common` sorts by count, and by first occurrence where that is equal."""
+    """`Counter.most_common` sorts by count, and equal counts by first occurrence."""
     sentences = [re.findall("[^ \t\n\v\f\r]+", line) for line in lines]
     expected = Counter(word for sentence in sentences for word in sentence).most_common()
     expected = [(word, count) for word, count in expected if count >= min_count][:max_vocab]

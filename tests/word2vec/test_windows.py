@@ -1,4 +1,4 @@
-"""Batches of windows: those of the reference, each once, in an order of their own."""
+"""Batches of windows: the windows of the reference, each once, in random order."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ VOCABULARY = Vocabulary([f"word{i}" for i in range(WORDS)], COUNTS)
 
 
 def some_ids(seed, size=400):
-    """Return sentences of any length, also none; the last one may have no end."""
+    """Return sentences of any length, also empty ones; the last one may lack its end."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, WORDS, size).astype(np.int32)
     ids[rng.random(size) < rng.choice([0, 0.05, 0.5])] = -1
@@ -30,7 +30,7 @@ def some_ids(seed, size=400):
 
 
 def expected(ids, window, sample, shrink, seed, epoch):
-    """Return what the reference has: a list of (center, contexts) in the corpus' order."""
+    """Return the windows of the reference: a list of (center, contexts) in the corpus' order."""
     settings = Settings(window=window, shrink_windows=shrink, negative=1)
     tables = tables_of(COUNTS, settings, sample)
     key = sampling.key_of(seed, epoch)
@@ -39,7 +39,7 @@ def expected(ids, window, sample, shrink, seed, epoch):
 
 
 def examples_of(windows):
-    """Return all examples of an epoch, without those that fill up the last batch."""
+    """Return all examples of an epoch, without those that only fill up the last batch."""
     batches = [batch for (batch,) in (windows[i] for i in range(len(windows)))]
     assert all(len(part) == windows.batch_size for batch in batches for part in batch)
     assert all(part.dtype == np.int32 for batch in batches for part in batch)
@@ -169,7 +169,7 @@ def test_fit_takes_each_epoch_once(form):
     model = keras.Model(inputs, SkipGram(VOCABULARY, 4)(inputs))
     model.compile("adam")
     history = model.fit(data, epochs=3, shuffle=form != "tf.data", verbose=0)
-    assert windows.epoch in (3, 4)  # Keras looks into one to build the model
+    assert windows.epoch in (3, 4)  # Keras may use up one to build the model
     assert history.params["steps"] == len(windows) == int(model.optimizer.iterations) // 3
 
 

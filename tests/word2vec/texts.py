@@ -1,4 +1,4 @@
-"""Texts to draw, and the two ways to count and to encode them."""
+"""Random texts, and the two ways to count and to encode them."""
 
 import sys
 
@@ -10,7 +10,7 @@ LINES = st.lists(st.lists(WORDS, max_size=5).map(" \t".join), max_size=6)
 
 
 def with_and_without_compiled_part(call):
-    """Return what `call` returns with the compiled part, if there is one, and without it."""
+    """Return the results of `call` with the compiled part, if there is one, and without it."""
     results = [call()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "fastkeras._core", None)
