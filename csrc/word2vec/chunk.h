@@ -13,13 +13,13 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// The words of a chunk that stay. Around them stand those words of its first and of its last
-// sentence that lie outside of the chunk, within reach of its windows.
+// The words of a chunk that stay after subsampling. Before and after them come those words of its
+// first and its last sentence that lie outside the chunk, but within reach of its windows.
 struct Chunk {
   const word2vec::Problem& problem;
   Buffer<int32_t> words, sentence_begins, sentence_ends;
   Buffer<uint64_t> bits;
-  int first = 0, last = 0, size = 0;  // predicted are first..last-1
+  int first = 0, last = 0, size = 0;  // the words first..last-1 are predicted
 
   explicit Chunk(const word2vec::Problem& of)
       : problem(of),
@@ -60,7 +60,7 @@ struct Chunk {
     return id >= 0 && id < problem.tables.num_words;
   }
 
-  // Takes a word if it stays.
+  // Appends a word if it stays.
   FASTKERAS_INLINE bool Take(int64_t position, int begin) {
     const int32_t word = problem.corpus.ids[position];
     const uint64_t drawn = BitsAt(problem.settings.key, position);

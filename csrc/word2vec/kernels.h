@@ -10,12 +10,13 @@
 
 namespace fastkeras::word2vec {
 
-// Copies of the rows of a matrix that one block touches, so that blocks do not see each other.
+// Copies of the rows of a matrix that one block touches, so that blocks do not see each other's
+// changes.
 struct Overlay {
   const float* origin;
   float* copies;
-  int32_t* rows;   // of each copy
-  int32_t* slots;  // of each row: its copy, or -1
+  int32_t* rows;   // the row of each copy
+  int32_t* slots;  // the copy of each row, or -1
   int64_t stride;
   int32_t count;
 };
@@ -24,7 +25,7 @@ struct Overlay {
 struct Place {
   float* input;
   float* output;
-  Overlay* input_overlay;  // null, both, if the matrices are meant
+  Overlay* input_overlay;  // both null for the matrices themselves
   Overlay* output_overlay;
 };
 

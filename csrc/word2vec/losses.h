@@ -1,4 +1,4 @@
-// From logits to the factors of the gradient, and the loss. Compiled once for each instruction set.
+// The loss, and the factors of the gradient, from logits. Compiled once for each instruction set.
 
 #ifndef FASTKERAS_WORD2VEC_LOSSES_H_
 #define FASTKERAS_WORD2VEC_LOSSES_H_
@@ -7,7 +7,7 @@
 #include "simd.h"
 
 namespace fastkeras::word2vec {
-// Outside of every instruction set's code, since they call the standard library.
+// Compiled apart from every instruction set, since they call the standard library.
 double SumOfLogs(const float* values, int count);
 double Log(double value);
 }  // namespace fastkeras::word2vec
@@ -20,8 +20,8 @@ constexpr int RoundUp(int size, int multiple) {
   return (size + multiple - 1) / multiple * multiple;
 }
 
-// sum of log(1 + exp(y)): logarithms of products, a flush for many of them, and the sums are
-// double.
+// sum of log(1 + exp(y)). Factors are multiplied first, so that one logarithm serves a hundred of
+// them; the logarithms are summed in double.
 struct SoftplusSum {
   Vec<float> product;  // of 1 + exp(-|y|), each at most 2
   Vec<float> linear;   // of max(y, 0)
@@ -47,7 +47,8 @@ struct SoftplusSum {
   }
 };
 
-// The derivative of log(1 + exp(y)), and that itself to the sum; -1e30 adds nothing.
+// Returns the derivative of log(1 + exp(y)), and adds the function itself to the sum; -1e30 adds
+// nothing.
 FASTKERAS_INLINE Vec<float> Sigmoid(Vec<float> y, SoftplusSum& loss) {
   const Vec<float> e = ExpOfNonPositive<float>(y > 0 ? -y : y);
   const Vec<float> one = Broadcast(1.0f);
@@ -57,12 +58,12 @@ FASTKERAS_INLINE Vec<float> Sigmoid(Vec<float> y, SoftplusSum& loss) {
 
 alignas(64) constexpr float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-// Keeps the first lanes; the others shall add no loss.
+// Keeps the first lanes, and makes the others add no loss.
 FASTKERAS_INLINE Vec<float> FirstLogits(Vec<float> y, int count) {
   return Load(kLanes) < static_cast<float>(count) ? y : Broadcast(-1e30f);
 }
 
-// What was just stored four by four comes sooner when it is loaded four by four.
+// What was just stored four by four is there sooner if it is loaded four by four.
 FASTKERAS_INLINE Vec<float> LoadQuads(const float* from) {
 #if defined(FASTKERAS_AVX512)
   __m512 v = _mm512_maskz_broadcast_f32x4(0xf, _mm_loadu_ps(from));
@@ -76,7 +77,7 @@ FASTKERAS_INLINE Vec<float> LoadQuads(const float* from) {
 #endif
 }
 
-// Logits become errors: x[k] is replaced by -sign rate sigmoid(sign x), whose loss is
+// Turns logits into errors: x[k] becomes -sign rate sigmoid(sign x), for the loss
 // log(1 + exp(sign x)). There is room to fill the last vector.
 FASTKERAS_INLINE void SigmoidErrors(float* x, const float* signs, int count, float rate,
                                     SoftplusSum& loss) {

@@ -1,5 +1,5 @@
-// A pass over a slice of the corpus: draw a window's samples, fetch its rows, and, two windows
-// later, when they have come, train it. Compiled once for each instruction set.
+// A pass over a slice of the corpus: draw a window's samples, prefetch its rows, and train it two
+// windows later, when the rows have arrived. Compiled once for each instruction set.
 
 #include "memory.h"
 #include "word2vec/kernels.h"
@@ -98,7 +98,7 @@ struct Pass {
     }
   }
 
-  // The same, with means of bags in place of rows, and their changes for each row of a bag.
+  // The same with means of bags in place of rows; the change of a mean goes to each row of its bag.
   void TrainBags(const Window& window) {
     const int count = window.num_inputs;
     if (settings.objective == Objective::kCbow) {
@@ -121,8 +121,8 @@ struct Pass {
     }
   }
 
-  // Their mean with its outputs; `error` becomes its change, of which every input gets the share
-  // that is returned.
+  // Trains the mean of the inputs. `error` becomes its change; the returned share of it belongs to
+  // each input.
   FASTKERAS_INLINE float TrainMean(const Window& window, float* const* of) {
     const float share = 1.0f / static_cast<float>(window.num_inputs);
     Mean(of, window.num_inputs, stride, share, hidden);
@@ -130,7 +130,7 @@ struct Pass {
     return settings.exact_cbow ? share : 1.0f;
   }
 
-  // One input, which does not change, but `error` becomes its change.
+  // Trains the outputs of one input. The input itself stays; `error` becomes its change.
   FASTKERAS_INLINE void TrainApart(const Window& window, int set, float* input) {
     std::memset(error, 0, static_cast<size_t>(stride) * sizeof(float));
     TrainOne(window, set, input, error, error);
@@ -143,8 +143,8 @@ struct Pass {
     return count;
   }
 
-  // One input with its outputs, each of which is updated at once; the input's change goes to
-  // `result`, which is `partial` plus it.
+  // Trains one input with its outputs, which are updated at once; `result` becomes `partial` plus
+  // the input's change.
   FASTKERAS_INLINE void TrainOne(const Window& window, int set, float* input, float* partial,
                                  float* result) {
     int count = LocateOutputs(window, set);
@@ -157,15 +157,15 @@ struct Pass {
       Update(&input, 1, outputs, count, x, count, stride, scratch, &partial, &result);
     } else {
       const bool tree = settings.loss == Loss::kHierarchicalSoftmax;
-      // An output drawn twice has changed in between.
+      // An output that was drawn twice changes in between, so one output at a time.
       const int tile = !tree && window.repeated[set] ? 1 : kOutputsOfOne;
       UpdateLogistic(input, partial, result, scratch[0], outputs, count, tile,
                      tree ? window.signs : signs.data, rate, stride, softplus);
     }
   }
 
-  // All inputs of a window with one set of outputs, all gradients from the values before; the
-  // inputs' changes go to `results`, which are `partial` plus them.
+  // Trains all inputs of a window with one set of outputs, by gradients of the values before;
+  // `results` become `partial` plus the inputs' changes.
   FASTKERAS_INLINE void TrainTogether(const Window& window, bool inputs_repeated,
                                       float* const* partial, float* const* results) {
     const int row_length = LocateOutputs(window, 0);
@@ -189,7 +189,7 @@ struct Pass {
            results);
   }
 
-  // -1 for the logits of a word that was there, 1 for those of words drawn.
+  // -1 for the logits of the true word, 1 for those of words drawn.
   void SetSigns(int row_length) {
     for (int k = 0; k < max_inputs * max_outputs + 16; ++k) {
       signs.data[k] = k % row_length == 0 ? -1.0f : 1.0f;
@@ -197,7 +197,7 @@ struct Pass {
     signs_row_length = row_length;
   }
 
-  // Factors of rows that are the same add up; returns how many different ones there are.
+  // Adds up the factors of equal rows; returns how many different rows there are.
   int MergeOutputs(int num_inputs, int count) {
     float* const g = logits.data;
     int kept = 0;

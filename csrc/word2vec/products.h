@@ -10,7 +10,7 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// How many rows a tile has, so that its sums stay in registers: 32 of them with AVX-512, else 16.
+// How many rows a tile has, so that its sums stay in registers: AVX-512 has 32 of them, others 16.
 #if defined(FASTKERAS_AVX512)
 constexpr int kDotInputs = 4, kDotOutputs = 6, kUpdateOutputs = 6, kSlices = 2;
 #else
@@ -77,7 +77,7 @@ void DotTile(const float* const* inputs, const float* const* outputs, int64_t st
   }
 }
 
-// Of a tile of at most kDotOutputs outputs with any number of inputs.
+// The same for a tile of at most kDotOutputs outputs and any number of inputs.
 template <int J>
 void DotColumns(const float* const* inputs, int num_inputs, const float* const* outputs,
                 int64_t stride, float* dots, int64_t row_length) {
@@ -174,10 +174,10 @@ FASTKERAS_INLINE void UpdateTileOfOne(const float* input, const float* partial, 
   }
 }
 
-// Of the outputs of one input, which have the width of a vector or less in a tile.
+// Outputs in a tile of one input: at most the lanes of a vector.
 constexpr int kOutputsOfOne = Simd<float>::kWidth < 8 ? Simd<float>::kWidth : 8;
 
-// The first lanes of a vector.
+// A vector of which these are the first lanes.
 FASTKERAS_INLINE Vec<float> FromFours(Four low, Four high) {
 #if defined(FASTKERAS_AVX512)
   return _mm512_maskz_broadcast_f32x8(0xff, _mm256_set_m128(high, low));
@@ -189,8 +189,8 @@ FASTKERAS_INLINE Vec<float> FromFours(Four low, Four high) {
 #endif
 }
 
-// One input with a tile of outputs under the logistic loss, all in registers: logits, errors and
-// both updates.
+// One input with a tile of outputs under the logistic loss: logits, errors and both updates, all in
+// registers.
 template <int J>
 void LogisticTile(const float* input, const float* partial, float* result, float* const* outputs,
                   const float* signs, float rate, int64_t stride, SoftplusSum& loss) {
@@ -207,8 +207,9 @@ void LogisticTile(const float* input, const float* partial, float* result, float
   UpdateTileOfOne<J>(input, partial, result, outputs, g, stride);
 }
 
-// Both for any number of outputs, which have to be different rows. `partial` is read and `results`
-// written where the inputs are; between two tiles the sums are in `scratch`, a row for each input.
+// Both updates for any number of outputs, which have to be different rows. The first tile reads
+// `partial`, the last one writes `results`, each of which may be the inputs; between tiles the sums
+// are in `scratch`, a row for each input.
 FASTKERAS_INLINE void Update(float* const* inputs, int num_inputs, float* const* outputs,
                              int num_outputs, const float* g, int64_t row_length, int64_t stride,
                              float* const* scratch, float* const* partial, float* const* results) {
@@ -222,8 +223,8 @@ FASTKERAS_INLINE void Update(float* const* inputs, int num_inputs, float* const*
   }
 }
 
-// The logistic loss of one input with any number of outputs. Those of a tile, at most `tile`, have
-// to be different rows; the next tile sees them updated, and the input as it was.
+// The logistic loss of one input with any number of outputs. A tile has at most `tile` outputs,
+// which have to be different rows; the next tile sees them updated, but the input as it was.
 FASTKERAS_INLINE void UpdateLogistic(const float* input, float* partial, float* result,
                                      float* scratch, float* const* outputs, int num_outputs,
                                      int tile, const float* signs, float rate, int64_t stride,
@@ -242,7 +243,7 @@ FASTKERAS_INLINE void UpdateLogistic(const float* input, float* partial, float* 
   }
 }
 
-// Slices of a row that stay in registers while the rows pass by: all of 100 floats with AVX-512.
+// Slices of a sum that stay in registers over all rows: with AVX-512 all of 100 floats.
 template <int S>
 FASTKERAS_INLINE void MeanOfSlices(const float* const* rows, int count, float share, float* mean,
                                    int64_t s) {
@@ -268,7 +269,7 @@ FASTKERAS_INLINE void AddSlices(const float* change, float factor, float* const*
   }
 }
 
-// The mean of rows, share = 1 / count.
+// The mean of rows; share is 1 / count.
 FASTKERAS_INLINE void Mean(const float* const* rows, int count, int64_t stride, float share,
                            float* mean) {
   constexpr int64_t kWidth = Simd<float>::kWidth;
@@ -278,7 +279,7 @@ FASTKERAS_INLINE void Mean(const float* const* rows, int count, int64_t stride, 
   for (; s < stride; s += kWidth) MeanOfSlices<1>(rows, count, share, mean, s);
 }
 
-// rows[i] += factor * change, one after the other: a row may be there twice.
+// rows[i] += factor * change, one after the other, since a row may occur twice.
 FASTKERAS_INLINE void AddToEach(const float* change, float factor, int64_t stride,
                                 float* const* rows, int count) {
   constexpr int64_t kWidth = Simd<float>::kWidth;

@@ -1,5 +1,5 @@
-// NumPy in, two matrices updated in place. Every number that a kernel follows is checked here: the
-// tables of a vocabulary once, the ids of a slice whenever it is trained.
+// NumPy arrays in, two matrices updated in place. Every number that a kernel uses as an address is
+// checked here: the tables of a vocabulary once, the ids of a slice whenever it is trained.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -108,7 +108,7 @@ class CheckedTables {
  public:
   Tables tables;
   const bool has_noise, has_offsets, has_paths;
-  int64_t input_rows, output_rows;  // that the matrices must have at least
+  int64_t input_rows, output_rows;  // the least that the matrices must have
 };
 
 template <typename T>
@@ -124,8 +124,8 @@ void ExpectApart(const char* names, const py::array_t<A>& a, const py::array_t<B
   if (a_begin < b_end && b_begin < a_end) Refuse(names, " must not share memory");
 }
 
-// Compares and ors only, which compilers make vectors of for every processor: it is done for each
-// word of each epoch.
+// Only comparisons and ors, which compilers vectorize for every processor, since this runs for each
+// word in each epoch.
 void ExpectBelow(const char* name, const int32_t* begin, const int32_t* end, int64_t limit) {
   const int32_t last = static_cast<int32_t>(limit - 1);
   int32_t above = 0;

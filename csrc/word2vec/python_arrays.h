@@ -1,4 +1,4 @@
-// Arrays of NumPy as the kernels may follow them: what is something else is refused with its name.
+// NumPy arrays in the form that the kernels need; any other array is refused by its name.
 
 #ifndef FASTKERAS_WORD2VEC_PYTHON_ARRAYS_H_
 #define FASTKERAS_WORD2VEC_PYTHON_ARRAYS_H_
@@ -19,8 +19,8 @@ template <typename... Parts>
   throw pybind11::value_error(message.str());
 }
 
-// An array of T with so many dimensions, in the order of C and aligned. Nothing is converted: a
-// copy would be updated in place of the array that was meant.
+// An array of T with so many dimensions, C-contiguous and aligned. Nothing is converted, since a
+// copy would be updated in place of the caller's array.
 template <typename T>
 pybind11::array_t<T> Checked(const char* name, const pybind11::object& object, int dimensions) {
   namespace py = pybind11;

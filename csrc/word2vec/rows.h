@@ -1,5 +1,5 @@
-// Where rows are found: in a matrix or in copies, one by one or as the bag of a word. Compiled once
-// for each instruction set.
+// Finds rows: in a matrix or in copies, one by one or as the bag of a word. Compiled once for each
+// instruction set.
 
 #ifndef FASTKERAS_WORD2VEC_ROWS_H_
 #define FASTKERAS_WORD2VEC_ROWS_H_
@@ -19,7 +19,7 @@ FASTKERAS_INLINE void Fetch(const float* row, int64_t stride) {
   for (int64_t s = 0; s < stride; s += 16) __builtin_prefetch(row + s, 0, 2);
 }
 
-// The copy of a row, which is made if there is none.
+// The copy of a row, made if there is none yet.
 FASTKERAS_INLINE int32_t CopyOf(int32_t row, Overlay* overlay) {
   int32_t& slot = overlay->slots[row];
   if (slot < 0) {
@@ -35,8 +35,8 @@ FASTKERAS_INLINE void ReplaceByCopies(int32_t* rows, int count, Overlay* overlay
   for (int i = 0; i < count; ++i) rows[i] = CopyOf(rows[i], overlay);
 }
 
-// With subwords a word's vector is the mean of a bag of rows: its own and those of its n-grams. The
-// bags of a window's inputs, their means, and room for what these shall change by.
+// The bags of a window's inputs, their means, and room for the changes of these. With subwords, a
+// word's vector is the mean of a bag of rows: its own and those of its n-grams.
 struct Bags {
   const word2vec::Problem& problem;
   const word2vec::Place place;
@@ -87,7 +87,7 @@ struct Bags {
     Mean(to, size, stride, 1.0f / static_cast<float>(size), means[i]);
   }
 
-  // Gives each of its rows the change of the mean, times a factor, or its share of that.
+  // Adds to each row of a bag the change of its mean times a factor, or its share of that.
   FASTKERAS_INLINE void Scatter(int i, const float* change, float factor) const {
     const int size = sizes.data[i];
     if (problem.settings.exact_subwords) factor /= static_cast<float>(size);

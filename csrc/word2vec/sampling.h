@@ -1,4 +1,4 @@
-// Random numbers as a function of where they are used: fastkeras/word2vec/training/sampling.py
+// Random numbers that depend only on where they are used; fastkeras/word2vec/training/sampling.py
 // draws the same. Compiled once for each instruction set.
 
 #ifndef FASTKERAS_WORD2VEC_SAMPLING_H_
@@ -31,8 +31,8 @@ FASTKERAS_INLINE int WindowOf(uint64_t bits, int window) {
   return 1 + static_cast<int>(((bits & 0xffffffffu) * static_cast<uint64_t>(window)) >> 32);
 }
 
-// Words number first..first+count-1 that are drawn at a position, by the alias method (Walker
-// 1977): a word by the upper half of the bits, then by the lower half it or its alias.
+// The words number first..first+count-1 drawn at a position, by the alias method (Walker 1977): the
+// upper half of the bits chooses a word, the lower half chooses it or its alias.
 FASTKERAS_INLINE void DrawNoise(uint64_t bits, int first, int count, const uint32_t* noise,
                                 int64_t num_words, int32_t* words) {
   for (int i = 0; i < count; ++i) {
@@ -41,7 +41,7 @@ FASTKERAS_INLINE void DrawNoise(uint64_t bits, int first, int count, const uint3
         static_cast<int64_t>(((drawn >> 32) * static_cast<uint64_t>(num_words)) >> 32);
     const uint32_t* const entry = noise + 2 * word;
     const uint32_t alias = entry[1], own = static_cast<uint32_t>(word);
-    // Without a branch, which nothing could predict.
+    // Without a branch, since none could be predicted.
     const uint32_t other = -static_cast<uint32_t>(static_cast<uint32_t>(drawn) >= entry[0]);
     words[i] = static_cast<int32_t>(own ^ ((own ^ alias) & other));
   }

@@ -1,5 +1,4 @@
-// The kernel that this file's instruction set was compiled to. Included once by each
-// kernels_<set>.cc.
+// The kernel as compiled for one instruction set. Included once by each kernels_<set>.cc.
 
 #include "word2vec/pass.h"
 

@@ -1,4 +1,4 @@
-// Who trains which slice: threads without locks, or rounds of blocks whose changes add up in order.
+// Divides the work: threads without locks, or rounds of blocks whose changes are added in order.
 
 #include <algorithm>
 #include <cmath>
@@ -50,7 +50,7 @@ Tally TrainWithoutLocks(const Problem& problem, int64_t begin, int64_t end, int 
   return Sum(tallies);
 }
 
-// A matrix as one block sees it; afterwards, what the block would change.
+// A matrix as one block sees it, and afterwards the changes that the block has made.
 class Changes {
  public:
   Changes(float* matrix, int64_t num_rows, int64_t stride, int64_t most_rows)
@@ -70,7 +70,7 @@ class Changes {
     }
   }
 
-  // Adds the changes of the rows of one part, of `parts`.
+  // Adds the changes to the matrix, for the rows of one of `parts` parts.
   void Apply(int64_t part, int64_t parts) {
     for (int32_t k = 0; k < overlay.count; ++k) {
       if (rows_.data[k] % parts != part) continue;
@@ -147,7 +147,7 @@ Tally TrainInRounds(const Problem& problem, int64_t begin, int64_t end, int num_
 
 int Reach(const Problem& problem, int64_t begin, int64_t end) {
   const int64_t window = problem.settings.window;
-  if (window <= kChunk) return static_cast<int>(window);  // not worth a look at the sentences
+  if (window <= kChunk) return static_cast<int>(window);  // saves too little to look at sentences
   const int32_t* const ids = problem.corpus.ids;
   const int64_t first = std::max<int64_t>(0, begin - window);
   const int64_t last = std::min(problem.corpus.size, end + window);

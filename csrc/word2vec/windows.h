@@ -1,5 +1,5 @@
-// A window and what is drawn for it, ahead of its training, so that its rows can be fetched.
-// Compiled once for each instruction set.
+// Windows and the words drawn for them, some time before they are trained, so that their rows can
+// be prefetched. Compiled once for each instruction set.
 
 #ifndef FASTKERAS_WORD2VEC_WINDOWS_H_
 #define FASTKERAS_WORD2VEC_WINDOWS_H_
@@ -18,8 +18,9 @@ namespace fastkeras::FASTKERAS_ISA {
 using word2vec::Loss;
 using word2vec::Objective;
 
-// A set of outputs for each input, or one for all. Outputs of a set are of different rows unless it
-// is marked. Inputs are rows, of the matrix or of its copies, or with subwords words.
+// Has a set of outputs for each input, or one for all. The outputs of a set are different rows
+// unless `repeated` says otherwise. Inputs are rows of the matrix or of its copies, or, with
+// subwords, words.
 struct Window {
   int32_t* inputs;
   int32_t* outputs;
@@ -110,7 +111,7 @@ struct Windows {
     }
   }
 
-  // A word is a context in many windows: its row is asked for once, when the widest would reach it.
+  // A word is a context in many windows: its row is fetched once, when the widest would reach it.
   FASTKERAS_INLINE void FetchInputs(const Chunk& chunk, const Bags& bags, int c) const {
     const int reached = c + problem.reach < chunk.size ? c + problem.reach : chunk.size - 1;
     for (int i = c > chunk.first ? c + problem.reach : 0; i <= reached; ++i) {
@@ -137,7 +138,7 @@ struct Windows {
       to[0] = word;
       DrawNoise(drawn, set * negative, negative, tables.noise, tables.num_words, to + 1);
       count = 1;
-      for (int j = 1; j <= negative; ++j) {  // without those that are the word itself
+      for (int j = 1; j <= negative; ++j) {  // drops those that are the word itself
         to[count] = to[j];
         count += to[j] != word;
       }

@@ -1,5 +1,5 @@
-// Word2Vec's training pass over a slice of an encoded corpus, matrices updated in place. The
-// gradients are derived in docs/word2vec.md; the engine `reference` of Python is the same as text.
+// Word2Vec's training pass over a slice of an encoded corpus, which updates the matrices in place.
+// docs/word2vec.md derives the gradients; the engine `reference` is the same in plain Python.
 
 #ifndef FASTKERAS_WORD2VEC_WORD2VEC_H_
 #define FASTKERAS_WORD2VEC_WORD2VEC_H_
@@ -11,12 +11,12 @@ namespace fastkeras::word2vec {
 enum class Objective { kSkipGram, kCbow };
 enum class Loss { kNegativeSampling, kHierarchicalSoftmax, kSampledSoftmax };
 
-// What is drawn at a position depends on (key, position) only, so neither the number of threads nor
-// where a slice is cut changes it.
+// What is drawn at a position depends on (key, position) only, not on the number of threads or on
+// where slices are cut.
 struct Settings {
   Objective objective;
   Loss loss;
-  bool shared_negatives;  // one set for a window of skip-gram; all gradients from the values before
+  bool shared_negatives;  // one set for a window of skip-gram; gradients of the values before
   bool exact_cbow;        // a context row gets its share of the error, not all of it
   bool exact_subwords;    // and so does a row of a bag
   bool shrink_windows;
@@ -26,8 +26,8 @@ struct Settings {
   double learning_rate, learning_rate_slope;  // at position 0, and what each position adds
 };
 
-// Of the vocabulary, as fastkeras/word2vec/training/sampling.py makes them; what a loss does not
-// need is null.
+// Tables of the vocabulary, as fastkeras/word2vec/training/sampling.py makes them; null where the
+// loss does not need one.
 struct Tables {
   const uint32_t* keep;        // a word stays if 32 random bits are not above
   const uint32_t* noise;       // the alias method: threshold and alias of each word
@@ -58,7 +58,7 @@ struct Problem {
   Tables tables;
   Model model;
   Corpus corpus;
-  int reach;  // `Train` finds it: no window of the slice has more words to one side
+  int reach;  // set by `Train`: no window of the slice has more words to one side
 };
 
 struct Tally {
@@ -71,12 +71,12 @@ constexpr int64_t kChunk = 1024;
 constexpr int64_t kDeterministicBlock = 64;
 constexpr int64_t kBlocksInRound = 8;
 
-// How far the windows of a slice go: `settings.window`, or less where its sentences are shorter.
-// Memory is sized by it, so that a window may be as wide as an int says.
+// How far the windows of a slice reach: `settings.window`, or less if its sentences are shorter.
+// Memory is sized by it, so that `window` may be any int.
 int Reach(const Problem& problem, int64_t begin, int64_t end);
 
-// Predicts at positions begin..end-1; contexts may lie outside. There an id that is no word counts
-// as the end of a sentence; those of the slice have been checked. Threads race for rows unless
+// Trains the positions begin..end-1, whose ids have been checked. Contexts may lie outside, where
+// an id that is no word counts as the end of a sentence. Threads update rows without locks unless
 // `deterministic`: then the blocks of a round all start from the same values, their changes are
 // added in order, and the result is the same, bit for bit, for any number of threads.
 Tally Train(const Problem& problem, int64_t begin, int64_t end, int num_threads,

@@ -1,5 +1,5 @@
-// The kernels of layers.h that this file's instruction set was compiled to. Included once by each
-// layers_<set>.cc.
+// The kernels of layers.h as compiled for one instruction set. Included once by each
+// kernels_<set>.cc.
 
 #include "word2vec/layers/layers.h"
 #include "word2vec/losses.h"
@@ -20,7 +20,7 @@ FASTKERAS_INLINE void LoadSlices(const T* from, int last, Vec<T>* slices) {
   slices[S - 1] = last == kWidth ? Load(from) : LoadFirst(from, last);
 }
 
-// out = sum_i factor(i) row(i), slices of all rows in registers; row(i) may be null.
+// out = sum_i factor(i) row(i), slice by slice in registers; row(i) may be null.
 template <typename T, int S, typename Row, typename Factor>
 FASTKERAS_INLINE void SumSlices(const Row& row, const Factor& factor, int64_t count, int64_t at,
                                 int last, T* out) {
@@ -125,7 +125,7 @@ FASTKERAS_INLINE void DotRows(const T* h, const T* const* rows, int64_t size, T*
 
 constexpr double kImpossible = -1e30;  // a logit whose exponential is exactly 0
 
-// The softmax's loss; z, of which there is room for whole vectors, becomes its gradient.
+// The softmax's loss; z becomes its gradient. z has room for whole vectors.
 template <typename T>
 FASTKERAS_INLINE double SoftmaxLoss(T* z, int64_t count) {
   constexpr int kWidth = Simd<T>::kWidth;
@@ -145,7 +145,7 @@ FASTKERAS_INLINE double SoftmaxLoss(T* z, int64_t count) {
   return word2vec::Log(sum) - first;
 }
 
-// The same of log(1 + exp(-z_0)) + sum_j log(1 + exp(z_j)).
+// The same for log(1 + exp(-z_0)) + sum_j log(1 + exp(z_j)).
 template <typename T>
 FASTKERAS_INLINE double LogisticLoss(T* z, int64_t count) {
   constexpr int kWidth = Simd<T>::kWidth;
@@ -192,7 +192,7 @@ void LossOfExamples(const Examples<T>& batch, int64_t begin, int64_t end, T* z) 
     if (batch.bias != nullptr) {
       for (int64_t j = 0; j < n; ++j) z[j] += batch.bias[places[j]];
     }
-    bool is_highest = true;  // a correction makes no rival stronger
+    bool is_highest = true;  // compared without the correction
     for (int64_t j = 1; j < n; ++j) {
       if (places[j] == places[0]) {
         z[j] = static_cast<T>(kImpossible);

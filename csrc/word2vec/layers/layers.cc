@@ -52,7 +52,7 @@ void Group(const int32_t* ids, int64_t size, int64_t num_ids, int32_t* counts, i
     places[i] = ids[i] < 0 ? -1 : counts[ids[i]];
     if (places[i] >= 0) order[starts[places[i]]++] = static_cast<int32_t>(i);
   }
-  for (int32_t r = row; r > 0; --r) starts[r] = starts[r - 1];  // each had moved on to the next
+  for (int32_t r = row; r > 0; --r) starts[r] = starts[r - 1];  // each had advanced to its end
   starts[0] = 0;
   std::fill(order + start, order + size, -1);
 }
@@ -64,14 +64,14 @@ void Run(const Pool<T>& pool, int64_t examples, int num_threads) {
              [&](int64_t begin, int64_t end) { run(pool, begin, end); });
 }
 
-// A frequent row has many positions, one that does not occur is still written: tasks are cut by
-// the positions and rows before each.
+// A frequent row has many positions, and one that does not occur still has to be written. So tasks
+// are cut to equal sums of positions and rows.
 template <typename T>
 void Run(const Spread<T>& spread, int64_t rows, int num_threads) {
   const auto run = CurrentKernels<T>().spread;
   const int32_t* const starts = spread.starts;
   const int64_t all = starts[rows] + rows;
-  const auto row_at = [&](int64_t place) {  // the first that has so much before it
+  const auto row_at = [&](int64_t place) {  // the first row with so many before it
     int64_t low = 0, high = rows;
     while (low < high) {
       const int64_t middle = (low + high) / 2;

@@ -1,5 +1,5 @@
-// What the Keras layers compute for a batch, forward and backward: sums of the rows of words, the
-// loss over a word and words drawn. docs/word2vec.md derives the gradients.
+// What the Keras layers compute for a batch, forward and backward: sums of the rows of words, and
+// the loss over a word and words drawn. docs/word2vec.md derives the gradients.
 
 #ifndef FASTKERAS_WORD2VEC_LAYERS_LAYERS_H_
 #define FASTKERAS_WORD2VEC_LAYERS_LAYERS_H_
@@ -8,7 +8,7 @@
 
 namespace fastkeras::word2vec::layers {
 
-// Sums of rows: out[i] = sum_c weights[i, c] rows[places[i, c]], a negative place being none.
+// Sums of rows: out[i] = sum_c weights[i, c] rows[places[i, c]], without negative places.
 template <typename T>
 struct Pool {
   const T* rows;  // (num_rows, size)
@@ -18,7 +18,7 @@ struct Pool {
   T* out;
 };
 
-// The gradient of such sums, gathered row by row, so that no two threads add to the same:
+// The gradient of such sums, gathered row by row, so that no two threads add to the same row:
 // out[r] = sum_p factors[p] upstream[p / columns] over the p = order[starts[r]..starts[r + 1] - 1].
 template <typename T>
 struct Spread {
@@ -33,7 +33,7 @@ struct Spread {
 
 enum class Loss { kSampledSoftmax, kNegativeSampling };
 
-// The loss of examples whose target is the first of `candidates` places. Words drawn that are the
+// The loss of examples whose target is the first of `candidates` places. Words drawn that equal the
 // target do not count.
 template <typename T>
 struct Examples {
@@ -41,7 +41,7 @@ struct Examples {
   const T* hidden;  // (examples, size)
   const T* rows;    // (num_rows, size)
   const T* bias;    // of each row, or null
-  const T* offset;  // added to a row's logit if it was drawn, or null
+  const T* offset;  // added to the logit of a row that was drawn, or null
   const int32_t* places;
   int64_t size, candidates;
   T* losses;
@@ -50,17 +50,18 @@ struct Examples {
   T* d_hidden;  // (examples, size)
 };
 
-// How many different ids there are; `counts` gets how often each occurs. Negative ids are none.
+// Returns how many different ids there are, and writes to `counts` how often each occurs. Negative
+// ids do not count.
 int64_t Count(const int32_t* ids, int64_t size, int64_t num_ids, int32_t* counts);
 
-// Which ids there are, ascending; where in that list each of `ids` stands; and, row by row from
-// starts[row] on, at which positions: `order`, which ends with a -1 for each negative id. Destroys
-// the counts.
+// Writes to `rows` which ids there are, ascending; to `places` where in that list each of `ids`
+// stands; and to `order`, row by row from starts[row] on, the positions of each, then a -1 for each
+// negative id. Destroys the counts.
 void Group(const int32_t* ids, int64_t size, int64_t num_ids, int32_t* counts, int32_t* rows,
            int32_t* places, int32_t* order, int32_t* starts);
 
-// Run(spread) for the words of a batch, `examples` rows of `spread.columns` ids: orders them, and
-// gives each of `num_words` a row, zeros if it does not occur. Negative ids are none.
+// Run(spread) for the words of a batch, `examples` rows of `spread.columns` ids: sorts them, and
+// writes a row for each of `num_words`, zeros if it does not occur. Negative ids do not count.
 template <typename T>
 void Scatter(const Spread<T>& spread, const int32_t* ids, int64_t examples, int64_t num_words,
              int num_threads);

@@ -1,5 +1,5 @@
-// The kernels of the Keras layers for arrays of NumPy, whose memory tensors of torch may share:
-// what a kernel follows is checked here.
+// The kernels of the Keras layers for NumPy arrays, which may share the memory of torch tensors.
+// Every index that a kernel uses as an address is checked here.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -45,8 +45,8 @@ const T* OptionalWeights(const char* name, const py::object& object,
   return array.data();
 }
 
-// Words by their rows of a matrix, all of which a kernel will read: negative ones are none, where
-// there may be such.
+// Words as rows of a matrix, all of which a kernel will read. With `holes`, a negative number
+// stands for no word.
 py::array_t<int32_t> Words(const py::object& object, int64_t num_words, bool holes) {
   const auto words = Checked<int32_t>("words", object, 2);
   if (words.size() > kLargest) Refuse("there are ", words.size(), " words");
@@ -139,7 +139,7 @@ py::tuple LossArrays(const py::object& hidden_, const py::object& rows_, const p
   return py::make_tuple(losses, hits, errors, d_hidden);
 }
 
-// Runs with a number of the first array's type, which all others must have.
+// Calls the function with a number of the first array's type, which all others must have.
 template <typename Function>
 py::object OfType(const py::object& first, Function&& run) {
   if (py::isinstance<py::array_t<double>>(first)) return py::object(run(double{}));

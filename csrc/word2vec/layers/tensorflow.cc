@@ -40,7 +40,7 @@ struct GroupKernel {
   bool holes;
 };
 
-// Every index that a kernel follows is looked at first.
+// Every index that a kernel uses as an address is checked first.
 void ExpectBelow(const char* name, const Tensor& tensor, int64_t size, int64_t lowest,
                  int64_t limit) {
   const int32_t* const values = tensor.data<const int32_t>();

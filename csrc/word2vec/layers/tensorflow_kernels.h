@@ -1,5 +1,5 @@
-// What runs behind the TensorFlow ops of the Keras layers, and, as calls of XLA, for JAX (csrc/
-// xla_call.h): what a kernel follows is checked here.
+// What runs behind the TensorFlow ops of the Keras layers and, as calls of XLA (csrc/xla_call.h),
+// for JAX. Every index that a kernel uses as an address is checked here.
 
 #ifndef FASTKERAS_WORD2VEC_LAYERS_TENSORFLOW_KERNELS_H_
 #define FASTKERAS_WORD2VEC_LAYERS_TENSORFLOW_KERNELS_H_
@@ -28,7 +28,7 @@ inline void ExpectRank(const char* name, const Tensor& tensor, size_t rank) {
   }
 }
 
-// What may be left out has no elements.
+// An optional input that is left out has no elements.
 template <typename T>
 const T* Optional(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
   if (tensor.shape == std::vector<int64_t>{0}) return nullptr;
@@ -36,8 +36,8 @@ const T* Optional(const char* name, const Tensor& tensor, const std::vector<int6
   return tensor.data<const T>();
 }
 
-// Words by their rows of a matrix, all of which a kernel will read: negative ones are none, where
-// there may be such.
+// Words as rows of a matrix, all of which a kernel will read. With `holes`, a negative number
+// stands for no word.
 inline void ExpectWords(const Tensor& tensor, int64_t size, int64_t num_words, bool holes) {
   const int32_t* const values = tensor.data<const int32_t>();
   for (int64_t i = 0; i < size; ++i) {

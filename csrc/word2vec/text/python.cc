@@ -18,7 +18,7 @@ namespace py = pybind11;
 namespace fastkeras::word2vec {
 namespace {
 
-// The words as bytes with a line feed between them, and how often each came.
+// The words as bytes with a line feed between them, and how often each occurred.
 std::pair<py::bytes, py::array_t<int64_t>> Words(const WordCounter& counter, int64_t min_count) {
   const std::vector<Word> words = counter.Words(min_count);
   py::array_t<int64_t> counts(static_cast<py::ssize_t>(words.size()));
@@ -31,7 +31,7 @@ std::pair<py::bytes, py::array_t<int64_t>> Words(const WordCounter& counter, int
   return {py::bytes(text), counts};
 }
 
-// One thread at a time: Python's own lock is given back while a block is read.
+// Lets one thread in at a time, since Python's own lock is released while a block is read.
 template <typename T>
 struct Locked {
   T value;

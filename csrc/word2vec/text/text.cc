@@ -25,7 +25,7 @@ inline uint64_t Mix(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
-// Eight bytes at a time; the last ones overlap those before, so that no loop is over single bytes.
+// Eight bytes at a time; the last eight overlap those before, so that no loop over bytes is needed.
 inline uint64_t Hash(const char* text, size_t length) {
   constexpr uint64_t kA = 0x9E3779B97F4A7C15, kB = 0xD6E8FEB86659FD93;
   uint64_t hash = kB ^ length;
@@ -42,7 +42,7 @@ inline uint64_t Hash(const char* text, size_t length) {
   return Mix(Mix(hash ^ letters, kA), kB);
 }
 
-// Where the chunk begins if `size` bytes are cut into `chunks` of about one length between words.
+// Where the chunk begins if `size` bytes are cut, between words, into `chunks` of similar length.
 int64_t Cut(const char* text, int64_t size, int64_t chunk, int64_t chunks) {
   int64_t position = size / chunks * chunk;
   if (chunk == chunks) return size;
@@ -197,7 +197,7 @@ WordEncoder::WordEncoder(const char* text, const int64_t* ends, int64_t num_word
   for (int64_t i = 0; i < num_words; ++i) {
     const int64_t begin = i > 0 ? ends[i - 1] : 0;
     const uint32_t length = static_cast<uint32_t>(ends[i] - begin);
-    if (length == 0) continue;  // no text has it
+    if (length == 0) continue;  // no text contains it
     const char* word = letters_.data() + begin;
     const uint32_t hash = static_cast<uint32_t>(Hash(word, length));
     *table_.Find(word, length, hash) = {word, i, 0, length, hash};
@@ -226,7 +226,7 @@ std::vector<int32_t> WordEncoder::Encode(const char* text, int64_t size, int num
   std::vector<int32_t> all;
   for (const std::vector<int32_t>& ids : pieces) {
     if (ids.empty()) continue;
-    // A chunk cannot know whether the line that it ends had words before.
+    // A chunk cannot know whether the line that it ends had words in the chunk before.
     const bool nothing_to_end = ids.front() == -1 && !in_sentence_;
     all.insert(all.end(), ids.begin() + nothing_to_end, ids.end());
     in_sentence_ = ids.back() != -1;

@@ -15,12 +15,12 @@ namespace fastkeras::word2vec {
 struct Word {
   const char* text;  // null: a free slot
   int64_t value;     // its count, or its id
-  int64_t first;     // where in the corpus it came first, in bytes
+  int64_t first;     // where in the corpus it occurred first, in bytes
   uint32_t length;
   uint32_t hash;
 };
 
-// Open addressing with linear probing; at most half full. The text of a word belongs to others.
+// Open addressing with linear probing; at most half full. It does not own the texts of the words.
 class WordTable {
  public:
   // The word's slot, which is free (text == null) if the word is new: then fill it and call Added.
@@ -52,13 +52,13 @@ class WordCounter {
   // Adds the words of one block of the corpus; blocks must end between words.
   void Add(const char* text, int64_t size, int num_threads);
 
-  // How many different words are counted.
+  // The number of different words.
   int64_t size() const;
 
-  // Forgets the words that came at most `floor` times.
+  // Forgets the words that occurred at most `floor` times.
   void Drop(int64_t floor);
 
-  // The words that came at least `min_count` times, in the order of their first occurrence.
+  // The words that occurred at least `min_count` times, in the order of their first occurrence.
   std::vector<Word> Words(int64_t min_count) const;
 
  private:
