@@ -1,5 +1,5 @@
-// What every door of the decoding checks, of Python, TensorFlow or XLA alike, as those of the CRF
-// do (crf/arguments.h): whatever does not fit raises std::invalid_argument.
+// The check of the arguments of decoding, for calls from Python, TensorFlow and XLA alike, as for
+// the CRF (crf/arguments.h): whatever does not fit raises std::invalid_argument.
 
 #ifndef FASTKERAS_SEQ2SEQ_ARGUMENTS_H_
 #define FASTKERAS_SEQ2SEQ_ARGUMENTS_H_
@@ -14,7 +14,7 @@ namespace fastkeras::seq2seq {
 using crf::Argument;
 using crf::Shape;
 
-// The history is read. It and `allowed` may be null.
+// Checks the tokens of the history too. It and `allowed` may be null.
 template <typename T>
 Step<T> CheckedStep(const Argument<T>& logits, const Argument<T>& scores,
                     const Argument<int32_t>* history, const Argument<bool>* allowed,

@@ -19,7 +19,7 @@ void Select(const Step<T>& step, const Candidates<T>& candidates, int num_thread
   const double work =
       static_cast<double>(step.batch * step.beams) * (0.3 * static_cast<double>(step.vocabulary));
   const int threads = ThreadsThatPay(work, num_threads);
-  // A few tasks for each thread, so that their memory is made ready a few times only.
+  // Only a few tasks for each thread, since each allocates and clears memory.
   const int64_t tasks = std::min<int64_t>(step.batch, 4 * threads);
   ParallelFor(tasks, threads, [&](int64_t task) {
     const Buffer<Candidate> best(most);

@@ -1,6 +1,6 @@
-// The best continuations of one sentence, in two passes over the logits of a hypothesis and a look
-// at few of them: the largest of each block, the sum of the exponentials, and then only the blocks
-// whose largest can be among the best. Scores are double, and rounded once. Include after math.h.
+// The best continuations of one sentence. One pass over the logits of a hypothesis finds the
+// largest of each block, a second one sums the exponentials; then only blocks whose largest can be
+// among the best are looked at. Scores are double, and rounded once. Include after math.h.
 
 #ifndef FASTKERAS_SEQ2SEQ_SELECT_H_
 #define FASTKERAS_SEQ2SEQ_SELECT_H_
@@ -49,7 +49,8 @@ FASTKERAS_INLINE Vec<T> LoadLogits(const T* logits, int64_t j, int64_t vocabular
   return Load(padded);
 }
 
-// Writes the largest logit of each block and returns the largest of all. A NaN may hide others.
+// Writes the largest logit of each block and returns the largest of all. A NaN may hide larger
+// ones.
 template <typename T>
 FASTKERAS_INLINE T PeaksOfBlocks(const T* logits, int64_t vocabulary, T* peaks) {
   T peak = -std::numeric_limits<T>::infinity();
@@ -65,8 +66,8 @@ FASTKERAS_INLINE T PeaksOfBlocks(const T* logits, int64_t vocabulary, T* peaks) 
   return peak;
 }
 
-// sum exp(logit - peak), to a few ulp: the lanes are added up in double before they get long. NaN
-// if any logit is NaN or +inf.
+// sum exp(logit - peak), to a few ulp, since the lanes are added up in double every now and then.
+// NaN if any logit is NaN or +inf.
 template <typename T>
 FASTKERAS_INLINE double SumOfExponentials(const T* logits, int64_t vocabulary, T peak) {
   constexpr int64_t kWidth = Simd<T>::kWidth, kRun = 16 * kWidth;
@@ -83,14 +84,14 @@ FASTKERAS_INLINE double SumOfExponentials(const T* logits, int64_t vocabulary, T
   return sum;
 }
 
-// How many tokens of a row of the history there are.
+// How many tokens a row of the history has.
 FASTKERAS_INLINE int64_t LengthOf(const int32_t* history, int64_t steps) {
   int64_t length = 0;
   while (length < steps && history[length] >= 0) ++length;
   return length;
 }
 
-// Marks what stands in the history with 1, and with 2 what would repeat n tokens of it.
+// Marks tokens of the history with 1, and with 2 those that would repeat n tokens of it.
 FASTKERAS_INLINE void Mark(const int32_t* history, int64_t length, int64_t n, uint8_t* marks) {
   for (int64_t i = 0; i < length; ++i) marks[history[i]] = 1;
   if (n == 0) return;
@@ -128,7 +129,7 @@ FASTKERAS_INLINE bool OfferContinuations(const seq2seq::Step<T>& step, int64_t s
     best.Offer({score + of_token, beam, static_cast<int32_t>(token)});
   };
 
-  // Tokens of the history are offered here, and passed over below.
+  // Tokens of the history are offered here, and skipped below.
   const int32_t* const history = step.history + (room.marks == nullptr ? 0 : row * step.steps);
   const int64_t length = room.marks == nullptr ? 0 : LengthOf(history, step.steps);
   if (length > 0) Mark(history, length, step.no_repeat_ngram, room.marks);
@@ -138,7 +139,7 @@ FASTKERAS_INLINE bool OfferContinuations(const seq2seq::Step<T>& step, int64_t s
     room.marks[token] = 2;
   }
 
-  // A logit below `least` cannot be among the best; the slack is more than all its roundings.
+  // A logit below `least` cannot be among the best; the slack exceeds all rounding errors.
   T least = 0;
   const auto raise = [&]() FASTKERAS_LAMBDA_INLINE {
     const double offset = static_cast<double>(peak) + log_sum - score,

@@ -19,7 +19,7 @@ struct Step {
   int64_t steps;           // of the history
   const T* logits;         // (batch, beams, vocabulary)
   const T* scores;         // (batch, beams)
-  const int32_t* history;  // (batch, beams, steps), below vocabulary; null: nothing looks at it
+  const int32_t* history;  // (batch, beams, steps), below vocabulary; null if not needed
   const bool* allowed;     // (batch, vocabulary), or (vocabulary); null: all
   int64_t allowed_stride;  // from one sentence's to the next, 0 if they share them
   double repetition_penalty;
@@ -44,7 +44,7 @@ struct Candidate {
 
 constexpr int64_t kBlock = 64;  // logits whose largest is kept
 
-// What the kernel works in; of `marks`, vocabulary zeros, it leaves zeros.
+// Working memory of the kernel. `marks` has to be zeros, one for each token, and is left as zeros.
 template <typename T>
 struct Room {
   Candidate* best;  // min(number, beams * vocabulary)
@@ -52,7 +52,7 @@ struct Room {
   uint8_t* marks;   // null without a history
 };
 
-// What an instruction set provides: all of one sentence.
+// What an instruction set provides: the selection for one sentence.
 template <typename T>
 struct Kernels {
   void (*select)(const Step<T>& step, int64_t sentence, const Candidates<T>& candidates,

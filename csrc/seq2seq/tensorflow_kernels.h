@@ -15,8 +15,8 @@ using tensorflow::Output;
 using tensorflow::Shapes;
 using tensorflow::Tensor;
 
-// Inputs: logits, scores, history of shape (0, 0, 0) and allowed of shape (0, 0) where there are
-// none, and the penalty, a scalar.
+// Inputs: logits, scores, history, allowed, and the penalty, a scalar. A history of shape (0, 0, 0)
+// or an `allowed` of shape (0, 0) stands for none.
 template <typename T>
 struct SelectKernel {
   template <typename Attributes>
