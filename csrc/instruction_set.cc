@@ -32,8 +32,8 @@ const Entry* Widest() {
   return set;
 }
 
-// No lock guards it, not even the one of a static variable's first use: a fork may come at any
-// time.
+// Guarded by no lock, not even that of a static variable's initialization: a fork may come while it
+// is held.
 std::atomic<const Entry*> chosen{nullptr};
 
 const Entry* Current() {

@@ -17,7 +17,7 @@ void* Allocate(size_t bytes) {
   void* const memory = std::aligned_alloc(alignment, rounded > 0 ? rounded : alignment);
   if (!memory) throw std::bad_alloc();
 #if defined(__linux__)
-  if (alignment == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);  // may fail, then no harm
+  if (alignment == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);  // may fail, without harm
 #endif
   return memory;
 }

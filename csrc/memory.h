@@ -1,5 +1,5 @@
-// Uninitialised memory that a call works in, on cache lines; in huge pages where it is large, since
-// the first touch of small ones would cost more than some kernels.
+// Uninitialised working memory of a call, aligned to cache lines; in huge pages where it is large,
+// since the first touch of many small pages would cost more than some kernels.
 
 #ifndef FASTKERAS_MEMORY_H_
 #define FASTKERAS_MEMORY_H_
@@ -12,7 +12,7 @@ namespace fastkeras {
 void* Allocate(size_t bytes);  // throws std::bad_alloc
 void Release(void* memory);
 
-// Inlined always: a copy compiled for a wider instruction set must not become everybody's.
+// Always inlined: else the linker might keep a copy compiled for a wider instruction set for all.
 template <typename T>
 struct Buffer {
   T* const data;

@@ -47,7 +47,7 @@ struct Processors {
     return known == other.known && (!known || CPU_EQUAL(&set, &other.set));
   }
   void Bind(std::thread::native_handle_type thread) const {
-    if (known) pthread_setaffinity_np(thread, sizeof(set), &set);  // may fail, then no harm
+    if (known) pthread_setaffinity_np(thread, sizeof(set), &set);  // may fail, without harm
   }
 };
 #else
@@ -59,8 +59,8 @@ struct Processors {
 };
 #endif
 
-// A thread allocates some memory of its own for the first exception it throws. It gets that here:
-// if the exception is for want of memory it could no longer, and the process would end.
+// A thread allocates some memory of its own for the first exception it throws. This does it early:
+// when it throws for lack of memory that would fail, and the process would end.
 void PrepareToThrow() { [[maybe_unused]] volatile int none = std::uncaught_exceptions(); }
 
 struct Job {
@@ -122,7 +122,7 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
     if (job.IsLeft()) return;
-    // The helpers are at their last tasks: to be woken would often take longer than they do.
+    // The helpers are at their last tasks: waking this thread would often take longer than those.
     lock.unlock();
     for (const auto end = Clock::now() + kShortWait; !job.IsLeft() && Clock::now() < end;) {
     }
@@ -130,8 +130,8 @@ class Pool {
     job.left.wait(lock, [&job] { return job.IsLeft(); });
   }
 
-  // If threads are limited, or there is no memory for another one, those that exist do the work.
-  // Each allocates all that it needs before the caller goes on and may use up the memory.
+  // If the number of threads is limited, or memory is short, those that exist do the work. A thread
+  // allocates all that it needs before the caller goes on, which may use up the memory.
   void Grow(int workers, std::unique_lock<std::mutex>& lock) {
     if (static_cast<int>(workers_.size()) >= workers || Clock::now() < next_attempt_) return;
     try {
@@ -167,10 +167,10 @@ class Pool {
     }
   }
 
-  // Helpers use only processors that their caller may use. They are moved before they are woken: on
-  // a machine with few processors a thread is woken on the one of its caller if no other looks
-  // idle, and one where a thread of TensorFlow's pool spins does not: both would then share one
-  // processor for milliseconds.
+  // Helpers use only processors that their caller may use. They are moved before they are woken,
+  // because the system wakes a thread on its caller's processor if no other looks idle, and one on
+  // which a thread of TensorFlow's pool spins does not: on a machine with few processors, helper
+  // and caller would share one for milliseconds.
   void Place(Job& job) {
     constexpr size_t kFewWorkers = 8;
     job.processors = Processors::OfThisThread();
@@ -199,7 +199,7 @@ class Pool {
 std::atomic<Pool*> the_pool{nullptr};
 
 #if defined(__unix__) || defined(__APPLE__)
-// When the library is loaded, so that no fork can come before.
+// Registered when the library is loaded, so before any fork.
 [[maybe_unused]] const int kForgets = pthread_atfork(nullptr, nullptr, [] { the_pool = nullptr; });
 #endif
 
@@ -209,12 +209,12 @@ Pool* ThePool() {
   if (pool != nullptr) return pool;
   Pool* const fresh = new (std::nothrow) Pool;
   if (the_pool.compare_exchange_strong(pool, fresh)) return fresh;
-  delete fresh;  // another thread was first
+  delete fresh;  // another thread was faster
   return pool;
 }
 
 std::atomic<int> default_num_threads{0};
-std::atomic<double> worth_a_thread{100e3};  // to wake one takes 30 to 60 thousand
+std::atomic<double> worth_a_thread{100e3};  // nanoseconds; waking one takes 30 to 60 thousand
 
 }  // namespace
 

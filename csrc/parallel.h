@@ -1,9 +1,9 @@
-// The only place that starts a thread. Threads that wait for work sleep: spinning would slow
-// whatever else the machine runs, TensorFlow's own pool above all.
+// The only place that starts threads. Threads that wait for work sleep, since spinning would slow
+// down other programs, and TensorFlow's own pool above all.
 //
-// A pool serves a process for its whole life. A task may throw; the process may fork while threads
-// are at work, and the child then has a pool of its own; it may end while they are; and where no
-// thread can be had, the caller's does all.
+// One pool serves a process for its whole life. A task may throw. The process may fork while
+// threads are at work, and the child then has a pool of its own; it may also end meanwhile. Where
+// no thread can be started, the caller's does all the work.
 
 #ifndef FASTKERAS_PARALLEL_H_
 #define FASTKERAS_PARALLEL_H_
@@ -17,17 +17,17 @@ namespace fastkeras {
 // Processors the calling thread may use.
 int NumProcessors();
 
-// How many threads `num_threads` asks for. If it is not positive: what SetNumThreads said, and all
-// processors if that was not positive either.
+// How many threads `num_threads` asks for. If it is not positive: the number given to
+// SetNumThreads, or all processors if that was not positive either.
 int NumThreads(int num_threads);
 void SetNumThreads(int num_threads);
 
-// How many of these pay for work that would take one thread about so long: one, unless each gets
-// enough to make up for its being woken.
+// How many of these pay off for work that takes one thread about so many nanoseconds: each has to
+// get enough of it to make up for being woken.
 int ThreadsThatPay(double nanoseconds, int num_threads);
-void SetWorthAThread(double nanoseconds);  // 0: all pay, as tests of small problems want it
+void SetWorthAThread(double nanoseconds);  // 0, for tests of small problems: all pay off
 
-// What the first of several tasks threw, for the thread that waits for them all.
+// The first exception of several tasks, for the thread that waits for them all.
 class FirstException {
  public:
   template <typename Task>
@@ -39,7 +39,7 @@ class FirstException {
     }
   }
   bool caught() const { return caught_.load(std::memory_order_relaxed); }
-  void Rethrow() const {  // when no task runs any more
+  void Rethrow() const {  // call it when no task runs any more
     if (exception_) std::rethrow_exception(exception_);
   }
 

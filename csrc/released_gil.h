@@ -12,9 +12,9 @@
 
 namespace fastkeras {
 
-// As pybind11::gil_scoped_release, which the end of Python aborts: a daemon thread that then asks
-// for the lock is ended by an unwinding of its stack, which may not leave a destructor. Here it
-// sleeps until the process ends, as it does in newer Pythons; nothing else is left for it to do.
+// Like pybind11::gil_scoped_release, with which the end of Python may abort the process: a daemon
+// thread that then asks for the lock is ended by unwinding its stack, which must not pass a
+// destructor. Here the thread sleeps until the process ends, as in newer versions of Python.
 class ReleasedGil {
  public:
   ReleasedGil() : state_(PyEval_SaveThread()) {}

@@ -1,7 +1,7 @@
 // Vectors of one instruction set. A file that defines FASTKERAS_AVX512 or FASTKERAS_AVX2 before it
 // includes this compiles everything below for that set, in a namespace of its own; the caller picks
 // one at run time. No standard header may be included after this one: its inline functions would
-// be compiled for the wider set, and the linker might keep that copy for everybody.
+// be compiled for the wider set, and the linker might keep those copies for all callers.
 
 #ifndef FASTKERAS_SIMD_H_
 #define FASTKERAS_SIMD_H_
@@ -46,8 +46,8 @@
 #define FASTKERAS_END_ISA FASTKERAS_PRAGMA(GCC pop_options)
 #endif
 
-// Makes `table`, a Kernels<T>, one of those among which the domain's CurrentKernels<T> chooses
-// (instruction_set.h). Stands in the domain's namespace, at the end of the file.
+// Makes `table`, a Kernels<T>, one of those that the domain's CurrentKernels<T> chooses from
+// (instruction_set.h). Use it in the domain's namespace, at the end of the file.
 #define FASTKERAS_EXPORT(T, table) \
   const Kernels<T>* FASTKERAS_NAME_OF(FASTKERAS_ISA, T)() { return &FASTKERAS_ISA::table; }
 #define FASTKERAS_NAME_OF(set, T) FASTKERAS_JOIN(set, T)
@@ -89,8 +89,8 @@ FASTKERAS_INLINE Vec<T> Broadcast(T value) {
   return value - Vec<T>{};
 }
 
-// Of the element's alignment and, to the compiler, of its type: a store of floats changes no
-// pointer.
+// A vector with the alignment and, to the compiler, the type of an element, so that it knows that a
+// store of floats changes no pointer.
 template <typename T>
 using Unaligned = typename Simd<T>::Unaligned;
 
@@ -153,8 +153,8 @@ FASTKERAS_INLINE void StoreFirst(T* to, Vec<T> v, int count) {
 }
 #endif
 
-// Sum and Largest reduce a vector; FirstEqual is the first lane where a equals b, kWidth if none;
-// AnyLess tells of a < b in any lane; lane i of PrefixSums is the sum of the lanes 0..i.
+// Sum and Largest reduce a vector. FirstEqual is the first lane where a equals b, or kWidth;
+// AnyLess tells whether a < b in any lane; lane i of PrefixSums is the sum of the lanes 0..i.
 #if defined(FASTKERAS_AVX512)
 FASTKERAS_INLINE bool AnyLess(Vec<float> a, Vec<float> b) {
   return _mm512_cmplt_ps_mask(a, b) != 0;
@@ -227,7 +227,8 @@ FASTKERAS_INLINE auto Largest(V v) {
 }
 #endif
 
-// Where one instruction does it, lane i of LookUp is element index[i] of `low` and `high` together.
+// Lane i of LookUp is element index[i] of `low` and `high` together. Only where one instruction
+// does it.
 #if defined(FASTKERAS_AVX512)
 constexpr bool kLooksUp = true;
 FASTKERAS_INLINE Vec<float> LookUp(Vec<float> low, Vec<float> high, Simd<float>::Int index) {

@@ -1,5 +1,5 @@
-// Tensors of other libraries as what they are in memory, without a call of Python: DLPack's table
-// of functions (DLPackExchangeAPI, version 1.3), which torch has since 2.10.
+// The memory of other libraries' tensors, without calling Python: by DLPack's table of functions
+// (DLPackExchangeAPI, version 1.3), which torch has since 2.10.
 
 #ifndef FASTKERAS_TENSOR_EXCHANGE_H_
 #define FASTKERAS_TENSOR_EXCHANGE_H_
@@ -21,7 +21,7 @@ struct ExchangedTensor {  // DLTensor
   uint8_t bits;
   uint16_t lanes;
   int64_t* shape;
-  int64_t* strides;  // in elements; may be null where they are in a row
+  int64_t* strides;  // in elements; may be null for a contiguous tensor
   uint64_t byte_offset;
 };
 

@@ -18,7 +18,7 @@
 
 namespace fastkeras::tensorflow {
 
-// Thrown inside a kernel or a shape function; `Guarded` keeps it there.
+// Thrown inside a kernel or a shape function; `Guarded` turns it into a status.
 struct Error {
   TF_Code code;
   std::string message;
@@ -73,7 +73,7 @@ inline constexpr TF_DataType kType<bool> = TF_BOOL;
 
 using Shapes = std::vector<std::vector<int64_t>>;
 
-// An input or an output of a running kernel, which may belong to it until it is done.
+// An input or an output of a running kernel; if owned, it is freed when the kernel is done.
 struct Tensor {
   template <typename T>
   T* data() const {
@@ -86,7 +86,7 @@ struct Tensor {
   std::vector<int64_t> shape;
   void* address;
   std::shared_ptr<TF_Tensor> owned;
-  TF_DataType type{};  // 0 where the op's definition has seen to it
+  TF_DataType type{};  // 0 where the op's definition has checked it
 };
 
 inline Tensor Owned(TF_Tensor* tensor) {
@@ -192,7 +192,8 @@ inline bool BoolAttribute(TF_OpKernelConstruction* construction, const char* nam
   return value;
 }
 
-// Registration fails only later, inside TensorFlow, which then tells it; the statuses are empty.
+// Errors of registration come later, from inside TensorFlow, which reports them; the statuses here
+// are empty.
 using Words = std::initializer_list<const char*>;
 template <void (*infer)(ShapeInference&)>
 void RegisterOp(const char* name, Words inputs, Words outputs, Words attributes) {
@@ -206,8 +207,8 @@ void RegisterOp(const char* name, Words inputs, Words outputs, Words attributes)
 }
 
 // `Kernel<T>` is made from a TF_OpKernelConstruction* and called with a TF_OpKernelContext*. Its
-// name has to be its own among all files: gcc merges what it makes of two of the same name, even
-// where each is in an unnamed namespace.
+// name has to be unique among all files: gcc merges what it instantiates for two of the same name,
+// even if each is in an unnamed namespace.
 template <template <typename> class Kernel, typename T>
 void RegisterKernel(const char* op) {
   const auto create = [](TF_OpKernelConstruction* construction) -> void* {

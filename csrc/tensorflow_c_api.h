@@ -1,8 +1,8 @@
 // Declarations of TensorFlow's C API, as far as csrc/tensorflow.h needs it.
 //
-// They are our own, so that a build needs no TensorFlow; and the C API is the part of TensorFlow
-// whose symbols stay, so that one library loads in 2.16 to 2.21 (docs/packaging.md). With
-// FASTKERAS_TENSORFLOW_HEADERS the real headers come first and the compiler compares the two.
+// They are our own, so that a build needs no TensorFlow. The symbols of the C API do not change
+// between versions, so that one library loads in 2.16 to 2.21 (docs/packaging.md). With
+// FASTKERAS_TENSORFLOW_HEADERS the real headers come first, and the compiler compares the two.
 
 #ifndef FASTKERAS_TENSORFLOW_C_API_H_
 #define FASTKERAS_TENSORFLOW_C_API_H_

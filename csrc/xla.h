@@ -1,6 +1,7 @@
-// Lets our kernels run inside of what XLA compiles for the CPU: each op becomes a custom call.
+// Lets our kernels run inside programs that XLA compiles for the CPU: each op becomes a custom
+// call.
 //
-// docs/packaging.md says what of TensorFlow this stands on. It takes a minute to compile.
+// docs/packaging.md says which parts of TensorFlow this needs. It takes a minute to compile.
 
 #ifndef FASTKERAS_XLA_H_
 #define FASTKERAS_XLA_H_
@@ -26,7 +27,7 @@ namespace fastkeras::xla_call {
 
 using tensorflow::Shapes;
 
-// What a kernel is made from while XLA compiles.
+// What a kernel is constructed from while XLA compiles.
 struct OpAttributes {
   ::tensorflow::OpKernelConstruction* construction;
 };
@@ -47,7 +48,7 @@ inline bool BoolAttribute(const OpAttributes* op, const char* name) {
   return Attribute<bool>(op, name);
 }
 
-// The attributes as the text of a dictionary of MLIR, which `Run` gets back.
+// The attributes as the text of an MLIR dictionary, which `Run` gets back.
 inline std::string AttributesText(const ::tensorflow::NodeDef& node) {
   std::string text;
   for (const auto& [name, value] : node.attr()) {
@@ -67,7 +68,7 @@ inline ::xla::Shape RowMajor(::tensorflow::DataType type, const std::vector<int6
   return ::xla::ShapeUtil::MakeShapeWithDescendingLayout(element, shape);
 }
 
-// XLA lets a size vary up to a bound, which would be all that our call sees.
+// XLA lets a size vary up to a bound, and our call would see only the bound.
 inline void ExpectKnownSizes(::tensorflow::XlaOpKernelContext* context, int index) {
   const auto shape = context->InputXlaShape(index);
   if (shape.ok() && shape->is_dynamic()) {
@@ -76,7 +77,7 @@ inline void ExpectKnownSizes(::tensorflow::XlaOpKernelContext* context, int inde
   }
 }
 
-// Stands for the op while XLA compiles, when every shape is known, and leaves the call there.
+// Stands for the op while XLA compiles, when every shape is known, and puts our call in its place.
 template <typename Kernel>
 class Lowering : public ::tensorflow::XlaOpKernel {
  public:
@@ -143,7 +144,7 @@ class Lowering : public ::tensorflow::XlaOpKernel {
   std::unique_ptr<Kernel> kernel_;
 };
 
-// Registers the kernel of an op, which exists, for what XLA compiles.
+// Registers the kernel of an existing op for programs that XLA compiles.
 template <template <typename> class Kernel, typename T>
 void RegisterCall(const char* op) {
   using ThisLowering = Lowering<Kernel<T>>;

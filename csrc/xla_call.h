@@ -1,5 +1,5 @@
-// Kernels as XLA's custom calls on the CPU, by the header of XLA's foreign-function interface
-// alone: neither TensorFlow nor XLA is linked.
+// Kernels as XLA's custom calls on the CPU. It needs only the header of XLA's foreign-function
+// interface, and links neither TensorFlow nor XLA.
 
 #ifndef FASTKERAS_XLA_CALL_H_
 #define FASTKERAS_XLA_CALL_H_
@@ -23,8 +23,9 @@ using tensorflow::Error;
 using tensorflow::InvalidArgument;
 using tensorflow::Tensor;
 
-// A call while it runs, as `Input` and `Output` of a kernel see it: of one element, where
-// transformations of JAX have given all arrays leading axes. In an input they may have the size 1.
+// A running call, as `Input` and `Output` of a kernel see it. Where transformations of JAX have
+// given all arrays leading axes, it is that of one element along these. In an input they may have
+// size 1.
 struct Call {
   ffi::RemainingArgs inputs;
   ffi::RemainingRets outputs;
@@ -89,7 +90,7 @@ Tensor Output(const Call* call, int index, const std::vector<int64_t>& shape) {
   return output;
 }
 
-// What a kernel is made from when it is called.
+// What a kernel is constructed from when it is called.
 struct CallAttributes {
   ffi::Dictionary attributes;
 };
@@ -102,7 +103,7 @@ inline bool BoolAttribute(const CallAttributes* call, const char* name) {
   return Expected<bool>(call->attributes.get<bool>(name));
 }
 
-// What `body` throws is the error of a call.
+// Turns what `body` throws into the error of a call.
 template <typename Body>
 ffi::Error Caught(Body body) {
   try {
@@ -119,8 +120,8 @@ ffi::Error Caught(Body body) {
   return ffi::Error::Success();
 }
 
-// The leading axes of a call, by those of its first output: what the first input has beyond the
-// attribute "rank". Without one there are none.
+// The sizes of a call's leading axes, read from its first output. There are as many as the first
+// input has axes beyond the attribute "rank"; none without that attribute.
 inline std::vector<int64_t> LeadingAxes(const Call& call, const CallAttributes& source) {
   if (!source.attributes.contains("rank")) return {};
   const auto input = Expected<ffi::AnyBuffer>(call.inputs.get<ffi::AnyBuffer>(0)).dimensions();
@@ -133,8 +134,8 @@ inline std::vector<int64_t> LeadingAxes(const Call& call, const CallAttributes& 
   return {output.begin(), output.begin() + count};
 }
 
-// Shares the elements of a call among threads, each with the bits that it has alone. How long one
-// takes is known when the first is done.
+// Shares out the elements of a call among threads; each gives the same bits as alone. The first
+// one is timed to choose how many threads pay off.
 template <typename Kernel>
 void RunElements(const Call& call, const Kernel& kernel) {
   int64_t elements = 1;
