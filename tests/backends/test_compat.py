@@ -1,4 +1,4 @@
-"""The adapters on the backend of the environment, and pytorch-crf's CRF beside the original."""
+"""The adapters on the backend of the environment, and pytorch-crf's CRF against the original."""
 
 import keras
 import numpy as np
@@ -7,11 +7,11 @@ import pytest
 from enumeration import enumerate_paths, probabilities
 from fastkeras.compat import bert4keras, crf_keras
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:where received a uint8:UserWarning"),  # of pytorch-crf
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # torch uses it itself
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # raised by torch itself
 ]
 
 BATCH, STEPS, NUM_TAGS = 4, 5, 3

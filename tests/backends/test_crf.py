@@ -1,6 +1,6 @@
 """The `keras` engine and the layer on the backend of the environment: JAX or torch.
 
-Run by `make test-backends`, which sets KERAS_BACKEND and has an environment for each.
+Run by `make test-backends`, which sets KERAS_BACKEND in an environment for each backend.
 """
 
 import keras
@@ -15,7 +15,7 @@ from fastkeras.crf.chain import Chain
 from fastkeras.layers import CRF
 from fastkeras.metrics import CRFExactMatch, CRFSpanScore
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BATCH, STEPS, NUM_TAGS, WORDS, IGNORED = 4, 6, 3, 10, -100
@@ -121,7 +121,7 @@ def log_likelihood(scores, mask, tags, transitions):
         mask=ops.convert_to_tensor(mask),
         start_transitions=start,
         end_transitions=end,
-        engine="keras",  # the kernels have one derivative
+        engine="keras",  # the kernels have only the first derivative
     )
     return ops.sum(likelihood)
 
@@ -173,8 +173,8 @@ def exact_gradient(scores, mask, tags, change=0):
 
 @pytest.fixture
 def data(rng):
-    """Words with 0 as padding, and tags that follow from a word and the word before."""
-    keras.utils.set_random_seed(0)  # of the models' first weights
+    """Words with 0 as padding, and tags determined by a word and the word before."""
+    keras.utils.set_random_seed(0)  # for the initial weights
     words = rng.integers(1, WORDS, (16, 7))
     words[np.arange(7) >= rng.integers(2, 8, 16)[:, None]] = 0
     words[0] = [0, 3, 0, 5, 7, 0, 0]
@@ -286,7 +286,7 @@ def test_checkpoints_keep_less_for_the_same_gradient(hard, rng):
         kept_and_gradient(log_likelihood(checkpoint), emissions, transitions)
         for checkpoint in (False, True)
     )
-    # the relative emissions, and what selects from them, stay
+    # the relative emissions, and the arrays that select from them, are still kept
     assert kept_less < kept - emissions.size / 2
     for result, exact in zip(results, expected, strict=True):
         np.testing.assert_allclose(result, exact, rtol=1e-4, atol=2e-5)
@@ -310,9 +310,9 @@ def test_constraints_hold_in_training_and_decoding(data):
     rules = functions.constraints.allowed("BIO", ["O", "B", "I"])
     tags = np.where(words > 5, 1, 0)
     tags = np.where((np.roll(tags, 1, axis=1) == 1) & (words % 2 == 0), 2, tags)
-    tags[np.roll(words, 1, axis=1) == 0] = 0  # nothing goes on from a masked step
+    tags[np.roll(words, 1, axis=1) == 0] = 0  # nothing continues from a masked step
     tags[words == 0] = IGNORED
-    for row, word in zip(tags, words, strict=True):  # an I follows B or I only
+    for row, word in zip(tags, words, strict=True):  # I follows only B or I
         before = 0
         for t in np.flatnonzero(word):
             row[t] = 1 if row[t] == 2 and before == 0 else row[t]

@@ -1,4 +1,4 @@
-"""What is derived from the CRF's engines, on JAX or torch, against the same on NumPy arrays.
+"""Functions derived from the CRF's engines, on JAX or torch, against the same on NumPy arrays.
 
 Run by `make test-backends`, like its neighbours.
 """
@@ -10,14 +10,14 @@ from keras import ops
 
 from fastkeras import crf
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SCORES = ("emissions", "transitions", "start_transitions", "end_transitions")
 
 
 def chain(rng, hard):
-    """Return a masked first step, a hole, an empty sequence; and hard constraints."""
+    """Return a batch with a masked first step, a hole, an empty sequence, perhaps constraints."""
     arrays = {
         "emissions": rng.normal(size=(4, 6, 3)),
         "transitions": rng.normal(size=(3, 3)),

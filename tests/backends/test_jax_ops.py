@@ -255,7 +255,7 @@ def test_a_library_that_is_missing_or_broken_says_what_mends_it(tmp_path, monkey
 
 def test_a_library_for_a_newer_interface_than_jaxlib_has_is_not_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(jax.ffi, "include_dir", lambda: tmp_path)
-    jax_ops._check_interface()  # without headers XLA itself has to tell
+    jax_ops._check_interface()  # without headers XLA itself has to complain
     header = tmp_path / "xla" / "ffi" / "api" / "c_api.h"
     header.parent.mkdir(parents=True)
     header.write_text("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 0\n")

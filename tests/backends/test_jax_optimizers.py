@@ -1,4 +1,4 @@
-"""The engine `jax_native` of the optimizers: one call of XLA, in the memory of what it is given."""
+"""The engine `jax_native` of the optimizers: one call of XLA, in the memory of its arguments."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def copied(arrays):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", KERNELS)
 def test_the_bits_are_those_of_native(rule, dtype, rng):
-    """With float64 on: each large variable is cut into pieces that several threads take."""
+    """With float64 enabled. Large variables are cut into pieces for several threads."""
     wide = "float64" if dtype == "float64" else "float32"
     parameters, gradients = ([numbers(rng, s, dtype) for s in SHAPES] for _ in range(2))
     slots = [[rng.uniform(size=s).astype(wide) for _ in RULES[rule].slots] for s in SHAPES]
@@ -81,11 +81,11 @@ def test_the_bits_are_those_of_native(rule, dtype, rng):
                 extras,
             )
         for ours, theirs in zip(flat(*result[:3]), flat(*expected[:3]), strict=True):
-            assert np.asarray(ours).tobytes() == theirs.tobytes()  # NaN as well
+            assert np.asarray(ours).tobytes() == theirs.tobytes()  # even NaN
         assert bool(result[3]) is expected[3] is True
 
 
-ROWS = {  # of six
+ROWS = {  # of six rows, in several forms
     "numbers": lambda rows: np.flatnonzero(rows)[::-1].copy(),
     "numbers of 32 bits": lambda rows: np.flatnonzero(rows).astype("int32"),
     "a mask": lambda rows: rows,
@@ -180,10 +180,10 @@ def test_a_compiled_step_does_what_the_keras_engine_does(name, kind, monkeypatch
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == theirs.dtype
         ours, theirs = (np.asarray(a, "float64") for a in (ours, theirs))
-        if kind == "8 bits":  # a number between two codes may go to either
+        if kind == "8 bits":  # a number between two codes may be rounded to either
             others = np.abs(ours - theirs) > 2e-6 + 1e-5 * np.abs(theirs)
             assert others.sum() <= 1e-3 * others.size
-        elif dtype == "bfloat16":  # or the last digit of a half
+        elif dtype == "bfloat16":  # the last digit may differ
             np.testing.assert_allclose(ours, theirs, rtol=2.0**-7, atol=1e-5)
         else:
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
@@ -191,7 +191,7 @@ def test_a_compiled_step_does_what_the_keras_engine_does(name, kind, monkeypatch
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_nothing_is_copied_of_what_is_donated(kind, rng):
-    """Each result lies where its argument did, and the program has no other array of the size."""
+    """Each result has the memory of its argument, and the program makes no other large array."""
     optimizer = optimizers.AdamW(0.01, **SETTINGS[kind])
     variables = built(optimizer, rng)
     state = state_of(optimizer, variables)
@@ -200,7 +200,7 @@ def test_nothing_is_copied_of_what_is_donated(kind, rng):
     compiled = step.lower(state, gradients).compile()
     text, memory = compiled.as_text(), compiled.memory_analysis()
     assert text.count(CALL) == 1
-    if kind != "lookahead":  # of which XLA keeps the variables as they were before
+    if kind != "lookahead":  # for which XLA keeps the old values of the variables
         assert "f32[300,200]{1,0} copy(" not in text and "f32[70001]{0} copy(" not in text
     if kind not in ("lookahead", "not fused"):
         assert memory.temp_size_in_bytes < 70_001 * 4
@@ -339,7 +339,7 @@ def test_what_the_kernels_cannot_take_is_done_by_keras_and_the_report_says_why(r
         assert last_line(optimizer) == "the engine is keras: it was not built"
 
 
-# The call of XLA, with one thing wrong at a time.
+# The call of XLA, with one fault at a time.
 def of_call():
     b = np.random.default_rng(0).normal(size=(4, 2, 5)).astype("float32")
     return {
@@ -393,7 +393,7 @@ def test_the_call_takes_what_is_well_formed():
 
 
 def replaced(name, index, change):
-    """Return what changes one array of a list of `of_call`."""
+    """Return a function that changes one array in a list of `of_call`."""
 
     def of(given):
         given[name] = list(given[name])
@@ -637,7 +637,7 @@ def test_what_is_malformed_is_named(named):
 
 
 def test_two_devices():
-    """In a process of its own, whose CPU is two devices."""
+    """In another process, whose CPU is two devices."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     program = os.path.join(os.path.dirname(__file__), "two_cpu_devices.py")
     environment = {**os.environ, "XLA_FLAGS": flags}

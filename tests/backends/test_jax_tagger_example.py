@@ -1,4 +1,4 @@
-"""examples/jax_tagger.py on a text made up here, without Keras."""
+"""examples/jax_tagger.py on a made-up text, without Keras."""
 
 import sys
 from importlib import import_module

@@ -20,7 +20,7 @@ from fastkeras.crf._engines import jax_native  # noqa: E402
 from fastkeras.crf.arguments import chain_of  # noqa: E402
 
 BATCH, STEPS, NUM_TAGS, ELEMENTS = 3, 6, 4, 5
-PARTS = {  # by keyword: what every function below takes some of
+PARTS = {  # the arguments of all functions below, by keyword
     "x": (BATCH, STEPS, NUM_TAGS),
     "a": (NUM_TAGS, NUM_TAGS),
     "durations": (3, NUM_TAGS),
@@ -96,7 +96,7 @@ MAPPED = {
 
 
 def drawn(rng, name, front=()):
-    """An argument with `front` axes before its own."""
+    """An argument with the axes `front` before its own."""
     if name == "lengths":
         return jnp.asarray(rng.integers(0, STEPS + 1, (*front, BATCH)), "int32")
     if name == "tags":
@@ -127,7 +127,7 @@ def assert_close(results, expected, tolerance=1e-6):
 
 
 def calls_in(function, *arguments):
-    """How many calls of kernels a program makes, and whether it has loops."""
+    """Return how many calls of kernels a program makes, and whether it has loops."""
     program = str(jax.make_jaxpr(function)(*arguments))
     return program.count("ffi_call["), "while[" in program or "scan[" in program
 
@@ -148,7 +148,7 @@ def test_vmap_is_one_call_with_the_bits_of_many(name, mapped, rng):
     vmapped = jax.jit(jax.vmap(function, in_axes=(axes,)))
     kernels = 2 if name.startswith("gradient") else 1
     assert calls_in(vmapped, moved) == (kernels, False)
-    if name == "gradient of segments":  # sums of marginals by XLA, whose order is its own
+    if name == "gradient of segments":  # sums of marginals by XLA, in any order
         assert_close(vmapped(moved), expected)
     else:
         assert_same(vmapped(moved), expected)
@@ -258,7 +258,7 @@ def test_checkpoint_computes_again_what_the_gradient_needs(rng):
 
     gradient = jax.grad(jax.checkpoint(total))
     assert_close(jax.jit(gradient)(a), jax.grad(total)(a))
-    assert calls_in(gradient, a)[0] == 3  # the value, again with what it leaves, the gradient
+    assert calls_in(gradient, a)[0] == 3  # the value, that again with a workspace, the gradient
 
 
 @pytest.mark.parametrize("name", ("log_likelihood", "segments"))

@@ -12,7 +12,7 @@ from fastkeras import crf
 from fastkeras.crf import memm
 from fastkeras.layers import MEMM
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 

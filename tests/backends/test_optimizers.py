@@ -1,6 +1,6 @@
 """The optimizers on the backend of the environment, JAX or torch: training, settings, saving.
 
-Run by `make test-backends`, which sets KERAS_BACKEND and has an environment for each.
+Run by `make test-backends`, which sets KERAS_BACKEND in an environment for each backend.
 """
 
 from itertools import pairwise
@@ -14,7 +14,7 @@ from fastkeras import optimizers
 from fastkeras.optimizers import set_learning_rate_multiplier, transforms
 from fastkeras.optimizers.fused import stock
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 X = np.random.default_rng(0).standard_normal((64, 4)).astype("float32")
@@ -24,7 +24,7 @@ MOMENTUM = {"SGD": {"momentum": 0.9, "nesterov": True}, "RMSprop": {"momentum": 
 
 
 def network(optimizer=None, compiled=True):
-    """Return a model; where a test is not about the compiled step of JAX, it saves the time."""
+    """Return a model; without `compiled`, tests on JAX save the time of compilation."""
     keras.utils.set_random_seed(3)
     layers = [keras.layers.Dense(8, "tanh", name="body"), keras.layers.Dense(1, name="head")]
     model = keras.Sequential([keras.Input((4,)), *layers])

@@ -1,4 +1,4 @@
-"""torch.compile and torch.export of the public functions, which need no Keras for tensors."""
+"""torch.compile and torch.export of the public functions, which work on tensors without Keras."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounter  # noqa: E402
 from fastkeras import crf  # noqa: E402
 from fastkeras.crf import semi_markov  # noqa: E402
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STEPS, NUM_TAGS = 6, 4
@@ -41,7 +41,7 @@ def arguments_of(batch=3, steps=STEPS, seed=0):
     }
 
 
-FUNCTIONS = {  # and the names of their arguments
+FUNCTIONS = {  # with the names of their arguments
     "log_likelihood": (crf.log_likelihood, ("emissions", "tags", *CHAIN)),
     "of a mask": (crf.log_likelihood, ("emissions", "tags", *CHAIN, "mask")),
     "with gradients": (crf.log_likelihood_and_gradients, ("emissions", "tags", *CHAIN, "weights")),
@@ -60,7 +60,7 @@ DIFFERENTIABLE = ("log_likelihood", "of a mask", "sequence_score", "log_partitio
 
 @pytest.fixture(autouse=True)
 def compiler(monkeypatch):
-    """The C++ compiler of inductor is one word, whatever CXX says."""
+    """Give inductor a C++ compiler of one word, whatever CXX says."""
     import torch._inductor.config as config
 
     torch._dynamo.reset()
@@ -85,7 +85,7 @@ def test_one_graph_of_the_same_bits(name):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of inductor itself
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # raised by inductor itself
 def test_inductor():
     given = arguments_of()
     del given["durations"], given["weights"], given["mask"]
@@ -107,7 +107,7 @@ def test_other_sizes_are_compiled_once(name):
         given = arguments_of(batch, steps)
         given = {key: value for key, value in given.items() if key in names}
         torch.testing.assert_close(compiled(**given), function(**given), rtol=0, atol=0)
-    assert counter.frame_count <= 3  # for the sizes of the first, for others, and one to spare
+    assert counter.frame_count <= 3  # for the first sizes, for all others, and one to spare
 
 
 class Tagger(torch.nn.Module):
@@ -131,7 +131,7 @@ def test_a_module_that_decodes_is_exported(strict, tmp_path):
     assert "fastkeras.crf_viterbi" in str(program.graph)
     torch.export.save(program, tmp_path / "tagger.pt2")
     loaded = torch.export.load(tmp_path / "tagger.pt2").module()
-    if strict:  # and in a process of its own
+    if strict:  # also in another process
         code = (
             "import fastkeras, sys, torch; fastkeras.engines('crf'); torch.export.load(sys.argv[1])"
         )

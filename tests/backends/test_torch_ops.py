@@ -15,7 +15,7 @@ from fastkeras.crf._engines import torch_native  # noqa: E402
 from fastkeras.crf.arguments import chain_of  # noqa: E402
 from fastkeras.crf.semi_markov._engines import torch_native as _semi_markov_torch_native  # noqa: E402
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BATCH, STEPS, NUM_TAGS = 3, 6, 4
@@ -74,7 +74,7 @@ def test_opcheck(chain, tags):
     quantity = torch_native.LOG_LIKELIHOOD
     inputs = (*with_gradients(chain), tags, quantity)
     torch.library.opcheck(OPS.crf_value.default, (*inputs, False))
-    # of a workspace not everything is written: two are not equal, as the other test wants it
+    # not the test that compares results: a workspace is written only in part, so two may differ
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(OPS.crf_value.default, (*inputs, True), test_utils=tests)
     value, workspace = OPS.crf_value(*chain, tags, quantity, True)
@@ -120,7 +120,7 @@ def test_transforms_of_torch_func(chain, tags):
 
 
 def one_by_one(function, in_dims, arguments, size=2):
-    """What `torch.func.vmap` is to return, by a loop."""
+    """Return what `torch.func.vmap` should, by a loop."""
     pairs = list(zip(arguments, in_dims, strict=True))
     results = [
         function(*(x if dim is None else x.select(dim, i) for x, dim in pairs)) for i in range(size)
@@ -130,7 +130,7 @@ def one_by_one(function, in_dims, arguments, size=2):
 
 @pytest.mark.parametrize("in_dims", [(0, None, None), (2, 0, None), (None, 1, None), (1, None, 0)])
 def test_vmap_takes_what_a_loop_takes(chain, tags, in_dims):
-    """With the axis in the batch where transitions are shared, and else call by call."""
+    """With shared transitions the axis joins the batch, else there is a call for each element."""
     arguments = [
         x if dim is None else torch.stack([x, x.flip(0)], dim)
         for x, dim in zip((chain.emissions, tags, chain.transitions), in_dims, strict=True)
@@ -167,7 +167,7 @@ def test_vmap_of_samples(chain):
 
 
 def test_a_gradient_that_was_not_foreseen(chain, tags):
-    """Without the workspace of the value, the gradient computes it again."""
+    """If the value has kept no workspace, the gradient computes it again."""
     inputs = (*with_gradients(chain), tags, torch_native.LOG_LIKELIHOOD)
     results = []
     for keep in (True, False):
@@ -232,7 +232,7 @@ def test_workers_that_are_forked_can_decode(chain):
 
     expected, _ = crf.viterbi(chain.emissions, chain.transitions)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, by Python
+        warnings.simplefilter("ignore", DeprecationWarning)  # by Python, of forks beside threads
         loaded = list(torch.utils.data.DataLoader(Rows(), num_workers=2, batch_size=None))
     for tags in loaded:
         np.testing.assert_array_equal(tags.numpy(), expected.numpy())

@@ -24,7 +24,7 @@ def groups(dtype=torch.float64):
 def train(optimizer, parameters, steps, scheduler=None):
     for step in range(steps):
         for k, parameter in enumerate(parameters):
-            has_gradient = k != 1 or step % 2  # bias is corrected by each parameter's own steps
+            has_gradient = k != 1 or step % 2  # so parameters have had different numbers of steps
             parameter.grad = torch.sin(parameter.detach() + step) if has_gradient else None
         optimizer.step()
         if scheduler is not None:
@@ -108,7 +108,7 @@ def test_what_the_kernels_cannot_take_is_refused():
 
 
 def of_torch(parameters, **settings):
-    """The same parameters again, and torch's optimizer of them."""
+    """Return copies of the parameters, and torch's optimizer of them."""
     others = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
     return others, torch.optim.AdamW(others, **settings)
 

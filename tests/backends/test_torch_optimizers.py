@@ -1,4 +1,4 @@
-"""The engine `torch_native` of the optimizers: torch's own memory, updated by the C++ kernels."""
+"""The engine `torch_native` of the optimizers: torch tensors, updated in place by the kernels."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from fastkeras.optimizers.hyperparameters import DEFAULTS  # noqa: E402
 from fastkeras.optimizers.rules import RULES  # noqa: E402
 from fastkeras.optimizers.step import Extras  # noqa: E402
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SHAPES = ((300, 20), (17,), (0, 3), ())
@@ -76,7 +76,7 @@ def test_the_bits_are_those_of_native(rule, dtype, rng):
     for tensor, array in zip(ours, theirs, strict=True):
         assert (tensor is None) == (array is None)
         if tensor is not None:
-            assert torch_native._array_of(tensor).tobytes() == array.tobytes()  # NaN as well
+            assert torch_native._array_of(tensor).tobytes() == array.tobytes()  # even NaN
 
 
 def coefficients_of(rule):
@@ -138,7 +138,7 @@ def test_what_the_kernels_cannot_take_is_done_by_keras_and_the_report_says_why(r
         optimizer.report(print_fn=text.append)
         assert text[-1].splitlines()[-1] == f"the engine is {name}{reason}"
     assert (strided == 0.5).all()
-    assert both.tolist() == [-1] * 8  # `keras` assigns what it has computed of the values before
+    assert both.tolist() == [-1] * 8  # `keras` computes all from the old values
     adafactor = optimizers.Adafactor(0.1)
     built(adafactor, np.ones((2, 2)))
     assert adafactor._engine_and_reason() == ("keras", "the kernels have no adafactor")

@@ -1,4 +1,4 @@
-"""examples/torch_tagger.py on a text made up here, and without Keras."""
+"""examples/torch_tagger.py on a made-up text, and without Keras."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def test_both_heads_learn_to_cut_words(monkeypatch, rng, capsys):
     paragraphs = [[*rng.choice(WORDS, 8).tolist(), "。"] for _ in range(120)]
     monkeypatch.setattr(peoples_daily, "read_paragraphs", lambda: paragraphs)
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # for so small a network more would wait for each other
+    torch.set_num_threads(1)  # in so small a network more would wait for each other
     found = torch_tagger.main(["--paragraphs", "90", "--epochs", "12"])
     torch.set_num_threads(before)
     assert min(found.values()) > 0.9

@@ -18,5 +18,5 @@ from test_reparameterize import *  # noqa: F403
 from test_round_trips import *  # noqa: F403
 from test_several_gradients import *  # noqa: F403
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

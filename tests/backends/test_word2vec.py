@@ -8,5 +8,5 @@ import pytest
 from word2vec.test_layers import *  # noqa: F403
 from word2vec.test_windows import *  # noqa: F403
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

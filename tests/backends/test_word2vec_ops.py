@@ -118,7 +118,7 @@ def test_jax_compiles_and_transforms_them(arrays):
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
 @pytest.mark.parametrize("name", ["pool", "scatter", "loss"])
 def test_jax_calls_answer_or_raise(arrays, name):
-    """On whatever arrays: the kernels follow no number that was not looked at."""
+    """On any arrays: the kernels check every number that they use as a position."""
     import jax
 
     (h, u, b, c), words, weights = arrays

@@ -1,4 +1,4 @@
-"""Run by test_jax_optimizers.py: the optimizers of Keras where the CPU is two devices of JAX."""
+"""Run by test_jax_optimizers.py: the Keras optimizers with a CPU as two devices of JAX."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def compare(ours, theirs):
 
 
 def of_replicas():
-    """Variables on both devices, which see half of a batch each."""
+    """Variables on both devices, each of which gets half of a batch."""
     alone = trained()
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     both = trained()
@@ -38,7 +38,7 @@ def of_replicas():
 
 
 def of_parts(alone):
-    """Variables cut in two, which only the engine `keras` leaves on their devices."""
+    """Variables split over the devices; only the engine `keras` leaves the parts there."""
     mesh = keras.distribution.DeviceMesh((1, 2), ["batch", "model"])
     layouts = keras.distribution.LayoutMap(mesh)
     layouts[".*cut/kernel"] = (None, "model")
@@ -52,7 +52,7 @@ def of_parts(alone):
 
 
 def of_a_sharded_batch():
-    """Without Keras' distribution: gradients of a batch on two devices, summed by XLA."""
+    """Gradients of a batch on two devices, summed by XLA without Keras' distribution."""
     keras.distribution.set_distribution(None)
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     whole, halves = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))

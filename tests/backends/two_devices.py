@@ -1,4 +1,4 @@
-"""Run by test_jax_transformations.py in a process with two host devices: batches split in two."""
+"""Run by test_jax_transformations.py in a process with two CPU devices: batches split in two."""
 
 import sys
 

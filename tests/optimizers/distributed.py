@@ -1,8 +1,8 @@
-"""What `test_distribution.py` runs in processes of their own: one training, saved to a file.
+"""Run by `test_distribution.py` in other processes: one training, saved to a file.
 
     python distributed.py STRATEGY SETTINGS OUTPUT
 
-STRATEGY is "one", "mirrored" (two CPUs of one process) or "workers" (TF_CONFIG tells which).
+STRATEGY is "one", "mirrored" (two CPUs of one process) or "workers" (those in TF_CONFIG).
 """
 
 import json
@@ -27,7 +27,7 @@ def strategy_of(kind):
 
 
 def fit(model, optimizer, data, strategy):
-    """Do what `fit` does; that of Keras 3 takes no values of several processes."""
+    """Train as `fit` does, which in Keras 3 takes no values of several processes."""
 
     def of_replica(x, y):
         with tf.GradientTape() as tape:
@@ -46,7 +46,7 @@ def fit(model, optimizer, data, strategy):
 
 def main(kind, settings, output):
     settings = json.loads(settings)
-    strategy = strategy_of(kind)  # before anything touches a device
+    strategy = strategy_of(kind)  # before anything uses a device
     import keras
 
     from fastkeras.optimizers import AdamW, set_learning_rate_multiplier, transforms

@@ -1,4 +1,4 @@
-"""A pytest plugin that puts our optimizers where the tests of Keras look for its own."""
+"""A pytest plugin that gives the tests of Keras our optimizers in place of its own."""
 
 from importlib import import_module
 
@@ -8,13 +8,13 @@ from fastkeras.optimizers.fused import stock
 
 
 def pytest_configure():
-    # Not at import: pytest imports this file too when it looks for doctests, and every other test
-    # would then find our optimizers where it expects those of Keras.
+    # Not on import: pytest imports this file also to look for doctests, and all other tests would
+    # then get our optimizers instead of those of Keras.
     its_own = import_module("keras.src.optimizers")
     for ours in stock.OPTIMIZERS:
         name = ours.__name__
         module = import_module(f"keras.src.optimizers.{name.lower()}")
         for place in (module, its_own, keras.optimizers):
             setattr(place, name, ours)
-        if name.lower() in its_own.ALL_OBJECTS_DICT:  # has no Lamb
+        if name.lower() in its_own.ALL_OBJECTS_DICT:  # Lamb is not in it
             its_own.ALL_OBJECTS_DICT[name.lower()] = ours

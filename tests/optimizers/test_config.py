@@ -1,4 +1,4 @@
-"""What an optimizer says of itself comes back: every argument, with values that are falsy too."""
+"""Every argument of an optimizer is saved and restored, even if it is falsy."""
 
 import json
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 NAMES = [ours.__name__ for ours in stock.OPTIMIZERS]
 ONE = (transforms.clip_by_norm(1.0),)
-# Each argument of `Fused`, with a value that is false and one that is not; and some of Keras'.
+# Each argument of `Fused`, and some of Keras', with a falsy value and another one.
 VALUES = {
     "learning_rate_multipliers": [[("body", 0.0)], [(".", 0.0)], [0, 0.0, 0, 0], [], {"bias": 2}],
     "gradient_transforms": [[("body", ())], (), [("bias", transforms.scale(0.0))], {"bias": ONE}],
@@ -46,7 +46,7 @@ def made(name, settings):
 
 
 def told(optimizer):
-    """Return all by which the step of a built optimizer may differ."""
+    """Return all settings on which the step of a built optimizer depends."""
     settings = optimizer._settings
     plain = ("ema_bias_correction", "moment_bits", "lookahead_period", "slow_step_size")
     plain += ("master_weights", "stochastic_rounding", "weight_decay", "ema_momentum")
@@ -65,13 +65,13 @@ def told(optimizer):
 def test_every_argument_comes_back(name, argument, value):
     model = network()
     optimizer = made(name, {argument: value} if argument != "moment_bits" or name == "Adam" else {})
-    configs = [optimizer.get_config()]  # as it was given, ...
+    configs = [optimizer.get_config()]  # as given, ...
     try:
         optimizer.build(model.trainable_variables)
     except ValueError:  # Lamb is never lazy, and Adafactor not adapted
         assert name in ("Lamb", "Adafactor") and argument in ("lazy", "layer_adaptation")
         return
-    configs.append(optimizer.get_config())  # ... and as it was understood
+    configs.append(optimizer.get_config())  # ... and as resolved
     for config in configs:
         config = json.loads(json.dumps(config))
         again = type(optimizer).from_config(config)
@@ -175,7 +175,7 @@ def test_freezing_and_another_order_keep_what_belongs_to_each():
 
 @keras.saving.register_keras_serializable("test_config")
 class Own(keras.Model):
-    """Its layers have no names, and so others when it is loaded."""
+    """A model whose layers were not named, so that their names differ after loading."""
 
     def __init__(self, **options):
         super().__init__(**options)

@@ -16,14 +16,14 @@ import tensorflow as tf
 import fastkeras
 from fastkeras import optimizers
 
-# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 TIMEOUT = 240  # seconds
 
 
 def start(kind, output, environment=None, **settings):
-    """Start a training; distributed.py has which."""
+    """Start a training of distributed.py in a process."""
     root = str(Path(fastkeras.__file__).parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     script = Path(__file__).with_name("distributed.py")
@@ -37,7 +37,7 @@ def start(kind, output, environment=None, **settings):
 
 
 def results_of(processes, outputs):
-    """Wait for processes, none of which outlives this, and read what they saved."""
+    """Wait for processes, ending those that take too long, and read what they saved."""
     with ExitStack() as stack:
         for process in processes:
             stack.enter_context(process)

@@ -1,7 +1,7 @@
-"""Malformed and unusual input, at each door of the optimizers: as `reference` does, or refused.
+"""Malformed and unusual input is treated as by the engine `reference`, or refused, everywhere.
 
-The doors are the function `update` on every engine, the function of the extension module behind it,
-the TensorFlow op, and its call inside of what XLA compiles.
+That is: by the function `update` on every engine, by the function of the extension module behind
+it, by the TensorFlow op, and by its call in programs compiled by XLA.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def numbers(*shape, dtype="float32", seed=0):
 
 
 def good(rule="adam", shape=(4, 6), dtype="float32"):
-    """Return arguments of `update` that nothing is wrong with."""
+    """Return valid arguments of `update`."""
     slots = tuple(
         np.array(np.abs(numbers(*shape, seed=k + 2))) for k, _ in enumerate(RULES[rule].slots)
     )
@@ -41,7 +41,7 @@ def good(rule="adam", shape=(4, 6), dtype="float32"):
 
 
 def copied(arguments):
-    """Return the arguments with arrays of their own, contiguous and in the order of the axes."""
+    """Return the arguments with copies of the arrays, contiguous and in C order."""
 
     def copy(value):
         if isinstance(value, (list, tuple)):
@@ -57,7 +57,7 @@ def written(arguments):
 
 
 def strided(array, pad):
-    """Return the same numbers in memory that has `pad` more of them between any two."""
+    """Return the same numbers in memory with `pad` others between any two."""
     wide = np.full((*array.shape[:-1], array.shape[-1] * (1 + pad)), 7, array.dtype)
     view = wide[..., :: 1 + pad]
     view[...] = array
@@ -77,7 +77,7 @@ def read_only(array):
     return array
 
 
-# Gradients of which only the layout is unusual: the result is that of a plain copy.
+# Gradients with an unusual layout: the result is that of a plain copy.
 LAYOUTS = {
     "transposed": lambda g: np.asfortranarray(g),
     "every second number": lambda g: strided(g, 1),
@@ -125,7 +125,7 @@ def test_a_gradient_that_is_what_it_changes_is_read_first(engine, of):
         np.testing.assert_allclose(result, expected, rtol=2e-6, atol=2e-6)
 
 
-# What the gradient or the slots hold: NaN and inf go where the reference lets them go.
+# NaN and inf in the gradient or the slots have the same effect as in the reference.
 @pytest.mark.parametrize("rule", [rule for rule, row in RULES.items() if row.has_kernel])
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 0.0, -0.0, 1e18, 1e-45])
 @pytest.mark.parametrize("where", ["gradients", "slots", "parameters"])
@@ -140,7 +140,7 @@ def test_every_number_goes_as_in_the_reference(engine, rule, value, where):
         update(**plain, engine="reference")
         update(**given, engine=engine)
     if rule == "lamb" and where == "parameters" and np.isinf(value):
-        assert not np.isfinite(given["parameters"]).any()  # the step is infinitely long, or NaN
+        assert not np.isfinite(given["parameters"]).any()  # the step is infinite or NaN
         return
     for result, expected in zip(written(given), written(plain), strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
@@ -280,7 +280,7 @@ def test_a_rule_without_a_kernel_goes_to_an_engine_that_has_it(name, monkeypatch
     assert update(**given)
 
 
-# The function of the extension module, with one thing wrong at a time.
+# The function of the extension module, with one fault at a time.
 def of_core(rule="adam", count=2):
     arrays = [numbers(count, 5, seed=k) for k in range(4)]
     return {
@@ -353,11 +353,11 @@ def test_the_extension_module_refuses_shared_memory():
             bad = {"gradients": [other]} if name == "gradients" else {"slots": [[other, B.copy()]]}
             with pytest.raises(ValueError, match="overlap"):
                 _core.optimizer_step(**given | bad)
-    given["gradients"] = [memory[10:20].reshape(2, 5)]  # a neighbour is none of it
+    given["gradients"] = [memory[10:20].reshape(2, 5)]  # memory next to it is allowed
     assert _core.optimizer_step(**given)
 
 
-# The TensorFlow op, eagerly and inside of what XLA compiles.
+# The TensorFlow op, eagerly and compiled by XLA.
 def of_op():
     variables = [tf.Variable(numbers(2, 5, seed=k)) for k in range(3)]
     return {

@@ -1,4 +1,4 @@
-"""Every engine of the optimizers against the reference, on all that hypothesis draws."""
+"""Every engine of the optimizers against the reference, on problems drawn by hypothesis."""
 
 import inspect
 from importlib import import_module
@@ -30,7 +30,7 @@ def test_halves_are_computed_in_float32_and_rounded_once(engine, problem):
     rule, parameters, gradients, first, settings = problem
     one_step = (rule, parameters, gradients[:1], first, settings)
     wide = (rule, [p.astype(np.float32) for p in parameters], gradients[:1], first, settings)
-    of_wide = "reference" if engine == "numba" else engine  # which Numba leaves halves to
+    of_wide = "reference" if engine == "numba" else engine  # to which Numba leaves 16-bit floats
     for result, expected in zip(run(one_step, engine), run(wide, of_wide), strict=True):
         with np.errstate(over="ignore"):
             np.testing.assert_array_equal(result, expected.astype(result.dtype))

@@ -1,4 +1,4 @@
-"""What a step may have beside: rows, layer adaptation, remainders, rounding at random."""
+"""The extras of a step: rows, layer adaptation, remainders, random rounding."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_rows_move_as_if_they_were_all_and_the_others_stay(engine, rule, seed, r
     others = np.setdiff1d(np.arange(40), rows)
     for result, expected, old in zip(whole, alone, before, strict=True):
         np.testing.assert_array_equal(result[others], old[others])
-        # The engine `keras` sums a norm over all rows, zeros among them.
+        # The engine `keras` sums a norm over all rows, including zeros.
         np.testing.assert_allclose(result[rows], expected, rtol=2e-6, atol=1e-6)
 
 
@@ -86,7 +86,7 @@ def test_a_half_and_its_remainder_are_a_float32(engine, dtype, rule, seed):
     half = rng.standard_normal((33, 70)).astype(dtype)
     wide, remainder = half.astype(np.float32), np.zeros((33, 70), np.float32)
     slots = [slots_of(rule, wide) for _ in range(2)]
-    of_wide = "reference" if engine == "numba" else engine  # which Numba leaves halves to
+    of_wide = "reference" if engine == "numba" else engine  # to which Numba leaves 16-bit floats
     for step in (1, 2, 3):
         gradient = rng.standard_normal((33, 70)).astype(np.float32)
         settings = {"learning_rate": 1e-3, "step": step, **more(rule)}
@@ -107,7 +107,7 @@ def rounded_at_random(engine, moved, dtype="bfloat16"):
 
 
 def test_rounding_at_random_is_right_on_average(engine):
-    digit = 2.0**-7  # of a bfloat16 between 1 and 2
+    digit = 2.0**-7  # the last of a bfloat16 between 1 and 2
     values = rounded_at_random(engine, 0.3 * digit)
     assert set(np.unique(values)) == {1.0, 1.0 + digit}
     share = (values > 1).mean()

@@ -1,4 +1,4 @@
-"""Keras' own tests of its optimizers, as they are installed, run on ours."""
+"""Run Keras' own tests of its optimizers, as installed, on ours."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ import keras
 FOLDER = Path(keras.__file__).parent / "src" / "optimizers"
 FILES = ("adam", "adamw", "sgd", "nadam", "lion", "lamb", "adafactor", "rmsprop", "adagrad",
          "optimizer", "optimizer_sparse", "loss_scale_optimizer", "multi_optimizer")  # fmt: skip
-# These watch whether `assign_sub` of Keras gets a sparse value. Our kernel writes rows by itself;
-# the engine `keras` has to pass them. test_sparse_correctness_* tells what comes of such gradients.
+# These tests check that `assign_sub` of Keras gets a sparse value. The engine `keras` has to pass
+# them; our kernel writes rows by itself. test_sparse_correctness_* checks the results.
 HOW_KERAS_DOES_IT = ("adafactor", "adagrad", "loss_scale_optimizer_sgd", "rmsprop", "sgd")
 
 OPTIONS = ["-p", "keras_swapped", "-p", "no:cacheprovider", "-c", os.devnull, "-qx", "-W", "ignore"]
@@ -30,7 +30,7 @@ def test_the_engine_of_keras_operations_writes_rows_as_keras_does(tmp_path):
 
 
 def passed(folder, arguments, **environment):
-    """How many tests of Keras passed; an error if one did not."""
+    """Return how many tests of Keras passed; raise if one failed."""
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     plugin = {"PYTHONPATH": os.pathsep.join(paths)}
     run = subprocess.run(
@@ -46,7 +46,7 @@ def passed(folder, arguments, **environment):
 
 def test_importing_the_plugin_leaves_the_optimizers_of_keras_where_they_are():
     sys.path.append(str(Path(__file__).parent))
-    import keras_swapped  # as pytest does, too, looking for doctests
+    import keras_swapped  # as pytest does to look for doctests
 
     for ours in keras_swapped.stock.OPTIMIZERS:
         assert getattr(keras.optimizers, ours.__name__) is not ours

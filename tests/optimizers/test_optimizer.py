@@ -13,7 +13,7 @@ from fastkeras.optimizers import set_learning_rate_multiplier, transforms
 from fastkeras.optimizers.fused import stock
 from fastkeras.optimizers.fused.engine import why_keras
 
-# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 X = np.random.default_rng(0).standard_normal((64, 4)).astype("float32")

@@ -1,4 +1,4 @@
-"""Bias correction by variable: each counts the updates that it has had itself."""
+"""Bias correction by variable: each counts its own updates."""
 
 import keras
 import numpy as np
@@ -80,7 +80,7 @@ def test_no_step_after_300_is_longer_than_the_rate():
     set_learning_rate_multiplier(later, 1.0)
     before = later.numpy().copy()
     step(gradients(1)[0])
-    lengths = np.abs(later.numpy() - before)  # a little less where the gradient is near epsilon
+    lengths = np.abs(later.numpy() - before)  # slightly shorter if the gradient is near epsilon
     np.testing.assert_allclose([np.median(lengths), lengths.max()], 0.01, rtol=1e-4)
 
 
@@ -108,7 +108,7 @@ def test_update_takes_a_number_for_each_parameter(engine, rule):
     together = after([1, 300])
     np.testing.assert_allclose(together[0], after([1])[0], rtol=1e-14)
     np.testing.assert_allclose(together[1], after([300])[0], rtol=1e-14)
-    if rule != "lamb":  # whose steps have the length that they have
+    if rule != "lamb":  # whose steps have a fixed length
         assert np.abs(together[0] - together[1]).max() > 1e-3
 
 
@@ -141,7 +141,7 @@ def fit(model, epochs=1):
 @pytest.mark.parametrize("lookahead_period", [None, 3])
 @pytest.mark.parametrize("before", [0, 2])
 def test_counts_are_saved(name, lookahead_period, before, tmp_path):
-    """Also where a variable was trained, then frozen."""
+    """Even if a variable was trained and then frozen."""
     settings = {"lookahead_period": lookahead_period}
     model = network(getattr(optimizers, name)(0.01, **settings))
     fit(model, before) if before else model.optimizer.build(model.trainable_variables)

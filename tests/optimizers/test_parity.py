@@ -1,4 +1,4 @@
-"""A hundred steps: how far from float64, and how far are the optimizers of Keras."""
+"""A hundred steps: their distance from float64, compared with that of Keras' optimizers."""
 
 import keras
 import numpy as np
@@ -43,7 +43,7 @@ def trained(optimizer, start, gradients, dtype):
 @settings(max_examples=4)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    multiplier=st.sampled_from((0.5, 1.0, 2.0)),  # exact in float32, also times the rate
+    multiplier=st.sampled_from((0.5, 1.0, 2.0)),  # exact in float32, times the rate too
     clipping=st.sampled_from(CLIPPING),
 )
 def test_the_error_of_many_steps_is_that_of_rounding(name, arguments, seed, multiplier, clipping):
@@ -61,12 +61,12 @@ def test_the_error_of_many_steps_is_that_of_rounding(name, arguments, seed, mult
         np.abs(trained(optimizer, start, gradients, "float32") - exact) / ulp
         for optimizer in (ours, theirs)
     ]
-    if name == "Lion":  # rounding turned the sign of a step: a number in a thousand
+    if name == "Lion":  # rounding changes the sign of a step in one of a thousand numbers
         as_it_was = np.maximum(*errors) * ulp < 0.01 * multiplier
         assert as_it_was.mean() > 0.99
         errors = [error[as_it_was] for error in errors]
     of_ours, of_theirs = (np.sqrt(np.mean(error**2)) for error in errors)
-    # Lion's steps are all of one size, so that what they lose adds up and does not cancel.
+    # Lion's steps all have one size, so their rounding errors add up instead of cancelling.
     assert of_ours <= (6 if name == "Lion" else 2)
-    # Where Keras computes the same, both are what rounding the variable at each step costs.
+    # Where Keras computes the same, both errors are those of rounding the variable at each step.
     assert of_ours <= 1.1 * of_theirs

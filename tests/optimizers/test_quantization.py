@@ -1,4 +1,4 @@
-"""Moments in 8 bits: the codes, the engines, and what training makes of them."""
+"""Moments in 8 bits: the codes, the engines, and training."""
 
 import keras
 import numpy as np
@@ -97,13 +97,13 @@ def test_every_engine_does_the_same_step_on_codes(engine, rule, seed, size, half
         for k, has_sign in enumerate((True, False)[: len(slots) // 2]):
             own = quantization.dequantize(NUMPY, *after[1 + 2 * k : 3 + 2 * k], has_sign)
             expected = quantization.dequantize(NUMPY, *slots[2 * k : 2 * k + 2], has_sign)
-            largest = np.abs(expected).max()  # on the border between two codes either may be taken
+            largest = np.abs(expected).max()  # between two codes either may be taken
             np.testing.assert_allclose(own, expected, rtol=0, atol=0.015 * largest)
             assert (np.abs(own - expected) > 1e-5 * largest).mean() < 0.02
 
 
 def test_a_small_second_moment_is_never_0(engine):
-    """It would have the next step divide by epsilon."""
+    """Else the next step would divide by epsilon."""
     gradient = np.full(512, 1e-5, np.float32)
     gradient[::2] = 0
     gradient[7] = 1

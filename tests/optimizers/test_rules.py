@@ -1,8 +1,8 @@
-"""Each rule against its formula in docs/optimizers.md, written down a second time.
+"""Each rule against its formula in docs/optimizers.md, written a second time.
 
-A rule is an entry of FORMULAS: a function of t, from 1, the parameter p, the gradient g, and what
-it keeps in `s`, by name, zeros at first; it returns the new p. The other tests of the optimizers go
-by the table of rules.py, and so take a new rule up by themselves.
+A rule is an entry of FORMULAS: a function of t, from 1, the parameter p, the gradient g, and the
+state `s`, by name, at first zeros; it returns the new p. The other tests of the optimizers use the
+table of rules.py, and so include a new rule by themselves.
 """
 
 import numpy as np

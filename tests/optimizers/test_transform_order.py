@@ -1,4 +1,4 @@
-"""Transforms that have to run before the kernel keep what comes before them in its place."""
+"""Transforms before the kernel keep their order with those that precede them."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ def without_nan(gradient, variable):
 
 
 def apply(gradients, **settings):
-    """Return how far variables of 1 move in one step of SGD, and its skipped steps."""
+    """Return how far variables at 1 move in one step of SGD, and its skipped steps."""
     named = zip("abc", gradients, strict=False)
     variables = [keras.Variable(np.ones(len(g)), name=name) for name, g in named]
     optimizer = optimizers.SGD(1.0, **settings)

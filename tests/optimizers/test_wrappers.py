@@ -42,7 +42,7 @@ def test_lazy_rows_without_a_gradient_stay_and_so_do_their_moments(name):
     np.testing.assert_array_equal(moved, [False, False, True, False, False, False])
     for slot, before in zip(optimizer._slots(0), slots, strict=True):
         np.testing.assert_array_equal(np.delete(slot.numpy(), 2, 0), np.delete(before, 2, 0))
-    # Row 4 has moved as by the sum of its two gradients.
+    # Row 4 has moved by the sum of its two gradients.
     alone, again = keras.Variable(np.ones((1, 3), "float32")), getattr(optimizers, name)(0.1)
     again.build([alone])
     again.apply([np.full((1, 3), 4.0, np.float32)], [alone])
@@ -74,7 +74,7 @@ def test_lazy_embeddings_train_the_same_with_xla():
         before = model.layers[0].embeddings.numpy().copy()
         model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
         after = model.layers[0].embeddings.numpy()
-        np.testing.assert_array_equal(after[20:], before[20:])  # not even decayed
+        np.testing.assert_array_equal(after[20:], before[20:])  # not even by decay
         assert (after[:20] != before[:20]).any(axis=1).all()
         weights.append(after)
     np.testing.assert_allclose(*weights, atol=1e-5)
@@ -82,7 +82,7 @@ def test_lazy_embeddings_train_the_same_with_xla():
 
 def test_a_sparse_gradient_of_sgd_reads_only_its_rows():
     table = embeddings()
-    table.assign(np.full((6, 3), np.nan, "float32"))  # NaN would go on where it is read
+    table.assign(np.full((6, 3), np.nan, "float32"))  # NaN would spread from rows that are read
     table.value.scatter_update(sparse([[1.0] * 3], [2]))
     optimizer = optimizers.SGD(0.5)
     optimizer.build([table])
@@ -147,7 +147,7 @@ def test_lookahead_begins_where_the_first_step_does():
     variable = keras.Variable(np.ones(3, "float32"))
     optimizer = optimizers.SGD(1.0, lookahead_period=1, slow_step_size=0.5)
     optimizer.build([variable])
-    variable.assign([10.0, 10.0, 10.0])  # weights that are loaded after building
+    variable.assign([10.0, 10.0, 10.0])  # as if weights were loaded after building
     optimizer.apply([np.ones(3, "float32")], [variable])
     np.testing.assert_array_equal(variable.numpy(), [9.5] * 3)
 
@@ -213,7 +213,7 @@ def test_the_average_overwrites_after_updates_only():
     for _ in range(8):
         step(tf.constant([-1.0]))
         seen.append(float(variable.numpy()[0]))
-    # Updates add 1; the average is 1, then 1.5, which is written; then 2 and 2.25 of 2.5 and 3.
+    # Updates add 1. The average is 1, then 1.5, which is written; of 2.5 and 3.5 it is 2 and 2.75.
     assert seen == [0.0, 1.0, 1.0, 1.5, 1.5, 2.5, 2.5, 2.75]
 
 

@@ -1,4 +1,4 @@
-"""The optimizer step inside of what XLA compiles: the kernel, in place, with the same results."""
+"""The optimizer step in programs compiled by XLA: the kernel, in place, with the same results."""
 
 import keras
 import numpy as np
@@ -92,7 +92,7 @@ def test_other_dtypes(dtype, master_weights):
 
 
 def test_it_works_in_place():
-    """XLA copies no variable: each result lies in the buffer of its argument."""
+    """XLA copies no variable: each result is in the buffer of its argument."""
     step, variables, _ = stepper("AdamW", {})
     text = program(step, *gradients_of(0, "float32"), stage="optimized_hlo")
     aliases = text.partition("input_output_alias={")[2].partition("entry_computation")[0]
@@ -115,7 +115,7 @@ def test_a_step_that_is_not_finite_is_skipped():
 
 
 def test_rows_are_left_to_the_keras_engine():
-    """How many rows have a gradient is not known when XLA compiles."""
+    """The number of rows with a gradient is unknown when XLA compiles."""
     step, *_ = stepper("Adam", {"lazy": ["weight_3"]})
     assert "Fastkeras>" not in program(step, *gradients_of(0, "float32"))
 

@@ -1,4 +1,4 @@
-"""TensorFlow's graphs made to compute what they say."""
+"""Make TensorFlow's graphs run in the order in which they were written."""
 
 import keras
 import pytest
@@ -6,10 +6,10 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="package")
 def ordered_reads():
-    """Let no read of a variable come after its update.
+    """Keep reads of a variable before its update.
 
-    The dependency optimizer of TensorFlow 2.21 drops control edges between them, on CPUs: in most
-    steps of two stock Dense layers the gradient of one uses the other as it is after the step.
+    On CPUs, the dependency optimizer of TensorFlow 2.21 drops control edges between them: in most
+    steps of two stock Dense layers, the gradient of one uses the other's weights after the step.
     """
     if keras.config.backend() != "tensorflow":
         yield

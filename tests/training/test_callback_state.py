@@ -1,4 +1,4 @@
-"""Callbacks belong to one model, count batches, and save what was scored."""
+"""Callbacks attach to one model, count batches, and save what was scored."""
 
 import copy
 import io
@@ -12,7 +12,7 @@ from keras import ops
 
 from fastkeras import callbacks, layers, losses
 
-# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 RNG = np.random.default_rng(3)
@@ -48,7 +48,7 @@ def differ(ours, others):
 
 
 class Record(keras.callbacks.Callback):
-    """What is read after each execution, and the number of batches in it as Keras tells it."""
+    """Records values after each execution, and its number of batches as told by Keras."""
 
     def __init__(self, read, at="batch"):
         super().__init__()
@@ -92,7 +92,7 @@ def test_the_averages_of_a_second_model_are_its_own():
     fit(expected, alone)
     ema.set_model(second)
     start = arrays(second.weights)
-    ema.apply(), ema.reset()  # it has no averages of this one yet
+    ema.apply(), ema.reset()  # there are no averages of this model yet
     same(arrays(second.weights), start)
     fit(second, ema)
     same(arrays(second.weights), alone.values())
@@ -204,7 +204,7 @@ def test_averages_move_once_for_each_update_of_an_execution(count):
     executions(model, count)
     every = Record(lambda model: (int(model.optimizer.iterations), arrays(model.weights)))
     ema = callbacks.ExponentialMovingAverage(0.9)
-    fit(model, ema, every, epochs=2)  # 5 batches each: the last execution may be a short one
+    fit(model, ema, every, epochs=2)  # 5 batches each: the last execution may be shorter
     average, before = start, 0
     for iterations, weights in every.seen:
         power = 0.9 ** (iterations - before)
@@ -371,7 +371,7 @@ def test_a_checkpoint_chosen_by_the_averages_has_them(first, tmp_path):
     assert best.evaluate(X, Y, verbose=0) == pytest.approx(min(history["val_loss"]), 1e-4)
     plain = network(normalised=True)
     fit(plain, epochs=3)
-    same(arrays(model.weights), arrays(plain.weights))  # trained as if nothing had been
+    same(arrays(model.weights), arrays(plain.weights))  # training was not affected
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

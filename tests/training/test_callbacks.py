@@ -1,4 +1,4 @@
-"""Callbacks: what they set, keep, restore and record, step by step."""
+"""Callbacks: the values that they set, keep, restore and record, step by step."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from keras import ops
 
 from fastkeras import callbacks, layers, losses, optimizers, training
 
-# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 RNG = np.random.default_rng(3)
@@ -39,7 +39,7 @@ def arrays(variables):
 
 
 class Record(keras.callbacks.Callback):
-    """A number after each batch."""
+    """Records a number after each batch."""
 
     def __init__(self, read):
         super().__init__()
@@ -115,7 +115,7 @@ def test_a_scheduled_coefficient_is_that_of_the_loss_in_its_epoch(where):
 
 @pytest.mark.parametrize("by", ["epoch", "batch"])
 def test_the_weights_move_by_the_coefficient_in_force(by):
-    """A step of plain descent is as long as the coefficient of its loss says, in every weight."""
+    """The length of a step of plain descent is proportional to the coefficient, in every weight."""
     layer = layers.LossLayer(lambda h: h)
     inputs = keras.Input((4,))
     model = keras.Model(inputs, layer(keras.layers.Dense(1)(inputs)))
@@ -160,7 +160,7 @@ def test_warm_up_rises_by_batch_and_then_lets_go(given):
 
 
 def test_the_rate_in_force_is_that_of_the_batch():
-    """Not only is the number right: the weights move by it."""
+    """Not only is the number right, but also the step of the weights."""
     weights = Record(lambda model: arrays(model.weights)[0].copy())
     model = network()
     start = arrays(model.weights)[0]
@@ -180,7 +180,7 @@ def test_an_optimizer_with_a_schedule_and_bad_settings_are_refused():
 
 
 class Writer:
-    """Keeps what it is given."""
+    """Keeps all that is written."""
 
     def __init__(self, log_dir=None):
         self.scalars, self.histograms = {}, {}
@@ -225,7 +225,7 @@ def test_the_gradients_of_a_batch_are_those_of_every_weight():
 
 
 def events_of(folder):
-    """What an event file has by tag and step: numbers; upper limits and counts of histograms."""
+    """Read an event file by tag and step: numbers, or upper limits and counts of histograms."""
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -234,7 +234,7 @@ def events_of(folder):
         parse = pytest.importorskip("tensorboardX.proto.event_pb2").Event.FromString
     (path,) = folder.iterdir()
     content, position, events = path.read_bytes(), 0, {}
-    while position < len(content):  # of each event: length, its check, itself, its check
+    while position < len(content):  # each event: length, its checksum, the event, its checksum
         (length,) = struct.unpack_from("<Q", content, position)
         event = parse(content[position + 12 : position + 12 + length])
         position += length + 16
@@ -327,7 +327,7 @@ def test_averages_are_those_of_all_weights_after_every_step():
     for a, b, c in zip(arrays(model.weights), expected, trained, strict=True):
         np.testing.assert_allclose(a, b, 1e-5, 1e-6)
         assert np.abs(a - c).max() > 1e-5
-    fit(model, ema, every, epochs=1)  # trains on from the trained weights
+    fit(model, ema, every, epochs=1)  # goes on from the trained weights
     again = network(normalised=True)
     fit(again, epochs=2)
     for a, b in zip(arrays(model.weights), arrays(again.weights), strict=True):

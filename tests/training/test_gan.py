@@ -12,7 +12,7 @@ from fastkeras.training import SingleLossGAN, SpectralNorm
 from fastkeras.training.gan import LOSSES
 from fastkeras.training.gradients.differentiate import value_and_gradients
 
-# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 RNG = np.random.default_rng(4)
@@ -94,7 +94,7 @@ def test_one_step_is_that_of_the_two_losses_in_every_weight(kind, loss):
 
 
 def test_the_judge_is_the_discriminator_of_the_same_step():
-    """Even where its state moves with every call: the two see generated images alike."""
+    """Even if its state changes with every call, both calls give generated images equal scores."""
     g, _ = networks()
     dense = Reparameterize(keras.layers.Dense(4), SpectralNorm(1, persistent=True))
     inner = [keras.layers.Dropout(0.5), dense, keras.layers.Dense(1)]
@@ -103,14 +103,14 @@ def test_the_judge_is_the_discriminator_of_the_same_step():
     gan.compile(keras.optimizers.SGD(0.0))
     zero = np.zeros((16, 6), "float32")
     logs = gan.train_on_batch(zero, return_dict=True)
-    bias = float(ops.convert_to_numpy(d(zero))[0, 0])  # of all real images, at biases of zero
+    bias = float(ops.convert_to_numpy(d(zero))[0, 0])  # also the score of real images
     expected = -float(logs["generator_loss"]) - bias
     assert float(logs["discriminator_loss"]) == pytest.approx(expected, abs=1e-6)
     assert abs(expected) > 1e-3
 
 
 def next_seed(gan):
-    """A generator that will draw what the model's draws next."""
+    """A seed generator that repeats the next draws of the model's."""
     seed = keras.random.SeedGenerator(0)
     seed.state.assign(gan._noise.state)
     return seed

@@ -1,4 +1,4 @@
-"""Losses of any tensors, and metrics of any tensors: gradients by hand, fit, saving."""
+"""Losses and metrics of any tensors: gradients by hand, fit, saving."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from keras import ops
 
 from fastkeras import layers, losses, metrics
 
-# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 RNG = np.random.default_rng(0)
@@ -30,7 +30,7 @@ def arrays(variables):
 
 
 def gradients(model, *data, rate=1.0):
-    """The gradients of a step, seen as what plain gradient descent does to the weights."""
+    """The gradients of a step, found from how plain gradient descent changes the weights."""
     model.compile(keras.optimizers.SGD(rate), **getattr(model, "losses_of_test", {}))
     before = arrays(model.trainable_variables)
     model.train_on_batch(*data)
@@ -154,7 +154,7 @@ def test_the_triplet_loss_is_its_formula_and_finite_at_zero():
 
 @pytest.mark.parametrize("distance", ["dot", "cosine", "squared_euclidean"])
 def test_all_three_sides_of_a_triplet_reach_the_weights(distance):
-    """Each by an encoder of its own, so that none can stand in for another."""
+    """Each side has its own encoder, so that none can replace another."""
 
     def unit(x):
         return x / np.sqrt((x * x).sum(-1, keepdims=True))

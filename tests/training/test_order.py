@@ -1,4 +1,4 @@
-"""The order of reading and changing weights, in TensorFlow's graphs as users run them."""
+"""Weights are read before they change, in TensorFlow's graphs as users run them."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def graphs_as_they_are():
 
 
 class Mean(keras.losses.Loss):
-    """Linear: its gradient needs no outputs."""
+    """A linear loss: its gradient does not need the outputs."""
 
     def __init__(self, tied):
         super().__init__()

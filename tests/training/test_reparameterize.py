@@ -1,4 +1,4 @@
-"""Weights transformed before use: the formula, its gradient by differences, layers, saving."""
+"""Weights transformed before use: formulas, their gradients by differences, layers, saving."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from fastkeras.training import (
     WeightStandardization,
 )
 
-# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 RNG = np.random.default_rng(1)
@@ -42,7 +42,7 @@ def standard(w):
     return (w - w.mean(0)) / np.sqrt(w.var(0) + 1e-5)
 
 
-FORMULAS = {  # in float64, as the literature has them
+FORMULAS = {  # in float64, as in the literature
     "function": (half, lambda w: w / 2),
     "spectral": (SpectralNorm(60), spectral),
     "unit": (L2Normalize(), unit),
@@ -143,7 +143,7 @@ def test_spectral_norm_of_awkward_weights():
     gamma = arrays([SpectralNorm()(np.array([0.5, -2.0, 1.0], "float32"))])[0]
     np.testing.assert_allclose(gamma, [0.25, -1, 0.5])
     assert (arrays([SpectralNorm()(np.zeros((3, 2), "float32"))])[0] == 0).all()
-    kernel = RNG.standard_normal((3, 3, 5, 2)).astype("float32")  # of a transposed convolution
+    kernel = RNG.standard_normal((3, 3, 5, 2)).astype("float32")  # as of a transposed convolution
     matrix = np.moveaxis(kernel, -2, -1).reshape(-1, 5)
     normalized = arrays([SpectralNorm(50, axis=-2)(kernel)])[0]
     np.testing.assert_allclose(normalized, kernel / np.linalg.norm(matrix, 2), 1e-4)
@@ -200,7 +200,7 @@ def test_a_frozen_call_of_the_same_layer_takes_no_gradient_from_the_other():
     model = network(Twice())
     w = arrays(model.weights)[0]
     target = np.zeros((8, 4), "float32")
-    expected = X.T @ (2 * (X @ w) / 32) / 2  # both calls give x w / 2, one of them learns
+    expected = X.T @ (2 * (X @ w) / 32) / 2  # both calls give x w / 2, but only one learns
     np.testing.assert_allclose(step(model, X, target)[0], expected, 1e-4, 1e-6)
 
 
@@ -274,7 +274,7 @@ def test_any_layer_trains_as_if_its_weights_were_halved_and_is_saved(name, tmp_p
 
 @keras.saving.register_keras_serializable("tests")
 class Bilinear(keras.layers.Layer):
-    """a W b, of two inputs, with nothing but what a layer must have."""
+    """a W b, of two inputs, with only the methods that a layer must have."""
 
     def build(self, a_shape, b_shape):
         shape = (a_shape[-1], b_shape[-1])

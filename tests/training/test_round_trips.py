@@ -1,4 +1,4 @@
-"""What is configured comes back: every argument of layers, losses and models, falsy ones too."""
+"""Every argument of layers, losses and models is saved and restored, even if it is falsy."""
 
 import copy
 import inspect
@@ -13,7 +13,7 @@ from keras import ops
 from fastkeras import layers, losses, training
 from fastkeras.compat import bert4keras, crf_keras
 
-# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -24,7 +24,7 @@ def squares(*inputs, **named):
 
 OF_LAYERS = {"name": ["other"], "dtype": ["bfloat16"], "trainable": [False]}
 INITIALIZERS = ["ones", keras.initializers.Constant(0)]
-CASES = {  # of each class: the arguments it needs, and values of each that are not the default
+CASES = {  # for each class: the arguments that it needs, and values of each other than the default
     layers.LossLayer: (
         {},
         {"fn": [squares], "weight": [0, 0.0, -1.5], "output": [1, "y", ""]} | OF_LAYERS,
@@ -96,7 +96,7 @@ def through_json(item):
 
 
 def plain(config):
-    """A configuration that can be compared, with 0, 0.0 and False apart."""
+    """A configuration that can be compared and tells 0, 0.0 and False apart."""
     return json.dumps(keras.saving.serialize_keras_object(config), sort_keys=True)
 
 

@@ -13,7 +13,7 @@ from keras import ops
 from fastkeras import optimizers, training
 from fastkeras.layers import MetricLayer
 
-# Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+# NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 RNG = np.random.default_rng(2)
@@ -170,12 +170,12 @@ def test_a_step_is_that_of_the_formula_in_every_weight(name):
     plain = gradient(before)
     logs = model.train_on_batch(TOKENS, LABELS, return_dict=True)
     loss, _, p = loss_and_gradient(before)
-    assert logs["loss"] == pytest.approx(loss, 1e-5)  # that of the weights, not of the attack
+    assert logs["loss"] == pytest.approx(loss, 1e-5)  # at the weights, not under the attack
     assert logs["accuracy"] == pytest.approx((p.argmax(-1) == LABELS).mean())
     after = arrays(model.trainable_variables)
     for b, a, g, g0 in zip(before, after, gradients, plain, strict=True):
         np.testing.assert_allclose(b - a, RATE * factor * g, 2e-3, 2e-6)
-        assert np.abs(factor * g - g0).max() > 1e-4  # and not of plain descent
+        assert np.abs(factor * g - g0).max() > 1e-4  # unlike plain descent
 
 
 def test_virtual_adversarial_training_adds_the_divergence_of_the_worst_direction():
@@ -262,9 +262,9 @@ def test_it_trains_with_fit_and_goes_back():
 
 
 def play(rule, optimizer):
-    """How far from its solution x = y = 0 training leaves the game min over x, max over y of x·y.
+    """Train the game min over x, max over y of x·y; return the distance from its solution 0.
 
-    The maximiser's gradient is turned around.
+    The maximiser's gradient is reversed.
     """
     from fastkeras.layers import GradientReversal, LossLayer
 
@@ -293,7 +293,7 @@ def test_extragradient_converges_in_a_game_where_descent_does_not():
 
 
 def dense(objective, values):
-    """Plain training, with dense gradients of embeddings like all rules."""
+    """Plain training, but with dense gradients of embeddings, as in all rules."""
     return objective.gradients(values)
 
 
@@ -344,7 +344,7 @@ def test_a_trial_step_is_that_of_the_optimizer_and_changes_nothing(name, fused):
     for ours, theirs in zip(*every, strict=True):
         np.testing.assert_allclose(ours, theirs, 1e-4, 1e-6)
     before = arrays(model.trainable_variables)
-    for _ in range(steps):  # of the same batch: what is accumulated is its gradient
+    for _ in range(steps):  # with the same batch: its gradient is accumulated
         model.train_on_batch(TOKENS, LABELS)
     for trial, start, after in zip(
         seen[-1], before, arrays(model.trainable_variables), strict=True
@@ -367,7 +367,7 @@ def test_extragradient_takes_the_gradient_after_a_step_of_adam(fused):
         np.testing.assert_allclose(b - a, step, 1e-3, 1e-5)
     first = gradient([w.astype("float64") for w in start])
     turned = [np.sign(a) != np.sign(b) for a, b in zip(first, there, strict=True)]
-    assert any(each.any() for each in turned)  # of a step of rate · gradient none would be
+    assert any(each.any() for each in turned)  # a step of rate · gradient would turn none
 
 
 def test_extragradient_with_adam_converges_in_a_game():

@@ -1,7 +1,7 @@
-"""What test_several_gradients.py runs in a process of its own, with two devices on one CPU.
+"""Run by test_several_gradients.py in another process, with two devices on one CPU.
 
-On TensorFlow it prints how several replicas are refused, and saves what callbacks make of a model
-that is on both; on JAX it saves one step of a rule, with the batch on both devices and on one.
+On TensorFlow it prints the errors that refuse several replicas, and saves what callbacks keep of a
+model on both devices; on JAX it saves a step of a rule, with the batch on both devices and on one.
 """
 
 import os
