@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "examples"))
 import health_tweets
 import minilm
 
-# TensorFlow's variables, read by NumPy 2 as Keras saves them
+# NumPy 2 warns when Keras on TensorFlow saves variables with np.array(variable)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 CONFIG = minilm.Config(vocabulary=50, positions=12, width=24, heads=3, inner=40, depth=2)
 TOKENS = np.array([[7, 3, 49, 12, 5], [9, 9, 1, 0, 0], [4, 0, 0, 0, 0]], np.int32)

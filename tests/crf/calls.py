@@ -1,4 +1,4 @@
-"""The functions of fastkeras.crf as tests call and judge them: by the reference, in wider types."""
+"""Calls of fastkeras.crf for tests, and their comparison with the reference in wider types."""
 
 import numpy as np
 
@@ -19,14 +19,14 @@ def check(function, chain, engine):
     results = call(function, chain, engine)
     exact = call_reference(function, chain, WIDER[dtype])
     rounded = call_reference(function, chain, dtype)
-    if function == "viterbi":  # there may be several best paths: their scores are compared
+    if function == "viterbi":  # there may be several best paths, so compare their scores
         own = _own_score(results[0], chain)
         results, exact, rounded = [results[1], own], [exact[1]] * 2, [rounded[1]] * 2
     scale = largest_score(chain)
     scales, sums = [scale] * len(results), [0.0] * len(results)
     if function in ("sequence_score", "log_likelihood", "log_likelihood_and_gradients"):
         scales[0] = max(scale, largest_score(chain, chain["tags"]))
-    if function != "marginals":  # the first result, or of `viterbi` both, are sums over the steps
+    if function != "marginals":  # the first result, for `viterbi` both, are sums over the steps
         sums[0] = sums[-1 if function == "viterbi" else 0] = scales[0] * chain["tags"].shape[1]
     for arrays in zip(results, exact, rounded, scales, sums, strict=True):
         assert_as_accurate_as_reference(*arrays)
@@ -40,7 +40,7 @@ def call(function, chain, engine, **more):
 
 
 def call_reference(function, chain, dtype, weights=None):
-    """Call the reference in `dtype`, which the public door does not let through."""
+    """Call the reference in a `dtype` that the public functions do not accept."""
     chain, tags = checked(chain)
     arguments = [chain.with_scores(lambda scores: scores.astype(dtype))]
     if function not in WITHOUT_TAGS:
@@ -54,8 +54,8 @@ def call_reference(function, chain, dtype, weights=None):
 def largest_score(chain, tags=None):
     """Return the largest magnitude of a single score on the paths given, or on the best paths.
 
-    Only the best have a probability that rounding can move; what forbids the others, −1e4 for
-    instance, does not count.
+    Rounding affects only the probabilities of the best paths; scores that forbid others, −1e4 for
+    instance, do not count.
     """
     chain, _ = checked(chain)
     if tags is None:

@@ -1,4 +1,4 @@
-"""What hypothesis draws: chains, as the keyword arguments of the functions of fastkeras.crf."""
+"""Chains drawn by hypothesis, as keyword arguments for the functions of fastkeras.crf."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -45,7 +45,7 @@ def chains(draw, dtype=None, num_tags=NUM_TAGS, scales=SCALES, forbidden=FORBIDD
 
 @st.composite
 def valid_steps(draw, batch, steps):
-    """Draw (lengths, mask), each of them None at times; lengths of 0 and masks of nothing too."""
+    """Draw (lengths, mask), each sometimes None, with lengths of 0 and empty masks among them."""
     lengths = None
     if draw(st.booleans(), label="lengths given"):
         lengths = draw(st.lists(st.integers(0, steps), min_size=batch, max_size=batch))

@@ -1,4 +1,4 @@
-"""Arguments that are wrong raise a ValueError that names them; empty ones work; nothing crashes."""
+"""Wrong arguments raise a ValueError that names them; empty ones work; nothing crashes."""
 
 import numpy as np
 import pytest
@@ -162,7 +162,7 @@ def test_a_wrong_shape_of_a_tensor_names_the_argument(name, shape):
 def test_a_wrong_dtype_of_a_tensor_names_the_argument(name, dtype):
     tf = pytest.importorskip("tensorflow", reason="tensors need TensorFlow")
     if dtype in ("U3", "object", "datetime64[s]"):
-        dtype = "S3"  # the strings of TensorFlow, which has neither objects nor dates
+        dtype = "S3"  # TensorFlow has strings, but neither objects nor dates
     bad = {**GOOD, name: np.zeros(GOOD[name].shape, dtype)}
     tensors = {key: tf.constant(value) for key, value in bad.items()}
     for function in functions_that_take(name):
@@ -217,7 +217,7 @@ def test_anything_at_all_is_answered_or_refused_by_name(engine, function, data):
     except ValueError as error:
         assert str(error).split(" must ")[0] in shapes
         return
-    batch, steps, num_tags = chain["emissions"].shape  # not the shape drawn first, perhaps
+    batch, steps, num_tags = chain["emissions"].shape  # may differ from the shape drawn first
     first = (batch, steps) if function == "viterbi" else (batch,)
     first = (batch, steps, num_tags) if function == "marginals" else first
     assert results[0].shape == first

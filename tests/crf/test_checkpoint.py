@@ -1,4 +1,4 @@
-"""Gradients that compute the recursions twice against those that keep them."""
+"""Gradients that compute the recursions twice, compared with gradients that keep their rows."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ KINDS = ("soft", "hard", "varying", "hard and varying")
 
 
 def random_chain(rng, steps, kind):
-    """Return (scores by name, tags, mask): holes, a sequence without steps; tags that may be."""
+    """Return (scores by name, tags, mask), with holes, a sequence without steps, possible tags."""
     shape = (3, steps - 1, 4, 4) if "varying" in kind else (4, 4)
     scores = {
         "emissions": rng.standard_normal((3, steps, 4)),
@@ -21,7 +21,7 @@ def random_chain(rng, steps, kind):
         "start_transitions": rng.standard_normal(4),
         "end_transitions": rng.standard_normal(4),
     }
-    if "hard" in kind:  # in one step alone, too: all pieces have to take the same domain
+    if "hard" in kind:  # even at one step only, since all pieces have to use the same domain
         index = (0, 0) if "varying" in kind and steps > 1 else ()
         if shape[1] > 0:
             scores["transitions"][(*index, 0, slice(1, 3))] = -np.inf, -1e4
@@ -66,7 +66,7 @@ def test_graphs(kind, mode, rng):
     arrays = [tf.constant(a) for a in (tags, mask, *scores.values())]
     signature = None
     if mode == "unknown steps":
-        unknown = {0: 2, 1: 2, 2: 2, 3: len(arrays[3].shape) - 2}  # leading dimensions
+        unknown = {0: 2, 1: 2, 2: 2, 3: len(arrays[3].shape) - 2}  # number of leading dimensions
         signature = [
             tf.TensorSpec([None] * unknown.get(i, 0) + a.shape[unknown.get(i, 0) :], a.dtype)
             for i, a in enumerate(arrays)

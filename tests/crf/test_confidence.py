@@ -1,4 +1,4 @@
-"""Posterior decoding and the confidence of spans, against the enumeration."""
+"""Posterior decoding and the confidence of spans, compared with the enumeration."""
 
 import numpy as np
 import pytest

@@ -22,12 +22,12 @@ ALIASES = {"IOB2": "BIO", "IOBES": "BIOES", "BILOU": "BIOUL"}
 SCHEMES = (*SEGMENTS, *ALIASES, "IOB1")
 STEPS = 4
 
-# Keras on TensorFlow saves with np.array(variable), of which NumPy 2 complains
+# NumPy 2 warns when Keras on TensorFlow saves variables with np.array(variable)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def names_of(scheme):
-    """Return all tags of two types."""
+    """Return all tags of a scheme for two types."""
     letters = "BIO" if scheme == "IOB1" else sorted(set("".join(map(letters_of(scheme), (1, 4)))))
     return ["O", *(f"{letter}-{kind}" for letter in letters if letter != "O" for kind in "xy")]
 
@@ -152,7 +152,7 @@ def test_constrained_functions_are_as_accurate(engine, scheme, chain, function):
 def test_decoded_tags_obey_the_rules(engine, chain, seed):
     rng = np.random.default_rng(seed)
     transitions = rng.random((3, 3)) < 0.7
-    transitions[0] = transitions[:, 0] = True  # so that there is always a way
+    transitions[0] = transitions[:, 0] = True  # so that some sequence is always possible
     start, end = rng.random((2, 3)) < 0.7
     start[0] = end[0] = True
     at_steps = rng.random(chain["emissions"].shape) < 0.7
@@ -206,14 +206,14 @@ def test_the_layer_obeys_learns_and_is_saved(use_boundaries, tmp_path, rng):
     first, *_, last = model.fit(scores, tags, epochs=9, verbose=0).history["loss"]
     assert np.isfinite(first) and last < first
     after = keras.ops.convert_to_numpy(layer._transitions)
-    np.testing.assert_array_equal(before[0, 2], after[0, 2])  # no gradient where it is forbidden
+    np.testing.assert_array_equal(before[0, 2], after[0, 2])  # forbidden ones get no gradient
     assert (before != after).sum() == 8
 
     path = tmp_path / "model.keras"
     layer.decode(model).save(path)
     loaded = keras.models.load_model(path)
     hostile = np.full((2, 5, 3), [0, 0, 99], "float32")
-    hostile[1, 2] = [500, 0, 0]  # worth the B that has to come after it
+    hostile[1, 2] = [500, 0, 0]  # so high that it pays to have a B after it
     found = loaded.predict(hostile, verbose=0)
     np.testing.assert_array_equal(found, [[1, 2, 2, 2, 2], [1, 2, 0, 1, 2]])
     for rule, restored in zip(rules, loaded.layers[-1].constraints, strict=True):

@@ -1,7 +1,7 @@
 """Malformed input at each door of the compiled CRF: refused with the argument's name, or harmless.
 
-The doors are the functions of the extension module, the TensorFlow ops, and their calls inside of
-what XLA compiles. The Python functions before them check too; a saved graph calls the ops without.
+The doors are the functions of the extension module, the TensorFlow ops, and the calls of their
+kernels in XLA programs. Python functions check before them, but a saved graph calls the ops alone.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ HUGE = 2**31 - 1
 
 
 def good(dtype="float32"):
-    """Arguments that nothing is wrong with, of every function and op."""
+    """Correct arguments for every function and op."""
     rng = np.random.default_rng(0)
 
     def scores(*shape):
@@ -41,7 +41,7 @@ def good(dtype="float32"):
 
 CHAIN = ("transitions", "lengths", "mask", "start_transitions", "end_transitions")
 SEMI_CHAIN = ("transitions", "durations", "lengths", "start_transitions", "end_transitions")
-FUNCTIONS = {  # of the extension module, and their arguments in order
+FUNCTIONS = {  # of the extension module: their arguments in order
     "crf_value": ("emissions", "tags", *CHAIN, "quantity"),
     "crf_value_and_workspace": ("emissions", "tags", *CHAIN, "quantity"),
     "crf_gradient": ("emissions", "tags", *CHAIN, "value", "workspace", "weights", "quantity"),
@@ -62,7 +62,7 @@ CHAIN_OF_OP = (
     "lengths",
     "mask",
 )
-OPS = {  # inputs in order, and attributes
+OPS = {  # their inputs in order, and attributes
     "crf_value": ((*CHAIN_OF_OP, "tags"), ("quantity",)),
     "crf_gradient": ((*CHAIN_OF_OP, "tags", "value", "workspace", "weights"), ("quantity",)),
     "crf_marginals": (CHAIN_OF_OP, ()),
@@ -107,7 +107,7 @@ LAYOUTS = {
 
 
 def malformed(names):
-    """Yield what can be wrong with these arguments, as (name, value)."""
+    """Yield wrong values of these arguments, as (name, value)."""
     arguments = good()
     for name in names:
         for shape in WRONG_SHAPES.get(name, ()):
@@ -133,7 +133,7 @@ def test_the_extension_module_refuses_what_does_not_fit(core, function):
     call(*(good()[name] for name in names))
     for name, value in malformed(names):
         arguments = {**good(), name: value}
-        named = r"\w+" if name == "emissions" else name  # it may be the others that do not fit it
+        named = r"\w+" if name == "emissions" else name  # others may be blamed for not fitting it
         with pytest.raises(ValueError, match=f"^{named} must (have|be in)"):
             call(*(arguments[name] for name in names))
 
@@ -174,7 +174,7 @@ def test_another_layout_is_refused_or_read_right(core, function):
 def same(found, expected):
     found, expected = (a if isinstance(a, tuple) else (a,) for a in (found, expected))
     for part, other in zip(found, expected, strict=True):
-        if part.shape != (WORKSPACE,):  # of which not all is written
+        if part.shape != (WORKSPACE,):  # the workspace is only partly written
             np.testing.assert_array_equal(part, other)
 
 
@@ -247,7 +247,7 @@ def library():
 
 
 def caller(library, op, attributes, compiled):
-    """A function of an op's inputs, eager or compiled by XLA."""
+    """A function that calls an op with its inputs, eagerly or compiled by XLA."""
     import tensorflow as tf
 
     def call(*inputs):
@@ -304,7 +304,7 @@ def test_any_number_of_threads_may_be_asked_for(library, num_threads):
         for found, expected in zip(
             *(tf.nest.flatten(function(*tensors)) for function in (call, plain)), strict=True
         ):
-            if op != "crf_value" or found.shape == (BATCH,):  # not the workspace
+            if op != "crf_value" or found.shape == (BATCH,):  # skips the workspace
                 np.testing.assert_array_equal(found, expected)
 
 

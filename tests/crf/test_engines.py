@@ -1,4 +1,4 @@
-"""Every function of every engine against the reference in the next wider type."""
+"""Every function of every engine, compared with the reference in the next wider type."""
 
 from functools import cache
 
@@ -61,7 +61,7 @@ def test_half_precision_is_float32_rounded_at_both_ends(engine, function, chain,
     from_halves = call(function, {**chain, **halves}, engine)
     from_singles = call(function, {**chain, **singles}, engine)
     for half, single in zip(from_halves, from_singles, strict=True):
-        if single.dtype == np.int32:  # the tags that were decoded
+        if single.dtype == np.int32:  # decoded tags
             np.testing.assert_array_equal(half, single)
         else:
             assert half.dtype == dtype
@@ -76,7 +76,7 @@ def test_131072_steps_in_float32_lose_no_digit(engine, scale):
     chain, exact = long_chain(scale)
     values = {"rtol": 4 * np.finfo("float32").eps, "atol": 0}
     ulp = np.spacing(np.float32(largest_score(chain)))
-    probabilities = {"rtol": 0, "atol": max(1e-6, ulp)}  # no better than the scores they come from
+    probabilities = {"rtol": 0, "atol": max(1e-6, ulp)}  # no more exact than their scores
     for function in ("log_partition", "viterbi"):
         np.testing.assert_allclose(call(function, chain, engine)[-1], exact[function][-1], **values)
     function = "log_likelihood_and_gradients"
@@ -94,7 +94,7 @@ def test_131072_steps_in_float32_lose_no_digit(engine, scale):
 
 @cache
 def long_chain(scale):
-    """Return a chain and what the reference says in float64; one for all engines, it takes long."""
+    """Return a chain and its reference results in float64, computed once since that takes long."""
     chain = random_chain(np.random.default_rng(0), 1, MANY_STEPS, 4, scale)
     chain["lengths"] = None
     functions = ("log_partition", "viterbi", "log_likelihood_and_gradients", "marginals")
@@ -113,8 +113,8 @@ def chain_of(x, transitions, tags=None):
 @pytest.mark.parametrize("blocked", (-1e4, -np.inf))
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_path_behind_by_more_than_underflow_is_not_lost(engine, function, blocked, dtype):
-    # Both paths end 120 nats behind the best local tag, which no path that is allowed can take:
-    # in scaled float32 nothing is left of them, although they are all there is.
+    # Both paths end 120 nats behind the best tags of single steps, which no allowed path combines:
+    # in scaled float32 nothing is left of them, although there are no other paths.
     for behind in (120, 2000):
         x = np.array([[0, -behind], [-behind, 0]], dtype)
         transitions = np.array([[0, blocked], [blocked, 0]], dtype)
@@ -137,8 +137,8 @@ def test_hard_constraints_on_confident_scores(engine, function, scale, dtype, rn
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_component_that_leads_first_may_lose(engine, function, dtype):
-    # Tags 0 and 1 lead by 150 and then by 900 nats, and lose at the end by 1,800: whoever has
-    # dropped tags 2 and 3 on the way is wrong. The -1e4 between them is never worth its price.
+    # Tags 0 and 1 lead by 150 and then by 900 nats, and lose at the end by 1,800: an engine that
+    # drops tags 2 and 3 on the way is wrong. Changing sides for -1e4 never pays.
     x = np.zeros((12, 4), dtype)
     x[0, :2] = 150
     x[3, :2] = 750
@@ -154,8 +154,8 @@ def test_the_component_that_leads_first_may_lose(engine, function, dtype):
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_components_apart_while_a_third_leads_a_while(engine, function, dtype):
-    # 0, 1 and 2 are worlds of their own: 2 leads by 1,500 nats in the middle, and its last step is
-    # forbidden; 0 and 1 share what is left, one of them early, the other one late.
+    # No transition connects 0, 1 and 2. Tag 2 leads by 1,500 nats in the middle, but its last step
+    # is forbidden; 0 and 1 share the probability, one gains early, the other late.
     x = np.zeros((15, 3), dtype)
     x[1, 0] = 120
     x[5:9, :2] = -375

@@ -1,6 +1,6 @@
-"""Decoding models written by `model.export`, and run where there is no fastkeras.
+"""Decoding models exported by `model.export`, and run without fastkeras.
 
-Each runs in a process of its own that cannot import fastkeras, nor Keras.
+Each runs in a process of its own that can import neither fastkeras nor Keras.
 """
 
 import os
@@ -17,7 +17,7 @@ from fastkeras.crf import constraints  # noqa: E402
 from fastkeras.layers import CRF  # noqa: E402
 
 pytestmark = [
-    # Keras on TensorFlow makes arrays of variables in a way of which NumPy 2 complains
+    # NumPy 2 warns about the way in which Keras on TensorFlow makes arrays of variables
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning"),  # of tf2onnx
 ]
@@ -86,7 +86,7 @@ def test_exported_models_decode_where_there_is_no_fastkeras(form, confidence, ru
     if form == "onnx":
         pytest.importorskip("tf2onnx", reason="tf2onnx, which writes ONNX, is not installed")
         pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    if form == "litert":  # whose lists of tensors need to know the batch
+    if form == "litert":  # its lists of tensors need a known batch size
         arguments["input_signature"] = [keras.InputSpec("int32", (BATCH, None))]
     model = tagger(rules, confidence, rng)
     words = {}
@@ -114,7 +114,7 @@ def test_exported_models_decode_where_there_is_no_fastkeras(form, confidence, ru
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / data)
     for name, of in expected.items():
-        for i in range(len(of)):  # TFLite orders its outputs itself
+        for i in range(len(of)):  # TFLite has its own order of outputs
             result = found[f"{name} {i}"]
             (same,) = (y for y in of if y.dtype == result.dtype)
             if same.dtype == np.int32:

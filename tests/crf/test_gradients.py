@@ -1,4 +1,4 @@
-"""Gradients: numeric derivatives, identities, and automatic differentiation of the engines."""
+"""Gradients, compared with numeric derivatives, identities, and automatic differentiation."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def derivative(function, array):
 @given(chain=complete)
 def test_gradients_are_the_numeric_derivatives_of_the_value(engine, chain):
     if engine in TAPE_ENGINES:
-        # A tensor engine costs milliseconds a call and is differentiated by the tape below.
+        # A tensor engine takes milliseconds per call, and the tape differentiates it below.
         chain = {**chain, "emissions": chain["emissions"][:1], "tags": chain["tags"][:1]}
         lengths, mask = chain["lengths"], chain["mask"]
         chain["lengths"] = None if lengths is None else lengths[:1]
@@ -112,7 +112,7 @@ def test_weights_scale_the_gradients_of_each_sequence(engine, chain):
     wider = "float64" if dtype == "float32" else "longdouble"
     exact = call_reference("log_likelihood_and_gradients", chain, wider, weights)
     rounded = call_reference("log_likelihood_and_gradients", chain, dtype, weights)
-    scale = 2 * largest_score(chain)  # twice, as the largest weight is 2
+    scale = 2 * largest_score(chain)  # since the largest weight is 2
     for arrays in zip(results[1:], exact[1:], rounded[1:], strict=True):
         assert_as_accurate_as_reference(*arrays, scale)
 
@@ -133,7 +133,7 @@ def test_the_tape_gives_the_gradients_of_the_reference(name, function, chain):
     with tf.GradientTape() as tape:
         tape.watch(parameters)
         value = getattr(fastkeras.crf, function)(**tensors, engine=name)
-        # The infinite value of an impossible sequence times a weight of 0 would be NaN.
+        # An impossible sequence has an infinite value, and times a weight of 0 that is NaN.
         total = tf.reduce_sum(
             tf.where(tf.math.is_inf(value), tf.zeros_like(value), value) * weights
         )
@@ -148,7 +148,7 @@ def test_the_tape_gives_the_gradients_of_the_reference(name, function, chain):
 
 
 def _reference_gradients(function, chain, weights, dtype):
-    """Return the gradients of the weighted sum of a value, by what the reference offers."""
+    """Return the gradients of the weighted sum of a value, from functions of the reference."""
     weights = weights.astype(dtype)
     unary, counts = call_reference("marginals", chain, dtype)
     batch, steps, _ = unary.shape

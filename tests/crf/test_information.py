@@ -1,4 +1,4 @@
-"""Entropy, cross-entropy, divergence and count: enumeration, identities, gradients."""
+"""Entropy, cross-entropy, divergence and count: by enumeration, identities, gradients."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def expected(chain, other):
         with np.errstate(invalid="ignore"):
             surprise = (other_log_z - other_scores)[kept]
         entropy = (p[kept] * (log_z - scores[kept])).sum()
-        # what is less than a float can tell from 0 cannot be told from what is forbidden
+        # a probability that rounds to 0 looks the same as a forbidden sequence
         cross = (
             (p[kept] * np.nan_to_num(surprise, nan=np.inf, posinf=np.inf)).sum()
             if len(steps)
@@ -63,7 +63,7 @@ def test_information_is_that_of_all_sequences(engine, chain, seed, forbids):
     dtype = chain["emissions"].dtype
     finite = np.concatenate([chain[n].ravel() for n in SCORES if chain[n] is not None])
     largest = max(1, np.abs(finite[np.isfinite(finite)]).max(initial=0))
-    if engine == "reference":  # not recentred: its marginals are rounded like the sums of scores
+    if engine == "reference":  # it does not recentre, so marginals are rounded like sums of scores
         largest *= largest
     allowed = {"rtol": 0, "atol": ULPS * np.finfo(dtype).eps * largest}
     result = np.asarray(crf.entropy(**as_arguments(chain), engine=engine))
@@ -72,7 +72,7 @@ def test_information_is_that_of_all_sequences(engine, chain, seed, forbids):
     np.testing.assert_allclose(
         crf.log_count(**as_arguments(chain), engine=engine), count, **allowed
     )
-    if dtype == np.float32:  # there p of 1e-60 is 0 and cannot meet what q forbids
+    if dtype == np.float32:  # a p of 1e-60 rounds to 0 and does not see that q forbids it
         cross = np.where(np.isinf(cross), np.nan, cross)
     result = np.asarray(crf.cross_entropy(**as_arguments(chain, other), engine=engine))
     known = ~np.isnan(cross)
@@ -104,7 +104,7 @@ def test_a_chain_of_equal_scores_has_the_entropy_of_its_count(engine):
     chain = {"emissions": np.zeros((2, 6, 3)), "lengths": np.array([6, 4])}
     chain |= rules.apply(np.zeros((3, 3)))
     count = np.asarray(crf.log_count(**chain, engine=engine))
-    np.testing.assert_allclose(np.exp(count), [233, 34], rtol=1e-12)  # Fibonacci's, every other
+    np.testing.assert_allclose(np.exp(count), [233, 34], rtol=1e-12)  # Fibonacci numbers
     np.testing.assert_allclose(crf.entropy(**chain, engine=engine), count, rtol=1e-12)
 
 

@@ -14,7 +14,7 @@ KINDS = ("lengths", "holes", "hard constraints")
 
 
 def random_chain(rng, kind, dtype="float64"):
-    """Return keyword arguments of `log_likelihood`: "hard constraints" leave the scaled domain."""
+    """Return keyword arguments of `log_likelihood`; "hard constraints" need the domain of logs."""
     emissions = rng.normal(size=(BATCH, STEPS, NUM_TAGS))
     transitions = rng.normal(size=(NUM_TAGS, NUM_TAGS))
     start, end = rng.normal(size=(2, NUM_TAGS))
@@ -25,7 +25,7 @@ def random_chain(rng, kind, dtype="float64"):
     if kind == "hard constraints":
         transitions[0, 1:3] = -np.inf, -1e4
         emissions[0, 1, 0] = start[1] = -np.inf
-    tags = np.full((BATCH, STEPS), 3)  # a path that is possible
+    tags = np.full((BATCH, STEPS), 3)  # always a possible path
     return {
         "emissions": emissions.astype(dtype),
         "tags": tags,
@@ -159,7 +159,7 @@ def test_a_graph_takes_labels_and_steps_as_constants(kind, rng):
         tags = tf.constant(chain["tags"])
         return crf.log_likelihood(emissions, tags, scores["transitions"], **fixed, engine="keras")
 
-    constants = tf.constant(chain["tags"])  # of outside, which a graph sees with their values
+    constants = tf.constant(chain["tags"])  # made outside the graph, which sees their values
     of_constants = tf.function(
         lambda emissions: crf.log_likelihood(
             emissions, constants, scores["transitions"], **fixed, engine="keras"

@@ -1,4 +1,4 @@
-"""Labels and weights of `CRFLoss`: of steps, of nothing, and those that it must not misread."""
+"""Labels and weights of `CRFLoss`: for steps, missing ones, and those that it must not misread."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The CRF layer, its loss and metric inside Keras, on TensorFlow."""
+"""The CRF layer, its loss and its metric in Keras, on TensorFlow."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from fastkeras.layers import CRF  # noqa: E402
 from fastkeras.losses import CRFLoss  # noqa: E402
 from fastkeras.metrics import CRFAccuracy  # noqa: E402
 
-# Keras on TensorFlow saves with np.array(variable), of which NumPy 2 complains
+# NumPy 2 warns when Keras on TensorFlow saves variables with np.array(variable)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 WORDS, NUM_TAGS, IGNORED = 10, 3, -100
@@ -21,8 +21,8 @@ WORDS, NUM_TAGS, IGNORED = 10, 3, -100
 
 @pytest.fixture
 def data(rng):
-    """Words with 0 as padding, and tags that follow from a word and the word before."""
-    keras.utils.set_random_seed(0)  # of the models' first weights
+    """Words with 0 as padding, and tags that depend on a word and the word before."""
+    keras.utils.set_random_seed(0)  # for the initial weights of the models
     words = rng.integers(1, WORDS, (16, 7))
     words[np.arange(7) >= rng.integers(2, 8, 16)[:, None]] = 0
     words[0] = [0, 3, 0, 5, 7, 0, 0]  # a masked first step, and a hole
@@ -50,7 +50,7 @@ class Tagger(keras.Model):
     def __init__(self, embedding, tagger, **kwargs):
         super().__init__(**kwargs)
         self.embedding = embedding
-        self.tagger = tagger  # after "loss" in the alphabet, in which Keras saves
+        self.tagger = tagger  # comes after "loss" in alphabetical order, in which Keras saves
 
     def call(self, words):
         return self.tagger(self.embedding(words))
@@ -248,7 +248,7 @@ def test_policies(data, policy, tmp_path):
     assert crf.transitions.dtype == ("float64" if policy == "float64" else "float32")
     likelihood, decoded, _ = expected(crf, model, words, tags)
     loss = crf.loss(tags, model(words))
-    np.testing.assert_allclose(loss, -likelihood.mean(), rtol=1e-6)  # from half precision scores
+    np.testing.assert_allclose(loss, -likelihood.mean(), rtol=1e-6)  # scores have half precision
     found, probability = crf.decode(model, confidence=True).predict(words, verbose=0)
     np.testing.assert_array_equal(found, decoded)
     assert probability.dtype == ("float64" if policy == "float64" else "float32")
@@ -283,7 +283,7 @@ def test_decoding_models_are_saved_and_exported_without_ops_of_ours(
     )
     decoder.export(tmp_path / "served", verbose=False)
     assert b"Fastkeras" not in (tmp_path / "served" / "saved_model.pb").read_bytes()
-    module = tf.saved_model.load(tmp_path / "served")  # to be held: it owns the weights
+    module = tf.saved_model.load(tmp_path / "served")  # kept, since it owns the weights
     served = module.serve(words.astype("int32" if kind == "functional" else "float32"))
     served, predicted = (a[0] if confidence else a for a in (served, predicted))
     scores = [
@@ -292,7 +292,7 @@ def test_decoding_models_are_saved_and_exported_without_ops_of_ours(
         )
         for tags in (np.asarray(served), predicted)
     ]
-    np.testing.assert_allclose(*scores, rtol=1e-6)  # two engines may take either of two equal paths
+    np.testing.assert_allclose(*scores, rtol=1e-6)  # engines may break ties differently
     assert (served == predicted).numpy().mean() > 0.9
 
 

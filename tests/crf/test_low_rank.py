@@ -1,4 +1,4 @@
-"""Transitions of low rank, in functions and in the layer."""
+"""Transitions of low rank, in the functions and in the layer."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from calls import FUNCTIONS, call  # noqa: E402
 from fastkeras import crf as functions  # noqa: E402
 from fastkeras.layers import CRF  # noqa: E402
 
-# Keras on TensorFlow saves with np.array(variable), of which NumPy 2 complains
+# NumPy 2 warns when Keras on TensorFlow saves variables with np.array(variable)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 NUM_TAGS, RANK = 6, 2
@@ -26,14 +26,14 @@ def data(rng):
 
 
 def tagger(**arguments):
-    """Return the layer and a model of nothing else."""
+    """Return the layer and a model of this layer alone."""
     inputs = keras.Input((None, NUM_TAGS))
     crf = CRF(transition_rank=RANK, **arguments)
     return crf, keras.Model(inputs, crf(keras.layers.Masking(-1.0)(inputs)))
 
 
 def factors_of(crf):
-    """Return the factors as the transitions are made of them, in float64."""
+    """Return the factors of which the transitions are the product, in float64."""
     named = {weight.name: np.asarray(weight) for weight in crf.weights}
     assert len(named) == len(crf.weights)
     multiplier = crf.learning_rate_multiplier

@@ -1,4 +1,4 @@
-"""Maximum-entropy Markov models against their definition, over all sequences."""
+"""Maximum-entropy Markov models, compared with their definition over all sequences."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ SCORES = ("emissions", "transitions", "start_transitions", "end_transitions")
 
 
 def log_softmax(scores):
-    """Of nothing but −inf: −inf."""
+    """The log-softmax; −inf if all scores are −inf."""
     peak = scores.max()
     return scores if np.isneginf(peak) else scores - peak - np.log(np.exp(scores - peak).sum())
 
 
 def log_likelihoods(chain, bidirectional):
-    """Yield for each sequence all paths, and their values, straight from the definition."""
+    """Yield for each sequence all paths and their values, directly from the definition."""
     arguments = {name: value for name, value in chain.items() if name != "tags"}
     transitions = chain["transitions"]
     for b, (steps, paths, _) in enumerate(enumerate_paths(arguments)):
@@ -55,7 +55,7 @@ def test_every_function_is_that_of_the_definition(bidirectional, chain):
         gold = np.flatnonzero((paths == chain["tags"][b, steps]).all(axis=1))[0]
         near = {"rtol": 1e-11, "atol": 1e-11}
         np.testing.assert_allclose(likelihood[b], values[gold], **near)
-        if np.isneginf(values.max()):  # log 0 of both, or a score below any that can be
+        if np.isneginf(values.max()):  # no sequence has a probability above 0
             assert best[b] == -np.inf
             continue
         np.testing.assert_allclose(best[b], values.max(), **near)
@@ -79,7 +79,7 @@ def test_from_left_to_right_it_is_a_distribution_and_of_both_a_mean(chain):
         x = memm.locally_normalized(**chain, bidirectional=bidirectional)
         log_z.append(crf.log_partition(**{**chain, "emissions": x}, engine="reference"))
     np.testing.assert_allclose(log_z[0], 0, atol=1e-8)
-    assert (log_z[1] < 1e-8).all()  # Cauchy and Schwarz
+    assert (log_z[1] < 1e-8).all()  # by the Cauchy-Schwarz inequality
 
 
 def random_chain(rng, dtype="float64"):
@@ -145,7 +145,7 @@ def test_factors_of_low_rank_are_their_product(rng):
 def test_graphs_and_xla_agree_with_arrays(far, jit_compile, rng):
     tf = pytest.importorskip("tensorflow", reason="graphs are TensorFlow's")
     chain = random_chain(rng)
-    if far:  # from the domain of products
+    if far:  # too far apart for the domain of products
         chain["transitions"][1, :2] = -np.inf, -1e4
         chain["tags"][:] = 3
     names = list(chain)

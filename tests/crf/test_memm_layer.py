@@ -1,4 +1,4 @@
-"""The MEMM layer inside Keras, on TensorFlow."""
+"""The MEMM layer in Keras, on TensorFlow."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ tf = pytest.importorskip("tensorflow")
 from fastkeras import crf as functions  # noqa: E402
 from fastkeras.layers import MEMM  # noqa: E402
 
-# Keras on TensorFlow saves with np.array(variable), of which NumPy 2 complains
+# NumPy 2 warns when Keras on TensorFlow saves variables with np.array(variable)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 WORDS, NUM_TAGS, IGNORED = 10, 3, -100
@@ -24,8 +24,8 @@ KINDS = {
 
 @pytest.fixture
 def data(rng):
-    """Words with 0 as padding, and tags that follow from a word and the word before."""
-    keras.utils.set_random_seed(0)  # of the models' first weights
+    """Words with 0 as padding, and tags that depend on a word and the word before."""
+    keras.utils.set_random_seed(0)  # for the initial weights of the models
     words = rng.integers(1, WORDS, (16, 7))
     words[np.arange(7) >= rng.integers(2, 8, 16)[:, None]] = 0
     words[0] = [0, 3, 0, 5, 7, 0, 0]  # a masked first step, and a hole
@@ -90,8 +90,8 @@ def test_saved_loaded_and_exported(data, tmp_path):
     found = memm.decode(model).predict(words, verbose=0)
     again.decode(loaded).export(tmp_path / "served", verbose=False)
     assert b"Fastkeras" not in (tmp_path / "served" / "saved_model.pb").read_bytes()
-    module = tf.saved_model.load(tmp_path / "served")  # to be held: it owns the weights
-    assert (module.serve(words.astype("int32")).numpy() == found).mean() > 0.9  # but for ties
+    module = tf.saved_model.load(tmp_path / "served")  # kept, since it owns the weights
+    assert (module.serve(words.astype("int32")).numpy() == found).mean() > 0.9  # ties may differ
 
 
 def test_very_many_tags_of_low_rank_train_without_a_matrix_of_them(rng, monkeypatch):

@@ -1,4 +1,4 @@
-"""Exact match and span scores as Keras metrics, against Python and seqeval."""
+"""Exact match and span scores as Keras metrics, compared with plain Python and seqeval."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from fastkeras.metrics import CRFExactMatch, CRFSpanScore
 
 pytest.importorskip("seqeval", reason="seqeval, which counts spans, is not installed")
 
-# Keras saves a variable with np.array(variable), of which NumPy 2 complains
+# NumPy 2 warns when Keras saves variables with np.array(variable)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 NAMES = {
@@ -26,7 +26,7 @@ BATCH, STEPS = 3, 7
 
 
 def emissions_of(tags, num_tags):
-    """Scores whose best sequence these tags are."""
+    """Scores for which these tags are the best sequence."""
     return (9 * np.eye(num_tags)[tags]).astype("float32")
 
 
@@ -84,7 +84,7 @@ def test_exact_match_leaves_out_what_is_masked():
     mask = np.array([[1, 1, 0], [1, 1, 1], [0, 0, 0]], bool)
     metric = CRFExactMatch(crf)
     metric.update_state(tags, crf(emissions_of(found, 3), mask=mask))
-    assert float(metric.result()) == 0.5  # the first, of two that have a step
+    assert float(metric.result()) == 0.5  # the first is right, of two that have steps
 
 
 @pytest.mark.parametrize("jit_compile", (False, True))

@@ -1,7 +1,7 @@
-"""Scores that are NaN or infinite: the sequences that use them tell so, and no others do.
+"""Scores that are NaN or infinite affect the results of sequences that use them, and no others.
 
-The rule is written out here a second time, from the scores alone; that every NaN ends in the result
-is no accident of an order of additions.
+The rule is written out here a second time, from the scores alone, so that a NaN in the result does
+not depend on the order of additions.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ every_engine = pytest.mark.parametrize("engine", ENGINES)
 
 
 def nan_of(dtype):
-    """A NaN with something in its lowest bits, like R's for what is missing."""
+    """A NaN with some of the lowest bits set, like R's NaN for missing values."""
     bits = {"float32": ("u4", 0x7FC00123), "float64": ("u8", 0x7FF80000000007A2)}[dtype]
     return np.array(bits[1], bits[0]).view(dtype)[()]
 
@@ -48,7 +48,7 @@ def spoiled_chains(draw):
 
 
 def is_sound(chain, valid):
-    """For each sequence, whether no score that it uses is NaN or +inf."""
+    """For each sequence, whether none of the scores that it uses is NaN or +inf."""
 
     def below_infinity(name):
         return chain[name] is None or (chain[name] < np.inf).all()
@@ -61,7 +61,7 @@ def is_sound(chain, valid):
 
 
 def taken(chain, rows):
-    """The chain of some of the sequences."""
+    """The chain with some of its sequences only."""
     of_batch = ("emissions", "tags", "lengths", "mask")
     return {
         name: value[rows] if name in of_batch and value is not None else value
@@ -70,7 +70,7 @@ def taken(chain, rows):
 
 
 def expect_nan(result, where):
-    """Assert that what is NaN is where it should be."""
+    """Assert that the result is NaN exactly where it should be."""
     np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(where, result.shape))
 
 

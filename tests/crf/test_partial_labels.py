@@ -1,4 +1,4 @@
-"""The likelihood of sets of tags: enumeration, accuracy of all engines, gradients, bad input."""
+"""The likelihood of sets of tags: by enumeration, accuracy of engines, gradients, bad input."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_an_engine_is_as_accurate_as_the_reference(engine, chain, seed, share):
         difference(dtype),
         scale,
         scale * steps,
-        steps=2,  # two likelihoods
+        steps=2,  # it is computed from two likelihoods
     )
 
 
@@ -86,7 +86,7 @@ def test_many_steps_in_float32_lose_no_digit(engine, rng):
     wider = {name: array.astype("float64") for name, array in chain.items()}
     inside = {**wider, "emissions": np.where(allowed, wider["emissions"], -np.inf)}
     exact = call("log_partition", inside, "native")[0] - call("log_partition", wider, "native")[0]
-    # both likelihoods are those of a whole path: thousands of nats, of which float32 has 7 digits
+    # both are likelihoods of a whole path, thousands of nats, with the 7 digits of float32
     np.testing.assert_allclose(value, exact, rtol=0, atol=2e-3)
 
 

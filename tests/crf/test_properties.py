@@ -1,4 +1,4 @@
-"""What is true of every chain, whatever the engine."""
+"""Properties of every chain, in every engine."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from strategies import chains, is_valid
 
 PER_SEQUENCE = ("emissions", "tags", "lengths", "mask")
 SCORES = ("emissions", "transitions", "start_transitions", "end_transitions")
-# The same bits every time:
+# These engines give the same bits every time:
 SUMS_IN_ORDER = ("reference", "numba", "native", "tensorflow_native", "cupy")
 
 
@@ -30,7 +30,7 @@ def assert_same(results, expected):
 
 
 def tolerance(chain, *more):
-    """The rounding of a sum over the steps of scores of this size."""
+    """The rounding error of a sum of scores of this size over the steps."""
     _, steps, num_tags = chain["emissions"].shape
     size = max(1, largest_score(chain), *more) + np.log(num_tags)
     return 4 * (2 * steps + 1) * size * np.finfo(chain["emissions"].dtype).eps
@@ -167,7 +167,7 @@ def test_a_sequence_does_not_depend_on_its_batch(engine, function, chain):
         row = {k: v if v is None else v[b : b + 1] for k, v in chain.items() if k in PER_SEQUENCE}
         single = call(function, {**chain, **row}, engine)
         if function == "log_likelihood_and_gradients":
-            whole, single = whole[:2], single[:2]  # the others are sums over the batch
+            whole, single = whole[:2], single[:2]  # the rest are sums over the batch
         assert_same(single, [result[b : b + 1] for result in whole])
 
 
@@ -207,7 +207,7 @@ def test_of_equal_paths_the_lowest_tags_are_decoded(engine, seed, num_tags, dtyp
     tags, score = call("viterbi", chain, engine)
     expected_tags, expected_score = call("viterbi", chain, "reference")
     np.testing.assert_array_equal(tags, expected_tags)
-    np.testing.assert_array_equal(score, expected_score)  # whole numbers: nothing is rounded
+    np.testing.assert_array_equal(score, expected_score)  # whole numbers are not rounded
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -1,4 +1,4 @@
-"""The reference against the enumeration of all tag sequences, in longdouble."""
+"""The reference, compared with the enumeration of all tag sequences in longdouble."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ small_chains = chains(dtype="float64", num_tags=(1, 2, 3), max_steps=5)
 
 
 def assert_equal(actual, expected, chain):
-    """Equal up to the roundings of longdouble at the largest sum of scores, forbidden ones too."""
+    """Equal up to the rounding of longdouble at the largest sum of scores, even forbidden ones."""
     names = ("emissions", "transitions", "start_transitions", "end_transitions")
     scores = [np.abs(chain[name]).ravel() for name in names if chain[name] is not None]
     scores = np.concatenate(scores)

@@ -1,4 +1,4 @@
-"""Samples and the k best sequences: enumeration, frequencies, every engine, bad input."""
+"""Samples and the k best sequences: by enumeration, frequencies, in every engine; bad input."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_the_k_best_are_those_of_the_enumeration_ties_included(engine, chain, k)
     for b, (valid, paths, all_scores) in enumerate(enumerate_paths(chain)):
         possible = np.isfinite(all_scores)
         paths, all_scores = paths[possible], all_scores[possible]
-        keys = (*paths.T, -all_scores)  # the last is the first to decide
+        keys = (*paths.T, -all_scores)  # the last key is the most significant
         order = np.lexsort(keys)[:k]
         expected_tags = np.zeros((k, steps), int)
         expected_tags[: len(order), valid] = paths[order]
@@ -102,7 +102,7 @@ def test_samples_have_the_frequencies_of_the_distribution(engine, hard, rng):
         assert hits.sum() == NUM_SAMPLES
         assert (hits[p == 0] == 0).all()
         deviation = np.sqrt(NUM_SAMPLES * p * (1 - p))
-        assert (np.abs(hits - NUM_SAMPLES * p) <= 5 * deviation + 2).all()  # 2: of the rarest
+        assert (np.abs(hits - NUM_SAMPLES * p) <= 5 * deviation + 2).all()  # + 2 for rare ones
 
 
 @given(
@@ -187,7 +187,7 @@ def test_in_graphs_of_unknown_shape(jit_compile, rng):
     for result, expected in zip((tags, scores), crf.k_best(x, transitions, 3), strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-12)
     assert samples.shape == (50, 2, 5)
-    assert (samples.numpy() != both(x)[1].numpy()).any()  # the generator goes on
+    assert (samples.numpy() != both(x)[1].numpy()).any()  # the generator has advanced
 
 
 def test_bad_numbers_raise(engine):

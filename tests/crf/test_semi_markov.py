@@ -1,4 +1,4 @@
-"""Semi-Markov chains against the enumeration of all segmentations."""
+"""Semi-Markov chains, compared with the enumeration of all segmentations."""
 
 from itertools import pairwise, product
 
@@ -159,7 +159,7 @@ def test_nan_and_infinity_make_nan_of_what_uses_them_and_of_nothing_else(name, c
     tags, begins, score = map(np.asarray, semi_markov.viterbi(**chain, engine=name))
     expected = semi_markov.viterbi(**chain, engine="reference")[2]
     assert not (expected[~sound] < np.inf).any()
-    if name == "keras":  # to which −inf is a number: with it +inf stays, where others have NaN
+    if name == "keras":  # −inf is a finite number there, so −inf + inf is +inf, and not NaN
         assert not (score[~sound] < np.inf).any()
         assert np.isnan(expected[np.isnan(score)]).all()
     else:
@@ -238,7 +238,7 @@ def test_float32_is_as_accurate_as_its_result(name, rng):
     )
     results = semi_markov.marginals(*scores, lengths, engine=name)
     expected = semi_markov.marginals(*exact, lengths, engine="reference")
-    # the kernels round once; the others sum hundreds of nats in float32, and take their exponential
+    # the kernels round once; others sum hundreds of nats in float32 before taking the exponential
     relative, absolute = (1e-6, 1e-6) if "native" in name else (0, 2e-3)
     for result, of_reference in zip(results, expected, strict=True):
         np.testing.assert_allclose(result, of_reference, rtol=relative, atol=absolute)

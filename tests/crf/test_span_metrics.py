@@ -1,4 +1,4 @@
-"""Span precision, recall and F1, against spans counted by hand; and the callback."""
+"""Span precision, recall and F1, compared with spans counted by hand; and the callback."""
 
 import sys
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Streaming Viterbi against the whole sequence at once, bit for bit."""
+"""Streaming Viterbi, compared bit for bit with decoding the whole sequence at once."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_any_cut_gives_the_bits_of_the_native_engine(size, num_tags, dtype, rng)
 @pytest.mark.skipif(fastkeras.engines("crf")["native"] != "ready", reason="no native engine here")
 def test_rows_are_rounded_as_those_of_the_native_engine(rng):
     chain = random_chain(rng, 3000, 4, "float32", quantum=4.0)
-    eps = 16 * np.finfo("float32").eps  # what a sum of 64 still sees, and one of 300 does not
+    eps = 16 * np.finfo("float32").eps  # a sum near 64 still holds it, one near 300 does not
     chain = {n: a + np.float32(eps) * rng.random(a.shape, "float32") for n, a in chain.items()}
     expected, _ = viterbi(**chain, engine="native")
     tags, _, _ = decode(stream_of(chain), chain["emissions"][0], 100)
@@ -85,7 +85,7 @@ def test_the_path_is_the_best_of_all(chain, size):
 
 @given(chain=chains(dtype="float64", num_tags=(2, 3), max_steps=6, scales=(1.0,)))
 def test_what_is_given_out_is_exactly_what_no_later_step_can_change(chain):
-    # the best path to each possible last tag: where all of them agree, and nowhere else
+    # steps are decided where the best paths to all possible last tags agree, and nowhere else
     for b, (steps, paths, scores) in enumerate(enumerate_paths(chain)):
         stream = ViterbiStream(chain["transitions"], chain["start_transitions"])
         given_out = stream.feed(chain["emissions"][b, steps])
@@ -106,7 +106,7 @@ def test_memory_is_that_of_the_undecided_steps(rng):
     _, _, most = decode(stream, chain["emissions"][0], 100)
     assert most < 100
     assert stream.undecided == 0
-    undecidable = np.zeros((1000, 2), "float32")  # two worlds, equally good so far
+    undecidable = np.zeros((1000, 2), "float32")  # two unconnected tags, equally good so far
     stream = ViterbiStream(np.array([[0, -np.inf], [-np.inf, 0]]))
     assert len(stream.feed(undecidable)) == 0
     assert stream.undecided == 1000

@@ -1,4 +1,4 @@
-"""The op library: shapes, errors, gradients inside and outside of graphs."""
+"""The op library: shapes, errors, gradients in graphs and outside."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def chain(batch=BATCH, steps=STEPS, num_tags=NUM_TAGS, dtype="float32"):
 
 
 def arguments_of(function, arguments):
-    """What an engine takes: a chain, start and end zero, and tags where they are taken."""
+    """The arguments for an engine: a chain with zero start and end, and tags if they are needed."""
     x, tags, transitions, lengths = arguments.values()
     zeros = np.zeros(transitions.shape[0], transitions.dtype)
     checked = Chain(x, transitions, lengths, None, zeros, zeros)
@@ -128,7 +128,7 @@ def test_gradient_through_a_function(inside, traced_before):
             result = value(scores)
         return tape.gradient(result, scores)
 
-    if traced_before:  # without a tape, so that the workspace comes late
+    if traced_before:  # without a tape, so that the workspace is computed later
         value(scores)
     got = (tf.function(gradient) if inside else gradient)(scores)
     _, want = crf.log_likelihood_and_gradients(**given, engine="reference")
@@ -194,7 +194,7 @@ def test_tag_out_of_range(tag):
     for function in (log_likelihood, crf.log_likelihood, crf.sequence_score):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             function(*map(tf.constant, given.values()))
-    given["lengths"][1] = 2  # now it stands at a step that is not valid
+    given["lengths"][1] = 2  # now the tag is at a step that is not valid
     assert np.isfinite(log_likelihood(*given.values())).all()
 
 
@@ -241,7 +241,7 @@ def op_arguments(**shapes):
 )
 @pytest.mark.parametrize("op", [library.fastkeras_crf_marginals, library.fastkeras_crf_viterbi])
 def test_op_called_with_a_wrong_shape(op, name, shape):
-    culprit = "transitions" if shape == (2, 3, 5) else name  # emissions rule
+    culprit = "transitions" if shape == (2, 3, 5) else name  # emissions define the sizes
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"{culprit} must have"):
         op(*op_arguments(**{name: shape}))
     if len(shape) != len(SHAPES[name]):

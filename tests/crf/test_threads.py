@@ -1,4 +1,4 @@
-"""Neither the number of threads nor the instruction set nor other callers change a result."""
+"""Results depend neither on the number of threads, nor the instruction set, nor other callers."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,7 +24,7 @@ def assert_same(results, expected):
         np.testing.assert_array_equal(result, other)
 
 
-def many_chains(rng, dtype, num_tags, steps=400):  # work that pays for more than one thread
+def many_chains(rng, dtype, num_tags, steps=400):  # enough work for several threads
     batch = 37
     return {
         "emissions": rng.standard_normal((batch, steps, num_tags)).astype(dtype),
@@ -39,7 +39,7 @@ def many_chains(rng, dtype, num_tags, steps=400):  # work that pays for more tha
 
 @pytest.fixture
 def set_num_threads(engine, monkeypatch):
-    """A function that sets how many threads the engine computes on."""
+    """A function that sets the number of threads of the engine."""
     if engine == "native":
         core = pytest.importorskip("fastkeras._core")
         before = core.num_threads()

@@ -1,4 +1,4 @@
-"""Transitions that vary with the step, against the enumeration of all sequences."""
+"""Transitions that vary with the step, compared with the enumeration of all sequences."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ ENGINES = ("reference", "keras")
 
 @st.composite
 def varying_chains(draw, **options):
-    """Draw a chain whose transitions vary, with the step or with the sequence, too."""
+    """Draw a chain whose transitions vary with the step, or with step and sequence."""
     chain = draw(
         chains(dtype="float64", num_tags=(1, 3), scales=(0.1, 1.0, 30.0), max_steps=4, **options)
     )

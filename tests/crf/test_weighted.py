@@ -1,4 +1,4 @@
-"""Weights of tags and steps, and smoothed labels: enumeration, identities, gradients, the loss."""
+"""Weights of tags and steps, smoothed labels: by enumeration, identities, gradients, the loss."""
 
 import itertools
 
@@ -11,14 +11,14 @@ from fastkeras import crf
 from fastkeras.layers import CRF, MEMM
 from fastkeras.losses import CRFLoss
 
-# Keras saves a variable with np.array(variable), of which NumPy 2 complains
+# NumPy 2 warns when Keras saves variables with np.array(variable)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STEPS, NUM_TAGS = 4, 3
 
 
 def chain(rng, batch=3, dtype="float64", hard=False):
-    """Scores; with `hard`, some of −inf that leave sequences over."""
+    """Scores; with `hard`, some are −inf, but some sequences remain possible."""
     scores = {
         "emissions": 2 * rng.standard_normal((batch, STEPS, NUM_TAGS)),
         "transitions": 2 * rng.standard_normal((NUM_TAGS, NUM_TAGS)),
@@ -41,7 +41,7 @@ def distribution(scores, valid, b):
 
 
 def conditionals(paths, log_p, path):
-    """log p(y_t | what came before), by summing over the sequences with the same beginning."""
+    """log p(y_t | the tags before), by summing over the sequences with the same beginning."""
     begins = [
         np.logaddexp.reduce(log_p[(paths[:, :t] == path[:t]).all(axis=1)])
         for t in range(len(path) + 1)
@@ -129,7 +129,7 @@ def test_an_impossible_sequence(engine, rng):
 
 
 def test_far_emissions_keep_their_digits():
-    """200 nats apart: the tag of the label has no probability in float32, but a logarithm."""
+    """At 200 nats, the probability of the label is 0 in float32, but its logarithm is not lost."""
     emissions = np.array([[[0, -200], [0, -200], [0, -200]]], "float32")
     tags, zeros, weights = np.array([[1, 1, 0]]), np.zeros((2, 2), "float32"), np.array([1.0, 2.0])
     for engine in ("reference", "keras"):

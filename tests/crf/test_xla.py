@@ -1,4 +1,4 @@
-"""The kernels inside of what XLA compiles: the same bits, layouts, gradients, errors."""
+"""The kernels in programs of XLA: the same bits, layouts, gradients, errors."""
 
 import keras
 import numpy as np
@@ -64,7 +64,7 @@ def same_bits(compiled, plain):
 
 
 def program(function, *arguments):
-    """What XLA made of a function, as text."""
+    """The program that XLA made of a function, as text."""
     compiled = tf.function(function, jit_compile=True)
     return compiled.experimental_get_compiler_ir(*arguments)(stage="hlo")
 
@@ -115,7 +115,7 @@ def test_a_mask_with_holes_and_a_tape(rng):
 
 
 def test_emissions_that_xla_holds_the_other_way_round():
-    """Where XLA would hand over columns for rows, it has to copy."""
+    """XLA stores this array by columns, and has to copy it before it calls a kernel."""
     chain = tensors((6, 5, 4))
 
     def from_columns(columns, transitions):
@@ -137,7 +137,7 @@ def test_a_tag_out_of_range_is_an_error():
 
 
 def test_sizes_that_xla_does_not_know_are_refused():
-    """Else the call would see the bound of the size, and count what is beyond it."""
+    """Otherwise the kernel would get a bound instead of the size, and use elements beyond the size."""
     chain = tensors((4, 5, 3))
 
     @tf.function(jit_compile=True)
@@ -179,7 +179,7 @@ def test_fit_with_jit_compile_takes_the_steps_of_fit_without(rng):
 
 @pytest.mark.parametrize("why", ("a GPU", "no library"))
 def test_where_xla_would_not_find_the_kernels_the_keras_engine_answers(why, monkeypatch):
-    if why == "a GPU":  # XLA would ask for kernels there
+    if why == "a GPU":  # XLA would need kernels for it
         devices = [tf.config.PhysicalDevice(f"/{kind}:0", kind) for kind in ("CPU", "GPU")]
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda: devices)
         state = library.state_under_xla("libfastkeras_tf_xla")

@@ -15,7 +15,7 @@ from fastkeras.layers import (  # noqa: E402
 from fastkeras.losses import SequenceCrossentropy  # noqa: E402
 from fastkeras.seq2seq import BeamSearch  # noqa: E402
 
-# Keras on torch makes arrays with np.array(tensor), of which NumPy 2 complains
+# NumPy 2 warns when Keras on torch makes arrays with np.array(tensor)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 START, END, VOCABULARY = 2, 3, 11
 CELLS = {
