@@ -1,5 +1,5 @@
-// Random chains of every kind, for the tests of the CRF's kernels. Inputs live in arrays of exactly
-// their size, so that the sanitizer sees a step outside; so should outputs.
+// Random chains of every kind, for the tests of the CRF's kernels. Inputs are in arrays of exactly
+// their size, so that the sanitizer detects a read beyond them; outputs should be too.
 
 #ifndef FASTKERAS_TESTS_CRF_PROBLEM_H_
 #define FASTKERAS_TESTS_CRF_PROBLEM_H_
@@ -49,7 +49,7 @@ struct Problem {
     for (int b = 0; b < batch; ++b) weights.push_back(static_cast<T>(Pick(-2, 2)));
   }
 
-  // Some of them −inf, or so low that they mean it.
+  // Some of them −inf, or so low that they amount to it.
   std::vector<T> Scores(int size, double scale) {
     std::vector<T> scores(size);
     std::normal_distribution<double> normal(0, scale);
@@ -61,7 +61,7 @@ struct Problem {
     return scores;
   }
 
-  // Puts NaN and infinities in some places. No number is expected of what uses them.
+  // Puts NaN and infinities in some places. What uses them is not expected to be a number.
   void Spoil() {
     constexpr T kInfinity = std::numeric_limits<T>::infinity();
     for (std::vector<T>* scores : {&emissions, &transitions, &start, &end}) {

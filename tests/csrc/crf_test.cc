@@ -1,7 +1,7 @@
 // Runs the CRF kernels under the sanitizers, on every instruction set that this processor has.
 //
-// The numbers are checked against a forward recursion in long double, coarsely: tests/crf/ has the
-// suite that judges accuracy.
+// The numbers are checked only coarsely, against a forward recursion in long double; the suite in
+// tests/crf/ judges accuracy.
 
 #include <algorithm>
 #include <cmath>
@@ -26,7 +26,7 @@ struct Results {
   std::vector<T> unary, counts, score;
   std::vector<int32_t> tags;
 
-  // The name of an array whose bits differ, or null.
+  // The name of the first array whose bits differ, or null.
   const char* Difference(const Results& other) const {
     const auto differ = [](const auto& a, const auto& b) {
       return !a.empty() && std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) != 0;

@@ -1,7 +1,7 @@
 // Runs the kernels of the Keras layers under the sanitizers, on every instruction set that this
 // processor has, against plain loops in double.
 //
-// All arrays have exactly their size, so that the sanitizer sees a step outside.
+// All arrays have exactly the size needed, so that the sanitizer detects an access beyond them.
 
 #include "word2vec/layers/layers.h"
 

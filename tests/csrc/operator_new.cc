@@ -1,5 +1,5 @@
-// Linked into the sanitized `_core`: the sanitizer's own operator new ends the process where memory
-// does, and does not throw.
+// Linked into the sanitized `_core`, because the sanitizer's own operator new does not throw when
+// memory runs out, but ends the process.
 
 #include <cstdlib>
 #include <new>

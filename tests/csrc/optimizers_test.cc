@@ -1,9 +1,10 @@
 // Runs the optimizer kernels under the sanitizers, on every instruction set that this processor
 // has.
 //
-// All arrays have exactly their size, so that the sanitizer sees a step outside. The numbers are
-// checked for what does not depend on accuracy: the same bits on one thread and on three, nothing
-// touched that is frozen or skipped; tests/optimizers/ has the suite that judges accuracy.
+// All arrays have exactly the size needed, so that the sanitizer detects an access beyond them. Of
+// the numbers, only what does not depend on accuracy is checked: the same bits on one thread and on
+// three, and nothing touched that is frozen or skipped. The suite in tests/optimizers/ judges
+// accuracy.
 
 #include "optimizers/optimizers.h"
 
@@ -42,7 +43,7 @@ int64_t BytesOf(Dtype dtype) {
   return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
 }
 
-// Numbers of the type; bit patterns of halves below infinity.
+// Numbers of the type; for half precision, bit patterns below infinity.
 Memory Numbers(Dtype dtype, int64_t size) {
   Memory memory(size * BytesOf(dtype));
   for (int64_t i = 0; i < size; ++i) {
@@ -89,7 +90,7 @@ struct Problem {
       const auto kind =
           static_cast<TransformKind>(Pick(0, static_cast<int>(TransformKind::kCount) - 1));
       variable.chain.push_back({kind, 0.5, 0});
-      if (kind == TransformKind::kClipByGlobalNorm) break;  // of one group, so last
+      if (kind == TransformKind::kClipByGlobalNorm) break;  // there is one group, so it comes last
     }
     variable.adapted = rule == Rule::kLamb || Pick(0, 3) == 0;
     variable.rate = 0.1;

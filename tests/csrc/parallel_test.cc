@@ -1,6 +1,5 @@
-// Puts the pool through what may happen around it, under the sanitizers: many callers at once,
-// tasks that throw, forks at any moment, tasks in tasks, and the end of the process while threads
-// are at work.
+// Runs the pool of threads under the sanitizers: with many callers at once, tasks that throw, forks
+// at any moment, tasks in tasks, and the end of the process while threads are at work.
 
 #include "parallel.h"
 
@@ -19,7 +18,7 @@
 
 using namespace fastkeras;
 
-// The thread sanitizer lets a forked child start threads only if it is told to.
+// The thread sanitizer lets a forked child start threads only if told so.
 extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options() {
   return "die_after_fork=0";
 }
@@ -34,14 +33,14 @@ void Expect(bool condition, const char* what) {
   std::fprintf(stderr, "%s\n", what);
 }
 
-// Every task once, whatever the number of threads.
+// Every task runs once, whatever the number of threads.
 void RunsAll(int64_t tasks, int num_threads) {
   std::vector<int> times(tasks);
   ParallelFor(tasks, num_threads, [&](int64_t task) { ++times[task]; });
   for (int count : times) Expect(count == 1, "a task did not run once");
 }
 
-// The exception of one task comes out after all that ran are done.
+// The exception of one task is thrown when all tasks that ran are done.
 void Throws(int64_t tasks, int num_threads, int64_t bad) {
   std::vector<std::string> room(tasks, "a string that is longer than what fits beside its length");
   std::atomic<int> running{0};
@@ -89,8 +88,8 @@ class Load {
   std::vector<std::thread> threads_;
 };
 
-// A child that does not end is ended by its alarm. The load allocates nothing, since the
-// sanitizers' own locks do not survive a fork.
+// A child that hangs is ended by its alarm. The load allocates nothing, since the sanitizers' own
+// locks do not survive a fork.
 void Forks(int times) {
   const Load load(2, [] {
     std::atomic<int> sum{0};
@@ -141,7 +140,7 @@ void Affinity() {
     sched_setaffinity(0, sizeof(one), &one);
     Expect(NumThreads(0) == 1, "one processor has more than one thread");
     ParallelFor(64, 3, [&](int64_t) {
-      usleep(300);  // so that helpers come, too
+      usleep(300);  // so that helpers get tasks too
       Expect(sched_getcpu() == processor, "a task left its caller's processors");
     });
   }
@@ -163,7 +162,7 @@ void Counts() {
 }  // namespace
 
 int main() {
-  for (int i = 0; i < 5; ++i) Ends();  // first: a sanitizer knows of no threads yet
+  for (int i = 0; i < 5; ++i) Ends();  // first, while the sanitizer knows of no threads
   Counts();
   for (int num_threads : {0, 1, 2, 3, 8}) {
     for (int64_t tasks : {0, 1, 2, 3, 100}) RunsAll(tasks, num_threads);

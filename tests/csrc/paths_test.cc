@@ -1,5 +1,6 @@
-// Runs what finds and draws whole paths under the sanitizers, on every instruction set that this
-// processor has. The k best are compared with those of a plain list recursion in long double.
+// Runs the kernels that find and draw whole paths under the sanitizers, on every instruction set
+// that this processor has. The k best are compared with a plain recursion over lists in long
+// double.
 
 #include <algorithm>
 #include <cmath>
@@ -25,7 +26,7 @@ bool Same(const std::vector<V>& a, const std::vector<V>& b) {
   return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0;
 }
 
-// The scores of the k best paths, as many as there are.
+// The scores of the k best paths, or of all if there are fewer.
 template <typename T>
 std::vector<long double> BestScores(const Problem<T>& problem, int b, int k) {
   const int num_tags = problem.num_tags;

@@ -1,4 +1,4 @@
-// A library that tests/test_pool.py preloads: what a machine may refuse is refused on demand.
+// A library that tests/test_pool.py preloads: it refuses memory and threads on demand.
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -13,16 +13,16 @@ void* __libc_malloc(size_t);
 void* __libc_calloc(size_t, size_t);
 void* __libc_memalign(size_t, size_t);
 
-static std::atomic<long> allocations_left{0};  // up to the one that fails; 0: none will
+static std::atomic<long> allocations_left{0};  // the last of these fails; 0: none does
 static std::atomic<bool> refused{false}, no_threads{false};
 
-// One fails, after so many that do not.
+// Makes one allocation fail, after so many that do not.
 void refuse_memory(long allocations) {
   refused = false;
   allocations_left = allocations + 1;
 }
 
-// True if one has failed since.
+// Returns whether one has failed since.
 bool stop_refusing_memory() {
   allocations_left = 0;
   return refused;

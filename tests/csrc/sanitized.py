@@ -1,4 +1,4 @@
-"""Run a module with the `_core` that `make sanitize` has built: sanitized.py MODULE ARGUMENTS."""
+"""Run a module with the `_core` that `make sanitize` builds: sanitized.py MODULE ARGUMENTS."""
 
 import runpy
 import sys

@@ -118,7 +118,7 @@ struct Results {
   std::unique_ptr<bool[]> begins;
 };
 
-// The score of a segmentation, -inf if it is none.
+// The score of a segmentation, or -inf if it is not valid.
 template <typename T>
 long double ScoreOf(const SemiProblem<T>& problem, int b, const Results<T>& results) {
   const int steps = problem.lengths[b], num_tags = problem.num_tags, row = b * problem.steps;

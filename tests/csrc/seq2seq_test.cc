@@ -1,7 +1,7 @@
 // Runs the step of a beam search under the sanitizers, on every instruction set that this processor
 // has, against a sort of all continuations in double.
 //
-// All arrays have exactly their size, so that the sanitizer sees a step outside.
+// All arrays have exactly the size needed, so that the sanitizer detects an access beyond them.
 
 #include "seq2seq/seq2seq.h"
 

@@ -1,5 +1,6 @@
-// Runs the counting and the encoding of words under the sanitizers, against a plain reading of the
-// same text. Texts live in arrays of exactly their size, so that a read beyond the end is seen.
+// Runs the counting and the encoding of words under the sanitizers, and compares them to a plain
+// reading of the same text. Texts are in arrays of exactly their size, so that a read beyond the
+// end is detected.
 
 #include "word2vec/text/text.h"
 

@@ -1,8 +1,8 @@
 // Runs the Word2Vec kernels under the sanitizers, on every instruction set that this processor has.
 //
-// All arrays have exactly their size, so that the sanitizer sees a step outside. Threads run in
-// deterministic mode only: without locks they race for rows on purpose, which the thread sanitizer
-// would rightly report. tests/word2vec/ has the suite that judges accuracy.
+// All arrays have exactly the size needed, so that the sanitizer detects an access beyond them.
+// Threads run in deterministic mode only: otherwise they update rows without locks on purpose,
+// which the thread sanitizer would rightly report. The suite in tests/word2vec/ judges accuracy.
 
 #include "word2vec/word2vec.h"
 
@@ -53,14 +53,14 @@ struct Drawn {
       noise.push_back(static_cast<uint32_t>(generator()));
       noise.push_back(static_cast<uint32_t>(Pick(0, words - 1)));
       offsets.push_back(0.5f);
-      const int path = std::min(Pick(0, 20), words - 1);  // of different nodes
+      const int path = std::min(Pick(0, 20), words - 1);  // its nodes are different
       longest = std::max(longest, path);
       for (int j = 0; j < path; ++j) {
         nodes.push_back((word + j) % words);
         signs.push_back(Pick(0, 1) ? 1.0f : -1.0f);
       }
       starts.push_back(static_cast<int64_t>(nodes.size()));
-      const int parts = subwords ? Pick(0, 9) : 0;  // besides the word; one may come twice
+      const int parts = subwords ? Pick(0, 9) : 0;  // besides the word; may repeat
       longest_bag = std::max(longest_bag, 1 + parts);
       bag_rows.push_back(word);
       for (int j = 0; j < parts; ++j) bag_rows.push_back(Pick(words, input_rows - 1));
