@@ -1,7 +1,7 @@
-"""The CRF: our engines and the peers, correct first, on the same two cores.
+"""The CRF: our engines and the peers, checked and then timed, on the same two cores.
 
-Keras takes one backend a process: KERAS_BACKEND=jax or torch measures what runs on that, into a
-results file of its own.
+Keras takes one backend in a process: KERAS_BACKEND=jax or torch measures what runs on that, and
+writes a results file of its own.
 """
 
 import os
@@ -24,11 +24,11 @@ WORKLOADS = {  # batch, steps, tags
     "many states": (4, 4096, 512),
 }
 FUNCTIONS = ("log-likelihood", "gradient", "viterbi")
-LARGEST_FOR_LOG_SPACE = 2**32  # bytes they may keep; above, they get an eighth of the steps
+LARGEST_FOR_LOG_SPACE = 2**32  # bytes they may keep; if more, they get an eighth of the steps
 SECONDS = 2.0  # of timed rounds for each benchmark, two rounds at least
 problems, exact_results = {}, {}
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # peers warn of each other
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between peers
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def exact_of(workload, problem, factor):
 
 
 def test_arithmetic_limit(records, quick):
-    """The rates that the time of an ideal kernel is computed from: the best anybody reaches."""
+    """The rates that give the time of an ideal kernel: the best that any library reaches."""
     import torch
 
     torch.set_num_threads(2)
@@ -115,7 +115,7 @@ def test_arithmetic_limit(records, quick):
 
 
 def test_empty_call(records):
-    """What TensorFlow takes for a function that does nothing: the floor of every time above."""
+    """The time of a TensorFlow function that does nothing, which is part of every time above."""
     if os.environ["KERAS_BACKEND"] != "tensorflow":
         pytest.skip("no TensorFlow here")
     import tensorflow as tf

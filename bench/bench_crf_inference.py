@@ -1,4 +1,4 @@
-"""What else the CRF infers, against what it is measured by: Viterbi, loss and gradient, a peer."""
+"""Other inference with the CRF, compared with Viterbi, with loss and gradient, or with a peer."""
 
 import time
 from functools import partial
@@ -99,7 +99,7 @@ def test_semi_markov(records, quick):
 
 
 def in_turns(calls, rounds):
-    """Time all calls once in each round, so that what else the machine does falls on all alike."""
+    """Time all calls once in each round, so that other load on the machine affects all alike."""
     seconds = {name: [] for name in calls}
     for call in calls.values():
         call()

@@ -1,7 +1,7 @@
-"""The optimizer step alone: ours and the peers, correct first, on the same two cores.
+"""The optimizer step alone: ours and the peers, checked and then timed, on the same two cores.
 
-Seconds of processor time are what to compare: on a shared machine they repeat within 5 percent,
-where the time on the clock depends on who else runs.
+Compare seconds of processor time: on a shared machine they repeat within 5 percent, whereas time on
+the clock depends on what else runs.
 """
 
 import json
@@ -24,11 +24,11 @@ CASES = {  # rates by layer, clipping by the global norm
     "global norm": (False, True),
     "rates and norm": (True, True),
 }
-FRAMEWORKS = {  # who shares a process: the memory would not do for all
+FRAMEWORKS = {  # which share a process: there is not enough memory for all at once
     "tensorflow, torch": [name for name in PROVIDERS if name not in ON_JAX],
     "jax": ON_JAX,
 }
-ROUNDS = 25  # in each of them every provider makes a step, since the memory's speed drifts
+ROUNDS = 25  # every provider makes a step in each, since the speed of the memory drifts
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -51,7 +51,7 @@ def test_optimizer(benchmark, records, quick, model, case, frameworks):
 
 
 def compare(model, case, rounds, frameworks):
-    """Return the rows of one case: who can do it, correct first, then in turns."""
+    """Return the rows of one case: the providers that can do it, checked, then timed in turns."""
     problem, (rates, clip) = transformer(*MODELS[model]), CASES[case]
     steps, rows = {}, {}
     for name in FRAMEWORKS[frameworks]:

@@ -1,10 +1,10 @@
-"""A pass of Word2Vec over a text: ours and the peers, correct first, then timed in turns.
+"""A pass of Word2Vec over a text: ours and the peers, checked, then timed in turns.
 
 The text is synthetic (fastkeras/bench/word2vec_corpus.py), or the file that the environment
 variable WORD2VEC_CORPUS names, one sentence a line; a file has no planted analogies to check.
 
-Words per second of processor time are what to compare: on a shared machine they repeat better than
-the time on the clock, which is in the results too.
+Compare words per second of processor time: on a shared machine they repeat better than those by the
+time on the clock, which is in the results too.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from fastkeras.bench.word2vec import MIN_COUNT, NEGATIVE, PROVIDERS, SAMPLE, SIZ
 WORDS = 4_000_000
 ROUNDS = 3
 OURS = ("fastkeras", "numba")
-FOLDED = 512  # words, for the limit of the first cache
+FOLDED = 512  # words, for the limit with all rows in the first cache
 SOLVED = 50  # percent of the planted analogies, after a pass
 OF_CACHE = {  # settings of the passes whose rows are all in the first cache
     "skip-gram, window-shared": {"shared_negatives": True},
@@ -36,7 +36,7 @@ OF_CACHE = {  # settings of the passes whose rows are all in the first cache
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory, quick, records):
-    """Return (path, whether something is planted)."""
+    """Return (path, whether it has planted analogies)."""
     own = os.environ.get("WORD2VEC_CORPUS")
     path = own or str(tmp_path_factory.mktemp("word2vec") / "text.txt")
     if not own:
@@ -72,7 +72,7 @@ def test_word2vec_scan_and_memory(benchmark, records, text):
 
 
 def compare(path, case, rounds, planted):
-    """Return the rows of one case: who can do it, correct first, then in turns."""
+    """Return the rows of one case: the providers that can do it, checked, then timed in turns."""
     rows, trainings = {}, {}
     for name, (provider, settings) in PROVIDERS[case].items():
         try:
@@ -99,7 +99,7 @@ def compare(path, case, rounds, planted):
 
 
 def check(analogies):
-    """Assert that ours have learnt what was planted."""
+    """Assert that ours have learnt the planted analogies."""
     for name, solved in analogies.items():
         if name.startswith(OURS):
             assert solved >= SOLVED, f"{name} solves {solved:.0f} % of the planted: {analogies}"
@@ -110,10 +110,10 @@ def spread(seconds):
 
 
 def cache(path, rounds):
-    """Time the native pass as it is, and with the words folded onto rows that fill 28 kB.
+    """Time the native pass as it is, and with all words mapped onto rows that fill 28 kB.
 
-    Both get the text as subsampling left it. 512 words are few enough for their pages to be found
-    at once, and enough for a window to hold hardly any of them twice.
+    Both get the text after subsampling. 512 words are few enough for the processor to know all of
+    their pages, and enough for a window to hold hardly any of them twice.
     """
     from fastkeras.word2vec._engines import native
     from fastkeras.word2vec.corpus import encode
@@ -150,9 +150,9 @@ def cache(path, rounds):
 
 
 def aliased(rows, width):
-    """Return two matrices of zeros whose memory is the same few pages again and again.
+    """Return two matrices of zeros whose memory is the same few pages, mapped again and again.
 
-    The pass does not know: it draws, prefetches, computes and stores as always.
+    The pass does not know this: it draws, prefetches, computes and stores as always.
     """
     period = int(np.lcm(4 * width, mmap.PAGESIZE))  # whole rows and whole pages
     total = -(-rows * 4 * width // period) * period
@@ -177,7 +177,7 @@ def scan(path):
     from fastkeras.word2vec.corpus import encode
     from fastkeras.word2vec.vocabulary import build
 
-    def peak():  # `getrusage` would start from that of the process which started this one
+    def peak():  # that of `getrusage` would include the process which started this one
         return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
     size, seconds, before = os.path.getsize(path), {}, peak()

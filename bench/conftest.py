@@ -1,4 +1,4 @@
-"""The same two cores for everybody; the machine, the results file and the ratios at the end."""
+"""The same two cores for all; records of the machine; the results file; the ratios at the end."""
 
 import json
 import os
@@ -16,7 +16,7 @@ CORES = sorted(os.sched_getaffinity(0))[:2]
 os.sched_setaffinity(0, CORES)  # inherited by every thread that any library starts later
 for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
     os.environ[f"{library}_NUM_THREADS"] = str(len(CORES))
-os.environ["OMP_WAIT_POLICY"] = "passive"  # spinning threads of one would slow down the next
+os.environ["OMP_WAIT_POLICY"] = "passive"  # one library's spinning threads slow down the next
 os.environ["GOMP_SPINCOUNT"] = "0"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -44,7 +44,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def machine():
-    """What a time means nothing without."""
+    """The machine and versions, without which a time means nothing."""
     installed = {}
     for package in PACKAGES:
         try:
@@ -84,7 +84,7 @@ def quick(request):
 
 @pytest.fixture(scope="module")
 def records(request):
-    """What the benchmarks of a file have found, for its results file and its summary."""
+    """The findings of the benchmarks of a file, for its results file and its summary."""
     domain = request.module.__name__.rpartition("bench_")[2]
     return results.setdefault(domain, {"machine": machine()})
 

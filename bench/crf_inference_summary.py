@@ -1,6 +1,6 @@
-"""The ratios of a run, against what they should be."""
+"""The ratios of a run, and what they should be."""
 
-LIMITS = {  # of: (what it is measured by, the largest ratio)
+LIMITS = {  # call: (the call it is compared with, the largest ratio)
     "k_best": ("viterbi", 6),
     "sample": ("gradient", 1),
     "sample, numbers too": ("gradient", None),  # NumPy draws them, on one thread
@@ -11,7 +11,7 @@ SEMI_MARKOV = 10  # times faster than the peer
 
 
 def summary(results):
-    """The lines that end a run."""
+    """The lines printed at the end of a run."""
     yield ""
     cpu, threads = results["machine"]["cpu"], results["machine"]["threads"]
     yield f"CRF inference on {cpu}, {threads} threads, float32"

@@ -1,17 +1,17 @@
-"""The ratios of a run, against what they should be."""
+"""The ratios of a run, and what they should be."""
 
 from fastkeras.bench.crf import OF_BACKEND
 
 PYTORCH, COMPILED, SCAN = "pytorch-crf", "pytorch-crf, compiled", "JAX scan"
 COMPOSITES = ("keras", "keras, XLA")
-OF_GRADIENT = {  # by backend and tags: how much faster than the composite a gradient has to be
+OF_GRADIENT = {  # how much faster than the composite a gradient has to be, by backend and tags
     "jax": {9: 6, 32: 4, 16: 10, 128: 2.5},
     "torch": {9: 50, 32: 30, 16: 300, 128: 20},
 }
 
 
 def targets(function, num_tags, backend):
-    """Yield (peers of which the fastest counts, how many times faster we have to be)."""
+    """Yield (peers, how many times faster than the fastest of them we have to be)."""
     if backend != "tensorflow":
         if function == "gradient":
             yield (OF_BACKEND[backend][2],), OF_GRADIENT[backend].get(num_tags)
@@ -23,12 +23,12 @@ def targets(function, num_tags, backend):
         yield COMPOSITES, 5 if num_tags <= 32 else 3 if num_tags <= 128 else 2
         yield (PYTORCH,), 25
     if function == "viterbi":
-        yield COMPOSITES, 3 if num_tags == 9 else 8  # 9: call overhead rules
+        yield COMPOSITES, 3 if num_tags == 9 else 8  # 9: call overhead dominates
         yield (PYTORCH,), 20
 
 
 def ratio(rows, peers, ours):
-    """Return (median ratio, its low, its high): how many times the fastest peer's time is ours.
+    """Return (median ratio, its low, its high): the fastest peer's time divided by ours.
 
     Low and high pair the 20th percentile of one with the 80th of the other.
     """
@@ -47,7 +47,7 @@ def arithmetic_limit(workload, function, limit):
 
 
 def summary(results):
-    """The lines that end a run."""
+    """The lines printed at the end of a run."""
     yield ""
     yield f"CRF on {results['machine']['cpu']}, {results['machine']['threads']} threads, float32"
     backend = results["machine"].get("backend", "tensorflow")

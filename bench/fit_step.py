@@ -2,8 +2,8 @@
 
     python bench/fit_step.py
 
-Keras takes one backend a process, so each is measured in a process of its own. Without us: the CRF
-composed of Keras operations, and Keras' AdamW with one learning rate for all.
+Keras takes one backend in a process, so each is measured in a process of its own. "Without us" is
+the CRF composed of Keras operations, and Keras' AdamW with one learning rate for all.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def network(way):
 
 
 def seconds_of_a_step(way, steps):
-    """The least of several epochs, by the step, and the seconds of the first step."""
+    """The seconds of a step in the fastest of several epochs, and those of the first step."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def seconds_of_a_step(way, steps):
 
 
 def measure(steps):
-    """What a process prints of its backend."""
+    """What a process prints about its backend."""
     import keras
 
     backend, found = keras.backend.backend(), {}

@@ -1,4 +1,4 @@
-"""The ratios of a run of bench_optimizer.py, against what they should be."""
+"""The ratios of a run of bench_optimizer.py, and what they should be."""
 
 OURS = "fastkeras"
 TARGETS = {  # of the processor time: peer, times ours, in which case; "at most" for a bound on ours
@@ -9,20 +9,20 @@ TARGETS = {  # of the processor time: peer, times ours, in which case; "at most"
 }
 OURS_ON_JAX = "fastkeras, JAX"
 OF_OPTAX = {"one rate": 1.0, "rates by layer": 1.3, "global norm": 1.3, "rates and norm": 1.3}
-SMALL = {"torch fused": 1 / 1.1}  # call overhead
+SMALL = {"torch fused": 1 / 1.1}  # where call overhead dominates
 LARGEST_SWEEPS = 1.15
 FIRST_CALL = 1.5  # seconds
 QUANTIZED = {"times": 0.65, "memory": 0.27}  # of that in float32
 
 
 def ratio(ours, peer, clock="cpu"):
-    """Return (median ratio, its low, its high): how many times ours the peer takes."""
+    """Return (median ratio, its low, its high): the peer's time divided by ours."""
     a, b = ours[clock], peer[clock]
     return b["median"] / a["median"], b["p20"] / a["p80"], b["p80"] / a["p20"]
 
 
 def summary(results):
-    """The lines that end a run."""
+    """The lines printed at the end of a run."""
     machine = results["machine"]
     yield ""
     yield f"AdamW step on {machine['cpu']}, {machine['threads']} threads, float32"

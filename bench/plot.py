@@ -1,4 +1,4 @@
-"""Draws docs/img and fills the marked parts of README.md, from bench/results/*.json alone."""
+"""Draws docs/img and fills the marked parts of the documents, from bench/results/*.json alone."""
 
 import json
 import sys
@@ -180,7 +180,7 @@ def optimizer_cell(rows, name, of="fastkeras"):
 
 
 def word2vec_table(quality_path):
-    """The README's table of Word2Vec: speed and quality, of two files."""
+    """The README's table of Word2Vec: speed and quality, from two files."""
     path = quality_path.with_name(quality_path.name.replace("quality-", ""))
     results, quality = (json.loads(p.read_text()) for p in (path, quality_path))
     return word2vec_summary.markdown(results, quality, path, quality_path)
@@ -215,7 +215,7 @@ def milliseconds(seconds):
 
 
 def fill(path, name, text):
-    """Replace what stands between the markers of this name."""
+    """Replace the text between the markers of this name."""
     begin, end = f"<!-- {name}: begin, made by bench/plot.py -->", f"<!-- {name}: end -->"
     whole = path.read_text("utf-8")
     before, _, rest = whole.partition(begin)

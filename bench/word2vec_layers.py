@@ -126,7 +126,7 @@ def spread(seconds):
 
 
 def report(rows):
-    """Lines with the times of both engines and how many times less ours takes."""
+    """Lines with the times of both engines and their ratio."""
     for case, row in rows.items():
         yield case
         for what in row[ENGINES[0]]:

@@ -4,11 +4,11 @@
 
 Three measures on the words that came at least 20 times, each a mean and a spread over the seeds:
 
-- held-out loss: of the negative sampling, a context with a word and five drawn (CBOW: the mean of
-  the contexts), on every twentieth paragraph, the same draws for all;
-- same tag: how many of a word's ten neighbours are mostly tagged as the word is, in percent;
-- agreement: how many of its ten neighbours are among gensim's, in percent, over all pairs of seeds;
-  in gensim's own row, of different seeds.
+- held-out loss: that of negative sampling, for a context (CBOW: the mean of the contexts) with a
+  word and five drawn ones, on every twentieth paragraph, with the same draws for all;
+- same tag: how many of a word's ten neighbours have the same most frequent tag, in percent;
+- agreement: how many of its ten neighbours are also gensim's, in percent, over all pairs of seeds;
+  in gensim's own row, over pairs of different seeds.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from peoples_daily import corpus_path, read_paragraphs  # noqa: E402
 
 SIZE, WINDOW, NEGATIVE, MIN_COUNT, FREQUENT, NEIGHBOURS = 100, 5, 5, 5, 20, 10
 END_RATE = 1e-4
-OURS = {  # who is compared with which of gensim's, arguments of ours
+OURS = {  # our model: (the one of gensim to compare it with, our arguments)
     "skip-gram, exact": ("gensim skip-gram", {"shared_negatives": None}),
     "skip-gram, window-shared": ("gensim skip-gram", {}),
     "skip-gram, hierarchical softmax": ("gensim skip-gram, hs", {"loss": "hierarchical_softmax"}),
     "CBOW, word2vec's update": ("gensim CBOW", {"objective": "cbow", "cbow_gradient": "word2vec"}),
     "CBOW, exact gradient": ("gensim CBOW", {"objective": "cbow", "cbow_gradient": "exact"}),
 }
-GENSIM = {  # with the rates of ours
+GENSIM = {  # with the same rates as ours
     "gensim skip-gram": {"sg": 1, "negative": NEGATIVE, "alpha": 0.025},
     "gensim skip-gram, hs": {"sg": 1, "hs": 1, "negative": 0, "alpha": 0.025},
     "gensim CBOW": {"sg": 0, "negative": NEGATIVE, "alpha": 0.05},
@@ -138,7 +138,7 @@ def tags_of(vocabulary):
 
 
 class Judge:
-    """What is measured of a model; the same draws for all."""
+    """Measures models, with the same draws for all."""
 
     def __init__(self, vocabulary, held_out, tags):
         self.tags = tags

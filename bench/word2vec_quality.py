@@ -1,13 +1,14 @@
-"""Word2Vec's vectors against what people say of English words: ours and gensim's, by several seeds.
+"""Word2Vec's vectors against people's judgements of English words: ours and gensim's, by seed.
 
     python bench/word2vec_quality.py
     python bench/word2vec_quality.py --corpus text8
 
 The texts are those of word2vec_english.py, or the plain text that --corpus names, and a synthetic
 one with planted analogies (fastkeras/bench/word2vec_corpus.py). All have the same settings, one
-thread, and a learning rate that falls in the same line: gensim's does so with one worker only. The
-scores are Spearman's coefficients (WordSim-353, SimLex-999) and solved analogies, the word sought
-among the 30,000 most frequent; on a text as small as this they are low, and differ by seed.
+thread, and a learning rate that falls linearly in the same way, which gensim's does only with one
+worker. The scores are Spearman's coefficients (WordSim-353, SimLex-999) and solved analogies, where
+the word is sought among the 30,000 most frequent. On texts as small as these the scores are low,
+and differ by seed.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def main():
         for name, path, words in texts(folder, options.corpus, options.quick):
             size = os.path.getsize(path)
             results["texts"][name] = {"words": words, "bytes": size, "rows": {}}
-            # A planted analogy is met so often that one pass is enough.
+            # Planted analogies occur so often that one pass is enough.
             epochs = 1 if name == "synthetic" else options.epochs
             fill(results["texts"][name], pool, path, name == "synthetic", epochs, options.seeds)
     print("\n".join(summary(results)))
@@ -79,9 +80,9 @@ def texts(folder, own, quick):
 
 
 def with_short_lines(source, path):
-    """Copy a text, long lines cut as word2vec.c does; returns the words.
+    """Copy a text, with long lines cut as word2vec.c does; return the number of words.
 
-    gensim leaves out what follows the 10,000th word of a line, and text8 is a single line.
+    gensim drops everything after the 10,000th word of a line, and text8 is a single line.
     """
     words, left = 0, ""
     with open(source, encoding="utf-8") as text, open(path, "w", encoding="utf-8") as file:
@@ -96,7 +97,7 @@ def with_short_lines(source, path):
 
 
 def fill(of_text, pool, path, planted, epochs, seeds):
-    """Train each model with each seed; add the scores, and what all have in common."""
+    """Train each model with each seed; add the scores, and what is common to all."""
     cases = list(product(range(1, seeds + 1), [*MODELS, *OF_GENSIM]))
     asked = [(path, name, seed, epochs, planted) for seed, name in cases]
     for (seed, name), (scores, common) in zip(
@@ -150,7 +151,7 @@ def gensim(path, seed, epochs, settings):
         corpus_file=path, vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, negative=NEGATIVE,
         sample=SAMPLE, min_alpha=END_RATE, epochs=epochs, workers=1, seed=seed, **settings,
     )  # fmt: skip
-    words = build(path, min_count=MIN_COUNT).words  # the order of equally frequent ones is ours
+    words = build(path, min_count=MIN_COUNT).words  # for our order of equally frequent words
     return Vectors(words, model.wv[words])
 
 

@@ -1,4 +1,4 @@
-"""The table of a run of word2vec_quality.py, against what it should be."""
+"""The table of a run of word2vec_quality.py, and what it should be."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def mean(values, digits):
 
 
 def summary(results):
-    """The lines that end a run."""
+    """The lines printed at the end of a run."""
     yield ""
     yield f"Word2Vec: means and deviations of {results['seeds']} seeds, one thread each"
     for name, text in results["texts"].items():

@@ -1,9 +1,9 @@
-"""The ratios of a run of bench_word2vec.py, against what they should be."""
+"""The ratios of a run of bench_word2vec.py, and what they should be."""
 
 from word2vec_quality_summary import MEASURES, compared, mean, rows_of
 
 PASSES = 5  # for each time the text is read: the default number of epochs
-TARGETS = {  # by case and provider: times the words per second of each peer
+TARGETS = {  # by case and provider: the ratio to the words per second of each peer
     "skip-gram": {
         "fastkeras, window-shared": {"gensim": 9, "fastText": 20},
         "fastkeras, exact": {"gensim": 4, "fastText": 9},
@@ -48,7 +48,7 @@ def verdict(reached):
 
 
 def summary(results):
-    """The lines that end a run."""
+    """The lines printed at the end of a run."""
     machine = results["machine"]
     yield ""
     corpus = "{name}, {bytes:,} bytes".format(**results.get("corpus", {"name": "?", "bytes": 0}))
@@ -100,7 +100,7 @@ def of_scan(row):
 
 
 def markdown(results, quality, path, quality_path):
-    """The table for a README, of both runs: a row for each provider."""
+    """The README's table, from both runs: a row for each provider."""
     scores = rows_of(quality)
     peers = ("gensim", "fastText")
     titles = ["one thread", "k words / CPU second", *(f"against {peer}" for peer in peers)]
