@@ -1,4 +1,4 @@
-# Every verb makes what it needs: environments in .venv*, the compiled parts beside the sources.
+# Every target makes what it needs: environments in .venv*, the compiled parts beside the sources.
 # On a bare machine Python 3.11, gcc and make are enough.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 build: .venv/.built
 
-# Of keras-hub what its backbones take: its tokenizers would bring another TensorFlow.
+# Only what the backbones of keras-hub need: its tokenizers would bring another TensorFlow.
 .venv/.installed: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP) 'setuptools>=77' pybind11 --editable '.[tensorflow-cpu,test]'
@@ -36,8 +36,8 @@ demo: build .venv/.demo
 test: build
 	$(BIN)/python -m pytest -n 2 --ignore=tests/backends
 
-# Installed as a user does, beside NumPy and Numba alone; not imported from the sources, so no
-# `python -m pytest`, which would put the folder on the path.
+# Installed as by a user, beside NumPy and Numba alone. `python -m pytest` would put this folder on
+# the path, and so import the sources, not what is installed.
 test-base: .venv-base/.installed
 	env -u PYTHONPATH .venv-base/bin/pytest -n 2 tests/test_base_install.py $(BASE_TESTS)
 
@@ -49,7 +49,7 @@ BASE_TESTS := $(addprefix tests/,$(addprefix crf/test_,reference.py information.
 	.venv-base/bin/python $(PIP) . 'hypothesis>=6.100' 'pytest>=8' 'pytest-xdist>=3.5'
 	touch $@
 
-# Keras takes one backend a process, so each has an environment of its own.
+# Keras takes one backend in a process, so each has an environment of its own.
 test-backends: test-jax test-torch
 
 test-jax: .venv-jax/.built
@@ -66,15 +66,15 @@ test-jax test-torch: test-%: .venv-%/.installed build
 	.venv-$*/bin/python $(PIP) $(if $(filter torch,$*),torch==2.13.0,equinox optax) --editable '.[$*,test]'
 	touch $@
 
-# One build for both: the headers of jaxlib are in the environment of JAX alone.
+# One build with both frameworks: the headers of jaxlib are only in the environment of JAX.
 .venv-jax/.built: .venv-jax/.installed .venv/.built
 	FASTKERAS_JAX=$$(.venv-jax/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
 	  $(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
-# Under the compiler's run-time checks: the kernels alone, for memory and arithmetic, then for data
-# races; and the extension module in Python, with the malformed input of the tests and a fuzz. gcc
-# warns of its own headers' intrinsics once a sanitizer is on.
+# The compiler's run-time checks: on the kernels alone, for memory and arithmetic, then for data
+# races; and on the extension module in Python, with the malformed input of the tests and a fuzz
+# test. With a sanitizer, gcc warns about intrinsics in its own headers.
 SANITIZE := -std=gnu++17 -O1 -g1 -fPIC -fvisibility=hidden -fno-sanitize-recover=all \
   -fno-omit-frame-pointer -pthread -Icsrc -Wall -Wextra -Werror -Wno-maybe-uninitialized \
   -Wno-uninitialized
@@ -95,13 +95,13 @@ sanitize-doors: $(SANITIZED_CORE)
 	  -k 'not (tensorflow or numba or reference or keras_ or xla or jit or an_op or the_op or ops_)'
 	$(WITH_SANITIZED_CORE) fuzz_doors $(FUZZ)
 
-# Python and TensorFlow have leaks and mismatches of their own; memory that ends is an exception.
+# Python and TensorFlow have leaks and mismatches of their own. Running out of memory has to throw.
 WITH_SANITIZED_CORE = \
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0:detect_odr_violation=0:allocator_may_return_null=1:max_allocation_size_mb=1024 \
   $(BIN)/python tests/csrc/sanitized.py
 
-# The CUDA kernels, emulated (docs/gpu.md): each thread of a block is one to the sanitizer.
+# The CUDA kernels, emulated (docs/gpu.md).
 sanitize-cuda: build
 	CUDA_ON_CPU=address LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0:detect_odr_violation=0 \
@@ -152,7 +152,7 @@ bench: .venv-bench/.installed build
 figures: .venv-bench/.installed build
 	.venv-bench/bin/python bench/plot.py
 
-# The site, in build/site; a link that leads nowhere is an error.
+# The site, in build/site; a broken link is an error.
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
 

@@ -36,7 +36,7 @@ BINDINGS = (
     "tensorflow.cc",
     "xla.cc",
     "jax.cc",
-)  # what their names end with
+)  # the ends of their names
 KERNELS = [str(path) for path in Path("csrc").rglob("*.cc") if not path.name.endswith(BINDINGS)]
 FLAGS = (
     "-std=gnu++17 -O3 -g0 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -pthread"
@@ -45,12 +45,12 @@ FLAGS = (
 
 
 def part(name, sources):
-    """The kernels are in both parts: the same object files, their names hidden from each other."""
+    """An extension of these files; all have the same objects of the kernels, with hidden names."""
     sources = sorted([*map(str, sources), *KERNELS])
     extension = Extension(
         name, sources, depends=HEADERS, optional=True, language="c++", include_dirs=["csrc"]
     )
-    extension.headers_of = ""  # what else the files beside the kernels are compiled with
+    extension.headers_of = ""  # whose headers, and version, the files beside the kernels need
     return extension
 
 
@@ -80,10 +80,10 @@ def jax():
 
 
 def places(named):
-    """Where a framework may be: `named` is the environment variable that tells.
+    """Folders where a framework may be; the environment variable `named` may say which.
 
-    A build in isolation does not see what is installed. That of pip knows where that is; in those
-    of uv and build it has to be guessed. A wrong guess costs a library that is never loaded.
+    An isolated build does not see what is installed. In one by pip we can find out where that is;
+    in one by uv or build we have to guess. A wrong guess only makes a library that never loads.
     """
     if named in os.environ:
         return [os.environ[named]]
@@ -91,13 +91,13 @@ def places(named):
     known = [*sys.path, platlib]
     if "PIP_BUILD_TRACKER" in os.environ:
         return known
-    folders = os.environ.get("PATH", "").split(os.pathsep)  # that of an active environment is first
+    folders = os.environ.get("PATH", "").split(os.pathsep)  # an active environment's comes first
     environments = [*(Path(folder).parent for folder in folders), Path(".venv").resolve()]
     return [*known, *(env / os.path.relpath(platlib, sys.prefix) for env in environments)]
 
 
 class Build(build):
-    """Builds what is there, and not what was there when the clone was built before."""
+    """Builds from the files that are there now, not from copies of an earlier build."""
 
     def run(self):
         shutil.rmtree(Path(self.build_lib, "fastkeras"), ignore_errors=True)
@@ -105,7 +105,7 @@ class Build(build):
 
 
 class BuildParts(build_ext):
-    """Compiles in parallel only what has changed, and survives a compiler that fails."""
+    """Compiles only what has changed, in parallel, and goes on if the compiler fails."""
 
     def finalize_options(self):
         super().finalize_options()  # every kind of build shares the objects
@@ -128,8 +128,8 @@ class BuildParts(build_ext):
     def record(self, folder):
         """Write down what was built and why the rest was not, for fastkeras/_build.py.
 
-        A build beside the sources leaves the libraries of earlier ones there: one from an
-        environment without a framework forgets neither them nor what they fit.
+        A build beside the sources leaves the libraries of earlier builds there. So a build from an
+        environment without a framework keeps what was written about them.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "_built.json"
@@ -165,7 +165,7 @@ class BuildParts(build_ext):
                 )
             target = Path(self.get_ext_fullpath(extension.name))
             self.mkpath(str(target.parent))
-            target.unlink(missing_ok=True)  # it may be younger than its objects, and of others
+            target.unlink(missing_ok=True)  # it may be newer than the objects, but linked of others
             link_flags = ["-pthread"]
             if extension.name == OPS:
                 link_flags += self.stub()
@@ -174,16 +174,16 @@ class BuildParts(build_ext):
             self.compiler.link_shared_object(
                 objects, str(target), extra_postargs=link_flags, target_lang="c++"
             )
-        except Exception as error:  # whatever a compiler can do wrong; the other engines remain
-            name = extension.name.rpartition(".")[2]  # and of the command, its first word
+        except Exception as error:  # whatever goes wrong in a compiler; the other engines remain
+            name = extension.name.rpartition(".")[2]  # of the command keep only the first word
             self.failed[name] = re.sub(r"'\[('[^']*').*\]'", r"\1", str(error), flags=re.DOTALL)
             self.warn(f"{extension.name} was not built, and its engine will be missing: {error}")
 
     def object(self, source, extension):
-        """Compile a file, unless it was compiled in the same way since it was changed.
+        """Compile a file, unless it was compiled in the same way after its last change.
 
-        Objects that other compilers, flags or headers made lie in other folders. The version
-        stands for foreign headers, whose place is another in each isolated build.
+        Objects for other compilers, flags or headers are in other folders. Headers of frameworks
+        are told apart by version, since their path differs in each isolated build.
         """
         is_kernel = source in KERNELS
         way = [*self.compiler.compiler_so_cxx, FLAGS, "" if is_kernel else extension.headers_of]
@@ -200,7 +200,7 @@ class BuildParts(build_ext):
         return path
 
     def stub(self):
-        """Link to a name only: the running TensorFlow brings the library, the build has none."""
+        """An empty library to link to: the real one comes with TensorFlow at run time."""
         if sys.platform != "linux":
             return []
         library = Path(self.build_temp, "libtensorflow_framework.so.2")
@@ -209,13 +209,13 @@ class BuildParts(build_ext):
         return ["-Wl,--no-as-needed", str(library)]
 
     def get_ext_filename(self, name):
-        """TensorFlow loads the ops by path, so their file carries no tag of a Python."""
+        """TensorFlow loads the ops by path, so the name of their file has no tag of a Python."""
         if name.rpartition(".")[2].startswith("lib"):
             return name.replace(".", "/") + ".so"
         return super().get_ext_filename(name)
 
     def get_export_symbols(self, extension):
-        """The ops are no Python module: they have no `PyInit` to export."""
+        """The ops are not a Python module, and have no `PyInit` to export."""
         return []
 
 
@@ -240,7 +240,7 @@ if TENSORFLOW:
             *(f"-isystem{folder}/{header}" for header in headers),
             "-D_GLIBCXX_USE_CXX11_ABI=1",
             "-DEIGEN_MAX_ALIGN_BYTES=64",
-            "-Wno-deprecated-declarations",  # what a newer TensorFlow deprecates an older one needs
+            "-Wno-deprecated-declarations",  # older TensorFlow needs what newer deprecates
         ]
 if JAX:
     headers, version = JAX
