@@ -1,25 +1,25 @@
-"""The one tolerance rule of the suite."""
+"""The tolerance rule that all tests share."""
 
 import numpy as np
 
 WIDER = {"float32": "float64", "float64": "longdouble"}
-ULPS = 4  # roundings on the way: a sum of two scores, exp, log, a quotient
+ULPS = 4  # roundings in a computation: a sum of two scores, exp, log, a quotient
 
 
 def assert_as_accurate_as_reference(result, exact, rounded, scale, largest_sum=0.0, steps=1):
     """Assert |engine − exact| <= 2 · |reference in the same dtype − exact| + ULPS ulp.
 
-    The largest error over the array counts, on both sides: the reference is exact here and there
-    by luck. The ulp is that of the dtype at the largest magnitude there is to handle: of the
-    results, of a score (`scale`), or exp(0) = 1. Sums over steps may be accumulated in float64, so
-    an ulp of it at the `largest_sum` counts too. −inf has to be −inf; nothing may be NaN.
+    Both errors are the largest over the array, since the reference may be exact by luck in some
+    places. The ulp is that of the dtype at the largest magnitude that occurs: of the results, of a
+    score (`scale`), or exp(0) = 1. Sums over steps may be accumulated in float64, so an ulp of
+    float64 at the `largest_sum` is added. −inf has to be −inf; nothing may be NaN.
 
     Args:
         result, exact, rounded: arrays; of the engine, of the reference in the next wider type, and
             of the reference in the dtype that the engine computes in.
         scale: the largest magnitude of a score that can matter, see `largest_score`.
-        largest_sum: the largest magnitude of a sum over the steps, 0 if the result is none.
-        steps: how often the result was computed from itself; the roundings are those of one.
+        largest_sum: the largest magnitude of a sum over the steps, 0 if the result is not a sum.
+        steps: how many times in a row the computation is applied; ULPS is for one.
     """
     assert result.shape == exact.shape
     assert not np.isnan(result).any()

@@ -1,4 +1,4 @@
-"""What tests of every domain use: a seeded generator, hypothesis' settings, CUDA on CPUs."""
+"""For the tests of all domains: a seeded generator, settings of hypothesis, CUDA on CPUs."""
 
 import os
 import zlib
@@ -13,7 +13,7 @@ import pytest
 
 from gpu import cupy_on_cpu
 
-cupy_on_cpu.install()  # so that the engines `cupy` are tested on machines without a GPU
+cupy_on_cpu.install()  # so that the `cupy` engines are tested on machines without a GPU
 
 with suppress(ImportError):  # not compiled
     from fastkeras import _core
@@ -28,7 +28,7 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 
         function_of("fastkeras_set_worth_a_thread", None, c_double)(0)
 
-ON_CI = "CI" in os.environ  # the same examples each time: a change fails for what it changes
+ON_CI = "CI" in os.environ  # always the same examples, so that only changes can cause failures
 hypothesis.settings.register_profile(
     "fastkeras",
     max_examples=20 if ON_CI else 40,
@@ -41,9 +41,9 @@ hypothesis.settings.load_profile("fastkeras")
 
 
 def pytest_runtest_setup(item):
-    """Give a test that draws from the `RNG` of its file the same numbers in any order and process.
+    """Seed the `RNG` of a test's file, and Keras, for each test.
 
-    And Keras' first weights with them.
+    So a test gets the same numbers and initial weights in any order of tests and in any process.
     """
     of_file = getattr(getattr(item, "function", None), "__globals__", {})
     if isinstance(of_file.get("RNG"), np.random.Generator):

@@ -6,7 +6,7 @@ import fastkeras
 
 
 def engines_of(domain):
-    """Return one pytest parameter for each engine; an absent one is skipped with its reason."""
+    """Return a pytest parameter for each engine; those not ready are skipped with a reason."""
     return [
         pytest.param(name, marks=[] if state == "ready" else pytest.mark.skip(reason=state))
         for name, state in fastkeras.engines(domain).items()

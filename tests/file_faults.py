@@ -1,7 +1,7 @@
-"""Faults of disks and processes while a file is written, one after the other, each in a process.
+"""Injects faults of disks and processes while a file is written, each in a process of its own.
 
-Run as a program, `python file_faults.py FORMAT FOLDER`, it tries them all on one format of files
-and prints how many it tried; `tests/test_files.py` does so for every format.
+Run as a program, `python file_faults.py FORMAT FOLDER`, it tries all faults on one file format and
+prints how many it tried; `tests/test_files.py` does so for every format.
 """
 
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 WORDS = {"old": ["the", "cat", "sat"], "new": ["a", "dog", "ran", "off"]}
-CUTS = 8  # places in a file at which its writing ends
+CUTS = 8  # places in a file at which writing is interrupted
 
 
 def vectors(which):
@@ -105,7 +105,7 @@ def _save_vectors(path, which):
     vectors(which).save(path)
 
 
-FORMATS = {  # by the name of the file: how it is written and what is in it
+FORMATS = {  # by the name of the file: how to write it, and how to read its contents
     "v.bin": (_save_vectors, _vectors_in),
     "v.txt": (_save_vectors, _vectors_in),
     "v.vec.gz": (_save_vectors, _vectors_in),
@@ -130,14 +130,14 @@ def _fail(*_):
 
 
 def _written_up_to(size, killed):
-    """Let a file grow up to so many bytes; then the write fails, or kills the process."""
+    """Limit a file to so many bytes; beyond them, a write fails or kills the process."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL if killed else signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def _at_call(name, number, fault):
-    """Put a fault in place of the call of a function of `os` of that number, from 0."""
+    """Replace one call of a function of `os` by a fault; `number` counts its calls from 0."""
     usual, calls = getattr(os, name), iter(range(1000))
 
     def injected(*arguments, **options):
@@ -151,7 +151,7 @@ def _refused(*_):
 
 
 def faults(size):
-    """Yield (description, whether it kills, function that arms it in the process of the writer)."""
+    """Yield (description, whether it kills, function that injects it in the writer's process)."""
     for at in sorted({0, 1, *np.linspace(2, size - 1, CUTS).astype(int).tolist()}):
         for killed in (False, True):
             what = f"{'killed' if killed else 'disk full'} after {at} of {size} bytes"
@@ -164,7 +164,7 @@ def faults(size):
 
 
 def in_child(function):
-    """Run it in a process of its own; return "ended", "failed" (an OSError) or "killed"."""
+    """Run a function in a child process; return "ended", "failed" (an OSError) or "killed"."""
     child = os.fork()
     if child == 0:
         try:
@@ -186,7 +186,7 @@ def in_child(function):
 
 
 def main(name, folder):
-    """Try all faults on one format."""
+    """Try all faults on one file format."""
     save, content = FORMATS[name]
     path = Path(folder) / "files" / name
     path.parent.mkdir()

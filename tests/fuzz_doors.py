@@ -1,11 +1,11 @@
-"""Throw mutated calls at every function of `fastkeras._core`: each returns or raises an exception.
+"""Make mutated calls of every function of `fastkeras._core`; each must return, or raise an error.
 
     python tests/fuzz_doors.py [--cases 100000] [--seconds 240] [--seed 0] [--only NAME]
 
-A case is a legal call of small size with one to three arguments changed: shape, dtype, strides,
-values, type. What comes out does not matter; that the process lives does, and under the address
-sanitizer (`make sanitize`) that nothing beyond an array was touched. A case is its seed and its
-number, so that one that failed can be run alone: `--first NUMBER --cases 1`.
+A case is a correct, small call in which one to three arguments were changed: in shape, dtype,
+strides, values or type. Its result does not matter, but the process must survive, and under the
+address sanitizer (`make sanitize`) nothing outside an array may be accessed. A case depends on the
+seed and its number only, so that a failure can be repeated alone: `--first NUMBER --cases 1`.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import numpy as np
 
 from fastkeras import _core
 
-A_CHUNK = 500  # cases of one child
-CHUNK_SECONDS = 60  # after which a child counts as hanging
+A_CHUNK = 500  # cases for one child process
+CHUNK_SECONDS = 60  # after which a child is considered to hang
 
 INTEGERS = (-1, 0, 1, 2, 3, 7, 2**31 - 1, 2**31, -(2**31), 2**32, 2**63 - 1, -(2**63), 2**64)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, 1e308, np.nan, np.inf, -np.inf)
@@ -113,7 +113,7 @@ def seq2seq_select(rng):
 
 
 RULES = {name: (slots, quantizable) for name, slots, quantizable in _core.optimizer_rules()}
-COEFFICIENTS = {}  # how many a rule has: the door says
+COEFFICIENTS = {}  # how many each rule has, as the compiled function says
 
 
 def coefficients_of(rule):
@@ -328,7 +328,7 @@ CALLS = {
     "WordEncoder": encoder,
     "set_num_threads": settings,
 }
-COVERED = {"set_worth_a_thread", "set_instruction_set", "Word2VecTables"}  # by the others
+COVERED = {"set_worth_a_thread", "set_instruction_set", "Word2VecTables"}  # called by the others
 WITHOUT_ARGUMENTS = {"instruction_set", "num_threads", "optimizer_rules", "optimizer_transforms"}
 
 
@@ -385,7 +385,7 @@ def mutated_array(rng, array):
 def mutated(rng, value, arguments):
     if rng.random() < 0.08:
         return OTHERS[rng.integers(len(OTHERS))]
-    if rng.random() < 0.04:  # what another argument is, which may be the same memory
+    if rng.random() < 0.04:  # another argument, possibly the very same memory
         return list(arguments.values())[rng.integers(len(arguments))]
     if isinstance(value, np.ndarray):
         return mutated_array(rng, value)
@@ -410,15 +410,15 @@ def mutated(rng, value, arguments):
         else:
             value[i] = mutated(rng, value[i], arguments)
         return value
-    return np.zeros((2, 3), "f4")  # in place of None
+    return np.zeros((2, 3), "f4")  # replaces None
 
 
-# What NumPy raises where a mutation does not fit what was mutated before; RuntimeError for dates.
+# What NumPy raises if a mutation does not fit an earlier one; RuntimeError for dates.
 UNFIT = (TypeError, ValueError, OverflowError, RuntimeError)
 
 
 def case(seed, number, only=None):
-    """Return a function and its arguments, as the seed and the number have it."""
+    """Return the function and the arguments of a case, from the seed and the number."""
     rng = np.random.default_rng((seed, number))
     name = only or list(CALLS)[number % len(CALLS)]
     function, arguments = CALLS[name](rng)
@@ -431,7 +431,7 @@ def case(seed, number, only=None):
 
 
 def run(seed, numbers, only, at):
-    """Run cases; `at` is the file in which the number of the present one stands."""
+    """Run cases; the number of the current one is written to the file `at`."""
     outcomes = Counter()
     warnings.simplefilter("ignore")
     for number in numbers:
@@ -446,7 +446,7 @@ def run(seed, numbers, only, at):
 
 
 def in_child(seed, numbers, only, at):
-    """Run cases in a forked child; return its outcomes, or how it ended."""
+    """Run cases in a forked child; return their outcomes, or how the child ended."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -475,7 +475,7 @@ def main():
     doors = {name for name in names if callable(getattr(_core, name))}
     left_out = doors - CALLS.keys() - COVERED - WITHOUT_ARGUMENTS
     assert not left_out, f"no calls of {sorted(left_out)}"
-    if "asan" not in os.environ.get("LD_PRELOAD", ""):  # the sanitizer has a limit of its own
+    if "asan" not in os.environ.get("LD_PRELOAD", ""):  # the sanitizer sets its own limit
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.RLIM_INFINITY))
     _core.set_worth_a_thread(0)
     _core.set_num_threads(2)

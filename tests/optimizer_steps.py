@@ -1,4 +1,4 @@
-"""Steps of the optimizers that hypothesis draws, and how accurate they have to be."""
+"""Optimizer steps drawn by hypothesis, and how accurate they have to be."""
 
 import ml_dtypes  # noqa: F401  (NumPy then knows bfloat16)
 import numpy as np
@@ -35,7 +35,7 @@ WIDE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "floa
 def problems(draw, rules=FUSED_RULES, dtypes=("float32", "float64"), chains=CHAINS, mixed=False):
     """Draw the arguments of `update`, and the gradients of three steps.
 
-    Of one dtype unless `mixed`: what a global norm takes from float32 is never exact to float64.
+    All have one dtype unless `mixed`, since a global norm of float32 is not exact in float64.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
     rule = draw(st.sampled_from(rules), label="rule")
@@ -85,8 +85,8 @@ def run(problem, engine, dtype=None):
 def check(problem, engine):
     """Assert that parameters, and each kind of slot, are as accurate as the reference's.
 
-    In units of the largest number of its array; the arrays of one dtype are judged together, since
-    the reference may be exact by luck on a few numbers.
+    Errors are in units of the largest number of the array. Arrays of one dtype are judged together,
+    since the reference may be exact by luck on a few numbers.
     """
     results, rounded = run(problem, engine), run(problem, "reference")
     exact = run(problem, "reference", np.longdouble)

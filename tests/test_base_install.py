@@ -1,6 +1,6 @@
-"""NumPy and Numba alone: every domain loads and answers, and nothing looks for Keras.
+"""With NumPy and Numba alone, every domain loads and works, and nothing imports Keras.
 
-`make test-base` runs this where there is neither Keras nor TensorFlow; elsewhere both are hidden.
+`make test-base` runs this without Keras and TensorFlow; where they are installed, they are hidden.
 """
 
 import re
@@ -21,13 +21,13 @@ for name in ("keras", "tensorflow", "jax", "torch", "ml_dtypes"):
 
 
 def ran(code):
-    """The lines that a fresh process prints."""
+    """The lines that the code prints in a new process."""
     process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(fastkeras.__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=900,  # Numba compiles
+        timeout=900,  # since Numba compiles
     )
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""`fastkeras bench`: what it measures is checked, written, compared and drawn."""
+"""`fastkeras bench` checks, writes, compares and plots what it measures."""
 
 import json
 import re
@@ -19,7 +19,7 @@ FOUND = {"rates": {"flops": 1e9, "exps": 1e9, "bytes": 1e9}, "rows": [ROW], "ski
 
 @pytest.fixture(autouse=True)
 def measured_all_the_same(monkeypatch):
-    """Beside other tests there would be no times."""
+    """Measure under xdist too, where pytest-benchmark would be disabled."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
 
@@ -45,7 +45,7 @@ def test_the_crf_on_a_shape_of_your_own(tmp_path, capsys):
     assert {row["provider"] for row in found["rows"]} == {"native", "numba"}
     page = (tmp_path / "page.html").read_text("utf-8")
     assert page.count("<svg") == 5
-    assert not re.search(r"(src|href)=\"?http", page)  # it needs nothing from elsewhere
+    assert not re.search(r"(src|href)=\"?http", page)  # it loads nothing from the network
     assert run(*arguments, "--compare", files[1]) in (0, 1)
     assert "against the earlier run" in capsys.readouterr().out
 
@@ -92,7 +92,7 @@ def test_slower_is_what_the_machine_does_not_explain():
         return FOUND | {"rates": {"flops": rate, "bytes": rate}, "rows": [row]}
 
     old = run_of(2e-3, 1e9)
-    assert not report.compared(run_of(4e-3, 0.5e9), old)[1]  # a machine of half the speed
+    assert not report.compared(run_of(4e-3, 0.5e9), old)[1]  # on a machine of half the speed
     lines, slower = report.compared(run_of(4e-3, 1e9), old)
     assert slower and lines[-1].endswith("2.00×  SLOWER")
     assert not report.compared(run_of(2.1e-3, 1e9), old)[1]

@@ -1,4 +1,4 @@
-"""Every snippet of the pages by job runs as it stands, in a process of its own."""
+"""Every snippet of the pages in docs/jobs runs unchanged, in a process of its own."""
 
 import os
 import subprocess

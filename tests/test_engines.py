@@ -1,4 +1,4 @@
-"""Which engine answers, and what the package says about those that cannot."""
+"""Which engine is chosen, and what the package says about engines that cannot run."""
 
 import inspect
 import re
@@ -24,7 +24,7 @@ TRANSITIONS = np.zeros((4, 4))
 
 @pytest.fixture
 def forget_engines():
-    """Engines are looked up once a process; let a test change what there is."""
+    """Clear the cache of engines, so that a test can change which ones are ready."""
 
     def forget():
         for name in ("_load", "_first", "_state", "why_not_ready"):
@@ -52,7 +52,7 @@ def test_every_engine_is_ready():
     assert states == dict.fromkeys([name for name in ENGINES if name in states], "ready")
 
 
-OF_SOME = {"weighted_log_likelihood"}  # the reference and another engine are enough
+OF_SOME = {"weighted_log_likelihood"}  # need not be in all engines: the reference and one more
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever happens to the disk or to the process."""
+"""Files are written completely or not at all, whatever happens to the disk or the process."""
 
 import ast
 import errno
@@ -86,7 +86,7 @@ def test_permissions_are_those_of_open(tmp_path):
 def test_a_write_protected_file_is_not_replaced(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_text("old")
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # even if root runs the tests
     with pytest.raises(PermissionError, match="file"), replacing(path):
         pass
     with pytest.raises(PermissionError, match="output: it must not be written to"):
@@ -114,7 +114,7 @@ def test_links_stay_links_and_pipes_stay_pipes(tmp_path):
 
 
 def test_long_names(tmp_path):
-    path = tmp_path / ("世" * 85)  # 255 bytes, the most there is
+    path = tmp_path / ("世" * 85)  # 255 bytes, the longest possible name
     with replacing(path, "w") as file:
         file.write("text")
     assert path.read_text() == "text"
@@ -155,12 +155,12 @@ def test_nothing_else_in_the_package_writes_files():
 
 
 def _writes(call):
-    """Whether a call opens a file to write it, or writes one by its name."""
+    """Whether a call opens a file for writing, or writes a file given by its name."""
     function = call.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     if name in ("write_text", "write_bytes", "rename", "replace", "mkstemp", "NamedTemporaryFile"):
         of_os = isinstance(function, ast.Attribute) and getattr(function.value, "id", "") == "os"
-        return of_os or name not in ("rename", "replace")  # those of strings and arrays are others
+        return of_os or name not in ("rename", "replace")  # str.replace and the like write no files
     if name in ("open", "fdopen"):
         modes = [*call.args[1:2], *(word.value for word in call.keywords if word.arg == "mode")]
         texts = [mode.value for mode in modes if isinstance(mode, ast.Constant)]

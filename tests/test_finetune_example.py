@@ -1,4 +1,4 @@
-"""The encoder and the tweets of examples/finetune_minilm.py, without its downloads."""
+"""The encoder and the data of examples/finetune_minilm.py, without its downloads."""
 
 import hashlib
 import math
@@ -22,7 +22,7 @@ TOKENS = np.array([[7, 3, 49, 12, 5], [9, 9, 1, 0, 0], [4, 0, 0, 0, 0]], np.int3
 
 
 def random_weights(config, seed=0):
-    """Weights under the names that BERT has for them, in its layout: (outputs, inputs)."""
+    """Random weights with the names and the layout of BERT's: (outputs, inputs)."""
     random = np.random.default_rng(seed)
     width, inner = config.width, config.inner
     shapes = {
@@ -52,7 +52,7 @@ def random_weights(config, seed=0):
 
 
 def reference(tokens, weights, config):
-    """The embedding of each text by itself, in float64 and without its padding: loops, no masks."""
+    """The embedding of each text on its own, in float64, without padding: with loops, no masks."""
     w = {name: value.astype("float64") for name, value in weights.items()}
 
     def dense(x, name):

@@ -1,4 +1,4 @@
-"""The plan of the house: no circle of imports, no way up, and a short way to the kernel."""
+"""The structure of the package: no import cycles, no imports upwards, a short way to the kernel."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -16,11 +16,11 @@ FILES = {
     ): path
     for path in PACKAGE.rglob("*.py")
 }
-LARGEST_FOLDER = 21  # rooms of the package itself, its public faces among them
+LARGEST_FOLDER = 21  # modules and folders in the package itself, including the public modules
 
 
 def imports_of(name):
-    """The modules of the package that a module imports when it is imported, lazy ones not."""
+    """The modules of the package that a module imports at once, without lazy imports."""
     tree = ast.parse(FILES[name].read_text("utf-8"))
     found = set()
     for node in tree.body:
@@ -67,7 +67,7 @@ def test_the_way_of_emissions_from_the_loss_to_the_kernel():
 
     crf = CRF(3)
     emissions, tags = crf(tf.zeros((2, 5, 3))), np.zeros((2, 5), int)
-    crf.loss(tags, emissions)  # what is loaded on first use
+    crf.loss(tags, emissions)  # loads what is loaded on first use
     way = []
 
     def note(frame, event, _):
@@ -86,7 +86,7 @@ def test_the_way_of_emissions_from_the_loss_to_the_kernel():
     finally:
         sys.setprofile(None)
     way = way[: len(way) - way[::-1].index("crf/_engines/tensorflow_native.py")]
-    rooms = [room for room in dict.fromkeys(way) if room != "_arrays.py"]  # the language, no room
+    rooms = [room for room in dict.fromkeys(way) if room != "_arrays.py"]  # used everywhere
     assert rooms == [
         "crf/layers/loss.py",
         "crf/layers/output.py",

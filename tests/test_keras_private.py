@@ -1,4 +1,4 @@
-"""What fastkeras takes from inside of Keras: all of it in one file, and it does what it should."""
+"""What fastkeras uses of Keras' private modules is all in one file, and works as expected."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The package as a user gets it: light to import, and working where nothing could be compiled."""
+"""The package as users get it: light to import, and usable where nothing could be compiled."""
 
 import ast
 import json
@@ -83,12 +83,12 @@ def compiled_parts():
 def test_compiled_parts_are_in_the_package_and_small():
     for part in compiled_parts():
         assert part.parent == PACKAGE
-        assert part.stat().st_size < 5e6  # TensorFlow itself, vendored, would be far over
+        assert part.stat().st_size < 5e6  # far less than with TensorFlow inside
 
 
 @pytest.fixture
 def package_copy(tmp_path):
-    """The package without what was compiled."""
+    """A copy of the package without its compiled parts."""
     ignored = shutil.ignore_patterns("*.so", "_built.json", "__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "fastkeras", ignore=ignored)
     return tmp_path
@@ -183,7 +183,7 @@ def test_objects_are_of_one_compiler_and_one_tensorflow(package_copy):
         build = ("setup.py", "build_ext", "--inplace")
         ran = run(*build, cwd=package_copy, FASTKERAS_TENSORFLOW=str(site), **settings)
         assert ran.returncode == 0, ran.stderr
-        assert "_core" in log.read_text()  # linked anew, since its objects may be older than it
+        assert "_core" in log.read_text()  # always linked again: its objects may be older
         return set(re.findall(r"csrc/(\S+)\.cc", log.read_text()))
 
     assert compiled("2.20.0") == {"module", "memory", "optimizers/tensorflow"}
@@ -199,7 +199,7 @@ def test_objects_are_of_one_compiler_and_one_tensorflow(package_copy):
     assert json.loads(record.read_text())["tensorflow"] == "2.21.0"
     ran = run("-c", BUILD_WITHOUT_TENSORFLOW, cwd=package_copy, CC=str(compiler), LOG=str(log))
     assert "no TensorFlow was found" in ran.stdout + ran.stderr
-    assert json.loads(record.read_text())["tensorflow"] == "2.21.0"  # whose library is still there
+    assert json.loads(record.read_text())["tensorflow"] == "2.21.0"  # its library still exists
 
 
 @pytest.mark.parametrize("named", ("tensorflow", "jax"))

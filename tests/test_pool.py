@@ -1,6 +1,6 @@
-"""What may happen around the kernels' threads: exceptions, forks, exits, and machines that refuse.
+"""What can happen to the kernels' threads: exceptions, forks, exits, refused memory and threads.
 
-Each in a process of its own, since a fault of this kind ends or hangs the process.
+Each case runs in a process of its own, since such a fault ends the process or makes it hang.
 """
 
 import os
@@ -93,7 +93,7 @@ def run(script, seconds=60, preload=None):
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory):
-    """The library that refuses memory and threads on demand, compiled."""
+    """Compile the library that refuses memory and threads on demand."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("no C++ compiler")

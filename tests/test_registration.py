@@ -1,4 +1,4 @@
-"""A saved model is found by Keras whichever part of the package was imported, and in any order."""
+"""Keras loads a saved model whichever parts of the package were imported, and in any order."""
 
 import os
 import pkgutil
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 def test_every_registered_class_has_a_stand_in():
     for module in pkgutil.walk_packages(fastkeras.__path__, "fastkeras."):
         if "fastkeras.libfastkeras" in module.name or module.name == "fastkeras.__main__":
-            continue  # libraries of ops are no modules
+            continue  # libraries of ops are not modules
         try:
             import_module(module.name)
         except ModuleNotFoundError as missing:
@@ -37,7 +37,7 @@ def test_every_registered_class_has_a_stand_in():
     }
     assert ours == set(_registration.REGISTERED)
     left = {n for n in ours if type(keras.saving.get_custom_objects()[n]) is _registration._StandIn}
-    assert not left  # each module registers what the list says of it
+    assert not left  # each module registers the classes that the list names
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
-"""A saved graph that calls an op of ours with malformed inputs or attributes ends in an error.
+"""A saved graph that calls one of our ops with malformed inputs or attributes raises an error.
 
-A graph from elsewhere passes no check of Python's, and its placeholders may have any shape. All is
-run in one process of its own, which has to live.
+A saved graph runs none of the checks in Python, and its placeholders may have any shape. All cases
+run in one separate process, which must survive.
 """
 
 import os
@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("tensorflow")
 pytest.importorskip("fastkeras._ops.tensorflow", reason="the ops were not built")
 
-# The optimizers' op takes variables: tests/optimizers/test_doors.py has its malformed calls.
+# The op of the optimizers takes variables; tests/optimizers/test_doors.py has its malformed calls.
 SCRIPT = """
 import sys
 import numpy as np

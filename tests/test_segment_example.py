@@ -1,4 +1,4 @@
-"""The data and the scorer of examples/segment.py, on sentences made up here."""
+"""The data and the scorer of examples/segment.py, on invented sentences."""
 
 import sys
 from itertools import pairwise
@@ -32,7 +32,7 @@ def test_words_come_back_from_their_tags():
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ("mm", ["一二"]),  # as many words as there are cuts, whatever is wrong
+        ("mm", ["一二"]),  # illegal tags still cut the text, where they can
         ("bb", ["一", "二"]),
         ("eb", ["一", "二"]),
         ("bs", ["一", "二"]),

@@ -1,4 +1,4 @@
-"""examples/partial_labels.py and examples/distill_crf.py on a text made up here."""
+"""examples/partial_labels.py and examples/distill_crf.py, on an invented text."""
 
 import sys
 from importlib import import_module
@@ -64,7 +64,7 @@ def test_hidden_tags_are_as_many_as_asked_and_nested():
 
 def test_a_student_believes_what_its_teacher_does(corpus, tmp_path, monkeypatch, rng, capsys):
     module = import_module("distill_crf")
-    either = [["我", "们"], ["我们"]]  # as no one can know, so that doubt is to be learned
+    either = [["我", "们"], ["我们"]]  # chosen at random, so the model has to learn uncertainty
     texts = [[w for i in rng.integers(0, 2, 6) for w in either[i]] + ["。"] for _ in range(200)]
     monkeypatch.setattr(corpus, "read_paragraphs", lambda: texts)
     arguments = ["--paragraphs", "30", "--epochs", "60", "--output", str(tmp_path / "d.png")]

@@ -1,4 +1,4 @@
-"""The examples of docs/training.md, made short: what they measure, and that they write pictures."""
+"""The examples of docs/training.md, shortened: what they measure, and that they write pictures."""
 
 import re
 import sys
@@ -34,7 +34,7 @@ def example(name):
 
 
 def short(name, path, *more):
-    """Run an example; return its module and what it found, once its picture is there."""
+    """Run an example and check its picture; return its module and its results."""
     module = example(name)
     found = module.main(["--epochs", "2", "--output", str(path), *more])
     pictures = [path] if path.suffix else list(path.rglob("*.png"))
@@ -128,7 +128,7 @@ def test_the_frechet_distance_is_that_of_two_gaussians():
     a = rng.standard_normal((500, 3)) @ rng.standard_normal((3, 3))
     a -= a.mean(0)
     values, vectors = np.linalg.eigh(np.cov(a.T))
-    b = a @ (vectors * np.array([2.0, 1.0, 0.5])) @ vectors.T + 1.0  # covariances that commute
+    b = a @ (vectors * np.array([2.0, 1.0, 0.5])) @ vectors.T + 1.0  # the covariances commute
     expected = 3 + (values * (np.array([2.0, 1.0, 0.5]) - 1) ** 2).sum()
     identity = lambda x, verbose: x  # noqa: E731
     assert module.frechet_distance(identity, a, b) == pytest.approx(expected, 1e-6)

@@ -1,4 +1,4 @@
-"""examples/word2vec_news.py on a text made up here."""
+"""examples/word2vec_news.py, on an invented text."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_a_word_is_of_its_most_frequent_kind(corpus):
     assert example.kinds_of_words() == {"中国": "ns", "政府": "n", "1998年": "t", "说": "v"}
 
 
-@pytest.mark.filterwarnings("ignore:an epoch made")  # of four words nothing is learnt
+@pytest.mark.filterwarnings("ignore:an epoch made")  # four words are too few
 def test_training_goes_on_only_if_there_is_something_left(corpus, tmp_path):
     first = example.train(tmp_path, epochs=2)
     again = example.train(tmp_path, epochs=2)

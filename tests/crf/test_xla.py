@@ -137,7 +137,7 @@ def test_a_tag_out_of_range_is_an_error():
 
 
 def test_sizes_that_xla_does_not_know_are_refused():
-    """Otherwise the kernel would get a bound instead of the size, and use elements beyond the size."""
+    """Otherwise the kernel would get a bound instead of the size, and use too many elements."""
     chain = tensors((4, 5, 3))
 
     @tf.function(jit_compile=True)

@@ -1,9 +1,10 @@
-// CUDA C++ kernels as plain C++: each thread of a block is a fiber, and blocks run one by one.
+// Runs CUDA C++ kernels as plain C++: each thread of a block is a fiber, and blocks run one by one.
 //
-// For tests. It finds what a GPU would hang on or answer at random: a barrier that not all threads
-// reach, an exchange with a lane that takes no part, shared memory read before it is written (it
-// begins as NaN); under ASan what is out of bounds, and under TSan what no barrier orders.
-// docs/gpu.md says how, and what it cannot see. Compiled before a kernels.cu: g++ -include.
+// For tests. It finds faults that would make a GPU hang or return random results: a barrier that
+// not all threads reach, an exchange with a lane that does not take part, and shared memory that is
+// read before it is written (it starts as NaN); with ASan, accesses out of bounds; with TSan,
+// accesses that no barrier orders. docs/gpu.md explains it, and says what it cannot find. It is
+// compiled in front of the kernels: g++ -include.
 #pragma once
 #include <ucontext.h>
 
@@ -25,7 +26,7 @@
 
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
-// What belongs to the emulation is not what is looked for.
+// TSan must not report accesses by the emulation itself.
 #define ON_CPU_HIDDEN __attribute__((no_sanitize("thread"), noinline))
 #else
 #define ON_CPU_HIDDEN
@@ -50,17 +51,17 @@ constexpr int kWarp = 32;
 constexpr size_t kStack = 64 << 10;
 
 enum class Waits { kNothing, kBlock, kWarp, kDone };
-enum class Exchange { kSync, kShuffle, kBallot, kMax };  // what the lanes of a warp do together
+enum class Exchange { kSync, kShuffle, kBallot, kMax };  // between the lanes of a warp
 
 struct Fiber {
   dim3 thread;
   int number = 0;
   Waits waits = Waits::kNothing;
   Exchange exchange = Exchange::kSync;
-  unsigned mask = 0;  // of the lanes that take part
+  unsigned mask = 0;  // the lanes that take part
   int source = 0;     // the lane whose value it wants
   uint64_t in = 0, out = 0;
-  const char* place = "";  // the name of what it waits for
+  const char* place = "";  // the name of the call in which it waits
   std::unique_ptr<char[]> stack;
   ucontext_t context;
   void* stack_pointer = nullptr;
@@ -72,15 +73,15 @@ struct Shared {  // one __shared__ array
   char* bytes = nullptr;
 };
 constexpr int kMaxShared = 16;
-constexpr size_t kSharedBytes = 48 << 10;  // what every GPU gives a block without being asked
+constexpr size_t kSharedBytes = 48 << 10;  // what a block gets on every GPU by default
 
 struct Block {
   dim3 index, size, grid;
   std::vector<Fiber> fibers;
   Shared shared[kMaxShared];
   size_t shared_bytes = 0;
-  std::unique_ptr<char[]> arena;  // under TSan, to which a malloc by a fiber would be a write
-  std::vector<char> warps;        // their addresses stand for the barriers of the warps
+  std::unique_ptr<char[]> arena;  // with TSan, for which a malloc in a fiber would be a write
+  std::vector<char> warps;        // TSan takes their addresses for the barriers of the warps
   Fiber* current = nullptr;
   ucontext_t scheduler;
   void* scheduler_pointer = nullptr;
@@ -96,7 +97,7 @@ struct Block {
 };
 
 inline Block* block = nullptr;
-inline std::vector<std::unique_ptr<char[]>> stacks;  // of fibers that are done
+inline std::vector<std::unique_ptr<char[]>> stacks;  // of finished fibers, to be reused
 
 [[noreturn]] inline void Fail(const std::string& message) {
   throw std::runtime_error("block " + std::to_string(block->index.x) + "," +
@@ -104,7 +105,7 @@ inline std::vector<std::unique_ptr<char[]>> stacks;  // of fibers that are done
 }
 
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-// swapcontext asks the kernel about signals each time: 480 ns against 35.
+// Faster than swapcontext, which makes a system call for signals each time: 35 ns against 480.
 #define ON_CPU_SWITCH 1
 extern "C" void fastkeras_switch(void** from, void* to);
 asm(R"(
@@ -182,7 +183,7 @@ ON_CPU_HIDDEN inline void RunFiber() {
   std::abort();
 }
 
-// Barriers order memory. Exchanges of values do not, and TSan is told so.
+// Barriers order memory accesses, exchanges of values do not; TSan has to know which it is.
 ON_CPU_HIDDEN inline void WaitFor(Waits what, const char* place,
                                   [[maybe_unused]] bool orders_memory) {
   Fiber& self = *block->current;
@@ -198,7 +199,7 @@ ON_CPU_HIDDEN inline void WaitFor(Waits what, const char* place,
 #endif
 }
 
-// Lets go on the lanes of a warp whose partners have all arrived; tells whether there were any.
+// Releases the lanes of a warp whose partners have all arrived; returns whether there were any.
 ON_CPU_HIDDEN inline bool ReleaseWarp(Fiber* lanes, int count) {
   bool any = false;
   const unsigned all = count == kWarp ? ~0u : (1u << count) - 1;
@@ -242,7 +243,7 @@ ON_CPU_HIDDEN inline bool ReleaseWarp(Fiber* lanes, int count) {
   return any;
 }
 
-// Who waits for what, where nobody can go on.
+// When no thread can continue: a message that says which waits for what.
 inline std::string Waiting() {
   std::string text = "not all threads reach the same barrier";
   int told = 0;
@@ -268,7 +269,7 @@ ON_CPU_HIDDEN inline void Prepare(Fiber& fiber, int number) {
   *--top = reinterpret_cast<void*>(&RunFiber);
   fiber.stack_pointer = top - 6;
 #else
-  fiber.stack.reset(new char[kStack]);  // a new one: the sanitizers know those that were used
+  fiber.stack.reset(new char[kStack]);  // not a used one, which sanitizers would remember
   getcontext(&fiber.context);
   fiber.context.uc_stack = {fiber.stack.get(), 0, kStack};
   fiber.context.uc_link = nullptr;
@@ -307,7 +308,7 @@ ON_CPU_HIDDEN inline void RunBlock(const std::vector<int>& order) {
   }
 }
 
-// Runs all blocks. `seed` is that of the order of blocks and threads; 0: as they are numbered.
+// Runs all blocks. `seed` shuffles the order of blocks and threads; 0 keeps them in order.
 ON_CPU_HIDDEN inline void Launch(dim3 grid, dim3 size, unsigned seed,
                                  const std::function<void()>& kernel) {
   static std::mutex one_at_a_time;
@@ -323,8 +324,8 @@ ON_CPU_HIDDEN inline void Launch(dim3 grid, dim3 size, unsigned seed,
   std::iota(blocks.begin(), blocks.end(), 0u);
   std::iota(threads.begin(), threads.end(), 0);
   if (seed) std::shuffle(blocks.begin(), blocks.end(), random);
-  std::vector<std::unique_ptr<Block>> used;  // freed at the end: else TSan would forget them, and
-                                             // not see what two blocks do to one place
+  std::vector<std::unique_ptr<Block>> used;  // freed at the end, since TSan forgets freed memory
+                                             // and would miss conflicts between two blocks
   for (const unsigned b : blocks) {
     used.emplace_back(new Block());
     block = used.back().get();
@@ -355,7 +356,7 @@ ON_CPU_HIDDEN inline void Launch(dim3 grid, dim3 size, unsigned seed,
   block = nullptr;
 }
 
-// As cuLaunchKernel: the arguments' addresses.
+// Like cuLaunchKernel, takes the addresses of the arguments.
 template <typename... Args, size_t... I>
 ON_CPU_HIDDEN void LaunchWith(void (*kernel)(Args...), const unsigned* sizes, unsigned seed,
                               [[maybe_unused]] void** args, std::index_sequence<I...>) {
@@ -368,7 +369,7 @@ void LaunchWith(void (*kernel)(Args...), const unsigned* sizes, unsigned seed, v
   LaunchWith(kernel, sizes, seed, args, std::index_sequence_for<Args...>());
 }
 
-// The block's array for one FASTKERAS_SHARED: whoever comes first makes it, of exactly its size.
+// The block's array for one FASTKERAS_SHARED, allocated by the first thread, with its exact size.
 ON_CPU_HIDDEN inline char* SharedArray(const void* key, size_t bytes) {
   int next = 0;
   for (; next < kMaxShared && block->shared[next].key; ++next) {
@@ -376,7 +377,7 @@ ON_CPU_HIDDEN inline char* SharedArray(const void* key, size_t bytes) {
   }
   if (next == kMaxShared || block->shared_bytes + bytes > kSharedBytes) std::abort();
   char* made = block->arena ? block->arena.get() + block->shared_bytes : new char[bytes];
-  if (!block->arena) std::memset(made, 0xFF, bytes);  // NaN, and -1
+  if (!block->arena) std::memset(made, 0xFF, bytes);  // NaN, or -1
   block->shared[next].key = key;
   block->shared[next].bytes = made;
   block->shared_bytes += (bytes + 15) / 16 * 16;
@@ -469,7 +470,7 @@ inline long long __double_as_longlong(double value) {
   return bits;
 }
 
-// The door for ctypes: FASTKERAS_KERNEL(name); after each kernel.
+// Makes kernels callable from ctypes: FASTKERAS_KERNEL(name); comes after each kernel.
 namespace cuda_on_cpu {
 
 using Launcher = void (*)(const unsigned* sizes, unsigned seed, void** args);
@@ -487,7 +488,7 @@ struct Registered {
         cuda_on_cpu::LaunchWith(&name, sizes, seed, args);           \
       })
 
-// Returns what went wrong, or null; "" if there is no such kernel. Without `args` it only looks.
+// Returns an error message, or null; "" if there is no such kernel. Without `args`, only looks.
 extern "C" __attribute__((visibility("default"))) const char* launch_on_cpu(const char* name,
                                                                             const unsigned* sizes,
                                                                             unsigned seed,

@@ -10,13 +10,13 @@ from pathlib import Path
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 FOLDER = Path(__file__).parents[2] / "build" / "cuda_on_cpu"
-WAYS = {  # with -O1 the kernels are compiled in a second each, and shapes of tests are small
+WAYS = {  # -O1 compiles the kernels in a second each, and is fast enough for the small tests
     "plain": ("-O1",),
     "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-O1", "-g1", "-fsanitize=thread"),
 }
 COMPILER = os.environ.get("CXX", "g++").split()
-WAY = os.environ.get("CUDA_ON_CPU", "plain")  # of the libraries
+WAY = os.environ.get("CUDA_ON_CPU", "plain")  # for the libraries
 
 
 def has_compiler():
@@ -24,7 +24,7 @@ def has_compiler():
 
 
 def compiled(source, name, way=WAY, options=(), program=False):
-    """The path of the library, or program, of a source text; compiled when it is not there yet."""
+    """The path of the library, or program, for a source text; compiles it if it is not cached."""
     command = [
         *COMPILER,
         *(
@@ -53,7 +53,7 @@ def compiled(source, name, way=WAY, options=(), program=False):
                 capture_output=True,
                 text=True,
             )
-            made.replace(target)  # another process may be about the same
+            made.replace(target)  # another process may be compiling the same
         except subprocess.CalledProcessError as error:
             raise RuntimeError(f"{name} does not compile:\n{error.stderr}") from None
         finally:
@@ -62,7 +62,7 @@ def compiled(source, name, way=WAY, options=(), program=False):
 
 
 class Library:
-    """The kernels of one file, to be launched with the addresses of their arguments."""
+    """The kernels of one file; they are launched with the addresses of their arguments."""
 
     def __init__(self, source, name, options=()):
         self._launch = ctypes.CDLL(str(compiled(source, name, options=options))).launch_on_cpu
@@ -72,7 +72,7 @@ class Library:
         return self._launch(kernel.encode(), None, 0, None) is None
 
     def launch(self, kernel, grid, block, seed, arguments):
-        """Raise RuntimeError if the threads do not meet as they have to."""
+        """Raise RuntimeError if threads do not meet at barriers and exchanges as they must."""
         sizes = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
         addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         error = self._launch(kernel.encode(), sizes, seed, addresses)

@@ -1,7 +1,7 @@
-"""Stands for CuPy where no GPU is: arrays in the memory of the CPU, kernels by cuda_on_cpu.py.
+"""Replaces CuPy where there is no GPU: arrays in CPU memory, kernels run by cuda_on_cpu.py.
 
-As strict as CuPy where it matters: its arrays become NumPy's by `asnumpy` alone, and do not mix
-with them. What the package does not call is not here.
+As strict as CuPy where it matters: only `asnumpy` converts its arrays to NumPy, and they do not mix
+with NumPy arrays. It has only what the package calls.
 """
 
 import ctypes
@@ -20,11 +20,11 @@ SCALARS = {
     np.dtype("float32"): ctypes.c_float,
     np.dtype("float64"): ctypes.c_double,
 }
-seed = 0  # of the order in which blocks and threads run
+seed = 0  # for the order in which blocks and threads run
 
 
 def install():
-    """Let `import cupy` find the stand-in, unless CuPy and a GPU are here, or no compiler is."""
+    """Let `import cupy` find this module, unless CuPy has a GPU here, or there is no compiler."""
     if "cupy" in sys.modules or not has_compiler() or has_gpu():
         return
     module = ModuleType("cupy", __doc__)
@@ -65,7 +65,7 @@ def has_gpu():
 
 
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
-    """An array on the device, that is, on the CPU."""
+    """An array on the "device", which here is the CPU."""
 
     __module__ = "cupy"
 
@@ -113,14 +113,14 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 def asarray(value, dtype=None):
-    """An array on the device. NumPy's are copied there."""
+    """An array on the device, copied if it was a NumPy array."""
     if isinstance(value, ndarray):
         return value if dtype is None else value.astype(dtype, copy=False)
     return ndarray(np.array(value, dtype))
 
 
 def asnumpy(array):
-    """An array of NumPy, a copy."""
+    """A copy as a NumPy array."""
     return np.array(_host(array)) if isinstance(array, ndarray) else np.asarray(array)
 
 
@@ -147,7 +147,7 @@ def _device(result):
 
 
 class RawModule:
-    """A file of kernels."""
+    """The kernels of one source text."""
 
     def __init__(self, *, code, backend="nvrtc", options=(), name_expressions=None):
         defines = [option for option in options if option.startswith("-D")]
@@ -164,7 +164,7 @@ class RawModule:
 
 
 def _argument(value):
-    """What a kernel gets: a pointer, or a number of exactly its type, as for CuPy."""
+    """The argument for a kernel: a pointer, or a number of exactly the right type, as in CuPy."""
     if value is None:
         return ctypes.c_void_p(None)
     if isinstance(value, ndarray):

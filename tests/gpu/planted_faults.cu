@@ -1,8 +1,8 @@
-// Nine faults, each in a kernel of its own, which the emulation has to find: test_emulation.py.
-// Compiled as a program: the name of the kernel, and the seed of the order.
+// Nine faults, one per kernel, which the emulation has to find (test_emulation.py).
+// Compiled as a program; its arguments are the name of the kernel and the seed of the order.
 #include <cstdio>
 
-__global__ void sound(float* out) {  // the pattern that the others break
+__global__ void sound(float* out) {  // correct; each of the others breaks this pattern
   FASTKERAS_SHARED(float, values, 64);
   values[threadIdx.x] = threadIdx.x;
   __syncthreads();
@@ -78,7 +78,7 @@ __global__ void shared_memory_never_written(float* out) {
 }
 FASTKERAS_KERNEL(shared_memory_never_written);
 
-// Prints what two blocks of 64 threads wrote; 1: the emulation complains.
+// Prints what two blocks of 64 threads wrote; returns 1 if the emulation found a fault.
 int main(int, char** arguments) {
   float* out = static_cast<float*>(std::calloc(128, sizeof(float)));
   void* args[] = {&out};

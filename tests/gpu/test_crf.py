@@ -1,6 +1,6 @@
-"""The CUDA kernels of the CRF: arrays of CuPy, orders of threads, and what no host has checked.
+"""The CUDA kernels of the CRF: CuPy arrays, orders of threads, and values that no host has checked.
 
-All else is in the tests of the domain, which run over its engines.
+The rest is in the tests of the domain, which run on all its engines.
 """
 
 import sys
@@ -18,8 +18,8 @@ if fastkeras.engines("crf")["cupy"] != "ready":
 import cupy
 
 ON_CPU = "gpu.cupy_on_cpu" in sys.modules and cupy.__version__ == "on CPUs"
-SHAPES = ((3, 70, 9), (2, 9, 33), (2, 6, 130))  # 32, 128 and any number of tags
-SCALES = (1.0, 300.0)  # the second is computed in log space
+SHAPES = ((3, 70, 9), (2, 9, 33), (2, 6, 130))  # for up to 32 tags, up to 128, and more
+SCALES = (1.0, 300.0)  # the second needs log space
 
 
 def chain_of(shape, scale=1.0, dtype="float32"):
@@ -100,8 +100,8 @@ def test_a_tag_that_is_none_makes_its_sequence_nan(shape, wrong):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_path_that_both_sweeps_lose_is_not_lost(function):
-    # Tag 1 is 110 nats behind at either end and gains 300 between, 30 a step: neither sweep sees
-    # more of it than zeros, and what they see of tag 0 is sound. Only alpha itself can tell.
+    # Tag 1 is 110 nats behind at either end and gains 300 between, 30 per step. In both sweeps it
+    # underflows to zero, while tag 0 looks sound; only the zeros in alpha show the loss.
     x = np.zeros((1, 12, 2), "float32")
     x[0, 1:11, 1] = 30
     x[0, [0, 11], 1] = -110

@@ -1,4 +1,4 @@
-"""The emulation of CUDA finds the faults that were planted, and none where there is none."""
+"""The emulation of CUDA finds all planted faults, and none in a correct kernel."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,7 @@ from gpu.cuda_on_cpu import WAYS, compiled, has_compiler
 SOURCE = Path(__file__).with_name("planted_faults.cu")
 SOUND = "1520 496 1520 496" + 124 * " 0"
 MEETING = "not all threads reach the same barrier"
-FOUND = {  # kernel: the way that finds it, and what it says
+FOUND = {  # kernel: the build that finds its fault, and the message
     "divergent_barrier": ("plain", "__syncthreads after 24 threads have returned"),
     "divergent_shuffle": ("plain", f"{MEETING}; thread 0 waits at __shfl_xor_sync"),
     "shuffle_from_no_one": ("plain", "lane 0 reads lane 16, which takes no part"),

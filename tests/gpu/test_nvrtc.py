@@ -1,4 +1,4 @@
-"""The kernels compile for real GPUs: by NVRTC, as CuPy does, which asks for no GPU."""
+"""The kernels compile for real GPUs with NVRTC, which CuPy uses and which needs no GPU."""
 
 import ctypes
 import re
@@ -17,13 +17,13 @@ from fastkeras.crf._engines.cupy import KERNELS as CRF
 KERNELS = {f"crf-{dtype}-{room}": kernels for (dtype, room), kernels in CRF.items()}
 CASES = [
     (name, "sm_90") for name in KERNELS
-]  # of the others those that need most, and are used most
+]  # for other GPUs, the kernels that need the most registers, and those that are used most
 CASES += [(f"crf-{x}", sm) for x in ("float32-32", "float64-128") for sm in ("sm_80", "sm_100")]
 MOST_REGISTERS = 255
 
 
 def nvrtc():
-    """The library of the wheel nvidia-cuda-nvrtc, or None."""
+    """The library from the wheel nvidia-cuda-nvrtc, or None."""
     spec = find_spec("nvidia")
     for folder in spec.submodule_search_locations if spec else ():
         for path in sorted(Path(folder).glob("*/lib/libnvrtc.so.1[0-9]")):
@@ -35,7 +35,7 @@ NVRTC = nvrtc()
 
 
 def compiled(code, options):
-    """The log of the compiler; raises what it says if it fails."""
+    """The log of the compiler; if it fails, raise an error with the log."""
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     NVRTC.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernels.cu", 0, None, None)
     texts = [option.encode() for option in options]
@@ -61,6 +61,6 @@ def test_the_kernels_compile_and_spill_no_register(name, architecture):
             assert found.groups() == ("0", "0"), f"{kernel} spills registers: {line}"
         elif found := re.search(r"Used (\d+) registers", line):
             used[kernel] = int(found[1])
-    print(name, architecture, used)  # pytest -s
+    print(name, architecture, used)  # shown by pytest -s
     defined = set(re.findall(r"FASTKERAS_KERNEL\((\w+)\);", kernels.code))
     assert set(used) == defined and max(used.values()) < MOST_REGISTERS

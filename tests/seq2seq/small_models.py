@@ -1,4 +1,4 @@
-"""Small models to be searched, and the enumeration of all that they can write."""
+"""Small models to search, and the enumeration of all sequences that they can generate."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ END = 0
 
 
 class RecurrentModel:
-    """A random network with a state and a sentence of its own; `step` is what a search calls."""
+    """A random network with a state, and a context for each sentence; a search calls `step`."""
 
     def __init__(self, rng, vocabulary, batch, size=5, scale=1.5):
         shapes = (size, size), (vocabulary, size), (size, vocabulary), (batch, vocabulary)
@@ -24,7 +24,7 @@ class RecurrentModel:
         return states @ self.u + context[:, None], states, context
 
     def log_p(self, b, tokens):
-        """log p of each token of one sequence, given those before it; (len(tokens),)."""
+        """log p of each token of one sequence, given the tokens before it; (len(tokens),)."""
         state, found = self.states[b], []
         for before, token in zip([self.start[b], *tokens], tokens, strict=False):
             state = np.tanh(state @ self.w + self.e[before])
@@ -42,7 +42,7 @@ class RecurrentModel:
 
 
 def score_of(model, b, tokens, options):
-    """Score and log-likelihood of a sequence with its end; None where it breaks a rule."""
+    """Score and log-likelihood of a sequence with its end; None if it breaks a rule."""
     tokens = list(tokens)
     n, prefix = options.get("no_repeat_ngram", 0), list(options.get("prefix", {}).get(b, ()))
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
@@ -72,7 +72,7 @@ def enumerated(model, b, options):
 
 
 def searched(model, b, options):
-    """What a beam search of one sentence finds, written as lists, without any early stop."""
+    """The result of a beam search for one sentence, written with lists and without early stop."""
     k, limit = options["num_beams"], options["max_length"]
     prefix = list(options.get("prefix", {}).get(b, ()))
     beams, finished = [[]], []

@@ -1,4 +1,4 @@
-"""Steps of a search as hypothesis draws them, and the enumeration of all their continuations."""
+"""Steps of a search drawn by hypothesis, and the enumeration of all their continuations."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Beam search against the enumeration of all sequences, and against a search written as lists."""
+"""Beam search, compared with the enumeration of all sequences, and a search written with lists."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_with_beams_enough_it_is_the_enumeration(name, search):
     model, options = search
     found = found_by(model, options, name, num_beams=3**3)
     expected = [enumerated(model, b, options) for b in range(3)]
-    if name == "keras":  # which may compute in float32
+    if name == "keras":  # it may compute in float32
         for b, of_sentence in enumerate(expected):
             best = [score for score, _, _ in of_sentence[: options["n_best"]]]
             np.testing.assert_allclose(found.scores[b, : len(best)], best, rtol=1e-4, atol=1e-4)
@@ -105,7 +105,7 @@ def test_an_early_stop_changes_nothing_nor_do_other_sentences(search, num_beams)
 
 @pytest.mark.parametrize(("length_penalty", "best"), ((1.0, [1, 2, 3, 4]), (0.0, []), (-1.0, [])))
 def test_no_stop_before_a_longer_one_can_no_longer_be_better(length_penalty, best):
-    # after the start, 0, the end is more probable than 1, 2, 3, 4, but not by the average token
+    # after the start, 0, ending at once is more probable than 1, 2, 3, 4, but its average is lower
     p = np.full((5, 5), 0.001)
     p[0, :2] = 0.7, 0.297
     p[[1, 2, 3, 4], [2, 3, 4, END]] = 0.996
@@ -132,7 +132,7 @@ def test_the_score_is_the_likelihood_of_the_model(rng):
 
 def test_sentences_that_are_done_leave_the_batch(rng):
     model, sizes = RecurrentModel(rng, 6, batch=16), []
-    model.context[::2, END] += 4  # these end soon
+    model.context[::2, END] += 4  # so that these end soon
     step = model.step
     model.step = lambda tokens, *more: (sizes.append(len(tokens)), step(tokens, *more))[1]
     found = found_by(model, {"max_length": 30, "min_length": 1}, num_beams=3)
@@ -188,7 +188,7 @@ def test_no_sentence_and_no_hypothesis(rng):
     model = RecurrentModel(rng, 4, batch=3)
     found = found_by(model.of([]), {"max_length": 5})
     assert found.tokens.shape == (0, 1, 0) and found.scores.shape == (0, 1)
-    model.context[1, END] = -np.inf  # never ends
+    model.context[1, END] = -np.inf  # so that it never ends
     found = found_by(model, {"max_length": 5})
     assert np.isneginf(found.scores[1, 0]) and found.lengths[1, 0] == 0
     assert (found.scores[[0, 2]] > -np.inf).all()

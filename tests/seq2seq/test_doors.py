@@ -1,7 +1,7 @@
 """Malformed input at each door of the compiled step: refused with the argument's name.
 
-The doors are the function of the extension module, the TensorFlow op, and its call inside of what
-XLA compiles. The Python function before them checks too; a saved graph calls the op without.
+The doors are the function of the extension module, the TensorFlow op, and the call of its kernel in
+an XLA program. The Python function checks before them, but a saved graph calls the op alone.
 """
 
 import numpy as np

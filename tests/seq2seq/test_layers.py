@@ -1,4 +1,4 @@
-"""The Keras layers that write sequences: a step is what training does, and padding is nothing."""
+"""The Keras layers that generate sequences: a step equals training, and padding changes nothing."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def decoder_of(cell="GRU", **options):
     keras.utils.set_random_seed(1)
     decoder = AttentionDecoder(VOCABULARY, CELLS[cell](), units=7, **options)
     decoder.build((None, None), (None, None, 5))
-    for weight in decoder.trainable_weights:  # zeros, as of biases, would hide mistakes
+    for weight in decoder.trainable_weights:  # initial zeros, of biases for instance, hide mistakes
         weight.assign(weight + keras.random.normal(weight.shape, seed=2) * 0.7)
     return decoder
 
@@ -94,7 +94,7 @@ def test_padding_changes_neither_logits_nor_titles(rng):
     again = search(decoder.step, *decoder.begin(padded, padded_source, padded_mask), start=START)
     np.testing.assert_array_equal(found.tokens, again.tokens)
     np.testing.assert_allclose(found.scores, again.scores, rtol=1e-4)
-    for b in range(3):  # and alone, without any padding
+    for b in range(3):  # each alone, without any padding
         length = mask[b].sum()
         alone = decoder.begin(encoded[b : b + 1, :length], source[b : b + 1, :length])
         one = search(decoder.step, *alone, start=START)

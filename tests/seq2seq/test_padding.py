@@ -1,4 +1,4 @@
-"""Sequences of different lengths in one array, against loops."""
+"""Sequences of different lengths in one array, compared with loops."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Sampled sequences against the probabilities of the model, enumerated."""
+"""Sampled sequences, compared with enumerated probabilities of the model."""
 
 import numpy as np
 import pytest

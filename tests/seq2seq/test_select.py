@@ -1,4 +1,4 @@
-"""Every engine's `select` against the reference, and that against the enumeration."""
+"""`select` in every engine, compared with the reference, and the reference with the enumeration."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def call_reference(step, dtype, num_candidates):
 
 
 def own_scores(step, tokens, parents, dtype):
-    """The exact scores of the continuations that were returned."""
+    """The exact scores of the returned continuations."""
     size = step["logits"].shape[1] * step["logits"].shape[2]
     scores, all_tokens, all_parents = call_reference(step, dtype, size)
     table = np.full(step["logits"].shape, -np.inf, dtype)
@@ -191,6 +191,6 @@ def test_bad_arguments_raise(message):
 
 def test_an_integer_beyond_32_bits_is_no_token():
     row = np.full((2, 3, 2), [1, -(2**40)])
-    row[..., 1] = -(2**33)  # 0 in the lower 32 bits
+    row[..., 1] = -(2**33)  # its lower 32 bits are 0
     scores = call({**ZEROS, "history": row, "repetition_penalty": 2.0}, None)[0]
     np.testing.assert_allclose(scores, np.log(1 / 4))
