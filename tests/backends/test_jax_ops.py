@@ -10,6 +10,7 @@ if __import__("keras").backend.backend() != "jax":
 import jax.numpy as jnp  # noqa: E402
 
 import fastkeras  # noqa: E402
+import fastkeras.crf.semi_markov._engines.jax_native  # noqa: E402  (what it calls is registered)
 from fastkeras import _arrays, _build, _engines, crf  # noqa: E402
 from fastkeras._ops import jax as jax_ops  # noqa: E402
 from fastkeras.crf import semi_markov  # noqa: E402
