@@ -95,7 +95,7 @@ def package_copy(tmp_path):
 
 
 REPORT = """
-import sys  # an editable installation would lend the copy what it lacks
+import sys  # without editable installations, which would give the copy what it lacks
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder)]
 import numpy as np, fastkeras, fastkeras._engines
 print(fastkeras.__file__)

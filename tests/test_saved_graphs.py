@@ -39,7 +39,7 @@ workspace = np.zeros(batch * steps * (2 * tags + 1) + batch, "f4")
 gradient = [path, numbers(batch), workspace, numbers(batch)]
 places = np.int32([[0, 1], [2, 4], [4, -1]])
 threads = {"num_threads": 1}
-CALLS = {  # of each op: its inputs, its attributes beside T
+CALLS = {  # for each op: its inputs, and its attributes besides T
     "CrfValue": ([*chain, path], {"quantity": 2, "keep_workspace": True, **threads}),
     "CrfGradient": ([*chain, *gradient], {"quantity": 2, **threads}),
     "CrfMarginals": (chain, threads),
@@ -95,7 +95,7 @@ def run(op, inputs, attributes):
         return error
     return None
 
-def other_inputs(value):  # and whether each must be refused
+def other_inputs(value):  # with whether each must be refused
     yield value[..., None], True
     if value.ndim > 1:
         yield value[0], True
@@ -120,7 +120,7 @@ def other_attributes(name, value):
         for number in (-1, 0, 1, 3, 99, 2**31 - 1, -(2**31), 2**31, 2**62, -(2**63)):
             if name not in ("k", "num_words") or number < 2**20:
                 yield number, name not in ("num_threads",) and not 0 <= number < 2**31
-    yield None, False  # which may have a default
+    yield None, False  # there may be a default
     yield b"x", True
 
 cases = 0

@@ -42,7 +42,7 @@ for name, x in words.items():
 """,
     "litert": """
 import warnings
-warnings.simplefilter("ignore")  # tf.lite speaks of its successor
+warnings.simplefilter("ignore")  # tf.lite announces its successor
 import tensorflow as tf
 model = tf.lite.Interpreter(path)
 assert not [op for op in model._get_ops_details() if op["op_name"].startswith(("Flex", "CUSTOM"))]
