@@ -4,8 +4,8 @@ pip install --editable '.[tensorflow-cpu,demo]'      the reviews come with snown
 python examples/adversarial.py             half a minute on 2 cores; a picture
 python examples/adversarial.py --help
 
-The attack moves the whole embedding along the gradient of the test reviews' own loss. Every rule is
-one line after `compile`.
+The attack moves the whole embedding along the gradient of the loss on the test reviews themselves.
+Every rule is one line after `compile`.
 """
 
 import argparse
@@ -48,7 +48,7 @@ RULES = {
 
 
 def reviews():
-    """Return all reviews and their labels (1 is good) in an order of chance, each text once."""
+    """Return all reviews and their labels (1 is good) in random order, each text once."""
     folder = corpus_path().parents[1] / "sentiment"
     labels = {}
     for label, name in enumerate(("neg.txt", "pos.txt")):
@@ -71,7 +71,7 @@ def encode(texts, known):
 
 
 def data():
-    """Return what to train on and what to test on."""
+    """Return the training data and the test data."""
     texts, labels = reviews()
     counts = {}
     for character in "".join(texts[:LABELLED]):

@@ -4,9 +4,9 @@ pip install --editable '.[tensorflow-cpu,examples]'
 python examples/averages.py                    half a minute on 2 cores; a picture
 python examples/averages.py --help
 
-One training, with a rate so large that its weights never come to rest, and three sets of weights
-after each epoch: as they are; all of them averaged; and what the optimizer trains averaged, by
-`use_ema` of Keras, which leaves the moving statistics as they are.
+There is one training, with a rate so large that the weights never settle. After each epoch it
+compares three sets of weights: as they are; all of them averaged; and only those that the optimizer
+trains averaged, by `use_ema` of Keras, which does not average the moving statistics.
 """
 
 import digits  # first: it quiets TensorFlow
@@ -36,7 +36,7 @@ def network():
 
 
 class Accuracy(keras.callbacks.Callback):
-    """The accuracy on the test after each epoch, with the weights that the model then has."""
+    """The accuracy on the test data after each epoch, with the weights that the model then has."""
 
     def __init__(self, test, average=None):
         super().__init__()

@@ -4,8 +4,8 @@ pip install --editable '.[tensorflow-cpu,examples]'
 python examples/callbacks.py                   20 seconds on 2 cores; build/callbacks has all of it
 python examples/callbacks.py --help
 
-A fifth of the labels to train on are wrong, so that the network is best before it is done: Evaluate
-keeps the weights of the epoch whose macro F1, by scikit-learn, is best on held-out digits.
+A fifth of the training labels are wrong, so the network is best before training ends: Evaluate
+keeps the weights of the epoch with the best macro F1, by scikit-learn, on held-out digits.
 """
 
 import digits  # first: it quiets TensorFlow
@@ -44,7 +44,7 @@ def macro_f1(model, data):
 
 
 def mistakes(model, data, count=6):
-    """One line of digits that the model takes for others."""
+    """One line with digits that the model mistakes for others."""
     images, labels = data
     found = model.predict(images, verbose=0).argmax(-1)
     wrong = np.flatnonzero(found != labels)[:count]

@@ -17,7 +17,7 @@ from fastkeras.metrics import watch
 
 
 def network(weight):
-    """A network whose features have two dimensions; the centre loss has this weight."""
+    """A network with two-dimensional features; the centre loss has this weight."""
     keras.utils.set_random_seed(0)
     x = keras.Input((64,))
     hidden = layers.Dense(128, "relu")(layers.Dense(128, "relu")(x))
@@ -32,7 +32,7 @@ def network(weight):
 
 
 def accuracy_and_spread(reader, images, labels):
-    """Share of right classes; distance within classes over distance between them."""
+    """Share of right classes; distance within classes divided by distance between them."""
     features, scores = reader.predict(images, verbose=0)
     centres = np.array([features[labels == c].mean(0) for c in range(10)])
     within = ((features - centres[labels]) ** 2).sum(-1).mean()

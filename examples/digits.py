@@ -14,7 +14,7 @@ TEST = 400
 
 
 def read():
-    """Return (images, labels) to train on and to test on: float32 of 64 pixels from 0 to 1."""
+    """Return (images, labels) for training and for test; images are 64 float32 from 0 to 1."""
     digits = load_digits()
     images, labels = (digits.data / 16).astype("float32"), digits.target
     return (images[TEST:], labels[TEST:]), (images[:TEST], labels[:TEST])
@@ -40,7 +40,7 @@ def panels(count, height=4.0, width=4.6):
 
 
 def write(figure, path):
-    """Write a picture, all or nothing, and say where."""
+    """Write a picture, whole or not at all, and print where."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
     figure.savefig(partial, dpi=110, format="png")

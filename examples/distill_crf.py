@@ -4,9 +4,10 @@ python examples/distill_crf.py                 a minute on 2 cores; a table and 
 python examples/distill_crf.py --help
 
 A large network with a CRF, the teacher, learns to cut words from the labelled paragraphs. A small
-one, the student, is then trained four times, by as many steps each time: on the labelled paragraphs
-alone; on many more without labels, by the teacher's best tags; on the same by `crf.cross_entropy`,
-so by all the teacher believes, doubts included; and, as no one could, by their true labels.
+one, the student, is then trained four times with the same number of steps: on the labelled
+paragraphs alone; on many more without labels, by the teacher's best tags; on the same by
+`crf.cross_entropy`, that is by the teacher's whole distribution, doubts included; and on the same
+by their true labels, which in practice are unknown.
 """
 
 import os
@@ -24,7 +25,7 @@ from segment_training import padded
 from fastkeras import crf
 
 TEST = 400  # paragraphs
-UNLABELLED = 4  # times as many paragraphs as have labels
+UNLABELLED = 4  # times as many as have labels
 TEACHER, STUDENT = (128, 3), (16, 1)  # width and number of convolutions
 
 
@@ -73,7 +74,7 @@ def arrays(scores):
 
 
 def divergence(teacher, student, text):
-    """Mean of KL(teacher ‖ student), in nats a character, over the sentences of a text."""
+    """Mean of KL(teacher ‖ student), in nats per character, over the sentences of a text."""
     characters = padded(text.characters)
     valid = characters != corpus.PADDING
     p, q = arrays(small.scores_of(teacher)), arrays(small.scores_of(student))
@@ -117,7 +118,7 @@ def main(arguments=None):
     teacher.trainable = False
     row("teacher, labels", teacher, of_teacher)
     share = small.batches_in(labelled) / small.batches_in(everything)
-    few = max(1, round(given.epochs * share))  # epochs, of as many steps as those of the labelled
+    few = max(1, round(given.epochs * share))  # epochs, for as many steps as on the labelled ones
     ways = {
         "student, labels": (of_labels, labelled, given.epochs),
         "student, teacher's best tags": (lambda m: of_best_tags(m, teacher), everything, few),

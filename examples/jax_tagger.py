@@ -73,7 +73,7 @@ def train(head, text, vocabulary_size, epochs):
 
 
 def f1(model, head, text):
-    """The F1 of words: right are those with both their ends right."""
+    """The F1 of words; a word is right if both its ends are."""
 
     @eqx.filter_jit
     def decode(characters):
@@ -96,7 +96,7 @@ def f1(model, head, text):
 
 
 def text_of(paragraphs, vocabulary):
-    """Characters and tags (pieces, steps), padded: sentences, the long ones in pieces."""
+    """Padded characters and tags (pieces, steps) of sentences, long ones cut into pieces."""
     sentences = zip(*corpus.labelled_sentences(paragraphs, vocabulary), strict=True)
     cut = [
         pair[:, i : i + STEPS]

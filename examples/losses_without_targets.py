@@ -4,8 +4,8 @@ pip install --editable '.[tensorflow-cpu,examples]'
 python examples/losses_without_targets.py      half a minute on 2 cores; a picture
 python examples/losses_without_targets.py --help
 
-Both models are trained by `fit(x, None)`. What goes on inside, the length of the code and the share
-of triplets that are still wrong, is in the history as metrics are.
+Both models are trained by `fit(x, None)`. Values from inside, the length of the code and the share
+of triplets that are still wrong, are in the history, like metrics.
 """
 
 import digits  # first: it quiets TensorFlow
@@ -17,7 +17,7 @@ from fastkeras.layers import LossLayer, TripletLossLayer
 from fastkeras.losses import add_loss
 from fastkeras.metrics import add_metric, watch
 
-CODE, TRIPLETS = 16, 8  # numbers of an image; triplets an image and epoch
+CODE, TRIPLETS = 16, 8  # length of an image's code; triplets per image and epoch
 
 
 def autoencoder():
@@ -64,7 +64,7 @@ def nearest_neighbour(points, labels, test, test_labels):
 
 
 def principal_components(images, *others):
-    """Return the first two principal components of sets of images, those of the first set."""
+    """Project sets of images on the first two principal components of the first set."""
     mean = images.mean(0)
     axes = np.linalg.svd(images - mean, full_matrices=False)[2][:2]
     return [(x - mean) @ axes.T for x in (images, *others)]

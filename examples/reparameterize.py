@@ -6,7 +6,7 @@ python examples/reparameterize.py --help
 
 The same network is trained with each transform around its hidden layers, and with Keras' own
 SpectralNormalization, which overwrites the weight. Then every test image is moved along the
-gradient of the loss: the less a network can stretch a difference, the less that hurts.
+gradient of the loss: the less a network can stretch differences, the less this harms it.
 """
 
 import digits  # first: it quiets TensorFlow
@@ -26,7 +26,7 @@ from fastkeras.training import (
 from fastkeras.training.gradients.differentiate import value_and_gradients
 
 UNITS = 64
-DISTANCES = np.linspace(0, 1, 5)  # by which images are moved; the length of one is 3.5 or so
+DISTANCES = np.linspace(0, 1, 5)  # by which images, of length 3.5 or so, are moved
 MASK = np.random.default_rng(0).random((UNITS, UNITS)) < 0.25
 
 TRANSFORMS = {
@@ -60,7 +60,7 @@ def network(transform):
 
 
 def singular_values(layer):
-    """Of the kernel as the layer uses it."""
+    """The singular values of the kernel as the layer uses it."""
     if isinstance(layer, Reparameterize):
         (kernel,) = layer.transformed_weights().values()
     else:
@@ -69,7 +69,7 @@ def singular_values(layer):
 
 
 def directions(model, images, labels):
-    """For each image, the direction of length 1 in which its loss grows fastest."""
+    """For each image, the vector of length 1 in whose direction its loss grows fastest."""
 
     def loss(values):
         return ops.sum(model.loss(labels, model(values[0], training=False))), None
@@ -80,7 +80,7 @@ def directions(model, images, labels):
 
 
 def accuracies(model, images, labels):
-    """The accuracy with images moved by each of DISTANCES."""
+    """The accuracies with images moved by each of DISTANCES."""
     step = directions(model, images, labels)
     moved = np.concatenate([images + distance * step for distance in DISTANCES])
     found = model.predict(moved, batch_size=len(images), verbose=0).argmax(-1)

@@ -115,7 +115,7 @@ def train_and_compare(options):
 
 
 def matched(data):
-    """The floor: forward maximum matching with all words of the first nine tenths."""
+    """The baseline: forward maximum matching with all words of the first nine tenths."""
     words = {word for words in data.training + data.validation for word in words}
     longest = max(map(len, words))
     return [corpus.maximum_matching(text, words, longest) for text in data.test_texts]
@@ -126,7 +126,7 @@ def scores(true, found):
 
 
 def transitions(crf):
-    """The learned scores, start and end among them: the table that the figure shows."""
+    """The learned scores, including start and end: the table that the figure shows."""
     named = {"start": crf.start_transitions, "end": crf.end_transitions, "pair": crf.transitions}
     return {name: np.asarray(value).tolist() for name, value in named.items()}
 

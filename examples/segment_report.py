@@ -24,7 +24,7 @@ STYLE = {
 
 
 def report(results):
-    """The tables that a training prints in the end."""
+    """The tables that a training prints at its end."""
     sentences = results["sentences"]
     lines = [
         "",

@@ -1,4 +1,4 @@
-"""The network of the segmentation example, its batches, and a training that may be interrupted."""
+"""The network of the segmentation example, its batches, and a training that can be interrupted."""
 
 import json
 import os
@@ -18,7 +18,7 @@ HEADS = ("softmax", "crf")
 def network(vocabulary_size, head, engine=None):
     """Character numbers (batch, steps) → scores of b, m, e, s (batch, steps, 4).
 
-    Padding is set to zero after every layer, so a sentence gets the same scores in any batch.
+    Padding is set to zero after every layer, so that a sentence gets the same scores in any batch.
     """
     characters = layers.Input((None,), dtype="int32", name="characters")
     mask = ops.not_equal(characters, corpus.PADDING)
@@ -42,7 +42,7 @@ def compiled(vocabulary_size, head, steps, engine=None, jit_compile="auto"):
     """The network, ready for `fit`; the learning rate falls to zero over `steps`."""
     model = network(vocabulary_size, head, engine)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, steps))
-    optimizer.build(model.trainable_variables)  # there to be restored after an interruption
+    optimizer.build(model.trainable_variables)  # so that an interrupted training can restore it
     if head == "crf":
         crf = model.get_layer("crf")
         model.compile(optimizer, loss=crf.loss, jit_compile=jit_compile)
@@ -53,10 +53,10 @@ def compiled(vocabulary_size, head, steps, engine=None, jit_compile="auto"):
 
 
 class Batches(keras.utils.PyDataset):
-    """Sentences of about one length together, padded with 0, in a new order every epoch.
+    """Batches of sentences of similar length, padded with 0, in a new order every epoch.
 
     A batch is (characters, tags, weights). The softmax head takes a weight for each character, 0 at
-    padding. The CRF takes one for each sentence: 1 / length, or the long ones would rule the steps.
+    padding. The CRF takes one for each sentence, 1 / length; else long ones would dominate.
     """
 
     def __init__(self, characters, tags, head, characters_in_batch=3200):
@@ -87,7 +87,7 @@ class Batches(keras.utils.PyDataset):
 
 
 def batch_bounds(lengths, characters_in_batch):
-    """Where to cut sentences, longest first, into batches of so many characters with padding."""
+    """Where to cut the sentences, longest first, into batches of so many padded characters."""
     bounds, start = [], 0
     for i in range(len(lengths)):
         if i > start and (i - start + 1) * lengths[start] > characters_in_batch:
@@ -104,9 +104,9 @@ def padded(arrays):
 
 
 def train(head, data, epochs, folder):
-    """Return (model with its best weights, list of what was measured after every epoch).
+    """Return (model with its best weights, list of measurements after every epoch).
 
-    All progress is in `folder`: an interrupted training goes on after its last whole epoch.
+    All progress is saved in `folder`: an interrupted training goes on after its last whole epoch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     curves_file, best_file = folder / "curves.json", folder / "best.weights.h5"
@@ -133,7 +133,7 @@ def train(head, data, epochs, folder):
 
 
 def decoder(model):
-    """Return the function character numbers (batch, steps) → tags (batch, steps)."""
+    """Return a function from character numbers (batch, steps) to tags (batch, steps)."""
     if model.name == "crf":
         decoding = model.get_layer("crf").decode(model)
         return lambda characters: np.asarray(decoding.predict_on_batch(characters))
@@ -161,8 +161,8 @@ def segment(texts, vocabulary, decode, batch=128):
 def step_times(data):
     """Return ({name: median seconds of a training step}, shape of the batch that was timed).
 
-    All see the same batch of median length. The composites are the CRF made of Keras operations, as
-    TensorFlow runs it, and with the whole model compiled by XLA.
+    All get the same batch, of median length. The composites are the CRF made of Keras operations,
+    run by TensorFlow, and with the whole model compiled by XLA.
     """
     batch = {head: median_batch(data, head) for head in HEADS}
 
@@ -196,7 +196,7 @@ def median_batch(data, head):
 
 
 def write(path, save):
-    """Call `save` with a temporary name beside `path`, then rename: whole or not at all."""
+    """Call `save` with a temporary name beside `path`, then rename: write all or nothing."""
     temporary = path.with_name(f"partial-{path.name}")
     save(temporary)
     os.replace(temporary, path)

@@ -4,10 +4,10 @@ pip install --editable '.[tensorflow-cpu,examples]'
 python examples/several_gradients.py           half a minute on 2 cores; a picture
 python examples/several_gradients.py --help
 
-1. How far from the gradient flow does training end, by the length of a step? With half the step
-   the error of descent is a half, that of Heun's method a quarter, of Runge-Kutta's a sixteenth.
-2. min over x, max over y of x·y: descent goes away in circles, extragradient does not.
-3. Digits, four of ten labels wrong: SAM looks for flat minima and learns fewer of them by heart.
+1. How far from the gradient flow does training end, depending on the step? Halving the step halves
+   the error of descent, and divides that of Heun's method by 4, that of Runge-Kutta's by 16.
+2. min over x, max over y of x·y: descent spirals away from the solution, extragradient does not.
+3. Digits, four of ten labels wrong: SAM looks for flat minima and memorizes fewer wrong labels.
 """
 
 import digits  # first: it quiets TensorFlow
@@ -19,8 +19,8 @@ from fastkeras.layers import GradientReversal, LossLayer
 from fastkeras.optimizers import SGD
 from fastkeras.training import ASAM, SAM, Extragradient, Heun, RungeKutta4, train_with
 
-TIME, STEPS = 2.0, (4, 8, 16, 32)  # of the gradient flow, and into how many steps it is cut
-WRONG, ROUNDS = 0.4, 60  # share of the labels; steps of the game
+TIME, STEPS = 2.0, (4, 8, 16, 32)  # of the gradient flow; into how many steps it is divided
+WRONG, ROUNDS = 0.4, 60  # share of wrong labels; steps of the game
 
 
 def network(units, activation, optimizer):
@@ -32,7 +32,7 @@ def network(units, activation, optimizer):
 
 
 def errors_of_the_flow(images, labels):
-    """For each method, the distance of the weights from the flow by number of steps."""
+    """For each method, the distance of the weights from the flow, for each number of steps."""
 
     def end(model, steps):
         model.set_weights(start)
@@ -44,7 +44,7 @@ def errors_of_the_flow(images, labels):
     errors = {}
     for name, rule in {"Runge-Kutta": RungeKutta4(), "Heun": Heun(), "descent": None}.items():
         model = train_with(network(8, "tanh", keras.optimizers.SGD()), rule)
-        if not errors:  # the most exact one comes first
+        if not errors:  # the first method is the most accurate
             start = model.get_weights()
             flow = end(model, 8 * STEPS[-1])
         errors[name] = [np.linalg.norm(end(model, steps) - flow) for steps in STEPS]
@@ -52,7 +52,7 @@ def errors_of_the_flow(images, labels):
 
 
 class Product(layers.Layer):
-    """x·y, with the gradient of y turned around: one descends, the other ascends."""
+    """x·y, with the gradient of y reversed: x descends, y ascends."""
 
     def build(self, shape):
         self.x = self.add_weight(shape=(1,), initializer="ones", name="x")
@@ -64,10 +64,10 @@ class Product(layers.Layer):
 
 
 def game(rule):
-    """The places of x and y after each step.
+    """The values of x and y after each step.
 
-    The gradient of this loss does not depend on its value, so that TensorFlow would read weights
-    that an optimizer of Keras has changed already (docs/training.md): ours waits.
+    The gradient of this loss does not depend on its value, so with an optimizer of Keras,
+    TensorFlow would read weights that have already changed (docs/training.md); ours waits.
     """
     one = keras.Input((1,))
     model = keras.Model(one, LossLayer()(Product()(one)))

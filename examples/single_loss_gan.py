@@ -29,7 +29,7 @@ from fastkeras.training import SingleLossGAN, SpectralNorm
 from fastkeras.training.callbacks.sample_sheet import sheet, write_png
 
 NOISE, BATCH = 32, 64
-GENERATOR_WEIGHT = 0.3  # both networks move at once: G, at the rate of D, runs away from it
+GENERATOR_WEIGHT = 0.3  # both networks move at once: at D's rate, G would run away from it
 EPOCHS = {"digits": 100, "fashion-mnist": 5}
 
 
@@ -40,7 +40,7 @@ def images_of(name):
         return (digits.images / 8 - 1).astype("float32"), digits.target, 500
     try:
         (images, labels), _ = keras.datasets.fashion_mnist.load_data()
-    except Exception as error:  # whatever Keras meets: no network, a file cut short, no room
+    except Exception as error:  # of any kind: no network, a truncated file, a full disk
         raise SystemExit(
             f"Fashion-MNIST cannot be fetched: {error}\n"
             "Put its four files, train-images-idx3-ubyte.gz and so on, into "
@@ -113,11 +113,11 @@ class GeneratorStep(keras.Model):
 
 
 def frechet_distance(features, a, b):
-    """Of Gaussians fitted to the features of two sets of images (Heusel et al. 2017)."""
+    """The distance of Gaussians fitted to the features of two sets (Heusel et al. 2017)."""
     (mean_a, cov_a), (mean_b, cov_b) = (
         (f.mean(0), np.cov(f.T)) for f in (features(x, verbose=0) for x in (a, b))
     )
-    # the trace of the root of cov_a·cov_b, from the eigenvalues of a symmetric matrix like it
+    # the trace of the root of cov_a·cov_b, from the eigenvalues of a similar symmetric matrix
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
@@ -136,9 +136,9 @@ def classifier(images, labels):
 
 
 def milliseconds(steps):
-    """The time of each of several kinds of a step: in turn, the best of ten times ten.
+    """The times of several kinds of steps, measured in turn; each is the best of ten times ten.
 
-    In turn and the best, since other load on the machine slows down one as well as the other.
+    In turn, so that other load on the machine slows down all alike; the best, to leave it out.
     """
     best = dict.fromkeys(steps, np.inf)
     for _ in range(10):
@@ -151,7 +151,7 @@ def milliseconds(steps):
 
 
 def by_one_loss(images, units, epochs, pictures):
-    """Train by `fit`; return a function from noise to images, and one that trains a step more."""
+    """Train by `fit`; return a function from noise to images, and one that does another step."""
     shape = images.shape[1:]
     networks = generator(shape, units), discriminator(shape, units)
     gan = SingleLossGAN(*networks, "hinge", generator_weight=GENERATOR_WEIGHT)
@@ -163,8 +163,8 @@ def by_one_loss(images, units, epochs, pictures):
 def by_turns(images, units, epochs):
     """Train by one step of D and one of G in turn.
 
-    Return functions from noise to images, as they were after each epoch, and one that trains a step
-    more.
+    Return functions from noise to images, one for the state after each epoch, and a function that
+    does another step.
     """
     shape = images.shape[1:]
     g, d = generator(shape, units), discriminator(shape, units)

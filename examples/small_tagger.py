@@ -40,12 +40,12 @@ def text_of(paragraphs, vocabulary):
 
 
 class Tagger(keras.Model):
-    """A model that is trained to make `objective(characters, y, emissions)` of sentences large."""
+    """A model trained to maximize `objective(characters, y, emissions)` of sentences."""
 
     objective = None
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Keras calls it for every batch; a sentence weighs 1 / length."""
+        """Called by Keras for every batch; a sentence has the weight 1 / length."""
         return -ops.mean(sample_weight * self.objective(x, y, y_pred))
 
 
@@ -64,7 +64,7 @@ def network(vocabulary_size, width, convolutions):
 
 
 def scores_of(model):
-    """What the functions of `fastkeras.crf` take besides emissions, by name."""
+    """The arguments of the functions of `fastkeras.crf` other than emissions, by name."""
     crf = model.get_layer("crf")
     names = ("transitions", "start_transitions", "end_transitions")
     return {name: getattr(crf, name) for name in names}
@@ -76,7 +76,7 @@ def train(model, objective, text, epochs, tags=None):
     schedule = keras.optimizers.schedules.CosineDecay(4e-3, epochs * len(batches))
     model.objective = objective
     model.compile(keras.optimizers.Adam(schedule))
-    with warnings.catch_warnings():  # an objective may leave the transitions alone
+    with warnings.catch_warnings():  # an objective may not use the transitions
         warnings.filterwarnings("ignore", "Gradients do not exist", UserWarning)
         model.fit(batches, epochs=epochs, verbose=0)
 
@@ -86,7 +86,7 @@ def batches_in(text):
 
 
 def f1(model, text, vocabulary):
-    """The F1 of words; whatever was learned, only legal sequences of tags are decoded."""
+    """The F1 of words; only legal sequences of tags are decoded, whatever was learned."""
     scores = {name: np.asarray(value) for name, value in scores_of(model).items()}
     legal = LEGAL.apply(**scores)
 
@@ -128,7 +128,7 @@ def panels(count, width=6.4):
 
 
 def write(figure, path):
-    """Write a picture, all or nothing, and say where."""
+    """Write a picture, whole or not at all, and print where."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda partial: figure.savefig(partial, dpi=110, format="png"))
     plt.close(figure)

@@ -51,7 +51,7 @@ class Tagger(nn.Module):
 
 
 def batches(characters, tags, size=64):
-    """Padded batches of sentences of about one length, in a random order."""
+    """Padded batches of sentences of similar length, in random order."""
     by_length = sorted(range(len(characters)), key=lambda i: len(characters[i]))
     for first in torch.randperm(-(-len(by_length) // size)).tolist():
         members = by_length[first * size : (first + 1) * size]
@@ -62,7 +62,7 @@ def batches(characters, tags, size=64):
 
 
 def train(characters, tags, vocabulary_size, has_crf, epochs):
-    """Return the trained network, and the seconds that its steps took."""
+    """Return the trained network, and the time of its steps in seconds."""
     torch.manual_seed(0)
     model = Tagger(vocabulary_size, has_crf)
     of_crf = [] if model.transitions is None else [model.transitions]

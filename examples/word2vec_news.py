@@ -23,7 +23,7 @@ KINDS = {"ns": "places", "nr": "persons", "nt": "organisations", "t": "times", "
 CAPITALS = {"中国": "北京", "日本": "东京", "法国": "巴黎", "英国": "伦敦", "俄罗斯": "莫斯科",
             "伊拉克": "巴格达", "伊朗": "德黑兰", "韩国": "汉城", "古巴": "哈瓦那", "泰国": "曼谷",
             "德国": "波恩", "埃及": "开罗", "意大利": "罗马", "印度": "新德里"}  # fmt: skip
-OF_MAP = ("ns", "nr", "t", "v")  # and so many words of each
+OF_MAP = ("ns", "nr", "t", "v")  # the kinds of words on the map, and how many of each
 PER_KIND = 22
 
 
@@ -49,7 +49,7 @@ def train(output, epochs):
         model = Word2Vec.load(checkpoint)
         if model.config["epochs"] == epochs:
             return model.resume(paragraphs, **options)
-    # A small corpus: more epochs than usual, and frequent words are thinned out less.
+    # The corpus is small: train for more epochs than usual, and keep more of the frequent words.
     return Word2Vec(vector_size=100, epochs=epochs, sample=1e-3).fit(paragraphs, **options)
 
 
@@ -60,7 +60,7 @@ def neighbours(vectors, words):
 
 
 def same_kind(vectors, kinds, frequent=3000, topn=5):
-    """Print how often neighbours are of a word's kind, and how often any word would be."""
+    """Print how often neighbours are of a word's kind, and how often random words would be."""
     words = [word for word in vectors.words[:frequent] if kinds.get(word) in KINDS]
     rows = [vectors.index[word] for word in words]
     found, _ = vectors.nearest(
