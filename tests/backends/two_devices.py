@@ -63,7 +63,7 @@ def check(name):
             same(value_and_gradients(checkless)(*split), value_and_gradients(function)(*inputs))
         specs |= {"out_specs": (SHARDS, SHARDS)}
         same(jax.jit(jax.shard_map(decode, **specs))(*split), decode(*inputs))
-        inside = jax.shard_map(  # the gradient by what all share comes added up
+        inside = jax.shard_map(  # gradients of shared arrays are summed up
             lambda *inputs: value_and_gradients(likelihood)(*inputs)[1],
             **specs | {"out_specs": (SHARDS, WHOLE)},
         )
