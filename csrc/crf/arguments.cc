@@ -8,7 +8,7 @@ namespace fastkeras::crf {
 namespace {
 
 constexpr int64_t kMostSteps = std::numeric_limits<int32_t>::max();
-constexpr int64_t kMostPaths = int64_t{1} << 29;  // twice as many have numbers of 32 bits
+constexpr int64_t kMostPaths = int64_t{1} << 29;  // even twice as many have numbers of 32 bits
 
 template <typename... Parts>
 [[noreturn]] void Refuse(const Parts&... parts) {

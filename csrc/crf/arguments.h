@@ -1,6 +1,6 @@
-// What every door of the CRF checks, of Python, TensorFlow or XLA alike. A door tells the shapes of
-// contiguous arrays of the right types; whatever does not fit raises std::invalid_argument, which
-// says the argument, what came and what is allowed.
+// The check of the CRF's arguments, for calls from Python, TensorFlow and XLA alike. The caller
+// passes the shapes of contiguous arrays of the right types; whatever does not fit raises
+// std::invalid_argument, which names the argument, what it is and what is allowed.
 
 #ifndef FASTKERAS_CRF_ARGUMENTS_H_
 #define FASTKERAS_CRF_ARGUMENTS_H_
@@ -29,7 +29,7 @@ struct Sizes {
 };
 Sizes CheckedSizes(const Shape& emissions);
 
-// The lengths are read. `mask` may be null.
+// Checks the values of the lengths too. `mask` may be null.
 template <typename T>
 Chains<T> CheckedChains(const Argument<T>& emissions, const Argument<T>& transitions,
                         const Argument<T>& start_transitions, const Argument<T>& end_transitions,
@@ -37,7 +37,7 @@ Chains<T> CheckedChains(const Argument<T>& emissions, const Argument<T>& transit
 
 const int32_t* CheckedLengths(const Argument<int32_t>& lengths, int64_t batch, int64_t steps);
 
-// Reads the tags of valid steps.
+// Checks the tags of valid steps.
 template <typename T>
 const int32_t* CheckedTags(const Chains<T>& chains, const Argument<int32_t>& tags);
 
@@ -51,7 +51,7 @@ int64_t CheckedMaxLength(const Shape& durations, int64_t num_tags);
 Quantity CheckedQuantity(int64_t quantity);
 int64_t CheckedK(int64_t k);
 
-// (num_samples, batch, steps), of any num_samples, which is returned.
+// (num_samples, batch, steps); any num_samples will do, and is returned.
 int64_t CheckedNumSamples(const Shape& uniforms, int64_t batch, int64_t steps);
 
 std::string Text(const Shape& shape);

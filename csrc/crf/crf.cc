@@ -32,7 +32,8 @@ void AddGold(const Plan<T>& plan, int64_t b, const int32_t* tags, T weight, T* d
   }
 }
 
-// Makes the gradient of a sequence NaN: a score that it uses is none, or its weight.
+// Makes the gradient of a sequence NaN, because a score that it uses, or its weight, is NaN or
+// +inf.
 template <typename T>
 void Spoil(const Plan<T>& plan, int64_t b, T* d_emissions, T* pairs, int64_t stride) {
   const Chains<T>& chains = plan.chains;
@@ -52,7 +53,7 @@ void ClearRows(const Plan<T>& plan, int64_t b, bool left_out, T* d_emissions) {
   std::fill(gradient + written * row, gradient + rows * row, T(0));
 }
 
-// pairs[i, j] of a group, so far sums of alpha r, become derivatives by the transitions.
+// Turns pairs[i, j] of a group, so far sums of alpha r, into derivatives by the transitions.
 template <typename T>
 void Weigh(const Plan<T>& plan, int width, T factor, T* pairs, int64_t stride) {
   const Panels<T>& weights = plan.weights;
@@ -106,7 +107,7 @@ void Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const do
     for (int64_t k = first; k < last; k += block) {
       planner.kernels.backward(plan, out, k, std::min(last, k + block));
     }
-    // Without sound transitions the weights are none, and all that have pairs come below.
+    // Unsound transitions have no weights; every sequence with pairs is then dealt with below.
     for (int64_t k = first; k < last && plan.sound_transitions; k += group_size) {
       Weigh(plan, planner.kernels.width, static_cast<T>(sign * largest), group_of(k), stride);
     }
@@ -260,7 +261,7 @@ int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const
   const auto out_of_range = [&](int64_t k) { return static_cast<uint32_t>(tags[k]) >= bound; };
   for (int64_t b = 0; b < batch; ++b) {
     const int64_t begin = b * steps, end = begin + (mask ? steps : lengths[b]);
-    int any = 0;  // without a branch, so that the loop runs vector by vector
+    int any = 0;  // without a branch, so that the loop can be vectorized
     for (int64_t k = begin; k < end; ++k) any |= out_of_range(k);
     for (int64_t k = begin; any && k < end; ++k) {
       if (out_of_range(k) && (!mask || mask[k])) return k;

@@ -17,8 +17,8 @@ double LargestFinite(const std::vector<double>& scores) {
   return largest == -kInfinity ? 0 : largest;
 }
 
-// out[j] = log sum_i exp(scores[i] + A[i, j]), or with A transposed. Products of exponentials where
-// they hold, and the sum itself, element by element, where they underflow.
+// out[j] = log sum_i exp(scores[i] + A[i, j]), or with A transposed. By products of exponentials,
+// but where these underflow, element by element, by the sum itself.
 class LogProduct {
  public:
   template <typename T>
@@ -94,8 +94,8 @@ double LogSum(const double* scores, int64_t count) {
   return std::log(sum) + peak;
 }
 
-// Fills alpha (steps, num_tags), each row taken down by its log-sum, and returns the total of
-// those. Without `keep`, alpha is one row, overwritten.
+// Fills alpha (steps, num_tags), each row less its log-sum, and returns the total of the log-sums.
+// Without `keep`, alpha is a single row that is overwritten.
 template <typename T>
 double Forward(const Sequence<T>& sequence, bool keep, std::vector<double>& alpha) {
   const int64_t num_tags = sequence.num_tags;

@@ -1,5 +1,6 @@
-// The cold path: one sequence in log space and double, every element as exact as its own sum, for
-// scores that the scaled domain cannot hold. Slower by the exponentials and logarithms it takes.
+// The rare path, for scores that the scaled domain cannot hold: one sequence in log space and
+// double, every element as exact as its own sum. Slower, because of its exponentials and
+// logarithms.
 
 #ifndef FASTKERAS_CRF_EXACT_H_
 #define FASTKERAS_CRF_EXACT_H_

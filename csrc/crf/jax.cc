@@ -13,7 +13,7 @@ FASTKERAS_CALLS(crf_viterbi, fastkeras::crf::ViterbiKernel)
 FASTKERAS_CALLS(crf_k_best, fastkeras::crf::KBestKernel)
 FASTKERAS_CALLS(crf_sample, fastkeras::crf::SampleKernel)
 
-// For fastkeras/crf/_engines/jax_native.py, which has to know the shapes of what comes back.
+// For fastkeras/crf/_engines/jax_native.py, which has to know the shapes of the results.
 FASTKERAS_VISIBLE int64_t fastkeras_crf_workspace_float32(int64_t batch, int64_t steps,
                                                           int64_t num_tags) {
   return fastkeras::crf::WorkspaceSize<float>(batch, steps, num_tags);

@@ -13,12 +13,12 @@ namespace fastkeras::crf {
 
 constexpr int kMaxBlock = 8;  // sequences that go through time together
 
-// Scores this many nats below the best of their kind can only be meant to forbid: they count as
-// zero in the scaled domain, as long as what is lost by that cannot show.
+// Scores this many nats below the best of their kind are taken as forbidden: they count as zero in
+// the scaled domain, as long as the loss is too small to be seen.
 template <typename T>
 constexpr T kForbidden = sizeof(T) == 4 ? 500 : 4000;
 
-// A K x K matrix cut into panels of two vectors (one, where K is small or a vector is left over):
+// A K x K matrix cut into panels two vectors wide (one, where K is small or a vector is left over):
 // panel after panel, each row of a panel contiguous, padded with zeros.
 template <typename T>
 struct Panels {
@@ -50,7 +50,7 @@ struct Plan {
   uint8_t* inexact;  // (batch) not 0 where the scaled domain, or Viterbi's sweep, cannot answer
 };
 
-// Tells the source row of a sequence's valid step s.
+// The row of the input that a sequence's valid step s is in.
 template <typename T>
 inline __attribute__((always_inline)) int64_t StepAt(const Plan<T>& plan, int64_t sequence,
                                                      int64_t s) {
@@ -71,7 +71,7 @@ struct GradientOutputs {
   int64_t group_size;
 };
 
-// Of the sorted sequence k.
+// The same for the sorted sequence k.
 template <typename T>
 inline __attribute__((always_inline)) int64_t GroupOf(const Plan<T>& plan, int64_t group_size,
                                                       int64_t k) {

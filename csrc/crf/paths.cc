@@ -42,8 +42,8 @@ T UnsoundScore(const Plan<T>& plan, int64_t b) {
                                          chains.end_transitions));
 }
 
-// Sums of single precision may take two paths the wrong way round that are as good as equal; here
-// their scores are exact. Equal ones stay in the order that ties have.
+// In single precision the sums of two almost equal paths may come in the wrong order; here their
+// scores are exact. Paths of equal scores keep the order of ties.
 template <typename T>
 void SortByScore(const Plan<T>& plan, int64_t sequence, int64_t found, int32_t* tags, T* scores) {
   const int64_t steps = plan.chains.steps;
@@ -71,7 +71,7 @@ void PathScores(const Plan<T>& plan, int64_t sequence, int64_t paths, const int3
   const int64_t num_tags = chains.num_tags, steps = plan.counts[sequence];
   std::fill_n(scores, paths, 0.0);
   int64_t before = 0;
-  for (int64_t s = 0; s < steps; ++s) {  // of many paths each sum waits for its own terms only
+  for (int64_t s = 0; s < steps; ++s) {  // all paths at each step: their sums are independent
     const int64_t t = StepAt(plan, sequence, s);
     const T* emissions = chains.emissions + (sequence * chains.steps + t) * num_tags;
     for (int64_t r = 0; r < paths; ++r) {

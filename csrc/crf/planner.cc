@@ -44,7 +44,7 @@ Planner<T>::Planner(const Chains<T>& chains, bool exponentials, T* workspace, in
   if (exponentials && workspace) {
     kernels.cut_into_panels(chains.transitions, num_tags, true, true, plan.peak, start + area);
   }
-  // Where threads leave each other few sequences to take through time together they gain less.
+  // Threads gain less where each is left with few sequences to take through time together.
   const double work = static_cast<double>(valid_) * (16 + 0.2 * num_tags * vectors + more_work);
   num_threads = ThreadsThatPay(work, threads);
   if (chains.batch < 4 * int64_t{num_threads}) num_threads = ThreadsThatPay(work / 2, threads);
@@ -76,11 +76,11 @@ void Planner<T>::FindValidSteps() {
   plan.step_index = chains.mask ? step_index_.data() : nullptr;
 }
 
-// Two tags' suffixes cannot differ by more than the range R of the transitions, so mass that
-// underflowed, at most num_tags times the smallest normal number a step, stays below the rounding
-// error as long as (period + 1) R + 2 log num_tags is below what the type spans less its digits:
-// rescaling may be rare, and nothing need be watched. A range too wide for that is watched, step by
-// step (docs/crf.md, "When the scaled domain is enough").
+// The scores of two tags' suffixes differ by at most the range R of the transitions. So the mass
+// that underflows, at most num_tags times the smallest normal number a step, stays below the
+// rounding error as long as (period + 1) R + 2 log num_tags is below the range of the type less its
+// digits: then rescaling may be rare, and nothing need be watched. If R is too large for that,
+// every step is watched (docs/crf.md, "When the scaled domain is enough").
 template <typename T>
 void Planner<T>::ChooseScaling() {
   const int64_t num_tags = plan.chains.num_tags, area = num_tags * num_tags;
@@ -115,7 +115,7 @@ int64_t Planner<T>::group_size() const {
   const int64_t batch = plan.chains.batch;
   const int64_t rows = batch * plan.chains.steps;
   int64_t size = 1;
-  // At most half the emissions' memory, and not more groups than steps pay for.
+  // At most half the emissions' memory, and at least 128 valid steps to a group on average.
   while (size < batch &&
          ((batch + size - 1) / size * stride() > rows / 2 || valid_ * size < 128 * batch)) {
     size *= 2;

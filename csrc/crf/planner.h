@@ -26,12 +26,12 @@ struct Planner {
   // Elements of a row of num_tags, rounded up to whole vectors.
   int64_t stride() const { return int64_t{plan.weights.vectors} * kernels.width; }
 
-  // Sorted sequences that a task takes through time together: many share the loads of the
+  // How many sorted sequences a task takes through time together: many share the loads of the
   // transitions, few leave work for every thread. Results do not depend on it.
   int64_t block() const;
 
-  // Sorted sequences whose expected transition counts are summed together. Results depend on it, so
-  // it is a matter of the problem alone: as small as the memory for one sum a group allows.
+  // How many sorted sequences have their expected transition counts summed together. Results depend
+  // on it, so it depends on the problem alone: as small as the memory for the groups' sums allows.
   int64_t group_size() const;
 
  private:

@@ -1,4 +1,4 @@
-// NumPy in, NumPy out. What is not as the kernels want it is refused here (arguments.h).
+// NumPy in, NumPy out. Arguments that do not fit the kernels are refused here (arguments.h).
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

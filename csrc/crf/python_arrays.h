@@ -1,5 +1,5 @@
-// NumPy arrays as the arguments of a door: C-contiguous, aligned, and of the right type, or
-// pybind11 refuses them.
+// NumPy arrays as arguments: C-contiguous, aligned, and of the right type, or pybind11 refuses
+// them.
 
 #ifndef FASTKERAS_CRF_PYTHON_ARRAYS_H_
 #define FASTKERAS_CRF_PYTHON_ARRAYS_H_
@@ -17,7 +17,7 @@ namespace fastkeras::crf {
 template <typename T>
 using Array = pybind11::array_t<T, pybind11::array::c_style>;
 
-// Which threads compute is what `_core.set_num_threads` said.
+// The number of threads is what `_core.set_num_threads` said.
 constexpr int kDefaultNumThreads = 0;
 
 template <typename T>

@@ -1,6 +1,6 @@
-// Scores that are NaN or +inf. A sequence that uses one has no log Z and no order of its paths: its
-// log Z, likelihood, marginals and gradients are NaN, and its best score is what a recursion gives
-// that keeps every NaN.
+// Scores that are NaN or +inf. A sequence that uses one has no log Z, and its paths have no order:
+// its log Z, likelihood, marginals and gradients are NaN, and its best score is the result of a
+// recursion that keeps every NaN.
 
 #ifndef FASTKERAS_CRF_SOUNDNESS_H_
 #define FASTKERAS_CRF_SOUNDNESS_H_

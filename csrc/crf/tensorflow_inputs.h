@@ -1,4 +1,4 @@
-// The inputs of a TensorFlow op as the arguments of a door (arguments.h).
+// Checks the inputs of a TensorFlow op (arguments.h), and makes kernel arguments of them.
 
 #ifndef FASTKERAS_CRF_TENSORFLOW_INPUTS_H_
 #define FASTKERAS_CRF_TENSORFLOW_INPUTS_H_
@@ -47,7 +47,7 @@ struct Inputs {
                       ArgumentOf<int32_t>(lengths), IsEmptyMatrix(mask) ? nullptr : &given_mask);
   }
 
-  // A quantity without any gold sequence reads no tags.
+  // A quantity without a gold sequence reads no tags.
   const int32_t* Tags(const Tensor& tags, Quantity quantity) const {
     if (quantity == Quantity::kLogPartition && IsEmptyMatrix(tags)) return nullptr;
     return CheckedTags(chains, ArgumentOf<int32_t>(tags));

@@ -1,5 +1,5 @@
 // What runs behind the TensorFlow ops of the linear-chain CRF, called with a TF_OpKernelContext, or
-// inside of what XLA has compiled (csrc/xla.h), which asks for the shapes of the outputs before.
+// from a program that XLA has compiled (csrc/xla.h), which asks for the outputs' shapes beforehand.
 
 #ifndef FASTKERAS_CRF_TENSORFLOW_KERNELS_H_
 #define FASTKERAS_CRF_TENSORFLOW_KERNELS_H_

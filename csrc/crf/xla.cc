@@ -1,4 +1,4 @@
-// The ops of the CRF and of the decoding of sequences inside of what XLA compiles.
+// The ops of the CRF and of the decoding of sequences, inside programs that XLA compiles.
 
 #include "xla.h"
 

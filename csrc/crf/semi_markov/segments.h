@@ -17,7 +17,7 @@ namespace fastkeras::FASTKERAS_ISA {
 
 constexpr double kNoScore = -std::numeric_limits<double>::infinity();
 
-// log of the sum of exp(scores[i] + into[i]): element by element, where a product underflows.
+// log of the sum of exp(scores[i] + into[i]), term by term; for where a product underflows.
 inline double LogSumOf(const double* scores, const double* into, int64_t count) {
   double peak = kNoScore, sum = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -41,7 +41,7 @@ FASTKERAS_INLINE void EndingSegments(const crf::SegmentScores& chain, const doub
   }
 }
 
-// begun = what follows `ended` by a transition. Tags behind the last are -inf.
+// begun[j] = log sum_i exp(ended[i] + transitions[i, j]). Padding behind the last tag is -inf.
 FASTKERAS_INLINE void LogTransition(const crf::SegmentScores& chain, const double* ended,
                                     double* begun) {
   constexpr int kWidth = Simd<double>::kWidth;
@@ -113,7 +113,7 @@ FASTKERAS_INLINE void StoreRounded(T* to, Vec<double> value, int64_t count) {
 }
 
 // Adds to pairs (num_tags, stride) the probabilities of the transitions between the steps t - 1 and
-// t, over their weights, or, where those products do not hold, to `counts`.
+// t, divided by their weights; or, where such products overflow, the probabilities to `counts`.
 inline void AddPairs(const crf::SegmentScores& chain, const double* ended, const double* remaining,
                      double log_z, double* pairs, double* counts) {
   constexpr int kWidth = Simd<double>::kWidth;
@@ -176,7 +176,7 @@ void SegmentMarginals(const crf::SegmentScores& chain, const crf::SegmentSweeps&
         Store(probabilities.data + (l - 1) * kWidth, p);
         StoreRounded(row + (l - 1) * num_tags + j, p, num_tags - j);
       }
-      Vec<double> at_least = {};  // this long
+      Vec<double> at_least = {};  // the probability of segments this long or longer
       for (int64_t l = longest; l > 0; --l) {
         at_least += Load(probabilities.data + (l - 1) * kWidth);
         double* sum = sums.data + (t + l - 1) * stride + j;
@@ -231,7 +231,7 @@ inline double SegmentViterbi(const crf::SegmentScores& chain, int32_t* tags, boo
   const double score = last[tag] + chain.end[tag];
   if (!(score > kNoScore)) return score;
   for (int64_t t = steps; t > 0;) {
-    int64_t length = 1;  // of equal ones the longest: the same sums as on the way
+    int64_t length = 1;  // the longest of equal ones; repeats the sums of the forward pass
     const int64_t lane = tag % kWidth;
     EndingSegments(chain, begun, t, tag - lane,
                    [&](int64_t l, Vec<double> reached) FASTKERAS_LAMBDA_INLINE {

@@ -83,7 +83,7 @@ struct Layout {
   std::vector<int64_t> order;
   double peak;
   bool sound_transitions, sound_ends;
-  int64_t sound_durations = 0;  // so many from the shortest on
+  int64_t sound_durations = 0;  // this many, from the shortest on, are sound
 };
 
 // One sequence, read from its first step or from its last.
@@ -146,7 +146,7 @@ T UnsoundScore(const SemiChains<T>& chains, int64_t b) {
       chains.transitions, chains.start_transitions, chains.end_transitions));
 }
 
-// The marginals of a sequence that is not sound: NaN wherever there could be any.
+// The marginals of a sequence that is not sound: NaN wherever a segment could be.
 template <typename T>
 void SpoilMarginals(const SemiChains<T>& chains, int64_t b, T* unary, T* segments, T* counts) {
   const int64_t steps = chains.lengths[b], num_tags = chains.num_tags;
@@ -210,7 +210,7 @@ void SemiMarginals(const SemiChains<T>& chains, T* unary, T* segments, T* counts
     std::fill(unary_of_b + written, unary_of_b + area, T(0));
     std::fill(segments_of_b + written * chains.max_length, segments_of_b + area * chains.max_length,
               T(0));
-    // Of one step too, whose transitions may not be sound.
+    // Also those of one step, which use no transition: an unsound one must not show in them.
     if (written <= num_tags) std::fill_n(counts_of_b, num_tags * num_tags, T(0));
   });
 }

@@ -31,7 +31,7 @@ struct Returner {
 };
 
 // marginal = alpha * beta and r = E * beta * scale of one step. Tags that no prefix reaches have
-// alpha 0, and a beta that may have grown without bound: they stay out.
+// alpha 0, but a beta that may have grown without bound, so they are left out.
 template <typename T>
 FASTKERAS_INLINE void MarginalRow(const Row<T>& shape, const Returner<T>& back, int64_t step,
                                   T sign, T* gradient, T* r) {
@@ -39,7 +39,8 @@ FASTKERAS_INLINE void MarginalRow(const Row<T>& shape, const Returner<T>& back, 
   const T* alpha = back.alpha + step * shape.num_tags;
   const T* emission = back.emission + step * shape.num_tags;
   const T scale = back.scales[step];
-  const int64_t ahead = step >= 2 ? -2 * shape.num_tags : 0;  // too many streams for the processor
+  const int64_t ahead =
+      step >= 2 ? -2 * shape.num_tags : 0;  // more streams than hardware prefetches
   for (int v = 0; v < shape.vectors; ++v) {
     __builtin_prefetch(alpha + ahead + v * kWidth);
     __builtin_prefetch(emission + ahead + v * kWidth);
@@ -103,7 +104,7 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
           Store(back.beta + v * Simd<T>::kWidth, shape.Pad(v, Broadcast(first_beta), 0));
         }
       }
-      T drift[crf::kMaxBlock];  // the marginals of a step sum to the weight but for rounding
+      T drift[crf::kMaxBlock];  // how far the marginals' sum is from the weight, by rounding
       for (int m = 0; m < active; ++m) {
         const Returner<T>& back = returners[m];
         const int64_t t = crf::StepAt(plan, back.sequence, s);
@@ -132,7 +133,7 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
     for (int m = 0; m < active; ++m) {
       const Returner<T>& back = returners[m];
       const int64_t to = back.steps < begin + kChunk ? back.steps : begin + kChunk;
-      if (back.tags) {  // now, since a load would have had to wait for the row's store
+      if (back.tags) {  // only now: earlier, the load would have waited for the row's store
         const T weight = back.weight * static_cast<T>(out.largest_weight);
         for (int64_t s = begin; s < to; ++s) {
           const int64_t t = crf::StepAt(plan, back.sequence, s);

@@ -54,8 +54,8 @@ struct Row {  // how a row of num_tags elements lies in vectors
   }
 };
 
-// out = exp(scores - peak), with peak = max scores the result; a row of nothing but -inf gives
-// zeros and 0. `scores` yields vector v.
+// out = exp(scores - peak); returns peak = max scores. A row of nothing but -inf gives zeros and 0.
+// `scores` yields vector v.
 template <typename T, typename Scores>
 FASTKERAS_INLINE T ExpOfScores(const Row<T>& shape, const Scores& scores, T* out) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
@@ -85,7 +85,7 @@ FASTKERAS_INLINE T ExpOfRow(const Row<T>& shape, const T* emissions, const T* st
   return ExpOfScores(shape, scores, out);
 }
 
-// The exponent of a positive normal number, kept where 2^-exponent is normal too.
+// The exponent of a positive normal number, clipped so that 2^-exponent is normal too.
 FASTKERAS_INLINE int Exponent(float x) {
   int32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
@@ -129,8 +129,8 @@ struct Traveller {
   bool inexact;
 };
 
-// Looks at a row that has elements below `safe`. They may be zeros that are meant, where every way
-// to this tag is forbidden; anything else has lost digits.
+// Checks a row that has elements below `safe`. Zeros are right where every way to the tag is
+// forbidden; any other small element has lost digits.
 template <typename T>
 void Inspect(const crf::Plan<T>& plan, Traveller<T>& traveller, int64_t step, const T* previous,
              const T* row, T safe) {

@@ -1,6 +1,6 @@
-// The k best paths, lazily. After the sweep of Viterbi the best prefix to every tag is known; the
-// next best is looked for only where a path that was found passes, one more at each of its steps
-// (Huang & Chiang 2005, algorithm 3): num_tags comparisons a step and path.
+// The k best paths, lazily. After the sweep of Viterbi the best prefix to every tag is known. Next
+// best ones are looked for only along a path that was found, one more at each of its steps (Huang &
+// Chiang 2005, algorithm 3): num_tags comparisons a step and path.
 
 #ifndef FASTKERAS_CRF_SWEEPS_K_BEST_H_
 #define FASTKERAS_CRF_SWEEPS_K_BEST_H_
@@ -19,7 +19,7 @@ constexpr int32_t kNone = -1;
 template <typename T>
 struct Prefix {
   T score;
-  T following;     // of the next prefix through the same tag before; -inf: not known yet
+  T following;     // score of the next prefix through the same tag before; -inf: not known yet
   int32_t before;  // the tag at the step before
   int32_t origin;  // what it continues, in the lists of that step; kNone: the best to that tag
   int32_t next;    // in this list, kNone if nobody has asked for more
@@ -28,7 +28,7 @@ struct Prefix {
 template <typename T>
 struct Node {  // a tag at a step, with its list
   int32_t tag, first, last;
-  // The best prefix that is not in the list, but for what follows the last of the list.
+  // The best prefix that is not in the list, apart from the one that follows the list's last.
   struct {
     bool known;
     T score;
@@ -36,9 +36,9 @@ struct Node {  // a tag at a step, with its list
   } other;
 };
 
-// The lists of one sequence. Level s in 1..steps-1 is that of step s, and level `steps` holds the
-// one node behind the end, whose list is the result. Each path that is looked for adds one prefix
-// to a node of each level at most, and one node with its first.
+// The lists of one sequence. Level s in 1..steps-1 belongs to step s, and level `steps` holds one
+// node behind the end, whose list is the result. Each path that is looked for adds to each level at
+// most one prefix, and one node with its first prefix.
 template <typename T>
 struct PathLists {
   static constexpr T kImpossible = -std::numeric_limits<T>::infinity();
@@ -82,7 +82,7 @@ struct PathLists {
     return i;
   }
 
-  // The node of a tag, made if there is none.
+  // The node of a tag, made if there is none yet.
   FASTKERAS_INLINE int32_t Find(int64_t s, int32_t tag) const {
     int32_t& count = counts.data[2 * s];
     for (int32_t i = 0; i < count; ++i) {
@@ -116,8 +116,8 @@ struct PathLists {
   }
 
   // Adds the next best path to the last list, or -inf if there is none. Walks back along the path
-  // that was found last until it meets a node whose next prefix is known, and from there forward
-  // again, filling in those that were missing.
+  // that was found last to a node whose next prefix is known, and from there forward again, filling
+  // in the missing ones.
   FASTKERAS_INLINE void Extend() const {
     int64_t s = steps;
     int32_t at = 0;
@@ -148,7 +148,7 @@ struct PathLists {
         added = {other.score, kImpossible, other.before, other.origin, kNone};
         node.other.known = false;
       }
-      if (s < steps) {  // as the trellis adds
+      if (s < steps) {  // the same additions as in the trellis
         const int64_t row = sequence * plan.chains.steps + crf::StepAt(plan, sequence, s);
         added.score += plan.chains.emissions[row * shape.num_tags + node.tag];
         constexpr int64_t kPeriod = Trellis<T>::kPeriod;
@@ -160,8 +160,8 @@ struct PathLists {
     }
   }
 
-  // Writes tags (paths, chains.steps) of the first paths of the last list, all of them at once:
-  // each waits for its own loads.
+  // Writes tags (paths, chains.steps) of the first paths of the last list, all of them at once,
+  // since each would wait for its own loads.
   void WritePaths(int64_t paths, int32_t* tags) const {
     int32_t *const tag = on_path.data, *const prefix = on_path.data + paths;
     int32_t i = NodeAt(steps, 0).first;

@@ -10,7 +10,7 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// As many accumulators as the registers hold next to a panel's row.
+// As many accumulators as fit in the registers beside a panel's row.
 #if defined(FASTKERAS_AVX512)
 constexpr int kMaxRows = 8;
 constexpr int kMaxAccumulators = 16;
@@ -113,8 +113,9 @@ FASTKERAS_INLINE void InRowGroups(int count, const Body& body) {
   }
 }
 
-// sums[i][:] += sum over `steps` of left[s][i] * right[s][:], for kRows tags i and one panel. These
-// steps are summed apart first: next to the sums of a long chain each alone would be rounded away.
+// sums[i][:] += sum over `steps` of left[s][i] * right[s][:], for kRows tags i and one panel. The
+// steps are summed on their own first: added to the sum of a long chain, each would be rounded
+// away.
 template <int kRows, int kVectors, typename T>
 FASTKERAS_INLINE void OuterTile(const T* left, int64_t left_stride, const T* right, int64_t steps,
                                 T* sums, int64_t sums_stride) {
@@ -162,8 +163,8 @@ FASTKERAS_INLINE void OuterPanel(const T* left, const T* right, int64_t steps, i
 }
 
 // sums (num_tags, stride) += left^T right, over `steps` rows: left (steps, num_tags), right
-// (steps, stride), where stride is num_tags rounded up to whole vectors. `panel` has room for two
-// vectors of each step: rows far apart would throw each other out of the cache.
+// (steps, stride), where stride is num_tags rounded up to whole vectors. `panel` has room for a
+// copy of two vectors of each step: rows far apart would evict each other from the cache.
 template <typename T>
 FASTKERAS_INLINE void AddOuterProducts(const T* left, const T* right, int64_t steps,
                                        int64_t num_tags, int64_t stride, T* panel, T* sums) {

@@ -14,8 +14,8 @@ FASTKERAS_BEGIN_ISA
 namespace fastkeras::FASTKERAS_ISA {
 
 // out = a row dealt to the lanes, each of which gets `shape.vectors` neighbouring tags: sums over
-// the vectors are then those of neighbours, and only one vector is left to cumulate. `row` yields
-// the weight of a tag; where there is none, out is 0.
+// the vectors are then sums of neighbours, and only one vector is left to cumulate. `row` yields
+// the weight of a tag; in the padding out is 0.
 template <typename T, typename Weights>
 FASTKERAS_INLINE void Deal(const Row<T>& shape, const Weights& row, T* out) {
   constexpr int kWidth = Simd<T>::kWidth;
@@ -57,7 +57,7 @@ FASTKERAS_INLINE int32_t DrawTag(const Row<T>& shape, const T* prefix, const T* 
   const T target = uniform * cumulated[kWidth - 1];
   const auto is_above = cumulated > Broadcast(target), has_weight = sums > Vec<T>{};
   int lane = FirstEqual(is_above & has_weight ? one : Vec<T>{}, one);
-  if (lane == kWidth) {  // by rounding: the last there is
+  if (lane == kWidth) {  // missed by rounding: take the last tag of any weight
     for (lane = kWidth - 1; lane > 0 && !(sums[lane] > 0);) --lane;
   }
   if (shape.vectors == 1) return lane;
@@ -116,7 +116,8 @@ FASTKERAS_INLINE void DrawByTable(const crf::Panels<T>& weights, const T* alpha,
   }
 }
 
-// Draws paths of one sequence that has any. uniforms and tags are (num_samples, batch, steps).
+// Draws paths of one sequence that has a possible one. uniforms and tags are (num_samples, batch,
+// steps).
 template <typename T>
 void Draw(const crf::Plan<T>& plan, const T* into, int64_t sequence, int64_t num_samples,
           const T* uniforms, int32_t* tags) {
@@ -125,10 +126,11 @@ void Draw(const crf::Plan<T>& plan, const T* into, int64_t sequence, int64_t num
   const Row<T> shape(chains.num_tags);
   const int64_t stride = int64_t{shape.vectors} * kWidth;
   const int64_t area = chains.batch * chains.steps, begin = sequence * chains.steps;
-  // Of few tags, a table for whole vectors of samples costs less than some samples one by one.
+  // With few tags, a table for whole vectors of samples costs less than samples one by one.
   const bool by_table = kLooksUp && shape.vectors <= 2 && num_samples >= kWidth / 2;
   const Buffer<T> table(by_table ? shape.num_tags * stride : stride);
-  // Samples are far apart in memory, often by a power of two: in a chunk of steps they are not.
+  // Samples are far apart in memory, often by a power of two, so they are copied by chunks of
+  // steps.
   const int64_t row_size = (num_samples + kWidth - 1) / kWidth * kWidth;
   const Buffer<T> numbers(kChunk * row_size);
   const Buffer<int32_t> drawn(kChunk * row_size);

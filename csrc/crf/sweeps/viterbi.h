@@ -14,9 +14,9 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// The lowest index of the largest element of a row; `candidates` yields vector v. If a NaN is among
-// them the result may be any index of the row, also where the search finds no element, or only the
-// padding of the last vector.
+// The lowest index of the largest element of a row; `candidates` yields vector v. If one of them is
+// NaN, the result may be any index of the row, but always one of the row, even if the search finds
+// no element, or only padding of the last vector.
 template <typename T, typename Candidates>
 FASTKERAS_INLINE int32_t FirstBestOf(const Row<T>& shape, const Candidates& candidates) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
@@ -39,7 +39,7 @@ FASTKERAS_INLINE int32_t FirstBest(const Row<T>& shape, const T* a) {
   return FirstBestOf(shape, [&](int v) FASTKERAS_LAMBDA_INLINE { return shape.LoadVector(a, v); });
 }
 
-// Of a[i] + b[i].
+// The same for a[i] + b[i].
 template <typename T>
 FASTKERAS_INLINE int32_t FirstBest(const Row<T>& shape, const T* a, const T* b) {
   return FirstBestOf(shape, [&](int v) FASTKERAS_LAMBDA_INLINE {
@@ -51,7 +51,7 @@ FASTKERAS_INLINE int32_t FirstBest(const Row<T>& shape, const T* a, const T* b) 
 template <typename T>
 bool AllSound(const T* scores, int64_t count) {
   constexpr int kWidth = Simd<T>::kWidth;
-  Vec<T> zeros[4] = {};  // but for infinities and NaN, whose product with 0 is NaN
+  Vec<T> zeros[4] = {};  // sums of x * 0, which is NaN for infinities and NaN
   int64_t k = 0;
   for (; k + 4 * kWidth <= count; k += 4 * kWidth) {
 #pragma GCC unroll 4
@@ -63,7 +63,7 @@ bool AllSound(const T* scores, int64_t count) {
     zeros[0] += last * T(0);
   }
   if (Sum(zeros[0] + zeros[1] + zeros[2] + zeros[3]) == 0) return true;
-  bool sound = true;  // it may be -inf only
+  bool sound = true;  // so far; a score of -inf is sound
   for (k = 0; k < count; ++k) sound &= scores[k] < std::numeric_limits<T>::infinity();
   return sound;
 }
@@ -87,8 +87,8 @@ bool IsSound(const crf::Plan<T>& plan, int64_t sequence) {
 // sequences that have any valid step.
 template <typename T>
 struct Trellis {
-  // What is subtracted from the rows, now and then: large scores lose digits, so they go on from
-  // near zero. An integer keeps exact scores exact.
+  // What is subtracted from the rows every now and then, so that scores stay near zero and keep
+  // their digits. An integer keeps exact scores exact.
   static constexpr int64_t kPeriod = kChunk;
 
   int count = 0;
@@ -105,7 +105,7 @@ void TellUnsound(const crf::Plan<T>& plan, const Trellis<T>& trellis) {
   }
 }
 
-// Elements of T that the rows of the sorted sequences first..last-1 need, and the rows themselves.
+// How many elements of T the rows of the sorted sequences first..last-1 need, and the rows.
 template <typename T>
 int64_t TrellisSize(const crf::Plan<T>& plan, int64_t first, int64_t last) {
   int64_t size = 2 * plan.chains.num_tags;
@@ -140,7 +140,7 @@ Trellis<T> FillTrellis(const crf::Plan<T>& plan, int64_t first, int64_t last, T*
   }
   if (trellis.count == 0) return trellis;
   int active = trellis.count;
-  Vec<T> zeros = {};  // but for infinities and NaN, whose product with 0 is NaN
+  Vec<T> zeros = {};  // sums of x * 0, which is NaN for infinities and NaN
   for (int64_t s = 0; s < trellis.steps[0]; ++s) {
     for (; trellis.steps[active - 1] <= s; --active) {
       previous[active - 1] = emission[active - 1] = idle;
