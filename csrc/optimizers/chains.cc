@@ -22,7 +22,7 @@ double ClippingScale(double norm, double largest) {
   return norm > largest ? largest / norm : 1.0;
 }
 
-// What the transform does now that the sum of squares, or of magnitudes, is known.
+// Applies the transform, now that the sum of squares, or of magnitudes, is known.
 double ScaleOf(const Transform& transform, double sum) {
   switch (transform.kind) {
     case TransformKind::kClipByL1Norm:
@@ -56,7 +56,7 @@ std::map<int, Group> GroupsAhead(const std::vector<State>& states) {
   return groups;
 }
 
-// Whether what comes next needs the sum of squares of the gradient as it is, of itself alone.
+// Whether the next transform needs the sum of squares of this gradient alone, as it is now.
 bool NeedsOwnSquares(const State& state) {
   if (!Waits(state)) return false;
   const TransformKind kind = state.variable->chain[state.next].kind;

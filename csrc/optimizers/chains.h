@@ -1,5 +1,5 @@
-// Variables on their way through their chains of transforms: what can be done to each element at
-// once is gathered, and a norm is waited for.
+// Variables on their way through their chains of transforms: what can be done element by element is
+// collected until a norm is needed.
 
 #ifndef FASTKERAS_OPTIMIZERS_CHAINS_H_
 #define FASTKERAS_OPTIMIZERS_CHAINS_H_
@@ -15,17 +15,17 @@ namespace fastkeras::optimizers {
 struct State {
   Variable* variable;
   std::vector<Elementwise> steps = {};  // of the transforms whose norms are known ...
-  double scale = 1;                     // ... and what the gradient is multiplied by after them
-  size_t next = 0;                      // the first whose norm is not
-  bool summed = false;                  // its sum is known, but not yet that of its group
+  double scale = 1;                     // ... and the factor of the gradient after them
+  size_t next = 0;                      // the first transform whose norm is not known
+  bool summed = false;                  // its own sum is known, but not yet that of its group
   double sum = 0;
   double trust_ratio = 1;
 };
 
 inline bool Waits(const State& state) { return state.next < state.variable->chain.size(); }
 
-// What a state waits for the sum of. A gradient is sanitized if a sum over it is not finite: that
-// of the squares, which a norm needs anyway, or another where squares of finite numbers may be too
+// Which sum a state waits for. A gradient is sanitized if a sum over it is not finite: the sum of
+// the squares, which a norm needs anyway, or another one where squares of finite numbers may be too
 // large for a double.
 enum class Summed { kSquares, kMagnitudes, kDefects };
 inline Summed WaitsFor(const State& state) {
@@ -36,11 +36,11 @@ inline Summed WaitsFor(const State& state) {
                                                                   : Summed::kSquares;
 }
 
-// Turns what needs no norm, up to the next that does, into element-wise steps.
+// Turns the transforms up to the next one that needs a norm into element-wise steps.
 void Advance(State& state);
 
-// Goes on with all whose sums, or those of whose groups, are known. Returns false if a gradient to
-// be sanitized is not finite.
+// Advances all states whose sums, and those of whose groups, are known. Returns false if a gradient
+// to be sanitized is not finite.
 bool ApplySums(std::vector<State>& states);
 
 }  // namespace fastkeras::optimizers

@@ -14,8 +14,8 @@
 namespace fastkeras::optimizers {
 
 // Every rule that has a kernel: its struct in rules.h, its name in fastkeras/optimizers/rules.py,
-// how many slots it keeps, and whether these may be of 8 bits. The enum, the table of the kernels
-// and what Python compares with its own rules are made from this list.
+// its number of slots, and whether these may be of 8 bits. The enum, the table of the kernels and
+// the list that Python compares with its own rules are made from this.
 #define FASTKERAS_OPTIMIZER_RULES(RULE)                                \
   RULE(Sgd, "sgd", 0, false)                                           \
   RULE(Momentum, "momentum", 1, true)                                  \
@@ -111,8 +111,8 @@ struct Variable {
 // Whether these may be the rows of a gradient: all of 0 to `size` - 1, each once.
 bool AreRows(const int64_t* rows, int64_t count, int64_t size);
 
-// Calls fn(task) for each task in 0..tasks-1, on any threads in any order, and returns when all are
-// done.
+// Calls fn(task) for each task in 0..tasks-1, on any threads, in any order, and returns when all
+// are done.
 using Executor = std::function<void(int64_t tasks, const std::function<void(int64_t)>& fn)>;
 
 // Updates parameters and slots in place. The result does not depend on the executor, bit for bit.

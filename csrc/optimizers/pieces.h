@@ -12,7 +12,7 @@
 
 namespace fastkeras::optimizers {
 
-// A stretch of a variable, and where it is in the gradient if that has some rows only.
+// A stretch of a variable, and its place in the gradient if that has some rows only.
 struct Piece {
   int variable;
   int64_t first, first_of_gradient, size;
@@ -62,7 +62,7 @@ class Pieces {
  private:
   static constexpr double kWork =
       0.35;  // nanoseconds for an element, where several threads share memory
-  static constexpr int64_t kTasks = 16;  // if all are large; long ones keep the memory streaming
+  static constexpr int64_t kTasks = 16;  // if all are large; long ones keep memory streaming
   static constexpr int64_t kSmallestTask = 2 * kSize, kLargestTask = 64 * kSize;
 
   void Cut(int index, int64_t first, int64_t first_of_gradient, int64_t size) {

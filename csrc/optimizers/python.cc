@@ -1,5 +1,5 @@
-// NumPy in, NumPy out, in place. fastkeras.optimizers says what is wrong with its arguments; here
-// they are only kept from doing harm.
+// NumPy arrays, updated in place. fastkeras.optimizers explains what is wrong with arguments; the
+// checks here only keep them from doing harm.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -29,7 +29,7 @@ constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 using Numbers = py::array_t<double, py::array::c_style | py::array::forcecast | kAligned>;
 using Shape = std::vector<int64_t>;
 
-// An entry of a list of arguments; its text is made for an error alone.
+// An entry of a list of arguments; its text is made only for an error.
 struct Name {
   const char* list;
   size_t index;
@@ -62,7 +62,7 @@ struct View {
   bool Is(Type other, const Shape& of_shape) const { return type == other && shape == of_shape; }
 };
 
-// NumPy has one object for each dtype of its own, and takes long to say its name.
+// NumPy has one object for each of its own dtypes, and is slow to give a dtype's name.
 template <typename T>
 bool Is(const py::array& array) {
   static const PyObject* const dtype = py::dtype::of<T>().release().ptr();
@@ -127,7 +127,7 @@ View ViewOf(const Name& what, const py::object& object) {
             (flags & py::array::c_style) && (flags & kAligned),
             array.writeable()};
   }
-  // of the last type that had one: they are of one type, or of two
+  // of the last type that had one, since all tensors are of one type or two
   static PyTypeObject* type = nullptr;
   static const ExchangeTable* table = nullptr;
   if (Py_TYPE(object.ptr()) != type) {
@@ -156,7 +156,7 @@ Dtype DtypeOf(const Name& what, const View& view) {
   }
 }
 
-// Where arrays lie, so that what is written has its memory for itself.
+// Where arrays are in memory, so that no other array shares the memory of one that is written.
 class Memory {
  public:
   void AddRead(const View& view) { Add(view, reads_); }

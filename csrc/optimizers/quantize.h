@@ -1,8 +1,8 @@
-// Moments in 8 bits: blocks of kQuantizedBlock numbers, each a code times the number of the largest
-// magnitude of its block. The codes are Dettmers' dynamic ones (https://arxiv.org/abs/2110.02861):
-// seven decades, of which the i-th from below, 10^(i-7) to 10^(i-6), has 2^i equal steps (2^(i+1)
-// without a sign), represented by their middles; and 0 and 1. Compiled once for each instruction
-// set.
+// Moments in 8 bits, in blocks of kQuantizedBlock numbers: each is a code times the number of the
+// largest magnitude in its block. The codes are Dettmers' dynamic ones
+// (https://arxiv.org/abs/2110.02861): 0, 1, and seven decades, of which the i-th from below,
+// 10^(i-7) to 10^(i-6), has 2^i equal steps (2^(i+1) without a sign), represented by their middles.
+// Compiled once for each instruction set.
 //
 // Read as an integer, the code of step j of a decade with n steps is n + j (less 1 without a sign),
 // so that its decade is the place of its highest bit. Code 0 is 0; 255 is 1 without a sign, and
@@ -166,7 +166,7 @@ void DequantizeAs(const uint8_t* __restrict codes, const float* __restrict scale
   }
 }
 
-// Of the smallest scales the inverse would be infinite, and times 0 NaN.
+// The inverse of the smallest scales would be infinite, and its product with 0 NaN.
 FASTKERAS_INLINE float InverseOf(float scale) {
   constexpr float kSmallest = 3e-39f;
   const bool is_small = scale > -kSmallest && scale < kSmallest;
@@ -187,7 +187,8 @@ void QuantizeAs(const float* __restrict from, int64_t size, uint8_t* __restrict 
     };
     for (; i + kFloats <= end; i += kFloats) take(Load(from + i));
     if (i < end) take(LoadFirst(from + i, static_cast<int>(end - i)));
-    // The number of the largest magnitude, with its sign: it is 1 exactly. NaN has to stay NaN.
+    // The number of the largest magnitude, with its sign, so that its code is exactly 1. NaN has to
+    // stay NaN.
     const float above = Largest(largest), below = Largest(smallest);
     const float scale = (above >= below ? above : -below) + Sum(not_finite);
     scales[block] = scale;

@@ -1,6 +1,6 @@
-// The update rules, one element at a time: what is added to the parameter, and the slots; the
-// coefficients c are those of fastkeras/optimizers/rules.py. Compiled once for each instruction
-// set. A rule has one struct here and one line in optimizers.h.
+// The update rules, one element at a time: each returns the change of the parameter, and updates
+// the slots. The coefficients c are those of fastkeras/optimizers/rules.py. Compiled once for each
+// instruction set. A rule has one struct here and one line in optimizers.h.
 
 #include "optimizers/kernels.h"
 #include "simd.h"

@@ -133,7 +133,7 @@ class Stepper {
     }
   }
 
-  // Reads what an adapted variable's update needs, and so learns how long its change will be.
+  // Reads the arrays of adapted variables once, to find the lengths of their changes.
   void FindTrustRatios() {
     const Pieces pieces = PiecesOf([](const State& state) { return state.variable->adapted; });
     std::vector<std::array<double, 2>> sums(pieces.all().size());

@@ -1,5 +1,6 @@
-// The step as a call of XLA on the CPU: its first results are the buffers of its first inputs, the
-// variables. By the header of XLA's foreign-function interface alone, for TensorFlow and for JAX.
+// The step as a call of XLA on the CPU: its first results are in the buffers of its first inputs,
+// the variables. It needs only the header of XLA's foreign-function interface, and serves
+// TensorFlow and JAX.
 
 #ifndef FASTKERAS_OPTIMIZERS_STEP_CALL_H_
 #define FASTKERAS_OPTIMIZERS_STEP_CALL_H_
@@ -50,7 +51,7 @@ inline void Take(ffi::AnyBuffer buffer, Array* array) {
   array->type = ElementOf(buffer.element_type());
 }
 
-// What a call is given, by place and by name.
+// What a call is given, by position and by name.
 class CallInputs {
  public:
   CallInputs(ffi::RemainingArgs arguments, ffi::RemainingRets results, ffi::Dictionary attributes)

@@ -1,5 +1,5 @@
-// What the inputs of a step mean, and its attributes: for the op of TensorFlow, and for the calls
-// inside of what XLA compiles. They are checked here, and std::invalid_argument says what is wrong.
+// The meaning of a step's inputs and attributes, for the TensorFlow op and for calls inside
+// programs that XLA compiles. They are checked here; std::invalid_argument says what is wrong.
 
 #ifndef FASTKERAS_OPTIMIZERS_STEP_INPUTS_H_
 #define FASTKERAS_OPTIMIZERS_STEP_INPUTS_H_
@@ -40,7 +40,7 @@ inline constexpr const char* kElementNames[] = {"float16", "bfloat16",    "float
                                                 "bool",    "uint8",       "int32",   "uint32",
                                                 "int64",   "another type"};
 
-// An input, or what a variable among them holds.
+// An input, or the value of one that is a variable.
 struct Array {
   void* data;
   std::vector<int64_t> shape;
@@ -137,7 +137,7 @@ class StepInputs {
 
   int first_setting() const { return first_setting_; }
 
-  // `array(i, &it)` gives an input. What frozen variables hold is not asked for.
+  // `array(i, &it)` gives an input. It is not called for the values of frozen variables.
   using Arrays = std::function<void(int, Array*)>;
   StepVariables Read(const Arrays& array, const StepSettings& settings) const {
     CheckSettings(settings);
@@ -165,7 +165,7 @@ class StepInputs {
   }
 
  private:
-  // The arrays of one variable; the next one has the memory of their shapes.
+  // The arrays of one variable; the memory of their shapes is reused for the next one.
   struct Taken {
     Array parameter, gradient, other;
   };
@@ -264,8 +264,8 @@ class StepInputs {
     }
   }
 
-  // The shape of the gradient is that of the parameter but for the number of its rows: the rows are
-  // their numbers. Or it has all, and the rows are a mask of those that count.
+  // Either the gradient has the parameter's shape except for the number of its rows, and `rows` are
+  // their numbers; or it has all rows, and `rows` is a mask of those that count.
   void ReadRows(const Arrays& array, int i, Variable* variable, Taken* taken,
                 std::vector<std::vector<int64_t>>* made) const {
     const Array &rows = taken->other, &parameter = taken->parameter, &gradient = taken->gradient;
@@ -289,7 +289,7 @@ class StepInputs {
       variable->num_rows = count;
     } else {
       std::vector<int64_t>& numbers = made->emplace_back();
-      numbers.reserve(count + 1);  // so that there is an address though there be no row
+      numbers.reserve(count + 1);  // so that there is an address even without rows
       for (int64_t r = 0; r < count; ++r) {
         if (!is_mask) numbers.push_back(rows.as<int32_t>()[r]);
         if (is_mask && rows.as<bool>()[r]) numbers.push_back(r);

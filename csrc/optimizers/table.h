@@ -1,4 +1,4 @@
-// The table of the kernels that this file's instruction set was compiled to. Included once by each
+// The table of the kernels as compiled for one instruction set. Included once by each
 // kernels_<set>.cc.
 
 #include "optimizers/quantize.h"

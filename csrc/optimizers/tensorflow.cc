@@ -141,7 +141,7 @@ class OptimizerStep : public tf::OpKernel {
           Step(inputs_.rule(), step.variables,
                [pool](int64_t tasks, const std::function<void(int64_t)>& fn) {
                  const int64_t block = std::max<int64_t>(1, tasks / (8 * pool->NumThreads()));
-                 FirstException exception;  // which that pool would not survive
+                 FirstException exception;  // TensorFlow's pool would not survive one
                  pool->ParallelFor(tasks,
                                    tf::thread::ThreadPool::SchedulingParams(
                                        tf::thread::ThreadPool::SchedulingStrategy::kFixedBlockSize,
@@ -190,8 +190,8 @@ class OptimizerStep : public tf::OpKernel {
     return absl::OkStatus();
   }
 
-  // Gives the variable a buffer that no one reads any more. Only a tensor that somebody still holds
-  // costs a copy; a variable in copy-on-read mode never gives its buffer away.
+  // Makes sure that nobody else reads the variable's buffer. This copies it only if somebody still
+  // holds the tensor; a variable in copy-on-read mode never shares its buffer.
   static const tf::Tensor& Own(tf::OpKernelContext* context, tf::Var* variable) {
     if (!variable->tensor()->IsInitialized()) {
       throw Failed{absl::FailedPreconditionError("a variable is not initialized")};

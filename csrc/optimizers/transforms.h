@@ -88,12 +88,13 @@ FASTKERAS_INLINE uint16_t ToBfloat16(float value) {
   return static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
 }
 
-// Without any float32 below its normal range on the way, which a thread of TensorFlow takes for 0.
+// Without subnormal float32 numbers on the way, which threads of TensorFlow treat as 0.
 FASTKERAS_INLINE float FromFloat16(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
   const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
-  const uint32_t finite = (magnitude << 13) + (112u << 23);  // 15 stands for 1 here, 127 there
+  const uint32_t finite =
+      (magnitude << 13) + (112u << 23);  // the exponent of 1 is 15 here, 127 there
   const uint32_t bits = magnitude >= 0x7c00u ? (magnitude << 13 | 0x7f800000u)
                         : magnitude < 0x400u ? ToBits(subnormal)
                                              : finite;

@@ -1,5 +1,5 @@
-// The optimizer step inside of what XLA compiles: one custom call, whose results are the buffers of
-// the variables themselves.
+// The optimizer step inside programs that XLA compiles: one custom call, whose results are in the
+// buffers of the variables themselves.
 
 #include "xla.h"
 
