@@ -19,7 +19,7 @@ from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
-OPS = "fastkeras.libfastkeras_tf_ops"  # `_tf_ops.so` would hide the module `_tf_ops.py`
+OPS = "fastkeras.libfastkeras_tf_ops"  # "lib", so that Python never takes the file for a module
 FITS_ONE_TENSORFLOW = {  # its headers are needed: variables and XLA are not in the C API
     "fastkeras.libfastkeras_tf_variable_ops": "csrc/optimizers/tensorflow.cc",
     "fastkeras.libfastkeras_tf_xla": "csrc/crf/xla.cc",

@@ -82,7 +82,7 @@ const bool registered = [] {
 }  // namespace
 }  // namespace fastkeras::crf
 
-// The name of a quantity, or null, for _tensorflow_native.py.
+// The name of a quantity, or null, for fastkeras/crf/_engines/tensorflow_native.py.
 extern "C" __attribute__((visibility("default"))) const char* fastkeras_crf_quantity(int number) {
   using namespace fastkeras::crf;
   return number >= 0 && number < kNumQuantities ? kQuantities[number] : nullptr;
