@@ -90,12 +90,12 @@ def dtype_of(array):
     if type(array) is np.ndarray:
         return _name_of(array.dtype)
     family = family_of(array)
-    if family in ("numpy", "cupy") or _is_of_jax(array):
-        return array.dtype.name
-    if family == "torch" and _is_tensor_of_torch(array):
+    if family == "torch" and _is_tensor_of_torch(array):  # first: torch.compile traces no more
         from fastkeras._ops.torch_arrays import NAME_OF
 
         return NAME_OF[array.dtype] if array.dtype in NAME_OF else str(array.dtype)
+    if family in ("numpy", "cupy") or _is_of_jax(array):
+        return array.dtype.name
     from keras import backend
 
     return backend.standardize_dtype(array.dtype)
@@ -156,8 +156,8 @@ class Spoken:
         return self._module.asarray(array, dtype)
 
     def convert_to_numpy(self, array):
-        """A NumPy array."""
-        return array if isinstance(array, np.ndarray) else self._module.asnumpy(array)
+        """A NumPy array; NumPy itself takes tensors of any framework on the CPU."""
+        return np.asarray(array) if self._module is np else self._module.asnumpy(array)
 
     def shape(self, array):
         """The shape as a tuple of numbers."""

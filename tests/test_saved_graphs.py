@@ -49,6 +49,11 @@ CALLS = {  # for each op: its inputs, and its attributes besides T
     "SemiMarkovLogPartition": (segments, threads),
     "SemiMarkovMarginals": (segments, threads),
     "SemiMarkovViterbi": (segments, threads),
+    "Seq2seqSelect": (
+        [emissions, numbers(batch, steps), np.ones((batch, steps, 2), "i4"),
+         np.ones((batch, tags), bool), np.array(1.2)],
+        {"num_candidates": 2, "no_repeat_ngram": 2, **threads},
+    ),
     "Word2vecGroup": ([places], {"num_words": words, "holes": True}),
     "Word2vecPool": ([numbers(words, size), places, numbers(3, 2)], threads),
     "Word2vecSpread": (
@@ -100,7 +105,7 @@ def other_inputs(value):  # with whether each must be refused
     if value.ndim > 1:
         yield value[0], True
         yield value.reshape(-1), True
-    yield value.reshape(-1)[0], True
+    yield value.reshape(-1)[0], value.ndim > 0
     for dtype in ("f4", "f8", "i4", "i8", "?", "f2"):
         if value.dtype != dtype:
             yield value.astype(dtype), True
@@ -118,7 +123,7 @@ def other_inputs(value):  # with whether each must be refused
 def other_attributes(name, value):
     if not isinstance(value, bool):
         for number in (-1, 0, 1, 3, 99, 2**31 - 1, -(2**31), 2**31, 2**62, -(2**63)):
-            if name not in ("k", "num_words") or number < 2**20:
+            if name not in ("k", "num_words", "num_candidates") or number < 2**20:
                 yield number, name not in ("num_threads",) and not 0 <= number < 2**31
     yield None, False  # there may be a default
     yield b"x", True
@@ -126,7 +131,7 @@ def other_attributes(name, value):
 cases = 0
 for op, (inputs, attributes) in CALLS.items():
     for dtype in ("f4", "f8"):
-        given = [value.astype(dtype) if value.dtype.kind == "f" else value for value in inputs]
+        given = [value.astype(dtype) if value.dtype == "f4" else value for value in inputs]
         error = run(op, given, attributes)
         assert error is None, (op, error)
     for i, value in enumerate(inputs):

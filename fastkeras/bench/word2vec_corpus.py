@@ -8,6 +8,8 @@ from itertools import product
 
 import numpy as np
 
+from fastkeras._files import replacing
+
 NOISE_WORDS, EXPONENT, SHIFT = 62_000, 1.05, 2.7  # Zipf's law as Mandelbrot wrote it
 ROWS, COLUMNS, SIGNS = 12, 10, 4  # signs: words that stand for a row or a column
 PHRASE, LINE = 12, 600  # words
@@ -24,7 +26,7 @@ def write(path, words, seed=0):
     names += [f"{kind}{i}s{s}" for kind, n in (("r", ROWS), ("c", COLUMNS)) for i in range(n)
               for s in range(SIGNS)]  # fmt: skip
     names = np.array(names)
-    with open(path, "w", encoding="ascii") as file:
+    with replacing(path, "w", encoding="ascii") as file:
         for _ in range(0, words, 1000 * LINE):
             text = np.minimum(np.searchsorted(ends, rng.random(1000 * LINE)), NOISE_WORDS - 1)
             phrases = text.reshape(-1, PHRASE)

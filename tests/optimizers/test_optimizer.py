@@ -404,4 +404,4 @@ def test_points_of_a_schedule_must_ascend(points):
 ])  # fmt: skip
 def test_variables_on_a_gpu_and_adafactor_go_to_keras(rule, device, reason):
     variable = SimpleNamespace(device=device, handle=None)
-    assert why_keras(rule, [variable], by_rows=True) == reason
+    assert why_keras(rule, [variable], [variable], by_rows=True) == reason
