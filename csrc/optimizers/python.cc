@@ -223,7 +223,9 @@ void TakeRows(size_t of, const View& rows, const View& parameter, const View& gr
               Variable& variable, Memory& memory) {
   Require(!variable.quantized && !variable.adapted, Name{"rows", of},
           " must be None: moments of 8 bits and layer adaptation need all");
-  variable.rows = static_cast<const int64_t*>(Read(Name{"rows", of}, rows, memory));
+  static const int64_t no_rows = 0;  // null is for all rows, and where empty tensors are
+  const void* const data = Read(Name{"rows", of}, rows, memory);
+  variable.rows = rows.size == 0 ? &no_rows : static_cast<const int64_t*>(data);
   Require(rows.shape.size() == 1 && rows.type == Type::kInt64 && !parameter.shape.empty(),
           Name{"rows", of}, " must be int64, with one axis");
   variable.num_rows = rows.size;

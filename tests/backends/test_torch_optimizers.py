@@ -198,3 +198,13 @@ def test_lazy_rows_are_those_of_the_keras_engine(before, rng, monkeypatch):
     np.testing.assert_allclose(*results, rtol=1e-6, atol=1e-7)
     if not before:
         np.testing.assert_array_equal(results[0][[1, 4]], value[[1, 4]].astype("float32"))
+
+
+def test_a_lazy_variable_whose_gradient_is_zero_everywhere_stays(rng):
+    optimizer = optimizers.Adam(0.1, lazy=True)
+    (variable,) = built(optimizer, rng.normal(size=(5, 3)))
+    before = as_array(variable.value)
+    optimizer.apply([torch.zeros(5, 3)], [variable])  # its rows are an empty tensor, at null
+    np.testing.assert_array_equal(as_array(variable.value), before)
+    optimizer.apply([torch.ones(5, 3)], [variable])
+    assert (as_array(variable.value) < before).all()
