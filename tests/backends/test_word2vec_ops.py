@@ -8,7 +8,9 @@ import fastkeras
 
 BACKEND = keras.backend.backend()
 if BACKEND not in ("jax", "torch"):
-    pytest.skip("of JAX and torch", allow_module_level=True)
+    pytest.skip(
+        "these are the calls of JAX and torch, and Keras is on TensorFlow", allow_module_level=True
+    )
 state = fastkeras.engines("word2vec.layers")[f"{BACKEND}_native"]
 if state != "ready":
     pytest.skip(state, allow_module_level=True)
@@ -27,7 +29,7 @@ def arrays(rng):
     return floats, words, rng.standard_normal(words.shape).astype("float32")
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+@pytest.mark.skipif(BACKEND != "torch", reason="an op of torch, and Keras is not on torch")
 def test_torch_takes_them_for_ops(arrays):
     import torch
 
@@ -49,7 +51,7 @@ def test_torch_takes_them_for_ops(arrays):
         torch.library.opcheck(op.default, inputs, test_utils=tests)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+@pytest.mark.skipif(BACKEND != "torch", reason="an op of torch, and Keras is not on torch")
 def test_torch_compiles_and_transforms_them(arrays):
     import torch
 
@@ -75,7 +77,7 @@ def test_torch_compiles_and_transforms_them(arrays):
         torch.testing.assert_close(total, one)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+@pytest.mark.skipif(BACKEND != "torch", reason="an op of torch, and Keras is not on torch")
 def test_tensors_elsewhere_do_not_reach_the_kernels(arrays):
     import torch
 
@@ -88,7 +90,7 @@ def test_tensors_elsewhere_do_not_reach_the_kernels(arrays):
         engine_for("word2vec.layers", words.to("meta"), "torch_native")
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+@pytest.mark.skipif(BACKEND != "jax", reason="a call of JAX, and Keras is not on JAX")
 def test_jax_compiles_and_transforms_them(arrays):
     import jax
 
@@ -115,7 +117,7 @@ def test_jax_compiles_and_transforms_them(arrays):
         jax.grad(lambda u: gradients(h, u, b, words, weights)[1].sum())(u)
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+@pytest.mark.skipif(BACKEND != "jax", reason="a call of JAX, and Keras is not on JAX")
 @pytest.mark.parametrize("name", ["pool", "scatter", "loss"])
 def test_jax_calls_answer_or_raise(arrays, name):
     """On any arrays: the kernels check every number that they use as a position."""
