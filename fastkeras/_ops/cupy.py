@@ -1,4 +1,8 @@
-"""CUDA C++ kernels of the `cupy` engines, compiled by CuPy for the GPU of this machine."""
+"""CUDA C++ kernels, compiled by CuPy for the GPU of this machine; and the device of CuPy's arrays.
+
+What the host does for a kernel is written once for all families of arrays. It gets a *device*: an
+object, or module as this one, with the functions `empty`, `zeros` and `launch` below.
+"""
 
 from functools import cache
 from importlib import resources
@@ -36,16 +40,39 @@ class Kernels:
         self.code = code
         self.options = (*OPTIONS, *(f"-D{name}={x}" for name, x in definitions.items()))
 
-    def launch(self, name, blocks, threads, *arguments):
-        """Launch a kernel on the current stream; it gets ints as `int`, None as a null pointer."""
-        blocks = blocks if isinstance(blocks, tuple) else (blocks,)
-        numbers = (np.int32(x) if isinstance(x, int) else x for x in arguments)
-        self._function(name, cupy.cuda.runtime.getDevice())(blocks, (threads,), tuple(numbers))
-
     @cache  # noqa: B019 - kernels live as long as the process
-    def _function(self, name, device):
-        return self._module(device).get_function(name)
+    def function(self, name, number):
+        """A kernel, compiled for the GPU of this number, which is CuPy's current one."""
+        return self._module(number).get_function(name)
 
     @cache  # noqa: B019
-    def _module(self, device):
+    def _module(self, number):
         return cupy.RawModule(code=self.code, options=self.options)
+
+
+def empty(shape, dtype):
+    """An array on the current GPU that is not initialized."""
+    return cupy.empty(shape, dtype)
+
+
+def zeros(shape, dtype):
+    """An array of zeros on the current GPU."""
+    return cupy.zeros(shape, dtype)
+
+
+def launch(kernels, name, blocks, threads, *arguments):
+    """Launch a kernel on the current stream; without blocks, nothing happens.
+
+    Args:
+        kernels: the `Kernels`.
+        name: that of the kernel.
+        blocks: how many, or a tuple of up to three numbers.
+        threads: how many in each block.
+        *arguments: arrays of this device, None for a null pointer, ints, which the kernel gets as
+            `int`, and scalars of NumPy, which it gets in their own types.
+    """
+    blocks = blocks if isinstance(blocks, tuple) else (blocks,)
+    if 0 in blocks:  # which CUDA refuses
+        return
+    numbers = tuple(np.int32(x) if isinstance(x, int) else x for x in arguments)
+    kernels.function(name, cupy.cuda.runtime.getDevice())(blocks, (threads,), numbers)

@@ -12,7 +12,7 @@ import fastkeras
 if fastkeras.engines("crf")["cupy"] != "ready":
     pytest.skip(fastkeras.engines("crf")["cupy"], allow_module_level=True)
 
-from fastkeras.crf._engines.cupy import KERNELS as CRF
+from fastkeras.crf._engines.cupy.host import KERNELS as CRF
 
 KERNELS = {f"crf-{dtype}-{room}": kernels for (dtype, room), kernels in CRF.items()}
 CASES = [

@@ -138,7 +138,7 @@ FASTKERAS_KERNEL(sum_of_pairs);
 // The gradients by the start (blockIdx.y 0) and by the end transitions (1).
 extern "C" __global__ void __launch_bounds__(256, 1)
     sum_of_ends(const Real* unary, const int* counts, const int* step_index, int batch, int steps,
-                int num_tags, Real* sums) {
+                int num_tags, Real* d_start, Real* d_end) {
   FASTKERAS_SHARED(double, parts, 256);
   const int j = blockIdx.x * 32 + threadIdx.x % 32;
   double sum = 0;
@@ -151,6 +151,6 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   __syncthreads();
   if (threadIdx.x >= 32 || j >= num_tags) return;
   for (int part = 1; part < 8; ++part) sum += parts[part * 32 + threadIdx.x];
-  sums[blockIdx.y * num_tags + j] = Real(sum);
+  (blockIdx.y ? d_end : d_start)[j] = Real(sum);
 }
 FASTKERAS_KERNEL(sum_of_ends);
