@@ -10,10 +10,7 @@ from fastkeras import crf
 from .clock import graph_of, milliseconds
 
 SHAPES = ((64, 256, 32), (32, 128, 9), (256, 512, 128), (8, 2048, 16), (1, 65536, 16))
-ACCURATE, ROUGH = 5e-6, 1e-3  # allowed errors of ours, and of peers: shares of the largest element
-    5e-6,
-    1e-3,
-)  # errors, relative to the largest element: ours, and what peers may have
+ACCURATE, ROUGH = 5e-6, 1e-3  # errors of ours and of peers: shares of the largest element
 
 
 def rows():
