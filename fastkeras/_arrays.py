@@ -159,6 +159,10 @@ class Spoken:
         """A NumPy array; NumPy itself takes tensors of any framework on the CPU."""
         return np.asarray(array) if self._module is np else self._module.asnumpy(array)
 
+    def broadcast_to(self, array, shape):
+        """The array, or number, repeated to this shape; CuPy itself takes no numbers."""
+        return self._module.broadcast_to(self._module.asarray(array), shape)
+
     def shape(self, array):
         """The shape as a tuple of numbers."""
         return array.shape

@@ -155,10 +155,11 @@ def _uniforms(chain, num_samples, seed):
     dtype = dtype_of(chain.emissions)
     # so far below 1 that its product with a sum, rounded, is always below the sum
     largest = 1 - 2 * float(np.finfo(dtype).eps)
-    if chain.family == "numpy":
+    if chain.family in ("numpy", "cupy"):  # which get the same numbers
         shape = (num_samples, *chain.emissions.shape[:2])
         uniforms = np.random.default_rng(seed).random(shape, dtype)
-        return np.minimum(uniforms, largest, out=uniforms)
+        np.minimum(uniforms, largest, out=uniforms)
+        return array_functions(chain.emissions).asarray(uniforms)
     if chain.family == "torch" and (seed is None or isinstance(seed, (int, np.integer))):
         from fastkeras._ops.torch_arrays import uniform
 

@@ -39,16 +39,9 @@ def install():
     module.cuda.runtime.CUDARuntimeError = RuntimeError
     for name in ("empty", "zeros", "ones", "full", "arange"):
         setattr(module, name, made_by(getattr(np, name)))
-    for name in (
-        "ascontiguousarray",
-        "broadcast_to",
-        "clip",
-        "where",
-        "matmul",
-        "transpose",
-        "isfinite",
-    ):
+    for name in ("broadcast_to", "clip", "where", "matmul", "transpose", "isfinite"):
         setattr(module, name, of_arrays(getattr(np, name)))
+    module.ascontiguousarray = lambda value: _device(np.ascontiguousarray(_host(asarray(value))))
     sys.modules["cupy"] = module
 
 
@@ -129,7 +122,14 @@ def made_by(function):
 
 
 def of_arrays(function):
-    return lambda *arguments, **more: _device(function(*map(_host, arguments), **more))
+    """The function, of an array that may be followed by numbers: CuPy's take no number first."""
+
+    def of_array(array, *more, **named):
+        if not isinstance(array, ndarray):
+            raise TypeError(f"{function.__name__} takes a cupy.ndarray, got {type(array)}")
+        return _device(function(_host(array), *map(_host, more), **named))
+
+    return of_array
 
 
 def _host(value):

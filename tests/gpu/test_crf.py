@@ -64,6 +64,10 @@ def test_samples_and_the_k_best_of_arrays_of_cupy():
     on_device = {name: cupy.asarray(value) for name, value in chain.items()}
     for result, other in zip(crf.k_best(**on_device, k=3), crf.k_best(**chain, k=3), strict=True):
         np.testing.assert_allclose(cupy.asnumpy(result), other, rtol=1e-6)
+    samples = crf.sample(**on_device, num_samples=3, seed=5)
+    assert isinstance(samples, cupy.ndarray)
+    expected = crf.sample(**chain, num_samples=3, seed=5, engine="cupy")
+    np.testing.assert_array_equal(cupy.asnumpy(samples), expected)
 
 
 @pytest.mark.skipif(not ON_CPU, reason="a GPU has its own order")
@@ -143,3 +147,5 @@ def test_the_stand_in_is_as_strict_as_cupy():
         np.asarray(array)
     with pytest.raises(TypeError, match="Unsupported type"):
         array + np.ones(3)
+    with pytest.raises(TypeError, match=r"takes a cupy\.ndarray, got <class 'int'>"):
+        cupy.broadcast_to(3, (2,))
