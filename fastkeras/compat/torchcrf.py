@@ -1,13 +1,20 @@
-"""pytorch-crf's `CRF`, computed by the kernels for NumPy arrays; it needs torch, and not Keras."""
+"""pytorch-crf's `CRF`, computed by the kernels for tensors of torch; it does not need Keras."""
 
 import numbers
+from functools import partial
 
 import numpy as np
 import torch
 
 from fastkeras import crf
 
+try:
+    from fastkeras.crf._engines.torch_native import LOG_LIKELIHOOD
+except ImportError:  # not compiled
+    LOG_LIKELIHOOD = None
+
 NAMES = ("emissions", "transitions", "start_transitions", "end_transitions")
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class CRF(torch.nn.Module):
@@ -20,9 +27,11 @@ class CRF(torch.nn.Module):
     A mask may have holes, which the chain bridges, but must not begin with a masked step. Results
     are at least float32. Tensors on other devices are computed on the CPU.
 
-    Under `torch.func` (grad, vmap, jvp, …), `torch.jit.script` and `trace` and `torch.export` the
-    log-likelihood is composed of torch operations, and a mask that begins with a masked step is not
-    refused. Second derivatives are always composed of torch operations.
+    Values and first derivatives come from the kernels, also under `torch.func` (grad, vjp, vmap,
+    …), `torch.compile`, `torch.jit.script` and `trace`, and `torch.export`; a process that loads
+    such a program has to import this module before. Second derivatives, and those in forward mode,
+    are composed of torch operations, and so is all where the kernels were not compiled. A mask that
+    begins with a masked step is refused wherever its values are known.
 
     Example:
         >>> import torch
@@ -70,21 +79,19 @@ class CRF(torch.nn.Module):
         if not torch.jit.is_scripting() and not torch.jit.is_tracing():
             self._check(emissions, mask, tags)
         emissions, mask = self._batch_first(emissions, mask)
+        if torch.jit.is_scripting() and not bool(mask[:, :1].all()):
+            raise ValueError("mask must be on at the first step of every sequence")
         tags = tags if self.batch_first else tags.transpose(0, 1)
         wide = torch.promote_types(emissions.dtype, torch.float32)
         wide = torch.promote_types(self.transitions.dtype, wide)
-        scores = (
-            emissions.to(wide),
-            self.transitions.to(wide),
-            self.start_transitions.to(wide),
-            self.end_transitions.to(wide),
-        )
-        if torch.jit.is_scripting():  # noqa: SIM114  scripting must not see the other branches
-            value = _log_likelihood(tags, mask, *scores)
-        elif _is_transformed(mask, tags, *scores):
-            value = _log_likelihood(tags, mask, *scores)
-        else:
-            value = _LogLikelihood.apply(tags, mask, *scores)
+        value = _log_likelihood(
+            tags.cpu(),
+            mask.cpu(),
+            emissions.to(wide).cpu(),
+            self.transitions.to(wide).cpu(),
+            self.start_transitions.to(wide).cpu(),
+            self.end_transitions.to(wide).cpu(),
+        ).to(emissions.device)
         if reduction == "none":
             return value
         if reduction == "mean":
@@ -125,34 +132,14 @@ class CRF(torch.nn.Module):
                     f"{name} must have the first two dimensions of emissions, "
                     f"{tuple(emissions.shape[:2])}, got shape {tuple(given.shape)}"
                 )
-        if mask is None or torch.compiler.is_exporting() or not _has_memory(mask):
+        if emissions.is_complex():
+            raise ValueError(f"emissions must be real numbers, got {emissions.dtype}")
+        if tags is not None and tags.dtype not in INTEGERS:
+            raise ValueError(f"tags must be integers, got {tags.dtype}")
+        if mask is None or torch.compiler.is_compiling() or not _has_memory(mask):
             return
         if not (mask[:, 0] if self.batch_first else mask[0]).all():
             raise ValueError("mask must be on at the first step of every sequence")
-
-
-class _LogLikelihood(torch.autograd.Function):
-    """First derivatives by the kernel; higher ones by torch operations."""
-
-    @staticmethod
-    def forward(context, tags, mask, *scores):
-        context.save_for_backward(tags, mask, *scores)
-        chain = {"tags": tags.cpu().numpy(), "mask": mask.cpu().numpy(), **_arrays(scores)}
-        return torch.from_numpy(crf.log_likelihood(**chain)).to(scores[0].device)
-
-    @staticmethod
-    def backward(context, weights):
-        tags, mask, *scores = context.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True
-            value = _log_likelihood(tags, mask, *scores)
-            return None, None, *torch.autograd.grad(value, scores, weights, create_graph=True)
-        _, gradients = crf.log_likelihood_and_gradients(
-            tags=tags.cpu().numpy(),
-            mask=mask.cpu().numpy(),
-            weights=weights.cpu().numpy(),
-            **_arrays(scores),
-        )
-        return None, None, *(torch.from_numpy(g).to(weights.device) for g in gradients)
 
 
 def _log_likelihood(
@@ -163,7 +150,64 @@ def _log_likelihood(
     start: torch.Tensor,
     end: torch.Tensor,
 ) -> torch.Tensor:
-    """The log-likelihoods by torch operations alone, which torch can transform and compile."""
+    """The log-likelihoods (batch,) of float32 or float64 scores on the CPU."""
+    scores = (emissions, transitions, start, end)
+    tags = tags.long().clamp(-1, emissions.shape[2]).to(torch.int32)  # what is wrong stays wrong
+    if torch.jit.is_scripting():
+        return _in_a_program(tags, mask, emissions, transitions, start, end)
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return _in_a_program(tags, mask, *scores)
+    if LOG_LIKELIHOOD is None or _is_forward_mode():
+        return _composed(tags, mask, *scores)
+    if torch.is_grad_enabled():
+        return _LogLikelihood.apply(tags, mask, *scores)[0]
+    return _by_kernel(tags, mask, *scores, False)[0]
+
+
+def _value_in_a_program(
+    tags: torch.Tensor,
+    mask: torch.Tensor,
+    emissions: torch.Tensor,
+    transitions: torch.Tensor,
+    start: torch.Tensor,
+    end: torch.Tensor,
+) -> torch.Tensor:
+    """The log-likelihoods by the op alone, with the derivative that torch knows of it."""
+    keep = torch.is_grad_enabled() and not torch.jit.is_tracing()  # a trace is used in both modes
+    to_scores = emissions.requires_grad or transitions.requires_grad
+    keep = keep and (to_scores or start.requires_grad or end.requires_grad)
+    return _by_kernel(tags, mask, emissions, transitions, start, end, keep)[0]
+
+
+def _by_kernel(
+    tags: torch.Tensor,
+    mask: torch.Tensor,
+    emissions: torch.Tensor,
+    transitions: torch.Tensor,
+    start: torch.Tensor,
+    end: torch.Tensor,
+    keep_workspace: bool,
+    quantity: int = LOG_LIKELIHOOD,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log-likelihoods, and what the kernel of the gradient reads."""
+    chain = (emissions, transitions, _lengths(emissions), mask, start, end, tags)
+    return torch.ops.fastkeras.crf_value(*chain, quantity, keep_workspace)
+
+
+def _lengths(emissions: torch.Tensor):
+    """Those of a chain whose mask alone says which steps are valid."""
+    return torch.full((emissions.shape[0],), emissions.shape[1], dtype=torch.int32)
+
+
+def _composed(
+    tags: torch.Tensor,
+    mask: torch.Tensor,
+    emissions: torch.Tensor,
+    transitions: torch.Tensor,
+    start: torch.Tensor,
+    end: torch.Tensor,
+) -> torch.Tensor:
+    """The log-likelihoods by torch operations alone, which have all derivatives."""
     dtype, num_tags = emissions.dtype, emissions.shape[2]
     emissions, transitions = emissions.double(), transitions.double()
     start, end = start.double(), end.double()
@@ -197,11 +241,71 @@ def _log_sum_exp(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(is_zero, 1.0, summed).log() + torch.where(is_zero, -torch.inf, largest)
 
 
-def _is_transformed(*tensors):
-    """Whether torch.func, a trace or an export handles these tensors, and not autograd alone."""
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        return True
-    return not all(_has_memory(tensor) and _has_no_tangent(tensor) for tensor in tensors)
+_in_a_program = _composed if LOG_LIKELIHOOD is None else _value_in_a_program
+
+
+class _LogLikelihood(torch.autograd.Function):
+    """First derivatives by the kernel, second ones of what is composed of torch operations."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tags, mask, *scores):
+        return _by_kernel(tags, mask, *scores, True)
+
+    @staticmethod
+    def setup_context(context, inputs, output):
+        context.set_materialize_grads(False)
+        context.mark_non_differentiable(output[1])
+        context.save_for_backward(*inputs, *output)
+
+    @staticmethod
+    def backward(context, weights, _):
+        *inputs, value, workspace = context.saved_tensors
+        if weights is None:
+            return (None,) * 6
+        return None, None, *_gradients(inputs, value, workspace, weights)
+
+
+class _Gradients(torch.autograd.Function):
+    """The gradients by the scores, as a function of these and of the weights of the sequences."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tags, mask, *scores_and_more):
+        *scores, value, workspace, weights = scores_and_more
+        emissions, transitions, start, end = scores
+        chain = (emissions, transitions, _lengths(emissions), mask, start, end, tags)
+        return torch.ops.fastkeras.crf_gradient(*chain, value, workspace, weights, LOG_LIKELIHOOD)
+
+    @staticmethod
+    def setup_context(context, inputs, output):
+        context.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(context, *d_gradients):
+        tags, mask, *scores, _, _, weights = context.saved_tensors
+        gradients = partial(_composed_gradients, tags, mask)
+        *d_scores, d_weights = torch.func.vjp(gradients, *scores, weights)[1](d_gradients)
+        return None, None, *d_scores, None, None, d_weights
+
+
+def _gradients(inputs, value, workspace, weights):
+    """The gradients by the scores, which can be differentiated again."""
+    if _is_forward_mode():
+        return _composed_gradients(*inputs, weights)
+    return _Gradients.apply(*inputs, value, workspace, weights)
+
+
+def _composed_gradients(tags, mask, *scores_and_weights):
+    *scores, weights = scores_and_weights
+    return torch.func.vjp(partial(_composed, tags, mask), *scores)[1](weights)
+
+
+def _is_forward_mode():
+    """Whether derivatives in forward mode are being computed, in which Functions cannot nest."""
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 def _has_memory(tensor):
@@ -210,10 +314,6 @@ def _has_memory(tensor):
     except RuntimeError:  # under torch.func
         return False
     return True
-
-
-def _has_no_tangent(tensor):
-    return torch.autograd.forward_ad.unpack_dual(tensor).tangent is None
 
 
 def _array(tensor):

@@ -1,5 +1,9 @@
 """The adapters on the backend of the environment, and pytorch-crf's CRF against the original."""
 
+import importlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -233,17 +237,84 @@ def test_scripts_traces_and_exports_compute_the_same_elsewhere(torch, rng, tmp_p
     expected = model(others, tags, mask)
     script = torch.jit.script(model)
     script.save(tmp_path / "script.pt")
+    code = (
+        f"import torch, fastkeras.compat.torchcrf; torch.jit.load({str(tmp_path / 'script.pt')!r})"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
     script = torch.jit.load(tmp_path / "script.pt")
     trace = torch.jit.trace(model, (emissions, tags, mask))
     trace.save(tmp_path / "trace.pt")
     exported = torch.export.export(model, (emissions, tags, mask)).module()
-    for compiled in (script, torch.jit.load(tmp_path / "trace.pt"), exported):
+    trace = torch.jit.load(tmp_path / "trace.pt")
+    for compiled in (script, trace):
+        assert "fastkeras::crf_value" in str(compiled.inlined_graph)
+    assert torch.ops.fastkeras.crf_value.default in {node.target for node in exported.graph.nodes}
+    leaf = others.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf, tags, mask), leaf)
+    for compiled in (script, trace, exported):
         torch.testing.assert_close(compiled(others, tags, mask), expected)
+        (found,) = torch.autograd.grad(compiled(leaf, tags, mask), leaf)
+        torch.testing.assert_close(found, gradient, rtol=0, atol=0)
+        compiled(others, tags, mask).backward()
+        of_parameters = [p.grad for p in compiled.parameters()]
+        assert len(of_parameters) == 3 and all(g.any() for g in of_parameters)
     for reduction in REDUCTIONS:
         ours, expected = (m(others, tags.clamp(0), None, reduction) for m in (script, model))
         torch.testing.assert_close(ours, expected)
     with pytest.raises(torch.jit.Error, match="reduction must be none, sum, mean or token_mean"):
         script(others, tags, mask, "product")
+    with pytest.raises(torch.jit.Error, match="mask must be on at the first step"):
+        script(others, tags, mask.flip(1))
+    with pytest.raises(RuntimeError, match=r"tags must be in 0\.\.2"):
+        script(others, tags.clamp(0) + 2**32, mask)
+
+
+def test_the_torch_module_is_compiled_as_one_graph(torch, rng):
+    model, _, (emissions, _), tags, mask = transformed_problem(torch, rng)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    results = []
+    for module in (compiled, model):
+        value = module(emissions, tags, mask, "token_mean")
+        results.append((value, *torch.autograd.grad(value, list(model.parameters()))))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_first_derivatives_come_from_the_kernels(torch, rng, monkeypatch):
+    from fastkeras.compat import torchcrf
+
+    model, value, inputs, tags, mask = transformed_problem(torch, rng)
+    monkeypatch.delattr(torchcrf, "_composed")
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(value(*leaves).sum(), leaves)
+    found = torch.func.grad(lambda *x: value(*x).sum(), (0, 1))(*inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.func.jacrev(value)(*inputs)
+    torch.func.vmap(torch.func.grad(lambda e, y, m: model(e[None], y[None], m[None])))(
+        inputs[0], tags, mask
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(value(*inputs), value(*leaves))
+
+
+def test_all_is_composed_where_nothing_was_compiled(torch, rng, monkeypatch):
+    from fastkeras.compat import torchcrf
+
+    model, value, inputs, tags, mask = transformed_problem(torch, rng)
+    gradients = torch.func.grad(lambda *x: value(*x).sum(), (0, 1))
+    expected = model(inputs[0], tags, mask), *gradients(*inputs)
+    monkeypatch.setitem(sys.modules, "fastkeras.crf._engines.torch_native", None)
+    spec = importlib.util.spec_from_file_location("composed_torchcrf", torchcrf.__file__)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "composed_torchcrf", module)
+    spec.loader.exec_module(module)
+    composed = module.CRF(NUM_TAGS, True).double()
+    composed.load_state_dict(model.state_dict())
+    monkeypatch.setattr(type(model), "forward", module.CRF.forward)
+    found = model(inputs[0], tags, mask), *gradients(*inputs)
+    torch.testing.assert_close(found, expected)
+    script = torch.jit.script(composed)
+    assert "fastkeras::" not in str(script.inlined_graph)
+    torch.testing.assert_close(script(inputs[0], tags, mask), expected[0])
 
 
 def test_best_tags_can_be_had_under_a_transform(torch, rng):
@@ -267,6 +338,9 @@ EXPECTED = {
     "reduction": "reduction must be none, sum, mean or token_mean, got 'product'",
     "emissions of NumPy": "emissions must be a tensor of torch, got ndarray",
     "tags of a list": "tags must be a tensor of torch, got list",
+    "tags of floats": "tags must be integers, got torch.float32",
+    "tags out of range": r"tags must be in 0\.\.2",
+    "complex emissions": "emissions must be real numbers, got torch.complex64",
 }
 
 
@@ -282,6 +356,9 @@ def test_wrong_arguments_of_the_torch_module_are_named(wrong, torch, rng):
         "reduction": {"reduction": "product"},
         "emissions of NumPy": {"emissions": emissions.detach().numpy()},
         "tags of a list": {"tags": tags.tolist()},
+        "tags of floats": {"tags": tags.float()},
+        "tags out of range": {"tags": tags + 2**32},
+        "complex emissions": {"emissions": emissions.to(torch.complex64)},
     }[wrong]
     with pytest.raises(ValueError, match=EXPECTED[wrong]):
         model_of()(**{"emissions": emissions, "tags": tags, "mask": mask, **change})
