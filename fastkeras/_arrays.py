@@ -66,10 +66,10 @@ def _is_of_jax(array):
 def array_functions(array):
     """The functions for this array, under their names in keras.ops."""
     family = family_of(array)
-    if family == "torch" and _is_tensor_of_torch(array):
+    if _is_tensor_of_torch(array):
         from fastkeras._ops import torch_arrays
 
-        return torch_arrays
+        return torch_arrays if family == "torch" else torch_arrays.On(array.device)
     if family == "numpy":
         return NUMPY
     if family == "cupy":
@@ -90,7 +90,7 @@ def dtype_of(array):
     if type(array) is np.ndarray:
         return _name_of(array.dtype)
     family = family_of(array)
-    if family == "torch" and _is_tensor_of_torch(array):  # first: torch.compile traces no more
+    if _is_tensor_of_torch(array):  # first: torch.compile traces no more
         from fastkeras._ops.torch_arrays import NAME_OF
 
         return NAME_OF[array.dtype] if array.dtype in NAME_OF else str(array.dtype)

@@ -14,6 +14,7 @@ from fastkeras._engines import (
     FORCED,
     FORCIBLE,
     UNDER_XLA,
+    NotHere,
     engine_of_family,
     engines,
     name_of,
@@ -146,6 +147,7 @@ def _problems(states, backend):
     for domain, of_domain in states.items():
         for engine, state in of_domain.items():
             # an engine whose framework is not installed is not wanted, and no problem
-            if not isinstance(why_not_ready(domain, engine), ModuleNotFoundError | type(None)):
+            reason = why_not_ready(domain, engine)
+            if not isinstance(reason, ModuleNotFoundError | NotHere | None):
                 problems.setdefault(state, f"{domain}, {engine}")
     return [f"{where}: {text}" if where else text for text, where in problems.items()]

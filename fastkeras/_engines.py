@@ -17,6 +17,7 @@ DOMAINS = {
     "crf": (
         "tensorflow_native",
         "torch_native",
+        "torch_cuda",
         "jax_native",
         "cupy",
         "native",
@@ -60,7 +61,7 @@ AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "jax_elsewhere": ("keras",),  # arrays that are not on the CPU, or may be moved elsewhere
     "cupy": ("cupy",),
     "torch": ("torch_native", "keras"),
-    "torch_elsewhere": ("keras",),  # tensors that are not on the CPU
+    "torch_elsewhere": ("torch_cuda", "keras"),  # tensors that are not on the CPU
 }
 UNDER_XLA = {  # modules with kernels of `tensorflow_native` for XLA, made from csrc/*/xla.cc
     "crf": "fastkeras._ops.tensorflow",
@@ -72,6 +73,10 @@ BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
 BUILT_FOR = {"tensorflow": NAMED, "jax": NAMED_JAX}  # what setup.py has to find
 FORCED = "FASTKERAS_ENGINE"
 FORCIBLE = tuple(dict.fromkeys(name for names in DOMAINS.values() for name in names))
+
+
+class NotHere(ImportError):
+    """This machine lacks what an engine is for, a GPU for instance; that is no problem."""
 
 
 def engine_for(domain, array, engine=None, needs=None, what=None):

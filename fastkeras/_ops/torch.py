@@ -1,6 +1,5 @@
 """Makes kernels for NumPy arrays torch ops that work with autograd, torch.compile, torch.func."""
 
-from functools import wraps
 from inspect import signature
 
 import torch
@@ -13,19 +12,44 @@ def _refuse_gradient(d_results, of):
     """Return zero if the incoming gradient is zero, as for unused results; else raise."""
     if any(d.any() for d in d_results):
         raise NotImplementedError(f"engine='torch_native' cannot differentiate {of}")
-    return torch.zeros(())
+    return d_results[0].new_zeros(())
 
 
 # torch.compile traces every backward pass, so the refusal has to be an op of its graph
 torch.library.define(
     "fastkeras::refuse_gradient", "(Tensor[] d, str of) -> Tensor", lib=LIBRARY, tags=_TAGS
 )
-torch.library.impl("fastkeras::refuse_gradient", "cpu", _refuse_gradient, lib=LIBRARY)
-torch.library.register_fake("fastkeras::refuse_gradient", lambda *_: torch.empty(()), lib=LIBRARY)
+torch.library.impl("fastkeras::refuse_gradient", ("cpu", "cuda"), _refuse_gradient, lib=LIBRARY)
+torch.library.register_fake(
+    "fastkeras::refuse_gradient", lambda d_results, of: d_results[0].new_empty(()), lib=LIBRARY
+)
 
 
-def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_differentiable=""):
-    """Make an op of a function of NumPy arrays, which share the memory of its CPU tensors.
+def op(schema, *arguments, **more):
+    """Decorate a function of NumPy arrays, so that it is an op of CPU tensors, as `define` says."""
+
+    def of(function):
+        call = define(schema, *arguments, **more)
+        on_cpu(schema.partition("(")[0], function)
+        return call
+
+    return of
+
+
+def on_cpu(name, function):
+    """Let an op call a function of NumPy arrays, which share the memory of its CPU tensors."""
+
+    def on_tensors(*inputs):
+        results = function(*map(array_of, inputs), num_threads=torch.get_num_threads())
+        if isinstance(results, tuple):
+            return tuple(map(torch.from_numpy, results))
+        return torch.from_numpy(results)
+
+    torch.library.impl(f"fastkeras::{name}", "cpu", on_tensors, lib=LIBRARY)
+
+
+def define(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_differentiable=""):
+    """Define an op, in `torch.ops`, whose kernels follow: `on_cpu`, or those for other devices.
 
     Args:
         schema: "name(Tensor x, int k) -> Tensor", as `torch.library` writes it.
@@ -43,77 +67,67 @@ def op(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_diffe
             instead, for the error.
 
     Returns:
-        A decorator, whose function takes tensors of any strides. Under `torch.func.vmap` the mapped
-        axis becomes part of the batch; if a mapped input has no batch, or a result is a sum over
-        the batch, there is one call for each element instead. The op itself is in `torch.ops`.
+        The op as a function, of tensors of any strides. Under `torch.func.vmap` the mapped axis
+        becomes part of the batch; if a mapped input has no batch, or a result is a sum over the
+        batch, there is one call for each element instead.
     """
     function_name, parenthesis, types = schema.partition("(")
     name = f"fastkeras::{function_name}"
 
-    def of(function):
-        def on_tensors(*inputs):
-            results = function(*map(array_of, inputs), num_threads=torch.get_num_threads())
-            if isinstance(results, tuple):
-                return tuple(map(torch.from_numpy, results))
-            return torch.from_numpy(results)
+    def keep(ctx, inputs, output):
+        results = output if isinstance(output, tuple) else (output,)
+        ctx.set_materialize_grads(False)
+        if keeps:
+            ctx.mark_non_differentiable(*results[1:])
+        ctx.given = [None if isinstance(x, torch.Tensor) else x for x in inputs]
+        tensors = (x if isinstance(x, torch.Tensor) else None for x in inputs)
+        ctx.save_for_backward(*tensors, *(results[i] for i in keeps))
 
-        def keep(ctx, inputs, output):
-            results = output if isinstance(output, tuple) else (output,)
-            ctx.set_materialize_grads(False)
-            if keeps:
-                ctx.mark_non_differentiable(*results[1:])
-            ctx.given = [None if isinstance(x, torch.Tensor) else x for x in inputs]
-            tensors = (x if isinstance(x, torch.Tensor) else None for x in inputs)
-            ctx.save_for_backward(*tensors, *(results[i] for i in keeps))
+    def differentiate(ctx, *d_results):
+        tensors, count = ctx.saved_tensors, len(ctx.given)
+        d_results = [d for d in d_results if d is not None]
+        if not d_results:
+            return (None,) * count
+        if backward is None:
+            zero = torch.ops.fastkeras.refuse_gradient(d_results, not_differentiable)
+            return tuple(
+                zero.to(t.dtype).expand(t.shape)
+                if t is not None and t.is_floating_point()
+                else None
+                for t in tensors[:count]
+            )
+        given = zip(tensors[:count], ctx.given, strict=True)
+        inputs = (value if tensor is None else tensor for tensor, value in given)
+        return backward(*inputs, *tensors[count:], d_results[0])
 
-        def differentiate(ctx, *d_results):
-            tensors, count = ctx.saved_tensors, len(ctx.given)
-            d_results = [d for d in d_results if d is not None]
-            if not d_results:
-                return (None,) * count
-            if backward is None:
-                zero = torch.ops.fastkeras.refuse_gradient(d_results, not_differentiable)
-                return tuple(
-                    zero.to(t.dtype).expand(t.shape)
-                    if t is not None and t.is_floating_point()
-                    else None
-                    for t in tensors[:count]
-                )
-            given = zip(tensors[:count], ctx.given, strict=True)
-            inputs = (value if tensor is None else tensor for tensor, value in given)
-            return backward(*inputs, *tensors[count:], d_results[0])
+    torch.library.define(name, parenthesis + types, lib=LIBRARY, tags=_TAGS)
+    torch.library.register_fake(name, like, lib=LIBRARY)
+    overload = getattr(torch.ops.fastkeras, function_name).default
 
-        torch.library.define(name, parenthesis + types, lib=LIBRARY, tags=_TAGS)
-        torch.library.impl(name, "cpu", on_tensors, lib=LIBRARY)
-        torch.library.register_fake(name, like, lib=LIBRARY)
-        overload = getattr(torch.ops.fastkeras, function_name).default
+    def of_op(*inputs):
+        return overload(*inputs)
 
-        def of_op(*inputs):
+    of_op.__signature__ = signature(of_op)  # otherwise `apply` computes it at each call
+
+    class Function(torch.autograd.Function):
+        forward = staticmethod(of_op)
+        setup_context = staticmethod(keep)
+        backward = staticmethod(differentiate)
+        vmap = staticmethod(lambda *given: mapped(*given))
+
+    def call(*inputs):
+        # torch.func does not use the gradient registered with an op, and dynamo does not
+        # accept a Function inside a Function
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return overload(*inputs)
+        return Function.apply(*inputs)
 
-        of_op.__signature__ = signature(of_op)  # otherwise `apply` computes it at each call
-
-        class Function(torch.autograd.Function):
-            forward = staticmethod(of_op)
-            setup_context = staticmethod(keep)
-            backward = staticmethod(differentiate)
-            vmap = staticmethod(lambda *given: mapped(*given))
-
-        @wraps(function)
-        def call(*inputs):
-            # torch.func does not use the gradient registered with an op, and dynamo does not
-            # accept a Function inside a Function
-            if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-                return overload(*inputs)
-            return Function.apply(*inputs)
-
-        in_one = any(result_axes[number] is None for number in keeps)
-        mapped = _mapped(call, batch_axes, result_axes, in_one)
-        torch.library.register_autograd(name, differentiate, setup_context=keep, lib=LIBRARY)
-        torch.library.register_vmap(name, mapped, lib=LIBRARY)
-        return call
-
-    return of
+    call.__name__ = call.__qualname__ = function_name
+    in_one = any(result_axes[number] is None for number in keeps)
+    mapped = _mapped(call, batch_axes, result_axes, in_one)
+    torch.library.register_autograd(name, differentiate, setup_context=keep, lib=LIBRARY)
+    torch.library.register_vmap(name, mapped, lib=LIBRARY)
+    return call
 
 
 def array_of(value):

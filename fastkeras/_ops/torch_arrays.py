@@ -1,8 +1,12 @@
-"""The functions of keras.ops that checking arguments needs, for CPU tensors of torch without Keras.
+"""The functions of keras.ops that checking arguments needs, for tensors of torch without Keras.
 
-Other functions come from Keras, whose backend then has to be torch. torch.compile can trace all of
-these, and treats the choice of an engine as a constant of the program.
+New tensors are on the CPU, or those of an `On` on its device. Other functions come from Keras,
+whose backend then has to be torch. torch.compile can trace all of these, and treats the choice of
+an engine as a constant of the program.
 """
+
+import sys
+from functools import partial
 
 import numpy as np
 import torch
@@ -34,14 +38,17 @@ def __getattr__(name):
     return getattr(keras.ops, name)
 
 
-def convert_to_tensor(value, dtype=None):
-    """The value, which may be a Keras variable, an array or a list, as a tensor on the CPU."""
+def convert_to_tensor(value, dtype=None, device="cpu"):
+    """The value, which may be a Keras variable, an array or a list, as a tensor.
+
+    A tensor stays on its own device.
+    """
     if not isinstance(value, torch.Tensor):
         value = getattr(value, "value", value)  # Keras' variables
     if not isinstance(value, torch.Tensor):
         value = np.array(value)  # a copy, since a NumPy array may be read-only and a tensor not
         value = torch.as_tensor(
-            value.astype("float32") if value.dtype.name == "bfloat16" else value
+            value.astype("float32") if value.dtype.name == "bfloat16" else value, device=device
         )
     return value if dtype is None else cast(value, dtype)
 
@@ -61,26 +68,26 @@ def shape(tensor):
     return tuple(tensor.shape)
 
 
-def zeros(shape, dtype):
+def zeros(shape, dtype, device="cpu"):
     """Zeros."""
-    return torch.zeros(shape, dtype=DTYPE_OF.get(dtype, dtype), device="cpu")
+    return torch.zeros(shape, dtype=DTYPE_OF.get(dtype, dtype), device=device)
 
 
-def ones(shape, dtype):
+def ones(shape, dtype, device="cpu"):
     """Ones."""
-    return torch.ones(shape, dtype=DTYPE_OF.get(dtype, dtype), device="cpu")
+    return torch.ones(shape, dtype=DTYPE_OF.get(dtype, dtype), device=device)
 
 
-def arange(stop, dtype="int32"):
+def arange(stop, dtype="int32", device="cpu"):
     """The numbers from 0 below `stop`."""
-    return torch.arange(stop, dtype=DTYPE_OF.get(dtype, dtype), device="cpu")
+    return torch.arange(stop, dtype=DTYPE_OF.get(dtype, dtype), device=device)
 
 
-def broadcast_to(value, shape):
+def broadcast_to(value, shape, device="cpu"):
     """A tensor, or a number, broadcast to the shape."""
     if isinstance(value, torch.Tensor):
         return value.broadcast_to(shape)
-    return torch.full(shape, value, device="cpu")
+    return torch.full(shape, value, device=device)
 
 
 def clip(tensor, smallest, largest):
@@ -118,9 +125,23 @@ def argmax(tensor, axis=None, keepdims=False):
     return torch.argmax(tensor, axis, keepdim=keepdims).to(torch.int32)
 
 
-def uniform(shape, dtype, seed=None):
+def uniform(shape, dtype, seed=None, device="cpu"):
     """Numbers in 0 ≤ u < 1, from a seed, or from torch's own generator."""
     if seed is None:
-        return torch.rand(shape, dtype=DTYPE_OF[dtype], device="cpu")
-    generator = torch.Generator().manual_seed(int(seed))
-    return torch.rand(shape, dtype=DTYPE_OF[dtype], device="cpu", generator=generator)
+        return torch.rand(shape, dtype=DTYPE_OF[dtype], device=device)
+    generator = torch.Generator(device).manual_seed(int(seed))
+    return torch.rand(shape, dtype=DTYPE_OF[dtype], device=device, generator=generator)
+
+
+class On:
+    """These functions; they make new tensors on a device."""
+
+    def __init__(self, device):
+        for function in (convert_to_tensor, zeros, ones, arange, broadcast_to, uniform):
+            setattr(self, function.__name__, partial(function, device=device))
+
+    def __getattr__(self, name):
+        return getattr(_THIS, name)
+
+
+_THIS = sys.modules[__name__]

@@ -155,16 +155,14 @@ def _uniforms(chain, num_samples, seed):
     dtype = dtype_of(chain.emissions)
     # so far below 1 that its product with a sum, rounded, is always below the sum
     largest = 1 - 2 * float(np.finfo(dtype).eps)
+    array = array_functions(chain.emissions)
     if chain.family in ("numpy", "cupy"):  # which get the same numbers
         shape = (num_samples, *chain.emissions.shape[:2])
         uniforms = np.random.default_rng(seed).random(shape, dtype)
-        np.minimum(uniforms, largest, out=uniforms)
-        return array_functions(chain.emissions).asarray(uniforms)
-    if chain.family == "torch" and (seed is None or isinstance(seed, (int, np.integer))):
-        from fastkeras._ops.torch_arrays import uniform
-
-        return uniform((num_samples, *chain.emissions.shape[:2]), dtype, seed).clamp(max=largest)
-    array = array_functions(chain.emissions)
+        return array.asarray(np.minimum(uniforms, largest, out=uniforms))
+    if chain.family.startswith("torch") and (seed is None or isinstance(seed, (int, np.integer))):
+        shape = (num_samples, *chain.emissions.shape[:2])
+        return array.uniform(shape, dtype, seed).clamp(max=largest)
     if array.__name__.endswith("jax_arrays") and not hasattr(seed, "next"):
         shape = (num_samples, *chain.emissions.shape[:2])
         return array.minimum(array.uniform(shape, dtype, seed), largest)

@@ -10,8 +10,9 @@ if __import__("keras").backend.backend() != "torch":
     pytest.skip("Keras runs on another backend here", allow_module_level=True)
 
 from fastkeras import _engines, crf  # noqa: E402
+from fastkeras._ops.torch import op  # noqa: E402
 from fastkeras.crf import semi_markov  # noqa: E402
-from fastkeras.crf._engines import torch_native  # noqa: E402
+from fastkeras.crf._engines import torch_native, torch_ops  # noqa: E402
 from fastkeras.crf.arguments import chain_of  # noqa: E402
 from fastkeras.crf.semi_markov._engines import torch_native as _semi_markov_torch_native  # noqa: E402
 
@@ -71,7 +72,7 @@ def test_value_and_gradient_are_those_of_the_keras_engine(chain, tags):
 
 
 def test_opcheck(chain, tags):
-    quantity = torch_native.LOG_LIKELIHOOD
+    quantity = torch_ops.LOG_LIKELIHOOD
     inputs = (*with_gradients(chain), tags, quantity)
     torch.library.opcheck(OPS.crf_value.default, (*inputs, False))
     # not the test that compares results: a workspace is written only in part, so two may differ
@@ -83,8 +84,8 @@ def test_opcheck(chain, tags):
         inputs = (*chain, tags, value, kept, ones, quantity)
         torch.library.opcheck(OPS.crf_gradient.default, inputs)
     torch.library.opcheck(OPS.crf_value_and_gradient.default, (*chain, tags, ones, quantity))
-    for op in (OPS.crf_viterbi, OPS.crf_marginals):
-        torch.library.opcheck(op.default, tuple(chain))
+    for of_chain in (OPS.crf_viterbi, OPS.crf_marginals):
+        torch.library.opcheck(of_chain.default, tuple(chain))
     torch.library.opcheck(OPS.crf_k_best.default, (*chain, 3))
     uniforms = torch.rand(2, BATCH, STEPS)
     torch.library.opcheck(OPS.crf_sample.default, (*chain, uniforms))
@@ -92,7 +93,7 @@ def test_opcheck(chain, tags):
 
 def test_compiled_without_a_break(chain, tags):
     compiled = torch.compile(
-        lambda *chain: torch_native._value(*chain, tags, torch_native.LOG_LIKELIHOOD).sum(),
+        lambda *chain: torch_ops._value(*chain, tags, torch_ops.LOG_LIKELIHOOD).sum(),
         fullgraph=True,
         backend="aot_eager",
     )
@@ -168,7 +169,7 @@ def test_vmap_of_samples(chain):
 
 def test_a_gradient_that_was_not_foreseen(chain, tags):
     """If the value has kept no workspace, the gradient computes it again."""
-    inputs = (*with_gradients(chain), tags, torch_native.LOG_LIKELIHOOD)
+    inputs = (*with_gradients(chain), tags, torch_ops.LOG_LIKELIHOOD)
     results = []
     for keep in (True, False):
         value, _ = OPS.crf_value(*inputs, keep)
@@ -184,10 +185,10 @@ def test_as_many_threads_as_torch_has(chain, tags, monkeypatch):
         asked.append(num_threads)
         return core.crf_viterbi(*inputs, num_threads=num_threads)
 
-    doubled = torch_native.op(
-        f"crf_test_of_threads({torch_native.CHAIN}) -> (Tensor, Tensor)",
+    doubled = op(
+        f"crf_test_of_threads({torch_ops.CHAIN}) -> (Tensor, Tensor)",
         like=None,
-        batch_axes=torch_native.CHAIN_AXES,
+        batch_axes=torch_ops.CHAIN_AXES,
         result_axes=(0, 0),
     )(viterbi)
     before = torch.get_num_threads()
@@ -288,8 +289,8 @@ def test_semi_markov_weight_of_zero_is_no_contribution(chain, durations):
 def test_semi_markov_ops(chain, durations):
     scores = (*with_gradients(chain), durations.clone().requires_grad_())
     torch.library.opcheck(OPS.semi_markov_log_partition.default, scores)
-    for op in (OPS.semi_markov_marginals, OPS.semi_markov_viterbi):
-        torch.library.opcheck(op.default, (*chain, durations))
+    for of_chain in (OPS.semi_markov_marginals, OPS.semi_markov_viterbi):
+        torch.library.opcheck(of_chain.default, (*chain, durations))
     compiled = torch.compile(
         _semi_markov_torch_native._log_partition, fullgraph=True, backend="aot_eager"
     )

@@ -17,6 +17,7 @@ from gpu.cuda_on_cpu import Library, has_compiler
 SCALARS = {
     np.dtype("int32"): ctypes.c_int32,
     np.dtype("int64"): ctypes.c_int64,
+    np.dtype("uint64"): ctypes.c_uint64,  # an address too
     np.dtype("float32"): ctypes.c_float,
     np.dtype("float64"): ctypes.c_double,
 }
@@ -169,6 +170,6 @@ def _argument(value):
         return ctypes.c_void_p(None)
     if isinstance(value, ndarray):
         assert value.flags.c_contiguous, "kernels take arrays without strides"
-        return ctypes.c_void_p(value._host.ctypes.data)
+        return ctypes.c_void_p(value._host.ctypes.data if value.size else None)
     assert isinstance(value, np.generic), f"a kernel's number needs a type: {value!r}"
     return SCALARS[value.dtype](value.item())

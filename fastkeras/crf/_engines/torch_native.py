@@ -1,177 +1,49 @@
-"""The C++ kernels as torch ops: CPU tensors, whose memory is shared and never copied.
-
-They work eagerly, under torch.compile and torch.export, and under torch.func; the values are
-differentiable once, with respect to all scores.
-"""
+"""The C++ kernels as torch ops: CPU tensors, whose memory is shared and never copied."""
 
 import numpy as np
-import torch
 
 from fastkeras import _core
-from fastkeras._core import CRF_QUANTITIES
-from fastkeras._ops.torch import op
-from fastkeras.crf.chain import Gradients
-
-LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = map(
-    CRF_QUANTITIES.index, ("log_partition", "sequence_score", "log_likelihood")
+from fastkeras._ops.torch import on_cpu
+from fastkeras.crf._engines.torch_ops import (  # noqa: F401
+    QUANTITIES,
+    k_best,
+    log_likelihood,
+    log_likelihood_and_gradients,
+    log_partition,
+    marginals,
+    sample,
+    sequence_score,
+    viterbi,
 )
-CHAIN = (  # the inputs that every op begins with, in the order of a `Chain`
-    "Tensor emissions, Tensor transitions, Tensor lengths, Tensor? mask, "
-    "Tensor start_transitions, Tensor end_transitions"
-)
-CHAIN_AXES = (0, None, 0, 0, None, None)  # the axis of the batch in each of them
+
+NUMBERS = [_core.CRF_QUANTITIES.index(quantity) for quantity in QUANTITIES]
 
 
-def log_partition(chain):
-    no_tags = chain.lengths  # never read, but of the right type
-    return answer(_value, chain, no_tags, LOG_PARTITION)
-
-
-def sequence_score(chain, tags):
-    return answer(_value, chain, tags, SEQUENCE_SCORE)
-
-
-def log_likelihood(chain, tags):
-    return answer(_value, chain, tags, LOG_LIKELIHOOD)
-
-
-def log_likelihood_and_gradients(chain, tags, weights):
-    value, *gradients = answer(_value_and_gradient, chain, tags, weights, LOG_LIKELIHOOD)
-    return value, Gradients(*gradients)
-
-
-def marginals(chain):
-    return answer(_marginals, chain)
-
-
-def viterbi(chain):
-    return answer(_viterbi, chain)
-
-
-def sample(chain, uniforms):
-    return answer(_sample, chain, uniforms)
-
-
-def k_best(chain, k):
-    return answer(_k_best, chain, k)
-
-
-def answer(function, chain, *more):
-    """Call an op with the parts of a chain; for NumPy arrays, return NumPy arrays."""
-    if chain.family != "numpy":
-        return function(*chain, *more)
-    tensors = (torch.tensor(x) if isinstance(x, np.ndarray) else x for x in (*chain, *more))
-    results = function(*tensors)
-    if isinstance(results, tuple):
-        return tuple(result.numpy() for result in results)
-    return results.numpy()
-
-
-def _value(*inputs):
-    """The value; if it may be differentiated, the op also keeps the workspace of the recursion."""
-    scores = inputs[0], inputs[1], inputs[4], inputs[5]
-    keep_workspace = torch.is_grad_enabled() and any(x.requires_grad for x in scores)
-    return _value_and_workspace(*inputs, keep_workspace)[0]
-
-
-def _gradient_shapes(x, a, lengths, mask, start, end, *_):
-    return tuple(y.new_empty(y.shape) for y in (x, a, start, end))
-
-
-def _value_shapes(x, *more):
-    batch, steps, num_tags = x.shape
-    size = batch * steps * (2 * num_tags + 1) + batch if more[-1] else 0  # csrc/crf/crf.cc
-    return x.new_empty(batch), x.new_empty(size)
-
-
-@op(
-    f"crf_gradient({CHAIN}, Tensor tags, Tensor value, Tensor workspace, Tensor weights, "
-    "int quantity) -> (Tensor, Tensor, Tensor, Tensor)",
-    like=_gradient_shapes,
-    batch_axes=(*CHAIN_AXES, 0, 0, None, 0, None),
-    result_axes=None,
-    not_differentiable="the gradient of a CRF: engine='keras' can",
-)
-def _gradient(emissions, *more, num_threads):
-    *others, tags, value, workspace, weights, quantity = more
-    if not workspace.size:  # under vmap, or a gradient was not expected when the value was computed
-        of_value = emissions, tags, *others, weights, quantity
-        return _core.crf_value_and_gradient(*of_value, num_threads)[1:]
-    return _core.crf_gradient(
-        emissions, tags, *others, value, workspace, weights, quantity, num_threads
-    )
-
-
-@op(
-    f"crf_value_and_gradient({CHAIN}, Tensor tags, Tensor weights, int quantity) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
-    like=lambda x, *more: (x.new_empty(x.shape[:1]), *_gradient_shapes(x, *more)),
-    batch_axes=(*CHAIN_AXES, 0, 0, None),
-    result_axes=None,
-    not_differentiable="the gradient of a CRF: engine='keras' can",
-)
-def _value_and_gradient(emissions, *more, num_threads):
-    *others, tags, weights, quantity = more
-    return _core.crf_value_and_gradient(emissions, tags, *others, weights, quantity, num_threads)
-
-
-def _gradient_of_value(*inputs):
-    *chain_and_tags, quantity, _, value, workspace, weights = inputs
-    d_x, d_transitions, d_start, d_end = _gradient(
-        *chain_and_tags, value, workspace, weights, quantity
-    )
-    return d_x, d_transitions, None, None, d_start, d_end, None, None, None
-
-
-@op(
-    f"crf_value({CHAIN}, Tensor tags, int quantity, bool keep_workspace) -> (Tensor, Tensor)",
-    like=_value_shapes,
-    batch_axes=(*CHAIN_AXES, 0, None, None),
-    result_axes=(0, None),
-    backward=_gradient_of_value,
-    keeps=(0, 1),
-)
 def _value_and_workspace(emissions, *more, num_threads):
     *others, tags, quantity, keep_workspace = more
-    inputs = emissions, tags, *others, quantity, num_threads
+    inputs = emissions, tags, *others, NUMBERS[quantity], num_threads
     if keep_workspace:
         return _core.crf_value_and_workspace(*inputs)
     return _core.crf_value(*inputs), np.empty(0, emissions.dtype)
 
 
-_marginals = op(
-    f"crf_marginals({CHAIN}) -> (Tensor, Tensor)",
-    like=lambda x, a, *_: (x.new_empty(x.shape), x.new_empty((x.shape[0], *a.shape))),
-    batch_axes=CHAIN_AXES,
-    result_axes=(0, 0),
-    not_differentiable="marginals: engine='keras' can",
-)(_core.crf_marginals)
-
-_viterbi = op(
-    f"crf_viterbi({CHAIN}) -> (Tensor, Tensor)",
-    like=lambda x, *_: (x.new_empty(x.shape[:2], dtype=torch.int32), x.new_empty(x.shape[:1])),
-    batch_axes=CHAIN_AXES,
-    result_axes=(0, 0),
-    not_differentiable="the score of viterbi: take the sequence_score of its tags instead",
-)(_core.crf_viterbi)
-
-_sample = op(
-    f"crf_sample({CHAIN}, Tensor uniforms) -> Tensor",
-    like=lambda *inputs: torch.empty(inputs[-1].shape, dtype=torch.int32, device=inputs[-1].device),
-    batch_axes=(*CHAIN_AXES, 1),
-    result_axes=(1,),
-    not_differentiable="samples",
-)(_core.crf_sample)
-
-_k_best = op(
-    f"crf_k_best({CHAIN}, int k) -> (Tensor, Tensor)",
-    like=lambda x, *more: _shapes_of_k_best(x, more[-1]),
-    batch_axes=(*CHAIN_AXES, None),
-    result_axes=(0, 0),
-    not_differentiable="the scores of k_best: take the sequence_score of its tags instead",
-)(_core.crf_k_best)
+def _gradient(emissions, *more, num_threads):
+    *others, tags, value, workspace, weights, quantity = more
+    of_value = emissions, tags, *others
+    quantity = NUMBERS[quantity]
+    if not workspace.size:  # under vmap, or a gradient was not expected when the value was computed
+        return _core.crf_value_and_gradient(*of_value, weights, quantity, num_threads)[1:]
+    return _core.crf_gradient(*of_value, value, workspace, weights, quantity, num_threads)
 
 
-def _shapes_of_k_best(x, k):
-    batch, steps = x.shape[:2]
-    return x.new_empty((batch, k, steps), dtype=torch.int32), x.new_empty((batch, k))
+def _value_and_gradient(emissions, *more, num_threads):
+    *others, tags, weights, quantity = more
+    inputs = emissions, tags, *others, weights, NUMBERS[quantity]
+    return _core.crf_value_and_gradient(*inputs, num_threads)
+
+
+on_cpu("crf_value", _value_and_workspace)
+on_cpu("crf_gradient", _gradient)
+on_cpu("crf_value_and_gradient", _value_and_gradient)
+for _name in ("crf_marginals", "crf_viterbi", "crf_sample", "crf_k_best"):
+    on_cpu(_name, getattr(_core, _name))

@@ -183,8 +183,9 @@ __device__ double PathScore(const Scores& scores, const int* tags, int b, int co
   return OfBlock<Sum, kThreads>(score, shared);
 }
 
-// The scores of the given paths, one block each. With weights, also the factor of each sequence in
-// the gradient: 0 where it does not contribute, NaN where its gradient is NaN.
+// The scores of the given paths, one block each; 0 without tags. With weights, also the factor of
+// each sequence in the gradient: 0 where it does not contribute, NaN where its gradient is NaN,
+// which without `state` depends on the path alone.
 extern "C" __global__ void __launch_bounds__(128, 1)
     path_scores(const Real* emissions, const int* tags, const Real* transitions, const Real* start,
                 const Real* end, const int* counts, const int* step_index, int steps, int num_tags,
@@ -193,16 +194,16 @@ extern "C" __global__ void __launch_bounds__(128, 1)
   FASTKERAS_SHARED(double, shared, 4);
   const Scores scores = {emissions, transitions, start, end, step_index, steps, num_tags};
   const int b = blockIdx.x, count = counts[b];
-  const double sum = PathScore<128>(scores, tags, b, count, shared);
+  const double sum = tags ? PathScore<128>(scores, tags, b, count, shared) : 0.0;
   if (threadIdx.x > 0) return;
   score[b] = sum;
   if (value) value[b] = Real(sum);
   if (!weights) return;
   const double weight = weights[b];
-  factors[b] = count == 0 || weight == 0       ? 0
-               : state[b] & kUnsound           ? double(NAN)
-               : sum == -INFINITY              ? 0
-               : sum != sum || weight - weight ? double(NAN)
-                                               : weight;
+  factors[b] = count == 0 || weight == 0              ? 0
+               : state && state[b] & kUnsound         ? double(NAN)
+               : sum == -INFINITY                     ? 0
+               : !(sum < INFINITY) || weight - weight ? double(NAN)
+                                                      : weight;
 }
 FASTKERAS_KERNEL(path_scores);

@@ -77,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(512, 1)
         const double sum = LogSumExp(num_tags, [&](int i) { return row[i] + beta[i]; });
         for (int j = threadIdx.x; j < num_tags; j += blockDim.x) {
           const double marginal = exp(row[j] + beta[j] - sum);
-          unary[of_step + j] = Real(tags ? factor * ((j == gold) - marginal) : marginal);
+          unary[of_step + j] = Real(factor * (tags ? (j == gold) - marginal : marginal));
         }
         if (s + 1 < count) {
           Real* sums = pairs + (int64_t(b) * chunks + s / kChunk) * area;

@@ -1,8 +1,9 @@
 // From the rows of both sweeps to marginals and gradients.
 
-// The gradient by the emissions, one warp for each step: factor (gold - marginal), or without tags
-// the marginals. On entry, `unary` holds E. Beta is replaced by r = E beta 2^-k / z: alpha of the
-// step before, times W, times r is the marginal of a pair.
+// The gradient by the emissions, one warp for each step: factor (gold - marginal); without tags,
+// factor marginal; without rows, factor gold, the gradient of a path's score. Without factors they
+// are 1. On entry, `unary` holds E. Beta is replaced by r = E beta 2^-k / z: alpha of the step
+// before, times W, times r is the marginal of a pair.
 extern "C" __global__ void __launch_bounds__(256, 1)
     marginals(const int* tags, const int* counts, const int* step_index, int steps, int num_tags,
               Real* rows, const int* exponents, const double* factors, Real* unary, int* state) {
@@ -12,6 +13,11 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   const int t = StepAt(step_index, int64_t(b) * steps, s);
   const int64_t row = (int64_t(b) * steps + t) * num_tags;
   const double factor = factors ? factors[b] : state[b] & kUnsound ? double(NAN) : 1;
+  const int gold = tags ? tags[int64_t(b) * steps + t] : -1;
+  if (!rows) {
+    for (int j = lane; j < num_tags; j += 32) unary[row + j] = j == gold ? Real(factor) : Real(0);
+    return;
+  }
   if (factor == 0 || factor != factor) {
     for (int j = lane; j < num_tags; j += 32) unary[row + j] = Real(factor);
     return;
@@ -25,14 +31,13 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   const double safe = double(kSmallest) / kEpsilon * 4 * num_tags * num_tags * num_tags;
   bool lost = !(z >= safe);
   const Real inverse = Real(1 / z), scale = PowerOfTwo(-exponents[int64_t(b) * steps + s]);
-  const int gold = tags ? tags[int64_t(b) * steps + t] : -1;
   for (int j = lane; j < num_tags; j += 32) {
     const Real suffix = alpha[j] > 0 ? beta[j] * inverse : Real(0);
     const Real r = unary[row + j] * suffix * scale;
     if (!(r < Real(INFINITY))) lost = true;
     beta[j] = r;
     const Real marginal = alpha[j] * suffix;
-    unary[row + j] = tags ? Real(factor) * (Real(j == gold) - marginal) : marginal;
+    unary[row + j] = Real(factor) * (tags ? Real(j == gold) - marginal : marginal);
   }
   if (lost) atomicOr(&state[b], int(kInexact));
 }
@@ -40,9 +45,10 @@ FASTKERAS_KERNEL(marginals);
 
 constexpr int kTile = kTags == 32 ? 32 : 64;
 
-// For a tile of pairs, the sum over the steps of a chunk: gold counts - expected counts, or without
-// tags the expected counts. `pairs` is (batch, chunks, num_tags, num_tags); it is neither written
-// nor read for chunks without steps, and sequences that do not contribute or are left to `exact`.
+// For a tile of pairs, the sum over the steps of a chunk: gold counts - expected counts; without
+// tags the expected counts; without rows the gold counts. `pairs` is (batch, chunks, num_tags,
+// num_tags); it is neither written nor read for chunks without steps, and sequences that do not
+// contribute or are left to `exact`.
 extern "C" __global__ void __launch_bounds__(256, 1)
     pairs_of_chunks(const int* tags, const int* counts, const int* step_index, int steps,
                     int num_tags, const Real* weights, const Real* rows, const double* factors,
@@ -57,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   if (first >= last || state[b] & (kUnsound | kInexact)) return;
   if (factors && (factors[b] == 0 || factors[b] != factors[b])) return;
   const int first_i = blockIdx.y * kTile, first_j = blockIdx.z * kTile;
-  const Real* alpha = rows + int64_t(b) * 2 * steps * num_tags;
+  const Real* alpha = rows + int64_t(b) * 2 * steps * num_tags;  // not read if null
   const Real* r = alpha + int64_t(steps) * num_tags;
   for (int k = threadIdx.x; k < kTile * kTile; k += 256) gold[k] = 0;
   __syncthreads();
@@ -67,6 +73,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     const int j = tags[of_sequence + StepAt(step_index, of_sequence, s)] - first_j;
     if (i >= 0 && i < kTile && j >= 0 && j < kTile) atomicAdd(&gold[i * kTile + j], 1);
   }
+  __syncthreads();
   Real sums[kEach][kEach];
 #pragma unroll
   for (int u = 0; u < kEach; ++u) {
@@ -74,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     for (int v = 0; v < kEach; ++v) sums[u][v] = 0;
   }
   const int row = threadIdx.x / 16 * kEach, column = threadIdx.x % 16 * kEach;
-  for (int stage = first; stage < last; stage += kStage) {
+  for (int stage = first; rows && stage < last; stage += kStage) {
     for (int k = threadIdx.x; k < kStage * kTile; k += 256) {
       const int s = stage + k / kTile, i = first_i + k % kTile, j = first_j + k % kTile;
       left[k] = s < last && i < num_tags ? alpha[int64_t(s - 1) * num_tags + i] : Real(0);

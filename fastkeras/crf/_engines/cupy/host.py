@@ -47,13 +47,21 @@ def log_likelihood_and_gradients(device, chain, tags, weights):
     problem.sweep(keep=True)
     unary, pairs = problem.gradient(tags)
     likelihood = problem.value(tags, unary, pairs)
-    d_transitions = problem.sum_of_pairs(pairs)
-    d_start, d_end = (problem.empty(problem.num_tags) for _ in range(2))
-    problem.launch(
-        *("sum_of_ends", (-(-problem.num_tags // 32), 2), 256, unary, problem.counts),
-        *(problem.step_index, problem.batch, problem.steps, problem.num_tags, d_start, d_end),
-    )
-    return likelihood, unary, d_transitions, d_start, d_end
+    return likelihood, *problem.sums(unary, pairs)
+
+
+def gradients_of_log_likelihood(device, chain, tags, weights):
+    return log_likelihood_and_gradients(device, chain, tags, weights)[1:]
+
+
+def gradients_of_log_partition(device, chain, weights):
+    return log_likelihood_and_gradients(device, chain, None, weights)[1:]
+
+
+def gradients_of_sequence_score(device, chain, tags, weights):
+    problem = _Problem(device, chain)
+    problem.score(tags, weights, value=problem.empty(problem.batch))
+    return problem.sums(*problem.gradient(tags))
 
 
 def marginals(device, chain):
@@ -128,9 +136,8 @@ class _Problem:
         self.facts = device.empty((4,), "float64")
         self.scores = (x, transitions, start, end, self.counts, self.step_index)
         self.scores += (self.steps, self.num_tags)
-        self.log_z, self.of_path, self.factors = (
-            device.empty((self.batch,), "float64") for _ in range(3)
-        )
+        self.log_z, self.of_path = (device.empty((self.batch,), "float64") for _ in range(2))
+        self.factors = device.empty((max(self.batch, 1),), "float64")  # null has a meaning
         self.has_factors = False
         self.exponentials = self.rows = self.exponents = self.kept = None
         self.chunks = max(1, -(-(self.steps - 1) // CHUNKS[self.room]))
@@ -163,13 +170,17 @@ class _Problem:
         )
 
     def score(self, tags, weights=None, value=None):
+        """The scores of paths, and with weights the factors of sequences in the gradient.
+
+        They are for the recursion, and depend on all scores, unless `value` asks for the scores.
+        """
         if value is None:
             self.exponentiate()
         self.has_factors = weights is not None
         x, *more = self.scores
         self.launch(
             *("path_scores", self.batch, 128, x, tags, *more, weights),
-            *(self.state, self.of_path, value, self.factors),
+            *(self.state if value is None else None, self.of_path, value, self.factors),
         )
 
     def sweep(self, keep):
@@ -186,6 +197,8 @@ class _Problem:
     def gradient(self, tags=None):
         """By the emissions, and by pairs of tags for each chunk; `value` replaces inexact ones."""
         unary = self.exponentials
+        if unary is None:
+            unary = self.device.zeros((self.batch, self.steps, self.num_tags), self.dtype)
         pairs = self.empty(self.batch, self.chunks, self.num_tags, self.num_tags)
         factors = self.factors if self.has_factors else None
         self.launch(
@@ -212,6 +225,16 @@ class _Problem:
             *(None if tags is None else self.of_path, self.state, value),
         )
         return value
+
+    def sums(self, unary, pairs):
+        """The gradients by all scores."""
+        d_transitions = self.sum_of_pairs(pairs)
+        d_start, d_end = (self.empty(self.num_tags) for _ in range(2))
+        self.launch(
+            *("sum_of_ends", (-(-self.num_tags // 32), 2), 256, unary, self.counts),
+            *(self.step_index, self.batch, self.steps, self.num_tags, d_start, d_end),
+        )
+        return unary, d_transitions, d_start, d_end
 
     def sum_of_pairs(self, pairs):
         """The sum over chunks; with factors, over the batch too."""

@@ -7,7 +7,7 @@ import torch
 
 from fastkeras import _core
 from fastkeras._ops.torch import op
-from fastkeras.crf._engines.torch_native import CHAIN, CHAIN_AXES, answer
+from fastkeras.crf._engines.torch_ops import CHAIN, CHAIN_AXES, answer
 
 
 def log_partition(chain, durations):
