@@ -5,6 +5,7 @@ import numpy as np
 from fastkeras import _core
 from fastkeras._ops.torch import on_cpu
 from fastkeras.crf._engines.torch_ops import (  # noqa: F401
+    LOG_LIKELIHOOD,
     QUANTITIES,
     k_best,
     log_likelihood,
