@@ -30,12 +30,13 @@ def _like(logits, *_):
 
 
 @op(
-    "fastkeras::seq2seq_select",
-    like=_like,
-    schema="(Tensor logits, Tensor scores, Tensor? history, Tensor? allowed, "
+    "seq2seq_select(Tensor logits, Tensor scores, Tensor? history, Tensor? allowed, "
     "float repetition_penalty, int no_repeat_ngram, int num_candidates) "
     "-> (Tensor, Tensor, Tensor)",
+    like=_like,
+    batch_axes=(0, 0, 0, 0, None, None, None),
+    result_axes=None,  # `allowed` may have one row for the whole batch
     not_differentiable="the scores of select: engine='keras' can",
 )
-def _select(*inputs):
-    return _core.seq2seq_select(*inputs)
+def _select(*inputs, num_threads):
+    return _core.seq2seq_select(*inputs)  # which takes no number of threads
