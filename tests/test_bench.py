@@ -50,6 +50,33 @@ def test_the_crf_on_a_shape_of_your_own(tmp_path, capsys):
     assert "against the earlier run" in capsys.readouterr().out
 
 
+def test_a_step_of_a_search_of_your_own(capsys):
+    arguments = ("--shape", "3,2,50", "--only", "native", "--only", "NumPy loop")
+    assert run("seq2seq", *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "a step of a beam search, 3 × 2 × 50" in printed and "NumPy loop" in printed
+    with pytest.raises(SystemExit, match="2"):
+        run("seq2seq", "--shape", "3,2")
+    assert "takes batch,beams,vocabulary such as 32,4,8192" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ("score", "token", "twice"))
+def test_a_wrong_candidate_is_found(wrong):
+    from fastkeras.bench.seq2seq import PROVIDERS, check, draw
+
+    problem = draw(3, 2, 50)
+    scores, tokens, parents = PROVIDERS["NumPy loop"](problem)()
+    assert check(problem, (scores, tokens, parents))["error"] < 1e-5
+    if wrong == "score":
+        scores[1, 2] += 1
+    elif wrong == "token":
+        tokens[1, 2] = problem.logits[1, parents[1, 2]].argmin()
+    else:
+        scores[1, 1], tokens[1, 1], parents[1, 1] = scores[1, 0], tokens[1, 0], parents[1, 0]
+    with pytest.raises(AssertionError):
+        check(problem, (scores, tokens, parents))
+
+
 def test_an_optimizer_step_of_your_own(capsys):
     arguments = ("--parameters", "40K", "--variables", "4", "--clip")
     assert run("optimizer", *arguments, "--only", "fastkeras, NumPy") == 0

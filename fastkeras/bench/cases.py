@@ -81,6 +81,24 @@ def of_optimizer(parameters, variables, rates=False, clip=False):
         )
 
 
+def of_seq2seq(shape, seed=0):
+    """One step of a beam search, (batch, beams, vocabulary)."""
+    from fastkeras.bench.seq2seq import PROVIDERS, check, draw
+
+    problem = draw(*shape, seed)
+    numbers = int(np.prod(shape))
+    for provider, make in PROVIDERS.items():
+        yield Case(
+            "select",
+            provider,
+            provider.startswith((*DOMAINS["seq2seq"],)),
+            numbers,
+            partial(make, problem),
+            partial(check, problem),
+            {"exps": numbers, "bytes": 4 * numbers},
+        )
+
+
 def of_word2vec(path):
     """One pass over a corpus, for each form of training; vectors must only be finite."""
     from fastkeras.bench.word2vec import PROVIDERS
@@ -114,9 +132,9 @@ def number(text):
     return round(float(found[1]) * SUFFIXES[found[2]])
 
 
-def shape(text):
-    """(batch, steps, tags) of "32,128,9"."""
+def shape(text, axes="batch,steps,tags", example="32,128,9"):
+    """(batch, steps, tags) of "32,128,9"; or three other sizes."""
     parts = text.replace("x", ",").replace("×", ",").split(",")
     if len(parts) != 3:
-        raise ValueError(f"takes batch,steps,tags such as 32,128,9, not {text!r}")
+        raise ValueError(f"takes {axes} such as {example}, not {text!r}")
     return tuple(map(number, parts))

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import fastkeras
@@ -85,6 +86,14 @@ def _parser():
     step.add_argument("--variables", type=number, default=199, help="they are in (199)")
     step.add_argument("--rates", action="store_true", help="learning rates by layer")
     step.add_argument("--clip", action="store_true", help="by the norm of all gradients")
+    search = domains.add_parser("seq2seq", parents=[shared], help="one step of a beam search")
+    axes = {"axes": "batch,beams,vocabulary", "example": "32,4,8192"}
+    search.add_argument(
+        "--shape",
+        type=_typed(partial(cases.shape, **axes)),
+        default=(32, 4, 8192),
+        help="batch,beams,vocabulary (32,4,8192)",
+    )
     words = domains.add_parser("word2vec", parents=[shared], help="one pass over a corpus")
     words.add_argument("--corpus", metavar="FILE", help="one sentence a line (else synthetic)")
     return parser
@@ -103,10 +112,11 @@ def _typed(parse):
 def _cases(given, folder):
     """The cases of the size asked for; for the page, preceded by smaller sizes."""
     parts = (8, 4, 2, 1) if given.html else (1,)
-    if given.domain == "crf":
+    if given.domain in ("crf", "seq2seq"):
         batch, *rest = given.shape
+        of_shape = cases.of_crf if given.domain == "crf" else cases.of_seq2seq
         for size in dict.fromkeys(max(batch // part, 1) for part in parts):
-            yield from cases.of_crf((size, *rest))
+            yield from of_shape((size, *rest))
     elif given.domain == "optimizer":
         for part in parts:
             size = max(given.parameters // part, given.variables)
@@ -171,6 +181,7 @@ def _progress(total):
 def _title(given, found):
     what = {
         "crf": lambda: "CRF, {} × {} × {}".format(*given.shape),
+        "seq2seq": lambda: "a step of a beam search, {} × {} × {}".format(*given.shape),
         "optimizer": lambda: f"AdamW, {given.parameters:,} numbers in {given.variables} variables",
         "word2vec": lambda: f"Word2Vec, {Path(given.corpus).name if given.corpus else 'synthetic'}",
     }[given.domain]()
