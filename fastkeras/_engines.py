@@ -51,7 +51,7 @@ DOMAINS = {
         "keras",
         "reference",
     ),
-    "word2vec": ("native", "numba", "reference"),
+    "word2vec": ("native", "numba", "cupy", "reference"),
     "word2vec.layers": ("tensorflow_native", "torch_native", "jax_native", "keras"),
 }
 AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first

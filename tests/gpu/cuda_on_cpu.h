@@ -444,6 +444,26 @@ template <typename Value>
 Value atomicAdd(Value* address, Value value) {
   return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
+inline float atomicAdd(float* address, float value) {
+  float old, sum;
+  __atomic_load(address, &old, __ATOMIC_RELAXED);
+  do {
+    sum = old + value;
+  } while (
+      !__atomic_compare_exchange(address, &old, &sum, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  return old;
+}
+inline int atomicMin(int* address, int value) {
+  int old = __atomic_load_n(address, __ATOMIC_RELAXED);
+  while (value < old && !__atomic_compare_exchange_n(address, &old, value, true, __ATOMIC_RELAXED,
+                                                     __ATOMIC_RELAXED)) {
+  }
+  return old;
+}
+template <typename Value>
+Value __ldcg(const Value* address) {
+  return *address;
+}
 template <typename Value>
 Value atomicOr(Value* address, Value value) {
   return __atomic_fetch_or(address, value, __ATOMIC_RELAXED);

@@ -13,12 +13,16 @@ if fastkeras.engines("crf")["cupy"] != "ready":
     pytest.skip(fastkeras.engines("crf")["cupy"], allow_module_level=True)
 
 from fastkeras.crf._engines.cupy.host import KERNELS as CRF
+from fastkeras.word2vec._engines.cupy import KERNELS as WORD2VEC
 
 KERNELS = {f"crf-{dtype}-{room}": kernels for (dtype, room), kernels in CRF.items()}
+for (objective, wide), kernels in WORD2VEC.items():
+    KERNELS[f"word2vec-{objective}{'-wide' if wide else ''}"] = kernels
 CASES = [
     (name, "sm_90") for name in KERNELS
 ]  # for other GPUs, the kernels that need the most registers, and those that are used most
-CASES += [(f"crf-{x}", sm) for x in ("float32-32", "float64-128") for sm in ("sm_80", "sm_100")]
+FOR_MORE = ("crf-float32-32", "crf-float64-128", "word2vec-window", "word2vec-pairs-wide")
+CASES += [(name, sm) for name in FOR_MORE for sm in ("sm_80", "sm_100")]
 MOST_REGISTERS = 255
 
 

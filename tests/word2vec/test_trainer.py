@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastkeras
+from engine_parameters import engines_of
 from fastkeras.word2vec import Word2Vec
 from fastkeras.word2vec.training import checkpoint, matrices
 from fastkeras.word2vec.training import loop as training
@@ -70,7 +71,7 @@ def test_words_of_a_topic_become_neighbours(form, loss, rng):
         assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("engine", ["native", "numba", "reference"])
+@pytest.mark.parametrize("engine", engines_of("word2vec"))
 def test_engines_and_block_sizes_give_the_same_model(engine, rng, monkeypatch):
     ids, vocabulary, _ = planted(rng, sentences=400)
     first = small(epochs=2, engine="native").fit(ids, vocabulary=vocabulary, **QUIET)

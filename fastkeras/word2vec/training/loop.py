@@ -21,14 +21,14 @@ FEW_KEPT, FEW_PREDICTED = 0.2, 0.1  # shares of the words; less is worth a warni
 
 
 def train(
-    engine, matrices, tables, settings, ids, state, config, save,
+    train_slice, ids, state, config, save,
     progress=True, callbacks=(), checkpoint=None, checkpoint_minutes=10,
 ):  # fmt: skip
     """Train from the place in `state` on, with the progress and checkpoints of `Word2Vec.fit`.
 
     Args:
-        engine: module of an engine.
-        matrices, tables, settings: for it.
+        train_slice: an engine's `train`, of which `begin, end, key, schedule, num_threads,
+            deterministic` are left to be given.
         ids, state, config: as in `run`.
         save: writes the model to a path.
         progress, callbacks, checkpoint, checkpoint_minutes: as in `Word2Vec.fit`.
@@ -37,8 +37,8 @@ def train(
     seen = Seen()
 
     def pass_over(begin, end, key, schedule):
-        of_slice = key, schedule, config["num_threads"], config["deterministic"]
-        done = engine.train(ids, begin, end, *matrices, tables, settings, *of_slice)
+        of_config = config["num_threads"], config["deterministic"]
+        done = train_slice(begin, end, key, schedule, *of_config)
         seen.add(begin, *done[1:])
         if end == len(ids):
             seen.end_epoch(ids, config)

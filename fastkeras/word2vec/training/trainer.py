@@ -7,6 +7,7 @@ import numpy as np
 from fastkeras import _engines
 from fastkeras.word2vec.arguments import flag, integer
 from fastkeras.word2vec.training import checkpoint as checkpoints
+from fastkeras.word2vec.training import engine as engines
 from fastkeras.word2vec.training import growth, loop, matrices, settings
 from fastkeras.word2vec.training.arguments import check_options, checked, settings_of
 from fastkeras.word2vec.training.inputs import as_corpus, bags, counted, encoded
@@ -57,7 +58,9 @@ class Word2Vec:
             update rows without locks, so that runs differ.
         deterministic: get the same bits on any number of threads, at some cost: the blocks of a
             round do not see each other's changes.
-        engine: "native", "numba" or "reference"; by default the first that is available.
+        engine: "native", "numba" or "reference", by default the first that is available; or "cupy"
+            for a GPU of NVIDIA, without hierarchical softmax and subwords. There `num_threads` is
+            how many places of the text are trained at once, and 0 lets the vocabulary decide.
 
     Attributes:
         vocabulary: of the corpus, with `words`, `counts` and `index`; None before `fit`.
@@ -107,7 +110,8 @@ class Word2Vec:
         self.config = checked(config)
         self.vocabulary = None
         self._settings = settings_of(self.config)
-        self._engine = _engines.engine_for("word2vec", np.empty(0), engine)
+        self._engine = engines.engine_of(self.config, engine)
+        self._elsewhere = None  # what has the newest matrices while an engine trains copies of them
         self._state = loop.new_state(self.config["epochs"])
         self._matrices = None
         self._bags = None
@@ -272,7 +276,7 @@ class Word2Vec:
         from fastkeras.word2vec.vocabulary import Vocabulary
 
         config, state, words, counts, embeddings = checkpoints.load(path)
-        _engines.engine_for("word2vec", np.empty(0), engine)  # whose errors are not about the file
+        engines.engine_of(config, engine)  # whose errors are not about the file
         try:
             model = cls(**config, engine=engine)
             model.vocabulary = Vocabulary(words, counts)
@@ -294,14 +298,15 @@ class Word2Vec:
 
     def __getstate__(self):
         """All but the engine, kept as its name, since modules can be neither pickled nor copied."""
-        return {**vars(self), "_engine": _engines.name_of(self._engine)}
+        self._fetch()
+        return {**vars(self), "_engine": _engines.name_of(self._engine), "_elsewhere": None}
 
     def __setstate__(self, state):
         """Find the engine, or another where it is missing; align the rows to cache lines again."""
         vars(self).update(state)
         if _engines.engines("word2vec").get(state["_engine"]) != "ready":
             state["_engine"] = None
-        self._engine = _engines.engine_for("word2vec", np.empty(0), state["_engine"])
+        self._engine = engines.engine_of(self.config, state["_engine"])
         if self._matrices is not None:
             self._matrices = [matrices.padded_copy(matrix) for matrix in self._matrices]
         self._state = copy.deepcopy(self._state)
@@ -315,7 +320,12 @@ class Word2Vec:
     def _fitted(self):
         if self._matrices is None:
             raise ValueError("the model has no vectors yet: call fit first")
+        self._fetch()
         return self._matrices
+
+    def _fetch(self):
+        if self._elsewhere is not None:
+            self._elsewhere.fetch()
 
     def _add_words(self, found):
         known = self.vocabulary
@@ -337,6 +347,11 @@ class Word2Vec:
             self.vocabulary.counts, self._settings,
             c["sample"], c["ns_exponent"], c["sampling_correction"], self._bags,
         )  # fmt: skip
-        of_engine = self._engine, self._matrices, tables, self._settings
-        loop.train(*of_engine, ids, self._state, c, self.save, **options)
+        of_training = self._matrices, tables, self._settings
+        try:
+            self._elsewhere, train_slice = engines.begin(self._engine, ids, *of_training)
+            loop.train(train_slice, ids, self._state, c, self.save, **options)
+        finally:
+            self._fetch()
+            self._elsewhere = None
         return self
