@@ -11,13 +11,13 @@ __device__ double LogSumExp(int count, const ScoreOf& score) {
 }
 
 // The forward sweep in log space. Each row is relative to the peak of the row before, which every
-// thread finds for itself. Returns log Z; `alpha` is (kept, num_tags).
-__device__ double ExactForward(const Scores& scores, int b, int count, int kept, double* alpha) {
+// thread finds for itself. Returns log Z; `alpha` is (steps, num_tags).
+__device__ double ExactForward(const Scores& scores, int b, int count, double* alpha) {
   const int num_tags = scores.num_tags;
   double total = 0;
   for (int s = 0; s < count; ++s) {
-    double* row = alpha + int64_t(kept == scores.steps ? s : s % 2) * num_tags;
-    const double* before = alpha + int64_t(kept == scores.steps ? s - 1 : (s + 1) % 2) * num_tags;
+    double* row = alpha + int64_t(s) * num_tags;
+    const double* before = row - num_tags;
     double peak = 0;
     if (s > 0) {
       peak = -INFINITY;
@@ -33,8 +33,7 @@ __device__ double ExactForward(const Scores& scores, int b, int count, int kept,
     }
     __syncthreads();
   }
-  const double* last =
-      alpha + int64_t(kept == scores.steps ? count - 1 : (count - 1) % 2) * num_tags;
+  const double* last = alpha + int64_t(count - 1) * num_tags;
   return total + LogSumExp(num_tags, [&](int i) { return last[i]; });
 }
 
@@ -44,15 +43,15 @@ __device__ double ExactForward(const Scores& scores, int b, int count, int kept,
 extern "C" __global__ void __launch_bounds__(512, 1)
     exact(const Real* emissions, const int* tags, const Real* transitions, const Real* start,
           const Real* end, const int* counts, const int* step_index, int steps, int num_tags,
-          Real* rows, int kept, double* scratch, const double* factors, int chunks, Real* unary,
-          Real* pairs, double* log_z, const double* score, int* state, Real* value) {
+          Real* rows, double* scratch, const double* factors, int chunks, Real* unary, Real* pairs,
+          double* log_z, const double* score, int* state, Real* value) {
   const Scores scores = {emissions, transitions, start, end, step_index, steps, num_tags};
   const int b = blockIdx.x, count = counts[b];
   const int flags = state[b];
   __syncthreads();  // all threads read the state before one of them writes it
   if (count > 0 && (flags & kInexact) && !(flags & kUnsound)) {
-    double* alpha = reinterpret_cast<double*>(rows + int64_t(b) * 2 * kept * num_tags);
-    const double of_all = ExactForward(scores, b, count, kept, alpha);
+    double* alpha = reinterpret_cast<double*>(rows + int64_t(b) * 2 * steps * num_tags);
+    const double of_all = ExactForward(scores, b, count, alpha);
     if (threadIdx.x == 0) {
       log_z[b] = of_all;
       if (of_all == -INFINITY) state[b] = flags | kImpossible;

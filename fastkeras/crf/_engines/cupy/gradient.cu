@@ -116,28 +116,28 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 FASTKERAS_KERNEL(pairs_of_chunks);
 
 // sum_{b, chunk} factor_b pairs[b, chunk], or without factors the sum for each sequence.
-// A block computes 32 sums; 8 threads share each.
-extern "C" __global__ void __launch_bounds__(256, 1)
-    sum_of_pairs(const Real* pairs, const int* counts, const double* factors, const int* state,
-                 int batch, int chunks, int num_tags, Real* sums) {
-  FASTKERAS_SHARED(double, parts, 256);
+// A block computes 32 sums; 32 threads share each.
+extern "C" __global__ void __launch_bounds__(1024, 1)
+    sum_of_pairs(const Real* pairs, const int* counts, const double* factors, int has_factors,
+                 const int* state, int batch, int chunks, int num_tags, Real* sums) {
+  FASTKERAS_SHARED(double, parts, 1024);
   const int64_t area = int64_t(num_tags) * num_tags;
   const int64_t tiles = (area + 31) / 32;
   const int64_t k = blockIdx.x % tiles * 32 + threadIdx.x % 32;
   const int alone = int(blockIdx.x / tiles);
-  const int first = factors ? 0 : alone, last = factors ? batch : alone + 1;
+  const int first = has_factors ? 0 : alone, last = has_factors ? batch : alone + 1;
   double sum = 0;
   for (int64_t item = int64_t(first) * chunks + threadIdx.x / 32;
-       k < area && item < int64_t(last) * chunks; item += 8) {
+       k < area && item < int64_t(last) * chunks; item += 32) {
     const int b = int(item / chunks), chunk = int(item % chunks);
-    const double factor = factors ? factors[b] : state[b] & kUnsound ? double(NAN) : 1;
+    const double factor = has_factors ? factors[b] : state[b] & kUnsound ? double(NAN) : 1;
     if (1 + chunk * kChunk >= counts[b] || factor == 0 || state[b] & kImpossible) continue;
     sum += factor == factor ? factor * double(pairs[item * area + k]) : double(NAN);
   }
   parts[threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.x >= 32 || k >= area) return;
-  for (int part = 1; part < 8; ++part) sum += parts[part * 32 + threadIdx.x];
+  for (int part = 1; part < 32; ++part) sum += parts[part * 32 + threadIdx.x];
   sums[alone * area + k] = Real(sum);
 }
 FASTKERAS_KERNEL(sum_of_pairs);

@@ -22,7 +22,7 @@ KERNELS = {
 
 def log_partition(device, chain):
     problem = _Problem(device, chain)
-    problem.sweep(keep=False)
+    problem.sweep(backward=False)
     return problem.value()
 
 
@@ -36,7 +36,7 @@ def sequence_score(device, chain, tags):
 def log_likelihood(device, chain, tags):
     problem = _Problem(device, chain)
     problem.score(tags)
-    problem.sweep(keep=False)
+    problem.sweep(backward=False)
     return problem.value(tags)
 
 
@@ -44,7 +44,7 @@ def log_likelihood_and_gradients(device, chain, tags, weights):
     """The value, and the gradients by the scores in the order of `Gradients`."""
     problem = _Problem(device, chain)
     problem.score(tags, weights)
-    problem.sweep(keep=True)
+    problem.sweep(backward=True)
     unary, pairs = problem.gradient(tags)
     likelihood = problem.value(tags, unary, pairs)
     return likelihood, *problem.sums(unary, pairs)
@@ -66,7 +66,7 @@ def gradients_of_sequence_score(device, chain, tags, weights):
 
 def marginals(device, chain):
     problem = _Problem(device, chain)
-    problem.sweep(keep=True)
+    problem.sweep(backward=True)
     unary, pairs = problem.gradient()
     problem.value(None, unary, pairs)
     return unary, problem.sum_of_pairs(pairs)
@@ -80,7 +80,7 @@ def sample(device, chain, uniforms):
     problem = _Problem(device, chain)
     num_samples = uniforms.shape[0]
     tags = device.zeros(uniforms.shape, "int32")
-    problem.sweep(keep=True)
+    problem.sweep(backward=True)
     problem.value()  # replaces the rows that were inexact
     problem.launch(
         *("draw", problem.batch * -(-num_samples // 64), 64, problem.scores[1]),
@@ -139,7 +139,7 @@ class _Problem:
         self.log_z, self.of_path = (device.empty((self.batch,), "float64") for _ in range(2))
         self.factors = device.empty((max(self.batch, 1),), "float64")  # null has a meaning
         self.has_factors = False
-        self.exponentials = self.rows = self.exponents = self.kept = None
+        self.exponentials = self.rows = self.exponents = None
         self.chunks = max(1, -(-(self.steps - 1) // CHUNKS[self.room]))
         self.launch(
             *("prepare", self.batch + 1, 256, transitions, start, end, lengths, mask),
@@ -183,15 +183,19 @@ class _Problem:
             *(self.state if value is None else None, self.of_path, value, self.factors),
         )
 
-    def sweep(self, keep):
+    def sweep(self, backward):
         self.exponentiate()
-        self.kept = self.steps if keep else 2
-        self.rows = self.empty(self.batch, 2, self.kept, self.num_tags)
+        self.rows = self.empty(self.batch, 2, self.steps, self.num_tags)
         self.exponents = self.device.empty((self.batch, self.steps), "int32")
+        scaled = self.device.empty((self.batch,), "float64")
         self.launch(
-            *("sweeps", (self.batch, 2 if keep else 1), self.sweep_threads, *self.scores),
-            *(self.weights, self.facts, self.exponentials, self.peaks, self.rows, self.kept),
-            *(self.exponents, self.log_z, self.state),
+            *("sweeps", (self.batch, 2 if backward else 1), self.sweep_threads, *self.scores[4:]),
+            *(self.weights, self.facts, self.exponentials, self.peaks, self.rows),
+            *(self.exponents, scaled, self.log_z, self.state),
+        )
+        self.launch(
+            *("watch", self.blocks_of_steps(), 256, *self.scores, self.facts, self.peaks),
+            *(self.rows, self.exponents, scaled, self.state),
         )
 
     def gradient(self, tags=None):
@@ -220,7 +224,7 @@ class _Problem:
         x, *more = self.scores
         threads = -(-min(max(self.num_tags**2 // 8, 32), 512) // 32) * 32
         self.launch(
-            *("exact", self.batch, threads, x, tags, *more, self.rows, self.kept, scratch),
+            *("exact", self.batch, threads, x, tags, *more, self.rows, scratch),
             *(self.factors if self.has_factors else None, self.chunks, unary, pairs, self.log_z),
             *(None if tags is None else self.of_path, self.state, value),
         )
@@ -242,8 +246,7 @@ class _Problem:
         sums = self.empty(*(area if self.has_factors else (self.batch, *area)))
         blocks = -(-(self.num_tags**2) // 32) * (1 if self.has_factors else self.batch)
         self.launch(
-            *("sum_of_pairs", blocks, 256, pairs, self.counts),
-            *(self.factors if self.has_factors else None, self.state),
-            *(self.batch, self.chunks, self.num_tags, sums),
+            *("sum_of_pairs", blocks, 1024, pairs, self.counts, self.factors, int(self.has_factors)),
+            *(self.state, self.batch, self.chunks, self.num_tags, sums),
         )
         return sums

@@ -1,48 +1,21 @@
-// The sweeps in the scaled domain.
+// The sweeps in the scaled domain, and the watch for what they lose.
+//
+// A step waits for the one before, so only its latency counts: the sweeps do nothing that can be
+// done afterwards for all steps at once. Whether alpha has lost digits is left to `watch`.
 
-// sum_i row[i] column[i]; the row is in shared memory, and all threads read the same 16 bytes.
 struct alignas(16) Pack {
   Real of[16 / sizeof(Real)];
 };
 constexpr int kPack = 16 / sizeof(Real);
 
-template <int kRows>
-__device__ inline Real Product(const Pack* row, const Real (&column)[kRows]) {
-  Real sums[4] = {0, 0, 0, 0};
-#pragma unroll
-  for (int i = 0; i < kRows; i += kPack) {
-    const Pack pack = row[i / kPack];
-#pragma unroll
-    for (int k = 0; k < kPack; ++k) sums[(i + k) % 4] += pack.of[k] * column[i + k];
-  }
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
-// Whether an element of alpha that is suspiciously small has lost digits. A zero is right where
-// every way to this tag is forbidden; `gap` becomes the least distance of a score taken as zero.
-template <typename Previous>
-__device__ bool HasLostDigits(const Scores& scores, int b, int count, int s, int j, Real row_peak,
-                              Real peak, const Previous& previous, double* gap) {
-  const Real score = scores.Emission<Real>(b, count, s, j);
-  if (score == Real(-INFINITY)) return false;
-  const Real below = row_peak - score;
-  if (below > kForbidden) {
-    if (below < *gap) *gap = below;
-    return false;
-  }
-  bool reachable = s == 0;
-  for (int i = 0; !reachable && i < scores.num_tags; ++i) {
-    reachable = previous(i) > 0 &&
-                peak - scores.transitions[int64_t(i) * scores.num_tags + j] <= kForbidden;
-  }
-  return reachable;
-}
-
+// Up to 32 tags, a warp computes a step, and each thread one tag. Up to 128, a warp computes the
+// part of 16 tags before, and each thread four tags: it reads a fourth as often as with one tag.
 constexpr int kSweepThreads = kTags == 32 ? 32 : 256;
+constexpr int kColumns = kTags == 128 ? 4 : 1;  // of W, for each thread
 constexpr int kRoom = kTags ? kTags : kSweepThreads;
-constexpr int kGroups = kSweepThreads / kRoom;      // threads that share a column of W
+constexpr int kGroups = kSweepThreads * kColumns / kRoom;  // threads that share a column of W
 constexpr int kRows = kTags ? kTags / kGroups : 4;  // elements of it in the registers of each
-constexpr int kAhead = 8;                           // steps that are loaded in advance
+constexpr int kAhead = 4;                           // steps that are loaded in advance
 
 __device__ inline void Meet() {
   if (kSweepThreads == 32) {
@@ -52,42 +25,50 @@ __device__ inline void Meet() {
   }
 }
 
-// One block sweeps forward (blockIdx.y 0), another backward (1). `rows` is (batch, 2, kept,
-// num_tags), alpha and beta of valid steps. `kept` is `steps`, or 2 if rows are not kept.
-extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
-    sweeps(const Real* emissions, const Real* transitions, const Real* start, const Real* end,
-           const int* counts, const int* step_index, int steps, int num_tags, const Real* weights,
-           const Facts* facts, const Real* exponentials, const Real* peaks, Real* rows, int kept,
-           int* exponents, double* log_z, int* state) {
+// sum_i row[i] W[i, column] for the columns of this thread; the row is in shared memory, and all
+// threads read the same 16 bytes. There are four sums, since one would wait for each addition.
+__device__ inline void Product(const Pack* row, const Real (&weights)[kRows * kColumns],
+                               Real (&sums)[4]) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) sums[k] = 0;
+#pragma unroll
+  for (int i = 0; i < kRows; i += kPack) {
+    const Pack pack = row[i / kPack];
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        sums[kColumns == 4 ? c : (i + k) % 4] += pack.of[k] * weights[(i + k) * kColumns + c];
+      }
+    }
+  }
+}
+
+// One block sweeps forward (blockIdx.y 0), another backward (1). `rows` is (batch, 2, steps,
+// num_tags), alpha and beta of valid steps. `exponents` (batch, steps) are those of alpha;
+// `scaled` (batch) is log Z without the peaks.
+extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSingle ? 2 : 1)
+    sweeps(const int* counts, const int* step_index, int steps, int num_tags, const Real* weights,
+           const Facts* facts, const Real* exponentials, const Real* peaks, Real* rows,
+           int* exponents, double* scaled, double* log_z, const int* state) {
   FASTKERAS_SHARED(Pack, of_rows, 2 * kRoom / kPack);
-  FASTKERAS_SHARED(Real, partial, kRoom);
+  FASTKERAS_SHARED(Pack, of_partial, (kGroups > 1 ? kGroups : 1) * kRoom / kPack);
   FASTKERAS_SHARED(unsigned, maxima, 16);
   FASTKERAS_SHARED(double, doubles, 8);
-  const Scores scores = {emissions, transitions, start, end, step_index, steps, num_tags};
   const int b = blockIdx.x, count = counts[b], lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const bool backward = blockIdx.y == 1;
   if (count == 0) {
-    if (!backward && threadIdx.x == 0) log_z[b] = 0;
+    if (!backward && threadIdx.x == 0) log_z[b] = scaled[b] = 0;
     return;
   }
   const int64_t first_step = int64_t(b) * steps;
   const Real* const matrix = weights + (backward ? int64_t(num_tags) * num_tags : 0);
-  rows += (int64_t(b) * 2 + backward) * kept * num_tags;
-  const Real peak = Real(facts->peak);
-  const Real smallest_safe = kSmallest / kEpsilon * num_tags * num_tags;
-  double gap = facts->gap, last = 0;
-  bool lost = false;
+  rows += (int64_t(b) * 2 + backward) * steps * num_tags;
+  exponentials += first_step * num_tags;
+  double last = 0;
   Real scale = 1;
   int exponent = 0, sum_of_exponents = 0;
   const auto step_of = [&](int n) { return backward ? count - 1 - n : n; };
-  const auto row_of = [&](int s) { return rows + int64_t(kept == steps ? s : s % 2) * num_tags; };
-  // What both branches below do at each step.
-  const auto watch = [&](int s, int j, Real value, const auto& previous) {
-    const Real safe = scale > 1 ? smallest_safe * scale : smallest_safe;
-    if (!backward && !lost && value < safe) {
-      lost = HasLostDigits(scores, b, count, s, j, peaks[first_step + s], peak, previous, &gap);
-    }
-  };
   const auto rescale = [&](unsigned bits) {
     exponent = ExponentOf(bits);
     scale = PowerOfTwo(-exponent);
@@ -99,76 +80,104 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
 
   if constexpr (kTags > 0) {
     Real* const shared_rows = of_rows[0].of;  // two rows, used alternately
-    const int j = threadIdx.x % kRoom, group = threadIdx.x / kRoom;
-    const bool owns = group == 0 && j < num_tags;
-    Real column[kRows];
+    Real* const partial = of_partial[0].of;
+    const int j = threadIdx.x, group = threadIdx.x / (kRoom / kColumns);
+    const bool sums_up = j < kRoom, owns = j < num_tags;
+    Real of_thread[kRows * kColumns];
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const int from = group * kRows + i;
-      column[i] = from < num_tags && j < num_tags ? matrix[int64_t(from) * num_tags + j] : Real(0);
+    for (int k = 0; k < kRows * kColumns; ++k) {
+      const int from = group * kRows + k / kColumns;
+      const int to = threadIdx.x % (kRoom / kColumns) * kColumns + k % kColumns;
+      of_thread[k] =
+          from < num_tags && to < num_tags ? matrix[int64_t(from) * num_tags + to] : Real(0);
     }
-    Real next[kAhead], now[kAhead];
-    const auto load = [&](int first) {
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        next[k] = owns && first + k < count ? exponentials[scores.RowOf(b, step_of(first + k)) + j]
-                                            : Real(0);
+    const auto exponential = [&](int n) {
+      if (!owns || n >= count) return Real(0);
+      const int t = StepAt(step_index, first_step, step_of(n));
+      return exponentials[int64_t(t) * num_tags + j];
+    };
+    Real* row = rows + int64_t(step_of(0)) * num_tags + j;
+    const int64_t to_next_row = backward ? -num_tags : num_tags;
+    // What remains of a step once alpha or beta before the emission is known.
+    const auto finish = [&](int n, Real reached, Real term) {
+      const Real value = reached * term;
+      if (sums_up) {
+        shared_rows[n % 2 * kRoom + j] = value;
+        if (owns) *row = backward ? reached : value;
+        const unsigned largest = __reduce_max_sync(kAllLanes, UpperBits(value));
+        if (kSweepThreads == 32) {
+          rescale(largest);
+        } else if (lane == 0) {
+          maxima[n % 2 * 8 + warp] = largest;
+        }
+        last = value;
+      }
+      row += to_next_row;
+      Meet();
+      if (kSweepThreads > 32) {
+        unsigned largest = 0;
+        for (int w = 0; w < kRoom / 32; ++w) {
+          largest = Largest::Of(largest, maxima[n % 2 * 8 + w]);
+        }
+        rescale(largest);
       }
     };
-    load(0);
-    for (int first = 0; first < count; first += kAhead) {
+    Real next[kAhead], now[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) next[k] = exponential(1 + k);
+    note_exponent(step_of(0));
+    finish(0, Real(1), exponential(0));
+    for (int first = 1; first < count; first += kAhead) {
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) now[k] = next[k];
-      load(first + kAhead);
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) next[k] = exponential(first + kAhead + k);
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
         const int n = first + k;
-        if (n >= count) continue;
-        const int s = step_of(n);
-        const Real* previous = shared_rows + (n + 1) % 2 * kRoom;
-        Real reached = 1;
-        if (n > 0) {
-          const Pack* packs = of_rows + ((n + 1) % 2 * kRoom + group * kRows) / kPack;
-          reached = Product(packs, column);
-          if (kGroups > 1) {
-            if (group == 1) partial[j] = reached;
-            __syncthreads();
-            if (group == 0) reached += partial[j];
+        if (n >= count) break;
+        Real sums[4];
+        Product(of_rows + ((n + 1) % 2 * kRoom + group * kRows) / kPack, of_thread, sums);
+        Real reached;
+        if (kGroups == 1) {
+          reached = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        } else {
+          const int column = threadIdx.x % (kRoom / kColumns) * kColumns;
+#pragma unroll
+          for (int c = 0; c < 4; c += kPack) {
+            Pack pack;
+#pragma unroll
+            for (int p = 0; p < kPack; ++p) pack.of[p] = sums[c + p];
+            of_partial[(group * kRoom + column + c) / kPack] = pack;
           }
-          reached *= scale;
+          __syncthreads();
+          reached = 0;
+          if (sums_up) {
+            Real parts[kGroups];
+#pragma unroll
+            for (int g = 0; g < kGroups; ++g) parts[g] = partial[g * kRoom + j];
+#pragma unroll
+            for (int apart = 1; apart < kGroups; apart *= 2) {
+#pragma unroll
+              for (int g = 0; g + apart < kGroups; g += 2 * apart) parts[g] += parts[g + apart];
+            }
+            reached = parts[0];
+          }
         }
-        note_exponent(s);
-        if (group == 0) {
-          const Real value = reached * now[k];
-          shared_rows[n % 2 * kRoom + j] = value;
-          if (owns) {
-            if (kept == steps) row_of(s)[j] = backward ? reached : value;
-            watch(s, j, value, [&](int i) { return previous[i]; });
-          }
-          last = value;
-          const unsigned largest = __reduce_max_sync(kAllLanes, UpperBits(value));
-          if (kSweepThreads == 32) {
-            rescale(largest);
-          } else if (lane == 0) {
-            maxima[n % 2 * 8 + warp] = largest;
-          }
-        }
-        Meet();
-        if (kSweepThreads > 32) {
-          unsigned largest = 0;
-          for (int w = 0; w < kRoom / 32; ++w) {
-            largest = Largest::Of(largest, maxima[n % 2 * 8 + w]);
-          }
-          rescale(largest);
-        }
+        reached *= scale;
+        note_exponent(step_of(n));
+        finish(n, reached, now[k]);
       }
     }
+    if (!sums_up) last = 0;
   } else {
     for (int n = 0; n < count; ++n) {
-      const int s = step_of(n), before = backward ? s + 1 : s - 1;
-      const Real* e = exponentials + scores.RowOf(b, s);
-      const Real* e_before = n > 0 ? exponentials + scores.RowOf(b, before) : e;
-      const Real* row_before = row_of(n > 0 ? before : s);
+      const int s = step_of(n), before = n == 0 ? s : backward ? s + 1 : s - 1;
+      const Real* e = exponentials + int64_t(StepAt(step_index, first_step, s)) * num_tags;
+      const Real* e_before =
+          exponentials + int64_t(StepAt(step_index, first_step, before)) * num_tags;
+      const Real* row_before = rows + int64_t(before) * num_tags;
+      Real* const row = rows + int64_t(s) * num_tags;
       const auto previous = [&](int i) {
         return backward ? row_before[i] * e_before[i] : row_before[i];
       };
@@ -190,8 +199,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
           reached = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * scale;
         }
         const Real value = reached * e[j];
-        row_of(s)[j] = backward ? reached : value;
-        watch(s, j, value, previous);
+        row[j] = backward ? reached : value;
         last += value;
         largest = Largest::Of(largest, UpperBits(value));
       }
@@ -208,14 +216,55 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
   for (int s = threadIdx.x; s < count; s += kSweepThreads) peak_of_steps += peaks[first_step + s];
   peak_of_steps = OfBlock<Sum, kSweepThreads>(peak_of_steps, doubles);
   last = OfBlock<Sum, kSweepThreads>(last, doubles);
-  gap = OfBlock<Smallest, kSweepThreads>(gap, doubles);
-  const double any_lost = OfBlock<Largest, kSweepThreads>(lost ? 1.0 : 0.0, doubles);
   if (threadIdx.x > 0) return;
-  const double scaled = log(last) + sum_of_exponents * 0.693147180559945309417;
+  scaled[b] = log(last) + sum_of_exponents * 0.693147180559945309417;
   const double of_transitions = count > 1 ? (count - 1) * facts->peak : 0.0;
-  log_z[b] = state[b] & kUnsound ? double(NAN) : scaled + peak_of_steps + of_transitions;
-  // An upper bound, in log space, for all paths through something that counted as zero:
-  const double forgotten = count * log(double(num_tags)) - gap;
-  if (any_lost > 0 || !(forgotten < scaled - 40)) atomicOr(&state[b], int(kInexact));
+  log_z[b] = state[b] & kUnsound ? double(NAN) : scaled[b] + peak_of_steps + of_transitions;
 }
 FASTKERAS_KERNEL(sweeps);
+
+// Whether a suspiciously small element of alpha has lost digits. A zero is right where every way to
+// this tag is forbidden; `gap` becomes the least distance of a score that was taken as zero.
+__device__ bool HasLostDigits(const Scores& scores, int b, int count, int s, int j, Real row_peak,
+                              Real peak, const Real* before, double* gap) {
+  const Real score = scores.Emission<Real>(b, count, s, j);
+  if (score == Real(-INFINITY)) return false;
+  const Real below = row_peak - score;
+  if (below > kForbidden) {
+    if (below < *gap) *gap = below;
+    return false;
+  }
+  bool reachable = s == 0;
+  for (int i = 0; !reachable && i < scores.num_tags; ++i) {
+    reachable =
+        before[i] > 0 && peak - scores.transitions[int64_t(i) * scores.num_tags + j] <= kForbidden;
+  }
+  return reachable;
+}
+
+// Marks the sequences whose log Z is not exact: where an element of alpha has lost digits, or where
+// all paths together through something that counted as zero may matter. One warp for each step.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    watch(const Real* emissions, const Real* transitions, const Real* start, const Real* end,
+          const int* counts, const int* step_index, int steps, int num_tags, const Facts* facts,
+          const Real* peaks, const Real* rows, const int* exponents, const double* scaled,
+          int* state) {
+  const Scores scores = {emissions, transitions, start, end, step_index, steps, num_tags};
+  const int blocks = (steps + 7) / 8, b = blockIdx.x / blocks, lane = threadIdx.x % 32;
+  const int s = blockIdx.x % blocks * 8 + threadIdx.x / 32, count = counts[b];
+  if (s >= count) return;
+  const int64_t step = int64_t(b) * steps + s;
+  const Real* const alpha = rows + (int64_t(b) * 2 * steps + s) * num_tags;
+  const Real scale = PowerOfTwo(-exponents[step]);
+  const Real safe = kSmallest / kEpsilon * num_tags * num_tags * (scale > 1 ? scale : Real(1));
+  double gap = s == 0 ? facts->gap : double(INFINITY);
+  bool lost = false;
+  for (int j = lane; j < num_tags && !lost; j += 32) {
+    if (!(alpha[j] < safe)) continue;
+    lost = HasLostDigits(scores, b, count, s, j, peaks[step], Real(facts->peak), alpha - num_tags,
+                         &gap);
+  }
+  const double forgotten = count * log(double(num_tags)) - gap;  // an upper bound, in log space
+  if (lost || !(forgotten < scaled[b] - 40)) atomicOr(&state[b], int(kInexact));
+}
+FASTKERAS_KERNEL(watch);

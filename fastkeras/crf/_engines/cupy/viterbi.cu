@@ -14,80 +14,163 @@ __device__ inline void Raise(Real* best, int* from, Real score, int i) {
   }
 }
 
+// max_i (row[i] + transitions[i, column]) for the columns of this thread, and the lowest i that
+// gives it, for rows without NaN; laid out as for `Product`. With one column, there are four
+// maxima, each of a quarter of the tags, since one would wait for each comparison.
+__device__ inline void Best(const Pack* row, const Real (&transitions)[kRows * kColumns],
+                            Real (&best)[4], int (&from)[4]) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    best[k] = -INFINITY;
+    from[k] = 0;
+  }
+#pragma unroll
+  for (int i = 0; i < kRows; i += kPack) {
+    const int of = kColumns == 4 ? i : i / kPack % 4 * (kRows / 4) + i / (4 * kPack) * kPack;
+    const Pack pack = row[of / kPack];
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const int chain = kColumns == 4 ? c : i / kPack % 4;
+        const Real score = pack.of[k] + transitions[(of + k) * kColumns + c];
+        if (score > best[chain]) {
+          best[chain] = score;
+          from[chain] = of + k;
+        }
+      }
+    }
+  }
+}
+
 // The best path, in a tie that of the lowest tags, and its score. `rows` is (batch, 2, num_tags),
 // `pointers` (batch, steps, num_tags): the tag before.
-extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
+extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSingle ? 2 : 1)
     viterbi(const Real* emissions, const Real* transitions, const Real* start, const Real* end,
             const int* counts, const int* step_index, int steps, int num_tags, const Facts* facts,
             Real* rows, Pointer* pointers, int* tags, Real* value) {
   constexpr int kPeriod = 32;  // steps after which scores restart near 0, to keep their digits
-  FASTKERAS_SHARED(Real, best, 2 * kRoom);
-  FASTKERAS_SHARED(Real, of_groups, kRoom);
-  FASTKERAS_SHARED(int, from_groups, kRoom);
+  FASTKERAS_SHARED(Pack, of_rows, 2 * kRoom / kPack);
+  FASTKERAS_SHARED(Pack, of_partial, (kGroups > 1 ? kGroups : 1) * kRoom / kPack);
+  FASTKERAS_SHARED(Pointer, from_partial, (kGroups > 1 ? kGroups : 1) * kRoom);
   FASTKERAS_SHARED(double, doubles, 8);
   FASTKERAS_SHARED(Pointer, staged, kPeriod * kRoom);
   const Scores scores = {emissions, transitions, start, end, step_index, steps, num_tags};
-  const int b = blockIdx.x, count = counts[b];
+  const int b = blockIdx.x, count = counts[b], lane = threadIdx.x % 32;
   if (count == 0) {
     if (threadIdx.x == 0) value[b] = 0;
     return;
   }
-  rows = kTags ? best : rows + int64_t(b) * 2 * num_tags;
+  const int64_t of_sequence = int64_t(b) * steps;
+  rows = kTags ? of_rows[0].of : rows + int64_t(b) * 2 * num_tags;
   const int stride = kTags ? kTags : num_tags;
-  pointers += int64_t(b) * steps * num_tags;
-  const int group = threadIdx.x / kRoom;
-  const int first_tag = threadIdx.x % kRoom;
-  Real column[kRows];
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    const int from = group * kRows + i;
-    column[i] = kTags && from < num_tags && first_tag < num_tags
-                    ? transitions[int64_t(from) * num_tags + first_tag]
-                    : Real(-INFINITY);
-  }
+  pointers += of_sequence * num_tags;
   bool unsound = facts->unsound_ends > 0 || (count > 1 && facts->unsound > 0);
-  Real taken = 0;
-  for (int s = 0; s < count; ++s) {
-    const Real* before = rows + (s + 1) % 2 * stride;
-    Real* row = rows + s % 2 * stride;
-    for (int j = first_tag; j < num_tags || (kTags && j == first_tag); j += kSweepThreads) {
-      Real reached = -INFINITY;
-      int from = 0;
-      if (s > 0 && kTags) {
+  // What is taken from the scores of the next step.
+  const auto peak_after = [&](int s, const Real* row) -> Real {
+    if (s % kPeriod != kPeriod - 1) return 0;
+    Real peak = -INFINITY;
+    for (int j = lane; j < num_tags; j += 32) peak = Largest::Of(peak, row[j]);
+    peak = OfWarp<Largest>(peak);
+    return peak - peak == 0 ? rint(peak) : Real(0);  // a whole number keeps exact scores exact
+  };
+
+  if constexpr (kTags > 0) {
+    const int j = threadIdx.x, group = threadIdx.x / (kRoom / kColumns);
+    const int column = threadIdx.x % (kRoom / kColumns) * kColumns;
+    const bool sums_up = j < kRoom, owns = j < num_tags;
+    Real of_thread[kRows * kColumns];
 #pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-          const int tag = group * kRows + i;
-          if (tag < num_tags) Raise(&reached, &from, before[tag] + column[i], tag);
-        }
-        if (kGroups > 1) {
-          if (group == 1) {
-            of_groups[j] = reached;
-            from_groups[j] = from;
+    for (int k = 0; k < kRows * kColumns; ++k) {
+      const int from = group * kRows + k / kColumns, to = column + k % kColumns;
+      of_thread[k] = from < num_tags && to < num_tags ? transitions[int64_t(from) * num_tags + to]
+                                                      : Real(-INFINITY);
+    }
+    const auto emission = [&](int s) {
+      return owns && s < count ? emissions[scores.RowOf(b, s) + j] : Real(0);
+    };
+    Pointer* pointer = pointers + j;
+    Real taken = 0;
+    const auto finish = [&](int s, Real reached, int from, Real term) {
+      Real* const row = rows + s % 2 * kRoom;
+      if (sums_up) {
+        if (IsUnsound(term)) unsound = true;
+        row[j] = owns ? (reached - taken) + term : Real(0);
+        if (owns && s > 0) *pointer = Pointer(from);
+      }
+      pointer += num_tags;
+      Meet();
+      taken = peak_after(s, row);
+    };
+    Real next[kAhead], now[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) next[k] = emission(1 + k);
+    finish(0, owns ? start[j] : Real(0), 0, emission(0));
+    for (int first = 1; first < count; first += kAhead) {
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) now[k] = next[k];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) next[k] = emission(first + kAhead + k);
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int s = first + k;
+        if (s >= count) break;
+        Real best[4];
+        int from[4];
+        Best(of_rows + ((s + 1) % 2 * kRoom + group * kRows) / kPack, of_thread, best, from);
+        if (kGroups == 1) {
+#pragma unroll
+          for (int c = 1; c < 4; ++c) {
+            if (best[c] > best[0]) {
+              best[0] = best[c];
+              from[0] = from[c];
+            }
+          }
+        } else {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            of_partial[0].of[group * kRoom + column + c] = best[c];
+            from_partial[group * kRoom + column + c] = Pointer(group * kRows + from[c]);
           }
           __syncthreads();
-          if (group == 0) Raise(&reached, &from, of_groups[j], from_groups[j]);
+          if (sums_up) {
+            best[0] = -INFINITY;
+            from[0] = 0;
+#pragma unroll
+            for (int g = 0; g < kGroups; ++g) {
+              const Real score = of_partial[0].of[g * kRoom + j];
+              if (score > best[0]) {
+                best[0] = score;
+                from[0] = g;
+              }
+            }
+            if (best[0] > Real(-INFINITY)) from[0] = from_partial[from[0] * kRoom + j];
+          }
         }
-      } else if (s > 0) {
-        for (int i = 0; i < num_tags; ++i) {
+        finish(s, best[0], from[0], now[k]);
+      }
+    }
+  }
+  // Any number of tags, and scores with NaN or +inf, in which the recursion ends.
+  const bool any_unsound = OfBlock<Largest, kSweepThreads>(unsound ? 1.0 : 0.0, doubles) > 0;
+  if (kTags == 0 || any_unsound) {
+    Real taken = 0;
+    for (int s = 0; s < count; ++s) {
+      const Real* before = rows + (s + 1) % 2 * stride;
+      Real* row = rows + s % 2 * stride;
+      for (int j = threadIdx.x; j < num_tags; j += kSweepThreads) {
+        Real reached = s > 0 ? Real(-INFINITY) : start[j];
+        int from = 0;
+        for (int i = 0; s > 0 && i < num_tags; ++i) {
           Raise(&reached, &from, before[i] + transitions[int64_t(i) * num_tags + j], i);
         }
-      } else if (j < num_tags) {
-        reached = start[j];
-      }
-      if (group == 0 && j < num_tags) {
         const Real emission = emissions[scores.RowOf(b, s) + j];
         if (IsUnsound(emission)) unsound = true;
         row[j] = (reached - taken) + emission;
         if (s > 0) pointers[int64_t(s) * num_tags + j] = Pointer(from);
       }
-    }
-    Meet();
-    taken = 0;
-    if (s % kPeriod == kPeriod - 1) {
-      Real peak = -INFINITY;
-      int of_peak = 0;
-      for (int j = 0; j < num_tags; ++j) Raise(&peak, &of_peak, row[j], j);
-      if (peak - peak == 0) taken = rint(peak);  // a whole number keeps exact scores exact
+      Meet();
+      taken = peak_after(s, row);
     }
   }
   // The last tag, then back through the pointers. These are copied to shared memory first, since
@@ -96,7 +179,6 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
   int tag = 0;
   const Real* last = rows + (count - 1) % 2 * stride;
   for (int j = 0; j < num_tags; ++j) Raise(&final_score, &tag, last[j] + end[j], j);
-  const int64_t of_sequence = int64_t(b) * steps;
   for (int high = count; high > 0; high -= kPeriod) {
     const int low = high > kPeriod ? high - kPeriod : 0;
     if (kTags) {
@@ -116,8 +198,8 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, 1)
     Meet();
   }
   const double score = PathScore<kSweepThreads>(scores, tags, b, count, doubles);
-  const double any_unsound = OfBlock<Largest, kSweepThreads>(unsound ? 1.0 : 0.0, doubles);
+  const double is_unsound = OfBlock<Largest, kSweepThreads>(unsound ? 1.0 : 0.0, doubles);
   // In a chain that is not sound, the recursion ends in NaN or +inf, and that is its score.
-  if (threadIdx.x == 0) value[b] = any_unsound > 0 ? final_score : Real(score);
+  if (threadIdx.x == 0) value[b] = is_unsound > 0 ? final_score : Real(score);
 }
 FASTKERAS_KERNEL(viterbi);
