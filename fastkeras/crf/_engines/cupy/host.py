@@ -246,7 +246,7 @@ class _Problem:
         sums = self.empty(*(area if self.has_factors else (self.batch, *area)))
         blocks = -(-(self.num_tags**2) // 32) * (1 if self.has_factors else self.batch)
         self.launch(
-            *("sum_of_pairs", blocks, 1024, pairs, self.counts, self.factors, int(self.has_factors)),
-            *(self.state, self.batch, self.chunks, self.num_tags, sums),
+            *("sum_of_pairs", blocks, 1024, pairs, self.counts, self.factors),
+            *(int(self.has_factors), self.state, self.batch, self.chunks, self.num_tags, sums),
         )
         return sums
