@@ -65,24 +65,25 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
   const Real* const matrix = weights + (backward ? int64_t(num_tags) * num_tags : 0);
   rows += (int64_t(b) * 2 + backward) * steps * num_tags;
   exponentials += first_step * num_tags;
-  double last = 0;
-  Real scale = 1;
+  exponents += first_step;
+  const bool writes_exponents = !backward && threadIdx.x == 0;
+  Real last = 0, scale = 1;
   int exponent = 0, sum_of_exponents = 0;
   const auto step_of = [&](int n) { return backward ? count - 1 - n : n; };
   const auto rescale = [&](unsigned bits) {
     exponent = ExponentOf(bits);
     scale = PowerOfTwo(-exponent);
   };
-  const auto note_exponent = [&](int s) {
+  const auto note_exponent = [&](int n) {
     sum_of_exponents += exponent;
-    if (!backward && threadIdx.x == 0) exponents[first_step + s] = exponent;
+    if (writes_exponents) exponents[n] = exponent;
   };
 
   if constexpr (kTags > 0) {
     Real* const shared_rows = of_rows[0].of;  // two rows, used alternately
     Real* const partial = of_partial[0].of;
     const int j = threadIdx.x, group = threadIdx.x / (kRoom / kColumns);
-    const bool sums_up = j < kRoom, owns = j < num_tags;
+    const bool sums_up = kGroups == 1 || j < kRoom, owns = j < num_tags;
     Real of_thread[kRows * kColumns];
 #pragma unroll
     for (int k = 0; k < kRows * kColumns; ++k) {
@@ -125,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
     Real next[kAhead], now[kAhead];
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) next[k] = exponential(1 + k);
-    note_exponent(step_of(0));
+    note_exponent(0);
     finish(0, Real(1), exponential(0));
     for (int first = 1; first < count; first += kAhead) {
 #pragma unroll
@@ -165,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
           }
         }
         reached *= scale;
-        note_exponent(step_of(n));
+        note_exponent(n);
         finish(n, reached, now[k]);
       }
     }
@@ -181,7 +182,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
       const auto previous = [&](int i) {
         return backward ? row_before[i] * e_before[i] : row_before[i];
       };
-      note_exponent(s);
+      note_exponent(n);
       unsigned largest = 0;
       last = 0;
       for (int j = threadIdx.x; j < num_tags; j += kSweepThreads) {
@@ -215,9 +216,9 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
   double peak_of_steps = 0;
   for (int s = threadIdx.x; s < count; s += kSweepThreads) peak_of_steps += peaks[first_step + s];
   peak_of_steps = OfBlock<Sum, kSweepThreads>(peak_of_steps, doubles);
-  last = OfBlock<Sum, kSweepThreads>(last, doubles);
+  const double sum = OfBlock<Sum, kSweepThreads>(double(last), doubles);
   if (threadIdx.x > 0) return;
-  scaled[b] = log(last) + sum_of_exponents * 0.693147180559945309417;
+  scaled[b] = log(sum) + sum_of_exponents * 0.693147180559945309417;
   const double of_transitions = count > 1 ? (count - 1) * facts->peak : 0.0;
   log_z[b] = state[b] & kUnsound ? double(NAN) : scaled[b] + peak_of_steps + of_transitions;
 }

@@ -15,8 +15,8 @@ __device__ inline void Raise(Real* best, int* from, Real score, int i) {
 }
 
 // max_i (row[i] + transitions[i, column]) for the columns of this thread, and the lowest i that
-// gives it, for rows without NaN; laid out as for `Product`. With one column, there are four
-// maxima, each of a quarter of the tags, since one would wait for each comparison.
+// gives it, for rows without NaN; laid out as for `Product`. With one column, the four maxima are
+// of every fourth tag each.
 __device__ inline void Best(const Pack* row, const Real (&transitions)[kRows * kColumns],
                             Real (&best)[4], int (&from)[4]) {
 #pragma unroll
@@ -26,17 +26,16 @@ __device__ inline void Best(const Pack* row, const Real (&transitions)[kRows * k
   }
 #pragma unroll
   for (int i = 0; i < kRows; i += kPack) {
-    const int of = kColumns == 4 ? i : i / kPack % 4 * (kRows / 4) + i / (4 * kPack) * kPack;
-    const Pack pack = row[of / kPack];
+    const Pack pack = row[i / kPack];
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
-        const int chain = kColumns == 4 ? c : i / kPack % 4;
-        const Real score = pack.of[k] + transitions[(of + k) * kColumns + c];
-        if (score > best[chain]) {
-          best[chain] = score;
-          from[chain] = of + k;
+        const int of = kColumns == 4 ? c : (i + k) % 4;
+        const Real score = pack.of[k] + transitions[(i + k) * kColumns + c];
+        if (score > best[of]) {
+          best[of] = score;
+          from[of] = i + k;
         }
       }
     }
@@ -78,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
   if constexpr (kTags > 0) {
     const int j = threadIdx.x, group = threadIdx.x / (kRoom / kColumns);
     const int column = threadIdx.x % (kRoom / kColumns) * kColumns;
-    const bool sums_up = j < kRoom, owns = j < num_tags;
+    const bool sums_up = kGroups == 1 || j < kRoom, owns = j < num_tags;
     Real of_thread[kRows * kColumns];
 #pragma unroll
     for (int k = 0; k < kRows * kColumns; ++k) {
@@ -121,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
         if (kGroups == 1) {
 #pragma unroll
           for (int c = 1; c < 4; ++c) {
-            if (best[c] > best[0]) {
+            if (best[c] > best[0] || (best[c] == best[0] && from[c] < from[0])) {
               best[0] = best[c];
               from[0] = from[c];
             }
