@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -21,9 +22,9 @@ from setuptools.command.build_ext import build_ext
 
 OPS = "fastkeras.libfastkeras_tf_ops"  # "lib", so that Python never takes the file for a module
 FITS_ONE_TENSORFLOW = {  # its headers are needed: variables and XLA are not in the C API
-    "fastkeras.libfastkeras_tf_variable_ops": "csrc/optimizers/tensorflow.cc",
-    "fastkeras.libfastkeras_tf_xla": "csrc/crf/xla.cc",
-    "fastkeras.libfastkeras_tf_variable_xla": "csrc/optimizers/xla.cc",
+    "fastkeras.libfastkeras_tf_variable_ops": ("csrc/optimizers/tensorflow.cc",),
+    "fastkeras.libfastkeras_tf_xla": ("csrc/crf/xla.cc", "csrc/seq2seq/xla.cc"),
+    "fastkeras.libfastkeras_tf_variable_xla": ("csrc/optimizers/xla.cc",),
 }
 OF_TENSORFLOW = "fastkeras.libfastkeras_tf_variable_ops"  # the first of them
 CALLS = "fastkeras.libfastkeras_jax"
@@ -226,15 +227,15 @@ PARTS = [
     part(
         OPS,
         {str(path) for path in Path("csrc").rglob("*tensorflow.cc")}
-        - set(FITS_ONE_TENSORFLOW.values()),
+        - set(chain(*FITS_ONE_TENSORFLOW.values())),
     ),
 ]
 if TENSORFLOW:
     folder, version = TENSORFLOW
     minor = "_".join(version.split(".")[:2])
     headers = ("include", "include/external/highwayhash", "include/external/farmhash_archive/src")
-    for library, source in FITS_ONE_TENSORFLOW.items():
-        PARTS.append(part(f"{library}_{minor}", [source]))
+    for library, sources in FITS_ONE_TENSORFLOW.items():
+        PARTS.append(part(f"{library}_{minor}", sources))
         PARTS[-1].headers_of = f"tensorflow {version}"
         PARTS[-1].extra_compile_args = [
             *(f"-isystem{folder}/{header}" for header in headers),

@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "argument_checks.h"
 #include "tensorflow_c_api.h"
 
 namespace fastkeras::tensorflow {
@@ -114,10 +115,10 @@ Tensor Output(TF_OpKernelContext* context, int index, const std::vector<int64_t>
   return Owned(tensor);
 }
 
-inline std::string Text(const std::vector<int64_t>& shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + (shape.size() == 1 ? ",)" : ")");
+// As an argument of the functions that check (argument_checks.h).
+template <typename T>
+Argument<T> ArgumentOf(const Tensor& tensor) {
+  return {tensor.data<const T>(), tensor.shape};
 }
 
 inline void ExpectShape(const char* name, const Tensor& tensor,

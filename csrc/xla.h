@@ -161,6 +161,12 @@ void RegisterCall(const char* op) {
       });
 }
 
+template <template <typename> class Kernel>
+void RegisterCalls(const char* op) {
+  RegisterCall<Kernel, float>(op);
+  RegisterCall<Kernel, double>(op);
+}
+
 }  // namespace fastkeras::xla_call
 
 #endif  // FASTKERAS_XLA_H_

@@ -51,7 +51,7 @@ CALLS = {  # for each op: its inputs, and its attributes besides T
     "SemiMarkovViterbi": (segments, threads),
     "Seq2seqSelect": (
         [emissions, numbers(batch, steps), np.ones((batch, steps, 2), "i4"),
-         np.ones((batch, tags), bool), np.array(1.2)],
+         np.ones((batch, 1, tags), bool), np.array(1.2)],
         {"num_candidates": 2, "no_repeat_ngram": 2, **threads},
     ),
     "Word2vecGroup": ([places], {"num_words": words, "holes": True}),

@@ -1,8 +1,6 @@
 #include "crf/arguments.h"
 
 #include <limits>
-#include <sstream>
-#include <stdexcept>
 
 namespace fastkeras::crf {
 namespace {
@@ -10,26 +8,7 @@ namespace {
 constexpr int64_t kMostSteps = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMostPaths = int64_t{1} << 29;  // even twice as many have numbers of 32 bits
 
-template <typename... Parts>
-[[noreturn]] void Refuse(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
-}
-
 }  // namespace
-
-std::string Text(const Shape& shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + (shape.size() == 1 ? ",)" : ")");
-}
-
-void ExpectShape(const char* name, const Shape& shape, const Shape& expected) {
-  if (shape != expected) {
-    Refuse(name, " must have shape ", Text(expected), ", got ", Text(shape));
-  }
-}
 
 Sizes CheckedSizes(const Shape& emissions) {
   if (emissions.size() != 3 || emissions[2] < 1) {

@@ -1,28 +1,15 @@
-// The check of the CRF's arguments, for calls from Python, TensorFlow and XLA alike. The caller
-// passes the shapes of contiguous arrays of the right types; whatever does not fit raises
-// std::invalid_argument, which names the argument, what it is and what is allowed.
+// The check of the CRF's arguments (argument_checks.h).
 
 #ifndef FASTKERAS_CRF_ARGUMENTS_H_
 #define FASTKERAS_CRF_ARGUMENTS_H_
 
 #include <cstdint>
-#include <string>
-#include <vector>
 
+#include "argument_checks.h"
 #include "crf/crf.h"
 #include "crf/semi_markov/semi_markov.h"
 
 namespace fastkeras::crf {
-
-using Shape = std::vector<int64_t>;
-
-template <typename T>
-struct Argument {
-  const T* data;
-  Shape shape;
-};
-
-void ExpectShape(const char* name, const Shape& shape, const Shape& expected);
 
 struct Sizes {
   int64_t batch, steps, num_tags;
@@ -53,8 +40,6 @@ int64_t CheckedK(int64_t k);
 
 // (num_samples, batch, steps); any num_samples will do, and is returned.
 int64_t CheckedNumSamples(const Shape& uniforms, int64_t batch, int64_t steps);
-
-std::string Text(const Shape& shape);
 
 }  // namespace fastkeras::crf
 

@@ -11,6 +11,7 @@
 
 namespace fastkeras::crf {
 
+using tensorflow::ArgumentOf;
 using tensorflow::Input;
 using tensorflow::IntAttribute;
 using tensorflow::Output;
@@ -20,11 +21,6 @@ using tensorflow::Tensor;
 #define FASTKERAS_CHAINS                                                          \
   "emissions: T", "transitions: T", "start_transitions: T", "end_transitions: T", \
       "lengths: int32", "mask: bool"
-
-template <typename T>
-Argument<T> ArgumentOf(const Tensor& tensor) {
-  return {tensor.data<const T>(), tensor.shape};
-}
 
 inline bool IsEmptyMatrix(const Tensor& tensor) { return tensor.shape == Shape{0, 0}; }
 

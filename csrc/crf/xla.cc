@@ -1,19 +1,14 @@
-// The ops of the CRF and of the decoding of sequences, inside programs that XLA compiles.
+// The ops of the CRF, inside programs that XLA compiles.
 
 #include "xla.h"
 
 #include "crf/semi_markov/tensorflow_kernels.h"
 #include "crf/tensorflow_kernels.h"
-#include "seq2seq/tensorflow_kernels.h"
 
 namespace fastkeras::crf {
 namespace {
 
-template <template <typename> class Kernel>
-void RegisterCalls(const char* op) {
-  xla_call::RegisterCall<Kernel, float>(op);
-  xla_call::RegisterCall<Kernel, double>(op);
-}
+using xla_call::RegisterCalls;
 
 const bool registered = [] {
   RegisterCalls<ValueKernel>("Fastkeras>CrfValue");
@@ -25,7 +20,6 @@ const bool registered = [] {
   RegisterCalls<SemiLogPartitionKernel>("Fastkeras>SemiMarkovLogPartition");
   RegisterCalls<SemiMarginalsKernel>("Fastkeras>SemiMarkovMarginals");
   RegisterCalls<SemiViterbiKernel>("Fastkeras>SemiMarkovViterbi");
-  RegisterCalls<seq2seq::SelectKernel>("Fastkeras>Seq2seqSelect");
   return true;
 }();
 

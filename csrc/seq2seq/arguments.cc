@@ -1,29 +1,20 @@
 #include "seq2seq/arguments.h"
 
 #include <limits>
-#include <sstream>
-#include <stdexcept>
 
 namespace fastkeras::seq2seq {
 namespace {
 
 constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
 
-template <typename... Parts>
-[[noreturn]] void Refuse(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
-}
-
 }  // namespace
 
 int64_t CheckedBatch(const Shape& logits) {
   if (logits.size() != 3 || logits[1] < 1 || logits[2] < 1) {
-    Refuse("logits must have shape (batch, beams >= 1, vocabulary >= 1), got ", crf::Text(logits));
+    Refuse("logits must have shape (batch, beams >= 1, vocabulary >= 1), got ", Text(logits));
   }
   if (logits[1] > kMost / logits[2]) {
-    Refuse("logits must have at most ", kMost, " tokens a sentence, got ", crf::Text(logits));
+    Refuse("logits must have at most ", kMost, " tokens a sentence, got ", Text(logits));
   }
   return logits[0];
 }
@@ -41,11 +32,11 @@ Step<T> CheckedStep(const Argument<T>& logits, const Argument<T>& scores,
                     double repetition_penalty, int64_t no_repeat_ngram) {
   const int64_t batch = CheckedBatch(logits.shape);
   const int64_t beams = logits.shape[1], vocabulary = logits.shape[2];
-  crf::ExpectShape("scores", scores.shape, {batch, beams});
+  ExpectShape("scores", scores.shape, {batch, beams});
   int64_t steps = 0;
   if (history) {
     steps = history->shape.size() == 3 ? history->shape[2] : 0;
-    crf::ExpectShape("history", history->shape, {batch, beams, steps});
+    ExpectShape("history", history->shape, {batch, beams, steps});
     for (int64_t i = 0; i < batch * beams * steps; ++i) {
       if (history->data[i] >= vocabulary) {
         Refuse("history must be tokens in 0..", vocabulary - 1, ", or negative, got ",
@@ -53,11 +44,12 @@ Step<T> CheckedStep(const Argument<T>& logits, const Argument<T>& scores,
       }
     }
   }
-  int64_t stride = 0;
+  int64_t allowed_rows = batch, allowed_beams = beams;  // 1 if all have the same
   if (allowed) {
-    const bool is_shared = allowed->shape.size() == 2 && allowed->shape[0] == 1;
-    stride = is_shared ? 0 : vocabulary;
-    crf::ExpectShape("allowed", allowed->shape, {is_shared ? 1 : batch, vocabulary});
+    const bool has_axes = allowed->shape.size() == 3;
+    if (has_axes && allowed->shape[0] == 1) allowed_rows = 1;
+    if (has_axes && allowed->shape[1] == 1) allowed_beams = 1;
+    ExpectShape("allowed", allowed->shape, {allowed_rows, allowed_beams, vocabulary});
   }
   if (!(repetition_penalty > 0) || repetition_penalty > std::numeric_limits<double>::max()) {
     Refuse("repetition_penalty must be a finite number above 0, got ", repetition_penalty);
@@ -73,7 +65,8 @@ Step<T> CheckedStep(const Argument<T>& logits, const Argument<T>& scores,
           scores.data,
           history ? history->data : nullptr,
           allowed ? allowed->data : nullptr,
-          stride,
+          allowed_rows == 1 ? 0 : allowed_beams * vocabulary,
+          allowed_beams == 1 ? 0 : vocabulary,
           repetition_penalty,
           no_repeat_ngram};
 }

@@ -1,18 +1,14 @@
-// The check of the arguments of decoding, for calls from Python, TensorFlow and XLA alike, as for
-// the CRF (crf/arguments.h): whatever does not fit raises std::invalid_argument.
+// The check of the arguments of decoding (argument_checks.h).
 
 #ifndef FASTKERAS_SEQ2SEQ_ARGUMENTS_H_
 #define FASTKERAS_SEQ2SEQ_ARGUMENTS_H_
 
 #include <cstdint>
 
-#include "crf/arguments.h"
+#include "argument_checks.h"
 #include "seq2seq/seq2seq.h"
 
 namespace fastkeras::seq2seq {
-
-using crf::Argument;
-using crf::Shape;
 
 // Checks the tokens of the history too. It and `allowed` may be null.
 template <typename T>

@@ -6,7 +6,7 @@
 
 #include <optional>
 
-#include "crf/python_arrays.h"
+#include "numpy_arrays.h"
 #include "released_gil.h"
 #include "seq2seq/arguments.h"
 
@@ -15,14 +15,6 @@ namespace py = pybind11;
 namespace fastkeras::seq2seq {
 namespace {
 
-using crf::Array;
-
-template <typename T>
-std::optional<Argument<T>> ArgumentIfAny(const char* name, const std::optional<Array<T>>& array) {
-  if (!array) return std::nullopt;
-  return crf::ArgumentOf(name, *array);
-}
-
 template <typename T>
 py::tuple SelectArrays(const Array<T>& logits, const Array<T>& scores,
                        const std::optional<Array<int32_t>>& history,
@@ -30,10 +22,9 @@ py::tuple SelectArrays(const Array<T>& logits, const Array<T>& scores,
                        int64_t no_repeat_ngram, int64_t num_candidates) {
   const auto history_argument = ArgumentIfAny("history", history);
   const auto allowed_argument = ArgumentIfAny("allowed", allowed);
-  const Step<T> step =
-      CheckedStep<T>(crf::ArgumentOf("logits", logits), crf::ArgumentOf("scores", scores),
-                     history ? &*history_argument : nullptr, allowed ? &*allowed_argument : nullptr,
-                     repetition_penalty, no_repeat_ngram);
+  const Step<T> step = CheckedStep<T>(ArgumentOf("logits", logits), ArgumentOf("scores", scores),
+                                      PointerTo(history_argument), PointerTo(allowed_argument),
+                                      repetition_penalty, no_repeat_ngram);
   const int64_t number = CheckedNumCandidates(num_candidates);
   Array<T> best({step.batch, number});
   Array<int32_t> tokens({step.batch, number}), parents({step.batch, number});
@@ -41,7 +32,7 @@ py::tuple SelectArrays(const Array<T>& logits, const Array<T>& scores,
                                     parents.mutable_data()};
   {
     const ReleasedGil released;
-    Select(step, candidates, crf::kDefaultNumThreads);
+    Select(step, candidates, kDefaultNumThreads);
   }
   return py::make_tuple(best, tokens, parents);
 }

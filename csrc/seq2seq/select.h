@@ -123,7 +123,9 @@ FASTKERAS_INLINE bool OfferContinuations(const seq2seq::Step<T>& step, int64_t s
     return (static_cast<double>(logits[token]) - static_cast<double>(peak)) - log_sum;
   };
   const bool* const allowed =
-      step.allowed == nullptr ? nullptr : step.allowed + sentence * step.allowed_stride;
+      step.allowed == nullptr
+          ? nullptr
+          : step.allowed + sentence * step.allowed_stride + beam * step.allowed_stride_of_beam;
   const auto offer = [&](int64_t token, double of_token) FASTKERAS_LAMBDA_INLINE {
     if (allowed != nullptr && !allowed[token]) return;
     best.Offer({score + of_token, beam, static_cast<int32_t>(token)});

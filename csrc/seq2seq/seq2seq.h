@@ -20,8 +20,9 @@ struct Step {
   const T* logits;         // (batch, beams, vocabulary)
   const T* scores;         // (batch, beams)
   const int32_t* history;  // (batch, beams, steps), below vocabulary; null if not needed
-  const bool* allowed;     // (batch, vocabulary), or (vocabulary); null: all
+  const bool* allowed;     // (batch or 1, beams or 1, vocabulary); null: all
   int64_t allowed_stride;  // from one sentence's to the next, 0 if they share them
+  int64_t allowed_stride_of_beam;
   double repetition_penalty;
   int64_t no_repeat_ngram;
 };

@@ -9,7 +9,7 @@ using tensorflow::ShapeInference;
 
 void SelectShapes(ShapeInference& shapes) {
   int index = 1;
-  for (int rank : {2, 3, 2, 0}) shapes.Input(index++, rank);
+  for (int rank : {2, 3, 3, 0}) shapes.Input(index++, rank);
   shapes.Input(0, 3);
   shapes.SetAllUnknown();
 }

@@ -3,12 +3,12 @@
 #ifndef FASTKERAS_SEQ2SEQ_TENSORFLOW_KERNELS_H_
 #define FASTKERAS_SEQ2SEQ_TENSORFLOW_KERNELS_H_
 
-#include "crf/tensorflow_inputs.h"
 #include "seq2seq/arguments.h"
+#include "tensorflow.h"
 
 namespace fastkeras::seq2seq {
 
-using crf::ArgumentOf;
+using tensorflow::ArgumentOf;
 using tensorflow::Input;
 using tensorflow::IntAttribute;
 using tensorflow::Output;
@@ -16,7 +16,7 @@ using tensorflow::Shapes;
 using tensorflow::Tensor;
 
 // Inputs: logits, scores, history, allowed, and the penalty, a scalar. A history of shape (0, 0, 0)
-// or an `allowed` of shape (0, 0) stands for none.
+// or an `allowed` of this shape stands for none.
 template <typename T>
 struct SelectKernel {
   template <typename Attributes>
@@ -35,12 +35,13 @@ struct SelectKernel {
     const Tensor logits = Input(context, 0), scores = Input(context, 1);
     const Tensor history = Input(context, 2), allowed = Input(context, 3);
     const Tensor penalty = Input(context, 4);
-    ExpectShape("repetition_penalty", penalty, {});
+    ExpectShape("repetition_penalty", penalty.shape, {});
     const Argument<int32_t> given_history = ArgumentOf<int32_t>(history);
     const Argument<bool> given_allowed = ArgumentOf<bool>(allowed);
+    const Shape none = {0, 0, 0};
     const Step<T> step = CheckedStep(ArgumentOf<T>(logits), ArgumentOf<T>(scores),
-                                     history.shape == Shape{0, 0, 0} ? nullptr : &given_history,
-                                     allowed.shape == Shape{0, 0} ? nullptr : &given_allowed,
+                                     history.shape == none ? nullptr : &given_history,
+                                     allowed.shape == none ? nullptr : &given_allowed,
                                      *penalty.data<const double>(), no_repeat_ngram);
     const std::vector<int64_t> shape = {step.batch, num_candidates};
     const Tensor best = Output<T>(context, 0, shape);

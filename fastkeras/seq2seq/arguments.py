@@ -20,7 +20,7 @@ class Step(NamedTuple):
     logits: Any  # (batch, beams, vocabulary), float32 or float64
     scores: Any  # (batch, beams), of the same dtype
     history: Any  # int32 (batch, beams, steps), or None where it is not needed
-    allowed: Any  # bool (batch, vocabulary) or (1, vocabulary), or None for all
+    allowed: Any  # bool (batch or 1, beams or 1, vocabulary), or None for all
     repetition_penalty: float
     no_repeat_ngram: int
 
@@ -48,7 +48,7 @@ def step_of(logits, scores, history, allowed, repetition_penalty, no_repeat_ngra
     scores = contiguous(array.cast(_floats(array, "scores", scores), dtype))
     _expect_shape("scores", scores, (batch, beams), "(batch, beams)")
     if allowed is not None:
-        allowed = _allowed(array, allowed, batch, vocabulary)
+        allowed = _allowed(array, allowed, (batch, beams, vocabulary))
     repetition_penalty = positive("repetition_penalty", repetition_penalty)
     no_repeat_ngram = integer("no_repeat_ngram", no_repeat_ngram, 0)
     if repetition_penalty == 1 and no_repeat_ngram == 0:
@@ -84,14 +84,18 @@ def positive(name, value):
     return number(name, value, lambda value: value > 0, " above 0")
 
 
-def _allowed(array, allowed, batch, vocabulary):
+def _allowed(array, allowed, shape):
     allowed = array.convert_to_tensor(allowed)
     if dtype_of(allowed) != "bool":
         raise ValueError(f"allowed must be booleans, got {dtype_of(allowed)}")
     if len(allowed.shape) == 1:
         allowed = allowed[None]
-    expected = (1 if allowed.shape[0] == 1 else batch, vocabulary)
-    _expect_shape("allowed", allowed, expected, "(vocabulary,) or (batch, vocabulary)")
+    if len(allowed.shape) == 2:
+        allowed = allowed[:, None]
+    shared = (1 if size == 1 else n for size, n in zip(allowed.shape, shape[:2], strict=False))
+    expected = (*shared, shape[2])
+    meaning = "(vocabulary,), (batch, vocabulary) or (batch, beams, vocabulary)"
+    _expect_shape("allowed", allowed, expected, meaning)
     return contiguous(allowed)
 
 

@@ -31,8 +31,8 @@ def select(
             twice the beams, so that enough remain if one of each beam ends.
         history: integers, shape (batch, beams, steps): the tokens of each hypothesis so far, in
             order; a negative number ends them.
-        allowed: booleans, shape (vocabulary,) or (batch, vocabulary): the tokens that may come
-            next; None for all.
+        allowed: booleans, shape (vocabulary,), (batch, vocabulary) or (batch, beams, vocabulary):
+            the tokens that may come next; None for all.
         repetition_penalty: above 0; the log probability of a token that occurs in the history is
             multiplied by it. Above 1 it makes repetitions rarer; 1 has no effect.
         no_repeat_ngram: a number n; tokens that would repeat an n-gram of the history are ruled

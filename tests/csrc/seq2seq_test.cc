@@ -50,7 +50,10 @@ std::vector<Candidate> AllOf(const Step<T>& step, int64_t sentence) {
       }
       if (is_there) log_p *= step.repetition_penalty;
       if (is_there && step.no_repeat_ngram == 1) continue;
-      if (step.allowed && !step.allowed[sentence * step.allowed_stride + v]) continue;
+      if (step.allowed &&
+          !step.allowed[sentence * step.allowed_stride + beam * step.allowed_stride_of_beam + v]) {
+        continue;
+      }
       all.push_back({static_cast<double>(step.scores[row]) + log_p, static_cast<int32_t>(beam),
                      static_cast<int32_t>(v)});
     }
@@ -74,14 +77,15 @@ void CheckSelect() {
   for (T& value : scores) value = static_cast<T>(-std::abs(normal(generator)));
   std::vector<int32_t> history(static_cast<size_t>(step.batch * step.beams * step.steps));
   for (int32_t& token : history) token = Pick(-1, static_cast<int>(step.vocabulary) - 1);
-  const size_t flags = static_cast<size_t>(step.batch * step.vocabulary);
+  const size_t flags = static_cast<size_t>(step.batch * step.beams * step.vocabulary);
   const std::unique_ptr<bool[]> allowed(new bool[flags]);
   for (size_t i = 0; i < flags; ++i) allowed[i] = Pick(0, 3) > 0;
   step.logits = logits.data();
   step.scores = scores.data();
   step.history = Pick(0, 1) ? history.data() : nullptr;
   step.allowed = Pick(0, 1) ? allowed.get() : nullptr;
-  step.allowed_stride = step.vocabulary;
+  step.allowed_stride_of_beam = Pick(0, 1) ? step.vocabulary : 0;
+  step.allowed_stride = step.beams * step.allowed_stride_of_beam;
   step.repetition_penalty = Pick(0, 1) ? 1.3 : 0.6;
   step.no_repeat_ngram = Pick(0, 1);
   const int64_t number = Pick(1, 40);

@@ -40,6 +40,9 @@ def steps(draw, dtype=None, forbids=True):
     if rows:
         allowed = rng.random((rows, vocabulary)) < draw(st.sampled_from((0.05, 0.9)))
         step["allowed"] = allowed[0] if rows == 1 and draw(st.booleans()) else allowed
+        if draw(st.booleans(), label="of beams"):
+            shape = rows, draw(st.sampled_from((1, beams))), vocabulary
+            step["allowed"] = rng.random(shape) < 0.5
     return step
 
 
@@ -61,16 +64,17 @@ def enumerated(step):
                 log_p = (x - peak) - log_z
                 if token in history:
                     log_p *= step["repetition_penalty"]
-                if is_possible(step, b, history, token) and log_p > -math.inf:
+                if is_possible(step, (b, parent), history, token) and log_p > -math.inf:
                     found.append((float(step["scores"][b, parent]) + log_p, parent, token))
         yield sorted(found, key=lambda candidate: (-candidate[0], *candidate[1:]))
 
 
-def is_possible(step, b, history, token):
+def is_possible(step, place, history, token):
     """Whether a token is allowed and repeats no n-gram."""
     if "allowed" in step:
         allowed = np.atleast_2d(step["allowed"])
-        if not allowed[b % len(allowed), token]:
+        allowed = allowed[:, None] if allowed.ndim == 2 else allowed
+        if not np.broadcast_to(allowed, step["logits"].shape)[(*place, token)]:
             return False
     n = step.get("no_repeat_ngram", 0)
     grams = [tuple(history[i : i + n]) for i in range(len(history) - n + 1)]

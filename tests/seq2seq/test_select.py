@@ -160,8 +160,14 @@ BAD = {
     r"^num_candidates=2\.0 must be an integer": {"num_candidates": 2.0},
     r"^num_candidates=True must be an integer": {"num_candidates": True},
     r"^allowed must be booleans, got int64": {"allowed": np.ones(4, int)},
-    r"^allowed must have shape \(vocabulary,\) or .* = \(2, 4\), got \(3, 4\)": {
+    r"^allowed must have shape \(vocabulary,\), .* = \(2, 1, 4\), got \(3, 1, 4\)": {
         "allowed": np.ones((3, 4), bool)
+    },
+    r"^allowed must have shape .* = \(2, 3, 4\), got \(2, 2, 4\)": {
+        "allowed": np.ones((2, 2, 4), bool)
+    },
+    r"^allowed must have shape .* = \(2, 1, 4\), got \(2, 1, 5\)": {
+        "allowed": np.ones((2, 5), bool)
     },
     r"^repetition_penalty=0 must be a finite number above 0": {"repetition_penalty": 0},
     r"^repetition_penalty=nan must be": {"repetition_penalty": np.nan},

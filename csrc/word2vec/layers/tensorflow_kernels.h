@@ -20,7 +20,6 @@ using tensorflow::IntAttribute;
 using tensorflow::InvalidArgument;
 using tensorflow::Output;
 using tensorflow::Tensor;
-using tensorflow::Text;
 
 inline void ExpectRank(const char* name, const Tensor& tensor, size_t rank) {
   if (tensor.shape.size() != rank) {

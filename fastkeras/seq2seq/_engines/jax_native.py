@@ -6,7 +6,7 @@ from jax import numpy as jnp
 
 from fastkeras._ops.jax import enable_x64, on_numpy_arrays, op
 
-NO_HISTORY, ALL = np.zeros((0, 0, 0), "int32"), np.zeros((0, 0), bool)
+NO_HISTORY, ALL = np.zeros((0, 0, 0), "int32"), np.zeros((0, 0, 0), bool)
 
 
 def select(step, num_candidates):

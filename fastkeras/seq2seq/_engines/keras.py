@@ -20,7 +20,7 @@ def select(step, num_candidates):
             repeated = _would_repeat(history, step.no_repeat_ngram)
             log_p = ops.where(_among(repeated, vocabulary), -INFINITY, log_p)
     if step.allowed is not None:
-        log_p = ops.where(ops.convert_to_tensor(step.allowed)[:, None], log_p, -INFINITY)
+        log_p = ops.where(ops.convert_to_tensor(step.allowed), log_p, -INFINITY)
     totals = ops.where(is_one, scores, 0)[..., None] + log_p
     totals = ops.where(is_one[..., None] & is_sound[..., None], totals, -INFINITY)
     totals = ops.reshape(totals, (-1, beams * vocabulary))

@@ -10,7 +10,7 @@ from math import inf, nan
 import numpy as np
 from numba import njit
 
-NO_HISTORY, ALL = np.zeros((0, 0, 0), np.int32), np.zeros((0, 0), bool)
+NO_HISTORY, ALL = np.zeros((0, 0, 0), np.int32), np.zeros((0, 0, 0), bool)
 
 
 def select(step, num_candidates):
@@ -67,7 +67,7 @@ def _write_best(
             total = score + factor * ((logits[beam, token] - peak) - log_sum)
             if not total > totals[-1] or factor == 0:
                 continue
-            if len(allowed) and not allowed[b % len(allowed), token]:
+            if len(allowed) and not allowed[b % len(allowed), beam % allowed.shape[1], token]:
                 continue
             place = len(totals) - 1
             while place > 0 and totals[place - 1] < total:

@@ -39,7 +39,8 @@ def _scores_of_continuations(step, b, beam):
         log_p[np.unique(history)] *= step.repetition_penalty
         log_p[_would_repeat(history, step.no_repeat_ngram)] = -np.inf
     if step.allowed is not None:
-        log_p[~step.allowed[b if len(step.allowed) > 1 else 0]] = -np.inf
+        rows, beams, _ = step.allowed.shape  # 1 if all have the same
+        log_p[~step.allowed[b % rows, beam % beams]] = -np.inf
     return step.scores[b, beam] + log_p
 
 

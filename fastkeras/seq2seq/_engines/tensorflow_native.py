@@ -7,7 +7,7 @@ from fastkeras._ops.tensorflow import library
 
 def select(step, num_candidates):
     history = tf.zeros((0, 0, 0), tf.int32) if step.history is None else step.history
-    allowed = tf.zeros((0, 0), tf.bool) if step.allowed is None else step.allowed
+    allowed = tf.zeros((0, 0, 0), tf.bool) if step.allowed is None else step.allowed
     results = library.fastkeras_seq2seq_select(
         *map(tf.convert_to_tensor, (step.logits, step.scores, history, allowed)),
         tf.constant(step.repetition_penalty, tf.float64),
