@@ -55,10 +55,11 @@ test-backends: test-jax test-torch
 test-jax: .venv-jax/.built
 
 test-jax test-torch: test-%: .venv-%/.installed build
-	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends tests/test_docs.py tests/seq2seq/test_layers.py
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends tests/test_docs.py \
+	  $(addprefix tests/seq2seq/test_,layers.py compiled_search.py)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native \
 	  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input not_a_number properties sampling semi_markov threads)) \
-	  tests/seq2seq/test_select.py tests/word2vec/test_layer_engines.py \
+	  $(addprefix tests/seq2seq/test_,select.py beam_search.py) tests/word2vec/test_layer_engines.py \
 	  $(addprefix tests/optimizers/test_,$(addsuffix .py,engines extras quantization))
 
 .venv-%/.installed: pyproject.toml setup.py

@@ -167,6 +167,10 @@ class Spoken:
         """The shape as a tuple of numbers."""
         return array.shape
 
+    def argsort(self, array, axis=-1):
+        """The order from the smallest to the largest; equal ones stay in order, as in Keras."""
+        return self._module.argsort(array, axis=axis, kind="stable")
+
     def stop_gradient(self, array):
         """The array: nothing here has gradients."""
         return array

@@ -41,6 +41,18 @@ def cond(condition, if_true, if_false):
     return jax.lax.cond(condition, if_true, if_false)
 
 
+def while_loop(condition, body, values):
+    """The values after `body`, repeated while the condition holds."""
+    return jax.lax.while_loop(
+        lambda values: condition(*values), lambda values: tuple(body(*values)), tuple(values)
+    )
+
+
+def slice_update(array, starts, values):
+    """The array with these values from `starts` on."""
+    return jax.lax.dynamic_update_slice(array, values, starts)
+
+
 def uniform(shape, dtype, seed=None):
     """Numbers in 0 ≤ u < 1; the seed is a key of jax.random, an integer, or None for any."""
     if not isinstance(seed, jax.Array):

@@ -4,8 +4,9 @@ Every function takes NumPy arrays, or tensors of TensorFlow, JAX or torch, and r
 kind. The algorithms and their formulas are in docs/seq2seq.md.
 """
 
-from fastkeras.seq2seq.beam_search import BeamSearch, Hypotheses
+from fastkeras.seq2seq.beam_search import BeamSearch
 from fastkeras.seq2seq.candidates import select
+from fastkeras.seq2seq.hypotheses import Hypotheses
 from fastkeras.seq2seq.padding import sequence_padding
 from fastkeras.seq2seq.sampling import sample
 

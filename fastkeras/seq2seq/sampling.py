@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from fastkeras._arrays import NUMPY
 from fastkeras.seq2seq.arguments import integer, number
-from fastkeras.seq2seq.beam_search import FEW, Hypotheses
+from fastkeras.seq2seq.beam_search import FEW
 from fastkeras.seq2seq.candidates import select
+from fastkeras.seq2seq.hypotheses import Hypotheses
 from fastkeras.seq2seq.states import batch_of, kept, like_states, repeated, to_numpy
 from fastkeras.seq2seq.tokens import TokenRules
 
@@ -78,7 +80,7 @@ def sample(
     # all drawn at once, so that they do not depend on which sentences have left the batch
     uniforms = np.random.default_rng(seed).random((*shape, max_length + 1))
     written = np.full((*shape, max_length + 1), end, np.int32)
-    log_p, is_open = np.zeros(shape), np.ones(shape, bool)
+    gains, is_open = np.zeros((*shape, max_length + 1)), np.ones(shape, bool)
     sentences, states = np.arange(batch), repeated(states, num_samples)
     tokens = np.broadcast_to(np.reshape(start, (-1, 1)), shape).astype(np.int32)
     for t in range(max_length + 1):
@@ -91,12 +93,13 @@ def sample(
         here = np.arange(num_samples, dtype=np.int32)[:, None]
         ancestry = np.broadcast_to(here, (len(sentences), num_samples, t + 1))
         tokens, ancestry = (like_states(a, states, context) for a in (tokens, ancestry))
-        logits, states, context = step(tokens, states, context, ancestry)
+        logits, states, context, *_ = step(tokens, states, context, ancestry)
         logits = to_numpy(logits).astype(np.float64)
         open_here = is_open[sentences]
+        prefix = None if rules.prefix is None else rules.prefix[sentences]
         tokens, gained = _draw(
             np.where(open_here[..., None], logits, 0),
-            rules.allowed(t, sentences, logits.shape[2]),
+            rules.allowed(NUMPY, t, prefix, logits.shape[2]),
             uniforms[sentences, :, t],
             (temperature, top_k, top_p, min_p),
         )
@@ -106,13 +109,16 @@ def sample(
                 f"{sentences[np.isnan(gained).any(axis=1)][0]} in step {t}"
             )
         tokens = np.where(open_here & (gained > -np.inf), tokens, end).astype(np.int32)
-        log_p[sentences] += np.where(open_here, gained, 0)
+        gains[sentences, :, t] = np.where(open_here, gained, 0)
         written[sentences, :, t] = tokens
         is_open[sentences] = open_here & (tokens != end)
+    log_p = gains.sum(axis=2)
     lengths = np.where(log_p > -np.inf, (written != end).sum(axis=2), 0).astype(np.int32)
     longest = lengths.max(initial=0)
     is_one = np.arange(longest) < lengths[..., None]
-    return Hypotheses(np.where(is_one, written[..., :longest], 0), lengths, log_p, log_p.copy())
+    tokens = np.where(is_one, written[..., :longest], 0)
+    gains = np.where(log_p[..., None] > -np.inf, gains, 0)[..., : longest + 1]
+    return Hypotheses(tokens, lengths, log_p, log_p.copy(), gains)
 
 
 def _draw(logits, allowed, uniforms, how):

@@ -26,17 +26,42 @@ def arrays_of(*states):
 
 
 def batch_of(start, *states):
-    """The number of sentences, from the start tokens and the arrays, which all have to agree."""
-    sizes = {} if np.ndim(start) == 0 else {"start": len(start)}
+    """The number of sentences, from the start tokens and the arrays, which all have to agree.
+
+    A number in a graph, if none of the arrays has a known one.
+    """
+    if isinstance(start, (list, tuple)):
+        start = np.asarray(start)
+    named = {"start": start} if len(getattr(start, "shape", ())) else {}
     for i, array in enumerate(arrays_of(*states)):
         if len(array.shape) == 0:
             raise ValueError("states and context must be arrays of shape (batch, …), got a number")
-        sizes[f"array {i} of states and context"] = array.shape[0]
-    if not sizes:
+        named[f"array {i} of states and context"] = array
+    if not named:
         raise ValueError("start must be an array of shape (batch,) without states and context")
+    sizes = {name: array.shape[0] for name, array in named.items() if array.shape[0] is not None}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"start, states and context must agree on the batch, got {sizes}")
-    return next(iter(sizes.values()))
+    if sizes:
+        return next(iter(sizes.values()))
+    array = next(iter(named.values()))
+    return array_functions(array).shape(array)[0]
+
+
+def like_structure(states, arrays):
+    """The same structure with other arrays, in the order of `arrays_of`."""
+    others = iter(arrays)
+    return map_arrays(lambda _: next(others), states)
+
+
+def gathered(arrays, array, index):
+    """(rows, n, …) by int32 (rows, m) → (rows, m, …): for each row, these of its n."""
+    rows, n, *rest = arrays.shape(array)
+    m = index.shape[1]
+    place = arrays.arange(rows, dtype="int32")[:, None] * n + index
+    flat = arrays.reshape(array, (rows * n, *rest))
+    flat = arrays.take(flat, arrays.reshape(place, (-1,)), axis=0)
+    return arrays.reshape(flat, (rows, m, *rest))
 
 
 def repeated(states, times):
@@ -50,16 +75,10 @@ def repeated(states, times):
 
 
 def reordered(states, parents):
-    """The states of the parents: (batch, beams, …) by int (batch, new_beams)."""
-    beams = parents.shape[1]
-
-    def reorder(array):
-        ops, (batch, old_beams, *rest) = array_functions(array), array.shape
-        rows = (np.arange(batch)[:, None] * old_beams + parents).reshape(-1)
-        flat = ops.reshape(array, (batch * old_beams, *rest))
-        return ops.reshape(ops.take(flat, _like(rows, array), axis=0), (batch, beams, *rest))
-
-    return map_arrays(reorder, states)
+    """The states of the parents: (batch, beams, …) by int32 (batch, new_beams)."""
+    return map_arrays(
+        lambda array: gathered(array_functions(array), array, _like(parents, array)), states
+    )
 
 
 def kept(states, rows):
@@ -69,10 +88,10 @@ def kept(states, rows):
     )
 
 
-def like_states(array, *states, dtype="int32"):
-    """The array, converted to the family of the arrays in `states`, NumPy if there are none."""
+def like_states(array, *states):
+    """A NumPy array, converted to the family of the arrays in `states`; tensors stay."""
     arrays = arrays_of(*states)
-    return _like(array, arrays[0], dtype) if arrays else array
+    return _like(array, arrays[0]) if arrays else array
 
 
 def to_numpy(array):
@@ -80,7 +99,10 @@ def to_numpy(array):
     return array_functions(array).convert_to_numpy(array)
 
 
-def _like(array, other, dtype="int32"):
-    if family_of(other) == "numpy":
+def _like(array, other):
+    if family_of(other) == "numpy" or family_of(array) != "numpy":
         return array
-    return array_functions(other).convert_to_tensor(np.asarray(array, dtype))
+    return array_functions(other).convert_to_tensor(np.asarray(array, SMALLER.get(array.dtype)))
+
+
+SMALLER = {np.dtype("int64"): "int32"}  # places in arrays

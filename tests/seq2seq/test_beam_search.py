@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from engine_parameters import engines_of
 from fastkeras.seq2seq import BeamSearch
-from small_models import END, RecurrentModel, enumerated, score_of, searched
+from small_models import END, RecurrentModel, enumerated, hypothesis_of, may_follow, searched
 
 ENGINES = engines_of("seq2seq")
 
@@ -26,6 +26,9 @@ def searches(draw, max_length=3):
         "repetition_penalty": draw(st.sampled_from((1.0, 1.4, 0.7)), label="repetition"),
         "no_repeat_ngram": draw(st.integers(0, 3), label="no_repeat_ngram"),
         "early_stopping": draw(st.booleans(), label="early_stopping"),
+        "temperature": draw(st.sampled_from((1.0, 0.6, 3.0)), label="temperature"),
+        "coverage_penalty": draw(st.sampled_from((0.0, 0.4, 2.0)), label="coverage_penalty"),
+        "allowed": draw(st.booleans(), label="allowed"),
     }
     if draw(st.booleans(), label="suppressed"):
         options["suppressed"] = tuple(range(1, model.vocabulary))[-1:]
@@ -34,7 +37,22 @@ def searches(draw, max_length=3):
             b: rng.integers(1, model.vocabulary, rng.integers(0, longest + 1)).tolist()
             for b in range(3)
         }
+        options["prefix_bias"] = draw(st.sampled_from((1.0, 0.3, 0.9)), label="prefix_bias")
     return model, options
+
+
+def allowed_by_rule(model):
+    def allowed(t, history, sentences):
+        assert history.shape[2] == t
+        words = range(model.vocabulary)
+        return np.array(
+            [
+                [[may_follow(b, tokens, word) for word in words] for tokens in of_sentence]
+                for b, of_sentence in zip(sentences.tolist(), history.tolist(), strict=True)
+            ]
+        )
+
+    return allowed
 
 
 def found_by(model, options, engine=None, **more):
@@ -43,19 +61,25 @@ def found_by(model, options, engine=None, **more):
     if prefix is not None:
         rows = [[*tokens, *[-1] * 9][: options["max_length"]] for tokens in prefix.values()]
         prefix = np.array(rows, int).reshape(len(rows), -1)
+    given = {"start": model.start, "prefix": prefix, "source_mask": model.source_mask}
+    if options.pop("allowed", False):
+        given["allowed"] = allowed_by_rule(model)
     search = BeamSearch(END, engine=engine, **options)
-    return search(model.step, model.states, model.context, start=model.start, prefix=prefix)
+    return search(model.step, model.states, model.context, **given)
 
 
 def assert_found(found, expected, n_best):
-    """`expected` are (score, log-likelihood, tokens), best first, for each sentence."""
+    """`expected` are the hypotheses (small_models.py), best first, for each sentence."""
     for b, of_sentence in enumerate(expected):
         number = min(n_best, len(of_sentence))
-        for i, (score, log_p, tokens) in enumerate(of_sentence[:number]):
+        for i, (score, log_p, tokens, of_tokens) in enumerate(of_sentence[:number]):
             assert found.tokens[b, i, : found.lengths[b, i]].tolist() == tokens
             np.testing.assert_allclose(found.scores[b, i], score, rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(found.log_likelihoods[b, i], log_p, rtol=1e-12, atol=1e-12)
             assert not found.tokens[b, i, found.lengths[b, i] :].any()
+            each = found.token_log_likelihoods[b, i]
+            np.testing.assert_allclose(each[: len(of_tokens)], of_tokens, rtol=1e-12, atol=1e-12)
+            assert not each[len(of_tokens) :].any()
         assert np.isneginf(found.scores[b, number:]).all() and not found.lengths[b, number:].any()
         assert not found.tokens[b, number:].any()
 
@@ -68,23 +92,37 @@ def test_with_beams_enough_it_is_the_enumeration(name, search):
     expected = [enumerated(model, b, options) for b in range(3)]
     if name == "keras":  # it may compute in float32
         for b, of_sentence in enumerate(expected):
-            best = [score for score, _, _ in of_sentence[: options["n_best"]]]
+            best = [score for score, *_ in of_sentence[: options["n_best"]]]
             np.testing.assert_allclose(found.scores[b, : len(best)], best, rtol=1e-4, atol=1e-4)
     else:
         assert_found(found, expected, options["n_best"])
 
 
-@given(search=searches(max_length=6), num_beams=st.integers(1, 4))
-def test_with_few_beams_it_is_the_search_written_as_lists(search, num_beams):
+@given(
+    search=searches(max_length=6),
+    num_beams=st.integers(1, 4),
+    num_groups=st.integers(1, 3),
+    diversity_penalty=st.sampled_from((0.0, 0.3, 5.0)),
+    patience=st.sampled_from((None, 0.4, 1.0, 1.7)),
+)
+def test_with_few_beams_it_is_the_search_written_as_lists(
+    search, num_beams, num_groups, diversity_penalty, patience
+):
     model, options = search
-    options["num_beams"] = num_beams
+    options["num_beams"], options["num_groups"] = num_beams * num_groups, num_groups
+    options["diversity_penalty"], options["patience"] = diversity_penalty, patience
     found = found_by(model, options)
-    assert_found(found, [searched(model, b, options) for b in range(3)], options["n_best"])
+    number = num_groups * options["n_best"]
+    assert_found(found, [searched(model, b, options) for b in range(3)], number)
 
 
-@given(search=searches(max_length=8), num_beams=st.integers(1, 4))
-def test_an_early_stop_changes_nothing_nor_do_other_sentences(search, num_beams):
+@given(
+    search=searches(max_length=8), num_beams=st.integers(1, 4), num_groups=st.sampled_from((1, 2))
+)
+def test_an_early_stop_changes_nothing_nor_do_other_sentences(search, num_beams, num_groups):
     model, options = search
+    options |= {"allowed": False, "num_groups": num_groups, "diversity_penalty": 0.7}
+    num_beams *= num_groups
     results = found_by(model, options, num_beams=num_beams, early_stopping=True)
     for array, other in zip(
         results,
@@ -125,9 +163,48 @@ def test_the_score_is_the_likelihood_of_the_model(rng):
     for b in range(8):
         for i in range(5):
             tokens = found.tokens[b, i, : found.lengths[b, i]]
-            average, log_p = score_of(model, b, tokens, {"length_penalty": 1.0})
+            average, log_p, *_ = hypothesis_of(model, b, list(tokens), {"length_penalty": 1.0})
             np.testing.assert_allclose(found.scores[b, i], average, rtol=1e-13)
             np.testing.assert_allclose(found.log_likelihoods[b, i], log_p, rtol=1e-13)
+
+
+def test_attention_is_that_by_which_each_token_was_predicted(rng):
+    model = RecurrentModel(rng, 8, batch=6)
+    options = {"num_beams": 4, "n_best": 3, "max_length": 9, "return_attention": True}
+    found = found_by(model, {**options, "num_groups": 2, "diversity_penalty": 0.5})
+    assert found.attention.shape == (6, 6, int(found.lengths.max()) + 1, 3)
+    for b in range(6):
+        for i in range(6):
+            n = found.lengths[b, i]
+            steps = model.probabilities(b, found.tokens[b, i, :n].tolist())
+            expected = [attention for _, attention in steps]
+            np.testing.assert_allclose(found.attention[b, i, : n + 1], expected, rtol=1e-12)
+            assert not found.attention[b, i, n + 1 :].any()
+
+
+def test_groups_differ(rng):
+    model = RecurrentModel(rng, 30, batch=4)
+    options = {"num_beams": 6, "n_best": 1, "num_groups": 3, "max_length": 6, "min_length": 6}
+    same = found_by(model, options)
+    np.testing.assert_array_equal(same.tokens[:, 0], same.tokens[:, 2])
+    other = found_by(model, {**options, "diversity_penalty": 50.0})
+    tokens = other.tokens  # in each step every group has another token
+    assert (tokens[:, 0] != tokens[:, 1]).all() and (tokens[:, 1] != tokens[:, 2]).all()
+
+
+def test_a_bias_is_lost_by_leaving_the_prefix_and_1_forces_it(rng):
+    model = RecurrentModel(rng, 9, batch=2)
+    prefix = {0: [3, 4, 5], 1: [2]}
+    options = {"max_length": 8, "num_beams": 4, "prefix": prefix}
+    almost = found_by(model, {**options, "prefix_bias": 1 - 1e-12})
+    forced = found_by(model, options)
+    np.testing.assert_array_equal(almost.tokens, forced.tokens)
+    weak, without = (
+        found_by(model, {**options, **more})
+        for more in ({"prefix_bias": 1e-300}, {"prefix": {0: [], 1: []}})
+    )
+    np.testing.assert_array_equal(weak.tokens, without.tokens)
+    np.testing.assert_allclose(weak.scores, without.scores, rtol=1e-12)
 
 
 def test_sentences_that_are_done_leave_the_batch(rng):
@@ -203,6 +280,15 @@ BAD = {
     r"^min_length=7 must be an integer in 0\.\.6": {"min_length": 7, "max_length": 6},
     r"^max_length=-1 must be": {"max_length": -1},
     r"^length_penalty=nan must be a finite number": {"length_penalty": np.nan},
+    r"^coverage_penalty=-1 must be a finite number of at least 0": {"coverage_penalty": -1},
+    r"^diversity_penalty=-1 must be a finite number of at least 0": {"diversity_penalty": -1},
+    r"^temperature=0 must be a finite number above 0": {"temperature": 0},
+    r"^num_groups=5 must be an integer in 1\.\.4": {"num_groups": 5},
+    r"^num_beams must be a multiple of num_groups=3, got 4": {"num_groups": 3},
+    r"^prefix_bias=0 must be a finite number above 0 and at most 1": {"prefix_bias": 0},
+    r"^patience=0 must be a finite number above 0": {"patience": 0},
+    r"^source_mask must be given, booleans": {"coverage_penalty": 0.5},
+    r"^source_mask must be given, .* or return_attention": {"return_attention": True},
     r"^repetition_penalty=-1 must be": {"repetition_penalty": -1},
     r"^suppressed must not hold end=0": {"suppressed": (1, 0)},
     r"^suppressed must be tokens in 0\.\.3.* got 9": {"suppressed": (9,)},
@@ -233,6 +319,22 @@ def test_bad_arguments_of_a_search_raise():
     ):
         with pytest.raises(ValueError, match=message):
             search(MODEL.step, *given, start=1, prefix=prefix)
+    for mask, message in (
+        (np.ones((2, 3)), r"^source_mask must be booleans of shape .* got float64"),
+        (np.ones((3, 3), bool), r"^source_mask must have 2 rows, .* got 3"),
+        (np.ones((2, 4), bool), r"^step must return attention .* = \(2, 4, 4\), got \(2, 4, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            with_coverage = BeamSearch(END, max_length=3, coverage_penalty=0.1)
+            with_coverage(MODEL.step, *given, start=1, source_mask=mask)
+    for allowed, message in (
+        (np.ones(4), r"^allowed must be booleans of shape \(vocabulary,\) or .* got float64"),
+        (np.ones((2, 1, 4), bool), r"^allowed must be booleans .* got bool of shape \(2, 1, 4\)"),
+        (np.ones(5, bool), r"^allowed must have shape .* got \(2, 1, 5\)"),
+        (lambda *_: np.ones(5, bool), r"^allowed must return booleans of shape .* got bool of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            search(MODEL.step, *given, start=1, allowed=allowed)
     spoiled = MODEL.context.copy()
     spoiled[1, 2] = np.nan
     with pytest.raises(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastkeras.seq2seq import sample
-from small_models import END, RecurrentModel, enumerated, score_of
+from small_models import END, RecurrentModel, enumerated, hypothesis_of, log_p_of
 
 
 def samples_of(model, **options):
@@ -18,7 +18,7 @@ def test_samples_are_as_frequent_as_they_are_probable(rng):
         drawn = [
             tuple(tokens[:n]) for tokens, n in zip(found.tokens[b], found.lengths[b], strict=True)
         ]
-        for _, log_p, tokens in enumerated(model, b, {"max_length": 2}):
+        for _, log_p, tokens, _ in enumerated(model, b, {"max_length": 2}):
             p = np.exp(log_p)
             share = drawn.count(tuple(tokens)) / number
             assert abs(share - p) < 5 * np.sqrt(p * (1 - p) / number) + 1e-9
@@ -32,8 +32,11 @@ def test_each_log_likelihood_is_that_of_the_model(rng):
         for i in range(4):
             tokens = found.tokens[b, i, : found.lengths[b, i]]
             assert 2 <= len(tokens) <= 9 and 3 not in tokens
-            _, log_p = score_of(model, b, tokens, {})
+            _, log_p, _, of_tokens = hypothesis_of(model, b, list(tokens), {})
             np.testing.assert_allclose(found.log_likelihoods[b, i], log_p, rtol=1e-12)
+            each = found.token_log_likelihoods[b, i]
+            np.testing.assert_allclose(each[: len(of_tokens)], of_tokens, rtol=1e-12)
+            assert not each[len(of_tokens) :].any()
     again = samples_of(model, num_samples=4, max_length=9, suppressed=(3,), seed=0, **how)
     other = samples_of(model, num_samples=4, max_length=9, suppressed=(3,), seed=1, **how)
     np.testing.assert_array_equal(found.tokens, again.tokens)
@@ -80,7 +83,7 @@ def test_without_temperature_each_token_is_the_most_probable(rng):
     for b in range(6):
         tokens = []
         while len(tokens) < 8:
-            best = np.argmax([model.log_p(b, [*tokens, token])[-1] for token in range(20)])
+            best = np.argmax([log_p_of(model, b, [*tokens, token], {})[-1] for token in range(20)])
             if best == END:
                 break
             tokens.append(best)
