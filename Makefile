@@ -11,7 +11,7 @@ CUDA_FILES := $(shell find fastkeras tests/gpu -name '*.cu' -o -name '*.cuh' -o 
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda lint format bench figures docs clean
+.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda lint format bench gpu figures docs clean
 
 build: .venv/.built
 
@@ -57,10 +57,13 @@ test-jax: .venv-jax/.built
 test-jax test-torch: test-%: .venv-%/.installed build
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends tests/test_docs.py \
 	  $(addprefix tests/seq2seq/test_,layers.py compiled_search.py)
-	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native \
-	  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input not_a_number properties sampling semi_markov threads)) \
-	  $(addprefix tests/seq2seq/test_,select.py beam_search.py) tests/word2vec/test_layer_engines.py \
-	  $(addprefix tests/optimizers/test_,$(addsuffix .py,engines extras quantization))
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native $(ENGINE_TESTS)
+
+# They need no TensorFlow.
+ENGINE_TESTS := \
+  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input not_a_number properties sampling semi_markov threads)) \
+  $(addprefix tests/seq2seq/test_,select.py beam_search.py) tests/word2vec/test_layer_engines.py \
+  $(addprefix tests/optimizers/test_,$(addsuffix .py,engines extras quantization))
 
 .venv-%/.installed: pyproject.toml setup.py
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
@@ -149,6 +152,22 @@ format: .venv-lint/.installed
 
 bench: .venv-bench/.installed build
 	.venv-bench/bin/python -m pytest bench
+
+# On a machine with a GPU, in minutes and without a network: it takes what `python3` there has, at
+# least CuPy, pytest and hypothesis; torch, JAX and pytorch-crf are measured if it has them. Wheels
+# in gpu-wheels/, if there are any, are used too.
+GPU_SITE := build/gpu-site
+GPU := PYTHONPATH=$(CURDIR):$(CURDIR)/$(GPU_SITE) KERAS_BACKEND=torch XLA_PYTHON_CLIENT_PREALLOCATE=false CI=true
+GPU_RESULTS ?= bench/results/gpu.json
+gpu:
+	mkdir -p $(GPU_SITE)
+	set -e; for wheel in $(wildcard gpu-wheels/*.whl); do \
+	  $(PYTHON) $(PIP) --no-index --no-deps --no-compile --upgrade --target $(GPU_SITE) $$wheel; done
+	$(GPU) $(PYTHON) -m pytest -q -n 8 --benchmark-disable -p no:cacheprovider -k 'cupy or gpu or cuda' \
+	  tests/gpu $(ENGINE_TESTS) tests/word2vec/test_engines.py
+	$(GPU) compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) tests/gpu/one_case_each.py
+	$(GPU) compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) tests/gpu/one_case_each.py
+	$(GPU) $(PYTHON) bench/bench_gpu --json $(GPU_RESULTS)
 
 figures: .venv-bench/.installed build
 	.venv-bench/bin/python bench/plot.py

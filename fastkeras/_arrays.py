@@ -160,8 +160,10 @@ class Spoken:
         return np.asarray(array) if self._module is np else self._module.asnumpy(array)
 
     def broadcast_to(self, array, shape):
-        """The array, or number, repeated to this shape; CuPy itself takes no numbers."""
-        return self._module.broadcast_to(self._module.asarray(array), shape)
+        """The array, or number, repeated to this shape."""
+        if isinstance(array, int):  # which CuPy refuses
+            return self._module.full(shape, array, "int32")
+        return self._module.broadcast_to(array, shape)
 
     def shape(self, array):
         """The shape as a tuple of numbers."""

@@ -1,0 +1,31 @@
+"""One small call of each kernel on a real GPU, to be run under compute-sanitizer (make gpu)."""
+
+import cupy
+import numpy as np
+
+cupy.cuda.set_allocator(None)  # each array is an allocation of its own, so that its end is seen
+
+
+def of_crf():
+    from fastkeras import crf
+
+    rng = np.random.default_rng(0)
+    for shape, scale in (((3, 70, 9), 1), ((3, 70, 9), 300), ((2, 9, 33), 1), ((2, 6, 130), 1)):
+        x = cupy.asarray((scale * rng.standard_normal(shape)).astype("float32"))
+        transitions = cupy.asarray(rng.standard_normal((shape[2],) * 2, "float32"))
+        mask = cupy.asarray(rng.random(shape[:2]) < 0.8)
+        tags = cupy.asarray(rng.integers(0, shape[2], shape[:2]).astype("int32"))
+        crf.log_likelihood_and_gradients(x, tags, transitions, mask=mask)
+        crf.marginals(x, transitions)
+        crf.viterbi(x, transitions, mask=mask)
+        crf.k_best(x, transitions, k=3)
+        crf.sample(x, transitions, num_samples=3, seed=0)
+
+
+CASES = (of_crf,)
+
+if __name__ == "__main__":
+    for case in CASES:
+        case()
+        cupy.cuda.runtime.deviceSynchronize()
+        print(case.__name__, "done", flush=True)
