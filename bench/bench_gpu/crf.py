@@ -5,6 +5,7 @@ from functools import partial
 import cupy
 import numpy as np
 
+import fastkeras
 from fastkeras import crf
 
 from .clock import graph_of, milliseconds
@@ -112,12 +113,19 @@ def of_torch(problem, expected):
     x, tags, transitions, start, end = (torch.as_tensor(value).cuda() for value in problem)
     x.requires_grad_()
     transitions.requires_grad_()
+    more = {"start_transitions": start, "end_transitions": end}
     made = {}
 
-    def right(result):
+    def right(result, allowed=ROUGH):
         found = [value.detach().cpu().numpy() for value in result]
-        return errors(expected, *found)
+        return errors(expected, *found, allowed=allowed)
 
+    def ours():
+        likelihood = crf.log_likelihood(x, tags, transitions, **more, engine="torch_cuda")
+        return likelihood, *torch.autograd.grad(likelihood.sum(), (x, transitions))
+
+    if fastkeras.engines("crf")["torch_cuda"] == "ready":
+        made["torch tensors: loss and backward"] = (ours, partial(right, allowed=ACCURATE))
     try:
         from torchcrf import CRF
     except ImportError:
@@ -228,10 +236,18 @@ def of_jax(problem, expected):
         compiled = jax.jit(both)
         return lambda: jax.block_until_ready(compiled(x, transitions))
 
-    def right(result):
-        return errors(expected, *map(np.asarray, result))
+    def right(result, allowed=ROUGH):
+        return errors(expected, *map(np.asarray, result), allowed=allowed)
 
-    made = {"jax: scaled lax.scan under jit": (with_gradients(scaled), right)}
+    def ours(x, transitions):
+        more = {"start_transitions": start, "end_transitions": end}
+        return crf.log_likelihood(x, tags, transitions, **more)
+
+    made = {}
+    if fastkeras.engines("crf").get("jax_cuda") == "ready":
+        call = with_gradients(ours)
+        made["jax arrays: value and gradient under jit"] = (call, partial(right, allowed=ACCURATE))
+    made["jax: scaled lax.scan under jit"] = (with_gradients(scaled), right)
     if x.shape[2] <= 32:  # beyond, it needs batch * tags^2 numbers at each step
         made["jax: log-space lax.scan under jit"] = (with_gradients(in_log_space), right)
     return made
