@@ -4,6 +4,8 @@ from inspect import signature
 
 import torch
 
+from fastkeras._ops.torch_arrays import without_autocast
+
 LIBRARY = torch.library.Library("fastkeras", "FRAGMENT")  # when it is deleted, so are its ops
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 
@@ -98,7 +100,8 @@ def define(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_d
             )
         given = zip(tensors[:count], ctx.given, strict=True)
         inputs = (value if tensor is None else tensor for tensor, value in given)
-        return backward(*inputs, *tensors[count:], d_results[0])
+        with without_autocast(d_results[0]):
+            return backward(*inputs, *tensors[count:], d_results[0])
 
     torch.library.define(name, parenthesis + types, lib=LIBRARY, tags=_TAGS)
     torch.library.register_fake(name, like, lib=LIBRARY)

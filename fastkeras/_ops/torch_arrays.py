@@ -6,6 +6,7 @@ an engine as a constant of the program.
 """
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -36,6 +37,14 @@ def __getattr__(name):
             f"{keras.backend.backend()!r}: set KERAS_BACKEND=torch before Keras is imported"
         )
     return getattr(keras.ops, name)
+
+
+def without_autocast(tensor):
+    """A context in which `torch.autocast` changes no dtypes on the tensor's device."""
+    kind = tensor.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def convert_to_tensor(value, dtype=None, device="cpu"):
@@ -106,8 +115,9 @@ def transpose(tensor, axes=None):
 
 
 def matmul(left, right):
-    """The matrix product."""
-    return torch.matmul(left, right)
+    """The matrix product, in the dtype of its factors."""
+    with without_autocast(left):
+        return torch.matmul(left, right)
 
 
 def sum(tensor, axis=None, keepdims=False):

@@ -23,6 +23,8 @@ def engine_function(function):
         compiled = jit(function)
     elif backend.backend() == "tensorflow":
         compiled = _in_a_graph(function)
+    elif backend.backend() == "torch":
+        compiled = _without_autocast(function)
 
     @wraps(function)
     def checked(chain, *arguments):
@@ -45,6 +47,17 @@ def of_no_steps(name, chain, *arguments):
 
     results = getattr(reference, name)(Chain(*map(zeros, chain)), *map(zeros, arguments))
     return tree.map_structure(ops.convert_to_tensor, results)
+
+
+def _without_autocast(function):
+    from fastkeras._ops.torch_arrays import without_autocast
+
+    @wraps(function)
+    def call(chain, *more):
+        with without_autocast(ops.convert_to_tensor(chain.emissions)):
+            return function(chain, *more)
+
+    return call
 
 
 def _in_a_graph(function):
