@@ -1,11 +1,13 @@
 """The CRF on tensors of torch: our engines and pytorch-crf, as providers of crf.py."""
 
+from functools import partial
+
 import numpy as np
 
 from fastkeras import crf
 from fastkeras.bench.crf_on_jax import check_backend
 
-LONGEST_TO_COMPILE = 128  # steps: torch.compile unrolls the loop over them, which takes minutes
+LONGEST_TO_COMPILE = 16  # steps: torch.compile unrolls the loop over them, 128 take minutes
 
 
 def engine(engine, problem):
@@ -43,7 +45,8 @@ def compiled_pytorch_crf(problem):
         )
     import torch
 
-    return pytorch_crf(problem, torch.compile)
+    torch.compiler.reset()  # else it gives up shapes, or compiling, after a few problems
+    return pytorch_crf(problem, partial(torch.compile, dynamic=False))
 
 
 def pytorch_crf(problem, transform=lambda layer: layer):
