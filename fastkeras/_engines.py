@@ -37,6 +37,7 @@ DOMAINS = {
         "tensorflow_native",
         "torch_native",
         "jax_native",
+        "cupy",
         "native",
         "numba",
         "keras",

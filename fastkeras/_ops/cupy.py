@@ -10,6 +10,8 @@ from importlib import resources
 import cupy
 import numpy as np
 
+from fastkeras._ops.records import Records
+
 try:
     NUM_DEVICES = cupy.cuda.runtime.getDeviceCount()
 except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -19,6 +21,7 @@ DEVICE_HEADER = resources.files("fastkeras._ops") / "device.cuh"
 
 
 OPTIONS = ("-std=c++17", "-default-device")  # unmarked functions are for the device
+PARAMETER_BYTES = 32764  # that a launch takes, since CUDA 12.1
 
 
 def source(package, files):
@@ -69,10 +72,20 @@ def launch(kernels, name, blocks, threads, *arguments):
         blocks: how many, or a tuple of up to three numbers.
         threads: how many in each block.
         *arguments: arrays of this device, None for a null pointer, ints, which the kernel gets as
-            `int`, and scalars of NumPy, which it gets in their own types.
+            `int`, scalars of NumPy, which it gets in their own types, and `Records`.
     """
     blocks = blocks if isinstance(blocks, tuple) else (blocks,)
     if 0 in blocks:  # which CUDA refuses
         return
-    numbers = tuple(np.int32(x) if isinstance(x, int) else x for x in arguments)
-    kernels.function(name, cupy.cuda.runtime.getDevice())(blocks, (threads,), numbers)
+    kernel = kernels.function(name, cupy.cuda.runtime.getDevice())
+    kernel(blocks, (threads,), tuple(map(_as_taken, arguments)))
+
+
+def _as_taken(argument):
+    if isinstance(argument, Records):
+        return argument.packed(_address_of)
+    return np.int32(argument) if isinstance(argument, int) else argument
+
+
+def _address_of(array):
+    return array.data.ptr

@@ -4,6 +4,7 @@
 #if !defined(FASTKERAS_ON_CPU)
 #define FASTKERAS_SHARED(type, name, count) __shared__ type name[count]
 #define FASTKERAS_KERNEL(name) static_assert(true)
+#define FASTKERAS_TABLE(type) const __grid_constant__ type  // an argument that is not copied
 using int64_t = long long;
 #define INFINITY __int_as_float(0x7f800000)  // NVRTC has no <cmath>
 #define NAN __int_as_float(0x7fc00000)

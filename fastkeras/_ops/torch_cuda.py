@@ -19,6 +19,7 @@ if not torch.cuda.is_available():
 import cupy
 
 from fastkeras._ops import cupy as of_cupy
+from fastkeras._ops.records import Records
 from fastkeras._ops.torch import LIBRARY
 from fastkeras._ops.torch_arrays import DTYPE_OF
 
@@ -45,6 +46,8 @@ class Device:
 
 
 def _address_of(argument):
+    if isinstance(argument, Records):
+        return argument.packed(torch.Tensor.data_ptr)
     return np.uint64(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
 
 

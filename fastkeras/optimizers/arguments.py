@@ -63,7 +63,7 @@ def checked(
             raise ValueError(
                 f"{name} must be {count}, one for each parameter, got {len(given[name])}"
             )
-    array = _jax_array if any(map(is_of_jax, parameters[:1])) else _array
+    array = _reader_of(parameters[:1])
     parameters = [array(f"parameters[{i}]", p) for i, p in enumerate(parameters)]
     gradients = [array(f"gradients[{i}]", g) for i, g in enumerate(given["gradients"])]
     slots = [_slots_of(array, i, of_parameter) for i, of_parameter in enumerate(given["slots"])]
@@ -80,7 +80,7 @@ def checked(
             raise ValueError(f"rows[{i}] must be None: layer adaptation needs all rows")
     if not RULES[rule].element_wise and any(adapted):
         raise ValueError(f"layer_adaptation: {rule!r} goes by the size of a parameter already")
-    if array is _array:
+    if array is not _jax_array:
         written = _check_memory(parameters, slots, remainders)
         gradients = [_readable(gradient, written) for gradient in gradients]
     numbers = _steps(step, count)
@@ -122,6 +122,25 @@ def _array(name, array):
     return np.asarray(array)
 
 
+def _cupy_array(name, array):
+    if not is_of_cupy(array):
+        raise ValueError(
+            f"{name} must be an array of CuPy, since parameters are, got {type(array).__name__}"
+        )
+    return array
+
+
+def _reader_of(parameters):
+    if any(map(is_of_cupy, parameters)):
+        return _cupy_array
+    return _jax_array if any(map(is_of_jax, parameters)) else _array
+
+
+def is_of_cupy(array):
+    """Tell whether an array is of CuPy."""
+    return family_of(array) == "cupy"
+
+
 def is_of_jax(array):
     """Tell whether an array is of JAX, on whatever device."""
     return family_of(array) in ("jax", "jax_elsewhere")
@@ -159,6 +178,8 @@ def _slots_of(array, i, given):
 def _rows(name, rows):
     if rows is None:
         return None
+    if is_of_cupy(rows):
+        rows = rows.get()
     if is_traced(rows):
         if not np.issubdtype(rows.dtype, np.integer):
             raise ValueError(f"{name} must be whole numbers, got {rows.dtype}")
@@ -241,7 +262,7 @@ def _check_memory(parameters, slots, remainders):
         named += [(f"slots[{i}][{k}]", slot) for k, slot in enumerate(slots[i])]
         named += [(f"remainders[{i}]", remainders[i])] if remainders[i] is not None else []
         for name, array in named:
-            if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
+            if not _is_writeable_in_place(array):
                 raise ValueError(
                     f"{name} must be contiguous, aligned and writeable, to be updated in place"
                 )
@@ -254,14 +275,23 @@ def _check_memory(parameters, slots, remainders):
     return written
 
 
+def _is_writeable_in_place(array):
+    flags = array.flags
+    if not isinstance(array, np.ndarray):  # those of CuPy are always aligned and writeable
+        return flags.c_contiguous
+    return flags.c_contiguous and flags.writeable and flags.aligned
+
+
 def _stretch(array):
-    begin = array.__array_interface__["data"][0]
+    is_of_numpy = isinstance(array, np.ndarray)
+    begin = array.__array_interface__["data"][0] if is_of_numpy else array.data.ptr
     return begin, begin + array.nbytes
 
 
 def _readable(gradient, written):
     """Return a gradient, contiguous and outside the memory that is written; copy it if need be."""
-    if not (gradient.flags.c_contiguous and gradient.flags.aligned):
+    is_aligned = not isinstance(gradient, np.ndarray) or gradient.flags.aligned
+    if not (gradient.flags.c_contiguous and is_aligned):
         return gradient.copy(order="C")
     begin, end = _stretch(gradient)
     before = bisect_left(written, (end,))  # of these sorted ranges the last ends last

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastkeras import _engines
-from fastkeras._arrays import NUMPY, Spoken
-from fastkeras.optimizers.arguments import checked, is_of_jax
+from fastkeras._arrays import NUMPY, Spoken, array_functions
+from fastkeras.optimizers.arguments import checked, is_of_cupy, is_of_jax
 from fastkeras.optimizers.step import changed, do, engine_needs
 
 _NUMBERS = ("learning_rate", "numbers", "multipliers", "decays")  # of a `Step`
@@ -50,7 +50,8 @@ def update(
         rule: a key of `fastkeras.optimizers.rules.RULES`, e.g. "adam", "momentum", "lion", "lamb".
         parameters: list of NumPy arrays, float16, bfloat16, float32 or float64. They are updated in
             place; all arrays that are updated must be contiguous and share no memory. Or a list of
-            arrays of JAX; then all other arrays must be too, and numbers may be.
+            arrays of CuPy, or of JAX; then all other arrays must be too, and with JAX numbers may
+            be.
         gradients: list of arrays of the same shapes, of any strides, in the dtype of the parameter,
             or float32 for a float16 or bfloat16 one.
         slots: for each parameter a tuple of arrays of its shape, float64 for a float64 parameter
@@ -73,8 +74,8 @@ def update(
         remainders: for each parameter None, or for a float16 or bfloat16 one a float32 array of its
             shape, zeros at first: what its dtype cannot hold of its value; updated in place.
         stochastic_rounding: round bfloat16 up or down at random, with the right mean.
-        engine: None for the fastest that is available; "native", "numba" or "reference", for JAX
-            "jax_native" or "keras". The kernels have no Adafactor.
+        engine: None for the fastest that is available; "native", "cupy", "numba" or "reference",
+            for CuPy "cupy", for JAX "jax_native" or "keras". The kernels have no Adafactor.
         **hyperparameters: of the rule: `beta_1=0.9, beta_2=0.999, epsilon=1e-7, momentum=0.9,
             rho=0.9`; `u_product` for Nadam, the product of its momentums of all steps.
 
@@ -119,7 +120,8 @@ def update(
     module = _engines.engine_for("optimizers", array, engine, *engine_needs(rule))
     if _engines.name_of(module) == "keras":
         given = _by_masks(given)
-    *new, finite = do(NUMPY, module, rule, given, _noise, _spread, _gathered)
+    arrays = array_functions(array)
+    *new, finite = do(NUMPY, module, rule, given, _noise, _spread, _gathered, arrays=arrays)
     for array, value in changed(given, new, (given.parameters, given.slots, given.remainders)):
         array[...] = value
     return bool(finite)
@@ -145,6 +147,10 @@ def _no_noise(gradient):
 
 
 def _noise(gradient):
+    if is_of_cupy(gradient):
+        import cupy
+
+        return cupy.random.standard_normal(gradient.shape, "float64").astype(gradient.dtype)
     return np.random.default_rng().standard_normal(gradient.shape).astype(gradient.dtype)
 
 
@@ -155,12 +161,19 @@ def _spread(gradient, rows, like):
         import jax.numpy as jnp
 
         return jnp.zeros(like.shape, gradient.dtype).at[rows].set(gradient)
-    all_rows = np.zeros(like.shape, gradient.dtype)
+    if is_of_cupy(gradient):
+        import cupy
+
+        all_rows, rows = cupy.zeros(like.shape, gradient.dtype), cupy.asarray(rows)
+    else:
+        all_rows = np.zeros(like.shape, gradient.dtype)
     all_rows[rows] = gradient
     return all_rows
 
 
 def _gathered(gradient, rows):
+    if is_of_cupy(gradient):
+        return array_functions(gradient).take(gradient, array_functions(gradient).asarray(rows), 0)
     return gradient if rows.dtype == bool else gradient[rows]
 
 

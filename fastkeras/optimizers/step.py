@@ -69,11 +69,11 @@ def engine_needs(rule):
     return (None if RULES[rule].has_kernel else "EVERY_RULE"), f"the rule {rule!r}"
 
 
-def do(xp, engine, rule, step, noise, spread, gathered, variables=None):
+def do(xp, engine, rule, step, noise, spread, gathered, variables=None, arrays=None):
     """Do a step with an engine.
 
     Args:
-        xp: the functions of the array library.
+        xp: the functions of the array library, at least for the numbers of the step.
         engine: a module.
         rule: a key of `RULES`.
         step: a `Step`.
@@ -81,6 +81,7 @@ def do(xp, engine, rule, step, noise, spread, gathered, variables=None):
         spread: function (gradient, rows, like) that returns a gradient with all rows.
         gathered: function (gradient, rows) that undoes this.
         variables: passed to Python functions among the transforms; by default the parameters.
+        arrays: the functions for parameters and gradients; by default `xp`.
 
     Returns:
         The result of `engine.step`: parameters, slots, remainders, and whether all gradients to be
@@ -88,10 +89,11 @@ def do(xp, engine, rule, step, noise, spread, gathered, variables=None):
     """
     frozen = xp.equal(step.multipliers, 0)
     before, chains = of_transforms.split(step.chains)
-    gradients = step.gradients
+    gradients, arrays = step.gradients, arrays or xp
     if any(before):
+        still = arrays.convert_to_tensor(frozen)
         gradients, chains = _transformed(
-            xp, step, frozen, before, chains, noise, spread, gathered, variables
+            arrays, step, still, before, chains, noise, spread, gathered, variables
         )
     multipliers = xp.cast(step.multipliers, step.decays.dtype)
     coefficients = RULES[rule].coefficients(

@@ -38,8 +38,10 @@
 #define FASTKERAS_ON_CPU 1
 #define __global__
 #define __device__
+#define __constant__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define FASTKERAS_TABLE(type) const type&
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -361,7 +363,7 @@ template <typename... Args, size_t... I>
 ON_CPU_HIDDEN void LaunchWith(void (*kernel)(Args...), const unsigned* sizes, unsigned seed,
                               [[maybe_unused]] void** args, std::index_sequence<I...>) {
   Launch({sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]}, seed,
-         [&] { kernel(*static_cast<std::remove_const_t<Args>*>(args[I])...); });
+         [&] { kernel(*static_cast<std::decay_t<Args>*>(args[I])...); });
 }
 
 template <typename... Args>
@@ -468,6 +470,7 @@ template <typename Value>
 Value atomicOr(Value* address, Value value) {
   return __atomic_fetch_or(address, value, __ATOMIC_RELAXED);
 }
+inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline float __int_as_float(int bits) {
   float value;

@@ -8,7 +8,7 @@ import ctypes
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
@@ -21,6 +21,10 @@ SCALARS = {
     np.dtype("float32"): ctypes.c_float,
     np.dtype("float64"): ctypes.c_double,
 }
+OF_ARRAYS = (
+    *("abs", "all", "broadcast_to", "clip", "full_like", "isfinite", "matmul", "maximum"),
+    *("mean", "ones_like", "reshape", "sqrt", "sum", "take", "transpose", "where", "zeros_like"),
+)
 seed = 0  # for the order in which blocks and threads run
 
 
@@ -40,7 +44,7 @@ def install():
     module.cuda.runtime.CUDARuntimeError = RuntimeError
     for name in ("empty", "zeros", "ones", "full", "arange"):
         setattr(module, name, made_by(getattr(np, name)))
-    for name in ("broadcast_to", "clip", "where", "matmul", "transpose", "isfinite"):
+    for name in OF_ARRAYS:
         setattr(module, name, of_arrays(getattr(np, name)))
     module.ascontiguousarray = lambda value: _device(np.ascontiguousarray(_host(asarray(value))))
     sys.modules["cupy"] = module
@@ -92,6 +96,14 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     ndim = property(lambda self: self._host.ndim)
     size = property(lambda self: self._host.size)
     flags = property(lambda self: self._host.flags)
+    nbytes = property(lambda self: self._host.nbytes)
+    data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
+
+    def get(self):
+        return np.array(self._host)
+
+    def copy(self, order="C"):
+        return ndarray(self._host.copy(order))
 
     def astype(self, dtype, copy=True):
         return ndarray(self._host.astype(dtype, copy=copy))
@@ -171,5 +183,7 @@ def _argument(value):
     if isinstance(value, ndarray):
         assert value.flags.c_contiguous, "kernels take arrays without strides"
         return ctypes.c_void_p(value._host.ctypes.data if value.size else None)
+    if isinstance(value, np.ndarray) and value.size == 1:  # a struct
+        return ctypes.create_string_buffer(value.tobytes(), value.nbytes)
     assert isinstance(value, np.generic), f"a kernel's number needs a type: {value!r}"
     return SCALARS[value.dtype](value.item())

@@ -22,7 +22,25 @@ def of_crf():
         crf.sample(x, transitions, num_samples=3, seed=0)
 
 
-CASES = (of_crf,)
+def of_optimizers():
+    from fastkeras.optimizers import transforms, update
+
+    rng = np.random.default_rng(0)
+    chain = (transforms.clip_by_global_norm(0.5), transforms.clip_by_value(0.1))
+    sizes = (1, 300, 5000)
+    for rule, count, bits in (("adam", 2, 32), ("adam", 2, 8), ("lamb", 2, 32), ("lion", 1, 8)):
+        parameters, gradients = (
+            [cupy.asarray(rng.standard_normal(size, "float32")) for size in sizes] for _ in (1, 2)
+        )
+        kinds = {32: (("float32", 1),), 8: (("uint8", 1), ("float32", 256))}[bits]
+        slots = [
+            tuple(cupy.zeros(-(-size // each), kind) for _ in range(count) for kind, each in kinds)
+            for size in sizes
+        ]
+        update(rule, parameters, gradients, slots, learning_rate=0.1, transforms=[chain] * 3)
+
+
+CASES = (of_crf, of_optimizers)
 
 if __name__ == "__main__":
     for case in CASES:

@@ -1,0 +1,81 @@
+// From sums over blocks to the factors of gradients and of changes: a block for each factor, which
+// adds up all sums that it needs, always in the same order.
+
+constexpr int kThreads = 512;
+
+// In the order of the numbers in host.py.
+enum NormKind { kClipBySum, kClipByNorm, kNormalize, kSanitize };
+
+struct Record {
+  double operand;
+  double scale;  // of the gradient before, beside its factor
+  int begin, end;
+  int variable;
+  int round;  // of the factor before, or -1
+  int kind;
+};
+
+struct Records {
+  Record of[FASTKERAS_RECORDS];
+};
+
+__device__ inline double SumOf(const double* values, int begin, int end, double* shared) {
+  double sum = 0;
+#pragma unroll 4
+  for (int i = begin + threadIdx.x; i < end; i += kThreads) sum += values[i];
+  return OfBlock<Sum, kThreads>(sum, shared);
+}
+
+__device__ inline double Clipping(double norm, double largest) {
+  if (!(norm - norm == 0)) return NAN;
+  return norm > largest ? largest / norm : 1.0;
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    factors(FASTKERAS_TABLE(Records) records, const double* sums, int round, int num_variables,
+            double* of_variables, int* not_finite) {
+  FASTKERAS_SHARED(double, shared, kThreads / 32);
+  const Record& record = records.of[blockIdx.x];
+  const double sum = SumOf(sums, record.begin, record.end, shared);
+  if (threadIdx.x != 0) return;
+  if (record.kind == kSanitize) {
+    if (!(sum - sum == 0)) atomicOr(not_finite, 1);
+    return;
+  }
+  double factor = record.scale;
+  const auto place = [&](int of) {
+    return static_cast<long long>(of) * num_variables + record.variable;
+  };
+  if (record.round >= 0) factor *= of_variables[place(record.round)];
+  if (record.kind == kClipBySum) factor *= Clipping(sum, record.operand);
+  if (record.kind == kClipByNorm) factor *= Clipping(sqrt(sum), record.operand);
+  if (record.kind == kNormalize) factor *= sum > 0 ? 1 / sqrt(sum) : 0 * sum;
+  of_variables[place(round)] = factor;
+}
+FASTKERAS_KERNEL(factors);
+
+struct Lengths {
+  double rate, kept;  // the share of the parameter that decay leaves
+  int begin, end;
+  int variable;
+};
+
+struct AllLengths {
+  Lengths of[FASTKERAS_RECORDS];
+};
+
+// What makes a change as long as its parameter times the rate.
+extern "C" __global__ void __launch_bounds__(kThreads)
+    ratios(FASTKERAS_TABLE(AllLengths) all, const double* of_parameters, const double* of_changes,
+           int round, int num_variables, double* of_variables) {
+  FASTKERAS_SHARED(double, shared, kThreads / 32);
+  const Lengths& record = all.of[blockIdx.x];
+  const double squares = SumOf(of_parameters, record.begin, record.end, shared);
+  const double of_change = sqrt(SumOf(of_changes, record.begin, record.end, shared));
+  const double of_parameter = sqrt(squares * record.kept * record.kept);
+  if (threadIdx.x != 0) return;
+  const bool is_nothing = of_parameter == 0 || of_change == 0;  // NaN goes on
+  of_variables[static_cast<long long>(round) * num_variables + record.variable] =
+      is_nothing ? 1.0 : record.rate * of_parameter / of_change;
+}
+FASTKERAS_KERNEL(ratios);

@@ -1,0 +1,300 @@
+"""What the host does for the kernels: fill tables of variables, and launch, on any device.
+
+The device is as in fastkeras/_ops/cupy.py. Here it gets arrays of its own kind, on the GPU and
+contiguous; their values are never read. All numbers are NumPy's.
+"""
+
+from functools import cache
+from itertools import accumulate
+from math import prod
+
+import numpy as np
+
+from fastkeras._ops.cupy import Kernels, source
+from fastkeras._ops.records import ARRAY, Records, layout_of
+from fastkeras.optimizers._engines.cupy.plan import ADD_PARAMETER, plan_of
+from fastkeras.optimizers.rules import RULES, is_quantized
+
+FILES = {
+    "step": ("numbers.cu", "chains.cu", "rules.cu", "quantize.cu", "step.cu"),
+    "norms": ("numbers.cu", "chains.cu", "norms.cu"),
+    "factors": ("factors.cu",),
+}
+CODE = {name: source(__package__, files) for name, files in FILES.items()}
+THREADS, THREADS_OF_FACTORS = 256, 512  # kThreads
+IN_STEP, IN_NORMS = 4096, 8192  # kNumbers: how many of a variable a block takes
+FEW, MAX_STEPS = 16, 32  # records for which there is a smaller table; transforms in a table
+
+STEPS = (("operand", "f8"), ("kind", "i4"), ("round", "i4"))
+NORM = (("operand", "f8"), ("scale", "f8"), ("begin", "i4"), ("end", "i4"))
+NORM += (("variable", "i4"), ("round", "i4"), ("kind", "i4"))
+LENGTHS = (("rate", "f8"), ("kept", "f8"), ("begin", "i4"), ("end", "i4"), ("variable", "i4"))
+COMMON = (("first_block", "i4"), ("row_size", "i4"), ("variable", "i4"), ("round", "i4"))
+COMMON += (("first_step", "i4"), ("end_step", "i4"))
+SUMMED = tuple((name, ARRAY) for name in ("gradient", "parameter", "remainder", "rows"))
+SUMMED += (("size", "i8"), ("scale", "f8"), *COMMON, ("kind", "i4"), ("first_sum", "i4"))
+
+
+def step(
+    device,
+    rule,
+    parameters,
+    gradients,
+    slots,
+    frozen,
+    coefficients,
+    decays,
+    chains,
+    extras,
+    dtypes,
+):
+    """Launch a step; `dtypes` are pairs of names, of each parameter and of its gradient.
+
+    Returns:
+        None, or if a gradient is to be sanitized an int32 on the device, in an array of one
+        element: not 0 if one was not finite, so that nothing was changed.
+    """
+    sizes = [prod(gradient.shape) for gradient in gradients]
+    active = [i for i, size in enumerate(sizes) if size and not frozen[i]]
+    plan = plan_of(
+        tuple(tuple(chains[i]) for i in active), tuple(dtypes[i][0] == "float64" for i in active)
+    )
+    given = _Given(device, rule, parameters, gradients, slots, extras, dtypes, sizes)
+    given.coefficients, given.decays = np.asarray(coefficients), np.asarray(decays)
+    adapted = [i for i in active if extras.adapted[i]]
+    rounds = len(plan.rounds) + bool(adapted)
+    if rounds:
+        given.factors = device.empty((rounds, len(sizes)), "float64")
+    if plan.sanitizes:
+        given.not_finite = device.zeros((1,), "int32")
+    for number, members in enumerate(plan.rounds):
+        given.find_factors(number, [m._replace(variable=active[m.variable]) for m in members])
+    programs = dict(zip(active, plan.programs, strict=True))
+    if adapted:
+        given.find_ratios(len(plan.rounds), {i: programs[i] for i in adapted})
+    given.update(programs, len(plan.rounds))
+    return given.not_finite
+
+
+class _Given:
+    """The arguments of a step, and what its launches pass to each other."""
+
+    def __init__(self, device, rule, parameters, gradients, slots, extras, dtypes, sizes):
+        self.device, self.rule, self.extras = device, rule, extras
+        self.parameters, self.gradients, self.slots = parameters, gradients, slots
+        self.dtypes, self.sizes = dtypes, sizes
+        self.factors = self.not_finite = None
+
+    def find_factors(self, number, members):
+        """Sum over the gradients of the members of a round, and compute their factors."""
+        blocks = [-(-self.sizes[m.variable] // IN_NORMS) for m in members]
+        *starts, total = accumulate(blocks, initial=0)
+        sums = self.device.empty((total,), "float64")
+        by_dtypes = {}
+        for member, start in zip(members, starts, strict=True):
+            by_dtypes.setdefault(self.dtypes[member.variable], []).append((member, start))
+        for dtypes, of_dtypes in by_dtypes.items():
+            programs = {m.variable: m.program for m, _ in of_dtypes}
+            more = {m.variable: (m.kind, start) for m, start in of_dtypes}
+            make = (norm_kernels, *dtypes)
+            for part, columns, steps, count in self._tables(programs, SUMMED, IN_NORMS):
+                parameters = [
+                    self.parameters[i]
+                    if any(kind == ADD_PARAMETER for _, kind, _ in programs[i].steps)
+                    else None
+                    for i in part
+                ]
+                columns |= {"parameter": parameters}
+                columns |= {"kind": [more[i][0] for i in part]}
+                columns |= {"first_sum": [more[i][1] for i in part]}
+                self._launch(make, "sums", count, SUMMED, part, columns, steps, sums)
+        ends = {}
+        for member, start, size in zip(members, starts, blocks, strict=True):
+            begin = ends.get(member.group, (start,))[0]
+            ends[member.group] = begin, start + size
+        rows = [
+            (operand, m.program.scale, *ends[m.group], m.variable, m.program.round, kind)
+            for m in members
+            for kind, operand in m.norms
+        ]
+        for part, capacity, kernels in self._parts(rows, NORM):
+            records = Records(NORM, _columns(NORM, part), capacity)
+            self.device.launch(
+                *(kernels, "factors", len(part), THREADS_OF_FACTORS, records, sums, number),
+                *(len(self.sizes), self.factors, self.not_finite),
+            )
+
+    def find_ratios(self, number, programs):
+        """Compute the lengths of adapted variables and of their changes."""
+        for form, of_form in self._by_form(programs).items():
+            make = (step_kernels, self.rule, *form)
+            for part, columns, steps, count in self._tables(of_form, self._fields(form), IN_STEP):
+                self._fill(form, part, columns, None)
+                sums = [self.device.empty((count,), "float64") for _ in range(2)]
+                fields = self._fields(form)
+                self._launch(make, "lengths", count, fields, part, columns, steps, *sums)
+                begins = columns["first_block"]
+                rows = zip(
+                    (self.extras.rates[i] for i in part),
+                    (1 - self.decays[i] for i in part),
+                    *(begins, (*begins[1:], count), part),
+                    strict=True,
+                )
+                for of_part, capacity, kernels in self._parts(list(rows), LENGTHS):
+                    records = Records(LENGTHS, _columns(LENGTHS, of_part), capacity)
+                    self.device.launch(
+                        *(kernels, "ratios", len(of_part), THREADS_OF_FACTORS, records, *sums),
+                        *(number, len(self.sizes), self.factors),
+                    )
+
+    def update(self, programs, round_of_ratio):
+        """Update all variables: one launch for all that are stored alike and fit into a table."""
+        for form, of_form in self._by_form(programs).items():
+            make, fields = (step_kernels, self.rule, *form), self._fields(form)
+            for part, columns, steps, count in self._tables(of_form, fields, IN_STEP):
+                self._fill(form, part, columns, round_of_ratio)
+                self._launch(make, "step", count, fields, part, columns, steps, self.not_finite)
+
+    def _by_form(self, programs):
+        """The programs by how variables are stored: dtypes, and whether slots are codes."""
+        by_form = {}
+        for i, program in programs.items():
+            form = (*self.dtypes[i], is_quantized(self.rule, self.slots[i]))
+            by_form.setdefault(form, {})[i] = program
+        return by_form
+
+    def _fields(self, form):
+        dtype, _, quantized = form
+        real = "f8" if dtype == "float64" else "f4"
+        pointers = len(RULES[self.rule].slots) * (2 if quantized else 1)
+        return _step_fields(real, max(1, pointers), self.coefficients.shape[1])
+
+    def _tables(self, programs, fields, numbers):
+        """Yield parts of the variables that fit into a table, its columns, the steps, the blocks.
+
+        Variables with the same steps share them.
+        """
+        capacity = (self.device.PARAMETER_BYTES - MAX_STEPS * 16 - 64) // layout_of(fields).itemsize
+        part, steps, places = [], [], {}
+        for i, program in programs.items():
+            count = len(program.steps)
+            if count > MAX_STEPS:
+                raise ValueError(
+                    f"gradient_transforms: engine='cupy' takes up to {MAX_STEPS} element-wise "
+                    f"transforms in a row, got {count}"
+                )
+            is_new = program.steps not in places
+            if len(part) == capacity or (is_new and len(steps) + count > MAX_STEPS):
+                yield self._table(part, programs, places, steps, numbers)
+                part, steps, places = [], [], {}
+                is_new = True
+            if is_new:
+                places[program.steps] = len(steps)
+                steps = [*steps, *program.steps]
+            part.append(i)
+        if part:
+            yield self._table(part, programs, places, steps, numbers)
+
+    def _table(self, part, programs, places, steps, numbers):
+        of_part = [programs[i] for i in part]
+        *starts, count = accumulate((-(-self.sizes[i] // numbers) for i in part), initial=0)
+        begins = [places[program.steps] for program in of_part]
+        rows, parameters = self.extras.rows, self.parameters
+        columns = {
+            "gradient": [self.gradients[i] for i in part],
+            "parameter": [parameters[i] for i in part],
+            "remainder": [self.extras.remainders[i] for i in part],
+            "rows": [rows[i] for i in part],
+            "size": [self.sizes[i] for i in part],
+            "scale": [program.scale for program in of_part],
+            "first_block": starts,
+            "row_size": [0 if rows[i] is None else prod(parameters[i].shape[1:]) for i in part],
+            "variable": part,
+            "round": [program.round for program in of_part],
+            "first_step": begins,
+            "end_step": [b + len(p.steps) for b, p in zip(begins, of_part, strict=True)],
+        }
+        return part, columns, Records(STEPS, _columns(STEPS, steps), MAX_STEPS), count
+
+    def _fill(self, form, part, columns, round_of_ratio):
+        """Add the columns that only `step` and `lengths` have."""
+        seeds, adapted = self.extras.seeds, self.extras.adapted
+        is_random = seeds is not None and form[0] == "bfloat16"
+        for s in range(max(map(len, (self.slots[i] for i in part)), default=0) or 1):
+            columns[f"slot_{s}"] = [self.slots[i][s] if self.slots[i] else None for i in part]
+        columns["coefficients"] = self.coefficients[part]
+        columns["decay"] = self.decays[part]
+        columns["round_of_ratio"] = [
+            round_of_ratio if adapted[i] and round_of_ratio is not None else -1 for i in part
+        ]
+        columns["dithered"] = [is_random] * len(part)
+        columns["seed"] = np.asarray(seeds, "int32").view("uint32")[part] if is_random else ()
+
+    def _launch(self, make, name, blocks, fields, part, columns, steps, *more):
+        make, *form = make
+        capacity = self._capacity(len(part), fields)
+        self.device.launch(
+            *(make(*form, capacity), name, blocks, THREADS, Records(fields, columns, capacity)),
+            *(steps, len(part), self.factors, len(self.sizes), *more),
+        )
+
+    def _capacity(self, count, fields):
+        if count <= FEW:
+            return FEW
+        return (self.device.PARAMETER_BYTES - MAX_STEPS * 16 - 64) // layout_of(fields).itemsize
+
+    def _parts(self, rows, fields):
+        """Yield rows that fit into a table, its capacity, and the kernels for it."""
+        capacity = self._capacity(len(rows), fields)
+        for begin in range(0, len(rows), capacity):
+            yield rows[begin : begin + capacity], capacity, factor_kernels(capacity)
+
+
+@cache
+def _step_fields(real, pointers, coefficients):
+    names = ("parameter", "gradient", *(f"slot_{s}" for s in range(pointers)), "remainder", "rows")
+    return (
+        *((name, ARRAY) for name in names),
+        *(("size", "i8"), ("scale", "f8"), ("coefficients", (real, coefficients))),
+        *(("decay", real), ("first_block", "i4"), ("row_size", "i4"), ("variable", "i4")),
+        *(("round", "i4"), ("round_of_ratio", "i4"), ("first_step", "i4"), ("end_step", "i4")),
+        *(("dithered", "i4"), ("seed", "u4")),
+    )
+
+
+def _columns(fields, rows):
+    columns = zip(*rows, strict=True) if rows else [()] * len(fields)
+    return {name: values for (name, _), values in zip(fields, columns, strict=True)}
+
+
+@cache
+def step_kernels(rule, parameter, gradient, quantized, records):
+    return Kernels(
+        CODE["step"],
+        FASTKERAS_RULE=_struct_of(rule),
+        FASTKERAS_PARAMETER=parameter.capitalize(),
+        FASTKERAS_GRADIENT=gradient.capitalize(),
+        FASTKERAS_QUANTIZED=int(quantized),
+        FASTKERAS_RECORDS=records,
+        FASTKERAS_STEPS=MAX_STEPS,
+    )
+
+
+@cache
+def norm_kernels(parameter, gradient, records):
+    return Kernels(
+        CODE["norms"],
+        FASTKERAS_PARAMETER=parameter.capitalize(),
+        FASTKERAS_GRADIENT=gradient.capitalize(),
+        FASTKERAS_RECORDS=records,
+        FASTKERAS_STEPS=MAX_STEPS,
+    )
+
+
+@cache
+def factor_kernels(records):
+    return Kernels(CODE["factors"], FASTKERAS_RECORDS=records)
+
+
+def _struct_of(rule):
+    return "".join(word.capitalize() for word in rule.split("_"))

@@ -1,0 +1,91 @@
+// The update rules, one number at a time: each returns the change of the parameter, and updates the
+// slots. The coefficients are those of fastkeras/optimizers/rules.py; as csrc/optimizers/rules.h.
+
+__device__ inline float Sqrt(float x) { return sqrtf(x); }
+__device__ inline double Sqrt(double x) { return sqrt(x); }
+
+#define FASTKERAS_DEFINE(Name, slots, ...)                                               \
+  struct Name {                                                                          \
+    static constexpr int kSlots = slots;                                                 \
+    Real __VA_ARGS__;                                                                    \
+    __device__ Real Change(Real g, Real& a, Real& b, Real& c) const;                     \
+  };                                                                                     \
+  __device__ inline Real Name::Change([[maybe_unused]] Real g, [[maybe_unused]] Real& a, \
+                                      [[maybe_unused]] Real& b, [[maybe_unused]] Real& c) const
+
+FASTKERAS_DEFINE(Sgd, 0, rate) { return -g * rate; }
+
+FASTKERAS_DEFINE(Momentum, 1, rate, mu) {
+  a = a * mu - g * rate;
+  return a;
+}
+
+FASTKERAS_DEFINE(Nesterov, 1, rate, mu) {
+  a = a * mu - g * rate;
+  return a * mu - g * rate;
+}
+
+FASTKERAS_DEFINE(Adam, 2, rate, rest_1, rest_2, epsilon) {
+  a += (g - a) * rest_1;
+  b += (g * g - b) * rest_2;
+  return -a * rate / (Sqrt(b) + epsilon);
+}
+
+FASTKERAS_DEFINE(Amsgrad, 3, rate, rest_1, rest_2, epsilon) {
+  a += (g - a) * rest_1;
+  b += (g * g - b) * rest_2;
+  c = c > b || c != c ? c : b;  // NaN stays
+  return -a * rate / (Sqrt(c) + epsilon);
+}
+
+FASTKERAS_DEFINE(Nadam, 2, of_momentum, of_gradient, rest_1, rest_2, unbias_2, epsilon) {
+  a += (g - a) * rest_1;
+  b += (g * g - b) * rest_2;
+  return -(a * of_momentum + g * of_gradient) / (Sqrt(b * unbias_2) + epsilon);
+}
+
+FASTKERAS_DEFINE(Lion, 1, rate, beta_1, rest_1, beta_2, rest_2) {
+  const Real x = a * beta_1 + g * rest_1;
+  a = a * beta_2 + g * rest_2;
+  return -rate * (x > 0 ? Real(1) : x < 0 ? Real(-1) : x);  // of NaN it is NaN
+}
+
+FASTKERAS_DEFINE(Rmsprop, 1, rate, rho, rest, epsilon) {
+  a = a * rho + g * g * rest;
+  return -rate * g / Sqrt(a + epsilon);
+}
+
+FASTKERAS_DEFINE(RmspropMomentum, 2, rate, rho, rest, epsilon, mu) {
+  a = a * rho + g * g * rest;
+  b = b * mu + rate * g / Sqrt(a + epsilon);
+  return -b;
+}
+
+FASTKERAS_DEFINE(CenteredRmsprop, 2, rate, rho, rest, epsilon) {
+  a = a * rho + g * g * rest;
+  b = b * rho + g * rest;
+  return -rate * g / Sqrt(a - b * b + epsilon);
+}
+
+FASTKERAS_DEFINE(CenteredRmspropMomentum, 3, rate, rho, rest, epsilon, mu) {
+  a = a * rho + g * g * rest;
+  c = c * rho + g * rest;
+  b = b * mu + rate * g / Sqrt(a - c * c + epsilon);
+  return -b;
+}
+
+FASTKERAS_DEFINE(Adagrad, 1, rate, epsilon) {
+  a += g * g;
+  return -rate * g / Sqrt(a + epsilon);
+}
+
+FASTKERAS_DEFINE(Lamb, 2, rate, rest_1, rest_2, unbias_1, unbias_2, epsilon) {
+  a += (g - a) * rest_1;
+  b += (g * g - b) * rest_2;
+  return -rate * (a * unbias_1 / (Sqrt(b * unbias_2) + epsilon));
+}
+
+#undef FASTKERAS_DEFINE
+
+using Rule = FASTKERAS_RULE;
+constexpr int kCoefficients = sizeof(Rule) / sizeof(Real);

@@ -1,0 +1,247 @@
+// The step of all variables of one launch. They may differ in everything but the rule, and how they
+// are stored.
+
+constexpr bool kQuantized = FASTKERAS_QUANTIZED;
+constexpr int kPointers = Rule::kSlots == 0 ? 1 : Rule::kSlots * (kQuantized ? 2 : 1);
+constexpr int kNumbers = 4096;  // of a block
+// Blocks that a multiprocessor is to hold at once, and so how many registers a thread may use.
+constexpr int kResident =
+    kQuantized || Parameter::kIsHalf || sizeof(Real) == 8 || Rule::kSlots == 3 ? 2 : 3;
+
+struct Record {  // of a variable, as in host.py
+  Parameter::Stored* parameter;
+  const Gradient::Stored* gradient;
+  void* slots[kPointers];  // if quantized, codes and scales in turn
+  Real* remainder;         // what a half parameter cannot hold of its value; null if that is lost
+  const long long* rows;   // of the parameter that the gradient has; null for all
+  long long size;          // of the gradient
+  double scale;            // of the gradient after the steps, beside its factor
+  Real coefficients[kCoefficients];
+  Real decay;  // the parameter loses this fraction
+  int first_block;
+  int row_size;
+  int variable;
+  int round;           // of the factor of the gradient, or -1
+  int round_of_ratio;  // of the factor of the change, or -1
+  int first_step, end_step;
+  int dithered;  // a bfloat16 parameter is rounded at random, by ...
+  unsigned seed;
+};
+
+struct Records {
+  Record of[FASTKERAS_RECORDS];
+};
+
+struct Halves {  // as they are
+  using Stored = unsigned short;
+  __device__ static unsigned short Narrow(unsigned short x) { return x; }
+};
+
+template <int kCount>
+struct Numbers {
+  Real parameter[kCount], gradient[kCount], slots[3][kCount];
+};
+
+__device__ inline bool IsAligned(const Record& record) {
+  bool aligned = IsAligned(record.parameter) && IsAligned(record.gradient);
+  if (Parameter::kIsHalf) aligned = aligned && IsAligned(record.remainder);
+#pragma unroll
+  for (int s = 0; s < Rule::kSlots; ++s) {
+    aligned = aligned && (kQuantized ? IsAligned(static_cast<unsigned char*>(record.slots[2 * s]))
+                                     : IsAligned(static_cast<Real*>(record.slots[s])));
+  }
+  return aligned;
+}
+
+// Calls fn(place, place in the gradient) for all numbers of a block.
+template <typename Function>
+__device__ inline void ForEach(const Record& record, Function fn) {
+  const long long begin = static_cast<long long>(blockIdx.x - record.first_block) * kNumbers;
+  const long long left = record.size - begin;
+  const int count = left < kNumbers ? static_cast<int>(left) : kNumbers;
+  const bool whole = record.rows == nullptr && IsAligned(record);
+  const int stretches = whole ? count / kStretch : 0, done = stretches * kStretch;
+  const int warp = threadIdx.x / 32;
+  for (int s = warp; s < stretches; s += kWarps) {
+    const Whole place{begin + s * kStretch};
+    fn(place, place);
+  }
+  if constexpr (kQuantized) {
+    for (int first = done + warp * kStretch; first < count; first += kThreads / 32 * kStretch) {
+      const Some place{begin + first, count - first};
+      fn(place, place);
+    }
+  } else {
+    for (int i = done + threadIdx.x; i < count; i += kThreads) {
+      One place{begin + i};
+      const One of_gradient = place;
+      if (record.rows != nullptr) {
+        const long long row = place.place / record.row_size;
+        place.place += (record.rows[row] - row) * record.row_size;
+      }
+      fn(place, of_gradient);
+    }
+  }
+}
+
+template <typename Place>
+__device__ inline void Read(const Record& record, const Steps& steps, const Factors& factors,
+                            const float* tables, Place place, Place of_gradient,
+                            Numbers<Place::kCount>& to) {
+  of_gradient.template Read<Gradient>(record.gradient, to.gradient);
+  place.template Read<Parameter>(record.parameter, to.parameter);
+#pragma unroll
+  for (int s = 0; s < 3; ++s) {
+    if (s >= Rule::kSlots) {
+#pragma unroll
+      for (int i = 0; i < Place::kCount; ++i) to.slots[s][i] = 0;
+    } else if constexpr (!kQuantized) {
+      place.template Read<Plain>(static_cast<const Real*>(record.slots[s]), to.slots[s]);
+    }
+  }
+  if constexpr (kQuantized) {
+    ReadCodes<true>(static_cast<const unsigned char*>(record.slots[0]),
+                    static_cast<const float*>(record.slots[1]), tables, place, to.slots[0]);
+    if constexpr (Rule::kSlots > 1) {
+      ReadCodes<false>(static_cast<const unsigned char*>(record.slots[2]),
+                       static_cast<const float*>(record.slots[3]), tables, place, to.slots[1]);
+    }
+  }
+  if constexpr (Parameter::kIsHalf) {
+    if (record.remainder != nullptr) {
+      Real rest[Place::kCount];
+      place.template Read<Plain>(record.remainder, rest);
+#pragma unroll
+      for (int i = 0; i < Place::kCount; ++i) to.parameter[i] += rest[i];
+    }
+  }
+  Transform(steps, record.first_step, record.end_step, factors, record.variable, to.parameter,
+            to.gradient);
+}
+
+// 16 random bits for an element; as `dither_bits` in fastkeras/optimizers/rounding.py.
+__device__ inline unsigned DitherBits(unsigned seed, unsigned element) {
+  unsigned bits = (element * 0x9e3779b9u) ^ seed;
+  bits = (bits ^ bits >> 16) * 0x85ebca6bu;
+  bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
+  return bits >> 16;
+}
+
+template <typename Place>
+__device__ inline void WriteParameter(const Real (&from)[Place::kCount], const Record& record,
+                                      Place place) {
+  if constexpr (!Parameter::kIsHalf) {
+    place.template Write<Parameter>(from, record.parameter);
+  } else {
+    unsigned short halves[Place::kCount];
+    const bool dithered = record.dithered;  // only if it is a bfloat16
+    Real rest[Place::kCount];
+#pragma unroll
+    for (int i = 0; i < Place::kCount; ++i) {
+      halves[i] = Parameter::Narrow(from[i]);
+      if (dithered) {
+        const unsigned bits = ToBits(from[i]), random = DitherBits(record.seed, place.Number(i));
+        const bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
+        if (is_finite) halves[i] = static_cast<unsigned short>((bits + random) >> 16);
+      }
+      rest[i] = from[i] - Parameter::Wide(halves[i]);
+      if (!(rest[i] - rest[i] == 0)) rest[i] = 0;  // where it is infinite nothing remains
+    }
+    place.template Write<Halves>(halves, record.parameter);
+    if (record.remainder != nullptr && !dithered) {
+      place.template Write<Plain>(rest, record.remainder);
+    }
+  }
+}
+
+template <typename Place>
+__device__ inline void WriteSlots(const Numbers<Place::kCount>& from, const Record& record,
+                                  const float* tables, Place place) {
+  if constexpr (kQuantized) {
+    WriteCodes<true>(from.slots[0], tables, place, static_cast<unsigned char*>(record.slots[0]),
+                     static_cast<float*>(record.slots[1]));
+    if constexpr (Rule::kSlots > 1) {
+      WriteCodes<false>(from.slots[1], tables, place, static_cast<unsigned char*>(record.slots[2]),
+                        static_cast<float*>(record.slots[3]));
+    }
+  } else {
+#pragma unroll
+    for (int s = 0; s < Rule::kSlots; ++s) {
+      place.template Write<Plain>(from.slots[s], static_cast<Real*>(record.slots[s]));
+    }
+  }
+}
+
+__device__ inline Rule RuleOf(const Record& record) {
+  Rule rule;
+  Real* const to = reinterpret_cast<Real*>(&rule);
+#pragma unroll
+  for (int i = 0; i < kCoefficients; ++i) to[i] = record.coefficients[i];
+  return rule;
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads, kResident)
+    step(FASTKERAS_TABLE(Records) records, FASTKERAS_TABLE(Steps) steps, int count,
+         const double* of_earlier_launches, int num_variables, const int* not_finite) {
+  FASTKERAS_SHARED(float, tables, kQuantized ? kTablesSize : 1);
+  if (not_finite != nullptr && *not_finite) return;
+  if constexpr (kQuantized) {
+    FillTables(tables);
+    __syncthreads();
+  }
+  const Record& record = records.of[Find(records.of, count, blockIdx.x)];
+  const Factors factors = {of_earlier_launches, num_variables};
+  const Rule rule = RuleOf(record);
+  const Real decay = record.decay;
+  const Real scale = static_cast<Real>(record.scale * factors.Of(record.round, record.variable));
+  const Real ratio = static_cast<Real>(factors.Of(record.round_of_ratio, record.variable));
+  ForEach(record, [&](auto place, auto of_gradient) {
+    Numbers<decltype(place)::kCount> numbers;
+    Read(record, steps, factors, tables, place, of_gradient, numbers);
+#pragma unroll
+    for (int i = 0; i < decltype(place)::kCount; ++i) {
+      const Real change = rule.Change(numbers.gradient[i] * scale, numbers.slots[0][i],
+                                      numbers.slots[1][i], numbers.slots[2][i]);
+      Real& parameter = numbers.parameter[i];
+      parameter += change * ratio - parameter * decay;  // rounded once
+    }
+    WriteSlots(numbers, record, tables, place);
+    WriteParameter(numbers.parameter, record, place);
+  });
+}
+FASTKERAS_KERNEL(step);
+
+// The squares of the parameter and of its change, summed over each block; changes nothing.
+extern "C" __global__ void __launch_bounds__(kThreads, kResident)
+    lengths(FASTKERAS_TABLE(Records) records, FASTKERAS_TABLE(Steps) steps, int count,
+            const double* of_earlier_launches, int num_variables, double* of_parameters,
+            double* of_changes) {
+  FASTKERAS_SHARED(float, tables, kQuantized ? kTablesSize : 1);
+  FASTKERAS_SHARED(double, shared, kWarps);
+  if constexpr (kQuantized) {
+    FillTables(tables);
+    __syncthreads();
+  }
+  const Record& record = records.of[Find(records.of, count, blockIdx.x)];
+  const Factors factors = {of_earlier_launches, num_variables};
+  const Rule rule = RuleOf(record);
+  const Real scale = static_cast<Real>(record.scale * factors.Of(record.round, record.variable));
+  double of_parameter = 0, of_change = 0;
+  ForEach(record, [&](auto place, auto of_gradient) {
+    Numbers<decltype(place)::kCount> numbers;
+    Read(record, steps, factors, tables, place, of_gradient, numbers);
+#pragma unroll
+    for (int i = 0; i < decltype(place)::kCount; ++i) {
+      const double change = rule.Change(numbers.gradient[i] * scale, numbers.slots[0][i],
+                                        numbers.slots[1][i], numbers.slots[2][i]);
+      of_parameter += static_cast<double>(numbers.parameter[i]) * numbers.parameter[i];
+      of_change += change * change;
+    }
+  });
+  of_parameter = OfBlock<Sum, kThreads>(of_parameter, shared);
+  of_change = OfBlock<Sum, kThreads>(of_change, shared);
+  if (threadIdx.x != 0) return;
+  of_parameters[blockIdx.x] = of_parameter;
+  of_changes[blockIdx.x] = of_change;
+}
+FASTKERAS_KERNEL(lengths);
