@@ -19,6 +19,7 @@ DOMAINS = {
         "torch_native",
         "torch_cuda",
         "jax_native",
+        "jax_cuda",
         "cupy",
         "native",
         "numba",
@@ -59,7 +60,10 @@ AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "numpy": ("native", "numba", "reference"),
     "tensorflow": ("tensorflow_native", "keras"),
     "jax": ("jax_native", "keras"),
-    "jax_elsewhere": ("keras",),  # arrays that are not on the CPU, or may be moved elsewhere
+    "jax_elsewhere": (
+        "jax_cuda",
+        "keras",
+    ),  # arrays that are not on the CPU, or may be moved elsewhere
     "cupy": ("cupy",),
     "torch": ("torch_native", "keras"),
     "torch_elsewhere": ("torch_cuda", "keras"),  # tensors that are not on the CPU

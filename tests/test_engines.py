@@ -95,7 +95,7 @@ def test_engine_that_does_not_take_the_array_is_an_error():
     [
         ("natvie", " (did you mean 'native'?)"),
         ("NumPy", " (did you mean 'cupy'?)"),
-        ("cuda", ""),
+        ("cuda", " (did you mean 'jax_cuda'?)"),
         (7, ""),
         (["native"], " (did you mean 'native'?)"),
     ],

@@ -5,13 +5,17 @@ The library, made of csrc/**/jax.cc, is built where setup.py finds a jaxlib.
 
 import re
 from ctypes import CDLL, c_int
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 
 import jax
 import jaxlib
 import numpy as np
 
 from fastkeras import _build
+from fastkeras._engines import why_not_ready
 
 try:
     from jax import enable_x64
@@ -68,7 +72,7 @@ def _check_interface():
         )
 
 
-def op(name, results, what, advice):
+def op(name, results, what, advice, domain=None):
     """A function of JAX arrays that calls a kernel, under all transformations except derivatives.
 
     Args:
@@ -77,6 +81,8 @@ def op(name, results, what, advice):
             results, one `jax.ShapeDtypeStruct` or a tuple of them.
         what: what cannot be differentiated, for the error.
         advice: what to use instead, for the error.
+        domain: a domain whose engine `jax_cuda` may have this kernel too; if it is ready here,
+            calls run on whichever platform their program is compiled for.
 
     Returns:
         A function of arrays, with integers or bools as keywords; the dtype of the first array
@@ -87,20 +93,55 @@ def op(name, results, what, advice):
         register(f"{name}_{dtype}")
 
     def run(attributes, *arrays):
-        call = jax.ffi.ffi_call(
-            f"{name}_{arrays[0].dtype}",
-            results(*arrays, **dict(attributes)),
-            vmap_method="expand_dims",  # csrc/xla_call.h handles axes in front of the given rank
-        )
-        in_c = {key: _as_in_c(value) for key, value in attributes}
-        in_c |= {"num_threads": np.int32(0), "rank": np.int32(arrays[0].ndim)}  # 0: all processors
-        returned, axes = call(*arrays, **in_c), _axes_of(arrays)
+        shapes = results(*arrays, **dict(attributes))
+
+        def on_cpu(*arrays):
+            call = jax.ffi.ffi_call(
+                f"{name}_{arrays[0].dtype}",
+                shapes,
+                vmap_method="expand_dims",  # csrc/xla_call.h handles axes before the given rank
+            )
+            in_c = {key: _as_in_c(value) for key, value in attributes}
+            in_c |= {"num_threads": np.int32(0)}  # all processors
+            return call(*arrays, **in_c, rank=np.int32(arrays[0].ndim))
+
+        def on_cuda(*arrays):
+            alone = isinstance(shapes, jax.ShapeDtypeStruct)
+            returned = cuda.run(kernel, (shapes,) if alone else shapes, arrays, dict(attributes))
+            return returned[0] if alone else returned
+
+        kernel, cuda = _on_cuda(domain, name) if domain else (None, None)
+        if kernel is None:
+            returned = on_cpu(*arrays)
+        else:
+            ways = {cuda.PLATFORM: on_cuda}
+            returned = jax.lax.platform_dependent(*arrays, default=on_cpu, **ways)
+        axes = _axes_of(arrays)
         return jax.tree.map(lambda result: _to_vary(result, axes - _axes_of([result])), returned)
 
     def backward(attributes, kept, d_results):
         raise NotImplementedError(f"engine='jax_native' cannot differentiate {what}: {advice}")
 
     return differentiable(run, lambda attributes, *arrays: (run(attributes, *arrays), ()), backward)
+
+
+def _on_cuda(domain, name):
+    """The kernel for GPUs and the module that runs it, or None twice where these are not ready."""
+    if why_not_ready(domain, "jax_cuda") is not None:
+        return None, None
+    cuda = import_module("fastkeras._ops.jax_cuda")
+    kernels = import_module(f"fastkeras.{domain}._engines.jax_cuda").KERNELS
+    return (kernels.get(name), cuda) if cuda.gpus() else (None, None)
+
+
+def has_cuda_plugin():
+    """Whether JAX's part for CUDA is installed, without asking JAX, which would take the GPU."""
+    spec = find_spec("jax_plugins")  # a folder that packages share
+    folders = spec.submodule_search_locations if spec else ()
+    names = [module.name for module in iter_modules(folders)]
+    return any("cuda" in name for name in names) or any(
+        find_spec(f"jax_cuda{version}_plugin") for version in (12, 13, 14)
+    )
 
 
 def differentiable(function, forward, backward):
@@ -162,11 +203,11 @@ def on_numpy_arrays(function, *arrays, **attributes):
         return jax.tree.map(np.array, results)  # copies, since JAX's own are read-only
 
 
-def register(name):
+def register(name, platform="cpu"):
     """Register a function of the library, so that XLA can call it by name; return the name."""
     handler = jax.ffi.pycapsule(function_of(name, None))
     try:
-        jax.ffi.register_ffi_target(name, handler, platform="cpu")
+        jax.ffi.register_ffi_target(name, handler, platform=platform)
     except Exception as error:  # XLA refuses functions for another version of its interface
         raise ImportError(
             f"{NAME}.so does not suit jaxlib {jaxlib.__version__}: {error}; {_again()}"

@@ -73,8 +73,12 @@ class Library:
 
     def launch(self, kernel, grid, block, seed, arguments):
         """Raise RuntimeError if threads do not meet at barriers and exchanges as they must."""
-        sizes = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
         addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        self.launch_at(kernel, grid, block, seed, addresses)
+
+    def launch_at(self, kernel, grid, block, seed, addresses):
+        """The same for an array of the arguments' addresses, as cuLaunchKernel takes it."""
+        sizes = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
         error = self._launch(kernel.encode(), sizes, seed, addresses)
         if error is not None:
             raise RuntimeError(f"{kernel}: {error.decode()}")

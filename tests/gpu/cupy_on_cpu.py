@@ -6,6 +6,7 @@ with NumPy arrays. It has only what the package calls.
 
 import ctypes
 import sys
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
@@ -38,6 +39,7 @@ def install():
     module.ndarray, module.RawModule = ndarray, RawModule
     module.asarray, module.asnumpy, module.bool_ = asarray, asnumpy, np.bool_
     module.cuda = ModuleType("cupy.cuda")
+    module.cuda.Device = nullcontext
     module.cuda.runtime = ModuleType("cupy.cuda.runtime")
     module.cuda.runtime.getDeviceCount = lambda: 1
     module.cuda.runtime.getDevice = lambda: 0
@@ -170,10 +172,23 @@ class RawModule:
         if not self._library.has(name):
             raise RuntimeError(f"CUDA_ERROR_NOT_FOUND: {name}: named symbol not found")
 
-        def launch(grid, block, args):
-            self._library.launch(name, grid, block, seed, [_argument(value) for value in args])
+        return RawKernel(self._library, name)
 
-        return launch
+
+FUNCTIONS = {}  # what stands for the address of a loaded kernel: its library and name
+
+
+class RawKernel:
+    """A kernel, which is loaded."""
+
+    def __init__(self, library, name):
+        self._library, self._name = library, name
+        self.kernel = SimpleNamespace(ptr=len(FUNCTIONS) + 1)
+        FUNCTIONS[self.kernel.ptr] = library, name
+
+    def __call__(self, grid, block, args):
+        arguments = [_argument(value) for value in args]
+        self._library.launch(self._name, grid, block, seed, arguments)
 
 
 def _argument(value):

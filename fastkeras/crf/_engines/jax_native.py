@@ -4,13 +4,16 @@ The values are differentiable once, in reverse, with respect to all scores.
 """
 
 from ctypes import c_char_p, c_int, c_int64
+from functools import partial
 
 import numpy as np
 from jax import ShapeDtypeStruct
 
-from fastkeras._ops.jax import differentiable, function_of, on_numpy_arrays, op
+from fastkeras._ops.jax import differentiable, function_of, on_numpy_arrays
+from fastkeras._ops.jax import op as op_of_any_domain
 from fastkeras.crf.chain import Gradients, check_values
 
+op = partial(op_of_any_domain, domain="crf")
 KERAS = "engine='keras' can"
 GOLD = "take the sequence_score of its tags instead"
 NO_MASK, NO_TAGS = np.zeros((0, 0), bool), np.zeros((0, 0), "int32")
@@ -71,7 +74,8 @@ def answer(function, chain, tags=None, more=(), **attributes):
     inputs = (*chain.scores, chain.lengths, mask, *(() if tags is None else (tags,)), *more)
     if chain.family == "numpy":
         return on_numpy_arrays(function, *inputs, **attributes)
-    check_values(chain, tags)  # an error from the kernel would come late, and be no ValueError
+    if chain.family == "jax":  # on a GPU, the host would have to wait
+        check_values(chain, tags)  # an error from the kernel would come late, and be no ValueError
     return function(*inputs, **attributes)
 
 
@@ -85,8 +89,13 @@ _gradient = op(
 )
 
 
+def workspace_size(x):
+    """How many numbers the gradient keeps of the value's computation, for these emissions."""
+    return WORKSPACE_SIZE[x.dtype.name](*x.shape)
+
+
 def _value_and_workspace_shapes(x, *_, quantity, keep_workspace):
-    size = WORKSPACE_SIZE[x.dtype.name](*x.shape) if keep_workspace else 0
+    size = workspace_size(x) if keep_workspace else 0
     return ShapeDtypeStruct(x.shape[:1], x.dtype), ShapeDtypeStruct((size,), x.dtype)
 
 
