@@ -1,5 +1,7 @@
 """Optimizer steps drawn by hypothesis, and how accurate they have to be."""
 
+from importlib import import_module
+
 import ml_dtypes  # noqa: F401  (NumPy then knows bfloat16)
 import numpy as np
 from hypothesis import strategies as st
@@ -29,6 +31,12 @@ CHAINS = (
     (lambda gradient, variable: gradient + variable, COMMON),
 )
 WIDE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+
+
+def has_rule(engine, rule):
+    """Tell whether an engine has a rule; rules that do not exist it may refuse itself."""
+    every = hasattr(import_module(f"fastkeras.optimizers._engines.{engine}"), "EVERY_RULE")
+    return every or rule not in [*RULES] or RULES[rule].has_kernel
 
 
 @st.composite
