@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastkeras._ops.records import ARRAY, Records, layout_of
+
 VERSION = 1
 MEMSET, LAUNCH = 0, 1
 NOTHING, PLACE, NUMBER, BYTES = 0, 1, 2, 3
@@ -82,7 +84,7 @@ class Recorder:
                 return (NOTHING,)
             if isinstance(argument, Array):
                 return PLACE, *place(argument)
-            if hasattr(argument, "packed"):  # Records
+            if isinstance(argument, Records):
                 return _encoded_bytes(argument, place)
             number = np.int32(argument) if isinstance(argument, int) else argument
             return NUMBER, int.from_bytes(number.tobytes(), "little", signed=True)
@@ -111,8 +113,6 @@ def _hash_of(kernels):
 
 def _encoded_bytes(records, place):
     """A table that a kernel gets by value, whose addresses are not known yet."""
-    from fastkeras._ops.records import ARRAY, layout_of
-
     layout = layout_of(records.fields)
     text = records.packed(lambda array: 0).tobytes()
     fixes = []

@@ -202,11 +202,13 @@ def test_programs_for_cuda_hold_plans_and_no_kernel_for_cpus(rng, monkeypatch):
 
 
 SMALL = """
+struct Record { int number; const float* given; float* made; };
+struct Table { Record of[4]; };
 extern "C" __global__ void __launch_bounds__(32, 1)
-    add(const float* given, double much, float* made, float* sums, const float* nothing,
-        int* scratch) {
+    add(Table table, double much, float* sums, const float* nothing, int* scratch) {
   const int i = threadIdx.x;
-  if (i < 3) made[blockIdx.x * 3 + i] = given[i] + float(much);
+  const Record& record = table.of[blockIdx.x];
+  if (i < 3) record.made[i] = (record.given ? record.given[i] : 0) + float(much) + record.number;
   if (i == 0 && !nothing) sums[blockIdx.x] += float(++scratch[blockIdx.x]);
 }
 FASTKERAS_KERNEL(add);
@@ -216,18 +218,20 @@ FASTKERAS_KERNEL(add);
 def small_plan():
     from fastkeras._ops import cupy
     from fastkeras._ops.cuda_plan import Array, Recorder
+    from fastkeras._ops.records import ARRAY, Records
 
     kernels = cupy.Kernels(cupy.DEVICE_HEADER.read_text() + SMALL)
     recorder = Recorder()
-    given, made = Array((3,), "float32"), recorder.empty((2, 3), "float32")
+    given, *made = Array((3,), "float32"), *(recorder.empty((3,), "float32") for _ in range(2))
+    fields = ("number", "i4"), ("given", ARRAY), ("made", ARRAY)
+    table = Records(fields, {"number": [7, 9], "given": [given, None], "made": made}, 4)
     sums, scratch = recorder.zeros((2,), "float32"), recorder.zeros((2,), "int32")
     for _ in range(2):
-        arguments = given, np.float64(0.5), made, sums, None, scratch
-        recorder.launch(kernels, "add", 2, 32, *arguments)
-    return recorder.plan([given], (made, sums))
+        recorder.launch(kernels, "add", 2, 32, table, np.float64(0.5), sums, None, scratch)
+    return recorder.plan([given], (*made, sums))
 
 
-def call_plan(words, names="", shapes=((2, 3), (2,), (256,))):
+def call_plan(words, names="", shapes=((3,), (3,), (2,), (256,))):
     results = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
     call = jax.ffi.ffi_call("fastkeras_cuda_plan", results)
     return jax.block_until_ready(
@@ -244,8 +248,8 @@ def call_plan(words, names="", shapes=((2, 3), (2,), (256,))):
         ([1, 7], "damaged: operation 7"),
         ([1, 0, 9, 0, 4], "damaged: buffer 9"),
         ([1, 0, -1, 0, 4], "damaged: buffer -1"),
-        ([1, 0, 1, 25, 0], "damaged: offset 25"),
-        ([1, 0, 1, 8, 17], "damaged: size 17"),
+        ([1, 0, 1, 13, 0], "damaged: offset 13"),
+        ([1, 0, 1, 8, 5], "damaged: size 5"),
         ([1, 0, 1, 8], "damaged: it ends too soon"),
         ([1, 1, 0], "damaged: kernel 0"),
     ),
@@ -267,11 +271,12 @@ def test_no_plan_leaves_its_buffers(rng, monkeypatch):
     plan = small_plan()
     for kernels, name in plan.kernels:
         jax_cuda._load(kernels, name)
-    made, sums, _ = call_plan(plan.words, plan.names)
-    np.testing.assert_array_equal(made, np.full((2, 3), 1.5))
+    first, second, sums, _ = call_plan(plan.words, plan.names)
+    np.testing.assert_array_equal(first, np.full(3, 8.5))
+    np.testing.assert_array_equal(second, np.full(3, 9.5))
     np.testing.assert_array_equal(sums, [3, 3])
     monkeypatch.setattr(plans_on_cpu, "runs", False)
-    for _ in range(60):
+    for _ in range(100):
         words = plan.words.copy()
         words[rng.integers(1, len(words))] = rng.choice([-1, 0, 1, 3, 40, 2**31, 2**62])
         try:
