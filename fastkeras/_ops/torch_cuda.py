@@ -20,7 +20,6 @@ import cupy
 
 from fastkeras._ops import cupy as of_cupy
 from fastkeras._ops.records import Records
-from fastkeras._ops.records import Records
 from fastkeras._ops.torch import LIBRARY
 from fastkeras._ops.torch_arrays import DTYPE_OF
 
