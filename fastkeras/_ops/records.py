@@ -24,15 +24,16 @@ class Records(NamedTuple):
     capacity: int
 
     def packed(self, address_of):
-        """Return the bytes as a NumPy array of one element; `address_of` gives that of an array."""
+        """Return it as a NumPy array of one element; `address_of` gives the address of an array."""
         layout = layout_of(self.fields)
-        table = np.zeros(self.capacity, layout)
+        argument = np.zeros(1, [("of", layout, (self.capacity,))])
+        table = argument["of"][0]
         for name, kind in self.fields:
             values = self.columns[name]
             if kind == ARRAY:
                 values = [0 if array is None else address_of(array) for array in values]
             table[name][: len(values)] = values
-        return table.view(f"V{table.nbytes}")
+        return argument
 
 
 @cache
