@@ -1,6 +1,7 @@
 """AdamW on a GPU: all 199 variables of BERT-base, beside torch's fused AdamW and a copy."""
 
 from functools import partial
+from math import prod
 
 import cupy
 import numpy as np
@@ -27,7 +28,7 @@ def shapes_of_bert():
 
 
 SHAPES = shapes_of_bert()
-COUNT = sum(map(np.prod, SHAPES))
+COUNT = sum(map(prod, SHAPES))
 RATES = np.linspace(0.1, 1.0, len(SHAPES))  # multipliers, one for each variable
 
 
@@ -124,22 +125,21 @@ def sample_of(arrays):
 def expected(parameters, gradients, rates, norm):
     """The sample after the first step, by NumPy in float64."""
     p, g = sample_of(parameters), sample_of(gradients)
-    sizes = [min(SAMPLE, int(np.prod(shape))) for shape in SHAPES]
+    sizes = [min(SAMPLE, prod(shape)) for shape in SHAPES]
     rate = RATE * np.repeat(rates, sizes)
     g = g * min(1.0, LARGEST_NORM / norm)
     return p - rate * DECAY * p - rate * g / (np.abs(g) + 1e-7)  # m / √v, both unbiased
 
 
 def norm_of(gradients):
-    return float(
-        cupy.sqrt(sum(cupy.sum(g.astype("float32") ** 2, dtype="float64") for g in gradients))
-    )
+    squares = [cupy.asnumpy(cupy.sum(g.astype("float64") ** 2)) for g in gradients]
+    return float(np.sqrt(sum(squares)))
 
 
 def ours(dtype="float32", bits=32, rates=None, chain=(), graph=False):
     parameters, gradients = problem(dtype)
     rates = np.ones(len(SHAPES)) if rates is None else rates
-    right = expected(parameters, gradients, rates, norm_of(gradients) if chain else 0.0)
+    right = expected(parameters, gradients, rates, norm_of(gradients) if chain else LARGEST_NORM)
     step = partial(
         update,
         *("adam", parameters, gradients, [slots_of(shape, bits) for shape in SHAPES]),
@@ -156,7 +156,7 @@ def ours(dtype="float32", bits=32, rates=None, chain=(), graph=False):
 
 
 def slots_of(shape, bits):
-    size = int(np.prod(shape))
+    size = prod(shape)
     if bits == 8 and size >= 4096:
         scales = (-(-size // 256),)
         return tuple(
@@ -171,7 +171,7 @@ def of_torch(dtype="float32", rates=None, clip=False):
     on_cupy = problem("float32")
     if dtype == "bfloat16":
         on_cupy = tuple([x.astype("float32") for x in map(rounded, xs)] for xs in on_cupy)
-    norm = norm_of(on_cupy[1]) if clip else 0.0
+    norm = norm_of(on_cupy[1]) if clip else LARGEST_NORM
     multipliers = np.ones(len(SHAPES)) if rates is None else rates
     right = expected(*on_cupy, multipliers, norm)
     kind = getattr(torch, dtype)
