@@ -13,7 +13,8 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
     for module, names in {
         "layers": "AttentionDecoder CBOW CRF CRFDecoder CenterDistances CenterLossLayer "
         "ConditionalLayerNormalization CopyPrior GradientReversal LossLayer "
-        "MEMM MetricLayer Reparameterize SkipGram TripletLossLayer WordEmbedding "
+        "MEMM MetricLayer Reparameterize SkipGram TransformerDecoder TripletLossLayer "
+        "WordEmbedding "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
         "losses": "CRFLoss CenterLoss SequenceCrossentropy SmoothedCrossentropy",
         "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore",

@@ -5,6 +5,7 @@ from fastkeras.crf.layers.memm import MEMM
 from fastkeras.seq2seq.layers.attention_decoder import AttentionDecoder
 from fastkeras.seq2seq.layers.conditional_normalization import ConditionalLayerNormalization
 from fastkeras.seq2seq.layers.copy_prior import CopyPrior
+from fastkeras.seq2seq.layers.transformer_decoder import TransformerDecoder
 from fastkeras.training.gradients.reversal import GradientReversal
 from fastkeras.training.losses.center_loss import CenterDistances, CenterLossLayer
 from fastkeras.training.losses.loss_layers import LossLayer
@@ -27,5 +28,6 @@ __all__ = [
     "MetricLayer",
     "Reparameterize",
     "SkipGram",
+    "TransformerDecoder",
     "TripletLossLayer",
 ]

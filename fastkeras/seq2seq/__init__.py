@@ -9,5 +9,6 @@ from fastkeras.seq2seq.candidates import select
 from fastkeras.seq2seq.hypotheses import Hypotheses
 from fastkeras.seq2seq.padding import sequence_padding
 from fastkeras.seq2seq.sampling import sample
+from fastkeras.seq2seq.states import step_number
 
-__all__ = ["BeamSearch", "Hypotheses", "sample", "select", "sequence_padding"]
+__all__ = ["BeamSearch", "Hypotheses", "sample", "select", "sequence_padding", "step_number"]

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastkeras._arrays import NUMPY, array_functions, dtype_of, has_values
+from fastkeras._arrays import NUMPY, array_functions, dtype_of, family_of
 from fastkeras.seq2seq.arguments import integer, number, positive
 from fastkeras.seq2seq.beams import Beams, first_beams, next_beams
 from fastkeras.seq2seq.hypotheses import Hypotheses, hypotheses_of
 from fastkeras.seq2seq.states import (
     arrays_of,
     batch_of,
+    is_traced,
     kept,
     like_structure,
     map_arrays,
@@ -206,9 +207,12 @@ class BeamSearch:
 
     def _compiled(self, step, rules, allowed, batch, start, given, states, context):
         """The same as a loop of the program that is being traced."""
-        tensors = arrays_of(start, *given, states, context)
-        traced = [array for array in tensors if is_traced(array)] or tensors
-        arrays = array_functions(traced[0])
+        every = arrays_of(start, *given, states, context)
+        tensors = [array for array in every if family_of(array) != "numpy"]
+        if tensors:
+            arrays = array_functions(tensors[0])
+        else:  # inside of a tf.function only the model has tensors
+            from keras import ops as arrays
         given = self._checked(arrays, given, batch)
         states, context = (map_arrays(arrays.convert_to_tensor, s) for s in (states, context))
         dtypes = {dtype_of(array) for array in arrays_of(states, context)}
@@ -275,19 +279,12 @@ def _left_as_it_is(function):
     """The function, for calls in code that TensorFlow or torch compiles, without being rewritten.
 
     AutoGraph takes seconds for it, without any use; torch.compile minutes, since it traces NumPy.
+    Nor does torch record gradients, which would keep the data of all steps.
     """
     tensorflow, torch = map(sys.modules.get, ("tensorflow", "torch"))
     if tensorflow is not None and not tensorflow.executing_eagerly():
         return tensorflow.autograph.experimental.do_not_convert(function)
-    return function if torch is None else torch.compiler.disable(function)
-
-
-def is_traced(*structures):
-    """Whether the call is a part of a program of TensorFlow or JAX that is being traced."""
-    tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is not None and not tensorflow.executing_eagerly():
-        return True
-    return not all(map(has_values, arrays_of(*structures)))
+    return function if torch is None else torch.compiler.disable(torch.no_grad()(function))
 
 
 def _like_before(arrays, beams, before):

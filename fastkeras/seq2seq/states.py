@@ -1,8 +1,10 @@
 """The states that a step function passes to the next step: arrays in dicts, lists and tuples."""
 
+import sys
+
 import numpy as np
 
-from fastkeras._arrays import array_functions, family_of
+from fastkeras._arrays import array_functions, family_of, has_values
 
 
 def map_arrays(function, states):
@@ -106,3 +108,33 @@ def _like(array, other):
 
 
 SMALLER = {np.dtype("int64"): "int32"}  # places in arrays
+
+
+def step_number(ancestry):
+    """The number of a search's step, from the ancestry that a model's step gets.
+
+    Args:
+        ancestry: int32, (batch, beams, steps): see `BeamSearch`.
+
+    Returns:
+        An integer; in a compiled program an int32 of it.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.seq2seq import step_number
+        >>> step_number(np.zeros((2, 4, 7), "int32"))
+        6
+    """
+    if not is_traced(ancestry):
+        return ancestry.shape[2] - 1
+    arrays = array_functions(ancestry)
+    has_been = arrays.any(ancestry >= 0, axis=(0, 1))
+    return arrays.maximum(arrays.sum(arrays.cast(has_been, "int32")) - 1, 0)
+
+
+def is_traced(*structures):
+    """Whether the call is a part of a program of TensorFlow or JAX that is being traced."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and not tensorflow.executing_eagerly():
+        return True
+    return not all(map(has_values, arrays_of(*structures)))

@@ -125,7 +125,7 @@ class AttentionDecoder(keras.layers.Layer):
             tokens: integers, (batch, beams); states, context, ancestry: as `BeamSearch` passes
                 them.
         """
-        batch, beams = tokens.shape
+        batch, beams = ops.shape(tokens)
         flat = keras.tree.map_structure(
             lambda state: ops.reshape(state, (batch * beams, *state.shape[2:])), states
         )
