@@ -127,7 +127,7 @@ def expected(parameters, gradients, rates, norm):
     p, g = sample_of(parameters), sample_of(gradients)
     sizes = [min(SAMPLE, prod(shape)) for shape in SHAPES]
     rate = RATE * np.repeat(rates, sizes)
-    g = g * min(1.0, LARGEST_NORM / norm if norm else 1.0)  # 0: not clipped
+    g = g * min(1.0, LARGEST_NORM / norm)
     return p - rate * DECAY * p - rate * g / (np.abs(g) + 1e-7)  # m / √v, both unbiased
 
 
