@@ -170,6 +170,8 @@ class BuildParts(build_ext):
             link_flags = ["-pthread"]
             if extension.name == OPS:
                 link_flags += self.stub()
+            if extension.name == CALLS and sys.platform == "linux":
+                link_flags.append("-ldl")  # dlopen; before glibc 2.34 it is a library of its own
             if extension.name.startswith(tuple(FITS_ONE_TENSORFLOW)):
                 link_flags += [f"-L{TENSORFLOW[0]}", "-l:libtensorflow_framework.so.2"]
             self.compiler.link_shared_object(

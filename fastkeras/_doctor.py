@@ -21,6 +21,7 @@ from fastkeras._engines import (
     near,
     why_not_ready,
 )
+from fastkeras._ops import gpu
 
 PACKAGES = {  # title: the distributions that provide it
     "NumPy": ("numpy",),
@@ -52,19 +53,23 @@ def report():
         if any(loaded.values())
     }
     in_fit = {domain: _in_fit(domain, backend, loaded.get(domain)) for domain in IN_FIT if backend}
+    of_gpu, on_gpu, problems_of_gpu = gpu.report()
     return {
         "installed": dict((*_versions(), *_machine(), *_settings(backend))),
+        "gpu": of_gpu,
+        "on_gpu": on_gpu,
         "engines": states,
         "under_xla": under_xla,
         "backend": backend,
         "in_fit": in_fit,
-        "problems": _problems(states, backend),
+        "problems": _problems(states, backend) + problems_of_gpu,
     }
 
 
 def _as_text(found):
     lines = [f"{title:13} {value}" for title, value in found["installed"].items()]
-    parts = dict(found["engines"])
+    parts = {"GPUs of NVIDIA": found["gpu"], "arrays on a GPU, in crf": found["on_gpu"]}
+    parts |= found["engines"]
     parts["tensorflow_native under XLA, on CPUs"] = found["under_xla"]
     parts[f"in fit, on the backend {found['backend']}"] = found["in_fit"]
     for title, rows in parts.items():

@@ -130,7 +130,11 @@ def path_of(domain, family, engine=None, needs=None, what=None):
         )
     if engine is None:
         engine = _forced(domain, family, needs)
-    if engine is None and family == "tensorflow" and inside_xla() and not runs_in_xla(domain):
+    if (
+        engine is None
+        and family == "tensorflow"
+        and (tensorflow_has_gpu() or (inside_xla() and not runs_in_xla(domain)))
+    ):
         engine = "keras"
     if engine is None:
         return _first(domain, family, needs, what).__name__
@@ -205,6 +209,14 @@ def engines(domain):
     """
     check_domain(domain)
     return {name: _state(domain, name) for name in DOMAINS[domain]}
+
+
+@cache
+def tensorflow_has_gpu():
+    """Whether TensorFlow computes on a GPU, for which its ops have no kernels."""
+    import tensorflow as tf
+
+    return bool(tf.config.get_visible_devices("GPU"))
 
 
 def inside_xla():

@@ -237,3 +237,14 @@ def test_xla_takes_the_kernels_unless_told_otherwise(jit_compile, engine, monkey
     value = log_partition(tf.constant(EMISSIONS))
     assert chosen == [engine]
     np.testing.assert_allclose(value, [3 * np.log(4)], rtol=1e-15)
+
+
+def test_where_tensorflow_has_a_gpu_no_kernel_for_cpus_gets_its_tensors(monkeypatch):
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
+    _engines.tensorflow_has_gpu.cache_clear()
+    try:
+        assert answering(tf.constant(EMISSIONS)) == "keras"
+        assert answering(tf.constant(EMISSIONS), "tensorflow_native") == "tensorflow_native"
+        assert answering(EMISSIONS) == "native"
+    finally:
+        _engines.tensorflow_has_gpu.cache_clear()

@@ -10,12 +10,19 @@ from importlib import resources
 import cupy
 import numpy as np
 
+from fastkeras._engines import NotHere
+from fastkeras._ops.gpu import CAPABILITY, LEAST_CAPABILITY
 from fastkeras._ops.records import Records
 
 try:
     NUM_DEVICES = cupy.cuda.runtime.getDeviceCount()
 except cupy.cuda.runtime.CUDARuntimeError as error:
-    raise ImportError(f"CuPy finds no GPU of NVIDIA here: {error}") from error
+    raise NotHere(f"CuPy finds no GPU of NVIDIA here: {error}") from error
+if all(
+    cupy.cuda.runtime.deviceGetAttribute(CAPABILITY[0], number) < LEAST_CAPABILITY[0]
+    for number in range(NUM_DEVICES)
+):
+    raise NotHere("no GPU here has compute capability 8.0 (Ampere) or higher, as the kernels need")
 
 DEVICE_HEADER = resources.files("fastkeras._ops") / "device.cuh"
 

@@ -6,9 +6,7 @@ The library, made of csrc/**/jax.cc, is built where setup.py finds a jaxlib.
 import re
 from ctypes import CDLL, c_int
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from pkgutil import iter_modules
 
 import jax
 import jaxlib
@@ -132,16 +130,6 @@ def _on_cuda(domain, name):
     cuda = import_module("fastkeras._ops.jax_cuda")
     kernels = import_module(f"fastkeras.{domain}._engines.jax_cuda").KERNELS
     return (kernels.get(name), cuda) if cuda.gpus() else (None, None)
-
-
-def has_cuda_plugin():
-    """Whether JAX's part for CUDA is installed, without asking JAX, which would take the GPU."""
-    spec = find_spec("jax_plugins")  # a folder that packages share
-    folders = spec.submodule_search_locations if spec else ()
-    names = [module.name for module in iter_modules(folders)]
-    return any("cuda" in name for name in names) or any(
-        find_spec(f"jax_cuda{version}_plugin") for version in (12, 13, 14)
-    )
 
 
 def differentiable(function, forward, backward):

@@ -12,7 +12,8 @@ import numpy as np
 
 from fastkeras._engines import NotHere
 from fastkeras._ops.cuda_plan import Array, Recorder, key_of
-from fastkeras._ops.jax import enable_x64, function_of, has_cuda_plugin, register
+from fastkeras._ops.gpu import has_cuda_plugin
+from fastkeras._ops.jax import enable_x64, function_of, register
 
 if not has_cuda_plugin():
     raise NotHere(

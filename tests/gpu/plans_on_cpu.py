@@ -45,10 +45,11 @@ def install(monkeypatch):
     import jax
 
     device = jax.local_devices(backend="cpu")[0]
+    from fastkeras._ops import gpu
     from fastkeras._ops import jax as calls
 
     with monkeypatch.context() as patch:
-        patch.setattr(calls, "has_cuda_plugin", lambda: True)
+        patch.setattr(gpu, "has_cuda_plugin", lambda: True)
         from fastkeras._ops import jax_cuda
     function_of = calls.function_of
 
