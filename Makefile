@@ -109,7 +109,8 @@ WITH_SANITIZED_CORE = \
 sanitize-cuda: build
 	CUDA_ON_CPU=address LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0:detect_odr_violation=0 \
-	  $(BIN)/python -m pytest -p no:faulthandler -q tests/gpu/test_crf.py tests/gpu/test_optimizers.py tests/gpu/test_word2vec.py
+	  $(BIN)/python -m pytest -p no:faulthandler -q tests/gpu/test_crf.py tests/gpu/test_crf_sections.py \
+	  tests/gpu/test_optimizers.py tests/gpu/test_word2vec.py
 
 $(SANITIZED_CORE): $(CORE:%.cc=build/sanitize/address/%.o)
 	mkdir -p $(@D)

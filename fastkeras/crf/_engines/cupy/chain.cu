@@ -40,12 +40,15 @@ __device__ inline bool IsUnsound(Real score) { return !(score < Real(INFINITY));
 __device__ inline unsigned UpperBits(float x) { return unsigned(__float_as_int(x)); }
 __device__ inline unsigned UpperBits(double x) { return unsigned(__double_as_longlong(x) >> 32); }
 
-// The binary exponent of such bits, clipped so that 2^-exponent is normal; 0 for zero.
-__device__ inline int ExponentOf(unsigned bits) {
-  if (bits == 0) return 0;
-  const int exponent = kSingle ? int(bits >> 23) - 127 : int(bits >> 20) - 1023;
+// So that the powers of two with this exponent and its negative are normal.
+__device__ inline int ClippedExponent(int exponent) {
   constexpr int kMost = kSingle ? 120 : 1000;
   return exponent < -kMost ? -kMost : exponent > kMost ? kMost : exponent;
+}
+// The binary exponent of such bits, clipped; 0 for zero.
+__device__ inline int ExponentOf(unsigned bits) {
+  if (bits == 0) return 0;
+  return ClippedExponent(kSingle ? int(bits >> 23) - 127 : int(bits >> 20) - 1023);
 }
 __device__ inline Real PowerOfTwo(int exponent) {
   if (kSingle) return __int_as_float((exponent + 127) << 23);

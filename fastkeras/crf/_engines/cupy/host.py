@@ -10,14 +10,25 @@ from fastkeras._ops.cupy import Kernels, source
 
 ROOMS = (32, 128)  # up to so many tags, a column of weights fits in registers
 CHUNKS = {32: 64, 128: 256, 0: 256}  # by room, the kChunk of chain.cu
-CODE = source(
-    __package__, ("chain.cu", "sweeps.cu", "gradient.cu", "exact.cu", "viterbi.cu", "paths.cu")
-)
+FILES = ("chain.cu", "sweeps.cu", "gradient.cu", "exact.cu", "viterbi.cu", "paths.cu")
+CODE = source(__package__, FILES)
+CODE_FOR_FEW_TAGS = source(__package__, (*FILES, "sections.cu"))
 KERNELS = {
-    (dtype, room): Kernels(CODE, FASTKERAS_REAL=real, FASTKERAS_TAGS=room)
+    (dtype, room): Kernels(
+        CODE_FOR_FEW_TAGS if room == 32 else CODE, FASTKERAS_REAL=real, FASTKERAS_TAGS=room
+    )
     for dtype, real in (("float32", "float"), ("float64", "double"))
     for room in (*ROOMS, 0)
 }
+
+
+def steps_of_section(batch, steps, num_tags):
+    """How many steps one block sweeps: all, unless there are so few sequences, and so many steps,
+    that the sections of a chain, computed at once, gain more than their products cost.
+    """
+    if steps < 1024 or num_tags > 32 or batch * num_tags > 256:
+        return max(steps, 1)
+    return 128 if steps < 16384 else 256
 
 
 def log_partition(device, chain):
@@ -188,15 +199,41 @@ class _Problem:
         self.rows = self.empty(self.batch, 2, self.steps, self.num_tags)
         self.exponents = self.device.empty((self.batch, self.steps), "int32")
         scaled = self.device.empty((self.batch,), "float64")
+        of_section = steps_of_section(self.batch, self.steps, self.num_tags)
+        sections = max(1, -(-self.steps // of_section))
+        before = self.before_sections(sections, of_section, backward)
         self.launch(
-            *("sweeps", (self.batch, 2 if backward else 1), self.sweep_threads, *self.scores[4:]),
-            *(self.weights, self.facts, self.exponentials, self.peaks, self.rows),
-            *(self.exponents, scaled, self.log_z, self.state),
+            *("sweeps", (self.batch * sections, 1 + backward), self.sweep_threads),
+            *(*self.scores[4:], self.weights, self.facts, self.exponentials, self.peaks),
+            *(sections, of_section, *before),
+            *(self.rows, self.exponents, scaled, self.log_z, self.state),
         )
         self.launch(
             *("watch", self.blocks_of_steps(), 256, *self.scores, self.facts, self.peaks),
             *(self.rows, self.exponents, scaled, self.state),
         )
+
+    def before_sections(self, sections, of_section, backward):
+        """The borders of sections, their levels, and the peaks of sections, if there are some."""
+        if sections == 1:
+            return None, None, None
+        of_sections = (self.batch, sections)
+        products = self.empty(*of_sections, 2, self.num_tags, self.num_tags)
+        levels = self.device.empty((*of_sections, self.num_tags), "int32")
+        borders = self.empty(self.batch, 2, sections, self.num_tags)
+        levels_of_borders = self.device.empty(of_sections, "int32")
+        peaks = self.device.empty(of_sections, "float64")
+        self.launch(
+            *("products_of_sections", (self.batch * sections, -(-self.num_tags // 4)), 128),
+            *(*self.scores[4:], self.weights, self.exponentials, self.peaks),
+            *(sections, of_section, int(backward), products, levels, peaks),
+        )
+        self.launch(
+            *("borders_of_sections", (self.batch, 1 + backward), 32, *self.scores[4:]),
+            *(self.exponentials, products, levels, sections, of_section),
+            *(borders, levels_of_borders),
+        )
+        return borders, levels_of_borders, peaks
 
     def gradient(self, tags=None):
         """By the emissions, and by pairs of tags for each chunk; `value` replaces inexact ones."""

@@ -44,30 +44,43 @@ __device__ inline void Product(const Pack* row, const Real (&weights)[kRows * kC
   }
 }
 
-// One block sweeps forward (blockIdx.y 0), another backward (1). `rows` is (batch, 2, steps,
-// num_tags), alpha and beta of valid steps. `exponents` (batch, steps) are those of alpha;
-// `scaled` (batch) is log Z without the peaks.
+// For each section of a sequence, one block sweeps forward (blockIdx.y 0), another backward (1).
+// `rows` is (batch, 2, steps, num_tags), alpha and beta of valid steps. `exponents` (batch, steps)
+// are those of alpha; `scaled` (batch) is log Z without the peaks. What comes before a section, and
+// its peaks, are as in sections.cu; the pointers are null if there is one section.
 extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSingle ? 2 : 1)
     sweeps(const int* counts, const int* step_index, int steps, int num_tags, const Real* weights,
-           const Facts* facts, const Real* exponentials, const Real* peaks, Real* rows,
-           int* exponents, double* scaled, double* log_z, const int* state) {
+           const Facts* facts, const Real* exponentials, const Real* peaks, int sections,
+           int steps_of_section, const Real* borders, const int* levels_of_borders,
+           const double* peaks_of_sections, Real* rows, int* exponents, double* scaled,
+           double* log_z, const int* state) {
   FASTKERAS_SHARED(Pack, of_rows, 2 * kRoom / kPack);
   FASTKERAS_SHARED(Pack, of_partial, (kGroups > 1 ? kGroups : 1) * kRoom / kPack);
   FASTKERAS_SHARED(unsigned, maxima, 16);
   FASTKERAS_SHARED(double, doubles, 8);
-  const int b = blockIdx.x, count = counts[b], lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int b = blockIdx.x / sections, section = blockIdx.x % sections;
+  const int count = counts[b], lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const bool backward = blockIdx.y == 1;
   if (count == 0) {
-    if (!backward && threadIdx.x == 0) log_z[b] = scaled[b] = 0;
+    if (section == 0 && !backward && threadIdx.x == 0) log_z[b] = scaled[b] = 0;
     return;
   }
+  if (int64_t(section) * steps_of_section >= count) return;
+  const int first = section * steps_of_section;  // up to `last`, the steps of this section
+  const int last = count - first > steps_of_section ? first + steps_of_section : count;
+  const int begin = backward ? count - last : first, end = backward ? count - first : last;
   const int64_t first_step = int64_t(b) * steps;
   const Real* const matrix = weights + (backward ? int64_t(num_tags) * num_tags : 0);
   rows += (int64_t(b) * 2 + backward) * steps * num_tags;
   exponentials += first_step * num_tags;
   exponents += first_step;
+  if (borders) {
+    borders += (int64_t(b) * 2 + backward) * sections * num_tags;
+    levels_of_borders += int64_t(b) * sections;
+    peaks_of_sections += int64_t(b) * sections;
+  }
   const bool writes_exponents = !backward && threadIdx.x == 0;
-  Real last = 0, scale = 1;
+  Real value_at_end = 0, scale = 1;
   int exponent = 0, sum_of_exponents = 0;
   const auto step_of = [&](int n) { return backward ? count - 1 - n : n; };
   const auto rescale = [&](unsigned bits) {
@@ -93,11 +106,11 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
           from < num_tags && to < num_tags ? matrix[int64_t(from) * num_tags + to] : Real(0);
     }
     const auto exponential = [&](int n) {
-      if (!owns || n >= count) return Real(0);
+      if (!owns || n >= end) return Real(0);
       const int t = StepAt(step_index, first_step, step_of(n));
       return exponentials[int64_t(t) * num_tags + j];
     };
-    Real* row = rows + int64_t(step_of(0)) * num_tags + j;
+    Real* row = rows + int64_t(step_of(begin)) * num_tags + j;
     const int64_t to_next_row = backward ? -num_tags : num_tags;
     // What remains of a step once alpha or beta before the emission is known.
     const auto finish = [&](int n, Real reached, Real term) {
@@ -111,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
         } else if (lane == 0) {
           maxima[n % 2 * 8 + warp] = largest;
         }
-        last = value;
+        value_at_end = value;
       }
       row += to_next_row;
       Meet();
@@ -125,18 +138,33 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
     };
     Real next[kAhead], now[kAhead];
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) next[k] = exponential(1 + k);
-    note_exponent(0);
-    finish(0, Real(1), exponential(0));
-    for (int first = 1; first < count; first += kAhead) {
+    for (int k = 0; k < kAhead; ++k) next[k] = exponential(begin + 1 + k);
+    Real reached_first = 1;
+    if constexpr (kTags == 32) {
+      if (backward && last < count) {
+        reached_first = owns ? borders[section * num_tags + j] : Real(0);
+      } else if (!backward && section > 0) {
+        const Real border = owns ? borders[section * num_tags + j] : Real(0);
+        shared_rows[(begin + 1) % 2 * kRoom + j] = border;
+        rescale(__reduce_max_sync(kAllLanes, UpperBits(border)));
+        __syncwarp();
+        Real sums[4];
+        Product(of_rows + (begin + 1) % 2 * kRoom / kPack, of_thread, sums);
+        reached_first = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * scale;
+        sum_of_exponents = levels_of_borders[section] + exponent;
+      }
+    }
+    if (writes_exponents && section == 0) exponents[0] = 0;
+    finish(begin, reached_first, exponential(begin));
+    for (int stage = begin + 1; stage < end; stage += kAhead) {
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) now[k] = next[k];
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) next[k] = exponential(first + kAhead + k);
+      for (int k = 0; k < kAhead; ++k) next[k] = exponential(stage + kAhead + k);
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
-        const int n = first + k;
-        if (n >= count) break;
+        const int n = stage + k;
+        if (n >= end) break;
         Real sums[4];
         Product(of_rows + ((n + 1) % 2 * kRoom + group * kRows) / kPack, of_thread, sums);
         Real reached;
@@ -170,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
         finish(n, reached, now[k]);
       }
     }
-    if (!sums_up) last = 0;
+    if (!sums_up) value_at_end = 0;
   } else {
     for (int n = 0; n < count; ++n) {
       const int s = step_of(n), before = n == 0 ? s : backward ? s + 1 : s - 1;
@@ -184,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
       };
       note_exponent(n);
       unsigned largest = 0;
-      last = 0;
+      value_at_end = 0;
       for (int j = threadIdx.x; j < num_tags; j += kSweepThreads) {
         Real reached = 1;
         if (n > 0) {
@@ -201,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
         }
         const Real value = reached * e[j];
         row[j] = backward ? reached : value;
-        last += value;
+        value_at_end += value;
         largest = Largest::Of(largest, UpperBits(value));
       }
       largest = __reduce_max_sync(kAllLanes, largest);
@@ -212,11 +240,25 @@ extern "C" __global__ void __launch_bounds__(kSweepThreads, kTags == 128 && kSin
     }
   }
   if (backward) return;
+  if constexpr (kTags == 32) {
+    if (last < count) {  // the exponent of the next alpha is between this section and the next
+      const Real border = lane < num_tags ? borders[(section + 1) * num_tags + lane] : Real(0);
+      const int after = ExponentOf(__reduce_max_sync(kAllLanes, UpperBits(border)));
+      const int level = levels_of_borders[section + 1] + after;
+      if (lane == 0) exponents[last] = ClippedExponent(level - sum_of_exponents);
+      return;
+    }
+  }
 
   double peak_of_steps = 0;
-  for (int s = threadIdx.x; s < count; s += kSweepThreads) peak_of_steps += peaks[first_step + s];
+  for (int s = first + threadIdx.x; s < count; s += kSweepThreads) {
+    peak_of_steps += peaks[first_step + s];
+  }
+  for (int before = threadIdx.x; before < section; before += kSweepThreads) {
+    peak_of_steps += peaks_of_sections[before];
+  }
   peak_of_steps = OfBlock<Sum, kSweepThreads>(peak_of_steps, doubles);
-  const double sum = OfBlock<Sum, kSweepThreads>(double(last), doubles);
+  const double sum = OfBlock<Sum, kSweepThreads>(double(value_at_end), doubles);
   if (threadIdx.x > 0) return;
   scaled[b] = log(sum) + sum_of_exponents * 0.693147180559945309417;
   const double of_transitions = count > 1 ? (count - 1) * facts->peak : 0.0;
