@@ -106,6 +106,32 @@ def test_no_order_of_threads_changes_a_bit(form, rng, monkeypatch):
         assert other.history["loss"] == models[0].history["loss"]
 
 
+@pytest.mark.parametrize(
+    ("exponent", "at_most", "at_least"), [(0, 256, 256), (1, 30, 10), (3, 13, 12)]
+)
+def test_the_more_frequent_a_word_the_fewer_places(exponent, at_most, at_least, rng):
+    settings = Settings(shared_negatives=True, window=2)
+    weights = np.arange(1, 5001.0) ** -exponent
+    counts = np.ceil(1e6 * weights / weights.sum()).astype(int)
+    ids = rng.choice(5000, 50_000, p=weights / weights.sum()).astype(np.int32)
+    places = engine.num_places(ids, tables_of(counts, settings), settings)
+    assert at_least <= places <= at_most
+    assert engine.num_places(ids[:0], tables_of(counts, settings), settings) > 0
+
+
+@pytest.mark.skipif(ON_CPU, reason="there one place trains after the other")
+def test_places_that_hold_a_row_for_long_do_not_part(rng):
+    """A word that is always in reach would gain the changes of all places at once at the end."""
+    ids = rng.integers(3, size=4000, dtype=np.int32)
+    losses = []
+    for places in (1, 8):
+        model = model_of(epochs=1, num_threads=places, learning_rate=0.1)
+        model.fit(ids, **QUIET | {"vocabulary": Vocabulary(["a", "b", "c"], np.array([3, 2, 1]))})
+        losses.append(model.history["loss"][0])
+        assert np.abs(model.input_embeddings).max() < 2
+    np.testing.assert_allclose(*losses, rtol=0.05)
+
+
 def test_a_slice_may_be_longer_than_what_is_collected_at_a_time(rng, monkeypatch):
     ids = text(rng, 700)
     expected = model_of().fit(ids, **QUIET)

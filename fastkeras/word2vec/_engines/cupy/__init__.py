@@ -13,7 +13,9 @@ from fastkeras._ops.cupy import Kernels, source
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import reach_of
 
-CODE = source(__name__, ("draws.cu", "windows.cu", "train.cu"))
+CODE = source(
+    __name__, ("draws.cu", "windows.cu", "rows.cu", "shared_negatives.cu", "one_set.cu", "train.cu")
+)
 OBJECTIVES = ("window", "pairs", "means")  # as in windows.cu
 KERNELS = {
     (objective, wide): Kernels(CODE, FASTKERAS_OBJECTIVE=number, FASTKERAS_WIDE=int(wide))
@@ -21,12 +23,13 @@ KERNELS = {
     for wide in (False, True)
 }
 SLICE = 1 << 22  # positions whose words are collected at a time
-THREADS, WARPS, GROUP, ROOM, INT_ROOM = 160, 4, 8, 10240, 1536  # of train.cu
+THREADS, WARPS, GROUP, ROOM, INT_ROOM = 160, 4, 8, 10240, 1920  # of rows.cu
+HEAD = 9  # of windows.cu
 TILE, COUNT_THREADS = 1024, 256  # of draws.cu
 SCRATCH = 1 << 28  # numbers in the memory of all blocks, if windows are wide
 MOST_PLACES = 256
-SHARED = 8  # blocks that may hold the same row at the same time, on average
-LOSSES = ("negative_sampling", "sampled_softmax")
+SHARED = 12  # places that may have the same row at the same time, on average
+SAMPLE = 1 << 20  # positions whose words are counted to find out
 
 
 def train(
@@ -50,7 +53,7 @@ class Training:
         self.noise = cupy.asarray(tables.noise)
         of_softmax = settings.loss == "sampled_softmax"
         self.logit_offsets = cupy.asarray(tables.logit_offsets) if of_softmax else None
-        self.default_places = num_places(tables, settings)
+        self.default_places = num_places(ids, tables, settings)
         self.is_fetched = True
 
     def fetch(self):
@@ -93,8 +96,10 @@ class Training:
         scratch = (None, None)
         if wide:
             places = max(min(places, SCRATCH // (num_floats + num_ints)), 1)
-            scratch = device.empty((places, num_floats), "float32"), None
-            scratch = scratch[0], device.empty((places, num_ints), "int32")
+            scratch = tuple(
+                device.empty((places, size), dtype)
+                for size, dtype in ((num_floats, "float32"), (num_ints, "int32"))
+            )
         device.launch(
             *(kernels, "train", places, THREADS, items[0], items[1], items[2], counted, tiles),
             *(np.int64(start), before, after, *self.matrices, stride, reach),
@@ -110,9 +115,9 @@ class Training:
         padded = (outputs + GROUP) // GROUP * GROUP
         errors = (2 * reach if objective == "window" else WARPS + 1) * padded
         sets = 2 * reach if objective == "pairs" else 1
-        plan = 8 + 4 * reach + 3 * sets * outputs
+        plan = HEAD + 4 * reach + 3 * sets * outputs
         floats = 2 * (2 * reach + 1) * stride + (outputs + 1) * stride + errors
-        return floats, 6 * (2 * reach + 1) + 2 * plan
+        return floats, 6 * (2 * reach + 1) + 3 * plan
 
     def _with_contexts(self, edge, key, reach, step):
         """Where the words end that windows reach from this edge; how many of them stay."""
@@ -142,6 +147,14 @@ def _objective(settings):
     return "window" if settings.shared_negatives else "pairs"
 
 
-def num_places(tables, settings):
-    """How many places of a text may train at the same time."""
-    return MOST_PLACES
+def num_places(ids, tables, settings):
+    """How many places may train at once, so that no row is at more than `SHARED` of them."""
+    sample = np.asarray(ids[:: max(len(ids) // SAMPLE, 1)])
+    words = len(tables.keep)
+    counts = np.bincount(sample[(sample >= 0) & (sample < words)], minlength=words)
+    kept = counts * (tables.keep.astype(np.float64) + 1)
+    drawn = tables.noise[:, 0] / 2.0**32
+    drawn = drawn + np.bincount(tables.noise[:, 1], 1 - drawn, words)
+    kept, drawn = (weights.max() / max(weights.sum(), 1) for weights in (kept, drawn))
+    share = min(max((2 * settings.window + 1) * kept, settings.negative * drawn), 1)
+    return int(min(max(SHARED / max(share, 1e-9), 1), MOST_PLACES))

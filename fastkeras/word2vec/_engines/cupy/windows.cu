@@ -1,5 +1,5 @@
-// One warp of a block plans a window while the others train the one before: which rows it takes
-// from the matrices, and which it gives back.
+// One warp of a block plans windows two steps ahead of the others, which train them: which rows a
+// window takes from the matrices, and which it gives back.
 
 enum Objective { kWindow, kPairs, kMeans };  // negatives for a window, for each pair; CBOW
 constexpr Objective kObjective = Objective(FASTKERAS_OBJECTIVE);
@@ -21,8 +21,18 @@ struct Drawing {
 };
 
 constexpr int kChunk = 1024;  // positions that share a learning rate
-enum Head { kContexts, kTotal, kLeaves, kLeavingRow, kEnters, kEnteringRow, kRate, kRepeated };
-constexpr int kHead = 8;
+enum Head {
+  kContexts,
+  kTotal,
+  kLeaves,  // a place, or -1
+  kLeavingRow,
+  kEnters,
+  kEnteringRow,
+  kIsHere,  // whether the entering row is here already, and only refreshed
+  kRate,
+  kRepeated,
+  kHead
+};
 
 // A window: its contexts as places of rows in the block's memory, each place once and how often, or
 // for kPairs in their order; and for each set the rows of the output matrix, or -1 for a draw that
@@ -79,66 +89,74 @@ struct Planner {
     __syncwarp();
   }
 
-  // Plans the step in which item i is the center; before the first center, rows only enter.
-  __device__ void Make(int i, const Plan& plan) const {
+  // Plans the step in which item i is the center, in two halves: which rows come and go, and the
+  // contexts; and then what is drawn. Before the first center, rows only enter.
+  __device__ void PlanRows(int i, const Plan& plan) const {
     const int lane = threadIdx.x % 32;
-    const int entering = i + reach, leaving = i - reach - 1;
+    const int entering = i + reach, leaving = i - reach - 1;  // a span apart
+    const int here = (entering < 0 ? 0 : entering) % span;
     const bool enters = entering >= low && entering < high;
     const int word = enters ? items.words[entering] : -1;
-    int left_place = -1, left_row = -1, new_place = -1;
+    int left = -1, left_row = -1, entered = -1;
+    bool is_here = false;
     if (leaving >= low && leaving < high) {
-      const int place = place_of[leaving % span], uses_left = uses[place] - 1;
-      const int of_place = words[place];
+      const int place = place_of[here], uses_left = uses[place] - 1, of_place = words[place];
       __syncwarp();
       if (uses_left == 0 && of_place != word) {
-        left_place = place;
+        left = place;
         left_row = of_place;
       }
       if (lane == 0) {
         uses[place] = uses_left;
-        if (left_place >= 0) words[place] = -1;
+        if (left >= 0) words[place] = -1;
       }
       __syncwarp();
     }
     if (enters) {
-      int place = Find(word);
-      if (place < 0) place = new_place = Find(-1);
+      // A word that occurs again is refreshed: else a frequent one would stay here for ever.
+      entered = Find(word);
+      is_here = entered >= 0;
+      if (!is_here) entered = Find(-1);
       __syncwarp();
       if (lane == 0) {
-        words[place] = word;
-        ++uses[place];
-        place_of[entering % span] = place;
-        sentence_of[entering % span] = items.sentences[entering];
+        words[entered] = word;
+        ++uses[entered];
+        place_of[here] = entered;
+        sentence_of[here] = items.sentences[entering];
       }
       __syncwarp();
     }
     int count = 0, total = 0;
-    float rate = 0;
-    bool repeated = false;
-    if (i >= first) {
-      const int64_t position = items.from + items.positions[i];
-      const Bits bits = BitsAt(drawing.key, position);
-      rate = float(drawing.learning_rate +
-                   drawing.slope * double(position / kChunk * int64_t(kChunk)));
-      FindContexts(i, bits, plan, &count, &total);
-      if (total > 0) repeated = Draw(words[place_of[i % span]], bits, total, plan);
-    }
+    if (i >= first) FindContexts(i, plan, &count, &total);
     if (lane == 0) {
       plan.head[kContexts] = count;
       plan.head[kTotal] = total;
-      plan.head[kLeaves] = left_place;
+      plan.head[kLeaves] = left;
       plan.head[kLeavingRow] = left_row;
-      plan.head[kEnters] = new_place;
+      plan.head[kEnters] = entered;
       plan.head[kEnteringRow] = word;
-      plan.head[kRate] = __float_as_int(rate);
-      plan.head[kRepeated] = repeated;
+      plan.head[kIsHere] = is_here;
     }
+    __syncwarp();
   }
 
-  __device__ void FindContexts(int i, Bits bits, const Plan& plan, int* count, int* total) const {
+  __device__ void PlanDraws(int i, const Plan& plan) const {
+    const int total = plan.head[kTotal];
+    if (total == 0) return;
+    const int64_t position = items.from + items.positions[i];
+    const bool repeated =
+        Draw(words[place_of[i % span]], BitsAt(drawing.key, position), total, plan);
+    if (threadIdx.x % 32 != 0) return;
+    const double rated = double(position / kChunk * int64_t(kChunk));
+    plan.head[kRate] = __float_as_int(float(drawing.learning_rate + drawing.slope * rated));
+    plan.head[kRepeated] = repeated;
+  }
+
+  __device__ void FindContexts(int i, const Plan& plan, int* count, int* total) const {
     const int lane = threadIdx.x % 32;
     const unsigned before_lane = (1u << lane) - 1;
     int width = drawing.window;
+    const Bits bits = BitsAt(drawing.key, items.from + items.positions[i]);
     if (drawing.shrink) width = 1 + int(((bits & 0xffffffffu) * Bits(drawing.window)) >> 32);
     if (width > reach) width = reach;
     const int begin = i - width > low ? i - width : low;
