@@ -3,8 +3,6 @@
 import cupy
 import numpy as np
 
-cupy.cuda.set_allocator(None)  # each array is an allocation of its own, so that its end is seen
-
 
 def of_crf():
     from fastkeras import crf
@@ -43,6 +41,7 @@ def of_optimizers():
 CASES = (of_crf, of_optimizers)
 
 if __name__ == "__main__":
+    cupy.cuda.set_allocator(None)  # each array is an allocation of its own, so that its end is seen
     for case in CASES:
         case()
         cupy.cuda.runtime.deviceSynchronize()
