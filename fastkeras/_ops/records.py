@@ -14,8 +14,8 @@ class Records(NamedTuple):
     Attributes:
         fields: tuple of `(name, type)` as in the struct Record: a type of NumPy, a pair of that and
             a length, or ARRAY.
-        columns: dict, name of a field to its values in all records; of arrays of the device, or
-            None for a null pointer, if the field is an ARRAY.
+        columns: dict, name of a field to its values in all records, or to none, for zeros; arrays
+            of the device, or None for a null pointer, if the field is an ARRAY.
         capacity: how many records there is room for.
     """
 
@@ -32,7 +32,8 @@ class Records(NamedTuple):
             values = self.columns[name]
             if kind == ARRAY:
                 values = [0 if array is None else address_of(array) for array in values]
-            table[name][: len(values)] = values
+            if len(values):
+                table[name][: len(values)] = values
         return argument
 
 

@@ -212,3 +212,32 @@ def test_arrays_of_two_libraries_are_an_error():
         update(*on_device[:3], [on_device[1] * 2], learning_rate=0.1)
     with pytest.raises(ValueError, match="engine='native' does not take a cupy array"):
         update(*on_device, learning_rate=0.1, engine="native")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("rule", ["adam", "lamb"])
+def test_numbers_that_only_the_device_knows(rule, dtype):
+    """As those of compiled programs, and of Keras' variables on a GPU."""
+    from fastkeras._arrays import NUMPY
+    from fastkeras.optimizers._engines.cupy import step
+    from fastkeras.optimizers.chains import split
+    from fastkeras.optimizers.hyperparameters import DEFAULTS
+    from fastkeras.optimizers.step import Extras
+
+    count, rng = len(SIZES), np.random.default_rng(0)
+    multipliers = np.array([1, 0, 0.5, 2, 1.5])
+    c = RULES[rule].coefficients(NUMPY, DEFAULTS, 0.1, multipliers, np.full(count, 3.0))
+    c = np.stack([multipliers * 0 + value for value in c], axis=1).astype(dtype)
+    decays, rates = (0.01 * multipliers).astype(dtype), (0.1 * multipliers).astype(dtype)
+    seeds = rng.integers(-(2**31), 2**31, count).astype("int32")
+    none = [None] * count
+    chain = tuple(step._replace(of=0) for step in CHAINS["global norm"])
+    _, chains = split([chain] * count)
+    results = []
+    for put in (np.asarray, cupy.asarray):
+        _, *arrays = mapped(cupy.asarray, problem(rule=rule))
+        extras = Extras(none, none, [rule == "lamb"] * count, put(rates), put(seeds))
+        step(rule, *arrays, put(multipliers == 0), put(c), put(decays), chains, extras)
+        results.append(list(map(cupy.asnumpy, results_of([rule, *arrays]))))
+    for result, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(result, expected)

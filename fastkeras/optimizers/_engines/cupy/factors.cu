@@ -32,8 +32,8 @@ __device__ inline double Clipping(double norm, double largest) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    factors(FASTKERAS_TABLE(Records) records, const double* sums, int round, int num_variables,
-            double* of_variables, int* not_finite) {
+    factors(FASTKERAS_TABLE(Records) records, FASTKERAS_TABLE(Given) given, const double* sums,
+            int round, double* of_variables, int* not_finite) {
   FASTKERAS_SHARED(double, shared, kThreads / 32);
   const Record& record = records.of[blockIdx.x];
   const double sum = SumOf(sums, record.begin, record.end, shared);
@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   }
   double factor = record.scale;
   const auto place = [&](int of) {
-    return static_cast<long long>(of) * num_variables + record.variable;
+    return static_cast<long long>(of) * given.of->num_variables + record.variable;
   };
   if (record.round >= 0) factor *= of_variables[place(record.round)];
   if (record.kind == kClipBySum) factor *= Clipping(sum, record.operand);
@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 FASTKERAS_KERNEL(factors);
 
 struct Lengths {
-  double rate, kept;  // the share of the parameter that decay leaves
+  double rate, decay;
   int begin, end;
   int variable;
 };
@@ -66,16 +66,18 @@ struct AllLengths {
 
 // What makes a change as long as its parameter times the rate.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    ratios(FASTKERAS_TABLE(AllLengths) all, const double* of_parameters, const double* of_changes,
-           int round, int num_variables, double* of_variables) {
+    ratios(FASTKERAS_TABLE(AllLengths) all, FASTKERAS_TABLE(Given) given,
+           const double* of_parameters, const double* of_changes, int round, double* of_variables) {
   FASTKERAS_SHARED(double, shared, kThreads / 32);
   const Lengths& record = all.of[blockIdx.x];
   const double squares = SumOf(of_parameters, record.begin, record.end, shared);
   const double of_change = sqrt(SumOf(of_changes, record.begin, record.end, shared));
-  const double of_parameter = sqrt(squares * record.kept * record.kept);
+  const double kept = 1 - given.Number(given.of->decays, record.variable, record.decay);
+  const double of_parameter = sqrt(squares * kept * kept);
   if (threadIdx.x != 0) return;
   const bool is_nothing = of_parameter == 0 || of_change == 0;  // NaN goes on
-  of_variables[static_cast<long long>(round) * num_variables + record.variable] =
-      is_nothing ? 1.0 : record.rate * of_parameter / of_change;
+  const double rate = given.Number(given.of->rates, record.variable, record.rate);
+  of_variables[static_cast<long long>(round) * given.of->num_variables + record.variable] =
+      is_nothing ? 1.0 : rate * of_parameter / of_change;
 }
 FASTKERAS_KERNEL(ratios);

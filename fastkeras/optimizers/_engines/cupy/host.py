@@ -1,7 +1,8 @@
 """What the host does for the kernels: fill tables of variables, and launch, on any device.
 
 The device is as in fastkeras/_ops/cupy.py. Here it gets arrays of its own kind, on the GPU and
-contiguous; their values are never read. All numbers are NumPy's.
+contiguous; their values are never read. Numbers of the variables, as their coefficients, are arrays
+of NumPy, or of the device if only that knows them.
 """
 
 from functools import cache
@@ -10,25 +11,28 @@ from math import prod
 
 import numpy as np
 
+from fastkeras._arrays import dtype_of
 from fastkeras._ops.cupy import Kernels, source
 from fastkeras._ops.records import ARRAY, Records, layout_of
 from fastkeras.optimizers._engines.cupy.plan import ADD_PARAMETER, plan_of
 from fastkeras.optimizers.rules import RULES, is_quantized
 
 FILES = {
-    "step": ("numbers.cu", "chains.cu", "rules.cu", "quantize.cu", "step.cu"),
-    "norms": ("numbers.cu", "chains.cu", "norms.cu"),
-    "factors": ("factors.cu",),
+    "step": ("given.cu", "numbers.cu", "chains.cu", "rules.cu", "quantize.cu", "step.cu"),
+    "norms": ("given.cu", "numbers.cu", "chains.cu", "norms.cu"),
+    "factors": ("given.cu", "factors.cu"),
 }
 CODE = {name: source(__package__, files) for name, files in FILES.items()}
 THREADS, THREADS_OF_FACTORS = 256, 512  # kThreads
 IN_STEP, IN_NORMS = 4096, 8192  # kNumbers: how many of a variable a block takes
 FEW, MAX_STEPS = 16, 32  # records for which there is a smaller table; transforms in a table
 
+GIVEN = tuple((n, ARRAY) for n in ("coefficients", "decays", "rates", "frozen", "seeds"))
+GIVEN += (("is_wide", "i4"), ("num_variables", "i4"))
 STEPS = (("operand", "f8"), ("kind", "i4"), ("round", "i4"))
 NORM = (("operand", "f8"), ("scale", "f8"), ("begin", "i4"), ("end", "i4"))
 NORM += (("variable", "i4"), ("round", "i4"), ("kind", "i4"))
-LENGTHS = (("rate", "f8"), ("kept", "f8"), ("begin", "i4"), ("end", "i4"), ("variable", "i4"))
+LENGTHS = (("rate", "f8"), ("decay", "f8"), ("begin", "i4"), ("end", "i4"), ("variable", "i4"))
 COMMON = (("first_block", "i4"), ("row_size", "i4"), ("variable", "i4"), ("round", "i4"))
 COMMON += (("first_step", "i4"), ("end_step", "i4"))
 SUMMED = tuple((name, ARRAY) for name in ("gradient", "parameter", "remainder", "rows"))
@@ -55,12 +59,13 @@ def step(
         element: not 0 if one was not finite, so that nothing was changed.
     """
     sizes = [prod(gradient.shape) for gradient in gradients]
-    active = [i for i, size in enumerate(sizes) if size and not frozen[i]]
+    is_known = isinstance(frozen, np.ndarray)
+    active = [i for i, size in enumerate(sizes) if size and not (is_known and frozen[i])]
     plan = plan_of(
         tuple(tuple(chains[i]) for i in active), tuple(dtypes[i][0] == "float64" for i in active)
     )
     given = _Given(device, rule, parameters, gradients, slots, extras, dtypes, sizes)
-    given.coefficients, given.decays = np.asarray(coefficients), np.asarray(decays)
+    given.take_numbers(frozen, coefficients, decays)
     adapted = [i for i in active if extras.adapted[i]]
     rounds = len(plan.rounds) + bool(adapted)
     if rounds:
@@ -84,6 +89,30 @@ class _Given:
         self.parameters, self.gradients, self.slots = parameters, gradients, slots
         self.dtypes, self.sizes = dtypes, sizes
         self.factors = self.not_finite = None
+
+    def take_numbers(self, frozen, coefficients, decays):
+        """Keep the numbers that the host knows, and make the table of the others."""
+        rates, seeds = self.extras.rates, self.extras.seeds
+        self.known, unknown = {}, {}
+        for name, values in zip(
+            (name for name, kind in GIVEN if kind == ARRAY),
+            (coefficients, decays, rates, frozen, seeds),
+            strict=True,
+        ):
+            is_known = values is None or isinstance(values, np.ndarray)
+            self.known[name] = values if is_known else None
+            unknown[name] = [None if is_known else values]
+        self.num_coefficients = coefficients.shape[1]
+        wide = {dtype_of(x) == "float64" for n in GIVEN[:3] for x in unknown[n[0]] if x is not None}
+        if len(wide) > 1:
+            raise ValueError("coefficients, decays and rates on the device must have one dtype")
+        unknown |= {"is_wide": [wide == {True}], "num_variables": [len(self.sizes)]}
+        self.numbers = Records(GIVEN, unknown, 1)
+
+    def _known(self, name, part):
+        """The entries of a number for these variables, or nothing if the host does not know it."""
+        values = self.known[name]
+        return () if values is None else values[part]
 
     def find_factors(self, number, members):
         """Sum over the gradients of the members of a round, and compute their factors."""
@@ -120,8 +149,8 @@ class _Given:
         for part, capacity, kernels in self._parts(rows, NORM):
             records = Records(NORM, _columns(NORM, part), capacity)
             self.device.launch(
-                *(kernels, "factors", len(part), THREADS_OF_FACTORS, records, sums, number),
-                *(len(self.sizes), self.factors, self.not_finite),
+                *(kernels, "factors", len(part), THREADS_OF_FACTORS, records, self.numbers, sums),
+                *(number, self.factors, self.not_finite),
             )
 
     def find_ratios(self, number, programs):
@@ -133,18 +162,18 @@ class _Given:
                 sums = [self.device.empty((count,), "float64") for _ in range(2)]
                 fields = self._fields(form)
                 self._launch(make, "lengths", count, fields, part, columns, steps, *sums)
-                begins = columns["first_block"]
+                zeros, begins = [0.0] * len(part), columns["first_block"]
+                rates, decays = (self._known(name, part) for name in ("rates", "decays"))
                 rows = zip(
-                    (self.extras.rates[i] for i in part),
-                    (1 - self.decays[i] for i in part),
+                    *(zeros if len(rates) == 0 else rates, zeros if len(decays) == 0 else decays),
                     *(begins, (*begins[1:], count), part),
                     strict=True,
                 )
                 for of_part, capacity, kernels in self._parts(list(rows), LENGTHS):
                     records = Records(LENGTHS, _columns(LENGTHS, of_part), capacity)
                     self.device.launch(
-                        *(kernels, "ratios", len(of_part), THREADS_OF_FACTORS, records, *sums),
-                        *(number, len(self.sizes), self.factors),
+                        *(kernels, "ratios", len(of_part), THREADS_OF_FACTORS, records),
+                        *(self.numbers, *sums, number, self.factors),
                     )
 
     def update(self, programs, round_of_ratio):
@@ -167,14 +196,14 @@ class _Given:
         dtype, _, quantized = form
         real = "f8" if dtype == "float64" else "f4"
         pointers = len(RULES[self.rule].slots) * (2 if quantized else 1)
-        return _step_fields(real, max(1, pointers), self.coefficients.shape[1])
+        return _step_fields(real, max(1, pointers), self.num_coefficients)
 
     def _tables(self, programs, fields, numbers):
         """Yield parts of the variables that fit into a table, its columns, the steps, the blocks.
 
         Variables with the same steps share them.
         """
-        capacity = (self.device.PARAMETER_BYTES - MAX_STEPS * 16 - 64) // layout_of(fields).itemsize
+        capacity = (self.device.PARAMETER_BYTES - MAX_STEPS * 16 - 128) // layout_of(fields).itemsize
         part, steps, places = [], [], {}
         for i, program in programs.items():
             count = len(program.steps)
@@ -222,26 +251,26 @@ class _Given:
         is_random = seeds is not None and form[0] == "bfloat16"
         for s in range(max(map(len, (self.slots[i] for i in part)), default=0) or 1):
             columns[f"slot_{s}"] = [self.slots[i][s] if self.slots[i] else None for i in part]
-        columns["coefficients"] = self.coefficients[part]
-        columns["decay"] = self.decays[part]
+        columns["coefficients"] = self._known("coefficients", part)
+        columns["decay"] = self._known("decays", part)
         columns["round_of_ratio"] = [
             round_of_ratio if adapted[i] and round_of_ratio is not None else -1 for i in part
         ]
         columns["dithered"] = [is_random] * len(part)
-        columns["seed"] = np.asarray(seeds, "int32").view("uint32")[part] if is_random else ()
+        columns["seed"] = () if self.known["seeds"] is None else self.known["seeds"][part]
 
     def _launch(self, make, name, blocks, fields, part, columns, steps, *more):
         make, *form = make
         capacity = self._capacity(len(part), fields)
         self.device.launch(
             *(make(*form, capacity), name, blocks, THREADS, Records(fields, columns, capacity)),
-            *(steps, len(part), self.factors, len(self.sizes), *more),
+            *(steps, len(part), self.numbers, self.factors, *more),
         )
 
     def _capacity(self, count, fields):
         if count <= FEW:
             return FEW
-        return (self.device.PARAMETER_BYTES - MAX_STEPS * 16 - 64) // layout_of(fields).itemsize
+        return (self.device.PARAMETER_BYTES - MAX_STEPS * 16 - 128) // layout_of(fields).itemsize
 
     def _parts(self, rows, fields):
         """Yield rows that fit into a table, its capacity, and the kernels for it."""
@@ -258,7 +287,7 @@ def _step_fields(real, pointers, coefficients):
         *(("size", "i8"), ("scale", "f8"), ("coefficients", (real, coefficients))),
         *(("decay", real), ("first_block", "i4"), ("row_size", "i4"), ("variable", "i4")),
         *(("round", "i4"), ("round_of_ratio", "i4"), ("first_step", "i4"), ("end_step", "i4")),
-        *(("dithered", "i4"), ("seed", "u4")),
+        *(("dithered", "i4"), ("seed", "i4")),
     )
 
 

@@ -52,13 +52,14 @@ __device__ inline double SumOf(const Record& record, const Steps& steps, const F
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     sums(FASTKERAS_TABLE(Records) records, FASTKERAS_TABLE(Steps) steps, int count,
-         const double* of_earlier_launches, int num_variables, double* results) {
+         FASTKERAS_TABLE(Given) given, const double* of_earlier_launches, double* results) {
   FASTKERAS_SHARED(double, shared, kWarps);
   const Record& record = records.of[Find(records.of, count, blockIdx.x)];
-  const Factors factors = {of_earlier_launches, num_variables};
+  const Factors factors = {of_earlier_launches, given.of->num_variables};
   const long long begin = static_cast<long long>(blockIdx.x - record.first_block) * kNumbers;
   const long long left = record.size - begin;
-  const int size = left < kNumbers ? static_cast<int>(left) : kNumbers;
+  int size = left < kNumbers ? static_cast<int>(left) : kNumbers;
+  if (given.IsFrozen(record.variable)) size = 0;  // it does not count
   const bool whole = record.rows == nullptr && IsAligned(record.gradient) &&
                      IsAligned(record.parameter) && IsAligned(record.remainder);
   const int stretches = whole ? size / kStretch : 0;
@@ -80,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const double scale = record.scale * factors.Of(record.round, record.variable);
   if (threadIdx.x == 0) {  // the sums are those of the scaled gradient
     results[record.first_sum + static_cast<int>(blockIdx.x) - record.first_block] =
-        sum * (record.kind == kSquares ? scale * scale : fabs(scale));
+        size == 0 ? 0 : sum * (record.kind == kSquares ? scale * scale : fabs(scale));
   }
 }
 FASTKERAS_KERNEL(sums);

@@ -25,7 +25,7 @@ struct Record {  // of a variable, as in host.py
   int round_of_ratio;  // of the factor of the change, or -1
   int first_step, end_step;
   int dithered;  // a bfloat16 parameter is rounded at random, by ...
-  unsigned seed;
+  int seed;
 };
 
 struct Records {
@@ -120,8 +120,8 @@ __device__ inline void Read(const Record& record, const Steps& steps, const Fact
 }
 
 // 16 random bits for an element; as `dither_bits` in fastkeras/optimizers/rounding.py.
-__device__ inline unsigned DitherBits(unsigned seed, unsigned element) {
-  unsigned bits = (element * 0x9e3779b9u) ^ seed;
+__device__ inline unsigned DitherBits(int seed, unsigned element) {
+  unsigned bits = (element * 0x9e3779b9u) ^ static_cast<unsigned>(seed);
   bits = (bits ^ bits >> 16) * 0x85ebca6bu;
   bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
   return bits >> 16;
@@ -129,7 +129,7 @@ __device__ inline unsigned DitherBits(unsigned seed, unsigned element) {
 
 template <typename Place>
 __device__ inline void WriteParameter(const Real (&from)[Place::kCount], const Record& record,
-                                      Place place) {
+                                      int seed, Place place) {
   if constexpr (!Parameter::kIsHalf) {
     place.template Write<Parameter>(from, record.parameter);
   } else {
@@ -140,7 +140,7 @@ __device__ inline void WriteParameter(const Real (&from)[Place::kCount], const R
     for (int i = 0; i < Place::kCount; ++i) {
       halves[i] = Parameter::Narrow(from[i]);
       if (dithered) {
-        const unsigned bits = ToBits(from[i]), random = DitherBits(record.seed, place.Number(i));
+        const unsigned bits = ToBits(from[i]), random = DitherBits(seed, place.Number(i));
         const bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
         if (is_finite) halves[i] = static_cast<unsigned short>((bits + random) >> 16);
       }
@@ -172,27 +172,33 @@ __device__ inline void WriteSlots(const Numbers<Place::kCount>& from, const Reco
   }
 }
 
-__device__ inline Rule RuleOf(const Record& record) {
+__device__ inline Rule RuleOf(const Record& record, const Given& given) {
   Rule rule;
   Real* const to = reinterpret_cast<Real*>(&rule);
 #pragma unroll
-  for (int i = 0; i < kCoefficients; ++i) to[i] = record.coefficients[i];
+  for (int i = 0; i < kCoefficients; ++i) {
+    to[i] = static_cast<Real>(given.Number(
+        given.of->coefficients, record.variable * kCoefficients + i, record.coefficients[i]));
+  }
   return rule;
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     step(FASTKERAS_TABLE(Records) records, FASTKERAS_TABLE(Steps) steps, int count,
-         const double* of_earlier_launches, int num_variables, const int* not_finite) {
+         FASTKERAS_TABLE(Given) given, const double* of_earlier_launches, const int* not_finite) {
   FASTKERAS_SHARED(float, tables, kQuantized ? kTablesSize : 1);
   if (not_finite != nullptr && *not_finite) return;
+  const Record& record = records.of[Find(records.of, count, blockIdx.x)];
+  if (given.IsFrozen(record.variable)) return;
   if constexpr (kQuantized) {
     FillTables(tables);
     __syncthreads();
   }
-  const Record& record = records.of[Find(records.of, count, blockIdx.x)];
-  const Factors factors = {of_earlier_launches, num_variables};
-  const Rule rule = RuleOf(record);
-  const Real decay = record.decay;
+  const Factors factors = {of_earlier_launches, given.of->num_variables};
+  const Rule rule = RuleOf(record, given);
+  const Real decay =
+      static_cast<Real>(given.Number(given.of->decays, record.variable, record.decay));
+  const int seed = given.of->seeds == nullptr ? record.seed : given.of->seeds[record.variable];
   const Real scale = static_cast<Real>(record.scale * factors.Of(record.round, record.variable));
   const Real ratio = static_cast<Real>(factors.Of(record.round_of_ratio, record.variable));
   ForEach(record, [&](auto place, auto of_gradient) {
@@ -206,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
       parameter += change * ratio - parameter * decay;  // rounded once
     }
     WriteSlots(numbers, record, tables, place);
-    WriteParameter(numbers.parameter, record, place);
+    WriteParameter(numbers.parameter, record, seed, place);
   });
 }
 FASTKERAS_KERNEL(step);
@@ -214,7 +220,7 @@ FASTKERAS_KERNEL(step);
 // The squares of the parameter and of its change, summed over each block; changes nothing.
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     lengths(FASTKERAS_TABLE(Records) records, FASTKERAS_TABLE(Steps) steps, int count,
-            const double* of_earlier_launches, int num_variables, double* of_parameters,
+            FASTKERAS_TABLE(Given) given, const double* of_earlier_launches, double* of_parameters,
             double* of_changes) {
   FASTKERAS_SHARED(float, tables, kQuantized ? kTablesSize : 1);
   FASTKERAS_SHARED(double, shared, kWarps);
@@ -223,8 +229,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     __syncthreads();
   }
   const Record& record = records.of[Find(records.of, count, blockIdx.x)];
-  const Factors factors = {of_earlier_launches, num_variables};
-  const Rule rule = RuleOf(record);
+  const Factors factors = {of_earlier_launches, given.of->num_variables};
+  const Rule rule = RuleOf(record, given);
   const Real scale = static_cast<Real>(record.scale * factors.Of(record.round, record.variable));
   double of_parameter = 0, of_change = 0;
   ForEach(record, [&](auto place, auto of_gradient) {
