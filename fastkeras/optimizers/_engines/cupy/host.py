@@ -203,7 +203,7 @@ class _Given:
 
         Variables with the same steps share them.
         """
-        capacity = (self.device.PARAMETER_BYTES - MAX_STEPS * 16 - 128) // layout_of(fields).itemsize
+        capacity = self._room(fields)
         part, steps, places = [], [], {}
         for i, program in programs.items():
             count = len(program.steps)
@@ -268,9 +268,12 @@ class _Given:
         )
 
     def _capacity(self, count, fields):
-        if count <= FEW:
-            return FEW
-        return (self.device.PARAMETER_BYTES - MAX_STEPS * 16 - 128) // layout_of(fields).itemsize
+        return FEW if count <= FEW else self._room(fields)
+
+    def _room(self, fields):
+        """How many records a launch takes, beside the steps and all other arguments."""
+        others = MAX_STEPS * layout_of(STEPS).itemsize + 128
+        return (self.device.PARAMETER_BYTES - others) // layout_of(fields).itemsize
 
     def _parts(self, rows, fields):
         """Yield rows that fit into a table, its capacity, and the kernels for it."""
