@@ -1,11 +1,14 @@
-"""bert4keras' `ConditionalRandomField` and `ViterbiDecoder`."""
+"""bert4keras' `ConditionalRandomField`, `ViterbiDecoder` and `AutoRegressiveDecoder`."""
 
 import keras
 import numpy as np
 from keras import ops
 
 from fastkeras import crf
+from fastkeras.compat.autoregressive import AutoRegressiveDecoder
 from fastkeras.crf.layers.output import at_least_float32
+
+__all__ = ["AutoRegressiveDecoder", "ConditionalRandomField", "ViterbiDecoder"]
 
 # bert4keras writes the former at masked steps, and takes all below the latter as masked.
 MASKED, IS_MASKED = -1e12, -1e6
