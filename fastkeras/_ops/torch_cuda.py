@@ -1,7 +1,8 @@
 """The device of torch's CUDA tensors: memory of torch, kernels compiled by CuPy, torch's stream."""
 
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,11 +55,25 @@ def _address_of(argument):
 @contextmanager
 def current(where):
     """Make a device of torch, and torch's stream there, those of CuPy."""
-    with (
-        torch.cuda.device(where),
-        cupy.cuda.ExternalStream(torch.cuda.current_stream(where).cuda_stream),
-    ):
+    with torch.cuda.device(where), _stream(torch.cuda.current_stream(where).cuda_stream):
         yield
+
+
+@lru_cache(maxsize=64)
+def _stream(address):
+    """CuPy's name for a stream of torch."""
+    if hasattr(cupy.cuda.Stream, "from_external"):  # since CuPy 14
+        return cupy.cuda.Stream.from_external(_OfTorch(address))
+    return cupy.cuda.ExternalStream(address)
+
+
+class _OfTorch(NamedTuple):
+    """A stream, by the protocol that CUDA's Python libraries share."""
+
+    address: int
+
+    def __cuda_stream__(self):
+        return 0, self.address  # the version of the protocol
 
 
 def on_cuda(name, function):

@@ -83,8 +83,10 @@ def test_arrays_of_cupy_are_updated_in_place(rule, chain):
     more = settings(len(SIZES), transforms=[CHAINS[chain]] * len(SIZES))
     assert update(*on_device, **more) is True
     assert update(*on_host, **more, engine="cupy") is True
+    # NumPy and CuPy add in other orders, where the library transforms
+    tolerance = {"rtol": 1e-6, "atol": 3e-7} if "library" in chain else {"rtol": 0}
     for result, expected in zip(results_of(on_device), results_of(on_host), strict=True):
-        np.testing.assert_array_equal(cupy.asnumpy(result), expected)
+        np.testing.assert_allclose(cupy.asnumpy(result), expected, **tolerance)
 
 
 def test_a_step_of_arrays_of_cupy_can_be_skipped():
