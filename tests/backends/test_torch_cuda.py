@@ -223,3 +223,16 @@ def test_transitions_that_vary_go_to_the_engine_keras():
     assert functions.__name__.endswith(".keras")
     with pytest.raises(ValueError, match="does not take transitions that vary"):
         crf.log_partition(np.zeros((1, 3, 2)), np.zeros((2, 2, 2)), engine="torch_cuda")
+
+
+def test_torch_compile_traces_the_door_for_tensors_elsewhere(rng):
+    """Seen with tensors that have no memory, since new tensors have to be made on their device."""
+    given = {name: x.to("meta") for name, x in tensors(arguments(rng)).items()}
+    given |= {"lengths": None, "start_transitions": None}
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def likelihood(given):
+        return crf.log_likelihood(**given)
+
+    value = likelihood(given)
+    assert (value.device.type, value.shape) == ("meta", (3,))
