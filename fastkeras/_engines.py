@@ -37,6 +37,7 @@ DOMAINS = {
     "optimizers": (
         "tensorflow_native",
         "torch_native",
+        "torch_cuda",
         "jax_native",
         "cupy",
         "native",

@@ -30,6 +30,8 @@ WHERE = torch.device("cuda")  # where NumPy arrays go
 class Device:
     """Allocates tensors on a device of torch, and launches kernels on CuPy's current stream."""
 
+    PARAMETER_BYTES = of_cupy.PARAMETER_BYTES
+
     def __init__(self, where):
         self.where = where
 

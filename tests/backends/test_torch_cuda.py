@@ -19,6 +19,10 @@ if getattr(sys.modules.get("cupy"), "__version__", "") != "on CPUs":
 from calls import FUNCTIONS, check  # noqa: E402
 from fastkeras import _arrays, _engines, crf  # noqa: E402
 from fastkeras.crf.arguments import chain_of  # noqa: E402
+from fastkeras.optimizers import transforms, update  # noqa: E402
+from fastkeras.optimizers.hyperparameters import DEFAULTS  # noqa: E402
+from fastkeras.optimizers.rules import RULES  # noqa: E402
+from fastkeras.optimizers.step import Extras  # noqa: E402
 
 VALUES = ("log_partition", "sequence_score", "log_likelihood")
 SHAPES = ((3, 70, 9), (2, 9, 33), (2, 6, 130))  # for up to 32 tags, up to 128, and more
@@ -28,21 +32,23 @@ CACHES = ("_load", "_first", "_state", "why_not_ready")
 @pytest.fixture(scope="module", autouse=True)
 def emulated():
     """Let the ops on CPU tensors take the kernels for CUDA, on the emulated GPU."""
-    ours = ("fastkeras._ops.torch_cuda", "fastkeras.crf._engines.torch_cuda")
+    domains = "fastkeras.crf._engines.torch_cuda", "fastkeras.optimizers._engines.torch_cuda"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         from fastkeras._ops import torch_cuda as device
         from fastkeras.crf._engines import torch_cuda, torch_native  # noqa: F401 - before ours
+        from fastkeras.optimizers._engines import torch_cuda as of_optimizers
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "current", nullcontext)
         patch.setattr(device, "WHERE", torch.device("cpu"))
+        patch.setattr(of_optimizers, "current", nullcontext)
         library = torch.library.Library("fastkeras", "IMPL")
         with warnings.catch_warnings(action="ignore"):  # torch warns of kernels that are replaced
             for name, kernel in torch_cuda.KERNELS.items():
                 library.impl(name, kernel, "CPU", allow_override=True)
         yield
         library._destroy()
-    for name in ours:
+    for name in ("fastkeras._ops.torch_cuda", *domains):
         parent, _, child = name.rpartition(".")
         del sys.modules[name]
         delattr(sys.modules[parent], child)
@@ -236,3 +242,60 @@ def test_torch_compile_traces_the_door_for_tensors_elsewhere(rng):
 
     value = likelihood(given)
     assert (value.device.type, value.shape) == ("meta", (3,))
+
+
+CHAIN = (transforms.sanitize(), transforms.clip_by_norm(0.5))
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64", "bfloat16", "float16"))
+@pytest.mark.parametrize("rule", ("adam", "sgd", "lion", "rmsprop"))
+def test_an_optimizer_step(rule, dtype, rng):
+    """Compared with the C++ kernels, in the tensors' own memory."""
+    from fastkeras.optimizers._engines import torch_cuda, torch_native
+
+    kind, shapes = getattr(torch, dtype), ((300, 7), (5,), (0, 3), (2049,))
+    wide = torch.float64 if dtype == "float64" else torch.float32
+
+    def drawn(kind):
+        return [torch.tensor(rng.normal(size=shape), dtype=kind) for shape in shapes]
+
+    parameters, gradients = drawn(kind), drawn(kind)
+    gradients[0] = gradients[0].t().contiguous().t()
+    slots = [[torch.rand(s, dtype=wide) for _ in RULES[rule].slots] for s in shapes]
+    remainders = drawn(torch.float32) if kind.itemsize == 2 else [None] * len(shapes)
+    numbers = {**DEFAULTS, "u_product": np.float64(0.9)}, np.float64(0.1), np.ones(1), np.ones(1)
+    width = len(RULES[rule].coefficients(np, *numbers))
+    coefficients = torch.tensor(rng.uniform(0.1, 0.9, (len(shapes), width)))
+    results = []
+    for engine in (torch_cuda, torch_native):
+        own = [x.clone() for x in parameters]
+        own_slots = [[x.clone() for x in of_one] for of_one in slots]
+        own_remainders = [None if x is None else x.clone() for x in remainders]
+        before = [x.data_ptr() for x in own]
+        *_, finite = engine.step(
+            *(rule, own, gradients, own_slots, torch.tensor([False, True, False, False])),
+            *(coefficients, np.full(len(shapes), 1e-3), [CHAIN] * len(shapes)),
+            Extras([None] * len(shapes), own_remainders, [False] * 4, np.full(4, 0.1), None),
+        )
+        assert finite and [x.data_ptr() for x in own] == before
+        assert own[0]._version > 0
+        results.append([*own, *(x for of_one in own_slots for x in of_one)])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_optimizers_of_numpy_arrays_and_gradients_that_are_not_finite(rng):
+    values = [rng.normal(size=9).astype("float32")]
+    arguments = "sgd", values, [np.full(9, np.nan, "float32")], [()]
+    transform = [(transforms.sanitize(),)]
+    kept = values[0].copy()
+    update(*arguments, learning_rate=0.1, transforms=transform, engine="torch_cuda")
+    np.testing.assert_array_equal(values[0], kept)
+
+
+def test_why_the_kernels_do_not_take_variables():
+    from fastkeras.optimizers._engines.torch_tensors import why_not
+
+    elsewhere = torch.zeros(3, device="meta")
+    assert why_not([torch.zeros(3), elsewhere], torch.device("cpu")) == "a variable is on meta"
+    assert why_not([torch.zeros(3)], torch.device("cuda", 0)) == "a variable is on cpu"

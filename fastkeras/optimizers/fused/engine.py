@@ -23,11 +23,18 @@ def why_keras(rule, written, variables, by_rows=False):
         return _why_keras_on_jax(written, variables)
     if get_stateless_scope() is not None:
         return "the variables are in a stateless scope"
-    if ON_TORCH and _engines.engines("optimizers")["torch_native"] == "ready":
-        from fastkeras.optimizers._engines.torch_native import why_not
+    return _why_keras_on_torch(written) if ON_TORCH else None
 
-        return why_not(written)
-    return None
+
+def _why_keras_on_torch(written):
+    device = written[0].device
+    engine = "torch_cuda" if device.type == "cuda" else "torch_native"
+    state = _engines.engines("optimizers")[engine]
+    if state != "ready":
+        return state if device.type == "cuda" else None
+    from fastkeras.optimizers._engines.torch_tensors import CPU, why_not
+
+    return why_not(written, device if device.type == "cuda" else CPU)
 
 
 def _why_keras_on_tensorflow(variable, by_rows):
