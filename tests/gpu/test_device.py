@@ -218,6 +218,40 @@ def test_the_engines_by_name_take_numpy_arrays():
             assert_close((value, *gradients), expected_of(chain))
 
 
+@pytest.mark.parametrize("on_device", (False, True), ids=("numbers of the host", "of the GPU"))
+def test_an_optimizer_step_of_torch(torch, on_device):
+    """Adam's rule on torch's tensors, against NumPy in float64; the host does not wait."""
+    state = fastkeras.engines("optimizers")["torch_cuda"]
+    if state != "ready":
+        pytest.skip(state)
+    from fastkeras.optimizers._engines import torch_cuda
+    from fastkeras.optimizers.step import no_extras
+
+    rng, shapes = np.random.default_rng(0), ((300, 7), (5,), (5000,))
+    values = [rng.standard_normal(shape).astype("float32") for shape in shapes]
+    gradients = [rng.standard_normal(shape).astype("float32") for shape in shapes]
+    coefficients = np.tile([0.1, 0.1, 0.001, 1e-7], (3, 1))  # of the first step, uncorrected
+    parameters, taken = ([torch.tensor(x, device="cuda") for x in of] for of in (values, gradients))
+    slots = [[torch.zeros_like(x) for _ in range(2)] for x in parameters]
+    numbers = np.zeros(3, bool), coefficients, np.zeros(3)
+    if on_device:
+        numbers = [torch.tensor(x, device="cuda") for x in numbers]
+
+    def step(*written):
+        torch_cuda.step("adam", written[0], taken, written[1], *numbers, [()] * 3, no_extras(3))
+
+    step([x.clone() for x in parameters], [[x.clone() for x in of] for of in slots])  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(parameters, slots)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for value, gradient, parameter in zip(values, gradients, parameters, strict=True):
+        wide = gradient.astype("float64")
+        change = 0.1 * (0.1 * wide) / (np.sqrt(0.001 * wide**2) + 1e-7)
+        np.testing.assert_allclose(parameter.cpu(), value - change, rtol=1e-5, atol=1e-5)
+
+
 def gradients_of_jax(jax, given):
     def value(*scores):
         return crf.log_likelihood(**(given | dict(zip(SCORES, scores, strict=True))))
