@@ -10,5 +10,14 @@ from fastkeras.seq2seq.hypotheses import Hypotheses
 from fastkeras.seq2seq.padding import sequence_padding
 from fastkeras.seq2seq.sampling import sample
 from fastkeras.seq2seq.states import step_number
+from fastkeras.seq2seq.vocabulary import CharacterVocabulary
 
-__all__ = ["BeamSearch", "Hypotheses", "sample", "select", "sequence_padding", "step_number"]
+__all__ = [
+    "BeamSearch",
+    "CharacterVocabulary",
+    "Hypotheses",
+    "sample",
+    "select",
+    "sequence_padding",
+    "step_number",
+]

@@ -98,7 +98,7 @@ def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"second principal component ({shares[1]:.0%} of the variance)")
-    fonts = _fonts("".join([*words, title or "", *map(str, groups or ())]))
+    fonts = fonts_with("".join([*words, title or "", *map(str, groups or ())]))
     names = list(dict.fromkeys(groups)) if groups is not None else [None]
     for i, name in enumerate(names):
         of_name = [groups is None or group == name for group in groups or words]
@@ -107,7 +107,7 @@ def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
         axes.legend(frameon=False, prop={"family": fonts})
     axes.set_title(title or "", family=fonts)
     colors = [f"C{names.index(group)}" if groups is not None else "C0" for group in groups or words]
-    with warnings.catch_warnings():  # _fonts warns once, Matplotlib for every character
+    with warnings.catch_warnings():  # fonts_with warns once, Matplotlib for every character
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         _label(figure, axes, points, words, fonts, colors)
         with replacing(path) as file:
@@ -154,7 +154,7 @@ def _overlap(a, b):
     return max(width, 0) * max(height, 0)
 
 
-def _fonts(text):
+def fonts_with(text):
     """Return fonts by name that together have the text's characters; warn if there are none."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font

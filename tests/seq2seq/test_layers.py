@@ -45,7 +45,7 @@ def sentences(rng, batch=3):
     return np.where(mask, source, 0), rng.standard_normal((batch, 6, 5)).astype("f4"), mask, target
 
 
-@pytest.mark.parametrize("copy_prior", (False, True))
+@pytest.mark.parametrize("copy_prior", (None, "averaged", "gated"))
 @pytest.mark.parametrize("cell", CELLS)
 def test_steps_have_the_logits_of_training(cell, copy_prior, rng):
     decoder = decoder_of(cell, copy_prior=copy_prior)
@@ -63,7 +63,7 @@ def test_steps_have_the_logits_of_training(cell, copy_prior, rng):
 
 @pytest.mark.parametrize("cell", ("GRU", "stacked"))
 def test_what_a_search_finds_has_the_score_of_the_loss(cell, rng):
-    decoder = decoder_of(cell, copy_prior=True)
+    decoder = decoder_of(cell, copy_prior="averaged")
     source, encoded, mask, _ = sentences(rng)
     search = BeamSearch(END, num_beams=4, n_best=2, max_length=8, suppressed=(0, 1, START))
     found = search(decoder.step, *decoder.begin(encoded, source, encoded_mask=mask), start=START)
@@ -80,7 +80,7 @@ def test_what_a_search_finds_has_the_score_of_the_loss(cell, rng):
 
 
 def test_padding_changes_neither_logits_nor_titles(rng):
-    decoder = decoder_of("LSTM", copy_prior=True)
+    decoder = decoder_of("LSTM", copy_prior="averaged")
     source, encoded, mask, target = sentences(rng)
     wide = [(0, 0), (0, 3)]
     padded_source, padded_mask = np.pad(source, wide), np.pad(mask, wide)
@@ -114,7 +114,7 @@ def test_in_a_model_it_trains_with_the_masks_of_keras_and_is_saved(rng, tmp_path
     embedding = keras.layers.Embedding(VOCABULARY, 7, mask_zero=True)
     inputs = [keras.Input((None,), dtype="int32") for _ in range(2)]
     encoder = keras.layers.Bidirectional(keras.layers.GRU(4, return_sequences=True))
-    decoder = AttentionDecoder(VOCABULARY, CELLS["LSTM"](), 7, embedding, copy_prior=True)
+    decoder = AttentionDecoder(VOCABULARY, CELLS["LSTM"](), 7, embedding, copy_prior="averaged")
     logits = decoder(inputs[1], encoder(embedding(inputs[0])), inputs[0])
     model = keras.Model(inputs, logits)
     model.compile(keras.optimizers.Adam(0.05), SequenceCrossentropy(0.1))
@@ -144,8 +144,8 @@ def test_in_a_model_it_trains_with_the_masks_of_keras_and_is_saved(rng, tmp_path
 
 def test_the_source_belongs_to_the_copy_prior(rng):
     source, encoded, _, _ = sentences(rng)
-    with pytest.raises(ValueError, match="source must be given for a decoder with copy_prior"):
-        decoder_of(copy_prior=True).begin(encoded)
+    with pytest.raises(ValueError, match="source must be given for a decoder with a copy_prior"):
+        decoder_of(copy_prior="averaged").begin(encoded)
     with pytest.raises(ValueError, match="and for no other, got one"):
         decoder_of().begin(encoded, source)
 

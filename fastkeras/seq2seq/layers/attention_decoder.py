@@ -22,7 +22,7 @@ class AttentionDecoder(keras.layers.Layer):
         units: the size of the layer below the logits.
         embedding: a layer that embeds tokens, for instance one shared with the encoder; None makes
             one with `units` dimensions.
-        copy_prior: whether the logits are averaged with those of a `CopyPrior`.
+        copy_prior: "averaged" or "gated": the logits go through a `CopyPrior`; None: they do not.
         **options: those of `keras.layers.Layer`.
 
     Call:
@@ -35,7 +35,7 @@ class AttentionDecoder(keras.layers.Layer):
         logits, (batch, steps, vocabulary_size).
 
     Raises:
-        ValueError: `source` is missing, or given without `copy_prior`.
+        ValueError: `source` is missing, or given without `copy_prior`; another `copy_prior`.
 
     Example:
         >>> import keras, numpy as np
@@ -54,7 +54,7 @@ class AttentionDecoder(keras.layers.Layer):
     translation", sections 3 and 3.1 (general); Su Jianlin, 2018, https://kexue.fm/archives/5861.
     """
 
-    def __init__(self, vocabulary_size, cell, units, embedding=None, copy_prior=False, **options):
+    def __init__(self, vocabulary_size, cell, units, embedding=None, copy_prior=None, **options):
         super().__init__(**options)
         self.supports_masking = True
         self.vocabulary_size = integer("vocabulary_size", vocabulary_size, 1)
@@ -68,7 +68,10 @@ class AttentionDecoder(keras.layers.Layer):
         self.keys = None
         self.combined = keras.layers.Dense(units, activation="tanh", name="combined")
         self.logits = keras.layers.Dense(vocabulary_size, name="logits")
-        self.copy_prior = CopyPrior(name="copy_prior") if copy_prior else None
+        if copy_prior not in (None, "averaged", "gated"):
+            raise ValueError(f"copy_prior={copy_prior!r} must be 'averaged', 'gated' or None")
+        is_gated = copy_prior == "gated"
+        self.copy_prior = CopyPrior(gated=is_gated, name="copy_prior") if copy_prior else None
 
     def build(self, tokens_shape, encoded_shape, source_shape=None):
         size, hidden = encoded_shape[-1], self._hidden_size()
@@ -81,7 +84,8 @@ class AttentionDecoder(keras.layers.Layer):
         self.combined.build((None, None, hidden + size))
         self.logits.build((None, None, self.units))
         if self.copy_prior is not None:
-            self.copy_prior.build((None, None, self.vocabulary_size))
+            hidden_shape = (None, None, self.units) if self.copy_prior.gated else None
+            self.copy_prior.build((None, None, self.vocabulary_size), None, hidden_shape)
         self.built = True
 
     def call(self, tokens, encoded, source=None, encoded_mask=None):
@@ -97,7 +101,7 @@ class AttentionDecoder(keras.layers.Layer):
         """
         if (source is None) != (self.copy_prior is None):
             raise ValueError(
-                "source must be given for a decoder with copy_prior=True and for no other, got "
+                "source must be given for a decoder with a copy_prior and for no other, got "
                 f"{'None' if source is None else 'one'}"
             )
         encoded = ops.convert_to_tensor(encoded)
@@ -142,20 +146,27 @@ class AttentionDecoder(keras.layers.Layer):
         embedded = self.embedding(tokens)
         return ops.reshape(embedded, (*axes, embedded.shape[-1]))
 
+    def attention(self, tokens, encoded, source=None, encoded_mask=None):
+        """How much of each step of the source is read after each token of a target.
+
+        Args:
+            tokens, encoded, source, encoded_mask: as in a call.
+
+        Returns:
+            weights, (batch, steps, source steps), at least 0; their sums over the source are 1.
+        """
+        states, context = self.begin(encoded, source, encoded_mask)
+        hidden = self.rnn(self._embedded(tokens, ops.shape(tokens)), initial_state=states)
+        return _attention(hidden, context)
+
     def _scores(self, hidden, context):
         """The logits for hidden states (batch, queries, size); queries are steps or beams."""
-        scores = ops.matmul(hidden, ops.transpose(context["keys"], (0, 2, 1)))
-        mask = context["mask"][:, None]
-        scores = ops.where(mask, scores, -6e4 if scores.dtype == "float16" else -1e30)
-        # not ops.softmax, which warns about a source of one step; a source of none gives zeros
-        weights = ops.exp(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)))
-        weights = ops.where(mask, weights, 0)
-        total = ops.sum(weights, axis=-1, keepdims=True)
-        read = ops.matmul(weights / ops.where(total > 0, total, 1), context["encoded"])
-        logits = self.logits(self.combined(ops.concatenate([hidden, read], axis=-1)))
-        if self.copy_prior is not None:
-            logits = self.copy_prior(logits, context["in_source"])
-        return logits
+        read = ops.matmul(_attention(hidden, context), context["encoded"])
+        combined = self.combined(ops.concatenate([hidden, read], axis=-1))
+        logits, prior = self.logits(combined), self.copy_prior
+        if prior is None:
+            return logits
+        return prior(logits, context["in_source"], combined if prior.gated else None)
 
     def _hidden_size(self):
         size = self.cell.output_size
@@ -176,7 +187,7 @@ class AttentionDecoder(keras.layers.Layer):
             "cell": save(self.cell),
             "units": self.units,
             "embedding": None if self.has_own_embedding else save(self.embedding),
-            "copy_prior": self.copy_prior is not None,
+            "copy_prior": self.copy_prior and ("gated" if self.copy_prior.gated else "averaged"),
         }
 
     @classmethod
@@ -185,3 +196,15 @@ class AttentionDecoder(keras.layers.Layer):
         for name in ("cell", "embedding"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+def _attention(hidden, context):
+    """The weights of the source's steps, (batch, queries, source steps), for hidden states."""
+    scores = ops.matmul(hidden, ops.transpose(context["keys"], (0, 2, 1)))
+    mask = context["mask"][:, None]
+    scores = ops.where(mask, scores, -6e4 if scores.dtype == "float16" else -1e30)
+    # not ops.softmax, which warns about a source of one step; a source of none gives zeros
+    weights = ops.exp(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)))
+    weights = ops.where(mask, weights, 0)
+    total = ops.sum(weights, axis=-1, keepdims=True)
+    return weights / ops.where(total > 0, total, 1)

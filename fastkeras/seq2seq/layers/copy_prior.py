@@ -6,52 +6,82 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("fastkeras")
 class CopyPrior(keras.layers.Layer):
-    """The average of the logits and a prior that knows which tokens the source contains.
+    """The logits together with a prior that knows which tokens the source contains.
 
     With χ_v = 1 if the token v is in the source and else 0, and s and t learned for each token,
         (logits_v + exp(s_v) χ_v + t_v) / 2
     s and t are initially zero. Useful where the output mostly consists of words of the input, as a
     headline does of words of its article.
 
+    With a gate, which is computed from hidden states h by learned w and b, initially zero,
+        logits_v + g (exp(s_v) χ_v + t_v),    g = sigmoid(w·h + b)
+    so that each step decides how much it copies. The average halves the logits, so that a network
+    needs more training for equally certain ones; here it need not.
+
+    Args:
+        padding: the token that stands for padding, 0 by default.
+        gated: whether there is a gate.
+        **options: those of `keras.layers.Layer`.
+
     Call:
         logits: (batch, steps, vocabulary_size).
         in_source: χ, (batch, vocabulary_size), or the tokens of the source, integers (batch, source
             steps); tokens up to `padding` do not count.
+        hidden: (batch, steps, size), for the gate.
 
-    Args:
-        padding: the token that stands for padding, 0 by default.
-        **options: those of `keras.layers.Layer`.
+    Raises:
+        ValueError: `hidden` is missing, or given without a gate.
 
     Example:
         >>> import numpy as np
         >>> from fastkeras.layers import CopyPrior
-        >>> CopyPrior()(np.zeros((1, 1, 4), "float32"), np.array([[2, 3, 2, 0]]))[0, 0].numpy()
+        >>> logits, source = np.zeros((1, 1, 4), "float32"), np.array([[2, 3, 2, 0]])
+        >>> CopyPrior()(logits, source)[0, 0].numpy()
         array([0. , 0. , 0.5, 0.5], dtype=float32)
+        >>> CopyPrior(gated=True)(logits + 1, source, np.ones((1, 1, 8)))[0, 0].numpy()
+        array([1. , 1. , 1.5, 1.5], dtype=float32)
 
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5861 (its `ScaleShift`).
     """
 
-    def __init__(self, padding=0, **options):
+    def __init__(self, padding=0, gated=False, **options):
         super().__init__(**options)
         self.padding = padding
+        self.gated = gated
+        self.gate = None
+        if gated:
+            self.gate = keras.layers.Dense(
+                1, activation="sigmoid", kernel_initializer="zeros", name="gate"
+            )
 
-    def build(self, logits_shape, in_source_shape=None):
+    def build(self, logits_shape, in_source_shape=None, hidden_shape=None):
         size = (logits_shape[-1],)
         self.log_scale = self.add_weight(name="log_scale", shape=size, initializer="zeros")
         self.shift = self.add_weight(name="shift", shape=size, initializer="zeros")
+        if self.gated:
+            self._expect(hidden_shape)
+            self.gate.build(hidden_shape)
         self.built = True
 
-    def call(self, logits, in_source):
+    def call(self, logits, in_source, hidden=None):
+        self._expect(hidden)
         if keras.backend.is_int_dtype(in_source.dtype):
             in_source = tokens_in(in_source, logits.shape[-1], logits.dtype, self.padding)
-        prior = ops.exp(self.log_scale) * in_source + self.shift
-        return (logits + prior[:, None]) / 2
+        prior = (ops.exp(self.log_scale) * in_source + self.shift)[:, None]
+        return logits + self.gate(hidden) * prior if self.gated else (logits + prior) / 2
 
-    def compute_output_shape(self, logits_shape, in_source_shape=None):
+    def _expect(self, hidden):
+        if (hidden is not None) != self.gated:
+            raise ValueError(
+                "hidden must be given for a CopyPrior with gated=True and for no other, got "
+                f"{'None' if hidden is None else 'one'}"
+            )
+
+    def compute_output_shape(self, logits_shape, in_source_shape=None, hidden_shape=None):
         return logits_shape
 
     def get_config(self):
-        return {**super().get_config(), "padding": self.padding}
+        return {**super().get_config(), "padding": self.padding, "gated": self.gated}
 
 
 def tokens_in(source, vocabulary_size, dtype="float32", padding=0):
