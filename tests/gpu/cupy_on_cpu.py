@@ -100,6 +100,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     ndim = property(lambda self: self._host.ndim)
     size = property(lambda self: self._host.size)
     flags = property(lambda self: self._host.flags)
+    device = property(lambda self: nullcontext())
     nbytes = property(lambda self: self._host.nbytes)
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
 

@@ -111,6 +111,20 @@ def test_rows_and_noise_of_arrays_of_cupy():
             np.testing.assert_array_equal(cupy.asnumpy(on_device[1][0]), expected)
 
 
+def test_rows_that_are_none_are_ignored():
+    """The function `update` checks them; a program that is compiled cannot."""
+    from fastkeras.optimizers._engines.cupy import step
+    from fastkeras.optimizers.step import no_extras
+
+    parameter, gradient = (cupy.asarray(np.ones((4, 3), "float32")) for _ in range(2))
+    rows = cupy.asarray(np.array([3, 4, -1, 2**40]))
+    c, zero = np.full((1, 1), 0.5), np.zeros(1)
+    chains = [(CHAINS["global norm"][0]._replace(of=0, operand=np.sqrt(3)),)]
+    extras = no_extras(1)._replace(rows=[rows])
+    step("sgd", [parameter], [gradient], [()], zero == 1, c, zero, chains, extras)
+    np.testing.assert_array_equal(cupy.asnumpy(parameter)[:, 0], [1, 1, 1, 0.5])
+
+
 @pytest.mark.skipif(not ON_CPU, reason="a GPU has its own order")
 @pytest.mark.parametrize("rule", ["adam", "lamb"])
 @pytest.mark.parametrize("bits", [32, 8])

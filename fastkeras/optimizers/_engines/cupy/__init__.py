@@ -3,6 +3,7 @@
 NumPy arrays go to the GPU and come back.
 """
 
+from contextlib import nullcontext
 from functools import cache
 
 import cupy
@@ -28,19 +29,20 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
             [tuple(map(_uploaded, of_one)) for of_one in slots],
             list(map(_uploaded, extras.remainders)),
         ]
-    not_finite = host.step(
-        device,
-        rule,
-        written[0],
-        [g if g.flags.c_contiguous else cupy.ascontiguousarray(g) for g in gradients],
-        written[1],
-        frozen,
-        coefficients,
-        decays,
-        chains,
-        extras._replace(rows=rows, remainders=written[2]),
-        dtypes,
-    )
+    with written[0][0].device if written[0] else nullcontext():
+        not_finite = host.step(
+            device,
+            rule,
+            written[0],
+            [g if g.flags.c_contiguous else cupy.ascontiguousarray(g) for g in gradients],
+            written[1],
+            frozen,
+            coefficients,
+            decays,
+            chains,
+            extras._replace(rows=rows, remainders=written[2]),
+            dtypes,
+        )
     if on_host:
         _download(_flat(*written), _flat(parameters, slots, extras.remainders))
     finite = True if not_finite is None else not_finite[0] == 0

@@ -38,6 +38,15 @@ __device__ inline int Find(const Record (&records)[kCount], int count, int block
   return low;
 }
 
+// The place of a number of the parameter, from that in a gradient of some rows; or -1, if the
+// number of the row is not one of the parameter.
+template <typename Record>
+__device__ inline long long PlaceOf(const Record& record, long long of_gradient) {
+  const long long row = of_gradient / record.row_size, found = record.rows[row];
+  const bool is_one = found >= 0 && found < record.num_rows;
+  return is_one ? of_gradient + (found - row) * record.row_size : -1;
+}
+
 template <int kCount>
 __device__ inline void Transform(const Steps& steps, int begin, int end, const Factors& factors,
                                  int variable, const Real (&parameter)[kCount],

@@ -33,7 +33,8 @@ STEPS = (("operand", "f8"), ("kind", "i4"), ("round", "i4"))
 NORM = (("operand", "f8"), ("scale", "f8"), ("begin", "i4"), ("end", "i4"))
 NORM += (("variable", "i4"), ("round", "i4"), ("kind", "i4"))
 LENGTHS = (("rate", "f8"), ("decay", "f8"), ("begin", "i4"), ("end", "i4"), ("variable", "i4"))
-COMMON = (("first_block", "i4"), ("row_size", "i4"), ("variable", "i4"), ("round", "i4"))
+COMMON = (("first_block", "i4"), ("row_size", "i4"), ("num_rows", "i4"), ("variable", "i4"))
+COMMON += (("round", "i4"),)
 COMMON += (("first_step", "i4"), ("end_step", "i4"))
 SUMMED = tuple((name, ARRAY) for name in ("gradient", "parameter", "remainder", "rows"))
 SUMMED += (("size", "i8"), ("scale", "f8"), *COMMON, ("kind", "i4"), ("first_sum", "i4"))
@@ -238,6 +239,7 @@ class _Given:
             "scale": [program.scale for program in of_part],
             "first_block": starts,
             "row_size": [0 if rows[i] is None else prod(parameters[i].shape[1:]) for i in part],
+            "num_rows": [0 if rows[i] is None else parameters[i].shape[0] for i in part],
             "variable": part,
             "round": [program.round for program in of_part],
             "first_step": begins,
@@ -288,8 +290,9 @@ def _step_fields(real, pointers, coefficients):
     return (
         *((name, ARRAY) for name in names),
         *(("size", "i8"), ("scale", "f8"), ("coefficients", (real, coefficients))),
-        *(("decay", real), ("first_block", "i4"), ("row_size", "i4"), ("variable", "i4")),
-        *(("round", "i4"), ("round_of_ratio", "i4"), ("first_step", "i4"), ("end_step", "i4")),
+        *(("decay", real), ("first_block", "i4"), ("row_size", "i4"), ("num_rows", "i4")),
+        *(("variable", "i4"), ("round", "i4"), ("round_of_ratio", "i4"), ("first_step", "i4")),
+        ("end_step", "i4"),
         *(("dithered", "i4"), ("seed", "i4")),
     )
 

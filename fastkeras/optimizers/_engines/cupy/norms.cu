@@ -13,7 +13,7 @@ struct Record {
   long long size;  // of the gradient
   double scale;
   int first_block;
-  int row_size;
+  int row_size, num_rows;  // of the parameter
   int variable;
   int round;
   int first_step, end_step;
@@ -69,13 +69,9 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     sum += SumOf(record, steps, factors, place, place);
   }
   for (int i = stretches * kStretch + threadIdx.x; i < size; i += kThreads) {
-    One place{begin + i};
-    const One of_gradient = place;
-    if (record.rows != nullptr && record.parameter != nullptr) {
-      const long long row = place.place / record.row_size;
-      place.place += (record.rows[row] - row) * record.row_size;
-    }
-    sum += SumOf(record, steps, factors, place, of_gradient);
+    const One of_gradient{begin + i};
+    const One place{record.rows == nullptr ? begin + i : PlaceOf(record, begin + i)};
+    if (place.place >= 0) sum += SumOf(record, steps, factors, place, of_gradient);
   }
   sum = OfBlock<Sum, kThreads>(sum, shared);
   const double scale = record.scale * factors.Of(record.round, record.variable);

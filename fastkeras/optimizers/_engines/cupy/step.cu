@@ -19,7 +19,7 @@ struct Record {  // of a variable, as in host.py
   Real coefficients[kCoefficients];
   Real decay;  // the parameter loses this fraction
   int first_block;
-  int row_size;
+  int row_size, num_rows;  // of the parameter
   int variable;
   int round;           // of the factor of the gradient, or -1
   int round_of_ratio;  // of the factor of the change, or -1
@@ -73,13 +73,9 @@ __device__ inline void ForEach(const Record& record, Function fn) {
     }
   } else {
     for (int i = done + threadIdx.x; i < count; i += kThreads) {
-      One place{begin + i};
-      const One of_gradient = place;
-      if (record.rows != nullptr) {
-        const long long row = place.place / record.row_size;
-        place.place += (record.rows[row] - row) * record.row_size;
-      }
-      fn(place, of_gradient);
+      const One of_gradient{begin + i};
+      const One place{record.rows == nullptr ? begin + i : PlaceOf(record, begin + i)};
+      if (place.place >= 0) fn(place, of_gradient);
     }
   }
 }
