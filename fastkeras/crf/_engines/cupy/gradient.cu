@@ -44,6 +44,11 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 FASTKERAS_KERNEL(marginals);
 
 constexpr int kTile = kTags == 32 ? 32 : 64;
+constexpr int kEach = kTile / 16;  // a thread sums kEach * kEach pairs
+
+struct alignas(kEach * sizeof(Real) < 16 ? kEach * sizeof(Real) : 16) OfThread {
+  Real of[kEach];  // loaded at once
+};
 
 // For a tile of pairs, the sum over the steps of a chunk: gold counts - expected counts; without
 // tags the expected counts; without rows the gold counts. `pairs` is (batch, chunks, num_tags,
@@ -53,9 +58,10 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     pairs_of_chunks(const int* tags, const int* counts, const int* step_index, int steps,
                     int num_tags, const Real* weights, const Real* rows, const double* factors,
                     const int* state, int chunks, Real* pairs) {
-  constexpr int kStage = 16, kEach = kTile / 16;
-  FASTKERAS_SHARED(Real, left, kStage * kTile);
-  FASTKERAS_SHARED(Real, right, kStage * kTile);
+  constexpr int kStage = 16;
+  FASTKERAS_SHARED(OfThread, lefts, kStage * 16);
+  FASTKERAS_SHARED(OfThread, rights, kStage * 16);
+  Real *const left = lefts[0].of, *const right = rights[0].of;
   FASTKERAS_SHARED(int, gold, kTile* kTile);
   const int b = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
   const int first = 1 + chunk * kChunk;
@@ -90,12 +96,12 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kStage; ++k) {
+      const OfThread alphas = lefts[k * 16 + threadIdx.x / 16];
+      const OfThread suffixes = rights[k * 16 + threadIdx.x % 16];
 #pragma unroll
       for (int u = 0; u < kEach; ++u) {
 #pragma unroll
-        for (int v = 0; v < kEach; ++v) {
-          sums[u][v] += left[k * kTile + row + u] * right[k * kTile + column + v];
-        }
+        for (int v = 0; v < kEach; ++v) sums[u][v] += alphas.of[u] * suffixes.of[v];
       }
     }
     __syncthreads();
