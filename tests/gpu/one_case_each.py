@@ -38,7 +38,19 @@ def of_optimizers():
         update(rule, parameters, gradients, slots, learning_rate=0.1, transforms=[chain] * 3)
 
 
-CASES = (of_crf, of_optimizers)
+def of_word2vec():
+    from fastkeras.word2vec import Vocabulary, Word2Vec
+
+    rng = np.random.default_rng(0)
+    words = Vocabulary([f"word{i}" for i in range(40)], np.arange(40, 0, -1))
+    ids = rng.integers(40, size=600, dtype=np.int32)
+    ids[rng.random(600) < 0.1] = -1
+    for more in ({}, {"shared_negatives": None}, {"objective": "cbow"}):
+        model = Word2Vec(vector_size=20, window=3, epochs=1, engine="cupy", **more)
+        model.fit(ids, vocabulary=words, progress=False)
+
+
+CASES = (of_crf, of_optimizers, of_word2vec)
 
 if __name__ == "__main__":
     cupy.cuda.set_allocator(None)  # each array is an allocation of its own, so that its end is seen
