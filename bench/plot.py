@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("agg")
+import gpu_summary
 import matplotlib.pyplot as plt
 import word2vec_summary
 
@@ -37,6 +38,10 @@ def main():
         fill(ROOT / "docs" / "optimizers.md", "others", others_table(results, path))
     for path in sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json")):
         fill(ROOT / "README.md", "word2vec", word2vec_table(path))
+    for path in sorted((ROOT / "bench" / "results").glob("gpu-*.json")):
+        results = json.loads(path.read_text())
+        text = f"{gpu_summary.tables(results)}\n\n[{path.name}](../bench/results/{path.name})"
+        fill(ROOT / "docs" / "gpu.md", "gpu", text)
     sys.path.append(str(ROOT / "examples"))
     import segment_report
 
