@@ -87,6 +87,9 @@ def calls():
         ),
     }
     for name, more, bytes_each in (
+        ("compat.torch_optim, one group", {"by_us": True}, 28),
+        ("compat.torch_optim, 199 groups", {"by_us": True, "rates": RATES}, 28),
+        ("compat.torch_optim, max_norm", {"by_us": True, "clip": True}, 32),
         ("torch, one group", {}, 28),
         ("torch, 199 groups", {"rates": RATES}, 28),
         ("torch, clip_grad_norm_", {"clip": True}, 40),
@@ -165,8 +168,10 @@ def slots_of(shape, bits):
     return tuple(cupy.zeros(shape, "float32") for _ in (1, 2))
 
 
-def of_torch(dtype="float32", rates=None, clip=False):
+def of_torch(dtype="float32", rates=None, clip=False, by_us=False):
     import torch
+
+    from fastkeras.compat.torch_optim import AdamW
 
     on_cupy = problem("float32")
     if dtype == "bfloat16":
@@ -185,10 +190,14 @@ def of_torch(dtype="float32", rates=None, clip=False):
     groups = parameters
     if rates is not None:
         groups = [{"params": [p], "lr": RATE * r} for p, r in zip(parameters, rates, strict=True)]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, eps=1e-7, weight_decay=DECAY, fused=True)
+    settings = {"lr": RATE, "eps": 1e-7, "weight_decay": DECAY}
+    if by_us:
+        optimizer = AdamW(groups, max_norm=LARGEST_NORM if clip else None, **settings)
+    else:
+        optimizer = torch.optim.AdamW(groups, fused=True, **settings)
 
     def call():
-        if clip:
+        if clip and not by_us:
             torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
         optimizer.step()
 

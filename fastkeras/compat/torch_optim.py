@@ -1,12 +1,12 @@
-"""`torch.optim.AdamW`, with one call of the C++ kernels a step; it needs torch, and not Keras."""
+"""`torch.optim.AdamW`, with one call of the kernels a step; it needs torch, and not Keras."""
 
 import math
 
 import numpy as np
 import torch
 
-from fastkeras import _core
-from fastkeras.optimizers._engines import torch_native
+from fastkeras import _core, _engines
+from fastkeras.optimizers._engines.torch_tensors import CPU, why_not
 from fastkeras.optimizers.step import no_extras
 from fastkeras.optimizers.transforms import clip_by_global_norm
 
@@ -15,14 +15,15 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AdamW(torch.optim.Optimizer):
-    """AdamW for parameters on the CPU: all parameters of all groups in one call.
+    """AdamW for parameters on the CPU or on a GPU: all parameters of all groups in one call.
 
-    The formula is that of `torch.optim.AdamW`, and so are the names in `state_dict`: each can load
-    the state of the other.
+    On a GPU of NVIDIA, which takes CuPy, the call is one launch for all parameters and rates, or
+    three with `max_norm`. The formula is that of `torch.optim.AdamW`, and so are the names in
+    `state_dict`: each can load the state of the other.
 
     Args:
-        params: an iterable of parameters, float32 or float64, contiguous and on the CPU; or of
-            dicts, the groups, whose other entries replace the arguments below.
+        params: an iterable of parameters, float32 or float64, contiguous and all on one device; or
+            of dicts, the groups, whose other entries replace the arguments below.
         lr: the learning rate, at least 0.
         betas: the decay of the two moments, each at least 0 and below 1.
         eps: at least 0.
@@ -62,7 +63,7 @@ class AdamW(torch.optim.Optimizer):
         """Add a group, as `torch.optim.Optimizer` does; its parameters are checked."""
         super().add_param_group(param_group)
         try:
-            _check(self.param_groups[-1])
+            _check(self.param_groups[-1], self.param_groups[0]["params"])
         except ValueError:
             del self.param_groups[-1]
             raise
@@ -102,7 +103,7 @@ class AdamW(torch.optim.Optimizer):
         except Exception as error:  # nothing else has changed yet
             _count(states, -1.0)
             tensors = (p for p, _, _ in found), (s[name] for s in states for name in _MOMENTS)
-            reason = torch_native.why_not([t for kind in tensors for t in kind])
+            reason = why_not([t for kind in tensors for t in kind], _device_of([found[0][0]]))
             if reason is None:
                 raise
             raise ValueError(_not_in_place(reason)) from error
@@ -118,7 +119,7 @@ class AdamW(torch.optim.Optimizer):
             rows.append(of_step[key])
         decays, coefficients = np.split(np.array(rows), [1], axis=1)
         chain = () if self.max_norm is None else (clip_by_global_norm(self.max_norm),)
-        torch_native.step(
+        _engine_for(found[0][0].device).step(
             "adam",
             [p for p, _, _ in found],
             [gradient for _, gradient, _ in found],
@@ -137,6 +138,8 @@ class AdamW(torch.optim.Optimizer):
             for name in _MOMENTS:
                 like = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
                 state[name] = like.detach()
+        if state["step"].device != CPU:  # in the state of a fused torch.optim.AdamW
+            state["step"] = state["step"].cpu()
         return state
 
 
@@ -148,6 +151,18 @@ def _count(states, by):
         for state in states:
             state["step"] = state["step"] + by
         return [float(state["step"]) for state in states]
+
+
+def _engine_for(device):
+    family = "torch" if device.type == "cpu" else "torch_elsewhere"
+    engine = "torch_native" if device.type == "cpu" else "torch_cuda"
+    return _engines.engine_of_family("optimizers", family, engine)
+
+
+def _device_of(parameters):
+    """The device where kernels can update these: that of the first, or the CPU."""
+    device = next((p.device for p in parameters), CPU)
+    return device if device.type == "cuda" else CPU
 
 
 def _not_in_place(reason):
@@ -163,7 +178,7 @@ def _coefficients(number, group):
     return decay, rate, 1 - beta_1, 1 - beta_2, group["eps"] * unbias
 
 
-def _check(group):
+def _check(group, first):
     for name in ("lr", "eps", "weight_decay"):
         if not 0 <= float(group[name]) < math.inf:
             raise ValueError(f"{name} must be finite and at least 0, got {group[name]!r}")
@@ -173,6 +188,10 @@ def _check(group):
     for parameter in group["params"]:
         if parameter.dtype not in _DTYPES:
             raise ValueError(f"parameters must be float32 or float64, got {parameter.dtype}")
-    reason = torch_native.why_not(group["params"])
+    device = _device_of(first)
+    reason = why_not(group["params"], device)
+    if reason is None and device.type == "cuda":
+        state = _engines.engines("optimizers")["torch_cuda"]
+        reason = None if state == "ready" else f"a variable is on {device}, and {state}"
     if reason is not None:
         raise ValueError(_not_in_place(reason))

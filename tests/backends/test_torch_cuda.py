@@ -299,3 +299,27 @@ def test_why_the_kernels_do_not_take_variables():
     elsewhere = torch.zeros(3, device="meta")
     assert why_not([torch.zeros(3), elsewhere], torch.device("cpu")) == "a variable is on meta"
     assert why_not([torch.zeros(3)], torch.device("cuda", 0)) == "a variable is on cpu"
+
+
+@pytest.mark.parametrize("max_norm", (None, 0.5))
+def test_adamw_of_torch_on_a_gpu(max_norm, rng, monkeypatch):
+    """`compat.torch_optim.AdamW`, with a rate for each parameter, against that of torch."""
+    from fastkeras.compat import torch_optim
+    from fastkeras.optimizers._engines import torch_cuda
+
+    monkeypatch.setattr(torch_optim, "_engine_for", lambda device: torch_cuda)
+    values = [torch.tensor(rng.normal(size=shape)) for shape in ((300, 7), (5,), (), (0, 2))]
+    results = []
+    for make in (torch_optim.AdamW, torch.optim.AdamW):
+        parameters = [torch.nn.Parameter(value.clone()) for value in values]
+        groups = [{"params": [p], "lr": 0.1 * (i + 1)} for i, p in enumerate(parameters)]
+        ours = make is torch_optim.AdamW
+        optimizer = make(groups, max_norm=max_norm) if ours else make(groups)
+        for step in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.sin(parameter.detach() + step)
+            if max_norm is not None and not ours:
+                torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+            optimizer.step()
+        results.append((parameters, optimizer.state_dict()["state"]))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)

@@ -216,13 +216,14 @@ def test_what_comes_to_be_impossible_leaves_all_as_it_was():
 
 def test_a_torch_that_does_not_exchange_tensors(monkeypatch):
     from fastkeras.compat import torch_optim
+    from fastkeras.optimizers._engines import torch_native
 
     def refused(*_):
         raise TypeError
 
     results = []
     for exchanged in (True, False):
-        monkeypatch.setattr(torch_optim.torch_native, "EXCHANGED", exchanged)
+        monkeypatch.setattr(torch_native, "EXCHANGED", exchanged)
         if not exchanged:
             monkeypatch.setattr(torch_optim._core, "optimizer_count", refused)
         parameters, given = groups()

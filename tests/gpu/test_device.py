@@ -252,6 +252,37 @@ def test_an_optimizer_step_of_torch(torch, on_device):
         np.testing.assert_allclose(parameter.cpu(), value - change, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("max_norm", (None, 0.5))
+def test_adamw_of_torch(torch, max_norm):
+    """`compat.torch_optim.AdamW` against that of torch, also from the state of a fused one."""
+    state = fastkeras.engines("optimizers")["torch_cuda"]
+    if state != "ready":
+        pytest.skip(state)
+    from fastkeras.compat.torch_optim import AdamW
+
+    torch.manual_seed(0)
+    values = [torch.randn(shape, device="cuda") for shape in ((300, 7), (5,), (), (0, 2))]
+    results = []
+    for ours in (False, True):
+        parameters = [torch.nn.Parameter(value.clone()) for value in values]
+        groups = [{"params": [p], "lr": 0.1 * (i + 1)} for i, p in enumerate(parameters)]
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        for step in range(3):
+            if ours and step == 1:
+                before = optimizer.state_dict()
+                optimizer = AdamW(groups, max_norm=max_norm)
+                optimizer.load_state_dict(before)
+            for parameter in parameters:
+                parameter.grad = torch.sin(parameter.detach() + step)
+            if max_norm is not None and not isinstance(optimizer, AdamW):
+                torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+            optimizer.step()
+        results.append(parameters)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="a variable is on cpu"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(3))]})
+
+
 def gradients_of_jax(jax, given):
     def value(*scores):
         return crf.log_likelihood(**(given | dict(zip(SCORES, scores, strict=True))))
