@@ -24,7 +24,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 PACKAGES = ("numpy", "numba", "tensorflow-cpu", "keras", "jax", "torch", "pytorch-crf")
-PACKAGES += ("gensim", "fasttext", "flash-semicrf")
+PACKAGES += ("gensim", "fasttext", "flash-semicrf", "transformers", "ctranslate2")
 results = {}  # by domain
 
 

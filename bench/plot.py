@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("agg")
 import gpu_summary
 import matplotlib.pyplot as plt
+import seq2seq_summary
 import word2vec_summary
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,9 @@ def main():
         results = json.loads(path.read_text())
         fill(ROOT / "README.md", "optimizer", optimizer_table(results, path))
         fill(ROOT / "docs" / "optimizers.md", "others", others_table(results, path))
+    for path in sorted((ROOT / "bench" / "results").glob("seq2seq-*.json")):
+        tables = seq2seq_summary.markdown(json.loads(path.read_text()), path)
+        fill(ROOT / "docs" / "seq2seq.md", "seq2seq", tables)
     for path in sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json")):
         fill(ROOT / "README.md", "word2vec", word2vec_table(path))
     for path in sorted((ROOT / "bench" / "results").glob("gpu-*.json")):
