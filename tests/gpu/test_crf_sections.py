@@ -79,8 +79,23 @@ def test_a_path_that_is_lost_within_a_section_is_not_lost(function, turn):
     check(function, chain, "cupy")
 
 
+@pytest.fixture
+def marks(monkeypatch):
+    """The states of sequences, which say whether they are computed again in log space."""
+    states = []
+
+    def launch(kernels, name, blocks, threads, *arguments):
+        if name == "exact":
+            states.extend(cupy.asnumpy(arguments[-2]))
+        return on_device(kernels, name, blocks, threads, *arguments)
+
+    on_device = device.launch
+    monkeypatch.setattr(device, "launch", launch)
+    return states
+
+
 @pytest.mark.parametrize("function", WITH_SECTIONS)
-def test_rows_of_a_product_may_be_far_apart(function, monkeypatch):
+def test_rows_of_a_product_may_be_far_apart(function, marks):
     # Tag 1 loses 50 nats a step and cannot go back to tag 0, which enters it at every step: so the
     # rows of a product are 250 nats apart, more than the type holds, but alpha is within 50.
     x = np.zeros((1, 23, 2), "float32")
@@ -88,17 +103,35 @@ def test_rows_of_a_product_may_be_far_apart(function, monkeypatch):
     transitions = np.array([[0, 0], [-np.inf, 0]], "float32")
     chain = {"emissions": x, "transitions": transitions, "tags": np.ones((1, 23), "int32")}
     chain |= dict.fromkeys(("lengths", "mask", "start_transitions", "end_transitions"))
-    marks = []
-
-    def launch(kernels, name, blocks, threads, *arguments):
-        if name == "exact":
-            marks.extend(cupy.asnumpy(arguments[-2]))
-        return on_device(kernels, name, blocks, threads, *arguments)
-
-    on_device = device.launch
-    monkeypatch.setattr(device, "launch", launch)
     check(function, chain, "cupy")
-    assert marks == [0]  # no sequence is computed again in log space
+    assert marks == [0]
+
+
+@pytest.mark.parametrize("function", WITH_SECTIONS)
+def test_a_row_of_a_product_may_be_zero(function, marks):
+    # Tag 0 ends where a section begins. Tag 2 cannot be reached, but has the peaks of emissions, so
+    # that the product's other row is by 120 nats below where it began.
+    x = np.zeros((1, 23, 3), "float32")
+    x[0, OF_SECTION:, 0] = -np.inf
+    x[0, OF_SECTION : 2 * OF_SECTION, 2] = 30
+    transitions = np.where(np.diag([True, True, False]), 0, -np.inf).astype("float32")
+    ends = np.array([0, 0, -np.inf], "float32")
+    chain = {"emissions": x, "transitions": transitions, "tags": np.ones((1, 23), "int32")}
+    chain |= {"start_transitions": ends, "end_transitions": ends, "lengths": None, "mask": None}
+    check(function, chain, "cupy")
+    assert marks == [0]
+
+
+@pytest.mark.parametrize("masked", (False, True), ids=("lengths", "mask"))
+def test_scores_of_long_paths(masked):
+    rng = np.random.default_rng(0)
+    chain = chain_of(3) | {
+        "emissions": rng.standard_normal((2, 4200, 3)).astype("float32"),
+        "tags": rng.integers(0, 3, (2, 4200)).astype("int32"),
+        "lengths": np.array([4200, 900]),
+        "mask": rng.random((2, 4200)) < 0.8 if masked else None,
+    }
+    check("sequence_score", chain, "cupy")
 
 
 def test_samples_are_those_of_whole_chains(monkeypatch):

@@ -168,36 +168,42 @@ __device__ double PathScore(const Scores& scores, const int* tags, int b, int co
                             double* shared) {
   double score = 0;
   tags += int64_t(b) * scores.steps;
+  const int64_t first = int64_t(b) * scores.steps;
+  const auto is_tag = [&](int tag) { return tag >= 0 && tag < scores.num_tags; };
+#pragma unroll 4  // without branches, so that the loads of four steps are under way at once
   for (int s = threadIdx.x; s < count; s += kThreads) {
-    const int64_t first = int64_t(b) * scores.steps;
-    const int tag = tags[StepAt(scores.step_index, first, s)];
-    if (tag < 0 || tag >= scores.num_tags) {
-      score = NAN;
-      continue;
-    }
-    score += double(scores.emissions[scores.RowOf(b, s) + tag]);
-    if (s == 0) score += double(scores.start[tag]);
-    if (s == count - 1) score += double(scores.end[tag]);
-    if (s == 0) continue;
-    const int before = tags[StepAt(scores.step_index, first, s - 1)];
-    if (before < 0 || before >= scores.num_tags) continue;  // the thread of that step sets NaN
-    score += double(scores.transitions[int64_t(before) * scores.num_tags + tag]);
+    const int t = StepAt(scores.step_index, first, s);
+    const int t_before = StepAt(scores.step_index, first, s > 0 ? s - 1 : 0);
+    const int given = tags[t], given_before = tags[t_before];
+    const int tag = is_tag(given) ? given : 0, before = is_tag(given_before) ? given_before : 0;
+    const Real emission = scores.emissions[(first + t) * scores.num_tags + tag];
+    const Real transition = scores.transitions[int64_t(before) * scores.num_tags + tag];
+    score += is_tag(given) ? double(emission) : double(NAN);
+    score += s > 0 ? double(transition) : 0.0;
+  }
+  if (threadIdx.x == 0 && count > 0) {
+    const int at_start = tags[StepAt(scores.step_index, first, 0)];
+    const int at_end = tags[StepAt(scores.step_index, first, count - 1)];
+    if (is_tag(at_start)) score += double(scores.start[at_start]);
+    if (is_tag(at_end)) score += double(scores.end[at_end]);
   }
   return OfBlock<Sum, kThreads>(score, shared);
 }
 
-// The scores of the given paths, one block each; 0 without tags. With weights, also the factor of
-// each sequence in the gradient: 0 where it does not contribute, NaN where its gradient is NaN,
-// which without `state` depends on the path alone.
-extern "C" __global__ void __launch_bounds__(128, 1)
+// The scores of the given paths, one block of 128 or 1024 threads each; 0 without tags. With
+// weights, also the factor of each sequence in the gradient: 0 where it does not contribute, NaN
+// where its gradient is NaN, which without `state` depends on the path alone.
+extern "C" __global__ void __launch_bounds__(1024, 1)
     path_scores(const Real* emissions, const int* tags, const Real* transitions, const Real* start,
                 const Real* end, const int* counts, const int* step_index, int steps, int num_tags,
                 const Real* weights, const int* state, double* score, Real* value,
                 double* factors) {
-  FASTKERAS_SHARED(double, shared, 4);
+  FASTKERAS_SHARED(double, shared, 32);
   const Scores scores = {emissions, transitions, start, end, step_index, steps, num_tags};
   const int b = blockIdx.x, count = counts[b];
-  const double sum = tags ? PathScore<128>(scores, tags, b, count, shared) : 0.0;
+  const double sum = !tags               ? 0.0
+                     : blockDim.x == 128 ? PathScore<128>(scores, tags, b, count, shared)
+                                         : PathScore<1024>(scores, tags, b, count, shared);
   if (threadIdx.x > 0) return;
   score[b] = sum;
   if (value) value[b] = Real(sum);

@@ -190,7 +190,8 @@ class _Problem:
         self.has_factors = weights is not None
         x, *more = self.scores
         self.launch(
-            *("path_scores", self.batch, 128, x, tags, *more, weights),
+            *("path_scores", self.batch, 128 if self.steps < 4096 else 1024, x, tags, *more),
+            weights,
             *(self.state if value is None else None, self.of_path, value, self.factors),
         )
 
