@@ -39,6 +39,7 @@ DOMAINS = {
         "torch_native",
         "torch_cuda",
         "jax_native",
+        "jax_cuda",
         "cupy",
         "native",
         "numba",

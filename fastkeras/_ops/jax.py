@@ -108,7 +108,7 @@ def op(name, results, what, advice, domain=None):
             returned = cuda.run(kernel, (shapes,) if alone else shapes, arrays, dict(attributes))
             return returned[0] if alone else returned
 
-        kernel, cuda = _on_cuda(domain, name) if domain else (None, None)
+        kernel, cuda = on_cuda_of(domain, name) if domain else (None, None)
         if kernel is None:
             returned = on_cpu(*arrays)
         else:
@@ -123,7 +123,7 @@ def op(name, results, what, advice, domain=None):
     return differentiable(run, lambda attributes, *arrays: (run(attributes, *arrays), ()), backward)
 
 
-def _on_cuda(domain, name):
+def on_cuda_of(domain, name):
     """The kernel for GPUs and the module that runs it, or None twice where these are not ready."""
     if why_not_ready(domain, "jax_cuda") is not None:
         return None, None

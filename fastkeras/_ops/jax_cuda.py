@@ -38,7 +38,7 @@ def gpus():
         return []
 
 
-def run(function, results, arrays, attributes):
+def run(function, results, arrays, attributes, aliases=None):
     """Call a host's function of a device, arrays and attributes, when XLA runs the program.
 
     Args:
@@ -46,6 +46,8 @@ def run(function, results, arrays, attributes):
         results: their `jax.ShapeDtypeStruct`s.
         arrays: the arrays, whose shapes and dtypes are known.
         attributes: dict, the keywords.
+        aliases: dict, numbers of arrays to those of results that get their memory; the function has
+            to return these arrays themselves.
 
     Returns:
         A tuple of the results.
@@ -57,7 +59,12 @@ def run(function, results, arrays, attributes):
     for kernels, name in plan.kernels:
         _load(kernels, name)
     workspace = jax.ShapeDtypeStruct((plan.workspace,), np.uint8)
-    call = jax.ffi.ffi_call(TARGET, (*results, workspace), vmap_method="expand_dims")
+    call = jax.ffi.ffi_call(
+        TARGET,
+        (*results, workspace),
+        vmap_method="sequential" if aliases else "expand_dims",
+        input_output_aliases=aliases,
+    )
     rank = np.int32(arrays[0].ndim)
     return call(*arrays, plan=plan.words, kernels=plan.names, rank=rank)[:-1]
 

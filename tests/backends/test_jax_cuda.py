@@ -4,12 +4,14 @@ Only XLA's stream and CUDA's driver are left out; tests/gpu/test_device.py has t
 """
 
 import sys
+from functools import partial
 
+import keras
 import numpy as np
 import pytest
 
 jax = pytest.importorskip("jax", reason="the calls are XLA's")
-if __import__("keras").backend.backend() != "jax":
+if keras.backend.backend() != "jax":
     pytest.skip("Keras runs on another backend here", allow_module_level=True)
 if getattr(sys.modules.get("cupy"), "__version__", "") != "on CPUs":
     pytest.skip("CuPy is not emulated here", allow_module_level=True)
@@ -17,7 +19,11 @@ if getattr(sys.modules.get("cupy"), "__version__", "") != "on CPUs":
 from jax import numpy as jnp  # noqa: E402
 
 from calls import FUNCTIONS, check  # noqa: E402
-from fastkeras import _arrays, _engines, crf  # noqa: E402
+from fastkeras import _arrays, _engines, crf, optimizers  # noqa: E402
+from fastkeras.optimizers import transforms, update  # noqa: E402
+from fastkeras.optimizers.hyperparameters import DEFAULTS  # noqa: E402
+from fastkeras.optimizers.rules import RULES  # noqa: E402
+from fastkeras.optimizers.step import no_extras  # noqa: E402
 from gpu import plans_on_cpu  # noqa: E402
 
 VALUES = ("log_partition", "sequence_score", "log_likelihood")
@@ -36,11 +42,13 @@ def emulated():
     forget()
     with pytest.MonkeyPatch.context() as patch:
         plans_on_cpu.install(patch)
-        assert _engines.engines("crf")["jax_cuda"] == "ready"
+        for domain in ("crf", "optimizers"):
+            assert _engines.engines(domain)["jax_cuda"] == "ready"
         # JAX arrays on the CPU are then taken for arrays on a GPU
         patch.setattr(_arrays, "_jax_is_on_cpu", lambda array=None: False)
         yield
-    for name in ("fastkeras._ops.jax_cuda", "fastkeras.crf._engines.jax_cuda"):
+    domains = (f"fastkeras.{domain}._engines.jax_cuda" for domain in ("crf", "optimizers"))
+    for name in ("fastkeras._ops.jax_cuda", *domains):
         parent, _, child = name.rpartition(".")
         del sys.modules[name]
         delattr(sys.modules[parent], child)
@@ -283,3 +291,69 @@ def test_no_plan_leaves_its_buffers(rng, monkeypatch):
             call_plan(words[: rng.integers(1, len(words) + 1)], plan.names)
         except Exception as error:  # JAX has an error class of its own
             assert "the plan is damaged" in str(error)
+
+
+STEPS = (transforms.sanitize(), transforms.clip_by_norm(0.5))
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float16"))
+@pytest.mark.parametrize("rule", ("adam", "sgd", "lion"))
+def test_an_optimizer_step(rule, dtype, rng):
+    """Compared with the C++ kernels, in a compiled program whose arguments are donated."""
+    from fastkeras.optimizers._engines import jax_cuda, native
+
+    shapes = (300, 7), (5,), (0, 3), (2049,), (40, 5)
+    values, gradients = (
+        [rng.normal(size=shape).astype(jnp.dtype(dtype)) for shape in shapes] for _ in range(2)
+    )
+    rows = [*[None] * 4, np.array([1, 7, 30])]
+    gradients[4] = gradients[4][:3]
+    slots = [[rng.uniform(size=s).astype("float32") for _ in RULES[rule].slots] for s in shapes]
+    is_half = dtype != "float32"
+    remainders = [rng.normal(size=s).astype("float32") if is_half else None for s in shapes]
+    numbers = {**DEFAULTS, "u_product": 0.9}, np.float64(0.1), np.ones(1), np.ones(1)
+    width = len(RULES[rule].coefficients(np, *numbers))
+    coefficients = rng.uniform(0.1, 0.9, (5, width)).astype("float32")
+    frozen, decays = np.array([False, True, False, False, False]), np.full(5, 1e-3, "float32")
+    rest = decays, [STEPS] * 5
+    extras = no_extras(5)._replace(rates=np.full(5, 0.1, "float32"), rows=rows)
+    launched = len(plans_on_cpu.launched)
+
+    @partial(jax.jit, donate_argnums=(0, 1, 2))
+    def step(values, slots, remainders, gradients, coefficients):
+        more = extras._replace(remainders=remainders)
+        return jax_cuda.step(rule, values, gradients, slots, frozen, coefficients, *rest, more)
+
+    given = values, slots, remainders
+    ours = step(*jax.tree.map(jnp.asarray, (*given, gradients, coefficients)))
+    assert len(plans_on_cpu.launched) > launched
+    copies = jax.tree.map(np.array, given)
+    more = extras._replace(rates=np.full(5, 0.1), remainders=copies[2])
+    wide = coefficients.astype("float64"), decays.astype("float64"), rest[1]
+    native.step(rule, copies[0], gradients, copies[1], frozen, *wide, more)
+    assert ours[3]
+    for one, other in zip(jax.tree.leaves(ours[:3]), jax.tree.leaves(copies), strict=True):
+        one, other = np.asarray(one, "float64"), np.asarray(other, "float64")
+        rounding = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[dtype]
+        np.testing.assert_allclose(one, other, rtol=rounding, atol=rounding)
+
+
+def test_fused_optimizers_of_keras_take_the_kernels(rng):
+    optimizer = optimizers.AdamW(0.01, weight_decay=0.1)
+    values = [rng.normal(size=shape).astype("float32") for shape in ((30, 4), (7,))]
+    variables = [keras.Variable(value) for value in values]
+    optimizer.build(variables)
+    assert optimizer._engine_and_reason() == ("jax_cuda", "")
+    gradients = [jnp.asarray(value) for value in values]
+    state = [v.value for v in variables], [v.value for v in optimizer.variables]
+    apply = jax.jit(lambda state: optimizer.stateless_apply(state[1], gradients, state[0]))
+    new, _ = apply(state)
+    expected = [value.copy() for value in values]
+    slots = [(np.zeros_like(value), np.zeros_like(value)) for value in values]
+    update(
+        *("adam", expected, values, slots),
+        **{"learning_rate": 0.01, "weight_decays": [0.1, 0.1], "epsilon": 1e-7},
+        engine="reference",
+    )
+    for one, other in zip(new, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -353,3 +353,33 @@ def test_jax_on_the_cpu_beside_the_gpu(jax):
     function, scores = gradients_of_jax(jax, given)
     for compute in (function, jax.jit(function)):
         assert_close(compute(*scores), expected_of(chain))
+
+
+def test_an_optimizer_step_of_jax(jax):
+    """Adam's rule in a compiled program whose arguments are donated, against float64."""
+    state = fastkeras.engines("optimizers")["jax_cuda"]
+    if state != "ready":
+        pytest.skip(state)
+    from fastkeras.optimizers._engines import jax_cuda
+    from fastkeras.optimizers.step import no_extras
+
+    rng, shapes = np.random.default_rng(0), ((300, 7), (5,), (5000,))
+    values, gradients = (
+        [rng.standard_normal(shape).astype("float32") for shape in shapes] for _ in range(2)
+    )
+    coefficients = np.tile(np.array([0.1, 0.1, 0.001, 1e-7], "float32"), (3, 1))
+    still, decays = np.zeros(3, bool), np.zeros(3, "float32")
+
+    def step(values, slots, gradients, coefficients):
+        numbers = still, coefficients, decays, [()] * 3, no_extras(3)
+        return jax_cuda.step("adam", values, gradients, slots, *numbers)[:2]
+
+    slots = [[np.zeros_like(x) for _ in range(2)] for x in values]
+    given = jax.tree.map(jax.numpy.asarray, (values, slots, gradients, coefficients))
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+    new, _ = compiled(*given)
+    assert all(x.is_deleted() for x in jax.tree.leaves(given[:2]))
+    for value, gradient, parameter in zip(values, gradients, new, strict=True):
+        wide = gradient.astype("float64")
+        change = 0.1 * (0.1 * wide) / (np.sqrt(0.001 * wide**2) + 1e-7)
+        np.testing.assert_allclose(parameter, value - change, rtol=1e-5, atol=1e-5)

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax import ShapeDtypeStruct
 
-from fastkeras._ops.jax import differentiable, on_numpy_arrays, register
+from fastkeras import _engines
+from fastkeras._ops.jax import differentiable, on_cuda_of, on_numpy_arrays, register
 from fastkeras.optimizers.chains import encode
 from fastkeras.optimizers.rules import is_quantized
 
@@ -40,6 +41,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         "chain_kinds": kinds,
         "chain_operands": operands,
         "chain_groups": groups,
+        "chains": tuple(map(tuple, chains)),
     }
     call = _step if any(isinstance(array, jax.Array) for array in arrays) else _on_numpy_arrays
     *new, finite = call(*arrays, **attributes)
@@ -60,7 +62,8 @@ def why_not(arrays):
         if array.dtype.name not in (*DTYPES, "uint8"):
             return f"a variable is of {array.dtype}"
         if family_of(array) == "jax_elsewhere":
-            return "a variable is not on the CPU"
+            if _engines.engines("optimizers")["jax_cuda"] != "ready":
+                return "a variable is not on the CPU"
         if not isinstance(array, jax.core.Tracer) and not array.sharding.is_fully_replicated:
             return "a variable is spread over devices"
     return None
@@ -79,15 +82,41 @@ def _readable(gradient, parameter):
 
 def _run(attributes, *arrays):
     attributes = dict(attributes)
-    held = range(attributes.pop("num_held"))
-    results = [*(ShapeDtypeStruct(a.shape, a.dtype) for a in arrays[: len(held)])]
-    call = jax.ffi.ffi_call(
-        NAME,
-        [*results, ShapeDtypeStruct((), "bool")],
-        vmap_method="sequential",
-        input_output_aliases={i: i for i in held},
-    )
-    return call(*arrays, **{name: _in_c(name, value) for name, value in attributes.items()})
+    aliases = {i: i for i in range(attributes.pop("num_held"))}
+    shapes = [ShapeDtypeStruct(a.shape, a.dtype) for a in arrays[: len(aliases)]]
+
+    def on_cpu(*arrays):
+        call = jax.ffi.ffi_call(
+            NAME,
+            [*shapes, ShapeDtypeStruct((), "bool")],
+            vmap_method="sequential",
+            input_output_aliases=aliases,
+        )
+        in_c = {n: _in_c(n, value) for n, value in attributes.items() if n != "chains"}
+        return call(*arrays, **in_c)
+
+    def on_cuda(*arrays):
+        *before, frozen, coefficients, decays, rates, seeds = arrays
+        first = len(aliases) + attributes["N"]
+        before[first:] = map(_in_64_bits, before[first:])
+        numbers = coefficients, *(x.astype(coefficients.dtype) for x in (decays, rates))
+        taken = (*before, frozen.astype(bool), *numbers, seeds)
+        results = [*shapes, ShapeDtypeStruct((1,), "int32")]
+        *new, not_finite = cuda.run(kernel, results, taken, attributes, aliases)
+        return [*new, not_finite[0] == 0]
+
+    kernel, cuda = on_cuda_of("optimizers", NAME)
+    if kernel is None:
+        return on_cpu(*arrays)
+    return jax.lax.platform_dependent(*arrays, default=on_cpu, **{cuda.PLATFORM: on_cuda})
+
+
+def _in_64_bits(rows):
+    """Numbers of rows as the CUDA kernels read them; JAX may have no int64."""
+    if rows.dtype == "int64":
+        return rows
+    low = rows.astype("int32")
+    return jax.numpy.stack([low, jax.numpy.zeros_like(low)], axis=-1)  # little-endian
 
 
 def _in_c(name, value):
