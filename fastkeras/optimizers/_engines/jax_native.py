@@ -61,9 +61,9 @@ def why_not(arrays):
     for array in arrays:
         if array.dtype.name not in (*DTYPES, "uint8"):
             return f"a variable is of {array.dtype}"
-        if family_of(array) == "jax_elsewhere":
-            if _engines.engines("optimizers")["jax_cuda"] != "ready":
-                return "a variable is not on the CPU"
+        is_elsewhere = family_of(array) == "jax_elsewhere"
+        if is_elsewhere and _engines.engines("optimizers")["jax_cuda"] != "ready":
+            return "a variable is not on the CPU"
         if not isinstance(array, jax.core.Tracer) and not array.sharding.is_fully_replicated:
             return "a variable is spread over devices"
     return None
