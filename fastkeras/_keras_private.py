@@ -33,6 +33,16 @@ __all__ = [
 ]
 
 
+def _never_traced(function):
+    """Let torch.compile call a function in place of tracing it: callers are no part of a graph."""
+    if keras.backend.backend() != "torch":
+        return function
+    from torch import compiler
+
+    return compiler.disable(function)
+
+
+@_never_traced
 def is_exporting(to="keras.src.export"):
     """Whether Keras is exporting a model for serving, which must not need a custom op.
 
@@ -41,6 +51,7 @@ def is_exporting(to="keras.src.export"):
     return any(frame.f_globals.get("__name__", "").startswith(to) for frame in _frames())
 
 
+@_never_traced
 def training_call():
     """The model whose `fit` or similar is being traced or run, and that call's class_weight.
 

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -96,6 +97,30 @@ def test_inductor():
     found, expected = torch.compile(loss, fullgraph=True)(**given), loss(**given)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(found, given), gradients(expected, given))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # by dynamo, in code of Keras
+def test_keras_compiles_the_training_step_with_the_loss_of_the_layer(monkeypatch):
+    import keras
+
+    from fastkeras.layers import CRF
+
+    # inductor would take a minute
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    words = torch.randint(1, 9, (4, STEPS), generator=torch.Generator().manual_seed(0)).numpy()
+    words[3:, 4:] = 0
+    found = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((STEPS,), dtype="int32")
+        layer = CRF(NUM_TAGS, use_kernel=True)
+        outputs = layer(keras.layers.Embedding(9, 5, mask_zero=True)(inputs))
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", layer.loss, jit_compile=jit_compile)
+        loss = model.train_on_batch(words, words % NUM_TAGS)
+        found.append([torch.as_tensor(value) for value in (loss, *model.get_weights())])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("name", ["log_likelihood", "viterbi", "semi_markov"])

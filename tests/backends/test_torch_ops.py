@@ -239,6 +239,30 @@ def test_workers_that_are_forked_can_decode(chain):
         np.testing.assert_array_equal(tags.numpy(), expected.numpy())
 
 
+def gradients_into(queue, chain, tags):
+    leaves = with_gradients(chain)
+    gradients = torch.autograd.grad(log_likelihood(leaves, tags).sum(), leaves.scores)
+    queue.put([gradient.numpy() for gradient in gradients])
+
+
+def test_a_forked_process_of_torch_can_train(chain, tags):
+    """It has none of the threads that a large batch has started before."""
+    large = torch.randn(64, 256, 32, requires_grad=True)
+    crf.log_partition(large, torch.zeros(32, 32)).sum().backward()
+    leaves = with_gradients(chain)
+    expected = torch.autograd.grad(log_likelihood(leaves, tags).sum(), leaves.scores)
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # by Python, of forks beside threads
+        process = context.Process(target=gradients_into, args=(queue, chain, tags))
+        process.start()
+    found = queue.get()
+    process.join()
+    for ours, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), other)
+
+
 def test_a_tag_out_of_range_is_an_error(chain, tags):
     tags[0, 2] = NUM_TAGS
     with pytest.raises(ValueError, match=r"tags must be in 0\.\.3"):

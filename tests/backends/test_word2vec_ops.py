@@ -1,5 +1,7 @@
 """The C++ kernels of Word2Vec's layers as ops of torch and calls of XLA, with their gradients."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -52,8 +54,11 @@ def test_torch_takes_them_for_ops(arrays):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="an op of torch, and Keras is not on torch")
-def test_torch_compiles_and_transforms_them(arrays):
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # raised by inductor itself
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_torch_compiles_and_transforms_them(compiler, arrays):
     import torch
+    import torch._inductor.config as config
 
     from fastkeras.word2vec.layers._engines.torch_native import pooled, sampled_loss
 
@@ -66,13 +71,16 @@ def test_torch_compiles_and_transforms_them(arrays):
 
     eager = torch.func.grad(loss, (0, 1, 2))(h, u, b, words, weights)
     inputs = [x.clone().requires_grad_() for x in (h, u, b)]
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    compiled(*inputs, words, weights).backward()
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend=compiler)
+    with config.patch({"cpp.cxx": (None, shutil.which("g++") or shutil.which("clang++"))}):
+        compiled(*inputs, words, weights).backward()
     mapped = torch.func.vmap(torch.func.grad(loss, (0, 1, 2)), (0, None, None, 0, 0))(
         h[:, None], u, b, words[:, None], weights[:, None]
     )
     for one, other, parts in zip(eager, inputs, mapped, strict=True):
-        torch.testing.assert_close(one, other.grad, rtol=0, atol=0)
+        tolerance = {} if compiler == "inductor" else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(one, other.grad, **tolerance)
         total = parts[:, 0] if parts.shape[1:] == (1, SIZE) else parts.sum(0)
         torch.testing.assert_close(total, one)
 

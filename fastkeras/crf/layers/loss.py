@@ -93,9 +93,9 @@ class CRFLoss(keras.losses.Loss):
         """The loss of a batch, reduced."""
         # not the method of keras.losses.Loss: that casts labels to float, and multiplies losses of
         # shape (batch,) by a mask of shape (batch, steps)
+        _refuse_what_keras_misreads(sample_weight)
         with keras.name_scope(self.name):
             weights, of_steps = sequence_and_step_weights(sample_weight, y_pred)
-            _refuse_what_keras_misreads(sample_weight)
             losses = self._losses(y_true, y_pred, of_steps)
             update_inside_loss(y_true, y_pred, sample_weight)
             if weights is not None:  # weight 0 means no loss, but 0 · inf and 0 · NaN are NaN
