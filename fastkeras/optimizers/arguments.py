@@ -11,7 +11,7 @@ import numpy as np
 from fastkeras._arrays import NUMPY, Spoken, family_of, has_values
 from fastkeras.optimizers import rounding
 from fastkeras.optimizers import transforms as transform
-from fastkeras.optimizers.hyperparameters import DEFAULTS, check_hyperparameter
+from fastkeras.optimizers.hyperparameters import DEFAULTS, check_hyperparameter, checked_flag
 from fastkeras.optimizers.quantization import scales_of
 from fastkeras.optimizers.rules import RULES
 from fastkeras.optimizers.step import Step
@@ -43,6 +43,7 @@ def checked(
         near = get_close_matches(str(rule).lower(), RULES, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"rule={rule!r} is unknown{hint}; these exist: {', '.join(RULES)}")
+    is_random = checked_flag("stochastic_rounding", stochastic_rounding)
     parameters = _list("parameters", parameters)
     count = len(parameters)
     given = {
@@ -72,7 +73,11 @@ def checked(
         None if r is None else array(f"remainders[{i}]", r)
         for i, r in enumerate(given["remainders"])
     ]
-    adapted = [RULES[rule].adapts or bool(is_adapted) for is_adapted in given["layer_adaptation"]]
+    flags = [
+        checked_flag(f"layer_adaptation[{i}]", flag)
+        for i, flag in enumerate(given["layer_adaptation"])
+    ]
+    adapted = [RULES[rule].adapts or flag for flag in flags]
     for i in range(count):
         _check_parameter(i, rule, parameters[i], gradients[i], slots[i], any_float)
         _check_extras(i, rule, parameters[i], gradients[i], slots[i], rows[i], remainders[i])
@@ -98,7 +103,7 @@ def checked(
         adapted=adapted,
         remainders=remainders,
         hyperparameters=_hyperparameters(rule, hyperparameters, count),
-        seeds=_seeds(number, count) if stochastic_rounding else None,
+        seeds=_seeds(number, count) if is_random else None,
     )
 
 

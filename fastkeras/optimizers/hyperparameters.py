@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 DEFAULTS = {
     "momentum": 0.9,
     "rho": 0.9,
@@ -34,3 +36,10 @@ def check_hyperparameter(name, value):
         fits = False
     if not fits:
         raise ValueError(f"{name} must be a number {words}, got {value!r}")
+
+
+def checked_flag(name, value):
+    """Return True or False; raise ValueError for anything else, as "no", which counts as true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)

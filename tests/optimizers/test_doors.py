@@ -249,6 +249,8 @@ BAD = [
     ({"remainders": [S.astype("float64")]}, "remainders[0] must be float32"),
     ({"remainders": [S]}, "remainders[0] must be None: float32 loses nothing"),
     ({"layer_adaptation": 3}, "layer_adaptation must be a list"),
+    ({"layer_adaptation": ["no"]}, "layer_adaptation[0] must be True or False, got 'no'"),
+    ({"stochastic_rounding": "no"}, "stochastic_rounding must be True or False, got 'no'"),
     ({"beta_1": 1.0}, "beta_1 must be a number from 0 to below 1, got 1.0"),
     ({"beta_2": NAN}, "beta_2 must be a number from 0 to below 1, got nan"),
     ({"epsilon": -1e-7}, "epsilon must be a number at least 0"),

@@ -247,6 +247,9 @@ def test_a_saved_model_continues_with_the_same_bits(settings, tmp_path):
     ("Adam", {"lookahead_period": 0}, "lookahead_period must be None or at least 1, got 0"),
     ("Adam", {"slow_step_size": 0}, "slow_step_size must be above 0"),
     ("Adam", {"master_weights": True, "stochastic_rounding": True}, "of no use"),
+    ("Adam", {"stochastic_rounding": "no"}, "stochastic_rounding must be True or False, got 'no'"),
+    ("Adam", {"master_weights": "yes"}, "master_weights must be True or False, got 'yes'"),
+    ("Adam", {"ema_bias_correction": None}, "ema_bias_correction must be True or False, got None"),
 ], ids=str)  # fmt: skip
 def test_bad_settings_are_named(name, settings, message):
     with pytest.raises(ValueError, match=message):

@@ -9,7 +9,7 @@ from keras import ops
 from fastkeras.optimizers.fused import matching, multipliers, per_variable
 from fastkeras.optimizers.fused.fused_step import WIDE, FusedStep
 from fastkeras.optimizers.fused.report import report
-from fastkeras.optimizers.hyperparameters import check_hyperparameter
+from fastkeras.optimizers.hyperparameters import check_hyperparameter, checked_flag
 from fastkeras.optimizers.quantization import is_worth_it, scales_of
 from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules import RULES
@@ -52,7 +52,7 @@ class Fused(FusedStep):
         super().__init__(*args, **kwargs)
         for name in self._HYPERPARAMETERS:
             check_hyperparameter(name, getattr(self, name))
-        self.ema_bias_correction = ema_bias_correction
+        self.ema_bias_correction = checked_flag("ema_bias_correction", ema_bias_correction)
         if moment_bits not in (8, 32):
             raise ValueError(f"moment_bits must be 8 or 32, got {moment_bits!r}")
         if moment_bits == 8 and not RULES[self._rule()].quantizable:
@@ -67,9 +67,10 @@ class Fused(FusedStep):
         if not 0 < slow_step_size <= 1:
             raise ValueError(f"slow_step_size must be above 0, at most 1, got {slow_step_size!r}")
         self.lookahead_period, self.slow_step_size = lookahead_period, slow_step_size
+        self.master_weights = checked_flag("master_weights", master_weights)
+        self.stochastic_rounding = checked_flag("stochastic_rounding", stochastic_rounding)
         if master_weights and stochastic_rounding:
             raise ValueError("stochastic_rounding is of no use with master_weights")
-        self.master_weights, self.stochastic_rounding = master_weights, stochastic_rounding
         self._scales = SimpleNamespace(
             of={}, not_for=set()
         )  # of 8-bit moments: by id of the variable of codes
