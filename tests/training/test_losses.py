@@ -131,6 +131,33 @@ def test_the_center_loss_pulls_features_and_centres_together():
         np.testing.assert_allclose(ours, hand / 2, 1e-4, 1e-6)
 
 
+@pytest.mark.parametrize("wrong", [-1, 3, 2**31, 2**32 + 1, -(2**32) + 1])
+@pytest.mark.parametrize("name", ["CenterLoss", "SmoothedCrossentropy", "CenterLossLayer"])
+def test_labels_that_are_no_class_are_refused(name, wrong):
+    """Not read as another class: −1 as the last one, 2³² + 1 as the first."""
+    labels = np.array([0, wrong])
+    scores = X[:2, :3]
+    if name == "CenterLossLayer" and abs(wrong) >= 2**31 and keras.backend.backend() == "jax":
+        pytest.skip("JAX itself makes int32 of int64")
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.2, got -?\d"):
+        if name == "CenterLossLayer":
+            layers.CenterLossLayer(3)([scores, labels])
+        else:
+            getattr(losses, name)()(labels, scores)
+
+
+def test_in_a_compiled_step_a_label_that_is_no_class_is_no_other_class():
+    model = keras.Sequential([keras.Input((4,)), linear(3)])
+    model.compile("sgd", losses.SmoothedCrossentropy(0.1))
+    for wrong in (-1, 3):
+        try:
+            loss = model.test_on_batch(X[:2], np.array([0, wrong]))
+        except Exception as error:
+            assert "3 is not in [0, 3)" in str(error) or "labels must be in 0..2" in str(error)
+        else:
+            assert np.isnan(loss)
+
+
 def test_the_triplet_loss_is_its_formula_and_finite_at_zero():
     anchor, positive, negative = RNG.standard_normal((3, 8, 5)).astype("float32")
     products = (anchor * positive).sum(-1), (anchor * negative).sum(-1)

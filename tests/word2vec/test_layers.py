@@ -287,6 +287,19 @@ def test_wrong_inputs_are_named():
         SkipGram(10, 4, loss="negative_sampling", sampling_correction=True)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no int64 unless told so")
+@pytest.mark.parametrize("kind", [SkipGram, CBOW])
+def test_an_id_beyond_int32_does_not_wrap_into_the_vocabulary(kind):
+    layer = kind(10, 4)
+    layer.build()
+    wide = np.array([1, 2**32 + 1])
+    for inputs in ([np.array([1, 2]), wide], [wide, np.array([1, 2])]):
+        if kind is CBOW:
+            inputs[1] = inputs[1][:, None]
+        with pytest.raises(Exception, match=r"words must be in 0\.\.9|not in \[0, 10"):
+            layer(inputs)
+
+
 GROUPS, IN_GROUP = 8, 5
 
 

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from fastkeras.training.arguments import integer
+from fastkeras.training.losses.labels import positions
 from fastkeras.training.losses.loss_layers import LossLayer
 
 
@@ -71,7 +72,7 @@ class CenterLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Losses of shape (batch,)."""
-        labels = ops.cast(ops.reshape(y_true, (-1, 1)), "int32")
+        labels = positions(ops.reshape(y_true, (-1, 1)), y_pred.shape[-1])
         return ops.squeeze(ops.take_along_axis(y_pred, labels, axis=-1), -1)
 
 
@@ -110,7 +111,7 @@ class CenterLossLayer(LossLayer):
 
     def compute_loss(self, features, labels):
         """Losses of shape (batch,)."""
-        labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
+        labels = positions(ops.reshape(labels, (-1,)), self.classes)
         return 0.5 * ops.sum(ops.square(features - ops.take(self.centers, labels, axis=0)), -1)
 
     def get_config(self):

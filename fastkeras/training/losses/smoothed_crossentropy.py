@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from fastkeras.training.arguments import number
+from fastkeras.training.losses.labels import positions
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -62,7 +63,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         else:
             logs = ops.log(ops.clip(y_pred, keras.config.epsilon(), 1.0))
         if self.sparse:
-            labels = ops.cast(y_true, "int32")
+            labels = positions(y_true, logs.shape[-1])
             if len(labels.shape) < len(logs.shape):
                 labels = labels[..., None]
             right = ops.squeeze(ops.take_along_axis(logs, labels, -1), -1)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fastkeras._arrays import as_int32
 from fastkeras._engines import engine_for
 from fastkeras.training.metric_layers import MetricLayer
 from fastkeras.word2vec.layers.embedding import vectors_of
@@ -100,7 +101,7 @@ class SampledLayer(keras.layers.Layer):
     def call(self, inputs):
         """Add the loss; return the hidden vectors."""
         self._check(inputs)
-        targets, ids, weights = self._parts(*(ops.cast(i, "int32") for i in inputs[:2]))
+        targets, ids, weights = self._parts(*map(as_int32, inputs[:2]))
         engine = engine_for("word2vec.layers", targets, self.engine)
         hidden = engine.pooled(self.embeddings, ids, weights)
         if len(inputs) == 3:
