@@ -115,6 +115,21 @@ def test_a_compiled_search_is_the_search(how, rng):
     assert_same(compiled(titles, how, shapes)(*tensors), titles(*tensors), 1e-4)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="reads the program that JAX compiles")
+def test_no_step_copies_the_cache(rng):
+    import jax
+
+    decoder, search = decoder_of(), search_of(min_length=LONGEST)
+
+    def titles(encoded):
+        return search(decoder.step, *begun(decoder, encoded), start=START).scores
+
+    program = jax.jit(titles).lower(rng.standard_normal((3, 6, 5)).astype("f4")).compile().as_text()
+    shape = f"f32[3,2,{(LONGEST + 1) * BEAMS},4]"
+    copies = [line for line in program.splitlines() if f"= {shape}" in line and " copy(" in line]
+    assert f"{shape}" in program and len(copies) <= 2 * len(decoder.blocks)  # once, before the loop
+
+
 def test_padding_changes_neither_logits_nor_titles(rng):
     decoder = decoder_of(copy_prior=True)
     source, encoded, mask = sources(rng)

@@ -122,7 +122,9 @@ class TransformerDecoder(keras.layers.Layer):
             self.build((None, None), encoded.shape)
         context = self._of_source(encoded, source, encoded_mask)
         size = self.units // self.num_heads
-        shape = (ops.shape(encoded)[0], self.num_heads, max_length + 1, num_beams, size)
+        # steps and beams are one axis, so that nothing is between writing and reading the cache:
+        # XLA would copy it there
+        shape = (ops.shape(encoded)[0], self.num_heads, (max_length + 1) * num_beams, size)
         context["cache"] = [
             [ops.zeros(shape, self.compute_dtype) for _ in range(2)] for _ in self.blocks
         ]
@@ -152,12 +154,7 @@ class TransformerDecoder(keras.layers.Layer):
             new = block.of_target(hidden)
             kept = [_written(array, t, value) for array, value in zip(kept, new, strict=True)]
             cache.append(kept)
-            keys, values = (
-                ops.reshape(
-                    array[:, :, :steps], (-1, self.num_heads, steps * beams, array.shape[-1])
-                )
-                for array in kept
-            )
+            keys, values = (array[:, :, : steps * beams] for array in kept)
             hidden, attention = block(hidden, keys, values, is_read, of_source, context["mask"])
         logits = self._scores(hidden, context)
         return logits, states, {**context, "cache": cache}, ops.mean(attention, axis=1)
@@ -291,8 +288,9 @@ def _attention(queries, keys, values, mask):
 
 
 def _written(cache, t, value):
-    """The cache (batch, heads, steps, beams, size) with the keys or values of step t."""
+    """The cache (batch, heads, steps · beams, size) with the keys or values of step t."""
+    beams = value.shape[2]
     if keras.backend.backend() == "torch":  # whose slice_update copies the cache
-        cache[:, :, t] = value.detach()
+        cache[:, :, t * beams : (t + 1) * beams] = value.detach()
         return cache
-    return ops.slice_update(cache, (0, 0, t, 0, 0), value[:, :, None])
+    return ops.slice_update(cache, (0, 0, t * beams, 0), value)
