@@ -13,7 +13,7 @@ if fastkeras.engines("crf")["cupy"] != "ready":
     pytest.skip(fastkeras.engines("crf")["cupy"], allow_module_level=True)
 
 from fastkeras.crf._engines.cupy.host import KERNELS as CRF
-from fastkeras.optimizers._engines.cupy import host as optimizers
+from fastkeras.optimizers._engines.cupy import tables as optimizers
 from fastkeras.optimizers.rules import RULES
 from fastkeras.word2vec._engines.cupy import KERNELS as WORD2VEC
 

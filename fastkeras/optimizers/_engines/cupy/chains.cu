@@ -1,6 +1,6 @@
 // The table of variables that a launch gets by value, and the transforms of their gradients.
 
-// In the order of the numbers in host.py. Norms are known: they are factors.
+// In the order of the numbers in plan.py. Norms are known: they are factors.
 enum StepKind { kScale, kZero, kClip, kAddParameter };
 
 struct Step {

@@ -3,7 +3,7 @@
 
 constexpr int kThreads = 512;
 
-// In the order of the numbers in host.py.
+// In the order of the numbers in plan.py.
 enum NormKind { kClipBySum, kClipByNorm, kNormalize, kSanitize };
 
 struct Record {

@@ -5,39 +5,31 @@ contiguous; their values are never read. Numbers of the variables, as their coef
 of NumPy, or of the device if only that knows them.
 """
 
-from functools import cache
 from itertools import accumulate
 from math import prod
 
 import numpy as np
 
 from fastkeras._arrays import dtype_of
-from fastkeras._ops.cupy import Kernels, source
 from fastkeras._ops.records import ARRAY, Records, layout_of
 from fastkeras.optimizers._engines.cupy.plan import ADD_PARAMETER, plan_of
+from fastkeras.optimizers._engines.cupy.tables import (
+    GIVEN,
+    LENGTHS,
+    MAX_STEPS,
+    NORM,
+    STEPS,
+    SUMMED,
+    factor_kernels,
+    norm_kernels,
+    step_fields,
+    step_kernels,
+)
 from fastkeras.optimizers.rules import RULES, is_quantized
 
-FILES = {
-    "step": ("given.cu", "numbers.cu", "chains.cu", "rules.cu", "quantize.cu", "step.cu"),
-    "norms": ("given.cu", "numbers.cu", "chains.cu", "norms.cu"),
-    "factors": ("given.cu", "factors.cu"),
-}
-CODE = {name: source(__package__, files) for name, files in FILES.items()}
 THREADS, THREADS_OF_FACTORS = 256, 512  # kThreads
 IN_STEP, IN_NORMS = 4096, 8192  # kNumbers: how many of a variable a block takes
-FEW, MAX_STEPS = 16, 32  # records for which there is a smaller table; transforms in a table
-
-GIVEN = tuple((n, ARRAY) for n in ("coefficients", "decays", "rates", "frozen", "seeds"))
-GIVEN += (("is_wide", "i4"), ("num_variables", "i4"))
-STEPS = (("operand", "f8"), ("kind", "i4"), ("round", "i4"))
-NORM = (("operand", "f8"), ("scale", "f8"), ("begin", "i4"), ("end", "i4"))
-NORM += (("variable", "i4"), ("round", "i4"), ("kind", "i4"))
-LENGTHS = (("rate", "f8"), ("decay", "f8"), ("begin", "i4"), ("end", "i4"), ("variable", "i4"))
-COMMON = (("first_block", "i4"), ("row_size", "i4"), ("num_rows", "i4"), ("variable", "i4"))
-COMMON += (("round", "i4"),)
-COMMON += (("first_step", "i4"), ("end_step", "i4"))
-SUMMED = tuple((name, ARRAY) for name in ("gradient", "parameter", "remainder", "rows"))
-SUMMED += (("size", "i8"), ("scale", "f8"), *COMMON, ("kind", "i4"), ("first_sum", "i4"))
+FEW = 16  # records, for which there is a smaller table
 
 
 def step(
@@ -197,7 +189,7 @@ class _Given:
         dtype, _, quantized = form
         real = "f8" if dtype == "float64" else "f4"
         pointers = len(RULES[self.rule].slots) * (2 if quantized else 1)
-        return _step_fields(real, max(1, pointers), self.num_coefficients)
+        return step_fields(real, max(1, pointers), self.num_coefficients)
 
     def _tables(self, programs, fields, numbers):
         """Yield parts of the variables that fit into a table, its columns, the steps, the blocks.
@@ -284,52 +276,6 @@ class _Given:
             yield rows[begin : begin + capacity], capacity, factor_kernels(capacity)
 
 
-@cache
-def _step_fields(real, pointers, coefficients):
-    names = ("parameter", "gradient", *(f"slot_{s}" for s in range(pointers)), "remainder", "rows")
-    return (
-        *((name, ARRAY) for name in names),
-        *(("size", "i8"), ("scale", "f8"), ("coefficients", (real, coefficients))),
-        *(("decay", real), ("first_block", "i4"), ("row_size", "i4"), ("num_rows", "i4")),
-        *(("variable", "i4"), ("round", "i4"), ("round_of_ratio", "i4"), ("first_step", "i4")),
-        ("end_step", "i4"),
-        *(("dithered", "i4"), ("seed", "i4")),
-    )
-
-
 def _columns(fields, rows):
     columns = zip(*rows, strict=True) if rows else [()] * len(fields)
     return {name: values for (name, _), values in zip(fields, columns, strict=True)}
-
-
-@cache
-def step_kernels(rule, parameter, gradient, quantized, records):
-    return Kernels(
-        CODE["step"],
-        FASTKERAS_RULE=_struct_of(rule),
-        FASTKERAS_PARAMETER=parameter.capitalize(),
-        FASTKERAS_GRADIENT=gradient.capitalize(),
-        FASTKERAS_QUANTIZED=int(quantized),
-        FASTKERAS_RECORDS=records,
-        FASTKERAS_STEPS=MAX_STEPS,
-    )
-
-
-@cache
-def norm_kernels(parameter, gradient, records):
-    return Kernels(
-        CODE["norms"],
-        FASTKERAS_PARAMETER=parameter.capitalize(),
-        FASTKERAS_GRADIENT=gradient.capitalize(),
-        FASTKERAS_RECORDS=records,
-        FASTKERAS_STEPS=MAX_STEPS,
-    )
-
-
-@cache
-def factor_kernels(records):
-    return Kernels(CODE["factors"], FASTKERAS_RECORDS=records)
-
-
-def _struct_of(rule):
-    return "".join(word.capitalize() for word in rule.split("_"))

@@ -2,7 +2,7 @@
 
 constexpr int kNumbers = 8192;  // of a block
 
-// In the order of the numbers in host.py.
+// In the order of the numbers in plan.py.
 enum SumKind { kSquares, kMagnitudes, kDefects };  // the last is 0, or NaN if one is not finite
 
 struct Record {

@@ -8,7 +8,7 @@ constexpr int kNumbers = 4096;  // of a block
 constexpr int kResident =
     kQuantized || Parameter::kIsHalf || sizeof(Real) == 8 || Rule::kSlots == 3 ? 2 : 3;
 
-struct Record {  // of a variable, as in host.py
+struct Record {  // of a variable, as in tables.py
   Parameter::Stored* parameter;
   const Gradient::Stored* gradient;
   void* slots[kPointers];  // if quantized, codes and scales in turn
