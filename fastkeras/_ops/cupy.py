@@ -28,7 +28,8 @@ DEVICE_HEADER = resources.files("fastkeras._ops") / "device.cuh"
 
 
 OPTIONS = ("-std=c++17", "-default-device")  # unmarked functions are for the device
-PARAMETER_BYTES = 32764  # that a launch takes, since CUDA 12.1
+_VERSION = min(cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion())
+PARAMETER_BYTES = 32764 if _VERSION >= 12010 else 4096  # that all arguments of a launch may have
 
 
 def source(package, files):

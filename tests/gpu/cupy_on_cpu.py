@@ -44,6 +44,7 @@ def install():
     module.cuda.runtime.getDeviceCount = lambda: 1
     module.cuda.runtime.getDevice = lambda: 0
     module.cuda.runtime.runtimeGetVersion = lambda: 13000
+    module.cuda.runtime.driverGetVersion = lambda: 13000
     module.cuda.runtime.deviceGetAttribute = lambda attribute, device: 9
     module.cuda.runtime.CUDARuntimeError = RuntimeError
     for name in ("empty", "zeros", "ones", "full", "arange"):
