@@ -137,20 +137,14 @@ def test_engines_have_the_signature_of_the_reference(name):
     assert list(actual) == list(inspect.signature(reference.train).parameters)
 
 
-def takes(engine, loss, buckets=None):
-    """Whether an engine takes a loss, and subwords."""
-    tree = loss == "hierarchical_softmax"
-    return hasattr(engine, "HUFFMAN_TREES") >= tree and hasattr(engine, "SUBWORDS") >= bool(buckets)
-
-
-def skip_unless_it_takes(engine, loss="negative_sampling", buckets=None):
-    if not takes(engine, loss, buckets):
-        pytest.skip(f"{_engines.name_of(engine)} takes neither trees nor subwords")
+def skip_unless_it_takes(engine, buckets):
+    if buckets and not hasattr(engine, "SUBWORDS"):
+        pytest.skip(f"{_engines.name_of(engine)} does not take subwords")
 
 
 @given(problem=problems())
 def test_pass_is_that_of_the_reference(engine, problem):
-    assume(takes(engine, problem.settings.loss, len(problem.tables.bag_starts)))
+    assume(hasattr(engine, "SUBWORDS") or not len(problem.tables.bag_starts))
     problem.check(engine, num_threads=1)
 
 
@@ -179,7 +173,7 @@ def test_slice_sees_its_surroundings(engine, begin, end, rng):
 @pytest.mark.parametrize("buckets", [None, 200])
 def test_slices_one_after_the_other_are_the_whole(engine, buckets, rng):
     """Wherever they are cut, since draws depend only on the position."""
-    skip_unless_it_takes(engine, buckets=buckets)
+    skip_unless_it_takes(engine, buckets)
     settings = Settings(window=4, shared_negatives=True)
     problem = Problem(settings, rng, words=200, size=20, length=400, buckets=buckets)
     whole = problem.train(engine)
@@ -201,7 +195,7 @@ def test_sentence_longer_than_a_chunk_is_one_sentence(engine, rng):
 
 @pytest.mark.parametrize("buckets", [None, 200])
 def test_one_thread_repeats_bit_for_bit(engine, buckets, rng):
-    skip_unless_it_takes(engine, buckets=buckets)
+    skip_unless_it_takes(engine, buckets)
     settings = Settings(shared_negatives=True)
     problem = Problem(settings, rng, words=300, size=20, length=300, buckets=buckets)
     first, second = (problem.train(engine, num_threads=1) for _ in range(2))
@@ -214,7 +208,7 @@ def test_one_thread_repeats_bit_for_bit(engine, buckets, rng):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_deterministic_mode_does_not_depend_on_threads(engine, objective, loss, buckets, rng):
-    skip_unless_it_takes(engine, loss, buckets)
+    skip_unless_it_takes(engine, buckets)
     sizes = {"words": 500, "size": 9, "length": BLOCK * BLOCKS_IN_ROUND + 700}
     problem = Problem(Settings(objective, loss), rng, **sizes, scale=0.1, buckets=buckets)
     one, two, three = (
@@ -241,7 +235,7 @@ def test_deterministic_rounds_are_those_of_the_reference(shared, buckets, rng):
 @pytest.mark.parametrize("buckets", [None, 20_000])
 def test_threads_do_all_the_work(engine, buckets, rng):
     """Without locks updates may be lost, so only the counts are exact."""
-    skip_unless_it_takes(engine, buckets=buckets)
+    skip_unless_it_takes(engine, buckets)
     sizes = {"words": 2000, "size": 16, "length": 40_000}
     problem = Problem(Settings(), rng, **sizes, scale=0.1, buckets=buckets)
     one, two = (problem.train(engine, end=9000, num_threads=n) for n in (1, 2))

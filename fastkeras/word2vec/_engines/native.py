@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from fastkeras import _core
 from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES
 
-HUFFMAN_TREES = SUBWORDS = True  # what not every engine takes
+SUBWORDS = True  # which not every engine takes
 
 _checked = WeakKeyDictionary()  # `Tables` are checked once, not for every slice
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import BLOCK, BLOCKS_IN_ROUND, CHUNK
 
-HUFFMAN_TREES = SUBWORDS = True  # what not every engine takes
+SUBWORDS = True  # which not every engine takes
 
 
 def train(

@@ -11,12 +11,8 @@ def engine_of(config, engine=None):
     Raises:
         ValueError, ImportError: as `_engines.engine_for`.
     """
-    needs = what = None
-    if config.get("subwords"):
-        needs, what = "SUBWORDS", "subwords"
-    elif config.get("loss") == "hierarchical_softmax":
-        needs, what = "HUFFMAN_TREES", "loss='hierarchical_softmax'"
-    return _engines.engine_for("word2vec", np.empty(0), engine, needs, what)
+    needs = "SUBWORDS" if config.get("subwords") else None
+    return _engines.engine_for("word2vec", np.empty(0), engine, needs, "subwords")
 
 
 def begin(engine, ids, matrices, tables, settings):

@@ -59,8 +59,8 @@ class Word2Vec:
         deterministic: get the same bits on any number of threads, at some cost: the blocks of a
             round do not see each other's changes.
         engine: "native", "numba" or "reference", by default the first that is available; or "cupy"
-            for a GPU of NVIDIA, without hierarchical softmax and subwords. There `num_threads` is
-            how many places of the text are trained at once, and 0 lets the vocabulary decide.
+            for a GPU of NVIDIA, without subwords. There `num_threads` is how many places of the
+            text are trained at once, and 0 lets the frequency of its words decide.
 
     Attributes:
         vocabulary: of the corpus, with `words`, `counts` and `index`; None before `fit`.

@@ -24,7 +24,7 @@ KERNELS = {
 }
 SLICE = 1 << 22  # positions whose words are collected at a time
 THREADS, WARPS, GROUP, ROOM, INT_ROOM = 160, 4, 8, 10240, 1920  # of rows.cu
-HEAD = 9  # of windows.cu
+HEAD = 10  # of windows.cu
 TILE, COUNT_THREADS = 1024, 256  # of draws.cu
 SCRATCH = 1 << 28  # numbers in the memory of all blocks, if windows are wide
 MOST_PLACES = 256
@@ -50,9 +50,18 @@ class Training:
         self.keep = tables.keep
         self.matrices = [cupy.asarray(matrix) for matrix in self.on_host]
         self.ids, self.thresholds = cupy.asarray(ids), cupy.asarray(tables.keep)
-        self.noise = cupy.asarray(tables.noise)
-        of_softmax = settings.loss == "sampled_softmax"
-        self.logit_offsets = cupy.asarray(tables.logit_offsets) if of_softmax else None
+        of_loss = {
+            "negative_sampling": (tables.noise,),
+            "sampled_softmax": (tables.noise, tables.logit_offsets),
+            "hierarchical_softmax": (
+                *(None, None),
+                *(tables.path_starts, tables.path_nodes, tables.path_signs),
+            ),
+        }[settings.loss]
+        self.tables = [None if table is None else cupy.asarray(table) for table in of_loss]
+        self.tables += [None] * (5 - len(self.tables))
+        paths = np.diff(tables.path_starts)
+        self.most_outputs = int(paths.max()) if len(paths) else settings.negative + 1
         self.default_places = num_places(ids, tables, settings)
         self.is_fetched = True
 
@@ -103,7 +112,7 @@ class Training:
         device.launch(
             *(kernels, "train", places, THREADS, items[0], items[1], items[2], counted, tiles),
             *(np.int64(start), before, after, *self.matrices, stride, reach),
-            *(self.noise, self.logit_offsets, len(self.keep), settings.negative),
+            *(*self.tables, len(self.keep), settings.negative, self.most_outputs),
             *(settings.window, int(settings.shrink_windows), int(settings.exact_cbow), signed_key),
             *(np.float64(schedule.learning_rate), np.float64(schedule.slope)),
             *(scratch[0], np.int64(num_floats), scratch[1], np.int64(num_ints), tally),
@@ -111,7 +120,7 @@ class Training:
 
     def _memory(self, reach, objective):
         """How many floats and ints a block needs."""
-        stride, outputs = self.matrices[0].shape[1], self.settings.negative + 1
+        stride, outputs = self.matrices[0].shape[1], self.most_outputs
         padded = (outputs + GROUP) // GROUP * GROUP
         errors = (2 * reach if objective == "window" else WARPS + 1) * padded
         sets = 2 * reach if objective == "pairs" else 1
@@ -153,8 +162,12 @@ def num_places(ids, tables, settings):
     words = len(tables.keep)
     counts = np.bincount(sample[(sample >= 0) & (sample < words)], minlength=words)
     kept = counts * (tables.keep.astype(np.float64) + 1)
-    drawn = tables.noise[:, 0] / 2.0**32
-    drawn = drawn + np.bincount(tables.noise[:, 1], 1 - drawn, words)
-    kept, drawn = (weights.max() / max(weights.sum(), 1) for weights in (kept, drawn))
-    share = min(max((2 * settings.window + 1) * kept, settings.negative * drawn), 1)
+    share = (2 * settings.window + 1) * kept.max() / max(kept.sum(), 1)
+    if len(tables.noise):
+        drawn = tables.noise[:, 0] / 2.0**32
+        drawn = drawn + np.bincount(tables.noise[:, 1], 1 - drawn, words)
+        share = max(share, settings.negative * drawn.max() / words)
+    else:
+        share = 1  # the root of the tree is on every path
+    share = min(share, 1)
     return int(min(max(SHARED / max(share, 1e-9), 1), MOST_PLACES))

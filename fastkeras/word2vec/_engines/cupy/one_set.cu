@@ -1,9 +1,9 @@
 // One input, which is a row or the mean of some, with a set of its own: skip-gram as word2vec.c
-// trains it, and CBOW.
+// trains it, and CBOW; negatives or the path to a word in a Huffman tree.
 
 __device__ inline void TakeSet(const Memory& memory, const Plan& plan, int set) {
   for (int s = threadIdx.x; s < memory.stride; s += kWorkers)
-    Take(memory, plan, set, s, memory.num_outputs);
+    Take(memory, plan, set, s, plan.head[kOutputs]);
 }
 
 __device__ inline void MeanOfContexts(const Memory& memory, const Plan& plan) {
@@ -19,12 +19,12 @@ __device__ inline void MeanOfContexts(const Memory& memory, const Plan& plan) {
 
 // Logits of all outputs; after them, if an output is repeated, the square of the input.
 __device__ inline void Logits(const Memory& memory, const Plan& plan, const float* input) {
-  const int lane = threadIdx.x % 32, count = memory.num_outputs + (plan.head[kRepeated] ? 1 : 0);
+  const int lane = threadIdx.x % 32, outputs = plan.head[kOutputs];
+  const int count = outputs + (plan.head[kRepeated] ? 1 : 0);
   const auto* h = reinterpret_cast<const Four*>(input);
   for (int j = threadIdx.x / 32; j < count; j += kWarps) {
-    const auto* u = j < memory.num_outputs
-                        ? reinterpret_cast<const Four*>(memory.taken + j * memory.stride)
-                        : h;
+    const auto* u =
+        j < outputs ? reinterpret_cast<const Four*>(memory.taken + j * memory.stride) : h;
     float sum = 0;
     for (int s = lane; s < memory.stride / 4; s += 32) sum = DotOf(h[s], u[s], sum);
     sum = OfWarp<Sum>(sum);
@@ -37,6 +37,8 @@ __device__ inline const float* ErrorsOfSet(Memory& memory, const Plan& plan, int
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int* const of_set = plan.rows + set * memory.num_outputs;
   const int* const firsts = plan.firsts + set * memory.num_outputs;
+  const int* const terms = plan.terms + set * memory.num_outputs;
+  const int outputs = plan.head[kOutputs];
   const float rate = __int_as_float(plan.head[kRate]), times = warp == 0 ? 1.0f : 0.0f;
   const bool repeated = plan.head[kRepeated];
   float* const g = memory.errors + (warp + 1) * memory.padded_outputs;
@@ -46,20 +48,20 @@ __device__ inline const float* ErrorsOfSet(Memory& memory, const Plan& plan, int
     return g;
   }
   const auto error_of = [&](int j, float x) {
-    const float sign = j == 0 ? -1.0f : 1.0f;
+    const float sign = __int_as_float(terms[j]);
     return of_set[j] < 0 ? 0.0f : -sign * rate * Sigmoid(sign * x, times, &memory.loss);
   };
-  for (int j = lane; j < memory.num_outputs; j += 32) {
+  for (int j = lane; j < outputs; j += 32) {
     if (!repeated || firsts[j] == j) g[j] = error_of(j, memory.errors[j]);
   }
   __syncwarp();
   if (!repeated) return g;
   // An output that was drawn before has been moved by then.
-  for (int j = 1; lane == 0 && j < memory.num_outputs; ++j) {
+  for (int j = 1; lane == 0 && j < outputs; ++j) {
     if (firsts[j] == j) continue;
     float moved = 0;
     for (int k = firsts[j]; k < j; ++k) moved += firsts[k] == firsts[j] ? g[k] : 0.0f;
-    g[j] = error_of(j, memory.errors[j] + moved * memory.errors[memory.num_outputs]);
+    g[j] = error_of(j, memory.errors[j] + moved * memory.errors[outputs]);
   }
   __syncwarp();
   return g;
@@ -72,7 +74,7 @@ __device__ inline float UpdateSet(const Memory& memory, const Plan& plan, int se
   const int* const firsts = plan.firsts + set * memory.num_outputs;
   const bool repeated = plan.head[kRepeated];
   float change = 0;
-  for (int j = 0; j < memory.num_outputs; ++j) {
+  for (int j = 0; j < plan.head[kOutputs]; ++j) {
     if (of_set[j] < 0) continue;
     float* const u = memory.taken + (repeated ? firsts[j] : j) * memory.stride + s;
     const float moved = g[j] * h;
@@ -83,11 +85,11 @@ __device__ inline float UpdateSet(const Memory& memory, const Plan& plan, int se
   return change;
 }
 
-__device__ inline void UpdatePair(Memory& memory, const Plan& plan, int c) {
-  const float* const g = ErrorsOfSet(memory, plan, c);
+__device__ inline void UpdatePair(Memory& memory, const Plan& plan, int c, int set) {
+  const float* const g = ErrorsOfSet(memory, plan, set);
   float* const row = memory.rows + plan.places[c] * memory.stride;
   for (int s = threadIdx.x; s < memory.stride; s += kWorkers) {
-    row[s] += UpdateSet(memory, plan, c, g, row[s], s);
+    row[s] += UpdateSet(memory, plan, set, g, row[s], s);
   }
 }
 

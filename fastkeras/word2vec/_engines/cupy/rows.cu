@@ -46,7 +46,7 @@ __device__ inline float Sigmoid(float y, float times, double* loss) {
 struct Memory {
   float* const inputs;  // the matrices
   float* const outputs;
-  const int stride, num_outputs, padded_outputs;
+  const int stride, num_outputs, padded_outputs;  // of the largest set
   const bool softmax, exact_cbow;
   // Of this block:
   float* rows;    // by place: as this block has trained them,
@@ -90,7 +90,7 @@ __device__ inline void Exchange(const Memory& memory, const Plan& plan) {
   const int stride = memory.stride;
   const int leaves = plan.head[kLeaves], enters = plan.head[kEnters];
   const int leaving = plan.head[kLeavingRow], entering = plan.head[kEnteringRow];
-  const int count = kObjective != kPairs && plan.head[kContexts] > 0 ? memory.num_outputs : 0;
+  const int count = kObjective != kPairs && plan.head[kContexts] > 0 ? plan.head[kOutputs] : 0;
   for (int s = threadIdx.x; s < stride; s += kWorkers) {
     const float of_leaving =
         leaves >= 0 ? __ldcg(memory.inputs + int64_t(leaving) * stride + s) : 0.0f;
@@ -108,7 +108,7 @@ __device__ inline void Softmax(Memory& memory, const Plan& plan, int set, const 
                                float times, bool counts) {
   const int lane = threadIdx.x % 32;
   const int* const of_set = plan.rows + set * memory.num_outputs;
-  const int* const offsets = plan.offsets + set * memory.num_outputs;
+  const int* const offsets = plan.terms + set * memory.num_outputs;
   const auto z = [&](int j) {
     return of_set[j] < 0 ? -INFINITY : x[j] + __int_as_float(offsets[j]);
   };

@@ -16,21 +16,24 @@ __device__ inline void Meet() {
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
     train(const int* words, const int* positions, const int* sentences, const Counted* counted,
           int tiles, int64_t from, int begin, int after, float* inputs, float* outputs, int stride,
-          int reach, const unsigned* noise, const float* logit_offsets, int num_words, int negative,
-          int window, int shrink, int exact_cbow, int64_t key, double learning_rate, double slope,
-          float* floats, int64_t num_floats, int* ints, int64_t num_ints, double* tally) {
+          int reach, const unsigned* noise, const float* logit_offsets, const int64_t* path_starts,
+          const int* path_nodes, const float* path_signs, int num_words, int negative,
+          int num_outputs, int window, int shrink, int exact_cbow, int64_t key,
+          double learning_rate, double slope, float* floats, int64_t num_floats, int* ints,
+          int64_t num_ints, double* tally) {
   FASTKERAS_SHARED(double, of_warps, kThreads / 32);
   FASTKERAS_SHARED(Four, room, kWide ? 1 : kRoom / 4);
   FASTKERAS_SHARED(int, int_room, kWide ? 1 : kIntRoom);
   floats = kWide ? floats + blockIdx.x * num_floats : room[0].of;
   ints = kWide ? ints + blockIdx.x * num_ints : int_room;
   const Items items = {words, positions, sentences, from, counted[tiles].items};
-  const Drawing drawing = {noise,  logit_offsets, num_words,     negative, window,
-                           shrink, key,           learning_rate, slope};
+  const Drawing drawing = {noise,      logit_offsets, path_starts,   path_nodes,
+                           path_signs, num_words,     negative,      window,
+                           shrink,     key,           learning_rate, slope};
   const int end = items.count - after, size = end - begin;
   const int first = begin + int(int64_t(size) * blockIdx.x / gridDim.x);
   const int last = begin + int(int64_t(size) * (blockIdx.x + 1) / gridDim.x);
-  const int span = 2 * reach + 1, num_outputs = negative + 1;
+  const int span = 2 * reach + 1;
   const int padded_outputs = (num_outputs + kGroup) / kGroup * kGroup;  // and one more
 
   int* const plans = ints + 6 * span;
@@ -96,11 +99,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
     Exchange(memory, plan);
     if (kObjective == kPairs) {
       for (int c = 0; c < contexts || c == 0; ++c) {
-        if (c < contexts) TakeSet(memory, plan, c);
+        const int set = path_starts ? 0 : c;  // one path for all
+        if (c < contexts) TakeSet(memory, plan, set);
         Meet();
         if (c < contexts) Logits(memory, plan, memory.rows + plan.places[c] * stride);
         Meet();
-        if (c < contexts) UpdatePair(memory, plan, c);
+        if (c < contexts) UpdatePair(memory, plan, c, set);
       }
       continue;
     }

@@ -15,6 +15,9 @@ struct Items {
 struct Drawing {
   const unsigned* noise;
   const float* logit_offsets;  // null without the sampled softmax
+  const int64_t* path_starts;  // null without the hierarchical softmax
+  const int* path_nodes;
+  const float* path_signs;
   int num_words, negative, window, shrink;
   int64_t key;
   double learning_rate, slope;
@@ -28,7 +31,8 @@ enum Head {
   kLeavingRow,
   kEnters,
   kEnteringRow,
-  kIsHere,  // whether the entering row is here already, and only refreshed
+  kIsHere,   // whether the entering row is here already, and only refreshed
+  kOutputs,  // of a set
   kRate,
   kRepeated,
   kHead
@@ -43,7 +47,7 @@ struct Plan {
   int* times;
   int* rows;
   int* firsts;  // the first draw of the set that has the same row
-  int* offsets;
+  int* terms;   // the offset of a logit of the softmax, or else the sign of a logit in its loss
 
   __device__ Plan(int* memory, int reach, int outputs) {
     const int most = 2 * reach, sets = kObjective == kPairs ? most : 1;
@@ -52,7 +56,7 @@ struct Plan {
     times = places + most;
     rows = times + most;
     firsts = rows + sets * outputs;
-    offsets = firsts + sets * outputs;
+    terms = firsts + sets * outputs;
   }
 };
 
@@ -144,9 +148,16 @@ struct Planner {
     const int total = plan.head[kTotal];
     if (total == 0) return;
     const int64_t position = items.from + items.positions[i];
-    const bool repeated =
-        Draw(words[place_of[i % span]], BitsAt(drawing.key, position), total, plan);
+    const int center = words[place_of[i % span]];
+    bool repeated = false;
+    int outputs = drawing.negative + 1;
+    if (drawing.path_starts) {
+      outputs = TakePath(center, plan);
+    } else {
+      repeated = Draw(center, BitsAt(drawing.key, position), total, plan);
+    }
     if (threadIdx.x % 32 != 0) return;
+    plan.head[kOutputs] = outputs;
     const double rated = double(position / kChunk * int64_t(kChunk));
     plan.head[kRate] = __float_as_int(float(drawing.learning_rate + drawing.slope * rated));
     plan.head[kRepeated] = repeated;
@@ -202,6 +213,17 @@ struct Planner {
     }
   }
 
+  // The one set of a window: the inner nodes on the way to its center. Returns how many.
+  __device__ int TakePath(int center, const Plan& plan) const {
+    const int64_t begin = drawing.path_starts[center];
+    const int count = int(drawing.path_starts[center + 1] - begin);
+    for (int j = threadIdx.x % 32; j < count; j += 32) {
+      plan.rows[j] = drawing.path_nodes[begin + j];
+      plan.terms[j] = __float_as_int(drawing.path_signs[begin + j]);
+    }
+    return count;
+  }
+
   // Draws the sets of a window; returns whether an output is repeated in one of them.
   __device__ bool Draw(int center, Bits bits, int total, const Plan& plan) const {
     const int lane = threadIdx.x % 32, outputs = drawing.negative + 1;
@@ -215,8 +237,9 @@ struct Planner {
         if (row == center) row = -1;
       }
       plan.rows[draw] = row;
-      const bool shifted = drawing.logit_offsets && j > 0 && row >= 0;
-      plan.offsets[draw] = __float_as_int(shifted ? drawing.logit_offsets[row] : 0.0f);
+      float term = j == 0 ? -1.0f : 1.0f;
+      if (drawing.logit_offsets) term = j > 0 && row >= 0 ? drawing.logit_offsets[row] : 0.0f;
+      plan.terms[draw] = __float_as_int(term);
     }
     if (kObjective == kWindow || drawing.logit_offsets) return false;
     __syncwarp();

@@ -13,7 +13,7 @@ from fastkeras.word2vec._engines.numba.steps import HIERARCHICAL_SOFTMAX, step, 
 from fastkeras.word2vec._engines.numba.windows import draw, subsample
 from fastkeras.word2vec.training.settings import CHUNK, LOSSES, reach_of
 
-HUFFMAN_TREES = SUBWORDS = True  # what not every engine takes
+SUBWORDS = True  # which not every engine takes
 TASK = 8 * CHUNK
 
 
