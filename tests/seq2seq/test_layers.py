@@ -5,6 +5,8 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
+from hypothesis import given  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from keras import ops  # noqa: E402
 
 from fastkeras.layers import (  # noqa: E402
@@ -18,6 +20,7 @@ from fastkeras.seq2seq import BeamSearch  # noqa: E402
 # NumPy 2 warns when Keras on torch makes arrays with np.array(tensor)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 START, END, VOCABULARY = 2, 3, 11
+DECODERS = {}  # built once
 CELLS = {
     "GRU": lambda: keras.layers.GRUCell(6),
     "LSTM": lambda: keras.layers.LSTMCell(6),
@@ -50,9 +53,9 @@ def sentences(rng, batch=3):
 def test_steps_have_the_logits_of_training(cell, copy_prior, rng):
     decoder = decoder_of(cell, copy_prior=copy_prior)
     source, encoded, mask, target = sentences(rng)
-    given = {"encoded_mask": mask, "source": source if copy_prior else None}
-    at_once = decoder(target, encoded, **given)
-    states, context = decoder.begin(encoded, **given)
+    more = {"encoded_mask": mask, "source": source if copy_prior else None}
+    at_once = decoder(target, encoded, **more)
+    states, context = decoder.begin(encoded, **more)
     states = keras.tree.map_structure(lambda state: ops.expand_dims(state, 1), states)
     for t in range(6):
         logits, states, context = decoder.step(target[:, t : t + 1], states, context)
@@ -114,7 +117,7 @@ def test_in_a_model_it_trains_with_the_masks_of_keras_and_is_saved(rng, tmp_path
     embedding = keras.layers.Embedding(VOCABULARY, 7, mask_zero=True)
     inputs = [keras.Input((None,), dtype="int32") for _ in range(2)]
     encoder = keras.layers.Bidirectional(keras.layers.GRU(4, return_sequences=True))
-    decoder = AttentionDecoder(VOCABULARY, CELLS["LSTM"](), 7, embedding, copy_prior="averaged")
+    decoder = AttentionDecoder(VOCABULARY, CELLS["LSTM"](), 7, embedding, copy_prior="gated")
     logits = decoder(inputs[1], encoder(embedding(inputs[0])), inputs[0])
     model = keras.Model(inputs, logits)
     model.compile(keras.optimizers.Adam(0.05), SequenceCrossentropy(0.1))
@@ -159,9 +162,101 @@ def test_copy_prior_is_its_formula(rng):
     layer.set_weights([scale, shift])
     chi = np.array([[0, 1, 0, 0, 1], [0, 0, 1, 0, 0]], "f4")
     expected = (logits + (np.exp(scale) * chi + shift)[:, None]) / 2
-    for given in (source, chi):
-        result = ops.convert_to_numpy(layer(logits, given))
+    for each in (source, chi):
+        result = ops.convert_to_numpy(layer(logits, each))
         np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_gate_says_how_much_of_the_prior_counts(rng):
+    layer = CopyPrior(gated=True)
+    logits, hidden = (rng.standard_normal((2, 3, n)).astype("f4") for n in (5, 4))
+    source = np.array([[1, 4, 4, 0], [2, 0, 0, 0]])
+    layer.build(logits.shape, source.shape, hidden.shape)
+    assert [w.path.split("/")[-1] for w in layer.trainable_weights] == [
+        "log_scale",
+        "shift",
+        "kernel",
+        "bias",
+    ]
+    weights = [rng.standard_normal(w.shape).astype("f4") for w in layer.weights]
+    layer.set_weights(weights)
+    scale, shift, kernel, bias = weights
+    chi = np.array([[0, 1, 0, 0, 1], [0, 0, 1, 0, 0]], "f4")
+    gate = 1 / (1 + np.exp(-(hidden @ kernel + bias)))
+    expected = logits + gate * (np.exp(scale) * chi + shift)[:, None]
+    for each in (source, chi):
+        result = ops.convert_to_numpy(layer(logits, each, hidden))
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    same = CopyPrior.from_config(layer.get_config())
+    same.build(logits.shape, source.shape, hidden.shape)
+    assert len(same.weights) == 4
+    with pytest.raises(ValueError, match="hidden must be given for a CopyPrior with gated=True"):
+        layer(logits, source)
+    with pytest.raises(ValueError, match="and for no other, got one"):
+        CopyPrior()(logits, source, hidden)
+    with pytest.raises(ValueError, match=r"^copy_prior='gate' must be 'averaged', 'gated' or None"):
+        decoder_of(copy_prior="gate")
+
+
+def test_attention_is_what_the_logits_are_made_of(rng):
+    decoder = decoder_of("LSTM", copy_prior="gated")
+    source, encoded, mask, target = sentences(rng)
+    weights = ops.convert_to_numpy(decoder.attention(target, encoded, source, mask))
+    assert weights.shape == (3, 6, 6) and (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(2), 1, rtol=1e-5)
+    assert (weights[~np.broadcast_to(mask[:, None], weights.shape)] == 0).all()
+    # a source whose steps are all what was read on average gives the same logits
+    read = weights @ encoded
+    logits = ops.convert_to_numpy(decoder(target, encoded, source, mask))
+    for t in range(6):
+        same = np.repeat(read[:, t : t + 1], 6, axis=1)
+        again = ops.convert_to_numpy(decoder(target, same, source, mask))
+        np.testing.assert_allclose(again[:, t], logits[:, t], atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ("mixed_bfloat16", "mixed_float16"))
+def test_in_mixed_precision_logits_are_those_of_float32_about(policy, rng):
+    source, encoded, mask, target = sentences(rng)
+    wide = decoder_of(copy_prior="gated")
+    decoder = AttentionDecoder(
+        VOCABULARY, keras.layers.GRUCell(6, dtype=policy), 7, copy_prior="gated", dtype=policy
+    )
+    decoder.build((None, None), (None, None, 5))
+    decoder.set_weights(wide.get_weights())
+    more = {"source": source, "encoded_mask": mask}
+    logits = decoder(target, encoded, **more)
+    assert keras.backend.standardize_dtype(logits.dtype) == policy.removeprefix("mixed_")
+    expected = ops.convert_to_numpy(wide(target, encoded, **more))
+    error = np.abs(ops.convert_to_numpy(ops.cast(logits, "float32")) - expected).max()
+    assert error < (0.3 if policy == "mixed_bfloat16" else 0.04) * np.abs(expected).max()
+    loss = SequenceCrossentropy(0.1)(target, ops.cast(logits, "float32"))
+    assert np.isfinite(ops.convert_to_numpy(loss))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    more=st.integers(0, 3),
+    cell=st.sampled_from(sorted(CELLS)),
+    copy_prior=st.sampled_from((None, "averaged", "gated")),
+    filler=st.sampled_from((0.0, 9.0, -1e4)),
+)
+def test_no_padding_of_any_source_changes_a_logit(lengths, more, cell, copy_prior, filler):
+    key = cell, copy_prior
+    if key not in DECODERS:
+        DECODERS[key] = decoder_of(cell, copy_prior=copy_prior)
+    decoder, rng = DECODERS[key], np.random.default_rng(len(lengths))
+    batch, longest = len(lengths), max(lengths) + more
+    mask = np.arange(longest) < np.array(lengths)[:, None]
+    encoded = rng.standard_normal((batch, longest, 5)).astype("f4")
+    encoded = np.where(mask[..., None], encoded, np.float32(filler))
+    source = np.where(mask, rng.integers(4, VOCABULARY, mask.shape), 0).astype("int32")
+    target = rng.integers(4, VOCABULARY, (batch, 3)).astype("int32")
+    of = (lambda rows, n: source[rows, :n]) if copy_prior else lambda rows, n: None
+    at_once = ops.convert_to_numpy(decoder(target, encoded, of(slice(None), None), mask))
+    for b, length in enumerate(lengths):
+        rows = slice(b, b + 1)
+        alone = decoder(target[rows], encoded[rows, :length], of(rows, length))
+        np.testing.assert_allclose(ops.convert_to_numpy(alone)[0], at_once[b], atol=2e-5)
 
 
 @pytest.mark.parametrize("axes", (2, 3))

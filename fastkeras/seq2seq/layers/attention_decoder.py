@@ -60,22 +60,24 @@ class AttentionDecoder(keras.layers.Layer):
         self.vocabulary_size = integer("vocabulary_size", vocabulary_size, 1)
         self.units = integer("units", units, 1)
         self.cell = cell
-        self.rnn = keras.layers.RNN(cell, return_sequences=True)
+        own = {"dtype": self.dtype_policy}  # inner layers would take the global one
+        self.rnn = keras.layers.RNN(cell, return_sequences=True, **own)
         self.has_own_embedding = embedding is None
         if embedding is None:
-            embedding = keras.layers.Embedding(vocabulary_size, units, name="embedding")
+            embedding = keras.layers.Embedding(vocabulary_size, units, name="embedding", **own)
         self.embedding = embedding
         self.keys = None
-        self.combined = keras.layers.Dense(units, activation="tanh", name="combined")
-        self.logits = keras.layers.Dense(vocabulary_size, name="logits")
+        self.combined = keras.layers.Dense(units, activation="tanh", name="combined", **own)
+        self.logits = keras.layers.Dense(vocabulary_size, name="logits", **own)
         if copy_prior not in (None, "averaged", "gated"):
             raise ValueError(f"copy_prior={copy_prior!r} must be 'averaged', 'gated' or None")
         is_gated = copy_prior == "gated"
-        self.copy_prior = CopyPrior(gated=is_gated, name="copy_prior") if copy_prior else None
+        prior = CopyPrior(gated=is_gated, name="copy_prior", **own) if copy_prior else None
+        self.copy_prior = prior
 
     def build(self, tokens_shape, encoded_shape, source_shape=None):
         size, hidden = encoded_shape[-1], self._hidden_size()
-        self.keys = keras.layers.Dense(hidden, use_bias=False, name="keys")
+        self.keys = keras.layers.Dense(hidden, use_bias=False, name="keys", dtype=self.dtype_policy)
         self.keys.build((None, None, size))
         if not self.embedding.built:
             self.embedding.build(tokens_shape)

@@ -51,7 +51,11 @@ class CopyPrior(keras.layers.Layer):
         self.gate = None
         if gated:
             self.gate = keras.layers.Dense(
-                1, activation="sigmoid", kernel_initializer="zeros", name="gate"
+                1,
+                activation="sigmoid",
+                kernel_initializer="zeros",
+                name="gate",
+                dtype=self.dtype_policy,
             )
 
     def build(self, logits_shape, in_source_shape=None, hidden_shape=None):
