@@ -109,12 +109,12 @@ def test_rows_of_a_product_may_be_far_apart(function, marks):
 
 @pytest.mark.parametrize("function", WITH_SECTIONS)
 def test_a_row_of_a_product_may_be_zero(function, marks):
-    # Tag 0 ends where a section begins. Tag 2 cannot be reached, but has the peaks of emissions, so
-    # that the product's other row is by 120 nats below where it began.
+    # Tag 0 ends where a section begins, so its row is zero; for tag 2 alpha is zero. But it has the
+    # peaks of emissions, so that the row of tag 1, the only one that counts, falls by 150 nats.
     x = np.zeros((1, 23, 3), "float32")
     x[0, OF_SECTION:, 0] = -np.inf
     x[0, OF_SECTION : 2 * OF_SECTION, 2] = 30
-    transitions = np.where(np.diag([True, True, False]), 0, -np.inf).astype("float32")
+    transitions = np.where(np.eye(3, dtype=bool), 0, -np.inf).astype("float32")
     ends = np.array([0, 0, -np.inf], "float32")
     chain = {"emissions": x, "transitions": transitions, "tags": np.ones((1, 23), "int32")}
     chain |= {"start_transitions": ends, "end_transitions": ends, "lengths": None, "mask": None}

@@ -82,24 +82,37 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     prepare(const Real* transitions, const Real* start, const Real* end, const int* lengths,
             const unsigned char* mask, int steps, int num_tags, int* counts, int* step_index,
             int* state, Real* weights, Facts* facts) {
-  FASTKERAS_SHARED(int, totals, 8);
+  constexpr int kStripes = 8;  // of 256 steps, whose flags are loaded at once
+  FASTKERAS_SHARED(int, totals, 8 * kStripes);
   FASTKERAS_SHARED(double, doubles, 8);
   const int b = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   if (b + 1 < int(gridDim.x)) {
     const int length = lengths[b] < 0 ? 0 : lengths[b] > steps ? steps : lengths[b];
     int count = mask ? 0 : length;
-    for (int first = 0; mask && first < steps; first += 256) {
-      const int t = first + threadIdx.x;
-      const bool valid = t < steps && mask[int64_t(b) * steps + t];
-      const unsigned votes = __ballot_sync(kAllLanes, valid);
-      if (lane == 0) totals[warp] = __popc(votes);
-      __syncthreads();
-      int before = count + __popc(votes & ((1u << lane) - 1));
-      for (int w = 0; w < 8; ++w) {
-        if (w < warp) before += totals[w];
-        count += totals[w];
+    for (int64_t first = 0; mask && first < steps; first += 256 * kStripes) {
+      bool valid[kStripes];
+#pragma unroll
+      for (int k = 0; k < kStripes; ++k) {
+        const int64_t t = first + k * 256 + threadIdx.x;
+        valid[k] = t < steps && mask[int64_t(b) * steps + t];
       }
-      if (valid) step_index[int64_t(b) * steps + before] = t;
+      unsigned votes[kStripes];
+#pragma unroll
+      for (int k = 0; k < kStripes; ++k) {
+        votes[k] = __ballot_sync(kAllLanes, valid[k]);
+        if (lane == 0) totals[k * 8 + warp] = __popc(votes[k]);
+      }
+      __syncthreads();
+#pragma unroll
+      for (int k = 0; k < kStripes; ++k) {
+        if (first + k * 256 >= steps) break;
+        int before = count + __popc(votes[k] & ((1u << lane) - 1));
+        for (int w = 0; w < 8; ++w) {
+          if (w < warp) before += totals[k * 8 + w];
+          count += totals[k * 8 + w];
+        }
+        if (valid[k]) step_index[int64_t(b) * steps + before] = int(first) + k * 256 + threadIdx.x;
+      }
       __syncthreads();
     }
     if (threadIdx.x == 0) {
