@@ -129,5 +129,6 @@ __device__ inline void WriteCodes(const float (&from)[Place::kCount], const floa
 #pragma unroll
   for (int i = 0; i < Place::kCount; ++i) written[i] = Encode<kSigned>(from[i], inverse, tables);
   place.template Write<Byte>(written, codes);
+  __syncwarp();  // all lanes have read the scale that was
   if (threadIdx.x % 32 == 0) scales[place.first / kStretch] = scale;
 }
