@@ -48,9 +48,8 @@ class Plan(NamedTuple):
 class Recorder:
     """A device on which nothing runs."""
 
-    PARAMETER_BYTES = 32764  # as in fastkeras/_ops/cupy.py
-
-    def __init__(self):
+    def __init__(self, parameter_bytes=4096):
+        self.PARAMETER_BYTES = parameter_bytes  # as in fastkeras/_ops/cupy.py
         self.operations = []
 
     def empty(self, shape, dtype):

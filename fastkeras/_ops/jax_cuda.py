@@ -23,7 +23,7 @@ if not has_cuda_plugin():
 
 import cupy
 
-from fastkeras._ops.cupy import NUM_DEVICES  # noqa: F401 - raises an error if there is none
+from fastkeras._ops.cupy import PARAMETER_BYTES  # there is an error without a GPU
 
 PLATFORM = "cuda"  # for which plans are lowered
 TARGET = register("fastkeras_cuda_plan", platform="CUDA")
@@ -52,7 +52,7 @@ def run(function, results, arrays, attributes, aliases=None):
     Returns:
         A tuple of the results.
     """
-    recorder = Recorder()
+    recorder = Recorder(PARAMETER_BYTES)
     inputs = [Array(array.shape, array.dtype) for array in arrays]
     returned = function(recorder, *inputs, **attributes)
     plan = recorder.plan(inputs, returned)

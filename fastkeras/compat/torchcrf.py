@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fastkeras import crf
+from fastkeras import _engines, crf
 
 try:
     from fastkeras.crf._engines.torch_native import LOG_LIKELIHOOD
@@ -25,7 +25,9 @@ class CRF(torch.nn.Module):
         batch_first: whether tensors are (batch, steps, …) rather than (steps, batch, …).
 
     A mask may have holes, which the chain bridges, but must not begin with a masked step. Results
-    are at least float32. Tensors on other devices are computed on the CPU.
+    are at least float32. With CuPy, tensors on a GPU of NVIDIA are computed there, except in what
+    `torch.jit` compiles, and without checks of the tags: one out of range makes its sequence NaN.
+    Other tensors that are not on the CPU are computed on it.
 
     Values and first derivatives come from the kernels, also under `torch.func` (grad, vjp, vmap,
     …), `torch.compile`, `torch.jit.script` and `trace`, and `torch.export`; a process that loads
@@ -84,13 +86,16 @@ class CRF(torch.nn.Module):
         tags = tags if self.batch_first else tags.transpose(0, 1)
         wide = torch.promote_types(emissions.dtype, torch.float32)
         wide = torch.promote_types(self.transitions.dtype, wide)
+        where = torch.device("cpu")
+        if not torch.jit.is_scripting() and not torch.jit.is_tracing():
+            where = _place_of(emissions)
         value = _log_likelihood(
-            tags.cpu(),
-            mask.cpu(),
-            emissions.to(wide).cpu(),
-            self.transitions.to(wide).cpu(),
-            self.start_transitions.to(wide).cpu(),
-            self.end_transitions.to(wide).cpu(),
+            tags.to(where),
+            mask.to(where),
+            emissions.to(wide).to(where),
+            self.transitions.to(wide).to(where),
+            self.start_transitions.to(wide).to(where),
+            self.end_transitions.to(wide).to(where),
         ).to(emissions.device)
         if reduction == "none":
             return value
@@ -104,7 +109,12 @@ class CRF(torch.nn.Module):
         emissions, mask = self._batch_first(emissions, mask)
         scores = (emissions, self.transitions, self.start_transitions, self.end_transitions)
         valid = _array(mask)
-        tags, _ = crf.viterbi(**_arrays(scores), mask=valid)
+        if _has_memory(emissions) and _place_of(emissions).type == "cuda":
+            wide = torch.promote_types(emissions.dtype, torch.float32)
+            given = dict(zip(NAMES, (score.detach().to(wide) for score in scores), strict=True))
+            tags = crf.viterbi(**given, mask=mask)[0].cpu().numpy()
+        else:
+            tags, _ = crf.viterbi(**_arrays(scores), mask=valid)
         return [row[steps].tolist() for row, steps in zip(tags, valid, strict=True)]
 
     def _batch_first(self, emissions: torch.Tensor, mask: torch.Tensor | None):
@@ -142,6 +152,17 @@ class CRF(torch.nn.Module):
             raise ValueError("mask must be on at the first step of every sequence")
 
 
+@torch.jit.unused
+def _place_of(emissions):
+    """Where to compute: on the device of the emissions, if that is a GPU and has the kernels."""
+    return emissions.device if emissions.is_cuda and _has_gpu() else torch.device("cpu")
+
+
+@torch.compiler.assume_constant_result
+def _has_gpu():
+    return _engines.engines("crf")["torch_cuda"] == "ready"
+
+
 def _log_likelihood(
     tags: torch.Tensor,
     mask: torch.Tensor,
@@ -150,7 +171,7 @@ def _log_likelihood(
     start: torch.Tensor,
     end: torch.Tensor,
 ) -> torch.Tensor:
-    """The log-likelihoods (batch,) of float32 or float64 scores on the CPU."""
+    """The log-likelihoods (batch,) of float32 or float64 scores, all on one device."""
     scores = (emissions, transitions, start, end)
     tags = tags.long().clamp(-1, emissions.shape[2]).to(torch.int32)  # what is wrong stays wrong
     if torch.jit.is_scripting():
@@ -196,7 +217,8 @@ def _by_kernel(
 
 def _lengths(emissions: torch.Tensor):
     """Those of a chain whose mask alone says which steps are valid."""
-    return torch.full((emissions.shape[0],), emissions.shape[1], dtype=torch.int32)
+    shape, device = (emissions.shape[0],), emissions.device
+    return torch.full(shape, emissions.shape[1], dtype=torch.int32, device=device)
 
 
 def _composed(

@@ -383,3 +383,26 @@ def test_an_optimizer_step_of_jax(jax):
         wide = gradient.astype("float64")
         change = 0.1 * (0.1 * wide) / (np.sqrt(0.001 * wide**2) + 1e-7)
         np.testing.assert_allclose(parameter, value - change, rtol=1e-5, atol=1e-5)
+
+
+def test_the_crf_of_pytorch_crf_stays_on_the_gpu(torch):
+    from fastkeras.compat import torchcrf
+
+    if torchcrf.LOG_LIKELIHOOD is None:
+        pytest.skip("the C++ kernels, which define its ops, are not compiled here")
+    chain = chain_of(SHAPES[0])
+    chain["mask"][:] = True
+    chain["mask"][:, 50:] = False
+    given = on_gpu(torch, chain)
+    model = torchcrf.CRF(SHAPES[0][2], batch_first=True).cuda()
+    with torch.no_grad():
+        for name in SCORES[1:]:
+            getattr(model, name).copy_(given[name])
+    emissions = given["emissions"].requires_grad_()
+    value = model(emissions, given["tags"].long(), given["mask"], reduction="none")
+    leaves = [emissions, *(getattr(model, name) for name in SCORES[1:])]
+    gradients = torch.autograd.grad(value.sum(), leaves)
+    del chain["lengths"]
+    assert_close((value, *gradients), expected_of(chain))
+    best = crf.viterbi(**{n: chain[n] for n in (*SCORES, "mask")}, engine="reference")[0]
+    assert model.decode(emissions, given["mask"]) == best[:, :50].tolist()
