@@ -126,9 +126,23 @@ def _backend():
     return keras.backend.backend()
 
 
+def _family_in_fit(backend):
+    """The family of the tensors that `fit` computes with: on a GPU, if the backend has one."""
+    if backend == "torch":
+        import torch
+
+        on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+        return "torch_elsewhere" if on_gpu else "torch"
+    if backend == "jax":
+        import jax
+
+        return "jax" if jax.default_backend() == "cpu" else "jax_elsewhere"
+    return backend
+
+
 def _in_fit(domain, backend, xla):
     try:
-        engine = name_of(engine_of_family(domain, backend))
+        engine = name_of(engine_of_family(domain, _family_in_fit(backend)))
     except (ImportError, ValueError) as error:
         return str(error)
     if engine != "tensorflow_native":

@@ -138,3 +138,23 @@ def test_the_driver_here_is_asked_without_harm():
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         assert found["driver"].startswith("none")
+
+
+@pytest.mark.parametrize(("on_gpu", "family"), ((False, "torch"), (True, "torch_elsewhere")))
+def test_fit_computes_on_the_gpu_that_torch_has(monkeypatch, on_gpu, family):
+    def state(is_available):
+        return SimpleNamespace(is_available=lambda: is_available)
+
+    torch = SimpleNamespace(cuda=state(on_gpu), backends=SimpleNamespace(mps=state(False)))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(_doctor, "engine_of_family", lambda domain, family: family)
+    monkeypatch.setattr(_doctor, "name_of", lambda engine: engine)
+    assert _doctor._in_fit("crf", "torch", None) == family
+
+
+@pytest.mark.parametrize(("platform", "family"), (("cpu", "jax"), ("gpu", "jax_elsewhere")))
+def test_fit_computes_on_the_gpu_that_jax_has(monkeypatch, platform, family):
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(default_backend=lambda: platform))
+    monkeypatch.setattr(_doctor, "engine_of_family", lambda domain, family: family)
+    monkeypatch.setattr(_doctor, "name_of", lambda engine: engine)
+    assert _doctor._in_fit("crf", "jax", None) == family
