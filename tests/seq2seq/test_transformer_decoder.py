@@ -59,7 +59,7 @@ def found_by(decoder, *given, **options):
     )
 
 
-@pytest.mark.parametrize("copy_prior", (False, True))
+@pytest.mark.parametrize("copy_prior", (None, "averaged", "gated"))
 def test_what_a_search_finds_has_the_likelihood_of_training(copy_prior, rng):
     decoder = decoder_of(copy_prior=copy_prior)
     source, encoded, mask = sources(rng)
@@ -102,7 +102,7 @@ def test_a_search_is_that_without_a_cache(rng):
 
 @pytest.mark.parametrize("how", HOW)
 def test_a_compiled_search_is_the_search(how, rng):
-    decoder = decoder_of(copy_prior=True)
+    decoder = decoder_of(copy_prior="averaged")
     source, encoded, mask = sources(rng)
     search = search_of(n_best=2, coverage_penalty=0.3, return_attention=True)
 
@@ -131,7 +131,7 @@ def test_no_step_copies_the_cache(rng):
 
 
 def test_padding_changes_neither_logits_nor_titles(rng):
-    decoder = decoder_of(copy_prior=True)
+    decoder = decoder_of(copy_prior="averaged")
     source, encoded, mask = sources(rng)
     target = rng.integers(4, VOCABULARY, (3, 6)).astype("int32")
     expected = ops.convert_to_numpy(decoder(target, encoded, source, mask))
@@ -154,7 +154,7 @@ def test_in_a_model_it_trains_and_is_saved(rng, tmp_path):
     target = rng.integers(4, VOCABULARY, (3, 6)).astype("int32")
     inputs = [keras.Input((None,), dtype="int32") for _ in range(2)]
     embedded = keras.layers.Embedding(VOCABULARY, 8, mask_zero=True)(inputs[0])
-    decoder = TransformerDecoder(VOCABULARY, 8, 2, dropout=0.1, copy_prior=True)
+    decoder = TransformerDecoder(VOCABULARY, 8, 2, dropout=0.1, copy_prior="gated")
     model = keras.Model(inputs, decoder(inputs[1], embedded, inputs[0]))
     model.compile(keras.optimizers.Adam(0.02), SequenceCrossentropy(0.1))
     losses = model.fit([source, target], target, epochs=10, verbose=0).history["loss"]
@@ -175,5 +175,23 @@ def test_bad_arguments_raise(rng):
     with pytest.raises(ValueError, match=r"^num_layers=0 must be an integer"):
         TransformerDecoder(9, units=8, num_layers=0)
     _, encoded, _ = sources(rng)
-    with pytest.raises(ValueError, match="source must be given for a decoder with copy_prior"):
-        decoder_of(copy_prior=True).begin(encoded)
+    with pytest.raises(ValueError, match="source must be given for a decoder with a copy_prior"):
+        decoder_of(copy_prior="averaged").begin(encoded)
+
+
+@pytest.mark.parametrize("policy", ("mixed_bfloat16", "mixed_float16"))
+def test_inner_layers_have_the_precision_of_the_decoder(policy, rng):
+    source, encoded, mask = sources(rng)
+    target = rng.integers(4, VOCABULARY, (3, 6)).astype("int32")
+    wide = decoder_of(copy_prior="gated")
+    options = {name: wide.get_config()[name] for name in ("num_heads", "num_layers")}
+    decoder = TransformerDecoder(
+        VOCABULARY, wide.units, copy_prior="gated", dtype=policy, **options
+    )
+    decoder.build((None, None), encoded.shape)
+    decoder.set_weights(wide.get_weights())
+    logits = decoder(target, encoded, source, mask)
+    assert keras.backend.standardize_dtype(logits.dtype) == policy.removeprefix("mixed_")
+    expected = ops.convert_to_numpy(wide(target, encoded, source, mask))
+    error = np.abs(ops.convert_to_numpy(ops.cast(logits, "float32")) - expected).max()
+    assert error < (0.3 if policy == "mixed_bfloat16" else 0.04) * np.abs(expected).max()

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from fastkeras.seq2seq.arguments import integer
-from fastkeras.seq2seq.layers.copy_prior import CopyPrior, tokens_in
+from fastkeras.seq2seq.layers.copy_prior import copy_prior_of, name_of, tokens_in
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -69,11 +69,7 @@ class AttentionDecoder(keras.layers.Layer):
         self.keys = None
         self.combined = keras.layers.Dense(units, activation="tanh", name="combined", **own)
         self.logits = keras.layers.Dense(vocabulary_size, name="logits", **own)
-        if copy_prior not in (None, "averaged", "gated"):
-            raise ValueError(f"copy_prior={copy_prior!r} must be 'averaged', 'gated' or None")
-        is_gated = copy_prior == "gated"
-        prior = CopyPrior(gated=is_gated, name="copy_prior", **own) if copy_prior else None
-        self.copy_prior = prior
+        self.copy_prior = copy_prior_of(copy_prior, self.dtype_policy)
 
     def build(self, tokens_shape, encoded_shape, source_shape=None):
         size, hidden = encoded_shape[-1], self._hidden_size()
@@ -189,7 +185,7 @@ class AttentionDecoder(keras.layers.Layer):
             "cell": save(self.cell),
             "units": self.units,
             "embedding": None if self.has_own_embedding else save(self.embedding),
-            "copy_prior": self.copy_prior and ("gated" if self.copy_prior.gated else "averaged"),
+            "copy_prior": name_of(self.copy_prior),
         }
 
     @classmethod

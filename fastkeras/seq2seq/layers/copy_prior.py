@@ -98,3 +98,15 @@ def tokens_in(source, vocabulary_size, dtype="float32", padding=0):
     counts = ops.scatter(place, ops.ones_like(place[:, 0]), (rows * (vocabulary_size + 1),))
     counts = ops.reshape(counts, (rows, vocabulary_size + 1))[:, :vocabulary_size]
     return ops.cast(counts > 0, dtype)
+
+
+def copy_prior_of(kind, dtype):
+    """The `CopyPrior` that a decoder's `copy_prior` names, None if it names none."""
+    if kind not in (None, "averaged", "gated"):
+        raise ValueError(f"copy_prior={kind!r} must be 'averaged', 'gated' or None")
+    return CopyPrior(gated=kind == "gated", name="copy_prior", dtype=dtype) if kind else None
+
+
+def name_of(prior):
+    """The `copy_prior` of a decoder that has this `CopyPrior`, or None."""
+    return prior and ("gated" if prior.gated else "averaged")

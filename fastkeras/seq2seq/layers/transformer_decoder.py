@@ -1,11 +1,13 @@
 """A transformer that decodes: all steps at once in training, one at a time in a search."""
 
+from functools import partial
+
 import keras
 import numpy as np
 from keras import ops
 
 from fastkeras.seq2seq.arguments import integer
-from fastkeras.seq2seq.layers.copy_prior import CopyPrior, tokens_in
+from fastkeras.seq2seq.layers.copy_prior import copy_prior_of, name_of, tokens_in
 from fastkeras.seq2seq.states import step_number
 
 
@@ -24,7 +26,7 @@ class TransformerDecoder(keras.layers.Layer):
         num_layers: the number of blocks.
         feed_forward: the size of the layer inside of a block; None for 4 · `units`.
         dropout: from 0 to 1: the share of each block's results that is dropped in training.
-        copy_prior: whether the logits are averaged with those of a `CopyPrior`.
+        copy_prior: "averaged" or "gated": the logits go through a `CopyPrior`; None: they do not.
         **options: those of `keras.layers.Layer`.
 
     Call:
@@ -37,7 +39,8 @@ class TransformerDecoder(keras.layers.Layer):
         logits, (batch, steps, vocabulary_size).
 
     Raises:
-        ValueError: a size out of its range; `source` is missing, or given without `copy_prior`.
+        ValueError: a size out of its range; `source` is missing, or given without `copy_prior`;
+            another `copy_prior`.
 
     Example:
         >>> import numpy as np
@@ -64,7 +67,7 @@ class TransformerDecoder(keras.layers.Layer):
         num_layers=2,
         feed_forward=None,
         dropout=0.0,
-        copy_prior=False,
+        copy_prior=None,
         **options,
     ):
         super().__init__(**options)
@@ -78,14 +81,20 @@ class TransformerDecoder(keras.layers.Layer):
         feed_forward = 4 * units if feed_forward is None else feed_forward
         self.feed_forward = integer("feed_forward", feed_forward, 1)
         self.dropout = dropout
-        self.embedding = keras.layers.Embedding(vocabulary_size, units, name="embedding")
+        self.embedding = keras.layers.Embedding(
+            vocabulary_size, units, name="embedding", dtype=self.dtype_policy
+        )
         self.blocks = [
-            _Block(units, num_heads, feed_forward, dropout, name=f"block_{i}")
+            _Block(
+                units, num_heads, feed_forward, dropout, name=f"block_{i}", dtype=self.dtype_policy
+            )
             for i in range(num_layers)
         ]
-        self.normalization = keras.layers.LayerNormalization(epsilon=1e-5, name="normalization")
-        self.logits = keras.layers.Dense(vocabulary_size, name="logits")
-        self.copy_prior = CopyPrior(name="copy_prior") if copy_prior else None
+        self.normalization = keras.layers.LayerNormalization(
+            epsilon=1e-5, name="normalization", dtype=self.dtype_policy
+        )
+        self.logits = keras.layers.Dense(vocabulary_size, name="logits", dtype=self.dtype_policy)
+        self.copy_prior = copy_prior_of(copy_prior, self.dtype_policy)
 
     def build(self, tokens_shape, encoded_shape, source_shape=None):
         self.embedding.build((None, None))
@@ -94,7 +103,8 @@ class TransformerDecoder(keras.layers.Layer):
         self.normalization.build((None, None, self.units))
         self.logits.build((None, None, self.units))
         if self.copy_prior is not None:
-            self.copy_prior.build((None, None, self.vocabulary_size))
+            hidden_shape = (None, None, self.units) if self.copy_prior.gated else None
+            self.copy_prior.build((None, None, self.vocabulary_size), None, hidden_shape)
         self.built = True
 
     def call(self, tokens, encoded, source=None, encoded_mask=None, training=False):
@@ -163,7 +173,7 @@ class TransformerDecoder(keras.layers.Layer):
         """What is computed once for each sentence, whatever the number of beams and steps."""
         if (source is None) != (self.copy_prior is None):
             raise ValueError(
-                "source must be given for a decoder with copy_prior=True and for no other, got "
+                "source must be given for a decoder with a copy_prior and for no other, got "
                 f"{'None' if source is None else 'one'}"
             )
         encoded = ops.convert_to_tensor(encoded)
@@ -190,10 +200,11 @@ class TransformerDecoder(keras.layers.Layer):
         return embedded + ops.cast(positions, embedded.dtype)
 
     def _scores(self, hidden, context):
-        logits = self.logits(self.normalization(hidden))
-        if self.copy_prior is not None:
-            logits = self.copy_prior(logits, context["in_source"])
-        return logits
+        hidden = self.normalization(hidden)
+        logits, prior = self.logits(hidden), self.copy_prior
+        if prior is None:
+            return logits
+        return prior(logits, context["in_source"], hidden if prior.gated else None)
 
     def compute_output_shape(self, tokens_shape, encoded_shape, source_shape=None):
         return (*tokens_shape, self.vocabulary_size)
@@ -207,7 +218,7 @@ class TransformerDecoder(keras.layers.Layer):
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},
-            "copy_prior": self.copy_prior is not None,
+            "copy_prior": name_of(self.copy_prior),
         }
 
 
@@ -217,7 +228,9 @@ class _Block(keras.layers.Layer):
     def __init__(self, units, num_heads, feed_forward, dropout, **options):
         super().__init__(**options)
         self.units, self.num_heads = units, num_heads
-        dense, normalization = keras.layers.Dense, keras.layers.LayerNormalization
+        own = {"dtype": self.dtype_policy}  # inner layers would take the global one
+        dense = partial(keras.layers.Dense, **own)
+        normalization = partial(keras.layers.LayerNormalization, **own)
         self.normalization_target = normalization(epsilon=1e-5, name="normalization_target")
         self.query = dense(units, name="query")
         self.key = dense(units, name="key")
@@ -231,7 +244,7 @@ class _Block(keras.layers.Layer):
         self.normalization_inner = normalization(epsilon=1e-5, name="normalization_inner")
         self.inner = dense(feed_forward, activation="relu", name="inner")
         self.outer = dense(units, name="outer")
-        self.drop = keras.layers.Dropout(dropout)
+        self.drop = keras.layers.Dropout(dropout, **own)
 
     def build(self, hidden_shape, encoded_shape):
         for layer in (
