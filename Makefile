@@ -111,6 +111,9 @@ sanitize-cuda: build
 	  ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0:detect_odr_violation=0 \
 	  $(BIN)/python -m pytest -p no:faulthandler -q tests/gpu/test_crf.py tests/gpu/test_crf_sections.py \
 	  tests/gpu/test_optimizers.py tests/gpu/test_word2vec.py
+	CUDA_ON_CPU=thread LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" \
+	  TSAN_OPTIONS=report_signal_unsafe=0:ignore_noninstrumented_modules=1 \
+	  $(BIN)/python -m pytest -p no:faulthandler -q tests/gpu/test_optimizers.py -k order
 
 $(SANITIZED_CORE): $(CORE:%.cc=build/sanitize/address/%.o)
 	mkdir -p $(@D)
