@@ -67,7 +67,7 @@ ENGINE_TESTS := \
 
 .venv-%/.installed: pyproject.toml setup.py
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python $(PIP) $(if $(filter torch,$*),torch==2.13.0,equinox optax) --editable '.[$*,test]'
+	.venv-$*/bin/python $(PIP) $(if $(filter torch,$*),torch==2.13.0 pytorch-crf==0.7.2,equinox optax) --editable '.[$*,test]'
 	touch $@
 
 # One build with both frameworks: the headers of jaxlib are only in the environment of JAX.
