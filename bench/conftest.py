@@ -20,6 +20,8 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # one library's spinning threads slow
 os.environ["GOMP_SPINCOUNT"] = "0"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if " " in os.environ.get("CXX", ""):
+    del os.environ["CXX"]  # as "ccache g++", which torch.compile takes for the name of a program
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
