@@ -94,7 +94,7 @@ def of_word2vec(rows):
             continue
         on_gpu = row["engine"] == "cupy"
         name = FORMS[row["name"]] + ("" if on_gpu else f", `{row['engine']}` on the CPU")
-        places = row["places"] if on_gpu else "all threads"
+        places = (row["places"] or "by default") if on_gpu else "all threads"
         lines.append(
             f"| {name} | {row['size']} | {places} | {row['million_words_per_second']:.3g} "
             f"| {row['quality']:.1f} |"
