@@ -23,7 +23,7 @@ void Select(const Step<T>& step, const Candidates<T>& candidates, int num_thread
   const int64_t tasks = std::min<int64_t>(step.batch, 4 * threads);
   ParallelFor(tasks, threads, [&](int64_t task) {
     const Buffer<Candidate> best(most);
-    const Buffer<T> peaks(blocks);
+    const Buffer<T> peaks(blocks * kWidestVector / static_cast<int64_t>(sizeof(T)));
     std::optional<Buffer<uint8_t>> marks;
     if (step.history != nullptr) {
       marks.emplace(step.vocabulary);

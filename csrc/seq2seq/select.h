@@ -49,21 +49,21 @@ FASTKERAS_INLINE Vec<T> LoadLogits(const T* logits, int64_t j, int64_t vocabular
   return Load(padded);
 }
 
-// Writes the largest logit of each block and returns the largest of all. A NaN may hide larger
-// ones.
+// Writes the largest logits of each block, one for each lane, since to reduce a vector takes longer
+// than to read the block; and returns the largest of all. A NaN may hide larger ones.
 template <typename T>
 FASTKERAS_INLINE T PeaksOfBlocks(const T* logits, int64_t vocabulary, T* peaks) {
-  T peak = -std::numeric_limits<T>::infinity();
+  Vec<T> of_all = Broadcast<T>(-std::numeric_limits<T>::infinity());
   for (int64_t from = 0; from < vocabulary; from += seq2seq::kBlock) {
     Vec<T> largest = LoadLogits(logits, from, vocabulary);
     for (int64_t j = Simd<T>::kWidth; j < seq2seq::kBlock; j += Simd<T>::kWidth) {
       largest = Max(largest, LoadLogits(logits, from + j, vocabulary));
     }
-    const T of_block = Largest(largest);
-    *peaks++ = of_block;
-    peak = of_block > peak ? of_block : peak;
+    Store(peaks, largest);
+    peaks += Simd<T>::kWidth;
+    of_all = Max(of_all, largest);
   }
-  return peak;
+  return Largest(of_all);
 }
 
 // sum exp(logit - peak), to a few ulp, since the lanes are added up in double every now and then.
@@ -142,6 +142,8 @@ FASTKERAS_INLINE bool OfferContinuations(const seq2seq::Step<T>& step, int64_t s
   }
 
   // A logit below `least` cannot be among the best; the slack exceeds all rounding errors.
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  constexpr double kTiny = std::numeric_limits<T>::min();  // where slack is 0, as all the rest
   T least = 0;
   const auto raise = [&]() FASTKERAS_LAMBDA_INLINE {
     const double offset = static_cast<double>(peak) + log_sum - score,
@@ -149,15 +151,19 @@ FASTKERAS_INLINE bool OfferContinuations(const seq2seq::Step<T>& step, int64_t s
     const double slack = (std::abs(offset) + std::abs(static_cast<double>(peak)) + std::abs(score) +
                           std::abs(bound)) *
                          (4 * static_cast<double>(std::numeric_limits<T>::epsilon()));
-    least = best.IsFull() ? static_cast<T>(bound - slack) : -std::numeric_limits<T>::infinity();
+    least = best.IsFull() ? static_cast<T>(bound - slack - kTiny) : -infinity;
   };
   raise();
+  constexpr int64_t kWidth = Simd<T>::kWidth;
   for (int64_t from = 0; from < vocabulary; from += seq2seq::kBlock) {
-    if (room.peaks[from / seq2seq::kBlock] < least) continue;
-    const int64_t end = from + seq2seq::kBlock < vocabulary ? from + seq2seq::kBlock : vocabulary;
-    for (int64_t j = from; j < end; ++j) {
-      if (logits[j] < least || (length > 0 && room.marks[j] != 0)) continue;
-      offer(j, log_p(j));
+    const Vec<T> limit = Broadcast<T>(least);
+    if (!AnyLess(limit, Load(room.peaks + from / seq2seq::kBlock * kWidth))) continue;
+    for (int64_t j = from; j < from + seq2seq::kBlock && j < vocabulary; j += kWidth) {
+      if (!AnyLess(limit, LoadLogits(logits, j, vocabulary))) continue;
+      for (int64_t k = j; k < j + kWidth && k < vocabulary; ++k) {
+        if (logits[k] < least || (length > 0 && room.marks[k] != 0)) continue;
+        offer(k, log_p(k));
+      }
     }
     raise();
   }

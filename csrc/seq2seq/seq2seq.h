@@ -43,13 +43,14 @@ struct Candidate {
   int32_t parent, token;
 };
 
-constexpr int64_t kBlock = 64;  // logits whose largest is kept
+constexpr int64_t kBlock = 64;         // logits whose largest are kept, one for each lane
+constexpr int64_t kWidestVector = 64;  // bytes, of any instruction set
 
 // Working memory of the kernel. `marks` has to be zeros, one for each token, and is left as zeros.
 template <typename T>
 struct Room {
   Candidate* best;  // min(number, beams * vocabulary)
-  T* peaks;         // of blocks of logits
+  T* peaks;         // kWidestVector bytes for each block of logits
   uint8_t* marks;   // null without a history
 };
 
