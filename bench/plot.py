@@ -10,6 +10,7 @@ matplotlib.use("agg")
 import gpu_summary
 import matplotlib.pyplot as plt
 import seq2seq_summary
+import short_summary
 import word2vec_summary
 
 ROOT = Path(__file__).parents[1]
@@ -28,24 +29,25 @@ def main():
     for path in sorted((ROOT / "bench" / "results").glob("crf-[!io]*.json")):
         results = json.loads(path.read_text())
         draw(results, ROOT / "docs" / "img" / "crf.svg")
-        fill(ROOT / "README.md", "crf", table(results, path))
+        fill(ROOT / "docs" / "speed.md", "crf", table(results, path))
     for backend in BACKENDS:
         for path in sorted((ROOT / "bench" / "results").glob(f"crf-on-{backend}-*.json")):
             results = json.loads(path.read_text())
             fill(ROOT / "docs" / "crf.md", backend, backend_table(results, path, backend))
     for path in sorted((ROOT / "bench" / "results").glob("optimizer-*.json")):
         results = json.loads(path.read_text())
-        fill(ROOT / "README.md", "optimizer", optimizer_table(results, path))
+        fill(ROOT / "docs" / "speed.md", "optimizer", optimizer_table(results, path))
         fill(ROOT / "docs" / "optimizers.md", "others", others_table(results, path))
     for path in sorted((ROOT / "bench" / "results").glob("seq2seq-*.json")):
         tables = seq2seq_summary.markdown(json.loads(path.read_text()), path)
         fill(ROOT / "docs" / "seq2seq.md", "seq2seq", tables)
     for path in sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json")):
-        fill(ROOT / "README.md", "word2vec", word2vec_table(path))
+        fill(ROOT / "docs" / "speed.md", "word2vec", word2vec_table(path))
     for path in sorted((ROOT / "bench" / "results").glob("gpu-*.json")):
         results = json.loads(path.read_text())
         text = f"{gpu_summary.tables(results)}\n\n[{path.name}](../bench/results/{path.name})"
         fill(ROOT / "docs" / "gpu.md", "gpu", text)
+    fill(ROOT / "README.md", "short", short_summary.table())
     sys.path.append(str(ROOT / "examples"))
     import segment_report
 
@@ -53,7 +55,7 @@ def main():
         results = json.loads(path.read_text())
         segment_report.draw(results, ROOT / "docs" / "img" / "segment.png")
         text = f"```\n{segment_report.report(results).strip()}\n```"
-        fill(ROOT / "README.md", "demo", text)
+        fill(ROOT / "docs" / "speed.md", "demo", text)
         fill(ROOT / "examples" / "README.md", "demo", text)
     import finetune_report
 
@@ -65,7 +67,7 @@ def main():
 
 
 def table(results, path):
-    """The README's table: a row for each workload, time and error for each provider."""
+    """docs/speed.md: the table: a row for each workload, time and error for each provider."""
     lines = []
     for function, title in TITLES.items():
         names = [name for name, _ in PROVIDERS.values()]
@@ -91,7 +93,7 @@ def table(results, path):
         "and of the gradient with respect to the emissions; for Viterbi, how far the path "
         "found falls short of the best score. "
         f"{machine['cpu']} ({machine['instruction_set']}), {machine['threads']} threads for "
-        f"everybody, float32, {named}; [{path.name}](bench/results/{path.name})."
+        f"everybody, float32, {named}; [{path.name}](../bench/results/{path.name})."
     )
     if any("steps_scaled_by" in row for row in rows(results)):
         note += " ≈: from an eighth of the steps; all of them need more memory than there is."
@@ -139,7 +141,7 @@ OPTIMIZERS = {  # in the table: name
 
 
 def optimizer_table(results, path):
-    """The README's table of the optimizer step: a row for each model and case."""
+    """docs/speed.md: the table of the optimizer step: a row for each model and case."""
     lines = [f"| AdamW step | {' | '.join(OPTIMIZERS.values())} |", "|---|" + "---:|" * 5]
     for model, of_model in results["optimizer"].items():
         count, millions = of_model["variables"], of_model["numbers"] / 1e6
@@ -155,7 +157,7 @@ def optimizer_table(results, path):
         f"{machine['cpu']} ({machine['instruction_set']}), {machine['threads']} threads for "
         f"everybody, float32, in a tf.function, TensorFlow {versions['tensorflow-cpu']}, Keras "
         f"{versions['keras']}, torch {versions['torch']}; "
-        f"[{path.name}](bench/results/{path.name}), which has the times on the clock as well."
+        f"[{path.name}](../bench/results/{path.name}), which has the times on the clock as well."
     )
     return "\n".join([*lines, "", note])
 
@@ -191,7 +193,7 @@ def optimizer_cell(rows, name, of="fastkeras"):
 
 
 def word2vec_table(quality_path):
-    """The README's table of Word2Vec: speed and quality, from two files."""
+    """docs/speed.md: the table of Word2Vec: speed and quality, from two files."""
     path = quality_path.with_name(quality_path.name.replace("quality-", ""))
     results, quality = (json.loads(p.read_text()) for p in (path, quality_path))
     return word2vec_summary.markdown(results, quality, path, quality_path)

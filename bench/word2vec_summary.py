@@ -100,7 +100,7 @@ def of_scan(row):
 
 
 def markdown(results, quality, path, quality_path):
-    """The README's table, from both runs: a row for each provider."""
+    """The table of docs/speed.md, from both runs: a row for each provider."""
     scores = rows_of(quality)
     peers = ("gensim", "fastText")
     titles = ["one thread", "k words / CPU second", *(f"against {peer}" for peer in peers)]
@@ -136,9 +136,9 @@ def note(results, quality, path, quality_path):
         f"Speed: {machine['cpu']} ({machine['instruction_set']}), {corpus} read once for {PASSES} "
         "passes, 100 dimensions, window 5, 5 negatives, sample 1e-4, median and, in parentheses, "
         f"lowest and highest ratio; gensim {versions['gensim']} by its corpus_file, fastText with "
-        f"`-maxn 0`; [{path.name}](bench/results/{path.name})."
+        f"`-maxn 0`; [{path.name}](../bench/results/{path.name})."
     )
-    text += f" {of_quality(quality)}; [{quality_path.name}](bench/results/{quality_path.name})."
+    text += f" {of_quality(quality)}; [{quality_path.name}](../bench/results/{quality_path.name})."
     reached = [*aims(results), *aims_of_quality(quality)]
     missed = [aim for aim, is_reached in reached if not is_reached]
     of_all = f"Of {len(reached)} aims, {len(reached) - len(missed)} are reached"
