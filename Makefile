@@ -11,7 +11,7 @@ CUDA_FILES := $(shell find fastkeras tests/gpu -name '*.cu' -o -name '*.cuh' -o 
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda lint format bench gpu figures docs clean
+.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda test-arm lint format bench gpu figures docs clean
 
 build: .venv/.built
 
@@ -133,6 +133,28 @@ endef
 COMMA := ,
 $(eval $(call sanitizer,address,address$(COMMA)undefined))
 $(eval $(call sanitizer,thread,thread))
+
+# The kernels and their C++ tests on another processor: AArch64, compiled here and emulated by QEMU.
+# It takes the packages g++-aarch64-linux-gnu and qemu-user; without them it says so, and is done.
+ARM := aarch64-linux-gnu-g++
+# QEMU cannot fork a process of several threads.
+ARM_TESTS := $(filter-out parallel_test,$(SANITIZED))
+ARM_NEEDS := $(shell command -v $(ARM)) $(shell command -v qemu-aarch64)
+
+ifeq ($(words $(ARM_NEEDS)),2)
+test-arm: $(ARM_TESTS:%=build/arm/%)
+	set -e; for test in $^; do echo $$test; qemu-aarch64 $$test; done
+else
+test-arm:
+	@echo "skipped: the tests on ARM take g++-aarch64-linux-gnu and qemu-user"
+endif
+
+build/arm/%.o: %.cc $(filter %.h,$(CXX_FILES)) Makefile
+	mkdir -p $(@D)
+	$(ARM) -std=gnu++17 -O2 -pthread -Icsrc -Wall -Wextra -Werror -c $< -o $@
+
+$(ARM_TESTS:%=build/arm/%): build/arm/%: build/arm/tests/csrc/%.o $(patsubst %.cc,build/arm/%.o,$(KERNELS))
+	$(ARM) -static -pthread $^ -o $@
 
 .venv-lint/.installed .venv-docs/.installed: .venv-%/.installed: pyproject.toml
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*

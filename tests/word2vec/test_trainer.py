@@ -205,7 +205,7 @@ except KeyboardInterrupt:
 def start(path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE.parent}"}
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, path],
+        [sys.executable, "-P", "-c", SCRIPT, path],
         cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     for _ in range(10):
@@ -376,7 +376,7 @@ assert int(peak) < 400 << 10, peak  # KiB
 @pytest.mark.parametrize("engine", ["native", "numba"])
 def test_a_window_may_be_the_whole_basket(engine):
     script = WHOLE_BASKETS.replace("{engine}", engine)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
