@@ -180,8 +180,8 @@ bench: .venv-bench/.installed build
 	.venv-bench/bin/python -m pytest bench
 
 # On a machine with a GPU, in minutes and without a network: it takes what `python3` there has, at
-# least CuPy, pytest and hypothesis; torch, JAX and pytorch-crf are measured if it has them. Wheels
-# in gpu-wheels/, if there are any, are used too.
+# least CuPy, pybind11, pytest, pytest-xdist and hypothesis; torch, JAX and pytorch-crf are measured
+# if it has them. Wheels in gpu-wheels/, if there are any, are used too (docs/gpu.md).
 GPU_SITE := build/gpu-site
 GPU := PYTHONPATH=$(CURDIR):$(CURDIR)/$(GPU_SITE) KERAS_BACKEND=torch XLA_PYTHON_CLIENT_PREALLOCATE=false CI=true
 GPU_RESULTS ?= bench/results/gpu.json
@@ -189,6 +189,7 @@ gpu:
 	mkdir -p $(GPU_SITE)
 	set -e; for wheel in $(wildcard gpu-wheels/*.whl); do \
 	  $(PYTHON) $(PIP) --no-index --no-deps --no-compile --upgrade --target $(GPU_SITE) $$wheel; done
+	$(PYTHON) setup.py --quiet build_ext --inplace
 	$(GPU) $(PYTHON) -m pytest -q -n 8 --benchmark-disable -p no:cacheprovider -k 'cupy or gpu or cuda' \
 	  tests/gpu $(ENGINE_TESTS) tests/word2vec/test_engines.py
 	$(GPU) compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) tests/gpu/one_case_each.py
