@@ -4,6 +4,7 @@ Values are checked for NumPy arrays only: a graph of tensors cannot raise, so th
 to deal with them.
 """
 
+from math import isfinite  # torch.compile traces it, and not that of NumPy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def integer(name, value, least, most=MOST):
 def number(name, value, is_in=lambda value: True, range_of=""):
     """Return the value, if it is a finite number with `is_in`, in words `range_of`; else raise."""
     is_one = isinstance(value, (int, float, np.integer, np.floating))
-    if not is_one or isinstance(value, bool) or not np.isfinite(value) or not is_in(value):
+    if not is_one or isinstance(value, bool) or not isfinite(value) or not is_in(value):
         raise ValueError(f"{name}={value!r} must be a finite number{range_of}")
     return float(value)
 

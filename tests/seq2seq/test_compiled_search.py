@@ -7,7 +7,7 @@ keras = pytest.importorskip("keras")
 
 from keras import ops  # noqa: E402
 
-from fastkeras.seq2seq import BeamSearch  # noqa: E402
+from fastkeras.seq2seq import BeamSearch, select  # noqa: E402
 from small_models import END, RecurrentModel  # noqa: E402
 
 # NumPy 2 warns when Keras on torch makes arrays with np.array(tensor)
@@ -136,6 +136,26 @@ def test_torch_compiles_what_is_around_a_search(rng):
     )
     halves = (tensor / 2 for tensor in tensors[:2])
     assert_same(around(*halves, tensors[2]), expected, 1e-4)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="needs torch")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_torch_compiles_a_step(backend):
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 2, 50, generator=generator)
+    scores = torch.randn(3, 2, generator=generator)
+    history = torch.randint(50, (3, 2, 5), generator=generator, dtype=torch.int32)
+
+    def step(logits, scores, history):
+        penalties = {"repetition_penalty": 1.2, "no_repeat_ngram": 2}
+        return select(2 * logits, scores, history=history, **penalties)
+
+    compiled = torch.compile(step, fullgraph=True, backend=backend)
+    inputs = logits, scores, history
+    for found, expected in zip(compiled(*inputs), step(*inputs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="a search on torch is not one program")
