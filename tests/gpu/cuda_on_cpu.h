@@ -326,8 +326,7 @@ ON_CPU_HIDDEN inline void Launch(dim3 grid, dim3 size, unsigned seed,
   std::iota(blocks.begin(), blocks.end(), 0u);
   std::iota(threads.begin(), threads.end(), 0);
   if (seed) std::shuffle(blocks.begin(), blocks.end(), random);
-  std::vector<std::unique_ptr<Block>> used;  // freed at the end, since TSan forgets freed memory
-                                             // and would miss conflicts between two blocks
+  std::vector<std::unique_ptr<Block>> used;
   for (const unsigned b : blocks) {
     used.emplace_back(new Block());
     block = used.back().get();
@@ -346,6 +345,8 @@ ON_CPU_HIDDEN inline void Launch(dim3 grid, dim3 size, unsigned seed,
     RunBlock(threads);
 #if defined(ON_CPU_SWITCH)
     for (Fiber& fiber : block->fibers) stacks.push_back(std::move(fiber.stack));
+#endif
+#if !defined(__SANITIZE_THREAD__)  // which forgets freed memory, and would miss conflicts of blocks
     used.clear();
 #endif
   }
