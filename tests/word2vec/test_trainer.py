@@ -205,7 +205,7 @@ except KeyboardInterrupt:
 def start(path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE.parent}"}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", SCRIPT, path],
+        [sys.executable, "-c", SCRIPT, path],
         cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     for _ in range(10):
