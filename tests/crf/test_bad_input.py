@@ -215,7 +215,8 @@ def test_anything_at_all_is_answered_or_refused_by_name(engine, function, data):
     try:
         results = call(function, chain, engine)
     except ValueError as error:
-        assert str(error).split(" must ")[0] in shapes
+        lacks = f"engine={engine!r} does not take transitions that vary"
+        assert str(error).split(" must ")[0] in shapes or str(error).startswith(lacks)
         return
     batch, steps, num_tags = chain["emissions"].shape  # may differ from the shape drawn first
     first = (batch, steps) if function == "viterbi" else (batch,)
