@@ -184,6 +184,25 @@ def test_a_weight_of_zero_is_no_contribution(engine, spoiled, data):
 
 
 @every_engine
+@pytest.mark.parametrize("num_tags", (1, 3))
+def test_transitions_that_are_nan_reach_no_sequence_that_does_not_use_them(engine, num_tags, rng):
+    chain = {
+        "emissions": rng.standard_normal((2, 3, num_tags)).astype("float32"),
+        "tags": np.zeros((2, 3), int),
+        "transitions": np.full((num_tags, num_tags), np.nan, "float32"),
+        "lengths": np.array([3, 1]),  # the first uses them, but has no weight
+    }
+    weights = np.array([0, 0.5], "float32")
+    _, *found = call("log_likelihood_and_gradients", chain, engine, weights=weights)
+    alone = {name: chain[name][1:] for name in ("emissions", "tags", "lengths")}
+    alone["transitions"] = np.zeros_like(chain["transitions"])
+    _, *expected = call("log_likelihood_and_gradients", alone, "reference", weights=weights[1:])
+    expected[0] = np.concatenate([np.zeros_like(expected[0]), expected[0]])
+    for result, of_one in zip(found, expected, strict=True):
+        np.testing.assert_allclose(result, of_one, rtol=1e-6, atol=1e-7)
+
+
+@every_engine
 def test_a_weight_that_is_nan_spoils_its_own_sequence(engine, rng):
     emissions = rng.standard_normal((3, 6, 5))
     transitions, tags = rng.standard_normal((5, 5)), rng.integers(0, 5, (3, 6))

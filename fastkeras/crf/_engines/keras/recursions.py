@@ -104,7 +104,7 @@ def posterior(steps, alpha, scale, weights, per_sequence=False, before=None, bet
     before = anything(steps.x) if before is None else before
     # a sequence of weight 0 must add nothing, even if it is NaN, and 0 · NaN would be NaN
     lost = (weights == 0) & is_nan(ops.sum(alpha[-1], axis=-1))
-    steps = steps._replace(x=ops.where(lost[:, None], 0, steps.x))
+    steps = steps._replace(x=ops.where(lost[:, None], 0, steps.x), valid=steps.valid & ~lost)
     if varies(steps.transitions):
         kept = ops.where(lost[:, None, None], 0, steps.transitions)
         steps = steps._replace(transitions=kept)
