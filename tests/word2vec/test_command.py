@@ -251,6 +251,13 @@ def test_help(capsys, arguments):
         assert "word2vec" in text
 
 
+def test_without_a_command_they_are_listed(capsys):
+    assert main(["word2vec"]) == 0
+    text = capsys.readouterr().out
+    for command in "train", "similar", "analogy", "evaluate", "export":
+        assert f"\n    {command} " in text
+
+
 def test_without_tensorflow(tmp_path, vectors_file):
     """Only NumPy is imported, neither TensorFlow nor Keras."""
     code = (
