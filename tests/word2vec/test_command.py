@@ -1,6 +1,8 @@
 """`fastkeras word2vec`, with and without a stand-in for the trainer."""
 
+import contextlib
 import io
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -17,6 +19,8 @@ load, save = Vectors.load, Vectors.save
 
 WORDS = ["man", "woman", "king", "queen", "apple"]
 VECTORS = Vectors(WORDS, np.float32([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1], [-1, -1, 0]]))
+
+COMMANDS = ("train", "similar", "analogy", "page", "evaluate", "export")
 
 
 @pytest.fixture
@@ -198,9 +202,37 @@ def test_similar(capsys, monkeypatch, vectors_file):
     assert "'duke' is none" in captured.err
 
 
-def test_analogy(capsys, vectors_file):
+def test_analogy(capsys, monkeypatch, vectors_file):
     assert main(["word2vec", "analogy", vectors_file, "man", "king", "woman", "-n", "1"]) == 0
-    assert capsys.readouterr().out.endswith("  queen\n")
+    queen = capsys.readouterr().out
+    assert queen.endswith("  queen\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("man king\nman king woman\n"))
+    assert main(["word2vec", "analogy", vectors_file, "-n", "1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == queen and "three words, A B C, not 2" in captured.err
+    assert main(["word2vec", "analogy", vectors_file, "man"]) == 1
+    assert "three words, A B C, not 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "typed"), [("similar", "king"), ("analogy", "man king woman")])
+def test_questions_in_a_terminal(vectors_file, command, typed):
+    """A terminal gets a question for each line, an answer, and an end by Ctrl-D."""
+    ours, theirs = os.openpty()
+    arguments = [sys.executable, "-m", "fastkeras", "word2vec", command, vectors_file, "-n", "1"]
+    with subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = ""
+        for line in "nobody knows it\n", f"{typed}\n", "\x04":
+            while not shown.endswith("> "):
+                shown += os.read(ours, 4096).decode()
+            os.write(ours, line.encode())
+            shown += " "
+        with contextlib.suppress(OSError):  # how Linux tells that the other side has closed it
+            while part := os.read(ours, 4096):
+                shown += part.decode()
+    os.close(ours)
+    assert process.returncode == 0 and shown.count("(Ctrl-D ends) > ") == 3, shown
+    assert ("queen" if command == "analogy" else "man") in shown.split(typed)[-1], shown
 
 
 def test_evaluate(tmp_path, capsys, vectors_file):
@@ -238,7 +270,10 @@ def test_export(tmp_path, capsys, vectors_file, name):
     [
         [],
         ["word2vec"],
-        *(["word2vec", name] for name in ["train", "similar", "analogy", "evaluate", "export"]),
+        *(
+            ["word2vec", name]
+            for name in ["train", "similar", "analogy", "page", "evaluate", "export"]
+        ),
     ],
 )
 def test_help(capsys, arguments):
@@ -254,7 +289,7 @@ def test_help(capsys, arguments):
 def test_without_a_command_they_are_listed(capsys):
     assert main(["word2vec"]) == 0
     text = capsys.readouterr().out
-    for command in "train", "similar", "analogy", "evaluate", "export":
+    for command in COMMANDS:
         assert f"\n    {command} " in text
 
 
