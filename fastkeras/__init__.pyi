@@ -9,6 +9,7 @@ from fastkeras import metrics as metrics
 from fastkeras import ops as ops
 from fastkeras import optimizers as optimizers
 from fastkeras import seq2seq as seq2seq
+from fastkeras import tagging as tagging
 from fastkeras import training as training
 from fastkeras import word2vec as word2vec
 from fastkeras._engines import engines as engines

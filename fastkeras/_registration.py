@@ -12,12 +12,14 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
     f"fastkeras>{name}": f"fastkeras.{module}"
     for module, names in {
         "layers": "AttentionDecoder CBOW CRF CRFDecoder CenterDistances CenterLossLayer "
-        "ConditionalLayerNormalization CopyPrior GradientReversal LossLayer "
+        "ConditionalLayerNormalization CopyPrior EfficientGlobalPointer GlobalPointer "
+        "GradientReversal LossLayer "
         "MEMM MetricLayer Reparameterize SkipGram TransformerDecoder TripletLossLayer "
         "WordEmbedding "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
-        "losses": "CRFLoss CenterLoss SequenceCrossentropy SmoothedCrossentropy",
-        "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore",
+        "losses": "CRFLoss CenterLoss MultilabelCategoricalCrossentropy SequenceCrossentropy "
+        "SmoothedCrossentropy SpanCrossentropy",
+        "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore NestedSpanScore",
         "optimizers.fused.stock": "Adafactor Adagrad Adam AdamW Lamb Lion Nadam RMSprop SGD",
         "optimizers.fused.schedules": "PiecewiseLinear",
         "training.gan": "SingleLossGAN",

@@ -6,6 +6,7 @@ from fastkeras.seq2seq.layers.attention_decoder import AttentionDecoder
 from fastkeras.seq2seq.layers.conditional_normalization import ConditionalLayerNormalization
 from fastkeras.seq2seq.layers.copy_prior import CopyPrior
 from fastkeras.seq2seq.layers.transformer_decoder import TransformerDecoder
+from fastkeras.tagging.global_pointer import EfficientGlobalPointer, GlobalPointer
 from fastkeras.training.gradients.reversal import GradientReversal
 from fastkeras.training.losses.center_loss import CenterDistances, CenterLossLayer
 from fastkeras.training.losses.loss_layers import LossLayer
@@ -23,6 +24,8 @@ __all__ = [
     "CenterLossLayer",
     "ConditionalLayerNormalization",
     "CopyPrior",
+    "EfficientGlobalPointer",
+    "GlobalPointer",
     "GradientReversal",
     "LossLayer",
     "MetricLayer",

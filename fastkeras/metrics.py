@@ -1,6 +1,7 @@
 """Keras metrics."""
 
 from fastkeras.crf.layers.metrics import CRFAccuracy, CRFExactMatch, CRFSpanScore
+from fastkeras.tagging.span_score import NestedSpanScore
 from fastkeras.training.metric_layers import add_metric, watch
 
-__all__ = ["CRFAccuracy", "CRFExactMatch", "CRFSpanScore", "add_metric", "watch"]
+__all__ = ["CRFAccuracy", "CRFExactMatch", "CRFSpanScore", "NestedSpanScore", "add_metric", "watch"]

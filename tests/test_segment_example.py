@@ -17,7 +17,7 @@ TAGS = "besbmesssss"
 
 def test_a_line_of_the_corpus_becomes_normalised_words():
     line = "１９９８年/t  １/m  ·/w  中国/ns  ＡＢ/nx  １／２/m \n"
-    assert corpus.parse(line) == ["1998年", "1", "·", "中国", "AB", "1/2"]
+    assert corpus.words_in(line) == ["1998年", "1", "·", "中国", "AB", "1/2"]
 
 
 def test_tags_say_where_in_its_word_a_character_stands():

@@ -1,4 +1,4 @@
-"""examples/partial_labels.py and examples/distill_crf.py, on an invented text."""
+"""examples/partial_labels.py, distill_crf.py and nested_names.py, on an invented text."""
 
 import sys
 from importlib import import_module
@@ -74,3 +74,34 @@ def test_a_student_believes_what_its_teacher_does(corpus, tmp_path, monkeypatch,
     assert 0 < of_teacher < 1
     assert "gains" in capsys.readouterr().out
     assert (tmp_path / "d.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_nested_names_are_those_of_words_and_brackets(corpus):
+    module = import_module("nested_names")
+    line = (
+        "江/nr  泽民/nr  在/p  《/w  北京/ns  日报/n  》/w  说/v  ,/w  张飞/nr  到/v  中共/nt  。/w"
+    )
+    ((text, spans),) = module.sentences_of(module.tagged_words(line))
+    names = {(text[m : n + 1], kind) for m, n, kind in spans}
+    assert names == {
+        ("江泽民", "person"),
+        ("江", "surname"),
+        ("《北京日报》", "title"),
+        ("北京", "place"),
+        ("张飞", "person"),
+        ("中共", "organisation"),
+    }
+    assert {text[m : n + 1] for m, n, _ in module.inner_ones(spans)} == {"江", "北京"}
+
+
+def test_nested_names_are_found(corpus, monkeypatch, rng, capsys):
+    module = import_module("nested_names")
+    who, where = (rng.choice(names, 300) for names in (["我们", "他们"], ["上海", "北京"]))
+    lines = [
+        f"{a}/r  去/v  《/w  {b}/ns  日报/n  》/w  。/w" for a, b in zip(who, where, strict=True)
+    ]
+    monkeypatch.setattr(corpus, "read_paragraphs", lambda parse: [parse(line) for line in lines])
+    monkeypatch.setattr(module, "LAYERS", {"GlobalPointer": module.GlobalPointer})
+    found = module.main(["--epochs", "8", "--every", "1"])
+    assert min(found["GlobalPointer"]) > 0.9
+    assert "30 to test, with 60 spans, 30 of them inside others" in capsys.readouterr().out

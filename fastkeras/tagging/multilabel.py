@@ -1,0 +1,171 @@
+"""Softmax cross-entropy for several labels at once, with 0 as the threshold."""
+
+import keras
+from keras import ops
+
+from fastkeras._arrays import has_values
+from fastkeras._keras_private import get_keras_mask, reduce_weighted_values
+from fastkeras.crf.layers.output import at_least_float32
+
+
+def multilabel_categorical_crossentropy(y_true, y_pred):
+    """log(1 + Σ_i (1 − y_i) e^(s_i)) + log(1 + Σ_i y_i e^(−s_i)).
+
+    The scores of labels should be above 0, those of the others below. For large scores it is the
+    larger of 0 and how far the highest wrong score is above 0, and likewise for right ones below 0;
+    so a few labels among very many others need no weights. There is one label i for each entry of
+    the last axis; the 1 in each logarithm is the score 0, the threshold.
+
+    Args:
+        y_true: shape (…, classes), 1 for labels and 0 for others, or anything between for soft
+            labels.
+        y_pred: float, shape (…, classes): scores, without a sigmoid or softmax. −inf forbids a
+            class.
+
+    Returns:
+        Losses, shape (…), at least float32; never negative. +inf, without gradients, where
+        a label is forbidden.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.tagging import multilabel_categorical_crossentropy
+        >>> scores = np.array([[-9.0, 4.0, -9.0, 6.0]])
+        >>> loss = multilabel_categorical_crossentropy(np.array([[0, 1, 0, 1]]), scores)
+        >>> loss.numpy().round(3)
+        array([0.021])
+
+    Source: Su et al., 2022, "ZLPR: a novel loss for multi-label classification", arXiv 2208.02955;
+        https://kexue.fm/archives/7359, and for soft labels https://kexue.fm/archives/9064.
+    """
+    y_pred = at_least_float32(ops.convert_to_tensor(y_pred))
+    y_true = ops.cast(y_true, y_pred.dtype)
+    forbidden = (y_true > 0) & (y_pred == float("-inf"))
+    possible = ~ops.any(forbidden, axis=-1)
+    right = ops.where(forbidden, 0, y_pred)
+    losses = _log_1_plus_sum(y_pred, 1 - y_true) + _log_1_plus_sum(-right, y_true)
+    return ops.where(possible, losses, float("inf"))
+
+
+def sparse_multilabel_categorical_crossentropy(y_true, y_pred):
+    """`multilabel_categorical_crossentropy` of the positions of the labels.
+
+    All other classes are negative. Their sum is computed as it is, not as the difference of the
+    sums of all and of the labels, so that it keeps its digits where labels outweigh all others.
+
+    Args:
+        y_true: integers, shape (…, n): up to n labels in 0..classes − 1, in any order; entries
+            below 0 fill up.
+        y_pred: as in `multilabel_categorical_crossentropy`.
+
+    Returns:
+        As `multilabel_categorical_crossentropy`.
+
+    Raises:
+        ValueError: a label is not below the number of classes. In a compiled graph, which cannot
+            raise, the loss is NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.tagging import sparse_multilabel_categorical_crossentropy
+        >>> scores = np.array([[-9.0, 4.0, -9.0, 6.0]])
+        >>> loss = sparse_multilabel_categorical_crossentropy(np.array([[1, 3, -1]]), scores)
+        >>> loss.numpy().round(3)
+        array([0.021])
+
+    Source: https://kexue.fm/archives/8888, but for the sum over the negatives.
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    labels, is_right = labels_of_positions(ops.cast(y_true, "int32"), y_pred, "labels")
+    losses = multilabel_categorical_crossentropy(labels, y_pred)
+    return ops.where(is_right, losses, float("nan"))
+
+
+def labels_of_positions(positions, y_pred, name):
+    """Bool of the shape of y_pred, true at the positions; and whether all are in range, shape (…).
+
+    Args:
+        positions: int32, shape (…, n); those below 0 are left out.
+        y_pred: shape (…, classes).
+        name: what the positions are, for the error message.
+    """
+    classes = ops.shape(y_pred)[-1]
+    too_large = positions >= classes
+    if has_values(too_large) and ops.convert_to_numpy(too_large).any():
+        largest = int(ops.convert_to_numpy(positions).max())
+        raise ValueError(f"{name} must be below {classes}, the number of classes, got {largest}")
+    # every row has one place more, for what is left out
+    places = ops.where((positions < 0) | too_large, classes, positions)
+    places = ops.reshape(places, (-1, ops.shape(positions)[-1]))
+    rows = ops.arange(ops.shape(places)[0], dtype="int32")[:, None]
+    places = ops.stack([rows + ops.zeros_like(places), places], axis=-1)
+    places = ops.reshape(places, (-1, 2))
+    labels = ops.zeros((ops.shape(rows)[0], classes + 1), "bool")
+    labels = ops.scatter_update(labels, places, ops.ones_like(places[:, 0], dtype="bool"))
+    labels = ops.reshape(labels[:, :classes], ops.shape(y_pred))
+    return labels, ~ops.any(too_large, axis=-1)
+
+
+@keras.saving.register_keras_serializable("fastkeras")
+class MultilabelCategoricalCrossentropy(keras.losses.Loss):
+    """`multilabel_categorical_crossentropy` as a loss for `compile`.
+
+    What scores above 0 is predicted. The mask of y_pred, and `sample_weight`, apply to the losses,
+    of shape (…).
+
+    Args:
+        sparse: whether y_true are the positions of the labels, integers of shape (…, n), filled up
+            with numbers below 0; else it has the shape of y_pred.
+        reduction: as in `keras.losses.Loss`.
+        name: name of the loss.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from fastkeras.losses import MultilabelCategoricalCrossentropy
+        >>> model = keras.Sequential([keras.layers.Dense(1000)])
+        >>> model.compile("adam", MultilabelCategoricalCrossentropy(sparse=True))
+        >>> history = model.fit(np.ones((2, 8)), np.array([[3, 999], [7, -1]]), verbose=0)
+
+    Source: Su et al., 2022, arXiv 2208.02955.
+    """
+
+    def __init__(
+        self,
+        sparse=False,
+        reduction="sum_over_batch_size",
+        name="multilabel_categorical_crossentropy",
+    ):
+        super().__init__(reduction=reduction, name=name)
+        self.sparse = bool(sparse)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """The loss of a batch, reduced."""
+        # not the method of keras.losses.Loss, which casts positions to the dtype of floats
+        with keras.name_scope(self.name):
+            losses = self.call(y_true, y_pred)
+            return reduce_weighted_values(
+                losses,
+                sample_weight=sample_weight,
+                mask=get_keras_mask(y_pred),
+                reduction=self.reduction,
+                dtype=losses.dtype,
+            )
+
+    def call(self, y_true, y_pred):
+        """Losses of shape (…)."""
+        if self.sparse:
+            return sparse_multilabel_categorical_crossentropy(y_true, y_pred)
+        return multilabel_categorical_crossentropy(y_true, y_pred)
+
+    def get_config(self):
+        """The configuration."""
+        return {**super().get_config(), "sparse": self.sparse}
+
+
+def _log_1_plus_sum(scores, weights):
+    """log(1 + Σ weights · exp(scores)) over the last axis."""
+    counts = weights > 0
+    scores = ops.where(counts, scores + ops.log(ops.where(counts, weights, 1)), float("-inf"))
+    peak = ops.stop_gradient(ops.maximum(ops.max(scores, axis=-1, initial=0.0), 0))
+    rest = ops.sum(ops.exp(scores - peak[..., None]), axis=-1)
+    return peak + ops.log1p(ops.expm1(-peak) + rest)

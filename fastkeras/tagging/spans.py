@@ -1,0 +1,115 @@
+"""Spans as lists, as labels, and out of the scores of a layer."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+OVERLAPS = ("any", "nested", "none")
+
+
+class Span(NamedTuple):
+    """A span that was found."""
+
+    start: int  # its first step
+    end: int  # its last step
+    kind: Any  # the number of its type, or its name
+    score: float
+
+
+def span_labels(spans, names=None):
+    """Labels for `SpanCrossentropy` and `NestedSpanScore`, from lists of spans.
+
+    Args:
+        spans: for each sequence, a list of spans (first step, last step, type).
+        names: the names of the types, if the types in `spans` are names; None if they are numbers.
+
+    Returns:
+        int32, shape (sequences, largest number of spans, 3), filled up with −1.
+
+    Raises:
+        ValueError: a span ends before it begins, begins below 0, or has a type without a name.
+
+    Example:
+        >>> from fastkeras.tagging import span_labels
+        >>> labels = span_labels([[(0, 3, "ORG"), (0, 1, "LOC")], []], ["LOC", "ORG"])
+        >>> labels[0].tolist(), labels[1].tolist()
+        ([[0, 3, 1], [0, 1, 0]], [[-1, -1, -1], [-1, -1, -1]])
+
+    Source: Su et al., 2022, arXiv 2208.03054.
+    """
+    number_of = None if names is None else {name: k for k, name in enumerate(names)}
+    labels = np.full((len(spans), max([1, *map(len, spans)]), 3), -1, np.int32)
+    for row, of_sequence in zip(labels, spans, strict=True):
+        for place, (start, end, kind) in zip(row, of_sequence, strict=False):
+            number = kind if number_of is None else number_of.get(kind, -1)
+            if not 0 <= start <= end or number < 0:
+                raise ValueError(
+                    "a span must be (first step, last step, type) with 0 <= first <= last, and a "
+                    f"type in {'0, 1, 2 …' if names is None else list(names)}, got "
+                    f"{(start, end, kind)!r}"
+                )
+            place[:] = start, end, number
+    return labels
+
+
+def decode_spans(scores, threshold=0.0, overlap="any", names=None):
+    """The spans whose scores are above a threshold.
+
+    Args:
+        scores: float, shape (batch, num_types, steps, steps), as `GlobalPointer` returns them.
+        threshold: 0, or more for fewer spans.
+        overlap: which spans may share steps: "any"; "nested", where one is inside the other;
+            "none". Where two may not, the one with the higher score is kept.
+        names: the names of the types; None for their numbers.
+
+    Returns:
+        For each sequence a list of `Span`, in the order of their first steps; of spans that begin
+        together the longest first. `end` is the last step of the span.
+
+    Raises:
+        ValueError: another shape, or `overlap` is none of these.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.tagging import decode_spans
+        >>> scores = np.full((1, 2, 4, 4), -9.0)
+        >>> scores[0, 1, 0, 3], scores[0, 0, 0, 1], scores[0, 0, 1, 2] = 5.0, 3.0, 1.0
+        >>> for span in decode_spans(scores, overlap="nested", names=["LOC", "ORG"])[0]:
+        ...     print(span)
+        Span(start=0, end=3, kind='ORG', score=5.0)
+        Span(start=0, end=1, kind='LOC', score=3.0)
+
+    Source: Su et al., 2022, arXiv 2208.03054.
+    """
+    from keras import ops
+
+    scores = scores if isinstance(scores, np.ndarray) else ops.convert_to_numpy(scores)
+    if scores.ndim != 4 or scores.shape[2] != scores.shape[3]:
+        raise ValueError(
+            f"scores must have shape (batch, num_types, steps, steps), got {scores.shape}"
+        )
+    if names is not None and len(names) != scores.shape[1]:
+        raise ValueError(f"names must be {scores.shape[1]} names, one a type, got {list(names)}")
+    if overlap not in OVERLAPS:
+        raise ValueError(f"overlap must be one of {', '.join(OVERLAPS)}, got {overlap!r}")
+    found = []
+    for of_sequence in scores:
+        kinds, starts, ends = np.nonzero(of_sequence > threshold)
+        values = of_sequence[kinds, starts, ends]
+        kept = []
+        for i in np.argsort(-values, kind="stable"):
+            kind = int(kinds[i]) if names is None else names[kinds[i]]
+            span = Span(int(starts[i]), int(ends[i]), kind, float(values[i]))
+            if all(_may_share(span, other, overlap) for other in kept):
+                kept.append(span)
+        found.append(sorted(kept, key=lambda span: (span.start, -span.end)))
+    return found
+
+
+def _may_share(a, b, overlap):
+    if overlap == "any" or a.end < b.start or b.end < a.start:
+        return True
+    if overlap == "none":
+        return False
+    a_inside = b.start <= a.start and a.end <= b.end
+    return a_inside or (a.start <= b.start and b.end <= a.end)

@@ -1,0 +1,11 @@
+"""`fastkeras.tagging` on the backend of the environment: JAX or torch.
+
+Its tests are the same on every backend, so they are those of tests/tagging.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "tagging"))
+
+from test_nested_spans import *  # noqa: F403
