@@ -11,7 +11,7 @@ CUDA_FILES := $(shell find fastkeras tests/gpu -name '*.cu' -o -name '*.cuh' -o 
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda test-arm lint format bench gpu figures docs clean
+.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda test-arm lint types format bench gpu figures docs clean
 
 build: .venv/.built
 
@@ -165,6 +165,10 @@ lint: .venv-lint/.installed
 	.venv-lint/bin/ruff check
 	.venv-lint/bin/ruff format --check
 	.venv-lint/bin/clang-format --dry-run -Werror $(CXX_FILES) $(CUDA_FILES)
+
+# With TensorFlow's environment, since the checkers read what Keras and NumPy say of themselves.
+types: .venv-lint/.installed .venv/.installed
+	.venv-lint/bin/mypy --python-executable $(BIN)/python
 
 format: .venv-lint/.installed
 	.venv-lint/bin/ruff check --fix

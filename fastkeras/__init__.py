@@ -22,6 +22,7 @@ _LAZY = {  # public name: the module that holds it, or the module itself
     "training": "fastkeras.training",
     "optimizers": "fastkeras.optimizers",
     "seq2seq": "fastkeras.seq2seq",
+    "typing": "fastkeras.typing",
     "word2vec": "fastkeras.word2vec",
 }
 

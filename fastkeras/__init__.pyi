@@ -11,6 +11,7 @@ from fastkeras import optimizers as optimizers
 from fastkeras import seq2seq as seq2seq
 from fastkeras import tagging as tagging
 from fastkeras import training as training
+from fastkeras import typing as typing
 from fastkeras import word2vec as word2vec
 from fastkeras._engines import engines as engines
 

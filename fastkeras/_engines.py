@@ -4,6 +4,8 @@ Engines are listed here only. The rest follows from the module: an engine can ru
 succeed, and can do what it defines.
 """
 
+from __future__ import annotations
+
 import os
 from functools import cache
 from importlib import import_module
@@ -192,7 +194,7 @@ def nearest(name, names):
     return found[0] if found else None
 
 
-def engines(domain):
+def engines(domain: str) -> dict[str, str]:
     """Say which engines of a domain can run here, and why the others cannot.
 
     Args:

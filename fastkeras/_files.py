@@ -15,7 +15,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows has no such locks, so files of killed writers stay there
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".partial"
 _KEPT = 50  # letters of the name used for the temporary file, so that its name is not too long

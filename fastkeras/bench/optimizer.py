@@ -3,6 +3,7 @@
 Each is given the gradients, as after a backward pass, and updates its own copy of the parameters.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +22,9 @@ class Problem(NamedTuple):
 
 
 class Step(NamedTuple):
-    call: callable
-    parameters: callable  # returns the parameters, by position
-    state_bytes: callable = None
+    call: Callable
+    parameters: Callable  # returns the parameters, by position
+    state_bytes: Callable | None = None
     first_call_compiles: bool = False
 
 

@@ -4,6 +4,7 @@ All use the same settings and one thread. Each counts the words itself, which is
 """
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 SIZE, WINDOW, NEGATIVE, SAMPLE, MIN_COUNT = 100, 5, 5, 1e-4, 5
@@ -12,8 +13,8 @@ END_RATE = 1e-4
 
 
 class Training(NamedTuple):
-    call: callable  # trains for some passes; returns processor time and elapsed time of one
-    vectors: callable  # returns (words, matrix)
+    call: Callable  # trains for some passes; returns processor time and elapsed time of one
+    vectors: Callable  # returns (words, matrix)
     words: int  # in a pass
     setup: float = 0.0  # processor time before the first pass, to convert the text to ids
     passes: int = 1  # to time together, since our engines make their tables once for all of them

@@ -1,11 +1,21 @@
 """bert4keras' `AutoRegressiveDecoder`, on `BeamSearch` and `sample`."""
 
+from __future__ import annotations
+
 from functools import wraps
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastkeras.seq2seq import BeamSearch, sample
 from fastkeras.seq2seq.arguments import integer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    import keras
+    from numpy.typing import NDArray
 
 
 class AutoRegressiveDecoder:
@@ -37,14 +47,16 @@ class AutoRegressiveDecoder:
     Source: bert4keras.snippets, 0.11.5.
     """
 
-    def __init__(self, start_id, end_id, maxlen, minlen=1):
+    def __init__(self, start_id: int | None, end_id: int, maxlen: int, minlen: int = 1) -> None:
         self.start_id, self.end_id = start_id, integer("end_id", end_id, 0)
         self.maxlen = integer("maxlen", maxlen, 1)
         self.minlen = integer("minlen", minlen, 0)
-        self.models = {}
+        self.models: dict[keras.Model, keras.Model] = {}
 
     @staticmethod
-    def wraps(default_rtype="probas", use_states=False):
+    def wraps(
+        default_rtype: str = "probas", use_states: bool = False
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorate `predict`: it returns probabilities, or logits, (rows, vocabulary).
 
         Args:
@@ -74,7 +86,7 @@ class AutoRegressiveDecoder:
 
         return decorate
 
-    def last_token(self, model):
+    def last_token(self, model: keras.Model) -> keras.Model:
         """A model of the last step of this model's output."""
         import keras
 
@@ -83,7 +95,7 @@ class AutoRegressiveDecoder:
             self.models[model] = keras.Model(inputs, model.outputs[0][:, -1])
         return self.models[model]
 
-    def predict(self, inputs, output_ids, states=None):
+    def predict(self, inputs: Sequence[Any], output_ids: NDArray[Any], states: Any = None) -> Any:
         """Scores of the next token, (rows, vocabulary); a subclass defines it.
 
         Args:
@@ -93,7 +105,15 @@ class AutoRegressiveDecoder:
         """
         raise NotImplementedError
 
-    def beam_search(self, inputs, topk, states=None, temperature=1, min_ends=1, **options):
+    def beam_search(
+        self,
+        inputs: Sequence[Any],
+        topk: int,
+        states: Any = None,
+        temperature: float = 1,
+        min_ends: int = 1,
+        **options: Any,
+    ) -> NDArray[Any]:
         """The tokens of the best sequence for one sample.
 
         Args:
@@ -108,8 +128,16 @@ class AutoRegressiveDecoder:
         return self._sequence(found, 0)
 
     def random_sample(
-        self, inputs, n, topk=None, topp=None, states=None, temperature=1, min_ends=1, **options
-    ):
+        self,
+        inputs: Sequence[Any],
+        n: int,
+        topk: int | None = None,
+        topp: float | None = None,
+        states: Any = None,
+        temperature: float = 1,
+        min_ends: int = 1,
+        **options: Any,
+    ) -> list[NDArray[Any]]:
         """A list of the tokens of `n` sequences that are drawn for one sample.
 
         Args:

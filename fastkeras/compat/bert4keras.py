@@ -1,5 +1,9 @@
 """bert4keras' `ConditionalRandomField`, `ViterbiDecoder` and `AutoRegressiveDecoder`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,6 +11,14 @@ from keras import ops
 from fastkeras import crf
 from fastkeras.compat.autoregressive import AutoRegressiveDecoder
 from fastkeras.crf.layers.output import at_least_float32
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import ArrayLike, Tensor
 
 __all__ = ["AutoRegressiveDecoder", "ConditionalRandomField", "ViterbiDecoder"]
 
@@ -40,12 +52,12 @@ class ConditionalRandomField(keras.layers.Layer):
     Source: bert4keras.layers, 0.11.5.
     """
 
-    def __init__(self, lr_multiplier=1, **kwargs):
+    def __init__(self, lr_multiplier: float = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.lr_multiplier = lr_multiplier
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Create the transitions for inputs of shape (batch, steps, num_tags)."""
         shape = (input_shape[-1], input_shape[-1])
         initial = keras.initializers.GlorotUniform()
@@ -57,37 +69,37 @@ class ConditionalRandomField(keras.layers.Layer):
         )
 
     @property
-    def trans(self):
+    def trans(self) -> Tensor:
         """Transition scores, (num_tags, num_tags), multiplier included."""
         return ops.convert_to_tensor(self._trans) * self.lr_multiplier
 
-    def call(self, inputs, mask=None):
+    def call(self, inputs: Any, mask: Tensor = None) -> Tensor:
         """The inputs, −1e12 at masked steps."""
         return inputs if mask is None else ops.where(mask[..., None], inputs, MASKED)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Any, mask: Tensor = None) -> Any:
         """None: the mask is in the values."""
 
-    def dense_loss(self, y_true, y_pred):
+    def dense_loss(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Negative log-likelihoods, (batch,), of one-hot labels (batch, steps, num_tags)."""
         return self.sparse_loss(ops.argmax(y_true, axis=-1), y_pred)
 
-    def sparse_loss(self, y_true, y_pred):
+    def sparse_loss(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Negative log-likelihoods, (batch,), of labels (batch, steps) or (batch, steps, 1)."""
         mask, tags = _mask(y_pred), _tags(y_true, y_pred)
         return -crf.log_likelihood(at_least_float32(y_pred), tags, self.trans, mask=mask)
 
-    def dense_accuracy(self, y_true, y_pred):
+    def dense_accuracy(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Share of the steps whose largest logit is that of the one-hot label, as a scalar."""
         return self.sparse_accuracy(ops.argmax(y_true, axis=-1), y_pred)
 
-    def sparse_accuracy(self, y_true, y_pred):
+    def sparse_accuracy(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The same for labels (batch, steps) or (batch, steps, 1)."""
         mask, tags = _mask(y_pred), _tags(y_true, y_pred)
         right = mask & (tags == ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
         return ops.sum(ops.cast(right, "float32")) / ops.sum(ops.cast(mask, "float32"))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {**super().get_config(), "lr_multiplier": self.lr_multiplier}
 
@@ -102,7 +114,12 @@ class ViterbiDecoder:
     Source: bert4keras.snippets, 0.11.5.
     """
 
-    def __init__(self, trans, starts=None, ends=None):
+    def __init__(
+        self,
+        trans: ArrayLike,
+        starts: Sequence[int] | None = None,
+        ends: Sequence[int] | None = None,
+    ) -> None:
         self.trans = np.asarray(trans)
         self.num_labels = len(self.trans)
         self._start, self._end = (
@@ -110,9 +127,12 @@ class ViterbiDecoder:
             for tags in (starts, ends)
         )
 
-    def decode(self, nodes):
+    def decode(self, nodes: ArrayLike) -> NDArray[Any]:
         """The best tags, int (steps,), of logits (steps, num_tags), which do not change."""
-        boundaries = {"start_transitions": self._start, "end_transitions": self._end}
+        boundaries: dict[str, Any] = {
+            "start_transitions": self._start,
+            "end_transitions": self._end,
+        }
         return crf.viterbi(np.asarray(nodes)[None], self.trans, **boundaries)[0][0].astype(int)
 
 

@@ -1,13 +1,18 @@
 """Read the arrays of a checkpoint of any kind, by name."""
 
+from __future__ import annotations
+
 import io
 import json
 import re
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from fastkeras.typing import FilePath
 
 HDF5, PICKLE = b"\x89HDF\r\n\x1a\n", b"\x80"
 
@@ -19,7 +24,7 @@ class Checkpoint(NamedTuple):
     config: dict  # of the Keras model, {} if the file has none
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: FilePath) -> Checkpoint:
     """Read the arrays of at most two dimensions.
 
     Args:

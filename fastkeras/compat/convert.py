@@ -1,13 +1,18 @@
 """Convert the weights of other CRFs for `fastkeras.layers.CRF`."""
 
+from __future__ import annotations
+
 import io
 import numbers
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fastkeras._files import replacing
 from fastkeras.compat.checkpoints import read_checkpoint
+
+if TYPE_CHECKING:
+    from fastkeras.typing import FilePath
 
 TRANSITIONS = {  # source: the names of its transitions
     "tfa": ("chain_kernel",),
@@ -33,7 +38,13 @@ class CRFWeights(NamedTuple):
     bias: np.ndarray | None = None
 
 
-def crf_weights(path, source=None, layer=None, lr_multiplier=None, right_boundary=True):
+def crf_weights(
+    path: FilePath,
+    source: str | None = None,
+    layer: str | None = None,
+    lr_multiplier: float | None = None,
+    right_boundary: bool = True,
+) -> CRFWeights:
     """Read the CRF in a checkpoint.
 
     Args:
@@ -90,14 +101,21 @@ def crf_weights(path, source=None, layer=None, lr_multiplier=None, right_boundar
             scores["end_transitions"] = np.zeros_like(scores["end_transitions"])
     if lr_multiplier is None:
         lr_multiplier = _config_of(config, "lr_multiplier").get("lr_multiplier", 1)
-    if not isinstance(lr_multiplier, numbers.Real) or not 0 < lr_multiplier < np.inf:
+    if not isinstance(lr_multiplier, numbers.Real) or not 0 < float(lr_multiplier) < np.inf:
         raise ValueError(f"{path}: lr_multiplier={lr_multiplier!r} must be a number above 0")
     factor = {"keras-contrib": -1, "bert4keras": lr_multiplier}.get(source, 1)
     scores = {n: None if s is None else s.astype(float) * factor for n, s in scores.items()}
     return CRFWeights(source, **scores)
 
 
-def convert_crf(old, new, source=None, layer=None, lr_multiplier=None, right_boundary=True):
+def convert_crf(
+    old: FilePath,
+    new: FilePath,
+    source: str | None = None,
+    layer: str | None = None,
+    lr_multiplier: float | None = None,
+    right_boundary: bool = True,
+) -> CRFWeights:
     """Write the CRF of another library as the weights of a `fastkeras.layers.CRF`.
 
     Args:

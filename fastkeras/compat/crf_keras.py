@@ -1,10 +1,19 @@
 """The CRF of Su Jianlin's article, `crf_keras.CRF`: a matrix, a loss and an accuracy."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras import crf
 from fastkeras.crf.layers.output import at_least_float32
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="fastkeras.compat", name="crf_keras.CRF")
@@ -31,25 +40,25 @@ class CRF(keras.layers.Layer):
     Source: https://kexue.fm/archives/5542 and github.com/bojone/crf.
     """
 
-    def __init__(self, ignore_last_label=False, **kwargs):
+    def __init__(self, ignore_last_label: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.ignore_last_label = bool(ignore_last_label)
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Create the transitions for inputs of shape (batch, steps, channels)."""
         self.num_labels = input_shape[-1] - self.ignore_last_label
         shape = (self.num_labels, self.num_labels)
         self.trans = self.add_weight(shape, "glorot_uniform", name="crf_trans", autocast=False)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         """The inputs."""
         return inputs + ops.zeros((), inputs.dtype)  # a new tensor, without a mask
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Any, mask: Tensor = None) -> Any:
         """None: the loss finds its mask in the labels."""
 
-    def loss(self, y_true, y_pred):
+    def loss(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Negative log-likelihoods, (batch, 1), of one-hot labels (batch, steps, channels)."""
         y_true, logits = ops.convert_to_tensor(y_true), at_least_float32(y_pred)
         logits = logits[..., : self.num_labels]
@@ -57,7 +66,7 @@ class CRF(keras.layers.Layer):
         trans = ops.convert_to_tensor(self.trans)
         return -crf.log_likelihood(logits, tags, trans, mask=self._mask(y_true))[:, None]
 
-    def accuracy(self, y_true, y_pred):
+    def accuracy(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Share of the steps whose largest logit, transitions ignored, is that of the label."""
         y_true = ops.convert_to_tensor(y_true)
         true, found = (ops.argmax(y[..., : self.num_labels], axis=-1) for y in (y_true, y_pred))
@@ -66,7 +75,7 @@ class CRF(keras.layers.Layer):
             ops.cast(mask, "float32")
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {**super().get_config(), "ignore_last_label": self.ignore_last_label}
 

@@ -8,13 +8,22 @@ A model of keras-hub reads one cache for each sequence, so the caches move with 
 each step. `layers.TransformerDecoder` has a cache that does not.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from keras import ops
 
 from fastkeras.seq2seq.arguments import integer
 from fastkeras.seq2seq.states import step_number
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def causal_lm(model, prompts, *, max_length):
+    from fastkeras.typing import ArrayLike
+
+
+def causal_lm(model: Any, prompts: ArrayLike, *, max_length: int) -> dict[str, Any]:
     """The arguments of a search for continuations of prompts.
 
     Args:
@@ -45,7 +54,9 @@ def causal_lm(model, prompts, *, max_length):
     return {"step": step, "states": [cache], "start": prompts[:, -1]}
 
 
-def seq_2_seq_lm(model, sources, *, start, max_length, padding=None):
+def seq_2_seq_lm(
+    model: Any, sources: ArrayLike, *, start: int, max_length: int, padding: int | None = None
+) -> dict[str, Any]:
     """The arguments of a search for targets of sources.
 
     Args:

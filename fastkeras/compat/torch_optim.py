@@ -1,6 +1,9 @@
 """`torch.optim.AdamW`, with one call of the kernels a step; it needs torch, and not Keras."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,6 +12,10 @@ from fastkeras import _core, _engines
 from fastkeras.optimizers._engines.torch_tensors import CPU, why_not
 from fastkeras.optimizers.step import no_extras
 from fastkeras.optimizers.transforms import clip_by_global_norm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
 _DTYPES = (torch.float32, torch.float64)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -51,15 +58,22 @@ class AdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, *, max_norm=None
-    ):
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        max_norm: float | None = None,
+    ) -> None:
         if max_norm is not None and not 0 < float(max_norm) < math.inf:
             raise ValueError(f"max_norm must be above 0 and finite, or None, got {max_norm!r}")
         self.max_norm = None if max_norm is None else float(max_norm)
         given = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, given)
 
-    def add_param_group(self, param_group):
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as `torch.optim.Optimizer` does; its parameters are checked."""
         super().add_param_group(param_group)
         try:
@@ -68,7 +82,7 @@ class AdamW(torch.optim.Optimizer):
             del self.param_groups[-1]
             raise
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, also one of `torch.optim.AdamW` without `amsgrad` and `maximize`."""
         for group in state_dict["param_groups"]:
             for name in ("amsgrad", "maximize"):
@@ -80,7 +94,7 @@ class AdamW(torch.optim.Optimizer):
         return {**super().__getstate__(), "max_norm": self.max_norm}
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient; return what `closure` returns, or None."""
         loss = None
         if closure is not None:

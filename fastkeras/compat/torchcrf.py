@@ -11,7 +11,7 @@ from fastkeras import _engines, crf
 try:
     from fastkeras.crf._engines.torch_native import LOG_LIKELIHOOD
 except ImportError:  # not compiled
-    LOG_LIKELIHOOD = None
+    LOG_LIKELIHOOD = -1
 
 NAMES = ("emissions", "transitions", "start_transitions", "end_transitions")
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -117,7 +117,9 @@ class CRF(torch.nn.Module):
             tags, _ = crf.viterbi(**_arrays(scores), mask=valid)
         return [row[steps].tolist() for row, steps in zip(tags, valid, strict=True)]
 
-    def _batch_first(self, emissions: torch.Tensor, mask: torch.Tensor | None):
+    def _batch_first(
+        self, emissions: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Emissions and a mask of booleans, both with the batch first."""
         if mask is None:
             mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
@@ -178,7 +180,7 @@ def _log_likelihood(
         return _in_a_program(tags, mask, emissions, transitions, start, end)
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return _in_a_program(tags, mask, *scores)
-    if LOG_LIKELIHOOD is None or _is_forward_mode():
+    if LOG_LIKELIHOOD < 0 or _is_forward_mode():
         return _composed(tags, mask, *scores)
     if torch.is_grad_enabled():
         return _LogLikelihood.apply(tags, mask, *scores)[0]
@@ -215,7 +217,7 @@ def _by_kernel(
     return torch.ops.fastkeras.crf_value(*chain, quantity, keep_workspace)
 
 
-def _lengths(emissions: torch.Tensor):
+def _lengths(emissions: torch.Tensor) -> torch.Tensor:
     """Those of a chain whose mask alone says which steps are valid."""
     shape, device = (emissions.shape[0],), emissions.device
     return torch.full(shape, emissions.shape[1], dtype=torch.int32, device=device)
@@ -263,7 +265,7 @@ def _log_sum_exp(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(is_zero, 1.0, summed).log() + torch.where(is_zero, -torch.inf, largest)
 
 
-_in_a_program = _composed if LOG_LIKELIHOOD is None else _value_in_a_program
+_in_a_program = _composed if LOG_LIKELIHOOD < 0 else _value_in_a_program
 
 
 class _LogLikelihood(torch.autograd.Function):

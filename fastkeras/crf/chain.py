@@ -1,10 +1,15 @@
 """The types of the CRF: the chain that every engine takes, its gradients, and low-rank scores."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastkeras._arrays import array_functions, family_of, has_values
+
+if TYPE_CHECKING:
+    from fastkeras.typing import Tensor
 
 
 class Chain(NamedTuple):
@@ -89,16 +94,16 @@ class LowRank(NamedTuple):
     right: Any
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """The shape of the product."""
         return (self.left.shape[0], self.right.shape[0])
 
-    def product(self):
+    def product(self) -> Tensor:
         """The transitions, (num_tags, num_tags)."""
         array = array_functions(self.left)
         return array.matmul(self.left, array.transpose(self.right))
 
-    def gradients(self, d_product):
+    def gradients(self, d_product: Tensor) -> LowRank:
         """Gradients by the factors, a `LowRank`, from the gradient by the product."""
         array = array_functions(d_product)
         return LowRank(

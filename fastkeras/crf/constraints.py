@@ -4,12 +4,20 @@ What is forbidden gets the score −inf, in the loss and in decoding, so its pro
 and the rest sums to 1. Every function of `fastkeras.crf` takes such scores.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastkeras._arrays import array_functions, dtype_of
 from fastkeras.crf.tag_schemes import LETTERS, OUTSIDE, parse, rule_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 __all__ = ["Constraints", "allowed", "bitmap_of_tags", "restrict"]
 
@@ -28,7 +36,12 @@ class Constraints(NamedTuple):
     start: Any = None
     end: Any = None
 
-    def apply(self, transitions, start_transitions=None, end_transitions=None):
+    def apply(
+        self,
+        transitions: ArrayLike,
+        start_transitions: ArrayLike | None = None,
+        end_transitions: ArrayLike | None = None,
+    ) -> dict[str, Tensor]:
         """Set the scores of what is not allowed to −inf.
 
         Args:
@@ -68,7 +81,7 @@ class Constraints(NamedTuple):
         return {name: _of_dtype(score, transitions) for name, score in scores.items()}
 
 
-def allowed(scheme, tags):
+def allowed(scheme: str, tags: Sequence[str]) -> Constraints:
     """The constraints of a tagging scheme.
 
     Args:
@@ -110,7 +123,7 @@ def allowed(scheme, tags):
     return Constraints(transitions, start, end)
 
 
-def restrict(emissions, allowed):
+def restrict(emissions: ArrayLike, allowed: ArrayLike) -> Tensor:
     """Set the scores of tags that are not allowed at a step to −inf.
 
     For decoding with knowledge about single steps: the tags that a dictionary has for each word,
@@ -150,7 +163,7 @@ def restrict(emissions, allowed):
     return _of_dtype(array.where(allowed, emissions, -np.inf), emissions)
 
 
-def bitmap_of_tags(tags, num_tags, unknown=-100):
+def bitmap_of_tags(tags: ArrayLike, num_tags: int, unknown: int = -100) -> Tensor:
     """The bitmap of partly observed tags: a known tag alone is allowed, otherwise all tags are.
 
     Args:

@@ -1,22 +1,30 @@
 """Probabilities of tags, transitions and spans."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastkeras._arrays import array_functions
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, like, rank_of
 from fastkeras.crf.partial_labels import log_likelihood_of_sets
 
+if TYPE_CHECKING:
+    from fastkeras.crf.chain import LowRank
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 def marginals(
-    emissions,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor]:
     """Posterior probability of each tag at each step, and expected number of each transition.
 
     Both are derivatives of log Z: the probabilities by the emissions, the counts by the
@@ -53,15 +61,15 @@ def marginals(
 
 
 def posterior_decode(
-    emissions,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor]:
     """The most probable tag of each step, and its probability.
 
     Of all sequences it has the fewest expected wrong tags, while that of `viterbi` is the most
@@ -95,17 +103,17 @@ def posterior_decode(
 
 
 def span_confidence(
-    emissions,
-    tags,
-    spans,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    tags: ArrayLike,
+    spans: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Probability that some consecutive steps have exactly these tags, whatever the others are.
 
     The confidence in an entity that was found: unlike the product of the probabilities of its tags,

@@ -4,22 +4,30 @@ Expectations under p are taken of scores relative to those of y*, the best seque
 the terms are small and float32 keeps its digits: docs/crf.md has the derivation.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastkeras._arrays import array_functions
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, like
 
+if TYPE_CHECKING:
+    from fastkeras.crf.chain import LowRank
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 def entropy(
-    emissions,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Entropy of the distribution over tag sequences, in nats.
 
         H = −Σ_y p(y) log p(y) = log Z − Σ_y p(y) score(y)
@@ -49,19 +57,19 @@ def entropy(
 
 
 def cross_entropy(
-    emissions,
-    transitions,
-    other_emissions,
-    other_transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    other_emissions: ArrayLike,
+    other_transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    other_start_transitions=None,
-    other_end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    other_start_transitions: ArrayLike | None = None,
+    other_end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Cross-entropy −Σ_y p(y) log q(y) of two chains over the same steps and tags, in nats.
 
     The loss of distillation: p is the teacher, q, the other chain, the student.
@@ -98,19 +106,19 @@ def cross_entropy(
 
 
 def kl_divergence(
-    emissions,
-    transitions,
-    other_emissions,
-    other_transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    other_emissions: ArrayLike,
+    other_transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    other_start_transitions=None,
-    other_end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    other_start_transitions: ArrayLike | None = None,
+    other_end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Kullback-Leibler divergence Σ_y p(y) log(p(y) / q(y)) of two chains, in nats.
 
     Args:
@@ -143,15 +151,15 @@ def kl_divergence(
 
 
 def log_count(
-    emissions,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Logarithm of the number of sequences that no score of −inf forbids.
 
     Args:

@@ -1,21 +1,28 @@
 """Log Z, scores, and likelihoods with their gradients."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fastkeras._arrays import array_functions, contiguous, dtype_of
 from fastkeras.crf.arguments import chain_of, engine_of, like, rank_of, tags_of
 from fastkeras.crf.chain import Gradients, LowRank
 
+if TYPE_CHECKING:
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 def log_partition(
-    emissions,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    checkpoint=False,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    checkpoint: bool = False,
+    engine: str | None = None,
+) -> Tensor:
     """Log-sum-exp of the scores of all tag sequences.
 
     With x the emissions, A the transitions, s and f the start and end transitions, over all
@@ -67,16 +74,16 @@ def log_partition(
 
 
 def sequence_score(
-    emissions,
-    tags,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    tags: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Score of one given tag sequence: its emissions and transitions, start and end included.
 
     Args:
@@ -108,17 +115,17 @@ def sequence_score(
 
 
 def log_likelihood(
-    emissions,
-    tags,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    tags: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    checkpoint=False,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    checkpoint: bool = False,
+    engine: str | None = None,
+) -> Tensor:
     """Logarithm of the probability of one given tag sequence; its negative mean is the loss.
 
     log p(y) = sequence_score(y) − log_partition, subtracted before either is rounded to the dtype
@@ -152,17 +159,17 @@ def log_likelihood(
 
 
 def log_likelihood_and_gradients(
-    emissions,
-    tags,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    tags: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    weights=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    engine: str | None = None,
+) -> tuple[Tensor, Gradients]:
     """The log-likelihood and, in the same call, the gradient of its weighted sum.
 
     For training loops without automatic differentiation. The gradient is

@@ -14,12 +14,22 @@ extraction and segmentation"; both directions and the low rank: Su, 2020,
 https://kexue.fm/archives/7213.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastkeras._arrays import array_functions, dtype_of, family_of
 from fastkeras.crf import paths
 from fastkeras.crf.arguments import chain_of, like, tags_of
 from fastkeras.crf.chain import LowRank, check_values
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 __all__ = ["locally_normalized", "log_likelihood", "viterbi"]
 
@@ -28,16 +38,16 @@ NEAR = {"float32": 60.0, "float64": 600.0}  # nats between transitions
 
 
 def log_likelihood(
-    emissions,
-    tags,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    tags: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    bidirectional=True,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    bidirectional: bool = True,
+) -> Tensor:
     """Mean of the log-probabilities of a tag sequence from left to right and from right to left.
 
     Args:
@@ -99,16 +109,16 @@ def log_likelihood_of(chain, tags, bidirectional=True):
 
 
 def viterbi(
-    emissions,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    bidirectional=True,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    bidirectional: bool = True,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor]:
     """The tag sequence with the largest `log_likelihood`, and that value.
 
     Args:
@@ -132,7 +142,7 @@ def viterbi(
     Source: McCallum, Freitag & Pereira, 2000; Su, 2020.
     """
     scores = (transitions, lengths)
-    boundaries = {
+    boundaries: dict[str, Any] = {
         "mask": mask,
         "start_transitions": start_transitions,
         "end_transitions": end_transitions,
@@ -142,15 +152,15 @@ def viterbi(
 
 
 def locally_normalized(
-    emissions,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    bidirectional=True,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    bidirectional: bool = True,
+) -> Tensor:
     """Emissions with which the score of a CRF is the `log_likelihood` of this model.
 
     Transitions, start and end stay the same. From left to right alone, log Z of that CRF is 0. With

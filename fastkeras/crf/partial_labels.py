@@ -1,23 +1,31 @@
 """The likelihood of partial and ambiguous labels."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastkeras._arrays import array_functions
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, like
 from fastkeras.crf.constraints import restrict
 
+if TYPE_CHECKING:
+    from fastkeras.crf.chain import LowRank
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 def log_likelihood_of_sets(
-    emissions,
-    allowed,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    allowed: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Logarithm of the probability that every step has one of the tags that are allowed there.
 
     The loss for labels that are unknown (all tags allowed) or ambiguous (some tags allowed) at some

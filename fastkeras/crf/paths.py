@@ -1,21 +1,31 @@
 """Tag sequences: the best one, the k best, and samples."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastkeras._arrays import array_functions, dtype_of
 from fastkeras.crf.arguments import chain_of, engine_of, like
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.crf.chain import LowRank
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 def viterbi(
-    emissions,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor]:
     """The best tag sequence and its score.
 
     Args:
@@ -46,17 +56,17 @@ def viterbi(
 
 
 def sample(
-    emissions,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    num_samples=1,
-    seed=None,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    num_samples: int = 1,
+    seed: Any = None,
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Tag sequences drawn from their distribution, exactly and independently of each other.
 
     Forward filtering, backward sampling: the last tag is drawn first, and then each tag before,
@@ -98,16 +108,16 @@ def sample(
 
 
 def k_best(
-    emissions,
-    transitions,
-    k,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    k: int,
+    lengths: ArrayLike | None = None,
     *,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor]:
     """The k best tag sequences and their scores, exactly.
 
     Takes O(n · num_tags · (num_tags + k)) time in the native engines, O(n · num_tags² · k) in the

@@ -1,11 +1,22 @@
 """Precision, recall and F1 of spans, such as named entities, counted by seqeval."""
 
+from __future__ import annotations
+
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fastkeras.crf.tag_schemes import parse, scheme_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    import keras
+
+    from fastkeras.crf.layers.crf import CRF as CRFLayer
+    from fastkeras.typing import ArrayLike
 
 ALL = "micro avg"  # seqeval's name for the spans of all types together
 
@@ -24,7 +35,13 @@ class SpanScore(NamedTuple):
     support: int
 
 
-def span_scores(true_tags, found_tags, names, scheme=None, mask=None):
+def span_scores(
+    true_tags: ArrayLike,
+    found_tags: ArrayLike,
+    names: Sequence[str],
+    scheme: str | None = None,
+    mask: ArrayLike | None = None,
+) -> dict[str, SpanScore]:
     """Precision, recall and F1 of the spans in tag sequences, by type and for all together.
 
     Needs seqeval: pip install seqeval.
@@ -75,7 +92,9 @@ def span_scores(true_tags, found_tags, names, scheme=None, mask=None):
         report = classification_report(true, found, output_dict=True, zero_division=0, **strict)
     return {
         kind: SpanScore(
-            *(float(values[name]) for name in ("precision", "recall", "f1-score")),
+            float(values["precision"]),
+            float(values["recall"]),
+            float(values["f1-score"]),
             int(values["support"]),
         )
         for kind, values in report.items()
@@ -83,7 +102,15 @@ def span_scores(true_tags, found_tags, names, scheme=None, mask=None):
     }
 
 
-def span_evaluation(crf, inputs, true_tags, names, scheme=None, mask=None, batch_size=32):
+def span_evaluation(
+    crf: CRFLayer,
+    inputs: Any,
+    true_tags: ArrayLike,
+    names: Sequence[str],
+    scheme: str | None = None,
+    mask: ArrayLike | None = None,
+    batch_size: int = 32,
+) -> Callable[[keras.Model], dict[str, float]]:
     """Make a function that gives `fastkeras.callbacks.Evaluate` the F1 of spans after each epoch.
 
     The callback can then keep the weights of the epoch with the best F1, which need not be the one
@@ -111,7 +138,8 @@ def span_evaluation(crf, inputs, true_tags, names, scheme=None, mask=None, batch
 
     Source: Tjong Kim Sang & Buchholz, 2000.
     """
-    decoders = {}  # kept for each model, since a new one would be compiled at each epoch
+    # kept for each model, since a new one would be compiled at each epoch
+    decoders: dict[keras.Model, keras.Model] = {}
 
     def evaluate(model):
         if model not in decoders:

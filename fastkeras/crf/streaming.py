@@ -1,8 +1,17 @@
 """Viterbi over a sequence that arrives piece by piece."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastkeras.crf.arguments import chain_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import ArrayLike
 
 BLOCK = 256  # in a long chunk, after so many steps it looks for tags that are decided
 RECENTRE = 32  # steps, as in csrc/crf/sweeps/viterbi.h, since rows have to round in the same way
@@ -38,18 +47,23 @@ class ViterbiStream:
         biological sequences".
     """
 
-    def __init__(self, transitions, start_transitions=None, end_transitions=None):
-        transitions = np.atleast_1d(transitions)
+    def __init__(
+        self,
+        transitions: ArrayLike,
+        start_transitions: ArrayLike | None = None,
+        end_transitions: ArrayLike | None = None,
+    ) -> None:
+        transitions = np.atleast_1d(np.asarray(transitions))
         self._scores = (transitions, start_transitions, end_transitions)
         self._begin()
         self._arguments(np.zeros((0, transitions.shape[-1])))
 
     @property
-    def undecided(self):
+    def undecided(self) -> int:
         """Number of steps seen whose tags have not been given out."""
         return len(self._emissions)
 
-    def feed(self, emissions):
+    def feed(self, emissions: ArrayLike) -> NDArray[np.int32]:
         """Take the next steps and return the tags that are now decided.
 
         Args:
@@ -72,7 +86,7 @@ class ViterbiStream:
             decided.append(self._decided())
         return np.concatenate(decided)
 
-    def finish(self):
+    def finish(self) -> tuple[NDArray[np.int32], float]:
         """End the sequence; the stream is then ready for another one.
 
         Returns:

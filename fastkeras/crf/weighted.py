@@ -1,22 +1,30 @@
 """Likelihoods with weights for tags or steps, and likelihoods of smoothed labels."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fastkeras._arrays import array_functions
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, like, tags_of
 from fastkeras.crf.information import cross_entropy_of, uniform_over_possible
 
+if TYPE_CHECKING:
+    from fastkeras.crf.chain import LowRank
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 def weighted_log_likelihood(
-    emissions,
-    tags,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    tags: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    weights,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    weights: ArrayLike,
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Log-likelihood of a tag sequence in which some tags, or some steps, count more.
 
     The likelihood is a product over the steps, and each factor has a weight:
@@ -59,18 +67,18 @@ def weighted_log_likelihood(
 
 
 def smoothed_log_likelihood(
-    emissions,
-    tags,
-    transitions,
-    lengths=None,
+    emissions: ArrayLike,
+    tags: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
     *,
-    label_smoothing,
-    weights=None,
-    mask=None,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    label_smoothing: float,
+    weights: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Log-likelihood of smoothed labels: a share ε is spread over all possible sequences.
 
         (1 − ε) log p(y) + ε Σ_y' u(y') log p(y')

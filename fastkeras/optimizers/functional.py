@@ -1,6 +1,8 @@
 """One optimizer step on arrays, for those who use the kernels without a Keras model."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -8,6 +10,12 @@ from fastkeras import _engines
 from fastkeras._arrays import NUMPY, Spoken, array_functions
 from fastkeras.optimizers.arguments import checked, is_of_cupy, is_of_jax
 from fastkeras.optimizers.step import changed, do, engine_needs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from fastkeras.typing import Array
 
 _NUMBERS = ("learning_rate", "numbers", "multipliers", "decays")  # of a `Step`
 
@@ -27,23 +35,23 @@ class Updated(NamedTuple):
 
 
 def update(
-    rule,
-    parameters,
-    gradients,
-    slots,
+    rule: str,
+    parameters: Sequence[Array],
+    gradients: Sequence[Array],
+    slots: Sequence[Sequence[Array]],
     *,
-    learning_rate,
-    step=1,
-    multipliers=None,
-    weight_decays=None,
-    transforms=None,
-    rows=None,
-    layer_adaptation=False,
-    remainders=None,
-    stochastic_rounding=False,
-    engine=None,
-    **hyperparameters,
-):
+    learning_rate: float | Array,
+    step: int | Sequence[int] | Array = 1,
+    multipliers: Sequence[float] | Array | None = None,
+    weight_decays: Sequence[float] | Array | None = None,
+    transforms: Sequence[Any] | None = None,
+    rows: Sequence[Any] | None = None,
+    layer_adaptation: bool | Sequence[bool] = False,
+    remainders: Sequence[Any] | None = None,
+    stochastic_rounding: bool = False,
+    engine: str | None = None,
+    **hyperparameters: float | Array,
+) -> bool | Updated:
     """Do one optimizer step in place: transforms, weight decay, and the rule, for all arrays.
 
     Args:

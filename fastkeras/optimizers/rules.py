@@ -7,6 +7,7 @@ them computed. docs/optimizers.md has the formulas in their usual notation, with
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -39,15 +40,15 @@ class Rule(NamedTuple):
     """
 
     slots: tuple
-    coefficients: callable
-    update: callable
+    coefficients: Callable
+    update: Callable
     by_number: bool = False
     quantizable: bool = False
     stays: str = ""
     adapts: bool = False
     element_wise: bool = True
     has_kernel: bool = True
-    shape_of_slot: callable = _of_the_parameter
+    shape_of_slot: Callable = _of_the_parameter
 
 
 def sgd(xp, p, g, slots, c):

@@ -29,8 +29,13 @@ And a different clipping for each variable:
     [[1.5, 0.0, -2.0], [1.0, 0.0, -1.0]]
 """
 
+from __future__ import annotations
+
 from numbers import Real
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
 
 NAMES = (
     "scale",
@@ -60,7 +65,7 @@ class Transform(NamedTuple):
     of: str | int = "group"
 
 
-def chain(*transforms):
+def chain(*transforms: Any) -> tuple[Any, ...]:
     """Apply several transforms in the order given.
 
     Args:
@@ -74,7 +79,7 @@ def chain(*transforms):
         (Transform(name='centralize', operand=0.0, of='group'),
          Transform(name='clip_by_norm', operand=1.0, of='group'))
     """
-    steps = []
+    steps: list[Any] = []
     for given in transforms:
         if isinstance(given, (list, tuple)) and not isinstance(given, Transform):
             steps.extend(chain(*given))
@@ -90,32 +95,32 @@ def chain(*transforms):
     return tuple(steps)
 
 
-def scale(factor):
+def scale(factor: float) -> Transform:
     """Multiply the gradient by a number."""
     return Transform("scale", _number("factor", factor))
 
 
-def zero():
+def zero() -> Transform:
     """Replace the gradient by zeros, even NaN; moments still decay, and so do weights."""
     return Transform("zero")
 
 
-def clip_by_value(largest):
+def clip_by_value(largest: float) -> Transform:
     """Clip each element to [−largest, largest]."""
     return Transform("clip_by_value", _positive("largest", largest))
 
 
-def clip_by_norm(largest):
+def clip_by_norm(largest: float) -> Transform:
     """Scale the gradient of a variable down to a Euclidean norm of at most `largest`."""
     return Transform("clip_by_norm", _positive("largest", largest))
 
 
-def clip_by_l1_norm(largest):
+def clip_by_l1_norm(largest: float) -> Transform:
     """Scale the gradient of a variable down to a sum of magnitudes of at most `largest`."""
     return Transform("clip_by_l1_norm", _positive("largest", largest))
 
 
-def clip_by_global_norm(largest, of="group"):
+def clip_by_global_norm(largest: float, of: str = "group") -> Transform:
     """Scale gradients down together, to a Euclidean norm of all of them of at most `largest`.
 
     Args:
@@ -128,7 +133,7 @@ def clip_by_global_norm(largest, of="group"):
     return Transform("clip_by_global_norm", _positive("largest", largest), of)
 
 
-def adaptive_clip(ratio):
+def adaptive_clip(ratio: float) -> Transform:
     """Clip the gradient of each unit to `ratio` times the norm of its weights, or of 0.001.
 
     A unit is an entry along the last axis; a vector is one unit. Brock et al. 2021,
@@ -138,7 +143,7 @@ def adaptive_clip(ratio):
     return Transform("adaptive_clip", _positive("ratio", ratio))
 
 
-def centralize():
+def centralize() -> Transform:
     """Subtract its mean from the gradient of each unit; vectors are left alone.
 
     Yong et al. 2020, "Gradient Centralization", https://arxiv.org/abs/2004.01461.
@@ -146,17 +151,17 @@ def centralize():
     return Transform("centralize")
 
 
-def normalize():
+def normalize() -> Transform:
     """Divide the gradient of a variable by its Euclidean norm; zeros stay zeros."""
     return Transform("normalize")
 
 
-def add_decayed_weights(factor):
+def add_decayed_weights(factor: float) -> Transform:
     """Add the variable times `factor`: L2 regularisation, which is not decoupled weight decay."""
     return Transform("add_decayed_weights", _number("factor", factor))
 
 
-def add_noise(stddev):
+def add_noise(stddev: float) -> Transform:
     """Add Gaussian noise of this standard deviation, drawn anew at each step.
 
     Neelakantan et al. 2015, "Adding Gradient Noise Improves Learning for Very Deep Networks",
@@ -165,7 +170,7 @@ def add_noise(stddev):
     return Transform("add_noise", _positive("stddev", stddev))
 
 
-def sanitize():
+def sanitize() -> Transform:
     """At a NaN or an infinity skip the whole step, and count it in `optimizer.skipped_steps`."""
     return Transform("sanitize")
 

@@ -1,8 +1,10 @@
 """Beam search on batches, driven by a function that does one step of a model."""
 
+from __future__ import annotations
+
 import sys
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,11 @@ from fastkeras.seq2seq.states import (
     to_numpy,
 )
 from fastkeras.seq2seq.tokens import TokenRules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastkeras.typing import ArrayLike
 
 FEW = 0.75  # share of unfinished sentences at which the finished ones leave the batch
 
@@ -89,7 +96,7 @@ class BeamSearch:
     coverage_penalty: float = 0.0
     repetition_penalty: float = 1.0
     no_repeat_ngram: int = 0
-    suppressed: tuple = ()
+    suppressed: tuple[int, ...] = ()
     temperature: float = 1.0
     num_groups: int = 1
     diversity_penalty: float = 0.0
@@ -99,7 +106,7 @@ class BeamSearch:
     return_attention: bool = False
     engine: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         integer("num_beams", self.num_beams, 1)
         integer("n_best", self.n_best, 1)
         number("length_penalty", self.length_penalty)
@@ -121,15 +128,15 @@ class BeamSearch:
 
     def __call__(
         self,
-        step,
-        states=None,
-        context=None,
+        step: Callable[[Any, Any, Any, Any], tuple[Any, ...]],
+        states: Any = None,
+        context: Any = None,
         *,
-        start,
-        prefix=None,
-        allowed=None,
-        source_mask=None,
-    ):
+        start: int | ArrayLike,
+        prefix: ArrayLike | None = None,
+        allowed: ArrayLike | Callable[..., Any] | None = None,
+        source_mask: ArrayLike | None = None,
+    ) -> Hypotheses:
         """Search for all sentences of a batch.
 
         Args:

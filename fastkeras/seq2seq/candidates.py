@@ -1,20 +1,27 @@
 """The step of a beam search that looks at every token, to find the best continuations."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fastkeras._engines import engine_of_family
 from fastkeras.seq2seq.arguments import integer, step_of
 
+if TYPE_CHECKING:
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 def select(
-    logits,
-    scores,
-    num_candidates=None,
+    logits: ArrayLike,
+    scores: ArrayLike,
+    num_candidates: int | None = None,
     *,
-    history=None,
-    allowed=None,
-    repetition_penalty=1.0,
-    no_repeat_ngram=0,
-    engine=None,
-):
+    history: ArrayLike | None = None,
+    allowed: ArrayLike | None = None,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The best continuations, by one token each, of the hypotheses of each sentence.
 
     A hypothesis with score s, continued by the token v, has the score s + log softmax(logits)[v].

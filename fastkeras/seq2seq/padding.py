@@ -1,9 +1,25 @@
 """Sequences of different lengths in one array."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
-def sequence_padding(sequences, lengths=None, value=0, axes=1, side="right"):
+    from numpy.typing import NDArray
+
+
+def sequence_padding(
+    sequences: Sequence[Any],
+    lengths: int | Sequence[int] | None = None,
+    value: float = 0,
+    axes: int = 1,
+    side: str = "right",
+) -> NDArray[Any]:
     """Pad arrays, or nested lists, to one size along their first axes, and stack them.
 
     Args:

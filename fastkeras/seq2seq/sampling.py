@@ -1,5 +1,9 @@
 """Sequences drawn from a model, or the most probable token of each step."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastkeras._arrays import NUMPY
@@ -10,25 +14,31 @@ from fastkeras.seq2seq.hypotheses import Hypotheses
 from fastkeras.seq2seq.states import batch_of, kept, like_states, repeated, to_numpy
 from fastkeras.seq2seq.tokens import TokenRules
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from fastkeras.typing import ArrayLike
+
 
 def sample(
-    step,
-    states=None,
-    context=None,
+    step: Callable[[Any, Any, Any, Any], tuple[Any, ...]],
+    states: Any = None,
+    context: Any = None,
     *,
-    start,
-    end,
-    num_samples=1,
-    min_length=0,
-    max_length=64,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    min_p=0.0,
-    suppressed=(),
-    prefix=None,
-    seed=None,
-):
+    start: int | ArrayLike,
+    end: int,
+    num_samples: int = 1,
+    min_length: int = 0,
+    max_length: int = 64,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    suppressed: Sequence[int] = (),
+    prefix: ArrayLike | None = None,
+    seed: int | np.random.Generator | None = None,
+) -> Hypotheses:
     """Draw sequences, token by token.
 
     Args:
@@ -82,7 +92,7 @@ def sample(
     written = np.full((*shape, max_length + 1), end, np.int32)
     gains, is_open = np.zeros((*shape, max_length + 1)), np.ones(shape, bool)
     sentences, states = np.arange(batch), repeated(states, num_samples)
-    tokens = np.broadcast_to(np.reshape(start, (-1, 1)), shape).astype(np.int32)
+    tokens = np.broadcast_to(np.reshape(np.asarray(start), (-1, 1)), shape).astype(np.int32)
     for t in range(max_length + 1):
         rows = np.flatnonzero(is_open[sentences].any(axis=1))
         if len(rows) <= FEW * len(sentences):

@@ -1,10 +1,18 @@
 """The states that a step function passes to the next step: arrays in dicts, lists and tuples."""
 
+from __future__ import annotations
+
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastkeras._arrays import array_functions, family_of, has_values
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 
 def map_arrays(function, states):
@@ -110,7 +118,7 @@ def _like(array, other):
 SMALLER = {np.dtype("int64"): "int32"}  # places in arrays
 
 
-def step_number(ancestry):
+def step_number(ancestry: Tensor) -> Any:
     """The number of a search's step, from the ancestry that a model's step gets.
 
     Args:

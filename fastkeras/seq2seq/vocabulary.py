@@ -1,13 +1,24 @@
 """Characters as numbers."""
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastkeras._files import replacing
 from fastkeras.seq2seq.arguments import integer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import ArrayLike, FilePath
 
 PADDING, UNKNOWN, START, END = range(4)
 FIRST = 4  # the token of the first character
@@ -38,7 +49,7 @@ class CharacterVocabulary:
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5861.
     """
 
-    def __init__(self, characters):
+    def __init__(self, characters: str | Sequence[str]) -> None:
         wrong = [c for c in characters if not isinstance(c, str) or len(c) != 1]
         if wrong:
             raise ValueError(f"characters must be single characters, got {wrong[0]!r}")
@@ -49,7 +60,7 @@ class CharacterVocabulary:
             raise ValueError(f"characters must have each character once, got {twice!r} twice")
 
     @classmethod
-    def of(cls, texts, min_count=1):
+    def of(cls, texts: Iterable[str], min_count: int = 1) -> Self:
         """The vocabulary of the characters that occur often enough, the most frequent first.
 
         Args:
@@ -59,22 +70,22 @@ class CharacterVocabulary:
         integer("min_count", min_count, 1)
         if isinstance(texts, str):
             raise ValueError(f"texts must be a list of texts, got one text: {texts[:20]!r}")
-        counts = Counter()
+        counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text)
         known = [c for c, count in counts.items() if count >= min_count]
         return cls(sorted(known, key=lambda c: (-counts[c], c)))
 
-    def __len__(self):
+    def __len__(self) -> int:
         """The number of tokens: the `vocabulary_size` of a model."""
         return FIRST + len(self.characters)
 
-    def encode(self, text, ends=False):
+    def encode(self, text: str, ends: bool = False) -> NDArray[np.int32]:
         """The tokens of a text, int32; with `ends` between the start and the end token."""
         tokens = [self._tokens.get(c, UNKNOWN) for c in text]
         return np.array([START, *tokens, END] if ends else tokens, np.int32)
 
-    def decode(self, tokens):
+    def decode(self, tokens: ArrayLike) -> str:
         """The text of some tokens, up to the end token; without those that are no characters.
 
         Raises:
@@ -90,13 +101,13 @@ class CharacterVocabulary:
                 characters.append(self.characters[token - FIRST])
         return "".join(characters)
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Write a JSON file: the characters in the order of their tokens."""
         with replacing(path, "w", encoding="utf-8") as file:
             json.dump({"characters": self.characters}, file, ensure_ascii=False)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: FilePath) -> Self:
         """Read what `save` wrote.
 
         Raises:

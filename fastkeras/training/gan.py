@@ -1,6 +1,9 @@
 """Generative adversarial networks with one loss, one optimizer and plain `fit`."""
 
+from __future__ import annotations
+
 import numbers
+from typing import TYPE_CHECKING
 
 import keras
 from keras import ops
@@ -14,6 +17,13 @@ from fastkeras.training.gradients.reversal import (
 from fastkeras.training.metric_layers import MetricLayer
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import value_of
+
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import ArrayLike, Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -67,13 +77,13 @@ class SingleLossGAN(keras.Model):
 
     def __init__(
         self,
-        generator,
-        discriminator,
-        loss="hinge",
-        generator_weight=1.0,
-        reverse=False,
-        **options,
-    ):
+        generator: keras.Model,
+        discriminator: keras.Model,
+        loss: str = "hinge",
+        generator_weight: float = 1.0,
+        reverse: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         if not isinstance(loss, str) or loss not in LOSSES:
             raise ValueError(f"loss={loss!r} must be one of {sorted(LOSSES)}")
@@ -91,13 +101,13 @@ class SingleLossGAN(keras.Model):
         self._watch_d = MetricLayer("discriminator_loss")
         self._watch_g = MetricLayer("generator_loss")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Check that both models are built; there is nothing else to make."""
         for model in (self.generator, self.discriminator):
             if not model.built:
                 raise ValueError(f"{model.name!r} is not built: give it a keras.Input")
 
-    def compile(self, optimizer="rmsprop", **options):
+    def compile(self, optimizer: Any = "rmsprop", **options: Any) -> None:
         """As `keras.Model.compile`, but without a loss: the model adds its own."""
         optimizer = keras.optimizers.get(optimizer)
         self._factor = self.generator_weight
@@ -114,17 +124,17 @@ class SingleLossGAN(keras.Model):
             )
         super().compile(optimizer, **options)
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         """What `compile` was given."""
         return super().get_compile_config()
 
-    def call(self, images, training=None):
+    def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Add the loss; return generated images, one for each given one."""
         noise = keras.random.normal(
             (ops.shape(images)[0], self.generator.input_shape[-1]), seed=self._noise
@@ -155,7 +165,7 @@ class SingleLossGAN(keras.Model):
         of_d, of_g = loss_of_d(real, fake), loss_of_g(judged)
         return of_d, of_g, of_d + self._factor * of_g
 
-    def generate(self, noise):
+    def generate(self, noise: int | ArrayLike) -> NDArray[Any]:
         """Generated images, as a NumPy array.
 
         Args:
@@ -166,7 +176,7 @@ class SingleLossGAN(keras.Model):
             noise = keras.random.normal((noise, self.generator.input_shape[-1]))
         return self.generator.predict(noise, verbose=0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration, with both models."""
         write = keras.saving.serialize_keras_object
         return {
@@ -181,7 +191,9 @@ class SingleLossGAN(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         """A model of this configuration."""
         read = keras.saving.deserialize_keras_object
         models = {name: read(config[name]) for name in ("generator", "discriminator")}

@@ -1,10 +1,20 @@
 """Outputs of layers inside a model, by name."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
-def intermediate_outputs(model, x, names, **options):
+
+def intermediate_outputs(
+    model: keras.Model, x: Any, names: str | Sequence[str], **options: Any
+) -> dict[str, Any]:
     """Call a model and return the outputs of layers inside it, by name.
 
     Works for any model: functional, nested, subclassed. (For a layer at the top level of a
@@ -35,8 +45,8 @@ def intermediate_outputs(model, x, names, **options):
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"names={names!r} must be a name or a list of names")
     paths = dict(_paths(model, ""))
-    seen = {name: [] for name in names}
-    watched, before = [], {}
+    seen: dict[str, list[Any]] = {name: [] for name in names}
+    watched, before = [], dict[str, Any]()
     for name in names:
         layers = [layer for path, layer in paths.items() if f"/{path}".endswith(f"/{name}")]
         if not layers:

@@ -1,11 +1,21 @@
 """Any tensor inside a model as a metric."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import backend, ops
 
 from fastkeras._keras_private import get_stateless_scope, in_symbolic_scope
 from fastkeras.training.arguments import function
 from fastkeras.training.losses.loss_layers import applied, graph_of, spec_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Self
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -37,16 +47,16 @@ class MetricLayer(keras.layers.Layer):
     Source: Su Jianlin, 2019, https://kexue.fm/archives/6311.
     """
 
-    def __init__(self, name, fn=None, **options):
+    def __init__(self, name: str, fn: Callable[..., Tensor] | None = None, **options: Any) -> None:
         super().__init__(name=name, **options)
         self.fn = None if fn is None else function("fn", fn)
         self.metric = keras.metrics.Mean(name=self.name)
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Nothing to make."""
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         """Count the value; return the (first) input."""
         value = applied(self.fn or (lambda *inputs: inputs[-1]), inputs)
         value = ops.stop_gradient(ops.mean(ops.cast(value, "float32")))
@@ -62,30 +72,30 @@ class MetricLayer(keras.layers.Layer):
             self._loss_ids.add(id(counted))
         return first
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         """Shape and dtype of the first input."""
         dense = keras.tree.map_structure(spec_of, inputs)
         super().compute_output_spec(dense)  # lets a wrong function fail early
         return keras.tree.flatten(dense)[0]
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """The mask of the first input."""
         return previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration, with the function by its registered name."""
         fn = None if self.fn is None else keras.saving.serialize_keras_object(self.fn)
         return {**super().get_config(), "fn": fn}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """A layer of this configuration."""
         if isinstance(config.get("fn"), dict):
             config = {**config, "fn": keras.saving.deserialize_keras_object(config["fn"])}
         return cls(**config)
 
 
-def watch(tensor, name, fn=None):
+def watch(tensor: Tensor, name: str, fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Return the tensor, and show its running mean (or that of `fn(tensor)`) under this name.
 
     Go on with the tensor returned: a layer that no output depends on does not run.
@@ -98,7 +108,7 @@ def watch(tensor, name, fn=None):
     return MetricLayer(name, fn)(tensor)
 
 
-def add_metric(model, tensor, name):
+def add_metric(model: keras.Model, tensor: Tensor, name: str) -> keras.Model:
     """Return the functional model with a metric added: the `model.add_metric` of Keras 2.
 
     The new model shares all layers with the old one and has the same inputs and outputs.

@@ -1,11 +1,17 @@
 """The values of a model's weights: to copy, restore and recognise, on every backend."""
 
+from __future__ import annotations
+
 import contextlib
 import weakref
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import backend, ops
+
+if TYPE_CHECKING:
+    import keras
 
 
 def synced(model):
@@ -60,7 +66,7 @@ class Scoring:
         self.model, self.averages = model, None
 
 
-_SCORINGS = []
+_SCORINGS: list[Scoring] = []
 
 
 @contextlib.contextmanager
@@ -81,7 +87,9 @@ def notice(model, callback):
             noticed.averages = callback
 
 
-HOLDING = weakref.WeakSet()  # callbacks that gave a model other weights, and hold its own ones
+HOLDING: weakref.WeakSet[keras.callbacks.Callback] = (
+    weakref.WeakSet()
+)  # callbacks that gave a model other weights, and hold its own ones
 
 
 def release(model):

@@ -3,14 +3,20 @@
 The results equal gensim's from the same files; docstrings name the defaults that differ.
 """
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.corpus.text_files import lines_of
 from fastkeras.word2vec.vectors import unit_rows
+
+if TYPE_CHECKING:
+    from fastkeras.typing import FilePath
+    from fastkeras.word2vec.vectors.vectors import Vectors
 
 CANDIDATES = 5  # nearest words; the first that is no word of the question, in any case, answers it
 
@@ -35,8 +41,12 @@ class AnalogyScores(NamedTuple):
 
 
 def evaluate_word_pairs(
-    vectors, path, restrict_vocab=300_000, case_insensitive=True, count_unknown=False
-):
+    vectors: Vectors,
+    path: FilePath,
+    restrict_vocab: int | None = 300_000,
+    case_insensitive: bool = True,
+    count_unknown: bool = False,
+) -> PairScores:
     """Compare the cosines of pairs of words with how similar people find them.
 
     Args:
@@ -77,8 +87,12 @@ def evaluate_word_pairs(
 
 
 def evaluate_analogies(
-    vectors, path, restrict_vocab=30_000, case_insensitive=True, count_unknown=False
-):
+    vectors: Vectors,
+    path: FilePath,
+    restrict_vocab: int | None = 30_000,
+    case_insensitive: bool = True,
+    count_unknown: bool = False,
+) -> AnalogyScores:
     """Answer questions like "Athens is to Greece as Baghdad is to ...".
 
     The answer is the word nearest to `b − a + c`, each scaled to length 1, other than the three
@@ -122,7 +136,7 @@ def evaluate_analogies(
         for i, word in enumerate(vectors.words[:restrict_vocab]):
             same[i] = rows[_folded(word, case_insensitive)]
         right[known] = _right(vectors, questions[known], same, restrict_vocab)
-    sections = {}
+    sections: dict[str, tuple[int, int]] = {}
     for name, is_right in zip(names, right.tolist(), strict=True):
         correct, total = sections.get(name, (0, 0))
         sections[name] = correct + is_right, total + 1

@@ -4,7 +4,10 @@ Mikolov et al. 2013, Distributed Representations of Words and Phrases (arXiv 131
 Bouma 2009, Normalized (Pointwise) Mutual Information in Collocation Extraction.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +16,12 @@ from fastkeras.word2vec.arguments import integer, number
 from fastkeras.word2vec.corpus import Corpus, encode
 from fastkeras.word2vec.corpus.text_files import lines_of
 from fastkeras.word2vec.vocabulary import build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any, Self
+
+    from fastkeras.typing import FilePath
 
 THRESHOLDS = {"original": 100.0, "npmi": 0.5}
 IDS_AT_A_TIME = 1 << 21
@@ -26,13 +35,13 @@ class Phrases:
         delimiter: what stands between the words of a joined pair.
     """
 
-    def __init__(self, scores, delimiter="_"):
+    def __init__(self, scores: Mapping[tuple[str, str], float], delimiter: str = "_") -> None:
         self.scores, self.delimiter = scores, delimiter
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.scores)
 
-    def join(self, words):
+    def join(self, words: Sequence[str]) -> list[str]:
         """Return the sentence with its phrases joined from left to right, without overlaps.
 
         Example:
@@ -47,7 +56,7 @@ class Phrases:
             i += length
         return joined
 
-    def apply(self, corpus):
+    def apply(self, corpus: Any) -> Iterable[list[str]]:
         """Return the corpus with its phrases joined; it can be iterated over several times.
 
         Args:
@@ -55,7 +64,7 @@ class Phrases:
         """
         return _Joined(self, _opened(corpus))
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Write a line `first TAB second TAB score` for each pair; the delimiter is not saved."""
         with replacing(path) as file:
             for (first, second), score in self.scores.items():
@@ -64,7 +73,7 @@ class Phrases:
                 file.write(f"{first}\t{second}\t{score!r}\n".encode())
 
     @classmethod
-    def load(cls, path, delimiter="_"):
+    def load(cls, path: FilePath, delimiter: str = "_") -> Self:
         """Read what `save` has written; ValueError names the first line of another form."""
         scores = {}
         for at, line in lines_of(path):
@@ -88,14 +97,14 @@ class _Joined:
 
 
 def find_phrases(
-    corpus,
-    scoring="original",
-    threshold=None,
-    min_count=5,
-    delimiter="_",
-    num_threads=0,
-    table_size=5_000_000,
-):
+    corpus: Any,
+    scoring: str = "original",
+    threshold: float | None = None,
+    min_count: int = 5,
+    delimiter: str = "_",
+    num_threads: int = 0,
+    table_size: int = 5_000_000,
+) -> Phrases:
     """Find pairs of words that follow each other more often than by chance.
 
     With counts n of words and pairs, and N words in the corpus, the score of a pair (a, b) is

@@ -1,12 +1,23 @@
 """A map of words: their vectors in the two directions in which they differ most."""
 
+from __future__ import annotations
+
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastkeras._files import replacing
 from fastkeras.word2vec.vectors import unit_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import ArrayLike, FilePath
+    from fastkeras.word2vec.vectors.vectors import Vectors
 
 # Common system fonts with Chinese, Japanese and Korean characters, the plainest first.
 CJK_FONTS = (
@@ -18,7 +29,9 @@ DISTANCES = (5, 14, 26, 40)  # points from a dot to its label; the smallest that
 ANGLES = np.radians([0, 180, 90, 270, 45, 135, 225, 315])
 
 
-def principal_components(matrix, dimensions=2):
+def principal_components(
+    matrix: ArrayLike, dimensions: int = 2
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Project rows on the directions in which they vary most (PCA, by singular values).
 
     Args:
@@ -55,7 +68,14 @@ def principal_components(matrix, dimensions=2):
     return coordinates, variance[:dimensions] / (variance.sum() or 1)
 
 
-def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
+def draw_map(
+    vectors: Vectors,
+    words: Sequence[str],
+    path: FilePath,
+    title: str | None = None,
+    groups: Sequence[str] | None = None,
+    size: tuple[float, float] = (9, 7),
+) -> None:
     """Draw words at the first two principal components of their vectors, scaled to length 1.
 
     Args:
@@ -99,10 +119,11 @@ def draw_map(vectors, words, path, title=None, groups=None, size=(9, 7)):
     axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"second principal component ({shares[1]:.0%} of the variance)")
     fonts = fonts_with("".join([*words, title or "", *map(str, groups or ())]))
-    names = list(dict.fromkeys(groups)) if groups is not None else [None]
+    names = list(dict.fromkeys(groups)) if groups is not None else [""]
     for i, name in enumerate(names):
         of_name = [groups is None or group == name for group in groups or words]
-        axes.scatter(*points[of_name].T, s=16, color=f"C{i}", label=name)
+        x, y = points[of_name].T
+        axes.scatter(x, y, s=16, color=f"C{i}", label=name)
     if groups is not None:
         axes.legend(frameon=False, prop={"family": fonts})
     axes.set_title(title or "", family=fonts)
@@ -154,7 +175,7 @@ def _overlap(a, b):
     return max(width, 0) * max(height, 0)
 
 
-def fonts_with(text):
+def fonts_with(text: str) -> list[str]:
     """Return fonts by name that together have the text's characters; warn if there are none."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
@@ -165,7 +186,7 @@ def fonts_with(text):
     missing = signs - FT2Font(font_manager.findfont(default)).get_charmap().keys()
     if not missing:
         return family
-    installed = {}
+    installed: dict[str, str] = {}
     for font in font_manager.fontManager.ttflist:
         if "Last Resort" not in font.name:  # it shows a box for every character
             installed.setdefault(font.name, font.fname)

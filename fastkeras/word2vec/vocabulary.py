@@ -1,6 +1,9 @@
 """The words of a corpus, the most frequent first."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,6 +11,12 @@ from fastkeras._files import replacing
 from fastkeras.word2vec.arguments import integer, strings
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.corpus.text_files import BYTE_ORDER_MARK, lines_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Self
+
+    from fastkeras.typing import ArrayLike, FilePath
 
 WORDS_AT_ONCE = 20_000_000  # different ones, while they are counted
 
@@ -35,7 +44,7 @@ class Vocabulary:
         (2, 1, False)
     """
 
-    def __init__(self, words, counts):
+    def __init__(self, words: Sequence[str], counts: ArrayLike) -> None:
         self.words = strings("words", words)
         given = np.asarray(counts)
         whole = given.dtype.kind in "iu" or (given.dtype.kind == "f" and (given % 1 == 0).all())
@@ -56,16 +65,16 @@ class Vocabulary:
                 f"counts must descend, but {self.counts[i]} follows {self.counts[i - 1]} at {i}"
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.words)
 
-    def __contains__(self, word):
+    def __contains__(self, word: str) -> bool:
         return word in self.index
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Vocabulary of {len(self)} words, {int(self.counts.sum())} in the corpus>"
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Write one line `word count` for each word, in UTF-8, as word2vec's `-save-vocab` does."""
         for word in self.words:
             if "\n" in word:
@@ -77,7 +86,7 @@ class Vocabulary:
                 file.write(f"{word} {count}\n".encode())
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: FilePath) -> Self:
         """Read what `save` has written; ValueError names the first line of another form."""
         words, counts = [], []
         for number, line in lines_of(path):
@@ -93,13 +102,13 @@ class Vocabulary:
 
 
 def build(
-    corpus,
-    min_count=5,
-    max_vocab=None,
-    num_threads=0,
-    progress=None,
-    table_size=WORDS_AT_ONCE,
-):
+    corpus: Any,
+    min_count: int = 5,
+    max_vocab: int | None = None,
+    num_threads: int = 0,
+    progress: Callable[[int, int | None], Any] | None = None,
+    table_size: int = WORDS_AT_ONCE,
+) -> Vocabulary:
     """Count the words of a corpus.
 
     Args:

@@ -1,6 +1,9 @@
 """Windows of a corpus as batches for the layers `SkipGram` and `CBOW`."""
 
+from __future__ import annotations
+
 import threading
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -10,6 +13,13 @@ from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.corpus.encoding import id_arrays, mapped
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import OBJECTIVES, reach_of
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from fastkeras.word2vec.vocabulary import Vocabulary
 
 POSITIONS = 1 << 18  # at a time, so that their random bits stay in the cache
 
@@ -64,17 +74,17 @@ class Windows(keras.utils.PyDataset):
 
     def __init__(
         self,
-        corpus,
-        vocabulary,
-        objective="skipgram",
-        window=5,
-        sample=1e-4,
-        shrink_windows=True,
-        batch_size=8192,
-        shuffle=True,
-        seed=1,
-        **options,
-    ):
+        corpus: Any,
+        vocabulary: Vocabulary,
+        objective: str = "skipgram",
+        window: int = 5,
+        sample: float = 1e-4,
+        shrink_windows: bool = True,
+        batch_size: int = 8192,
+        shuffle: bool = True,
+        seed: int = 1,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         if objective not in OBJECTIVES:
             raise ValueError(f"objective={objective!r} must be one of {OBJECTIVES}")
@@ -101,10 +111,10 @@ class Windows(keras.utils.PyDataset):
         vars(self).update(state)
         self._lock = threading.Lock()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[tuple[NDArray[np.int32], ...]]:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         pass_ = self._present()
@@ -117,15 +127,15 @@ class Windows(keras.utils.PyDataset):
             missing -= len(parts[-1][0])
         return (tuple(np.concatenate(part) for part in zip(*parts, strict=True)),)
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         """Go on to the next epoch; Keras calls it."""
         self.epoch += 1
 
     @property
-    def num_examples(self):
+    def num_examples(self) -> int:
         return self._present().num_examples
 
-    def to_tf_dataset(self):
+    def to_tf_dataset(self) -> Any:
         """Return a `tf.data.Dataset` of the same batches; each iteration over it is an epoch.
 
         It is shuffled already: `fit(dataset, shuffle=False)`.

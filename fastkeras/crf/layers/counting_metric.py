@@ -1,5 +1,8 @@
 """The base class of the metrics of decoded sequences: layer, mask, weights, and what JAX needs."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 from weakref import WeakSet, ref
 
 import keras
@@ -14,7 +17,13 @@ from fastkeras.crf.layers.output import (
     steps_that_count,
 )
 
-_metrics = WeakSet()  # for `update_inside_loss`
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.crf.layers.crf import CRF as CRFLayer
+    from fastkeras.typing import Tensor
+
+_metrics: WeakSet[CountingMetric] = WeakSet()  # for `update_inside_loss`
 
 
 class CountingMetric(keras.metrics.Metric):
@@ -30,19 +39,28 @@ class CountingMetric(keras.metrics.Metric):
 
     weighs_steps = False  # whether `sample_weight` may have shape (batch, steps)
 
-    def __init__(self, layer, shape, ignore_class, name, dtype):
+    def __init__(
+        self,
+        layer: CRFLayer | str | None,
+        shape: tuple[int, ...],
+        ignore_class: int | None,
+        name: str,
+        dtype: str | None,
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.ignore_class = ignore_class
-        named = layer is None or isinstance(layer, str)
-        self._layer = None if named else ref(layer)  # so that it is not saved with the metric
-        self._layer_name = layer if named else layer.name
+        if layer is None or isinstance(layer, str):
+            self._layer, self._layer_name = None, layer
+        else:
+            self._layer = ref(layer)  # so that it is not saved with the metric
+            self._layer_name = layer.name
         self.total = self.add_variable(shape, initializer="zeros", name="total")
         if backend.backend() == "jax":  # what `update_inside_loss` counted, unweighted and weighted
             self.batch = self.add_variable((2, *shape), initializer="zeros", name="batch")
             self._has_batch = False
         _metrics.add(self)
 
-    def counts(self, tags, found, valid, weights):
+    def counts(self, tags: Tensor, found: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
         """The counts of a batch.
 
         Args:
@@ -56,7 +74,7 @@ class CountingMetric(keras.metrics.Metric):
         """
         raise NotImplementedError
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
         """Count a batch; `sample_weight` is (batch,) or None; some metrics take (batch, steps)."""
         tags = integer_tags(y_true, y_pred, mask_of(y_pred))
         sample_weight, of_steps = sequence_and_step_weights(sample_weight, y_pred)
@@ -74,7 +92,7 @@ class CountingMetric(keras.metrics.Metric):
             counts = self._count(tags, y_pred, sample_weight)
         self.total.assign_add(counts)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration, with the name of the layer."""
         own = {"layer": self._layer_name, "ignore_class": self.ignore_class}
         return super().get_config() | own

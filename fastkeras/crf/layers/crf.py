@@ -1,5 +1,9 @@
 """The CRF as a Keras layer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
@@ -12,6 +16,13 @@ from fastkeras.crf.layers.metrics import CRFAccuracy
 from fastkeras.crf.layers.output import mark, mask_of
 from fastkeras.crf.layers.scores import add_scores, scores_of
 from fastkeras.crf.weighted import smoothed_likelihood_of, weighted_likelihood_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from fastkeras.crf.constraints import Constraints
+    from fastkeras.typing import ArrayLike, Identifier, Tensor
 
 OUTPUTS = ("emissions", "tags", "confidence")
 
@@ -75,28 +86,28 @@ class CRF(keras.layers.Layer):
 
     def __init__(
         self,
-        num_tags=None,
-        use_boundaries=True,
-        use_kernel=False,
-        transitions_initializer="glorot_uniform",
-        boundary_initializer="zeros",
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        transitions_regularizer=None,
-        boundary_regularizer=None,
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        transitions_constraint=None,
-        boundary_constraint=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        learning_rate_multiplier=1.0,
-        constraints=None,
-        transition_rank=None,
-        checkpoint=False,
-        engine=None,
-        **kwargs,
-    ):
+        num_tags: int | None = None,
+        use_boundaries: bool = True,
+        use_kernel: bool = False,
+        transitions_initializer: Identifier = "glorot_uniform",
+        boundary_initializer: Identifier = "zeros",
+        kernel_initializer: Identifier = "glorot_uniform",
+        bias_initializer: Identifier = "zeros",
+        transitions_regularizer: Identifier | None = None,
+        boundary_regularizer: Identifier | None = None,
+        kernel_regularizer: Identifier | None = None,
+        bias_regularizer: Identifier | None = None,
+        transitions_constraint: Identifier | None = None,
+        boundary_constraint: Identifier | None = None,
+        kernel_constraint: Identifier | None = None,
+        bias_constraint: Identifier | None = None,
+        learning_rate_multiplier: float = 1.0,
+        constraints: Constraints | Sequence[Any] | None = None,
+        transition_rank: int | None = None,
+        checkpoint: bool = False,
+        engine: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         try:
             super().__init__(**kwargs)
         except ValueError as error:  # Keras only lists the arguments that it does not know
@@ -127,7 +138,7 @@ class CRF(keras.layers.Layer):
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Create the weights for inputs of shape (batch, steps, channels)."""
         channels = input_shape[-1]
         if channels is None:
@@ -146,7 +157,7 @@ class CRF(keras.layers.Layer):
             self.bias = self._add("bias", (num_tags,))
         add_scores(self)
 
-    def call(self, inputs, mask=None, output="emissions"):
+    def call(self, inputs: Tensor, mask: Tensor = None, output: str = "emissions") -> Tensor:
         """See the docstring of the class."""
         if self.use_kernel:
             emissions = ops.matmul(inputs, self.kernel) + self.bias
@@ -157,7 +168,9 @@ class CRF(keras.layers.Layer):
         mark(emissions, self, mask)
         return emissions
 
-    def compute_output_spec(self, inputs, mask=None, output="emissions"):
+    def compute_output_spec(
+        self, inputs: Tensor, mask: Tensor = None, output: str = "emissions"
+    ) -> Any:
         """Shapes and dtypes of what `call` returns."""
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")
@@ -168,36 +181,43 @@ class CRF(keras.layers.Layer):
         dtype = "int32" if output == "tags" else keras.backend.result_type(dtype, "float32")
         return keras.KerasTensor((batch, steps), dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """Shape of the emissions."""
         return (*input_shape[:-1], self.num_tags)
 
     @property
-    def transitions(self):
+    def transitions(self) -> Tensor:
         """Transition scores, float tensor (num_tags, num_tags); [i, j] scores i → j."""
         return scores_of(self)["transitions"]
 
     @property
-    def start_transitions(self):
+    def start_transitions(self) -> Tensor:
         """Scores of the first tag, float tensor (num_tags,); None if there are none."""
         return scores_of(self)["start_transitions"]
 
     @property
-    def end_transitions(self):
+    def end_transitions(self) -> Tensor:
         """Scores of the last tag, float tensor (num_tags,); None if there are none."""
         return scores_of(self)["end_transitions"]
 
     @property
-    def loss(self):
+    def loss(self) -> CRFLoss:
         """A new `CRFLoss` of this layer, for `model.compile`."""
         return CRFLoss(self)
 
     @property
-    def accuracy(self):
+    def accuracy(self) -> CRFAccuracy:
         """A new `CRFAccuracy` of this layer, for `model.compile`."""
         return CRFAccuracy(self)
 
-    def log_likelihood(self, emissions, tags, mask=None, label_smoothing=0.0, tag_weights=None):
+    def log_likelihood(
+        self,
+        emissions: ArrayLike,
+        tags: ArrayLike,
+        mask: ArrayLike | None = None,
+        label_smoothing: float = 0.0,
+        tag_weights: ArrayLike | None = None,
+    ) -> Tensor:
         """`fastkeras.crf.log_likelihood` with this layer's weights.
 
         Args:
@@ -218,7 +238,7 @@ class CRF(keras.layers.Layer):
         functions = engine_of(chain, self.engine, checkpoint=self.checkpoint)
         return functions.log_likelihood(chain, tags)
 
-    def viterbi(self, emissions, mask=None):
+    def viterbi(self, emissions: ArrayLike, mask: ArrayLike | None = None) -> tuple[Tensor, Tensor]:
         """`fastkeras.crf.viterbi` with this layer's weights: (tags, score).
 
         Args:
@@ -230,7 +250,9 @@ class CRF(keras.layers.Layer):
         chain = self._chain(emissions, mask)
         return engine_of(chain, self.engine).viterbi(chain)
 
-    def marginals(self, emissions, mask=None):
+    def marginals(
+        self, emissions: ArrayLike, mask: ArrayLike | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`fastkeras.crf.marginals` with this layer's weights: (unary, transition counts).
 
         Args:
@@ -243,7 +265,7 @@ class CRF(keras.layers.Layer):
         chain = self._chain(emissions, mask)
         return engine_of(chain, self.engine).marginals(chain)
 
-    def decode(self, model, confidence=False):
+    def decode(self, model: keras.Model, confidence: bool = False) -> keras.Model:
         """The model that predicts tags, sharing the weights of `model`.
 
         Args:
@@ -269,7 +291,7 @@ class CRF(keras.layers.Layer):
         """
         return decoding_model(self, model, confidence)
 
-    def decoded(self, emissions, mask, output="tags"):
+    def decoded(self, emissions: ArrayLike, mask: ArrayLike, output: str = "tags") -> Tensor:
         """What `call` returns for the outputs "tags" and "confidence"; without gradients."""
         return decoded(self._chain(emissions, mask), output, self.engine)
 
@@ -277,7 +299,7 @@ class CRF(keras.layers.Layer):
         # Keras saves the state of all that dir() lists, but these two are new at each access
         return [name for name in super().__dir__() if name not in ("loss", "accuracy")]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         config = super().get_config()
         for name in ("num_tags", "use_boundaries", "use_kernel", "learning_rate_multiplier"):

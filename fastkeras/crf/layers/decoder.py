@@ -1,11 +1,20 @@
 """Models that predict tags."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras._keras_private import is_exporting
 from fastkeras.crf.arguments import engine_of
 from fastkeras.crf.layers.output import layer_of, mask_of
+
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from fastkeras.typing import Tensor
 
 
 def decoding_model(layer, model, confidence):
@@ -38,12 +47,12 @@ class CRFDecoder(keras.Model):
         **kwargs: of `keras.Model`.
     """
 
-    def __init__(self, model, confidence=False, **kwargs):
+    def __init__(self, model: keras.Model, confidence: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model = model
         self.confidence = confidence
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         """Tags, or [tags, probabilities]."""
         emissions = self.model(inputs, training=False)
         layer, mask = layer_of(emissions), mask_of(emissions)
@@ -52,13 +61,13 @@ class CRFDecoder(keras.Model):
             return tags
         return [tags, layer.decoded(emissions, mask, "confidence")]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         model = keras.saving.serialize_keras_object(self.model)
         return {**super().get_config(), "model": model, "confidence": self.confidence}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Make the decoder from a configuration."""
         model = keras.saving.deserialize_keras_object(config.pop("model"))
         return cls(model, **config)

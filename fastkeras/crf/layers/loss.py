@@ -1,6 +1,9 @@
 """The negative log-likelihood as a Keras loss."""
 
+from __future__ import annotations
+
 import warnings
+from typing import TYPE_CHECKING
 from weakref import ref
 
 import keras
@@ -20,6 +23,13 @@ from fastkeras.crf.layers.output import (
     sequence_and_step_weights,
     steps_that_count,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from fastkeras.crf.layers.crf import CRF as CRFLayer
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -72,13 +82,13 @@ class CRFLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        layer=None,
-        label_smoothing=0.0,
-        tag_weights=None,
-        ignore_class=None,
-        reduction="sum_over_batch_size",
-        name="crf_loss",
-    ):
+        layer: CRFLayer | None = None,
+        label_smoothing: float = 0.0,
+        tag_weights: Iterable[float] | None = None,
+        ignore_class: int | None = None,
+        reduction: str = "sum_over_batch_size",
+        name: str = "crf_loss",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in 0 <= ε < 1, got {label_smoothing!r}")
@@ -89,7 +99,7 @@ class CRFLoss(keras.losses.Loss):
         self.ignore_class = ignore_class
         self._layer = None if layer is None else ref(layer)  # so that it is not saved with the loss
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         """The loss of a batch, reduced."""
         # not the method of keras.losses.Loss: that casts labels to float, and multiplies losses of
         # shape (batch,) by a mask of shape (batch, steps)
@@ -104,11 +114,11 @@ class CRFLoss(keras.losses.Loss):
                 losses, sample_weight=weights, reduction=self.reduction, dtype=losses.dtype
             )
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Negative log-likelihoods, shape (batch,)."""
         return self._losses(y_true, y_pred)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         own = ("label_smoothing", "tag_weights", "ignore_class")
         return super().get_config() | {name: getattr(self, name) for name in own}

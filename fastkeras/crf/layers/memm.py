@@ -1,9 +1,18 @@
 """The maximum-entropy Markov model as a Keras layer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 
 from fastkeras.crf import memm
 from fastkeras.crf.layers.crf import CRF
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import ArrayLike, Tensor
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -39,11 +48,20 @@ class MEMM(CRF):
         extraction and segmentation"; Su, 2020, https://kexue.fm/archives/7213.
     """
 
-    def __init__(self, num_tags=None, bidirectional=True, **kwargs):
+    def __init__(
+        self, num_tags: int | None = None, bidirectional: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(num_tags, **kwargs)
         self.bidirectional = bidirectional
 
-    def log_likelihood(self, emissions, tags, mask=None, label_smoothing=0.0, tag_weights=None):
+    def log_likelihood(
+        self,
+        emissions: ArrayLike,
+        tags: ArrayLike,
+        mask: ArrayLike | None = None,
+        label_smoothing: float = 0.0,
+        tag_weights: ArrayLike | None = None,
+    ) -> Tensor:
         """`fastkeras.crf.memm.log_likelihood` with this layer's weights.
 
         Args:
@@ -64,7 +82,7 @@ class MEMM(CRF):
         chain = super()._chain(emissions, mask, keep_factors=True)
         return memm.log_likelihood_of(chain, tags, self.bidirectional)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {**super().get_config(), "bidirectional": self.bidirectional}
 

@@ -1,10 +1,21 @@
 """Keras metrics of the decoded tag sequences: by steps, by whole sequences, and by spans."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.crf.layers.counting_metric import CountingMetric
 from fastkeras.crf.layers.span_counts import counted_spans, span_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from fastkeras.crf.layers.crf import CRF as CRFLayer
+    from fastkeras.typing import Tensor
 
 MEASURES = ("f1", "precision", "recall")
 
@@ -40,17 +51,23 @@ class CRFAccuracy(CountingMetric):
 
     weighs_steps = True
 
-    def __init__(self, layer=None, ignore_class=None, name="accuracy", dtype=None):
+    def __init__(
+        self,
+        layer: CRFLayer | str | None = None,
+        ignore_class: int | None = None,
+        name: str = "accuracy",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(layer, (2,), ignore_class, name, dtype)
 
-    def counts(self, tags, found, valid, weights):
+    def counts(self, tags: Tensor, found: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
         """The number of right steps and of all steps."""
         weights = weights if len(weights.shape) == 2 else weights[:, None]
         weights = ops.cast(valid, self.dtype) * weights
         right = ops.cast(found == tags, self.dtype) * weights
         return ops.stack([ops.sum(right), ops.sum(weights)])
 
-    def result(self):
+    def result(self) -> Tensor:
         """The accuracy so far; 0 before the first valid step."""
         return ops.divide_no_nan(*ops.unstack(ops.convert_to_tensor(self.total), 2))
 
@@ -82,16 +99,22 @@ class CRFExactMatch(CountingMetric):
         probable as a whole.
     """
 
-    def __init__(self, layer=None, ignore_class=None, name="exact_match", dtype=None):
+    def __init__(
+        self,
+        layer: CRFLayer | str | None = None,
+        ignore_class: int | None = None,
+        name: str = "exact_match",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(layer, (2,), ignore_class, name, dtype)
 
-    def counts(self, tags, found, valid, weights):
+    def counts(self, tags: Tensor, found: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
         """The number of right sequences and of all sequences."""
         right = ops.all((found == tags) | ~valid, axis=1)
         weights = ops.cast(ops.any(valid, axis=1), self.dtype) * weights
         return ops.stack([ops.sum(ops.cast(right, self.dtype) * weights), ops.sum(weights)])
 
-    def result(self):
+    def result(self) -> Tensor:
         """The share so far; 0 before the first sequence."""
         return ops.divide_no_nan(*ops.unstack(ops.convert_to_tensor(self.total), 2))
 
@@ -135,15 +158,15 @@ class CRFSpanScore(CountingMetric):
 
     def __init__(
         self,
-        layer=None,
-        names=(),
-        measure="f1",
-        kind=None,
-        scheme=None,
-        ignore_class=None,
-        name=None,
-        dtype=None,
-    ):
+        layer: CRFLayer | str | None = None,
+        names: Sequence[str] = (),
+        measure: str = "f1",
+        kind: str | None = None,
+        scheme: str | None = None,
+        ignore_class: int | None = None,
+        name: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         if measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
         self._tables = span_tables(names, scheme)
@@ -156,11 +179,11 @@ class CRFSpanScore(CountingMetric):
         super().__init__(layer, (len(self._tables.kinds), 3), ignore_class, name, dtype)
         self.names, self.measure, self.kind, self.scheme = list(names), measure, kind, scheme
 
-    def counts(self, tags, found, valid, weights):
+    def counts(self, tags: Tensor, found: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
         """For each type, the number of spans that are right, that were found, and in the labels."""
         return counted_spans(self._tables, tags, found, valid, weights)
 
-    def result(self):
+    def result(self) -> Tensor:
         """The measure so far; 0 where it is undefined."""
         kinds = self._tables.kinds
         of_kinds = ops.convert_to_tensor(self.total)
@@ -170,7 +193,7 @@ class CRFSpanScore(CountingMetric):
         of = {"precision": found, "recall": true, "f1": (found + true) / 2}[self.measure]
         return ops.divide_no_nan(right, of)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         config = super().get_config()
         own = {"names": self.names, "measure": self.measure, "kind": self.kind}

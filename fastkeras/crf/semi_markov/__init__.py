@@ -9,23 +9,31 @@ to step. The engines are those of the linear chain, except `numba` and `cupy`.
 Source: Sarawagi & Cohen, 2004, "Semi-Markov conditional random fields for information extraction".
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fastkeras._arrays import array_functions, contiguous
 from fastkeras._engines import engine_of_family
 from fastkeras.crf.arguments import chain_of, like
+
+if TYPE_CHECKING:
+    from fastkeras.typing import ArrayLike, Tensor
+
 
 __all__ = ["log_partition", "marginals", "viterbi"]
 
 
 def log_partition(
-    emissions,
-    transitions,
-    durations,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike,
+    durations: ArrayLike,
+    lengths: ArrayLike | None = None,
     *,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> Tensor:
     """Log-sum-exp of the scores of all segmentations.
 
     Takes O(steps · num_tags · (num_tags + max_length)) time.
@@ -67,15 +75,15 @@ def log_partition(
 
 
 def marginals(
-    emissions,
-    transitions,
-    durations,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike,
+    durations: ArrayLike,
+    lengths: ArrayLike | None = None,
     *,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Posterior probabilities of tags and segments, and expected numbers of transitions.
 
     The `keras` engine computes them from sums over the whole sequence, so in float32 they have the
@@ -113,15 +121,15 @@ def marginals(
 
 
 def viterbi(
-    emissions,
-    transitions,
-    durations,
-    lengths=None,
+    emissions: ArrayLike,
+    transitions: ArrayLike,
+    durations: ArrayLike,
+    lengths: ArrayLike | None = None,
     *,
-    start_transitions=None,
-    end_transitions=None,
-    engine=None,
-):
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The best segmentation and its score.
 
     Args:

@@ -1,5 +1,7 @@
 """The rules of rules.py, compiled by Numba from the same source, one element at a time."""
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 
@@ -37,7 +39,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     return parameters, slots, extras.remainders, True
 
 
-_COMPILED = {}
+_COMPILED: dict[str, Callable] = {}
 
 
 def _compiled(rule):

@@ -1,6 +1,7 @@
 """The step of the fused optimizers, in place of Keras' loop over variables."""
 
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -30,10 +31,17 @@ WIDE = "float32" if keras.backend.backend() == "jax" or on_mps() else "float64"
 OF_KERAS = -1  # the group of the argument `global_clipnorm`
 
 
-class FusedStep:
+# Type checkers find in it what an optimizer of Keras, which comes behind it, has.
+if TYPE_CHECKING:
+    from keras import Optimizer as _OfKeras
+else:
+    _OfKeras = object
+
+
+class FusedStep(_OfKeras):
     """The half of `optimizer.Fused` that Keras calls at each step."""
 
-    _HYPERPARAMETERS = ()
+    _HYPERPARAMETERS: tuple[str, ...] = ()
     _fusing = False  # outside a step, Keras may call the next two methods for itself
 
     def _clip_gradients(self, gradients):

@@ -3,18 +3,27 @@
 Schedules and callbacks change the learning rate, but not the ratios between variables.
 """
 
+from __future__ import annotations
+
 import weakref
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import keras
 
 from fastkeras.optimizers.fused import matching, per_variable
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
 _ATTRIBUTE = "learning_rate_multiplier"  # of a variable, set by set_learning_rate_multiplier
-_OPTIMIZERS = weakref.WeakSet()  # built ones, which follow such changes
+_OPTIMIZERS: weakref.WeakSet[keras.Optimizer] = (
+    weakref.WeakSet()
+)  # built ones, which follow such changes
 
 
-def set_learning_rate_multiplier(target, multiplier):
+def set_learning_rate_multiplier(target: Any, multiplier: float | None) -> None:
     """Let a layer of any model train at `multiplier` times the learning rate, from the next step.
 
     It holds for every fastkeras optimizer, built or not, and takes precedence over its
@@ -48,7 +57,9 @@ def set_learning_rate_multiplier(target, multiplier):
         optimizer._refresh_multipliers()
 
 
-def layerwise_decay(model, decay, *, layers=None, minimum=0.0):
+def layerwise_decay(
+    model: keras.Model, decay: float, *, layers: Sequence[Any] | None = None, minimum: float = 0.0
+) -> list[tuple[Any, float]]:
     """Return multipliers that fall from the last layer of a model to the first.
 
     The last layer has 1, the one before it `decay`, then `decay ** 2`, and so on: "discriminative

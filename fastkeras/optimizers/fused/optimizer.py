@@ -1,6 +1,9 @@
 """What the fused optimizers add to those of Keras: one call for all variables, and its settings."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -13,6 +16,13 @@ from fastkeras.optimizers.hyperparameters import check_hyperparameter, checked_f
 from fastkeras.optimizers.quantization import is_worth_it, scales_of
 from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules import RULES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from fastkeras.optimizers.transforms import Transform
+    from fastkeras.typing import Identifier
 
 _BEHIND = "behind"  # key under which the numbers of missed updates are saved
 _PLAIN = {  # arguments that are saved as given, and their defaults
@@ -35,20 +45,27 @@ class Fused(FusedStep):
 
     def __init__(
         self,
-        *args,
-        learning_rate_multipliers=None,
-        gradient_transforms=None,
-        weight_decay_overrides=None,
-        ema_bias_correction=False,
-        moment_bits=32,
-        lazy=None,
-        layer_adaptation=None,
-        lookahead_period=None,
-        slow_step_size=0.5,
-        master_weights=False,
-        stochastic_rounding=False,
-        **kwargs,
-    ):
+        *args: Any,
+        learning_rate_multipliers: Sequence[tuple[Any, float]]
+        | Sequence[float]
+        | Callable[[Any], float]
+        | None = None,
+        gradient_transforms: Transform
+        | Callable[[Any, Any], Any]
+        | list[Any]
+        | tuple[Any, ...]
+        | None = None,
+        weight_decay_overrides: Sequence[tuple[Any, float | None]] | None = None,
+        ema_bias_correction: bool = False,
+        moment_bits: int = 32,
+        lazy: bool | Sequence[Any] | None = None,
+        layer_adaptation: bool | Sequence[Any] | None = None,
+        lookahead_period: int | None = None,
+        slow_step_size: float = 0.5,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         for name in self._HYPERPARAMETERS:
             check_hyperparameter(name, getattr(self, name))
@@ -82,9 +99,9 @@ class Fused(FusedStep):
             lazy=per_variable.flags("lazy", lazy),
             adapted=per_variable.flags("layer_adaptation", layer_adaptation),
         )
-        self._settings = None
+        self._settings: Any = None
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         variables = list(variables)
@@ -154,7 +171,12 @@ class Fused(FusedStep):
             for variable in variables
         ]
 
-    def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
+    def add_variable_from_reference(
+        self,
+        reference_variable: keras.Variable,
+        name: str | None = None,
+        initializer: Identifier = "zeros",
+    ) -> keras.Variable:
         """Keep the moments of float16 and bfloat16 variables in float32, or moments in 8 bits.
 
         In bfloat16 a velocity would never move: 0.001 of a change is below its last digit.
@@ -204,7 +226,7 @@ class Fused(FusedStep):
         beside = {id(variable) for variable in self._beside_those_of_keras()}
         return [variable for variable in self.variables if id(variable) not in beside]
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         for i, variable in enumerate(self._saved_variables()):
             store[str(i)] = variable.numpy()
         # Besides the variables of Keras save only what cannot be derived from them.
@@ -212,7 +234,7 @@ class Fused(FusedStep):
         if behind is not None and not np.array_equal(_numpy(behind), self._behind_by_state()):
             store[_BEHIND] = _numpy(behind)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         variables, keys = self._saved_variables(), set(store.keys())
         if len(keys - {_BEHIND}) != len(variables):
             super().load_own_variables(store)  # warns
@@ -231,7 +253,7 @@ class Fused(FusedStep):
         return np.where(is_new, updates, 0).astype(WIDE)
 
     @property
-    def learning_rate_multipliers(self):
+    def learning_rate_multipliers(self) -> Any:
         """The multiplier of each variable, in their order; before `build`, what was given."""
         if self._settings is None:
             given = self._given.multipliers
@@ -240,12 +262,14 @@ class Fused(FusedStep):
         return [float(str(value)) for value in _numpy(self._settings.multipliers)]
 
     @property
-    def skipped_steps(self):
+    def skipped_steps(self) -> int:
         """How many steps `sanitize` has skipped."""
         skipped = self._settings and self._settings.skipped
         return 0 if skipped is None else int(_numpy(skipped))
 
-    def report(self, model=None, print_fn=print):
+    def report(
+        self, model: keras.Model | None = None, print_fn: Callable[[str], Any] = print
+    ) -> int:
         """Print for each variable its multiplier, transforms, decay and the size of its state.
 
         Also print which engine does the steps, and if it is `keras` in spite of the kernels, why.
@@ -270,7 +294,7 @@ class Fused(FusedStep):
         resolved = multipliers.resolve(self._given.multipliers, self._trainable_variables)
         self._settings.multipliers.assign(np.asarray(resolved, "float32"))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         given = self._given
         built = self._settings is not None

@@ -1,10 +1,20 @@
 """Learning-rate schedules that Keras lacks."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from keras import ops
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -27,16 +37,20 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
         [0.0, 0.5, 1.0, 0.75, 0.5, 0.5]
     """
 
-    def __init__(self, points, name="PiecewiseLinear"):
+    def __init__(
+        self,
+        points: Mapping[int, float] | Sequence[tuple[int, float]],
+        name: str = "PiecewiseLinear",
+    ) -> None:
         super().__init__()
-        points = points.items() if isinstance(points, dict) else points
+        points = points.items() if isinstance(points, Mapping) else points
         self.points = [(int(step), float(rate)) for step, rate in points]
         self.name = name
         steps = [step for step, _ in self.points]
         if not steps or any(b <= a for a, b in pairwise(steps)):
             raise ValueError(f"points must be at least one, in ascending order, got {self.points}")
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Tensor:
         steps, rates = (np.array(column, "float32") for column in zip(*self.points, strict=True))
         slopes = np.diff(rates) / np.diff(steps)
         step = ops.cast(step, "float32")
@@ -46,5 +60,5 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
             rate = rate + (ops.clip(step, begin, end) - begin) * slope
         return rate
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"points": [list(point) for point in self.points], "name": self.name}

@@ -1,10 +1,19 @@
 """A recurrent decoder with attention: all steps at once in training, one at a time in a search."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.seq2seq.arguments import integer
 from fastkeras.seq2seq.layers.copy_prior import copy_prior_of, name_of, tokens_in
+
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -54,7 +63,15 @@ class AttentionDecoder(keras.layers.Layer):
     translation", sections 3 and 3.1 (general); Su Jianlin, 2018, https://kexue.fm/archives/5861.
     """
 
-    def __init__(self, vocabulary_size, cell, units, embedding=None, copy_prior=None, **options):
+    def __init__(
+        self,
+        vocabulary_size: int,
+        cell: keras.Layer,
+        units: int,
+        embedding: keras.Layer | None = None,
+        copy_prior: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.supports_masking = True
         self.vocabulary_size = integer("vocabulary_size", vocabulary_size, 1)
@@ -66,12 +83,12 @@ class AttentionDecoder(keras.layers.Layer):
         if embedding is None:
             embedding = keras.layers.Embedding(vocabulary_size, units, name="embedding", **own)
         self.embedding = embedding
-        self.keys = None
+        self.keys: Any = None
         self.combined = keras.layers.Dense(units, activation="tanh", name="combined", **own)
         self.logits = keras.layers.Dense(vocabulary_size, name="logits", **own)
         self.copy_prior = copy_prior_of(copy_prior, self.dtype_policy)
 
-    def build(self, tokens_shape, encoded_shape, source_shape=None):
+    def build(self, tokens_shape: Any, encoded_shape: Any, source_shape: Any = None) -> None:
         size, hidden = encoded_shape[-1], self._hidden_size()
         self.keys = keras.layers.Dense(hidden, use_bias=False, name="keys", dtype=self.dtype_policy)
         self.keys.build((None, None, size))
@@ -86,12 +103,16 @@ class AttentionDecoder(keras.layers.Layer):
             self.copy_prior.build((None, None, self.vocabulary_size), None, hidden_shape)
         self.built = True
 
-    def call(self, tokens, encoded, source=None, encoded_mask=None):
+    def call(
+        self, tokens: Tensor, encoded: Tensor, source: Tensor = None, encoded_mask: Tensor = None
+    ) -> Tensor:
         states, context = self.begin(encoded, source, encoded_mask)
         hidden = self.rnn(self._embedded(tokens, ops.shape(tokens)), initial_state=states)
         return self._scores(hidden, context)
 
-    def begin(self, encoded, source=None, encoded_mask=None):
+    def begin(
+        self, encoded: Tensor, source: Tensor = None, encoded_mask: Tensor = None
+    ) -> tuple[Any, Any]:
         """The states and the context for the first call of `step` in a search.
 
         Args:
@@ -120,7 +141,9 @@ class AttentionDecoder(keras.layers.Layer):
         states = self.rnn.get_initial_state(batch)
         return list(states) if isinstance(states, (list, tuple)) else [states], context
 
-    def step(self, tokens, states, context, ancestry=None):
+    def step(
+        self, tokens: Tensor, states: Any, context: Any, ancestry: Tensor = None
+    ) -> tuple[Tensor, Any, Any]:
         """One step of a `BeamSearch`, with the same weights as `call`.
 
         Args:
@@ -144,7 +167,9 @@ class AttentionDecoder(keras.layers.Layer):
         embedded = self.embedding(tokens)
         return ops.reshape(embedded, (*axes, embedded.shape[-1]))
 
-    def attention(self, tokens, encoded, source=None, encoded_mask=None):
+    def attention(
+        self, tokens: Tensor, encoded: Tensor, source: Tensor = None, encoded_mask: Tensor = None
+    ) -> Tensor:
         """How much of each step of the source is read after each token of a target.
 
         Args:
@@ -170,14 +195,16 @@ class AttentionDecoder(keras.layers.Layer):
         size = self.cell.output_size
         return size[-1] if isinstance(size, (list, tuple)) else size
 
-    def compute_output_shape(self, tokens_shape, encoded_shape, source_shape=None):
+    def compute_output_shape(
+        self, tokens_shape: Any, encoded_shape: Any, source_shape: Any = None
+    ) -> tuple[int | None, ...]:
         return (*tokens_shape, self.vocabulary_size)
 
-    def compute_mask(self, *_, **__):
+    def compute_mask(self, *_: Any, **__: Any) -> Any:
         """No mask, since the loss leaves padding out."""
         return None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         save = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
@@ -189,7 +216,7 @@ class AttentionDecoder(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
         for name in ("cell", "embedding"):
             config[name] = keras.saving.deserialize_keras_object(config[name])

@@ -1,7 +1,16 @@
 """Layer normalization whose scale and shift depend on a condition."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -33,11 +42,11 @@ class ConditionalLayerNormalization(keras.layers.Layer):
     early visual processing by language".
     """
 
-    def __init__(self, epsilon=1e-3, **options):
+    def __init__(self, epsilon: float = 1e-3, **options: Any) -> None:
         super().__init__(**options)
         self.epsilon = epsilon
 
-    def build(self, inputs_shape, condition_shape):
+    def build(self, inputs_shape: Any, condition_shape: Any) -> None:
         size, sizes = inputs_shape[-1], (condition_shape[-1], inputs_shape[-1])
         self.gamma = self.add_weight(name="gamma", shape=(size,), initializer="ones")
         self.beta = self.add_weight(name="beta", shape=(size,), initializer="zeros")
@@ -45,7 +54,7 @@ class ConditionalLayerNormalization(keras.layers.Layer):
         self.to_beta = self.add_weight(name="to_beta", shape=sizes, initializer="zeros")
         self.built = True
 
-    def call(self, inputs, condition):
+    def call(self, inputs: Tensor, condition: Tensor) -> Tensor:
         missing = len(inputs.shape) - len(condition.shape)
         if missing < 0:
             raise ValueError(
@@ -63,8 +72,10 @@ class ConditionalLayerNormalization(keras.layers.Layer):
         normal = centred * ops.rsqrt(variance + self.epsilon)
         return gamma * ops.cast(normal, gamma.dtype) + beta
 
-    def compute_output_shape(self, inputs_shape, condition_shape):
+    def compute_output_shape(
+        self, inputs_shape: Any, condition_shape: Any
+    ) -> tuple[int | None, ...]:
         return inputs_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "epsilon": self.epsilon}

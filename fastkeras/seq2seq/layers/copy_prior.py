@@ -1,7 +1,16 @@
 """The prior that a generated token already occurs in the source."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -44,11 +53,11 @@ class CopyPrior(keras.layers.Layer):
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5861 (its `ScaleShift`).
     """
 
-    def __init__(self, padding=0, gated=False, **options):
+    def __init__(self, padding: int = 0, gated: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.padding = padding
         self.gated = gated
-        self.gate = None
+        self.gate: Any = None
         if gated:
             self.gate = keras.layers.Dense(
                 1,
@@ -58,7 +67,9 @@ class CopyPrior(keras.layers.Layer):
                 dtype=self.dtype_policy,
             )
 
-    def build(self, logits_shape, in_source_shape=None, hidden_shape=None):
+    def build(
+        self, logits_shape: Any, in_source_shape: Any = None, hidden_shape: Any = None
+    ) -> None:
         size = (logits_shape[-1],)
         self.log_scale = self.add_weight(name="log_scale", shape=size, initializer="zeros")
         self.shift = self.add_weight(name="shift", shape=size, initializer="zeros")
@@ -67,7 +78,7 @@ class CopyPrior(keras.layers.Layer):
             self.gate.build(hidden_shape)
         self.built = True
 
-    def call(self, logits, in_source, hidden=None):
+    def call(self, logits: Tensor, in_source: Tensor, hidden: Tensor = None) -> Tensor:
         self._expect(hidden)
         if keras.backend.is_int_dtype(in_source.dtype):
             in_source = tokens_in(in_source, logits.shape[-1], logits.dtype, self.padding)
@@ -81,10 +92,12 @@ class CopyPrior(keras.layers.Layer):
                 f"{'None' if hidden is None else 'one'}"
             )
 
-    def compute_output_shape(self, logits_shape, in_source_shape=None, hidden_shape=None):
+    def compute_output_shape(
+        self, logits_shape: Any, in_source_shape: Any = None, hidden_shape: Any = None
+    ) -> tuple[int | None, ...]:
         return logits_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "padding": self.padding, "gated": self.gated}
 
 

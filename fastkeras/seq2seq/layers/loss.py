@@ -1,9 +1,18 @@
 """The loss for training a decoder: cross-entropy over the tokens that are not padding."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.training.losses.smoothed_crossentropy import SmoothedCrossentropy
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -37,15 +46,15 @@ class SequenceCrossentropy(SmoothedCrossentropy):
 
     def __init__(
         self,
-        smoothing=0.0,
-        padding=0,
-        reduction="mean_with_sample_weight",
-        name="sequence_crossentropy",
-    ):
+        smoothing: float = 0.0,
+        padding: int = 0,
+        reduction: str = "mean_with_sample_weight",
+        name: str = "sequence_crossentropy",
+    ) -> None:
         super().__init__(smoothing, reduction=reduction, name=name)
         self.padding = padding
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         """The loss of a batch, reduced; `sample_weight` is for sentences or tokens."""
         y_true = ops.convert_to_tensor(y_true)
         weights = ops.cast(y_true != self.padding, "float32")
@@ -56,7 +65,7 @@ class SequenceCrossentropy(SmoothedCrossentropy):
             weights = weights * sample_weight
         return super().__call__(ops.maximum(y_true, 0), y_pred, weights)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["from_logits"], config["sparse"]
         return {**config, "padding": self.padding}

@@ -1,6 +1,9 @@
 """A transformer that decodes: all steps at once in training, one at a time in a search."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -9,6 +12,11 @@ from keras import ops
 from fastkeras.seq2seq.arguments import integer
 from fastkeras.seq2seq.layers.copy_prior import copy_prior_of, name_of, tokens_in
 from fastkeras.seq2seq.states import step_number
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -61,15 +69,15 @@ class TransformerDecoder(keras.layers.Layer):
 
     def __init__(
         self,
-        vocabulary_size,
-        units,
-        num_heads=4,
-        num_layers=2,
-        feed_forward=None,
-        dropout=0.0,
-        copy_prior=None,
-        **options,
-    ):
+        vocabulary_size: int,
+        units: int,
+        num_heads: int = 4,
+        num_layers: int = 2,
+        feed_forward: int | None = None,
+        dropout: float = 0.0,
+        copy_prior: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.supports_masking = True
         self.vocabulary_size = integer("vocabulary_size", vocabulary_size, 1)
@@ -96,7 +104,7 @@ class TransformerDecoder(keras.layers.Layer):
         self.logits = keras.layers.Dense(vocabulary_size, name="logits", dtype=self.dtype_policy)
         self.copy_prior = copy_prior_of(copy_prior, self.dtype_policy)
 
-    def build(self, tokens_shape, encoded_shape, source_shape=None):
+    def build(self, tokens_shape: Any, encoded_shape: Any, source_shape: Any = None) -> None:
         self.embedding.build((None, None))
         for block in self.blocks:
             block.build((None, None, self.units), encoded_shape)
@@ -107,7 +115,14 @@ class TransformerDecoder(keras.layers.Layer):
             self.copy_prior.build((None, None, self.vocabulary_size), None, hidden_shape)
         self.built = True
 
-    def call(self, tokens, encoded, source=None, encoded_mask=None, training=False):
+    def call(
+        self,
+        tokens: Tensor,
+        encoded: Tensor,
+        source: Tensor = None,
+        encoded_mask: Tensor = None,
+        training: bool = False,
+    ) -> Tensor:
         context = self._of_source(encoded, source, encoded_mask)
         steps = ops.shape(tokens)[1]
         places = ops.arange(steps, dtype="int32")
@@ -120,7 +135,14 @@ class TransformerDecoder(keras.layers.Layer):
             )
         return self._scores(hidden, context)
 
-    def begin(self, encoded, source=None, encoded_mask=None, num_beams=1, max_length=64):
+    def begin(
+        self,
+        encoded: Tensor,
+        source: Tensor = None,
+        encoded_mask: Tensor = None,
+        num_beams: int = 1,
+        max_length: int = 64,
+    ) -> tuple[Any, Any]:
         """The states and the context for the first call of `step` in a search.
 
         Args:
@@ -140,7 +162,9 @@ class TransformerDecoder(keras.layers.Layer):
         ]
         return None, context
 
-    def step(self, tokens, states, context, ancestry):
+    def step(
+        self, tokens: Tensor, states: Any, context: Any, ancestry: Tensor
+    ) -> tuple[Tensor, Any, Any, Tensor]:
         """One step of a `BeamSearch`, with the same weights as `call`.
 
         Returns logits, states, context, and the attention to the source of the last block, the
@@ -206,14 +230,16 @@ class TransformerDecoder(keras.layers.Layer):
             return logits
         return prior(logits, context["in_source"], hidden if prior.gated else None)
 
-    def compute_output_shape(self, tokens_shape, encoded_shape, source_shape=None):
+    def compute_output_shape(
+        self, tokens_shape: Any, encoded_shape: Any, source_shape: Any = None
+    ) -> tuple[int | None, ...]:
         return (*tokens_shape, self.vocabulary_size)
 
-    def compute_mask(self, *_, **__):
+    def compute_mask(self, *_: Any, **__: Any) -> Any:
         """No mask, since the loss leaves padding out."""
         return None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ["vocabulary_size", "units", "num_heads", "num_layers", "feed_forward", "dropout"]
         return {
             **super().get_config(),

@@ -1,6 +1,9 @@
 """Exponential moving averages of all weights."""
 
+from __future__ import annotations
+
 import contextlib
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -16,6 +19,12 @@ from fastkeras.training.model_state import (
     restored,
     synced,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from numpy.typing import NDArray
 
 
 class ExponentialMovingAverage(keras.callbacks.Callback):
@@ -64,7 +73,9 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
     Source: Su Jianlin, 2019, https://kexue.fm/archives/6575.
     """
 
-    def __init__(self, momentum=0.999, validate=False, apply_at_end=False):
+    def __init__(
+        self, momentum: float = 0.999, validate: bool = False, apply_at_end: bool = False
+    ) -> None:
         super().__init__()
         self.momentum = number("momentum", momentum, "from 0 to below 1", lambda m: 0 <= m < 1)
         self.validate, self.apply_at_end = validate, apply_at_end
@@ -76,22 +87,22 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         self._training = False
         self._count, self._seen, self._is_used = BatchCount(), None, False
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         """Attach to a model; start anew if it is another one."""
         if model is not self._model:
             self._forget()
         super().set_model(model)
 
-    def set_params(self, params):
+    def set_params(self, params: dict[str, Any]) -> None:
         """Take the parameters of the `fit` or `evaluate` that begins."""
         super().set_params(params)
         self._training = False
 
-    def values(self):
+    def values(self) -> list[NDArray[Any]] | None:
         """Copies of the averages, in the order of `model.weights`; None before there are any."""
         return self._averages and [average.copy() for average in self._averages]
 
-    def apply(self):
+    def apply(self) -> None:
         """Give the model the averages; do nothing if it has them, or if there are none yet."""
         if self._averages is None:
             return
@@ -108,18 +119,18 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
             HOLDING.add(self)
         notice(model, self)
 
-    def reset(self):
+    def reset(self) -> None:
         """Give the model back the trained weights; do nothing if it has them."""
         if self._trained is not None:
             restored(synced(self.model).weights, self._trained)
             self._trained = None
 
-    def release(self):
+    def release(self) -> None:
         """Let the model keep the weights that it has now; `reset` then does nothing."""
         self._trained = None
 
     @contextlib.contextmanager
-    def applied(self):
+    def applied(self) -> Iterator[None]:
         """Give the model the averages inside the block, and afterwards what it had before."""
         had = self._trained is not None
         self.apply()
@@ -137,7 +148,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         self.reset()
         return replaced
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._reset_unless_replaced()
         model = synced(self.model)
         replaced = self._ended is not None and has_changed(model, self._ended)
@@ -146,14 +157,14 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         self._training, self._ended = True, None
         self._seen, self._is_used = batches_seen_by(model), False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.reset()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.reset()
         self._count.begin(batch)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         model = synced(self.model)
         updates = self._updates(model, self._count.end(batch, self.params))
         if not updates:
@@ -175,15 +186,15 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         every = inner_optimizer(model).gradient_accumulation_steps or 1
         return max(now // every - (before or 0) // every, 0)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.validate:
             self.apply()
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._training and self.validate:
             self.apply()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._training = False
         replaced = self._reset_unless_replaced()
         self._ended = fingerprint(synced(self.model))

@@ -1,9 +1,17 @@
 """Compute any Python metric after each epoch, and keep the best weights by it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 
 from fastkeras.training.arguments import function, integer
 from fastkeras.training.model_state import copied, fits, release, restored, scoring, synced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 
 class Evaluate(keras.callbacks.Callback):
@@ -50,21 +58,31 @@ class Evaluate(keras.callbacks.Callback):
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5765.
     """
 
-    def __init__(self, fn, data=None, monitor="score", mode="max", keep_best=True, every=1):
+    def __init__(
+        self,
+        fn: Callable[..., float | dict[str, float]],
+        data: Any = None,
+        monitor: str = "score",
+        mode: str = "max",
+        keep_best: bool = True,
+        every: int = 1,
+    ) -> None:
         super().__init__()
         if mode not in ("max", "min"):
             raise ValueError(f'mode={mode!r} must be "max" or "min"')
         self.fn, self.every = function("fn", fn), integer("every", every, 1)
         self.data, self.monitor, self.mode, self.keep_best = data, monitor, mode, keep_best
-        self.best = self.best_epoch = self._weights = None
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self._weights: Any = None
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         """Attach to a model; start anew if it is another one."""
         if model is not self._model:
             self.best = self.best_epoch = self._weights = None
         super().set_model(model)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:
             return
         model = synced(self.model)
@@ -95,12 +113,12 @@ class Evaluate(keras.callbacks.Callback):
                 ) from None
         return result
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self.keep_best and self._weights is not None:
             self.restore_best()
             release(self.model)
 
-    def restore_best(self):
+    def restore_best(self) -> None:
         """Give the model the best weights so far; do nothing before the first evaluation.
 
         Raises:
@@ -133,12 +151,17 @@ class PrintSamples(keras.callbacks.Callback):
         >>> callback = PrintSamples(lambda model: "a line", every=5)
     """
 
-    def __init__(self, fn, every=1, print=print):
+    def __init__(
+        self,
+        fn: Callable[[keras.Model], str | Sequence[str]],
+        every: int = 1,
+        print: Callable[[str], Any] = print,
+    ) -> None:
         super().__init__()
         self.fn, self.print = function("fn", fn), function("print", print)
         self.every = integer("every", every, 1)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every == 0:
             samples = self.fn(synced(self.model))
             if not isinstance(samples, (str, list, tuple)):

@@ -1,5 +1,9 @@
 """Norms and histograms of weights and gradients while training."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,6 +13,13 @@ from fastkeras.training.callbacks.event_files import summary_writer
 from fastkeras.training.gradients.several_gradients import Objective
 from fastkeras.training.model_state import copied, synced
 from fastkeras.training.substitution import value_of
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import FilePath
 
 
 class Norms(keras.callbacks.Callback):
@@ -51,7 +62,9 @@ class Norms(keras.callbacks.Callback):
         ['epoch', 'gradient/d/bias', 'gradient/d/kernel', 'weight/d/bias', 'weight/d/kernel']
     """
 
-    def __init__(self, data=None, every=1, log_dir=None, writer=None):
+    def __init__(
+        self, data: Any = None, every: int = 1, log_dir: FilePath | None = None, writer: Any = None
+    ) -> None:
         super().__init__()
         if log_dir is not None and writer is not None:
             raise ValueError("log_dir and writer: give one of them")
@@ -60,21 +73,22 @@ class Norms(keras.callbacks.Callback):
                 f"data must be (x, y) or (x, y, sample weights), got {type(data).__name__}"
             )
         self.data, self.every, self.writer = data, integer("every", every, 1), writer
-        self.log_dir, self._writer_class = log_dir, None if log_dir is None else summary_writer()
-        self.history = {}
+        self.log_dir = log_dir
+        self._writer_class: Any = None if log_dir is None else summary_writer()
+        self.history: dict[str, list[float]] = {}
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         """Attach to a model; another one begins a new history."""
         if model is not self._model:
             self.history = {}
         super().set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self.log_dir is not None:
             self._close()  # the one of a fit that was interrupted
             self.writer = self._writer_class(str(self.log_dir))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._close()
 
     def _close(self):
@@ -82,7 +96,7 @@ class Norms(keras.callbacks.Callback):
             self.writer.close()
             self.writer = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:
             return
         variables = synced(self.model).trainable_variables
@@ -102,7 +116,9 @@ class Norms(keras.callbacks.Callback):
                     self.writer.add_histogram(f"{kind}/{variable.path}", finite, epoch)
 
 
-def gradients_of(model, x, y=None, sample_weight=None):
+def gradients_of(
+    model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None
+) -> list[NDArray[Any]]:
     """The gradients of a compiled model's loss on a batch, as NumPy arrays; nothing changes.
 
     Example:

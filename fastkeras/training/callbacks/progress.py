@@ -1,11 +1,17 @@
 """A progress bar of rich for `fit`."""
 
+from __future__ import annotations
+
 import numbers
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from fastkeras.training.callbacks.batches import BatchCount
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class RichProgress(keras.callbacks.Callback):
@@ -21,13 +27,14 @@ class RichProgress(keras.callbacks.Callback):
         >>> callback = RichProgress()
     """
 
-    def __init__(self, console=None):
+    def __init__(self, console: Any = None) -> None:
         super().__init__()
         _rich_progress()
         self.console = console
-        self._bar, self._count = None, BatchCount()
+        self._bar: Any = None
+        self._count = BatchCount()
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._stop()  # the one of a fit that was interrupted
         progress = _rich_progress()
         steps, epochs = self.params.get("steps"), self.params.get("epochs", 1)
@@ -45,22 +52,22 @@ class RichProgress(keras.callbacks.Callback):
         total = steps * epochs if steps else None
         self._task = self._bar.add_task("", total=total, epoch=f"1/{epochs}", logs="")
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         done = epoch * (self.params.get("steps") or 0)
         text = f"{epoch + 1}/{self._epochs}"
         self._bar.update(self._task, epoch=text, completed=done or None)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._count.begin(batch)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         batches = self._count.end(batch, self.params)
         self._bar.update(self._task, advance=batches, logs=_text(logs))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._bar.update(self._task, logs=_text(logs))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._stop()
 
     def _stop(self):

@@ -1,6 +1,9 @@
 """A picture of generated samples after each epoch."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -8,6 +11,11 @@ import numpy as np
 from fastkeras._files import check_writable, replacing
 from fastkeras.training.arguments import integer
 from fastkeras.training.model_state import synced
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import ArrayLike, FilePath
 
 
 class SampleSheet(keras.callbacks.Callback):
@@ -31,14 +39,21 @@ class SampleSheet(keras.callbacks.Callback):
         >>> sheet = SampleSheet("samples-{epoch}.png", np.random.normal(size=(64, 32)))
     """
 
-    def __init__(self, path, noise, every=1, generator=None, limits=(-1.0, 1.0)):
+    def __init__(
+        self,
+        path: FilePath,
+        noise: ArrayLike,
+        every: int = 1,
+        generator: keras.Model | None = None,
+        limits: tuple[float, float] = (-1.0, 1.0),
+    ) -> None:
         super().__init__()
         self.path, self.noise = str(path), np.asarray(noise, "float32")
         self.every = integer("every", every, 1)
         self.generator, self.limits = generator, limits
         _pillow()
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Check that pictures can be made and written, before the work of an epoch."""
         if self.generator is None and not hasattr(self.model, "generator"):
             raise ValueError("generator: the model has none, so give the model to call")
@@ -54,7 +69,7 @@ class SampleSheet(keras.callbacks.Callback):
                 f'path={self.path!r} may have "{{epoch}}" in it, and no other braces'
             ) from None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:
             return
         model = synced(self.model)

@@ -1,13 +1,20 @@
 """Numbers that change while training: coefficients, and the learning rate batch by batch."""
 
+from __future__ import annotations
+
 import numbers
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import keras
 from keras import backend, ops
 
 from fastkeras.training.callbacks.batches import BatchCount, inner_optimizer
 from fastkeras.training.model_state import retraced, synced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 
 class ScheduleScalar(keras.callbacks.Callback):
@@ -40,7 +47,13 @@ class ScheduleScalar(keras.callbacks.Callback):
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5765.
     """
 
-    def __init__(self, variable, schedule, by="epoch", name=None):
+    def __init__(
+        self,
+        variable: Any,
+        schedule: Callable[[int], Any] | Mapping[int, float],
+        by: str = "epoch",
+        name: str | None = None,
+    ) -> None:
         super().__init__()
         if not hasattr(variable, "assign"):
             raise ValueError(f"variable={variable!r} must be a keras.Variable, or have `assign`")
@@ -56,30 +69,30 @@ class ScheduleScalar(keras.callbacks.Callback):
         self.name = getattr(variable, "name", "scheduled") if name is None else name
         self._count, self._value = BatchCount(), None
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         """Attach to a model; count batches from 0 if it is another one."""
         if model is not self._model:
             self._count = BatchCount()
         super().set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._value = None  # others may have changed the variable since
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.by == "epoch":
             self._set(epoch)
         else:
             self._count.begin_epoch(synced(self.model), self.params)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self.by == "batch":
             self._count.begin(batch)
             self._set(self._count.done)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._count.end(batch, self.params)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._count.end_epoch(self.model)
         if logs is not None and self._value is not None:
             logs[self.name] = self._value
@@ -124,7 +137,7 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5765.
     """
 
-    def __init__(self, points):
+    def __init__(self, points: Mapping[int, float]) -> None:
         super().__init__()
         if not isinstance(points, dict) or not points:
             raise ValueError(f"points={points!r} must be a dict of batch and factor, not empty")
@@ -134,13 +147,13 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
     def _forget(self):
         self._count, self._rate, self._optimizer = BatchCount(), None, None
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         """Attach to a model; start anew if it is another one."""
         if model is not self._model:
             self._forget()
         super().set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._prepare()
         optimizer = inner_optimizer(synced(self.model))
         if self._optimizer is not optimizer:  # compiled anew, maybe with another rate
@@ -151,22 +164,22 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
                 raise ValueError("the optimizer has a schedule of its own: its rate cannot be set")
             self._rate, self._optimizer = _float(optimizer.learning_rate), optimizer
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._count.begin_epoch(synced(self.model), self.params)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._count.begin(batch)
         number = self._count.done + 1
         if number <= self._last:
             self._set(self.factor(number))
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         before = self._count.done
         self._count.end(batch, self.params)
         if before + 1 < self._last <= self._count.done:  # the last point was inside an execution
             self._set(self.points[-1][1])
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._count.end_epoch(synced(self.model))
 
     @property
@@ -176,7 +189,7 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
     def _set(self, factor):
         synced(self.model).optimizer.learning_rate = self._rate * factor
 
-    def factor(self, batch):
+    def factor(self, batch: float) -> float:
         """The factor at a batch."""
         points = self.points
         if batch <= points[0][0]:
@@ -207,8 +220,8 @@ class Warmup(PiecewiseLinearRate):
         >>> callback = Warmup(epochs=2)
     """
 
-    def __init__(self, epochs=None, steps=None):
-        given = steps if epochs is None else epochs
+    def __init__(self, epochs: float | None = None, steps: int | None = None) -> None:
+        given: Any = steps if epochs is None else epochs
         if (epochs is None) == (steps is None) or not _is_number(given) or not given > 0:
             raise ValueError(f"epochs={epochs!r} or steps={steps!r}: give one of them, above 0")
         super().__init__({0: 0.0, steps or 1: 1.0})

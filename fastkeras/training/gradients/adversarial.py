@@ -5,7 +5,10 @@ one, and the norm is that over the whole batch, as in the article. Any other wei
 too.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
@@ -14,6 +17,14 @@ from fastkeras.training.arguments import integer, number, positive
 from fastkeras.training.gradients.differentiate import value_and_gradients
 from fastkeras.training.gradients.rules import moved, norm, squared_norm
 from fastkeras.training.gradients.several_gradients import train_with
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import keras
+
+    from fastkeras.training.gradients.several_gradients import Objective
+    from fastkeras.typing import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,16 +44,16 @@ class FGM:
     classification"; Su Jianlin, 2020, https://kexue.fm/archives/7234.
     """
 
-    weights: str | tuple = "embeddings"
+    weights: str | tuple[str, ...] = "embeddings"
     epsilon: float = 1.0
     clean: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_names(self.weights)
         positive("epsilon", self.epsilon)
         _share(self.clean)
 
-    def __call__(self, objective, values):
+    def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""
         chosen = _chosen(objective, self.weights)
         first = objective.gradients(values)
@@ -67,20 +78,20 @@ class PGD:
     Source: Madry et al., 2018, "Towards deep learning models resistant to adversarial attacks".
     """
 
-    weights: str | tuple = "embeddings"
+    weights: str | tuple[str, ...] = "embeddings"
     epsilon: float = 1.0
     step: float = 0.3
     rounds: int = 3
     clean: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_names(self.weights)
         for name in ("epsilon", "step"):
             positive(name, getattr(self, name))
         integer("rounds", self.rounds, 1)
         _share(self.clean)
 
-    def __call__(self, objective, values):
+    def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""
         chosen = _chosen(objective, self.weights)
         first = gradients = objective.gradients(values)
@@ -109,14 +120,14 @@ class GradientPenalty:
     Source: Su Jianlin, 2020, https://kexue.fm/archives/7234.
     """
 
-    weights: str | tuple = "embeddings"
+    weights: str | tuple[str, ...] = "embeddings"
     epsilon: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_names(self.weights)
         positive("epsilon", self.epsilon)
 
-    def __call__(self, objective, values):
+    def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""
         chosen = _chosen(objective, self.weights)
 
@@ -155,21 +166,21 @@ class VirtualAdversarial:
     https://kexue.fm/archives/7466.
     """
 
-    weights: str | tuple = "embeddings"
+    weights: str | tuple[str, ...] = "embeddings"
     epsilon: float = 1.0
     xi: float = 10.0
     rounds: int = 1
     weight: float = 1.0
     from_logits: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_names(self.weights)
         for name in ("epsilon", "xi"):
             positive(name, getattr(self, name))
         integer("rounds", self.rounds, 1)
         number("weight", self.weight, "a number", lambda weight: True)
 
-    def __call__(self, objective, values):
+    def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""
         chosen = _chosen(objective, self.weights)
         first = objective.gradients(values)
@@ -196,7 +207,9 @@ class VirtualAdversarial:
         return ops.log(ops.maximum(outputs, 1e-7))
 
 
-def adversarial_training(model, weights="embeddings", epsilon=1.0):
+def adversarial_training(
+    model: keras.Model, weights: str | tuple[str, ...] = "embeddings", epsilon: float = 1.0
+) -> keras.Model:
     """Train a compiled model with `FGM` on its embeddings, by one line after `compile`.
 
     Example:

@@ -1,5 +1,9 @@
 """Gradients reversed or cut."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
@@ -7,8 +11,14 @@ from fastkeras.training.arguments import number
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import Substitution, value_of
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
-def gradient_reversal(x, scale=1.0):
+    from fastkeras.typing import Tensor
+
+
+def gradient_reversal(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """Return x; its gradient is multiplied by −scale on the way back.
 
     Example:
@@ -30,7 +40,7 @@ def gradient_reversal(x, scale=1.0):
     return reversed_(ops.convert_to_tensor(x))
 
 
-def gradient_after_loss(loss):
+def gradient_after_loss(loss: Tensor) -> Tensor:
     """Return a loss whose gradient is computed after its value; only TensorFlow needs this.
 
     If a loss is linear in the outputs, as that of a Wasserstein GAN or a hinge, its gradient does
@@ -59,7 +69,11 @@ def gradient_after_loss(loss):
     return after(loss)
 
 
-def stop_gradient_through(layer, keep_updates=False, state=()):
+def stop_gradient_through(
+    layer: keras.Layer,
+    keep_updates: bool = False,
+    state: Sequence[tuple[keras.Variable, Tensor]] = (),
+) -> Callable[..., Any]:
     """Return a function that calls the layer, with gradients for its inputs but not its weights.
 
     It freezes the layer for one call, as `layer.trainable = False` does for a whole model: so the
@@ -115,21 +129,21 @@ class GradientReversal(keras.layers.Layer):
         >>> domain = keras.layers.Dense(1)(GradientReversal(0.1)(features))
     """
 
-    def __init__(self, scale=1.0, **options):
+    def __init__(self, scale: float | keras.Variable = 1.0, **options: Any) -> None:
         super().__init__(**options)
         is_variable = hasattr(scale, "assign")  # for a schedule
         self.scale = scale if is_variable else number("scale", scale, "a number", lambda s: True)
         self.supports_masking = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         """The inputs."""
         return gradient_reversal(inputs, self.scale)
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         """That of the inputs."""
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         scale = float(ops.convert_to_numpy(ops.convert_to_tensor(self.scale)))
         return {**super().get_config(), "scale": scale}

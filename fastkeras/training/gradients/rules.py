@@ -1,10 +1,19 @@
 """Rules for `train_with`: methods for differential equations, games and flat minima."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from keras import ops
 
 from fastkeras.training.arguments import number, positive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastkeras.training.gradients.several_gradients import Objective
+    from fastkeras.typing import Tensor
 
 TINY = 1e-12
 
@@ -19,7 +28,7 @@ class Heun:
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5879.
     """
 
-    def __call__(self, objective, values):
+    def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""
         first = objective.gradients(values)
         second = objective.gradients(objective.step(values, first))
@@ -33,7 +42,7 @@ class RungeKutta4:
     Four evaluations. See `Heun`.
     """
 
-    def __call__(self, objective, values):
+    def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""
         first = objective.gradients(values)
         second = objective.gradients(_half(values, objective.step(values, first)))
@@ -54,7 +63,7 @@ class Extragradient:
     generative adversarial networks".
     """
 
-    def __call__(self, objective, values):
+    def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""
         first = objective.gradients(values)
         return objective.gradients(objective.step(values, first))
@@ -75,10 +84,10 @@ class SAM:
 
     rho: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("rho", self.rho)
 
-    def __call__(self, objective, values):
+    def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""
         first = objective.gradients(values)
         return objective.gradients(moved(values, first, self.rho / norm(first)))
@@ -101,11 +110,11 @@ class ASAM:
     rho: float = 0.5
     eta: float = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("rho", self.rho)
         number("eta", self.eta, "at least 0", lambda eta: eta >= 0)
 
-    def __call__(self, objective, values):
+    def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""
         first = objective.gradients(values)
         scales = [ops.abs(w) + self.eta if len(w.shape) > 1 else 1.0 for w in values]

@@ -1,6 +1,9 @@
 """Training steps that evaluate the gradient more than once."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import keras
 from keras import backend, ops
@@ -10,8 +13,16 @@ from fastkeras.training.gradients.own_step import own_step
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import value_of
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
-def train_with(model, rule):
+    from fastkeras.typing import Tensor
+
+
+def train_with(
+    model: keras.Model, rule: Callable[[Objective, list[Tensor]], list[Tensor]] | None
+) -> keras.Model:
     """Let `fit` of a compiled model find its gradients by a rule.
 
     Any optimizer works, and gets what the rule finds: with plain SGD, `Heun` is Heun's method.
@@ -73,13 +84,20 @@ class Objective:
         state: pairs of the optimizer's variables and their values; needed for `step`.
     """
 
-    def __init__(self, model, data, others, state=()):
+    def __init__(
+        self,
+        model: keras.Model,
+        data: tuple[Any, Any, Any],
+        others: Sequence[tuple[keras.Variable, Tensor]],
+        state: Sequence[tuple[keras.Variable, Tensor]] = (),
+    ) -> None:
         self.model, self.data, self.others, self.state = model, data, list(others), list(state)
         self.variables = model.trainable_variables
         self.noise = noise_state()
-        self.first = None  # of the first evaluation: loss, outputs, values of the other variables
+        # of the first evaluation: loss, outputs, values of the other variables
+        self.first: Any = None
 
-    def loss(self, values):
+    def loss(self, values: Sequence[Tensor]) -> tuple[Tensor, Any]:
         """The loss, and a pair of the outputs and the new values of the other variables."""
         x, y, weights = self.data
         repeat_noise(self.noise)
@@ -91,15 +109,17 @@ class Objective:
         updates = [scope.get_current_value(variable) for variable, _ in self.others]
         return loss, (outputs, updates)
 
-    def gradients(self, values):
+    def gradients(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients of the loss."""
         return self.differentiate(self.loss, values)
 
-    def step(self, values, gradients):
+    def step(self, values: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         """The values after a step of the optimizer by these gradients; nothing changes."""
         return own_step(self.model.optimizer, self.state, self.variables, values, gradients)
 
-    def differentiate(self, function, values):
+    def differentiate(
+        self, function: Callable[[list[Tensor]], tuple[Tensor, Any]], values: Sequence[Tensor]
+    ) -> list[Tensor]:
         """The gradients of a function that returns a loss, and the second result of `loss`."""
         (loss, rest), gradients = value_and_gradients(function, values)
         if self.first is None:

@@ -1,11 +1,20 @@
 """Center loss: draws features to the centre of their class; the centres are learned too."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.training.arguments import integer
 from fastkeras.training.losses.labels import positions
 from fastkeras.training.losses.loss_layers import LossLayer
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Identifier, Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -35,12 +44,14 @@ class CenterDistances(keras.layers.Layer):
     recognition"; Su Jianlin, 2018, https://kexue.fm/archives/5765.
     """
 
-    def __init__(self, classes, centers_initializer="zeros", **options):
+    def __init__(
+        self, classes: int, centers_initializer: Identifier = "zeros", **options: Any
+    ) -> None:
         super().__init__(**options)
         self.classes = integer("classes", classes, 1)
         self.centers_initializer = keras.initializers.get(centers_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Make the centres."""
         self.centers = self.add_weight(
             shape=(self.classes, input_shape[-1]),
@@ -48,12 +59,12 @@ class CenterDistances(keras.layers.Layer):
             name="centers",
         )
 
-    def call(self, features):
+    def call(self, features: Tensor) -> Tensor:
         """Distances of shape (batch, classes)."""
         # |f|² - 2fc + |c|² would lose all digits where features are near their centre
         return 0.5 * ops.sum(ops.square(features[:, None] - self.centers), -1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         initializer = keras.initializers.serialize(self.centers_initializer)
         own = {"classes": self.classes, "centers_initializer": initializer}
@@ -67,10 +78,10 @@ class CenterLoss(keras.losses.Loss):
     Labels are integers of shape (batch,) or (batch, 1).
     """
 
-    def __init__(self, reduction="sum_over_batch_size", name="center_loss"):
+    def __init__(self, reduction: str = "sum_over_batch_size", name: str = "center_loss") -> None:
         super().__init__(reduction=reduction, name=name)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Losses of shape (batch,)."""
         labels = positions(ops.reshape(y_true, (-1, 1)), y_pred.shape[-1])
         return ops.squeeze(ops.take_along_axis(y_pred, labels, axis=-1), -1)
@@ -98,23 +109,29 @@ class CenterLossLayer(LossLayer):
         >>> features = CenterLossLayer(10, 0.5)([keras.layers.Dense(2)(x), label])
     """
 
-    def __init__(self, classes, weight=0.5, centers_initializer="zeros", **options):
+    def __init__(
+        self,
+        classes: int,
+        weight: float = 0.5,
+        centers_initializer: Identifier = "zeros",
+        **options: Any,
+    ) -> None:
         super().__init__(weight=weight, **options)
         self.classes = integer("classes", classes, 1)
         self.centers_initializer = keras.initializers.get(centers_initializer)
 
     build_centers = CenterDistances.build
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Make the centres."""
         self.build_centers(input_shape[0])
 
-    def compute_loss(self, features, labels):
+    def compute_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Losses of shape (batch,)."""
         labels = positions(ops.reshape(labels, (-1,)), self.classes)
         return 0.5 * ops.sum(ops.square(features - ops.take(self.centers, labels, axis=0)), -1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         initializer = keras.initializers.serialize(self.centers_initializer)
         own = {"classes": self.classes, "centers_initializer": initializer}

@@ -1,9 +1,19 @@
 """Losses that are not functions of (y_true, y_pred)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.training.arguments import function, number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Self
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -43,7 +53,14 @@ class LossLayer(keras.layers.Layer):
     Source: Su Jianlin, 2019, https://kexue.fm/archives/6311.
     """
 
-    def __init__(self, fn=None, weight=1.0, output=0, name=None, **options):
+    def __init__(
+        self,
+        fn: Callable[..., Tensor] | None = None,
+        weight: float = 1.0,
+        output: int | str = 0,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(name=name, **options)
         self.fn = None if fn is None else function("fn", fn)
         number("weight", weight, "a number", lambda weight: True)
@@ -58,16 +75,16 @@ class LossLayer(keras.layers.Layer):
         self.supports_masking = True
         self._initial_weight = weight
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Make nothing; the layers of a subclass are built when it calls them."""
 
-    def compute_loss(self, *inputs, **named):
+    def compute_loss(self, *inputs: Any, **named: Any) -> Tensor:
         """The loss: a scalar, or one number for each example."""
         if self.fn is not None:
             return self.fn(*inputs, **named)
         return [*inputs, *named.values()][-1]
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         """Add the loss; return the chosen input."""
         loss = applied(self.compute_loss, inputs)
         if loss is None:
@@ -79,11 +96,11 @@ class LossLayer(keras.layers.Layer):
         self.add_loss(ops.mean(loss) * ops.cast(self.weight, loss.dtype))
         return self._passed(inputs)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """The mask of the input that is passed through."""
         return None if previous_mask is None else self._passed(previous_mask)
 
-    def compute_output_spec(self, inputs, **options):
+    def compute_output_spec(self, inputs: Any, **options: Any) -> Any:
         """Shape and dtype of the input that is passed through."""
         dense = keras.tree.map_structure(spec_of, inputs)
         super().compute_output_spec(dense, **options)  # lets a wrong loss fail early
@@ -98,7 +115,7 @@ class LossLayer(keras.layers.Layer):
             names = list(inputs) if isinstance(inputs, dict) else f"0 to {len(inputs) - 1}"
             raise ValueError(f"output={self.output_position!r} must be one of {names}") from None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration, with the function by its registered name."""
         config = {**super().get_config(), "weight": self._initial_weight}
         own = {"output": self.output_position}
@@ -110,14 +127,14 @@ class LossLayer(keras.layers.Layer):
         return config | {name: value for name, value in own.items() if value != 0}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """A layer of this configuration."""
         if isinstance(config.get("fn"), dict):
             config = {**config, "fn": keras.saving.deserialize_keras_object(config["fn"])}
         return cls(**config)
 
 
-def add_loss(model, *losses):
+def add_loss(model: Any, *losses: Tensor) -> keras.Model:
     """Return the functional model with symbolic losses added: the `model.add_loss` of Keras 2.
 
     The new model shares all layers with the old one and has the same inputs and outputs. The losses

@@ -1,10 +1,19 @@
 """Cross-entropy with a label smoothing that can change while training."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.training.arguments import number
 from fastkeras.training.losses.labels import positions
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -37,12 +46,12 @@ class SmoothedCrossentropy(keras.losses.Loss):
 
     def __init__(
         self,
-        smoothing=0.1,
-        from_logits=True,
-        sparse=True,
-        reduction="sum_over_batch_size",
-        name="smoothed_crossentropy",
-    ):
+        smoothing: float = 0.1,
+        from_logits: bool = True,
+        sparse: bool = True,
+        reduction: str = "sum_over_batch_size",
+        name: str = "smoothed_crossentropy",
+    ) -> None:
         super().__init__(reduction=reduction, name=name)
         number("smoothing", smoothing, "from 0 to 1", lambda smoothing: 0 <= smoothing <= 1)
         self.smoothing = keras.Variable(
@@ -50,13 +59,13 @@ class SmoothedCrossentropy(keras.losses.Loss):
         )
         self.from_logits, self.sparse = from_logits, sparse
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         """The loss of a batch, reduced."""
         if self.sparse:  # else Keras casts them to the dtype of scores: 257 is 256 in bfloat16
             y_true = ops.cast(y_true, "float32")
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Losses of shape y_pred.shape[:-1]."""
         if self.from_logits:
             logs = ops.log_softmax(y_pred, -1)
@@ -72,7 +81,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         smoothing = ops.cast(self.smoothing, logs.dtype)
         return -(1 - smoothing) * right - smoothing * ops.mean(logs, -1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration, with the smoothing as it is now."""
         smoothing = float(ops.convert_to_numpy(self.smoothing.value))
         own = {"smoothing": smoothing, "from_logits": self.from_logits, "sparse": self.sparse}

@@ -1,10 +1,19 @@
 """Triplet loss as a layer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.training.arguments import number
 from fastkeras.training.losses.loss_layers import LossLayer
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -33,19 +42,21 @@ class TripletLossLayer(LossLayer):
     https://kexue.fm/archives/4493.
     """
 
-    def __init__(self, margin=0.1, distance="cosine", weight=1.0, **options):
+    def __init__(
+        self, margin: float = 0.1, distance: str = "cosine", weight: float = 1.0, **options: Any
+    ) -> None:
         super().__init__(weight=weight, **options)
         if not isinstance(distance, str) or distance not in _DISTANCES:
             raise ValueError(f"distance={distance!r} must be one of {sorted(_DISTANCES)}")
         self.margin = number("margin", margin, "at least 0", lambda margin: margin >= 0)
         self.distance = distance
 
-    def compute_loss(self, anchor, positive, negative):
+    def compute_loss(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Losses of shape (batch,)."""
         distance = _DISTANCES[self.distance]
         return ops.relu(self.margin + distance(anchor, positive) - distance(anchor, negative))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {**super().get_config(), "margin": self.margin, "distance": self.distance}
 

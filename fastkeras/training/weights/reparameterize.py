@@ -1,6 +1,9 @@
 """Layers whose weights are transformed before use."""
 
+from __future__ import annotations
+
 import inspect
+from typing import TYPE_CHECKING
 
 import keras
 from keras import backend, ops
@@ -8,6 +11,12 @@ from keras import backend, ops
 from fastkeras._keras_private import get_global_attribute, get_stateless_scope
 from fastkeras.training.substitution import Substitution, value_of
 from fastkeras.training.weights.transforms import WeightTransform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Self
+
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -44,7 +53,13 @@ class Reparameterize(keras.layers.Wrapper):
     Source: Su Jianlin, 2019, https://kexue.fm/archives/6311.
     """
 
-    def __init__(self, layer, transform, weights=("kernel",), **options):
+    def __init__(
+        self,
+        layer: keras.Layer,
+        transform: WeightTransform | Callable[[Tensor], Tensor],
+        weights: Sequence[str] = ("kernel",),
+        **options: Any,
+    ) -> None:
         super().__init__(layer, **options)
         self._call_signature = inspect.signature(layer.call)  # Keras passes masks by it
         if not callable(transform):
@@ -55,7 +70,7 @@ class Reparameterize(keras.layers.Wrapper):
         self._transform = [transform]  # in a list: only its copies are parts of this layer
         self.supports_masking = True
 
-    def __call__(self, *inputs, **options):
+    def __call__(self, *inputs: Any, **options: Any) -> Tensor:
         """The layer's output; the layer is built by its first inputs."""
         if not self.layer.built and _count(inputs) + _count(options) > 1:
             # `build` gets only one shape; calling a layer of several inputs builds it
@@ -64,7 +79,7 @@ class Reparameterize(keras.layers.Wrapper):
                 self.layer(*specs[0], **specs[1])
         return super().__call__(*inputs, **options)
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Build the layer and a transform for each weight."""
         if not self.layer.built:
             self.layer.build(input_shape)
@@ -83,7 +98,7 @@ class Reparameterize(keras.layers.Wrapper):
             variable.trainable = False
         return transform
 
-    def call(self, *inputs, **options):
+    def call(self, *inputs: Any, **options: Any) -> Tensor:
         """The layer's output."""
         with Substitution(self._transformed()) as scope:
             outputs = self.layer(*inputs, **options)
@@ -118,29 +133,31 @@ class Reparameterize(keras.layers.Wrapper):
                 return values
         return None
 
-    def transformed_weights(self):
+    def transformed_weights(self) -> dict[str, Tensor]:
         """The weights as the layer uses them, by path."""
         return {variable.path: value for variable, value in self._transformed()}
 
-    def compute_mask(self, inputs, previous_mask=None):
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """That of the layer."""
         return self.layer.compute_mask(inputs, previous_mask)
 
-    def compute_output_shape(self, *shapes, **named):
+    def compute_output_shape(self, *shapes: Any, **named: Any) -> tuple[int | None, ...]:
         """That of the layer, with the same arguments."""
         return self.layer.compute_output_shape(*shapes, **named)
 
-    def compute_output_spec(self, *inputs, **options):
+    def compute_output_spec(self, *inputs: Any, **options: Any) -> Any:
         """That of the layer."""
         return self.layer.compute_output_spec(*inputs, **options)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration; a function by its registered name."""
         transform = keras.saving.serialize_keras_object(self._transform[0])
         return {**super().get_config(), "transform": transform, "weights": self.weight_names}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         """A layer of this configuration."""
         read = keras.saving.deserialize_keras_object
         config = {key: read(x) if key in ("layer", "transform") else x for key, x in config.items()}

@@ -4,13 +4,22 @@ A unit is an entry along the last axis of a weight: a column of a Dense kernel, 
 convolution. Each transform has the weight's shape and dtype, and can be called by itself.
 """
 
+from __future__ import annotations
+
 import base64
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from keras import ops
 
 from fastkeras.training.arguments import integer, number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Self
+
+    from fastkeras.typing import ArrayLike, Tensor
 
 
 class WeightTransform(keras.layers.Layer):
@@ -24,14 +33,14 @@ class WeightTransform(keras.layers.Layer):
     replaces = False
     initial = None
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         """Make nothing."""
 
-    def compute_output_spec(self, weight, **options):
+    def compute_output_spec(self, weight: Tensor, **options: Any) -> Any:
         """That of the weight."""
         return keras.KerasTensor(weight.shape, dtype=weight.dtype)
 
-    def copy(self, variable):
+    def copy(self, variable: keras.Variable) -> Self:
         """A new transform like this one, for one variable."""
         config = {**self.get_config(), "dtype": variable.dtype, "name": self.name}
         return type(self).from_config(config)
@@ -70,19 +79,25 @@ class SpectralNorm(WeightTransform):
     Jianlin, 2019, https://kexue.fm/archives/6311.
     """
 
-    def __init__(self, iterations=5, persistent=False, axis=-1, **options):
+    def __init__(
+        self,
+        iterations: int = 5,
+        persistent: bool = False,
+        axis: int | Sequence[int] = -1,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.iterations = integer("iterations", iterations, 1)
         self.persistent, self.axis = persistent, axis
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         """Make the vector."""
         if self.persistent and len(shape) > 1:
             self.vector = self.add_weight(
                 shape=(shape[self.axis],), initializer=_start, trainable=False, name="vector"
             )
 
-    def call(self, weight, training=None):
+    def call(self, weight: Tensor, training: bool | None = None) -> Tensor:
         """The weight divided by its largest singular value."""
         if len(weight.shape) == 1:
             return weight / ops.maximum(ops.max(ops.abs(weight)), _TINY)
@@ -96,7 +111,7 @@ class SpectralNorm(WeightTransform):
             self.vector.assign(right)
         return weight / _largest(matrix, ops.stop_gradient(right))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         own = {"iterations": self.iterations, "persistent": self.persistent, "axis": self.axis}
         return {**super().get_config(), **own}
@@ -111,7 +126,7 @@ class WeightNorm(WeightTransform):
     Source: Salimans & Kingma, 2016, "Weight normalization".
     """
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         """Make the gains."""
 
         def lengths(shape, dtype=None):
@@ -121,7 +136,7 @@ class WeightNorm(WeightTransform):
 
         self.gain = self.add_weight(shape=(shape[-1],), initializer=lengths, name="gain")
 
-    def call(self, weight):
+    def call(self, weight: Tensor) -> Tensor:
         """The weight, its units scaled to lengths equal to the gains."""
         return self.gain * (weight / ops.maximum(_length(weight), _TINY))
 
@@ -135,15 +150,15 @@ class L2Normalize(WeightTransform):
             have length 1.
     """
 
-    def __init__(self, axis=None, **options):
+    def __init__(self, axis: int | Sequence[int] | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.axis = axis
 
-    def call(self, weight):
+    def call(self, weight: Tensor) -> Tensor:
         """The weight divided by the lengths of its units."""
         return weight / ops.maximum(_length(weight, self.axis), _TINY)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {**super().get_config(), "axis": self.axis}
 
@@ -159,17 +174,17 @@ class WeightStandardization(WeightTransform):
     standardization".
     """
 
-    def __init__(self, epsilon=1e-5, **options):
+    def __init__(self, epsilon: float = 1e-5, **options: Any) -> None:
         super().__init__(**options)
         self.epsilon = number("epsilon", epsilon, "at least 0", lambda epsilon: epsilon >= 0)
 
-    def call(self, weight):
+    def call(self, weight: Tensor) -> Tensor:
         """The standardised weight."""
         axes = tuple(range(len(weight.shape) - 1))
         centred = weight - ops.mean(weight, axes, keepdims=True)
         return centred * ops.rsqrt(ops.mean(centred**2, axes, keepdims=True) + self.epsilon)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {**super().get_config(), "epsilon": self.epsilon}
 
@@ -191,11 +206,11 @@ class LowRank(WeightTransform):
 
     replaces = True
 
-    def __init__(self, rank, **options):
+    def __init__(self, rank: int, **options: Any) -> None:
         super().__init__(**options)
         self.rank = integer("rank", rank, 1)
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         """Make the factors."""
         rows, columns = int(np.prod(shape[:-1])), shape[-1]
         if self.rank > min(rows, columns):
@@ -216,11 +231,11 @@ class LowRank(WeightTransform):
             shape=(self.rank, columns), initializer=factor(False), name="right"
         )
 
-    def call(self, weight):
+    def call(self, weight: Tensor) -> Tensor:
         """The product, in the weight's shape."""
         return ops.reshape(ops.matmul(self.left, self.right), weight.shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {**super().get_config(), "rank": self.rank}
 
@@ -234,11 +249,11 @@ class Masked(WeightTransform):
             configuration, one bit for each entry, and with the weights.
     """
 
-    def __init__(self, mask=None, **options):
+    def __init__(self, mask: ArrayLike | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._given = None if mask is None else _unpacked(mask)
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         """Make the mask."""
 
         def initializer(shape, dtype=None):
@@ -249,11 +264,11 @@ class Masked(WeightTransform):
             shape=shape, initializer=initializer, trainable=False, dtype="uint8", name="mask"
         )
 
-    def call(self, weight):
+    def call(self, weight: Tensor) -> Tensor:
         """The masked weight."""
         return ops.where(ops.cast(self.mask, "bool"), weight, 0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration, with the mask as it was given."""
         mask = None if self._given is None else _packed(self._given)
         return {**super().get_config(), "mask": mask}

@@ -3,14 +3,23 @@
 Unless in deterministic mode, threads update rows without locks.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from fastkeras import _core
 from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.word2vec.training.settings import Tables
+
 SUBWORDS = True  # which not every engine takes
 
-_checked = WeakKeyDictionary()  # `Tables` are checked once, not for every slice
+# `Tables` are checked once, not for every slice
+_checked: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()
 
 
 def train(

@@ -5,15 +5,27 @@ separated by ASCII whitespace (space, tab, vertical tab, form feed, carriage ret
 end with CR LF, and a non-breaking or full-width space is part of a word.
 """
 
+from __future__ import annotations
+
 import glob
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastkeras.word2vec.corpus.encoding import id_arrays, mapped
 from fastkeras.word2vec.corpus.text_files import blocks_of_file, check_unchanged, stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import FilePath
+    from fastkeras.word2vec.vocabulary import Vocabulary
 
 BLOCK = 4 << 20  # bytes of text read, counted and encoded at a time
 
@@ -60,7 +72,7 @@ class Corpus:
         [['the', 'cat', 'sat'], ['on', 'the', 'mat']]
     """
 
-    def __init__(self, source, errors="strict"):
+    def __init__(self, source: Any, errors: str = "strict") -> None:
         if errors not in ("strict", "replace"):
             raise ValueError(f"errors={errors!r} must be 'strict' or 'replace'")
         self.source, self.errors = source, errors
@@ -76,11 +88,11 @@ class Corpus:
             )
         if iter(source) is source:
             raise TypeError(_ONE_SHOT.format(kind=type(source).__name__))
-        first = next(iter(source), [])
+        first: str | list[str] = next(iter(source), [])
         _check_sentence(first, 0)
         self.is_text = isinstance(first, str)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         if not self.is_text:
             yield from filter(None, self.token_lists())
             return
@@ -94,13 +106,13 @@ class Corpus:
                     sentence = []
 
     @property
-    def size(self):
+    def size(self) -> int | None:
         """The total that the progress of `blocks` and `token_lists` reaches; None if unknown."""
         if self.files is not None:
             return sum(size for size, _ in self._stamps)
         return len(self.source) if hasattr(self.source, "__len__") else None
 
-    def blocks(self, size=BLOCK):
+    def blocks(self, size: int = BLOCK) -> Iterator[tuple[bytes, int]]:
         """Yield `(block, done)`: valid UTF-8 that ends after whitespace, and the progress so far.
 
         Only for `is_text`. The progress is in bytes of the files as they are on disk, or in items
@@ -133,7 +145,7 @@ class Corpus:
         if parts:
             yield b"\n".join([*parts, b""]), done
 
-    def token_lists(self):
+    def token_lists(self) -> Iterator[list[str]]:
         """Yield each list of words, empty ones too; only if not `is_text`."""
         for i, sentence in enumerate(self.source):
             _check_sentence(sentence, i)
@@ -142,7 +154,9 @@ class Corpus:
             yield list(sentence)
 
 
-def encode(corpus, vocabulary, folder=None, num_threads=0):
+def encode(
+    corpus: Any, vocabulary: Vocabulary, folder: FilePath | None = None, num_threads: int = 0
+) -> NDArray[np.int32]:
     """Return the ids of all sentences one after the other, with −1 after each sentence.
 
     Words that the vocabulary lacks are left out, and so are sentences without any other word.

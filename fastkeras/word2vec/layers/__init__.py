@@ -1,9 +1,18 @@
 """Word2Vec inside Keras models."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.word2vec.layers.sampled_layer import SampledLayer
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.word2vec.vocabulary import Vocabulary
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -106,7 +115,9 @@ class CBOW(SampledLayer):
     _ranks = (1, 2, 2)
     _inputs = "(batch,), (batch, contexts) and perhaps (batch, vector_size)"
 
-    def __init__(self, vocabulary, *args, combiner="sum", **options):
+    def __init__(
+        self, vocabulary: Vocabulary | int, *args: Any, combiner: str = "sum", **options: Any
+    ) -> None:
         super().__init__(vocabulary, *args, **options)
         if combiner not in ("sum", "mean"):
             raise ValueError(f"combiner={combiner!r} must be 'sum' or 'mean'")
@@ -119,6 +130,6 @@ class CBOW(SampledLayer):
             weights = weights / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1)
         return centers, contexts, weights
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {**super().get_config(), "combiner": self.combiner}

@@ -1,11 +1,19 @@
 """Vectors to the embedding layer of a Keras model, and back."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 from keras import ops
 
 from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.vectors import Vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -23,17 +31,25 @@ class WordEmbedding(keras.layers.Embedding):
         ['cat', 'dog']
     """
 
-    def __init__(self, *args, words=None, rows_before=0, **options):
+    def __init__(
+        self, *args: Any, words: Sequence[str] | None = None, rows_before: int = 0, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         self.words, self.rows_before = words and list(words), rows_before
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         own = {"words": self.words, "rows_before": self.rows_before}
         return {**super().get_config(), **own}
 
 
-def to_keras_embedding(vectors, trainable=False, mask_zero=False, num_oov_indices=0, **options):
+def to_keras_embedding(
+    vectors: Vectors,
+    trainable: bool = False,
+    mask_zero: bool = False,
+    num_oov_indices: int = 0,
+    **options: Any,
+) -> WordEmbedding:
     """Return a Keras layer that maps the row of a word to its vector.
 
     `mask_zero` and `num_oov_indices` put rows of zeros in front. The ids are then those of
@@ -80,7 +96,7 @@ def to_keras_embedding(vectors, trainable=False, mask_zero=False, num_oov_indice
     return layer
 
 
-def vectors_of(layer, words=None):
+def vectors_of(layer: keras.Layer, words: Sequence[str] | None = None) -> Vectors:
     """Return the `Vectors` in a layer.
 
     Args:

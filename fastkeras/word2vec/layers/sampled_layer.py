@@ -1,5 +1,9 @@
 """What `SkipGram` and `CBOW` have in common: weights, words drawn, the loss, the configuration."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 from keras import ops
@@ -11,6 +15,15 @@ from fastkeras.word2vec.layers.embedding import vectors_of
 from fastkeras.word2vec.training.settings import Settings, tables_of
 from fastkeras.word2vec.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Self
+
+    from typing_extensions import TypeIs
+
+    from fastkeras.typing import Identifier, Tensor
+    from fastkeras.word2vec.vectors.vectors import Vectors
+
 LOSSES = ("sampled_softmax", "negative_sampling")
 
 
@@ -19,21 +32,21 @@ class SampledLayer(keras.layers.Layer):
 
     def __init__(
         self,
-        vocabulary,
-        vector_size=100,
-        negative=16,
-        loss="sampled_softmax",
-        ns_exponent=0.75,
-        sampling_correction=False,
-        shared_negatives=False,
-        tied=False,
-        use_bias=False,
-        embeddings_initializer=None,
-        output_initializer="zeros",
-        seed=None,
-        engine=None,
-        **options,
-    ):
+        vocabulary: Vocabulary | int,
+        vector_size: int = 100,
+        negative: int = 16,
+        loss: str = "sampled_softmax",
+        ns_exponent: float = 0.75,
+        sampling_correction: bool = False,
+        shared_negatives: bool = False,
+        tied: bool = False,
+        use_bias: bool = False,
+        embeddings_initializer: Identifier | None = None,
+        output_initializer: Identifier = "zeros",
+        seed: int | None = None,
+        engine: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.vocabulary = vocabulary
         self.vocabulary_size = vocabulary if _is_int(vocabulary) else len(vocabulary)
@@ -59,7 +72,7 @@ class SampledLayer(keras.layers.Layer):
         self.noise_seed = keras.random.SeedGenerator(seed)
         self.accuracy = MetricLayer("accuracy")
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Make the matrices."""
         shape = (self.vocabulary_size, self.vector_size)
         # Optimizers with `lazy=True` find these matrices by the end of their names.
@@ -98,7 +111,7 @@ class SampledLayer(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         """Add the loss; return the hidden vectors."""
         self._check(inputs)
         targets, ids, weights = self._parts(*map(as_int32, inputs[:2]))
@@ -114,7 +127,7 @@ class SampledLayer(keras.layers.Layer):
         self.accuracy(hits)
         return ops.cast(hidden, self.compute_dtype)
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         """Hidden vectors, (batch, vector_size)."""
         self._check(inputs)
         shape = (inputs[0].shape[0], self.vector_size)
@@ -144,20 +157,20 @@ class SampledLayer(keras.layers.Layer):
         return ops.where(itself, words, ops.take(alias, words, axis=0))
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[Any]:
         """None: a layer inside reports `accuracy`, and Keras would list it twice."""
         return []
 
-    def vectors(self, words=None):
+    def vectors(self, words: Sequence[str] | None = None) -> Vectors:
         """Return `Vectors` of the rows of `embeddings`; see `vectors_of`."""
         return vectors_of(self, words)
 
     @property
-    def words(self):
+    def words(self) -> list[str] | None:
         """The words of the vocabulary, or None."""
         return None if _is_int(self.vocabulary) else self.vocabulary.words
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration, with the words and their counts."""
         config = super().get_config()
         names = ("vector_size", "negative", "loss", "ns_exponent", "sampling_correction")
@@ -172,12 +185,12 @@ class SampledLayer(keras.layers.Layer):
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """A layer of this configuration."""
         if isinstance(config["vocabulary"], dict):
             config = {**config, "vocabulary": Vocabulary(**config["vocabulary"])}
         return cls(**config)
 
 
-def _is_int(value):
+def _is_int(value: object) -> TypeIs[int]:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

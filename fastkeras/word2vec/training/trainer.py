@@ -1,6 +1,9 @@
 """The trainer: a corpus goes in, vectors come out."""
 
+from __future__ import annotations
+
 import copy
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +14,17 @@ from fastkeras.word2vec.training import engine as engines
 from fastkeras.word2vec.training import growth, loop, matrices, settings
 from fastkeras.word2vec.training.arguments import check_options, checked, settings_of
 from fastkeras.word2vec.training.inputs import as_corpus, bags, counted, encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Self
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import FilePath
+    from fastkeras.word2vec.training.progress import Status
+    from fastkeras.word2vec.vectors.vectors import Vectors
+    from fastkeras.word2vec.vocabulary import Vocabulary
 
 
 class Word2Vec:
@@ -78,56 +92,56 @@ class Word2Vec:
 
     def __init__(
         self,
-        vector_size=100,
-        window=5,
-        min_count=5,
-        negative=5,
-        ns_exponent=0.75,
-        sample=1e-4,
-        objective="skipgram",
-        loss="negative_sampling",
-        shared_negatives="window",
-        cbow_gradient="exact",
-        sampling_correction=False,
-        learning_rate=None,
-        end_learning_rate=1e-4,
-        epochs=5,
-        max_vocab=None,
-        subwords=False,
-        min_n=3,
-        max_n=6,
-        buckets=2_000_000,
-        subword_gradient="exact",
-        shrink_windows=True,
-        early_stopping=None,
-        dtype="float32",
-        num_threads=0,
-        seed=1,
-        deterministic=False,
-        engine=None,
-    ):
+        vector_size: int = 100,
+        window: int = 5,
+        min_count: int = 5,
+        negative: int = 5,
+        ns_exponent: float = 0.75,
+        sample: float = 1e-4,
+        objective: str = "skipgram",
+        loss: str = "negative_sampling",
+        shared_negatives: str | None = "window",
+        cbow_gradient: str = "exact",
+        sampling_correction: bool = False,
+        learning_rate: float | None = None,
+        end_learning_rate: float = 1e-4,
+        epochs: int = 5,
+        max_vocab: int | None = None,
+        subwords: bool = False,
+        min_n: int = 3,
+        max_n: int = 6,
+        buckets: int = 2_000_000,
+        subword_gradient: str = "exact",
+        shrink_windows: bool = True,
+        early_stopping: float | None = None,
+        dtype: str = "float32",
+        num_threads: int = 0,
+        seed: int = 1,
+        deterministic: bool = False,
+        engine: str | None = None,
+    ) -> None:
         config = {name: value for name, value in locals().items() if name not in ("self", "engine")}
         self.config = checked(config)
-        self.vocabulary = None
+        self.vocabulary: Any = None
         self._settings = settings_of(self.config)
         self._engine = engines.engine_of(self.config, engine)
         self._elsewhere = None  # what has the newest matrices while an engine trains copies of them
         self._state = loop.new_state(self.config["epochs"])
-        self._matrices = None
-        self._bags = None
+        self._matrices: Any = None
+        self._bags: Any = None
         self._corpus_size = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         trained = "untrained" if self.vocabulary is None else f"{len(self.vocabulary.words)} words"
         of_config = ("vector_size", "objective", "loss")
         return f"Word2Vec({', '.join(f'{n}={self.config[n]!r}' for n in of_config)}, {trained})"
 
     @property
-    def history(self):
+    def history(self) -> dict[str, list[float]]:
         return self._state["history"]
 
     @property
-    def input_embeddings(self):
+    def input_embeddings(self) -> NDArray[np.float32]:
         """The input matrix, float32 (words, vector_size): the vectors. A view, not a copy.
 
         With subwords it has the words' own rows and then those of n-grams; vectors are means of
@@ -136,12 +150,12 @@ class Word2Vec:
         return self._fitted()[0][:, : self.config["vector_size"]]
 
     @property
-    def output_embeddings(self):
+    def output_embeddings(self) -> NDArray[np.float32]:
         """The output matrix, a row for each word, or inner node of the hierarchical softmax."""
         return self._fitted()[1][:, : self.config["vector_size"]]
 
     @property
-    def vectors(self):
+    def vectors(self) -> Vectors:
         """`Vectors` of the words, to query, evaluate and save. They share the model's memory.
 
         With subwords they are `SubwordVectors`, computed now: even `model.vectors["unseen"]` works.
@@ -159,14 +173,14 @@ class Word2Vec:
 
     def fit(
         self,
-        corpus,
+        corpus: Any,
         *,
-        vocabulary=None,
-        progress=True,
-        callbacks=(),
-        checkpoint=None,
-        checkpoint_minutes=10,
-    ):
+        vocabulary: Vocabulary | None = None,
+        progress: bool = True,
+        callbacks: Sequence[Callable[[Status], Any]] = (),
+        checkpoint: FilePath | None = None,
+        checkpoint_minutes: float = 10,
+    ) -> Self:
         """Count the words, make new vectors, and train them.
 
         Args:
@@ -207,13 +221,14 @@ class Word2Vec:
         ids = encoded(corpus, vocabulary, self.config["num_threads"])
         of_words = bags(vocabulary, self.config)
         size, seed = self.config["vector_size"], self.config["seed"]
-        made = matrices.new(*self._rows(vocabulary, of_words), size, seed)
+        in_rows, out_rows = self._rows(vocabulary, of_words)
+        made = matrices.new(in_rows, out_rows, size, seed)
         # Only now, so that if memory runs out the model stays as it was.
         self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
         self._state = loop.new_state(self.config["epochs"])
         return self._train(ids, **options)
 
-    def resume(self, corpus, **options):
+    def resume(self, corpus: Any, **options: Any) -> Self:
         """Go on where the last `fit` or `partial_fit` stopped, or where its checkpoint was written.
 
         Args:
@@ -232,7 +247,9 @@ class Word2Vec:
             )
         return self._train(ids, **options)
 
-    def partial_fit(self, corpus, *, epochs=1, new_words=True, **options):
+    def partial_fit(
+        self, corpus: Any, *, epochs: int = 1, new_words: bool = True, **options: Any
+    ) -> Self:
         """Train the model further, on another corpus; the learning rate falls as in `fit`.
 
         Args:
@@ -257,7 +274,7 @@ class Word2Vec:
         self._state = loop.new_state(epochs, first, self.history)
         return self._train(ids, **options)
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Write the model, with all that `resume` needs, to one file."""
         self._fitted()
         state = {**self._state, "corpus_size": self._corpus_size}
@@ -266,7 +283,7 @@ class Word2Vec:
         checkpoints.save(path, self.config, state, *of_words, embeddings)
 
     @classmethod
-    def load(cls, path, engine=None):
+    def load(cls, path: FilePath, engine: str | None = None) -> Word2Vec:
         """Read a model that `save` or a checkpoint wrote.
 
         Raises:

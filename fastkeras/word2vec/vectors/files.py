@@ -1,10 +1,13 @@
 """Vectors in files: word2vec's text and binary, GloVe's text, NumPy's, the projector's."""
 
+from __future__ import annotations
+
 import gzip
 import re
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +16,21 @@ from fastkeras.word2vec.arguments import integer, strings
 from fastkeras.word2vec.corpus.text_files import DAMAGED, uncompressed
 from fastkeras.word2vec.vectors import array_files, row_files
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import FilePath
+
 SUFFIXES = {".bin": "binary", ".txt": "text", ".vec": "text", ".npy": "npy", ".tsv": "projector"}
 ROWS = 1 << 14  # checked at a time
 
 
-def save(words, matrix, path, format=None):
+def save(
+    words: Sequence[str], matrix: NDArray[Any], path: FilePath, format: str | None = None
+) -> None:
     """Write vectors to a file that other programs read too.
 
     An interruption leaves the old file or the new one, never a part of it.
@@ -86,7 +99,9 @@ def format_of(path, format=None):
     return found
 
 
-def load(path, limit=None, errors="strict"):
+def load(
+    path: FilePath, limit: int | None = None, errors: str = "strict"
+) -> tuple[list[str], NDArray[Any]]:
     """Read what `save`, word2vec, gensim, fastText (`.vec`) or GloVe have written.
 
     The format is recognized by the content, plain or compressed (gzip, bzip2, xz, Zstandard). A

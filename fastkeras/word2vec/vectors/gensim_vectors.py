@@ -1,13 +1,20 @@
 """Vectors to gensim's objects, and back."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastkeras.word2vec.subwords import bags_of
 from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
 from fastkeras.word2vec.vectors.vectors import Vectors
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def to_gensim(vectors):
+
+def to_gensim(vectors: Vectors) -> Any:
     """Return a copy of the vectors as gensim's `KeyedVectors` or `FastTextKeyedVectors`.
 
     The copy of `SubwordVectors` has a row for every bucket, zeros if it was never trained. gensim
@@ -33,7 +40,7 @@ def to_gensim(vectors):
     return keyed
 
 
-def from_gensim(keyed):
+def from_gensim(keyed: Any) -> Vectors:
     """Return gensim's `KeyedVectors` (a model's `wv`) as `Vectors`; only FastText's are copied."""
     if not hasattr(keyed, "vectors_ngrams"):
         return Vectors(keyed.index_to_key, keyed.vectors)

@@ -1,9 +1,21 @@
 """Vectors of words that training has seen, and by their n-grams of words that it has not."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastkeras.word2vec.subwords import means, ngram_ids
 from fastkeras.word2vec.vectors.vectors import Vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from fastkeras.word2vec.subwords import Bags
 
 
 class SubwordVectors(Vectors):
@@ -36,13 +48,21 @@ class SubwordVectors(Vectors):
         (array([1., 1.], dtype=float32), False)
     """
 
-    def __init__(self, words, matrix, bags, num_buckets=2_000_000, min_n=3, max_n=6):
+    def __init__(
+        self,
+        words: Sequence[str],
+        matrix: NDArray[Any],
+        bags: Bags,
+        num_buckets: int = 2_000_000,
+        min_n: int = 3,
+        max_n: int = 6,
+    ) -> None:
         super().__init__(words, means(matrix, bags))
         self.buckets, self.bucket_matrix = bags.buckets, matrix[len(self.words) :]
         self.word_matrix = matrix[: len(self.words)]
         self.num_buckets, self.min_n, self.max_n = num_buckets, min_n, max_n
 
-    def __getitem__(self, words):
+    def __getitem__(self, words: str | Sequence[str]) -> NDArray[Any]:
         if not isinstance(words, str):
             rows = [self[word] for word in words]
             return np.array(rows, self.matrix.dtype).reshape(-1, self.size)

@@ -1,11 +1,22 @@
 """Words and their vectors, and which are near each other."""
 
+from __future__ import annotations
+
 import difflib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.vectors import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import ArrayLike, FilePath
 
 ROWS, QUERIES = 1 << 14, 256  # of one matrix product: 16 MiB of scores
 GROUP = 64  # scores, of which `_floor` looks only at the highest
@@ -42,11 +53,11 @@ class Vectors:
         'car'
     """
 
-    def __init__(self, words, matrix):
+    def __init__(self, words: Sequence[str], matrix: NDArray[Any]) -> None:
         self.words = list(words)
         self.matrix = np.asanyarray(matrix)
         self.index = {word: i for i, word in enumerate(self.words)}
-        self._norms = None
+        self._norms: NDArray[Any] | None = None
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.words):
             raise ValueError(
                 f"matrix has shape {self.matrix.shape}; it must have 2 dimensions and a row for "
@@ -58,41 +69,47 @@ class Vectors:
             twice = next(word for i, word in enumerate(self.words) if self.index[word] != i)
             raise ValueError(f"words has {twice!r} twice")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.words)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.words)
 
-    def __contains__(self, word):
+    def __contains__(self, word: object) -> bool:
         return word in self.index
 
-    def __getitem__(self, words):
+    def __getitem__(self, words: str | Sequence[str]) -> NDArray[Any]:
         if isinstance(words, str):
             return self.matrix[self.row(words)]
         return self.matrix[[self.row(word) for word in words]]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Vectors of {len(self)} words, size {self.size}, {self.matrix.dtype}>"
 
     @property
-    def size(self):
+    def size(self) -> int:
         """How many numbers a vector has."""
         return self.matrix.shape[1]
 
-    def row(self, word):
+    def row(self, word: str) -> int:
         """Return the word's row; KeyError suggests words of like spelling."""
         try:
             return self.index[word]
         except KeyError:
             raise KeyError(self._unknown(word)) from None
 
-    def similarity(self, a, b):
+    def similarity(self, a: str, b: str) -> float:
         """Return the cosine of the angle between two words' vectors, 0 if one is zero."""
         a, b = unit_rows(self[[a, b]].astype(np.float64))
         return float(a @ b)
 
-    def most_similar(self, positive=(), negative=(), topn=10, restrict_vocab=None):
+    def most_similar(
+        self,
+        positive: str | NDArray[Any] | Sequence[str | NDArray[Any]] = (),
+        negative: str | NDArray[Any] | Sequence[str | NDArray[Any]] = (),
+        topn: int = 10,
+        restrict_vocab: int | None = None,
+    ) -> list[tuple[str, float]]:
         """Return the words nearest to the mean of some vectors and of the negatives of others.
 
         Args:
@@ -120,7 +137,7 @@ class Vectors:
             for row, cosine in zip(rows[0][found], cosines[0][found], strict=True)
         ]
 
-    def analogy(self, a, b, c, topn=10):
+    def analogy(self, a: str, b: str, c: str, topn: int = 10) -> list[tuple[str, float]]:
         """Return the words that are to `c` what `b` is to `a`: `analogy("man", "king", "woman")`.
 
         Example:
@@ -132,7 +149,7 @@ class Vectors:
         """
         return self.most_similar([b, c], [a], topn)
 
-    def doesnt_match(self, words):
+    def doesnt_match(self, words: Sequence[str]) -> str:
         """Return the word farthest from the mean of all, their vectors scaled to length 1."""
         words = list(words)
         if not words:
@@ -140,7 +157,13 @@ class Vectors:
         unit = unit_rows(self[words].astype(np.float64))
         return words[int(np.argmin(unit @ unit.mean(0)))]
 
-    def nearest(self, queries, topn=10, excluded=None, restrict_vocab=None):
+    def nearest(
+        self,
+        queries: ArrayLike,
+        topn: int = 10,
+        excluded: Sequence[Sequence[int]] | None = None,
+        restrict_vocab: int | None = None,
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the rows with the highest cosines, for many vectors at once.
 
         Some thousand rows are multiplied with some hundred queries at a time; the vectors are not
@@ -208,7 +231,7 @@ class Vectors:
         return best_rows, best
 
     @property
-    def norms(self):
+    def norms(self) -> NDArray[Any]:
         """The Euclidean length of each vector, computed once: array of shape (words,)."""
         if self._norms is None:
             dtype = np.result_type(self.matrix, np.float32)
@@ -225,12 +248,12 @@ class Vectors:
             self._norms = norms
         return self._norms
 
-    def save(self, path, format=None):
+    def save(self, path: FilePath, format: str | None = None) -> None:
         """Write the vectors; see `fastkeras.word2vec.vectors.files.save`."""
         files.save(self.words, self.matrix, path, format)
 
     @classmethod
-    def load(cls, path, limit=None, errors="strict"):
+    def load(cls, path: FilePath, limit: int | None = None, errors: str = "strict") -> Vectors:
         """Read vectors in any of the formats; see `fastkeras.word2vec.vectors.files.load`."""
         return Vectors(*files.load(path, limit, errors))
 

@@ -1,9 +1,18 @@
 """`tfa.layers.CRF` on Keras 3."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import tensorflow as tf
 
 from fastkeras.compat.addons.text.crf import crf_decode
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Identifier, Tensor
 
 
 @keras.saving.register_keras_serializable(package="Addons")
@@ -47,13 +56,13 @@ class CRF(keras.layers.Layer):
 
     def __init__(
         self,
-        units,
-        chain_initializer="orthogonal",
-        use_boundary=True,
-        boundary_initializer="zeros",
-        use_kernel=True,
-        **kwargs,
-    ):
+        units: int,
+        chain_initializer: Identifier = "orthogonal",
+        use_boundary: bool = True,
+        boundary_initializer: Identifier = "zeros",
+        use_kernel: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)  # the CRF computes in the dtype of its weights
         if not isinstance(units, int) or isinstance(units, bool):
             raise TypeError(f"units must be an int, got {units!r}")
@@ -64,7 +73,8 @@ class CRF(keras.layers.Layer):
         self.chain_initializer = keras.initializers.get(chain_initializer)
         self.boundary_initializer = keras.initializers.get(boundary_initializer)
         self.chain_kernel = self._add_scores("chain_kernel", (units, units), self.chain_initializer)
-        self.left_boundary = self.right_boundary = self._dense_layer = None
+        self.left_boundary = self.right_boundary = None
+        self._dense_layer: Any = None
         if use_boundary:
             self.left_boundary = self._add_scores(
                 "left_boundary", (units,), self.boundary_initializer
@@ -75,12 +85,12 @@ class CRF(keras.layers.Layer):
         if use_kernel:
             self._dense_layer = keras.layers.Dense(units, dtype=self.dtype)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Create the kernel for inputs of shape (batch, steps, channels)."""
         if self.use_kernel:
             self._dense_layer.build(input_shape)
 
-    def call(self, inputs, mask=None):
+    def call(self, inputs: Any, mask: Tensor = None) -> Tensor:
         """See the class."""
         if mask is not None:
             if len(mask.shape) != 2:
@@ -103,7 +113,7 @@ class CRF(keras.layers.Layer):
         tags, _ = self.get_viterbi_decoding(potentials, lengths)
         return [tags, potentials, lengths, tf.convert_to_tensor(self.chain_kernel)]
 
-    def compute_output_spec(self, inputs, mask=None):
+    def compute_output_spec(self, inputs: Any, mask: Tensor = None) -> Any:
         """Shapes and dtypes of the four results."""
         batch, steps, _ = inputs.shape
         return [
@@ -113,15 +123,15 @@ class CRF(keras.layers.Layer):
             keras.KerasTensor((self.units, self.units), self.dtype),
         ]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Shape of the tags."""
         return tuple(input_shape[:2])
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Any, mask: Tensor = None) -> Any:
         """The mask, for the tags."""
         return mask
 
-    def mask_to_sequence_length(self, mask):
+    def mask_to_sequence_length(self, mask: Tensor) -> Tensor:
         """Number of steps that are True, int64 (batch,)."""
         return tf.reduce_sum(tf.cast(mask, tf.int64), axis=1)
 
@@ -137,7 +147,9 @@ class CRF(keras.layers.Layer):
         mask = tf.cast(mask, tf.bool)
         return mask & ~tf.concat([mask[:, 1:], tf.zeros_like(mask[:, :1])], axis=1)
 
-    def add_boundary_energy(self, potentials, mask, start, end):
+    def add_boundary_energy(
+        self, potentials: Tensor, mask: Tensor, start: Tensor, end: Tensor
+    ) -> Tensor:
         """Potentials with `start` and `end`, (units,), added where the mask begins and ends."""
         if mask is None:
             mask = tf.ones(tf.shape(potentials)[:2], tf.bool)
@@ -148,11 +160,13 @@ class CRF(keras.layers.Layer):
             potentials += tf.where(where[..., None], tf.convert_to_tensor(scores), 0)
         return potentials
 
-    def get_viterbi_decoding(self, potentials, sequence_length):
+    def get_viterbi_decoding(
+        self, potentials: Tensor, sequence_length: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """`crf_decode` with the transitions of this layer: (tags, score)."""
         return crf_decode(potentials, self.chain_kernel, sequence_length)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {
             **super().get_config(),

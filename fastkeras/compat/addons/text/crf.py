@@ -8,6 +8,10 @@ an empty sequence are 0; tags past the length are not read.
 Source: tensorflow_addons.text.crf, 0.23.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -18,6 +22,13 @@ from fastkeras.compat.addons.text.second_order import differentiable
 from fastkeras.crf._engines.keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
 from fastkeras.crf.constraints import restrict
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import Tensor
+
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
         "fastkeras.compat.addons needs the TensorFlow backend of Keras (KERAS_BACKEND=tensorflow), "
@@ -25,7 +36,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 
-def crf_filtered_inputs(inputs, tag_bitmap):
+def crf_filtered_inputs(inputs: Tensor, tag_bitmap: Tensor) -> Tensor:
     """Inputs (batch, steps, num_tags) with −inf where `tag_bitmap`, of that shape, is False.
 
     Example:
@@ -36,7 +47,9 @@ def crf_filtered_inputs(inputs, tag_bitmap):
     return restrict(tf.convert_to_tensor(inputs), tf.cast(tag_bitmap, tf.bool))
 
 
-def crf_sequence_score(inputs, tag_indices, sequence_lengths, transition_params):
+def crf_sequence_score(
+    inputs: Tensor, tag_indices: Tensor, sequence_lengths: Tensor, transition_params: Tensor
+) -> Tensor:
     """Scores of tag sequences (batch, steps), shape (batch,).
 
     Example:
@@ -49,7 +62,9 @@ def crf_sequence_score(inputs, tag_indices, sequence_lengths, transition_params)
     return _of_tags(crf.sequence_score, inputs, tag_indices, lengths, transitions)
 
 
-def crf_multitag_sequence_score(inputs, tag_bitmap, sequence_lengths, transition_params):
+def crf_multitag_sequence_score(
+    inputs: Tensor, tag_bitmap: Tensor, sequence_lengths: Tensor, transition_params: Tensor
+) -> Tensor:
     """Log-sum of the scores of all sequences that `tag_bitmap` (batch, steps, num_tags) allows.
 
     Returns:
@@ -60,7 +75,7 @@ def crf_multitag_sequence_score(inputs, tag_bitmap, sequence_lengths, transition
     return crf_log_norm(filtered, sequence_lengths, transition_params)
 
 
-def crf_log_norm(inputs, sequence_lengths, transition_params):
+def crf_log_norm(inputs: Tensor, sequence_lengths: Tensor, transition_params: Tensor) -> Tensor:
     """Log-sum of the scores of all tag sequences, shape (batch,); −inf where none is possible.
 
     Example:
@@ -77,7 +92,9 @@ def crf_log_norm(inputs, sequence_lengths, transition_params):
     return differentiable(value, inputs, transitions, _engine())
 
 
-def crf_log_likelihood(inputs, tag_indices, sequence_lengths, transition_params=None):
+def crf_log_likelihood(
+    inputs: Tensor, tag_indices: Tensor, sequence_lengths: Tensor, transition_params: Tensor = None
+) -> tuple[Tensor, Tensor]:
     """Log-likelihood of tag sequences, and the transitions.
 
     Args:
@@ -116,14 +133,16 @@ def crf_log_likelihood(inputs, tag_indices, sequence_lengths, transition_params=
     return value, transition_params
 
 
-def crf_unary_score(tag_indices, sequence_lengths, inputs):
+def crf_unary_score(tag_indices: Tensor, sequence_lengths: Tensor, inputs: Tensor) -> Tensor:
     """The part of `crf_sequence_score` that comes from the inputs, shape (batch,)."""
     inputs = tf.convert_to_tensor(inputs)
     transitions = tf.zeros((inputs.shape[-1],) * 2, inputs.dtype)
     return crf_sequence_score(inputs, tag_indices, sequence_lengths, transitions)
 
 
-def crf_binary_score(tag_indices, sequence_lengths, transition_params):
+def crf_binary_score(
+    tag_indices: Tensor, sequence_lengths: Tensor, transition_params: Tensor
+) -> Tensor:
     """The part of `crf_sequence_score` that comes from the transitions, shape (batch,)."""
     transitions = tf.convert_to_tensor(transition_params)
     tags = tf.cast(tag_indices, tf.int32)
@@ -131,7 +150,9 @@ def crf_binary_score(tag_indices, sequence_lengths, transition_params):
     return crf_sequence_score(inputs, tags, sequence_lengths, transitions)
 
 
-def crf_forward(inputs, state, transition_params, sequence_lengths):
+def crf_forward(
+    inputs: Tensor, state: Tensor, transition_params: Tensor, sequence_lengths: Tensor
+) -> Tensor:
     """Log-sums of the scores of all sequences that end in each tag: the forward variables.
 
     Args:
@@ -161,7 +182,7 @@ def crf_forward(inputs, state, transition_params, sequence_lengths):
     return tf.cast(tf.where(alpha > IMPOSSIBLE, alpha, -np.inf), dtype)
 
 
-def viterbi_decode(score, transition_params):
+def viterbi_decode(score: NDArray[Any], transition_params: NDArray[Any]) -> tuple[list[int], float]:
     """The best sequence of one array of potentials, in NumPy.
 
     Args:
@@ -187,7 +208,9 @@ def viterbi_decode(score, transition_params):
     return tags[0].tolist(), best[0]
 
 
-def crf_decode(potentials, transition_params, sequence_length):
+def crf_decode(
+    potentials: Tensor, transition_params: Tensor, sequence_length: Tensor
+) -> tuple[Tensor, Tensor]:
     """The best tag sequences and their scores.
 
     Args:
@@ -211,13 +234,17 @@ def crf_decode(potentials, transition_params, sequence_length):
     return crf.viterbi(potentials, transitions, lengths, engine=_engine())
 
 
-def crf_constrained_decode(potentials, tag_bitmap, transition_params, sequence_length):
+def crf_constrained_decode(
+    potentials: Tensor, tag_bitmap: Tensor, transition_params: Tensor, sequence_length: Tensor
+) -> tuple[Tensor, Tensor]:
     """`crf_decode` among the tags that `tag_bitmap`, bool (batch, steps, num_tags), allows."""
     filtered = crf_filtered_inputs(potentials, tag_bitmap)
     return crf_decode(filtered, transition_params, sequence_length)
 
 
-def crf_decode_forward(inputs, state, transition_params, sequence_lengths):
+def crf_decode_forward(
+    inputs: Tensor, state: Tensor, transition_params: Tensor, sequence_lengths: Tensor
+) -> tuple[Tensor, Tensor]:
     """The forward half of Viterbi's algorithm.
 
     Args:
@@ -246,7 +273,7 @@ def crf_decode_forward(inputs, state, transition_params, sequence_lengths):
     return tf.transpose(pointers, (1, 0, 2)), last_score
 
 
-def crf_decode_backward(inputs, state):
+def crf_decode_backward(inputs: Tensor, state: Tensor) -> Tensor:
     """The backward half of Viterbi's algorithm.
 
     Args:
@@ -284,27 +311,27 @@ class CrfDecodeForwardRnnCell(keras.layers.Layer):
         (array([[1, 1]], dtype=int32), array([[15.,  6.]], dtype=float32))
     """
 
-    def __init__(self, transition_params, **kwargs):
+    def __init__(self, transition_params: Tensor, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._transition_params = tf.convert_to_tensor(transition_params, self.compute_dtype)
         self._num_tags = self._transition_params.shape[0]
 
     @property
-    def state_size(self):
+    def state_size(self) -> int:
         return self._num_tags
 
     @property
-    def output_size(self):
+    def output_size(self) -> int:
         return self._num_tags
 
-    def call(self, inputs, state):
+    def call(self, inputs: Tensor, state: Tensor) -> Tensor:
         """Back-pointers, int32 (batch, num_tags), and the new state, (batch, num_tags)."""
         state = state[0] if isinstance(state, (list, tuple)) else state
         joined = state[:, :, None] + self._transition_params
         pointers = tf.argmax(joined, axis=1, output_type=tf.int32)
         return pointers, inputs + tf.reduce_max(joined, axis=1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration, with the transitions as lists."""
         return {
             **super().get_config(),

@@ -1,9 +1,18 @@
 """`tfa.text.CRFModelWrapper` on Keras 3."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import tensorflow as tf
 
 from fastkeras.compat.addons.text.crf import crf_log_likelihood
+
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from fastkeras.typing import Identifier, Tensor
 
 
 @keras.saving.register_keras_serializable(package="Addons")
@@ -38,14 +47,14 @@ class CRFModelWrapper(keras.Model):
 
     def __init__(
         self,
-        base_model,
-        units,
-        chain_initializer="orthogonal",
-        use_boundary=True,
-        boundary_initializer="zeros",
-        use_kernel=True,
-        **kwargs,
-    ):
+        base_model: keras.Model,
+        units: int,
+        chain_initializer: Identifier = "orthogonal",
+        use_boundary: bool = True,
+        boundary_initializer: Identifier = "zeros",
+        use_kernel: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
         from fastkeras.compat.addons.layers.crf import CRF  # not at the top: it imports `text`
 
@@ -54,24 +63,37 @@ class CRFModelWrapper(keras.Model):
         )
         self.base_model = base_model
 
-    def unpack_training_data(self, data):
+    def unpack_training_data(self, data: Any) -> tuple[Any, Any, Any]:
         """Split what `fit` hands over into (x, y, sample_weight or None)."""
         return keras.utils.unpack_x_y_sample_weight(data)
 
-    def call(self, inputs, training=None, mask=None, return_crf_internal=False):
+    def call(
+        self,
+        inputs: Any,
+        training: bool | None = None,
+        mask: Tensor = None,
+        return_crf_internal: bool = False,
+    ) -> Tensor:
         """Tags (batch, steps), or ((potentials, lengths, transitions), tags)."""
         masks = {} if mask is None else {"mask": mask}
         tags, *internal = self.crf_layer(self.base_model(inputs, training=training, **masks))
         return (tuple(internal), tags) if return_crf_internal else tags
 
-    def compute_crf_loss(self, potentials, sequence_length, kernel, y, sample_weight=None):
+    def compute_crf_loss(
+        self,
+        potentials: Tensor,
+        sequence_length: Tensor,
+        kernel: Tensor,
+        y: Tensor,
+        sample_weight: Tensor = None,
+    ) -> Tensor:
         """Mean over the batch of the weighted negative log-likelihoods."""
         log_likelihood, _ = crf_log_likelihood(potentials, y, sequence_length, kernel)
         if sample_weight is not None:
             log_likelihood *= tf.cast(sample_weight, log_likelihood.dtype)
         return -tf.reduce_mean(log_likelihood)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the optimizer; returns the metrics and the losses of this batch."""
         x, y, sample_weight = self.unpack_training_data(data)
         with tf.GradientTape() as tape:
@@ -80,7 +102,7 @@ class CRFModelWrapper(keras.Model):
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return results
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         """As `train_step`, without the optimizer."""
         x, y, sample_weight = self.unpack_training_data(data)
         return self._losses_of(x, y, sample_weight, training=False)[0]
@@ -92,13 +114,13 @@ class CRFModelWrapper(keras.Model):
         metrics = self.compute_metrics(x, y, tags)
         return {**metrics, "loss": loss, "crf_loss": crf_loss}, loss
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration: that of the CRF, and the base model."""
         base_model = keras.saving.serialize_keras_object(self.base_model)
         return {"base_model": base_model, **self.crf_layer.get_config()}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The model of a configuration."""
         base_model = keras.saving.deserialize_keras_object(config.pop("base_model"))
         return cls(base_model, **config)

@@ -14,14 +14,21 @@ CODE = {name: source(__package__, files) for name, files in FILES.items()}
 MAX_STEPS = 32  # transforms in a table
 
 # as in given.cu, chains.cu, factors.cu and norms.cu
-GIVEN = tuple((n, ARRAY) for n in ("coefficients", "decays", "rates", "frozen", "seeds"))
-GIVEN += (("is_wide", "i4"), ("num_variables", "i4"))
+GIVEN = (
+    *((name, ARRAY) for name in ("coefficients", "decays", "rates", "frozen", "seeds")),
+    ("is_wide", "i4"),
+    ("num_variables", "i4"),
+)
 STEPS = (("operand", "f8"), ("kind", "i4"), ("round", "i4"))
-NORM = (("operand", "f8"), ("scale", "f8"), ("begin", "i4"), ("end", "i4"))
-NORM += (("variable", "i4"), ("round", "i4"), ("kind", "i4"))
+NORM = (
+    *(("operand", "f8"), ("scale", "f8"), ("begin", "i4"), ("end", "i4")),
+    *(("variable", "i4"), ("round", "i4"), ("kind", "i4")),
+)
 LENGTHS = (("rate", "f8"), ("decay", "f8"), ("begin", "i4"), ("end", "i4"), ("variable", "i4"))
-COMMON = (("first_block", "i4"), ("row_size", "i4"), ("num_rows", "i4"), ("variable", "i4"))
-COMMON += (("round", "i4"), ("first_step", "i4"), ("end_step", "i4"))
+COMMON = (
+    *(("first_block", "i4"), ("row_size", "i4"), ("num_rows", "i4"), ("variable", "i4")),
+    *(("round", "i4"), ("first_step", "i4"), ("end_step", "i4")),
+)
 SUMMED = tuple((name, ARRAY) for name in ("gradient", "parameter", "remainder", "rows"))
 SUMMED += (("size", "i8"), ("scale", "f8"), *COMMON, ("kind", "i4"), ("first_sum", "i4"))
 

@@ -93,7 +93,8 @@ class Training:
         items = device.empty((3, size), "int32")
         slice_ = (self.ids, np.int64(start), size, self.thresholds, len(self.keep), signed_key)
         objective = _objective(settings)
-        stride, num_floats, num_ints = self.matrices[0].shape[1], *self._memory(reach, objective)
+        stride = self.matrices[0].shape[1]
+        num_floats, num_ints = self._memory(reach, objective)
         wide = num_floats > ROOM or num_ints > INT_ROOM
         kernels = KERNELS[objective, wide]
         device.launch(kernels, "count_items", tiles, COUNT_THREADS, *slice_, counted)
