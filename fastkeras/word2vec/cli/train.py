@@ -113,7 +113,8 @@ def _train(given):
     if given.checkpoint and Path(given.checkpoint).exists():
         model = Word2Vec.load(given.checkpoint)
         _check_same(model, options, given.checkpoint)
-        model.resume(corpus, checkpoint=given.checkpoint, progress=True)
+        threads = {name: options[name] for name in ["num_threads"] if name in options}
+        model.resume(corpus, checkpoint=given.checkpoint, progress=True, **threads)
     else:
         model = Word2Vec(**options)
         model.fit(corpus, checkpoint=given.checkpoint, progress=True)

@@ -108,17 +108,40 @@ def settings_of(config):
     )
 
 
-def check_options(options):
+OPTIONS = ("progress", "callbacks", "epoch_callbacks", "checkpoint", "checkpoint_minutes")
+LATER = ("learning_rate", "end_learning_rate", "num_threads")
+
+
+def check_later(options):
+    """Check the options of `resume` and `partial_fit`.
+
+    Returns:
+        (options of `loop.train`, number of threads or None, dict of the rates that were given).
+    """
+    check_options(options, (*OPTIONS, *LATER))
+    options = dict(options)
+    *rates, threads = (options.pop(name, None) for name in LATER)
+    rates = {
+        name: number(name, rate, 0)
+        for name, rate in zip(LATER[:2], rates, strict=True)
+        if rate is not None
+    }
+    if threads is not None:
+        threads = integer("num_threads", threads, 0, LARGEST)
+    return options, threads, rates
+
+
+def check_options(options, known=OPTIONS):
     """Check the options of `fit`, `resume` and `partial_fit`."""
-    known = ("progress", "callbacks", "checkpoint", "checkpoint_minutes")
     for name in options:
         if name not in known:
             raise TypeError(f"{name}={options[name]!r} is unknown; allowed are {', '.join(known)}")
     flag("progress", options.get("progress", True))
     number("checkpoint_minutes", options.get("checkpoint_minutes", 1), 0)
-    callbacks = options.get("callbacks", ())
-    if not isinstance(callbacks, list | tuple) or not all(map(callable, callbacks)):
-        raise TypeError(f"callbacks={callbacks!r} must be a list of functions, such as [function]")
+    for name in ("callbacks", "epoch_callbacks"):
+        given = options.get(name, ())
+        if not isinstance(given, list | tuple) or not all(map(callable, given)):
+            raise TypeError(f"{name}={given!r} must be a list of functions, such as [function]")
     checkpoint = options.get("checkpoint")
     if checkpoint is None:
         return

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 
 from fastkeras._files import replacing
+from fastkeras.word2vec.training.loop import SCHEDULE
 from fastkeras.word2vec.vectors import array_files
 
 FORMAT = 1
@@ -131,7 +132,7 @@ def _json(array, place):
 def _check_state(state, path):
     """Raise ValueError if this is no place in a schedule."""
     whole = ("epoch", "epochs", "first_epoch", "position", "predictions", "corpus_size")
-    allowed = {*whole, "loss", "seconds", "history"}
+    allowed = {*whole, "loss", "seconds", "history", "schedule"}
     if not isinstance(state, dict) or state.keys() != allowed:
         raise ValueError(f"{path}: state must be a dict of {', '.join(sorted(allowed))}")
     for name in whole:
@@ -143,6 +144,13 @@ def _check_state(state, path):
     for name, highest in {"epoch": state["epochs"], "position": state["corpus_size"]}.items():
         if state[name] > highest:
             raise ValueError(f"{path}: state: {name}={state[name]} must be at most {highest}")
+    schedule = state["schedule"]
+    if not isinstance(schedule, dict) or schedule.keys() != {*SCHEDULE}:
+        raise ValueError(f"{path}: state: schedule must be a dict of {', '.join(SCHEDULE)}")
+    if not all(map(_is_amount, schedule.values())) or not _is_whole(schedule["begin"]):
+        raise ValueError(
+            f"{path}: state: schedule={schedule!r} must have finite rates and an int as begin"
+        )
     history = state["history"]
     if not isinstance(history, dict) or history.keys() != {"loss", "words_per_second"}:
         raise ValueError(f"{path}: state: history must be a dict of loss and words_per_second")

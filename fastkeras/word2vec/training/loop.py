@@ -17,12 +17,13 @@ BLOCK_SECONDS = 0.25
 CUT = 4 * BLOCK * BLOCKS_IN_ROUND  # blocks end at multiples of a round
 SMOOTHING = 0.05  # weight of the last block in the loss and speed that are shown
 DIVERGED = 1e3  # mean losses above it mean that training has diverged
+SCHEDULE = ("learning_rate", "end_learning_rate", "begin")
 FEW_KEPT, FEW_PREDICTED = 0.2, 0.1  # shares of the words; less is worth a warning
 
 
 def train(
-    train_slice, ids, state, config, save,
-    progress=True, callbacks=(), checkpoint=None, checkpoint_minutes=10,
+    train_slice, ids, state, config, model,
+    progress=True, callbacks=(), epoch_callbacks=(), checkpoint=None, checkpoint_minutes=10,
 ):  # fmt: skip
     """Train from the place in `state` on, with the progress and checkpoints of `Word2Vec.fit`.
 
@@ -30,8 +31,8 @@ def train(
         train_slice: an engine's `train`, of which `begin, end, key, schedule, num_threads,
             deterministic` are left to be given.
         ids, state, config: as in `run`.
-        save: writes the model to a path.
-        progress, callbacks, checkpoint, checkpoint_minutes: as in `Word2Vec.fit`.
+        model: what `epoch_callbacks` get, and what has `save(path)`.
+        progress, callbacks, epoch_callbacks, checkpoint, checkpoint_minutes: as in `Word2Vec.fit`.
     """
     saved = time.monotonic()
     seen = Seen()
@@ -50,16 +51,19 @@ def train(
         stops = [callback(status) for callback in callbacks]
         if checkpoint is not None and time.monotonic() - saved >= 60 * checkpoint_minutes:
             try:
-                save(checkpoint)
+                model.save(checkpoint)
             except OSError as error:  # the disk may have room again next time
                 warnings.warn(f"training goes on without a checkpoint: {error}", stacklevel=6)
             saved = time.monotonic()
         return interrupted.asked or any(stop is True for stop in stops)
 
+    def after_epoch():
+        return any([callback(model) is True for callback in epoch_callbacks])
+
     with Interrupted() as interrupted, bar(progress) as show:
-        run(pass_over, ids, state, config, between)
+        run(pass_over, ids, state, config, between, after_epoch)
         if checkpoint is not None:
-            save(checkpoint)
+            model.save(checkpoint)
     if interrupted.asked:
         raise KeyboardInterrupt(
             "the model keeps what it has learnt; to go on: model.resume(corpus)"
@@ -135,7 +139,7 @@ class Interrupted:
         self._restore()
 
 
-def run(pass_over, ids, state, config, between):
+def run(pass_over, ids, state, config, between, after_epoch=lambda: False):
     """Train from the place in `state` to the end of its epochs.
 
     Args:
@@ -143,17 +147,19 @@ def run(pass_over, ids, state, config, between):
         ids: the encoded corpus.
         state: dict, kept up to date: `epoch` and `position` come next; the random numbers count
             epochs from `first_epoch`; `epochs`; `loss`, `predictions` and `seconds` of this epoch;
-            `history` of the epochs before.
-        config: the rates, `early_stopping`, and `seed` of the random numbers.
+            `history` of the epochs before; `schedule`, of `new_schedule`.
+        config: `early_stopping`, and `seed` of the random numbers.
         between: called with a `Status` after each block; returns whether to stop.
+        after_epoch: called after each epoch; returns whether to stop.
     """
     size = len(ids)
     total = state["epochs"] * size
-    slope = (config["end_learning_rate"] - config["learning_rate"]) / max(total, 1)
+    first, last, since = (state["schedule"][name] for name in SCHEDULE)
+    slope = (last - first) / max(total - since, 1)
     block, speed, shown_loss = 8 * CUT, 0.0, math.nan
     while state["epoch"] < state["epochs"]:
         epoch_begin = state["epoch"] * size
-        schedule = Schedule(config["learning_rate"] + slope * epoch_begin, slope)
+        schedule = Schedule(first + slope * (epoch_begin - since), slope)
         key = sampling.key_of(config["seed"], state["first_epoch"] + state["epoch"])
         while (begin := state["position"]) < size:
             end = min((begin + block) // CUT * CUT, size)
@@ -180,6 +186,8 @@ def run(pass_over, ids, state, config, between):
         _end_epoch(state, size)
         if _has_converged(state["history"]["loss"][-2:], config["early_stopping"]):
             state["epochs"] = state["epoch"]
+        if after_epoch():
+            return
 
 
 def _smooth(old, new):
@@ -199,9 +207,27 @@ def _has_converged(last, early_stopping):
     return last[1] > last[0] * (1 - early_stopping)
 
 
-def new_state(epochs, first_epoch=0, history=None):
+def new_schedule(config, **rates):
+    """Return a schedule of all epochs; rates that are not given are those of `config`."""
+    return {name: rates.get(name, config[name]) for name in SCHEDULE[:2]} | {"begin": 0}
+
+
+def schedule_from_here(state, size, rates):
+    """Return a schedule from the place in `state` to the end of its epochs.
+
+    Without a `learning_rate` in `rates` it begins at that of this place.
+    """
+    first, last, begin = (state["schedule"][name] for name in SCHEDULE)
+    here = state["epoch"] * size + state["position"]
+    passed = (here - begin) / max(state["epochs"] * size - begin, 1)
+    rate = first + (last - first) * passed
+    return dict(zip(SCHEDULE, (rate, last, here), strict=True)) | rates
+
+
+def new_state(epochs, schedule, first_epoch=0, history=None):
     """Return the state of a run that has not begun."""
     return {
+        "schedule": schedule,
         "epoch": 0,
         "epochs": epochs,
         "first_epoch": first_epoch,

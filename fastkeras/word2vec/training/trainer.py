@@ -12,7 +12,7 @@ from fastkeras.word2vec.arguments import flag, integer
 from fastkeras.word2vec.training import checkpoint as checkpoints
 from fastkeras.word2vec.training import engine as engines
 from fastkeras.word2vec.training import growth, loop, matrices, settings
-from fastkeras.word2vec.training.arguments import check_options, checked, settings_of
+from fastkeras.word2vec.training.arguments import check_later, check_options, checked, settings_of
 from fastkeras.word2vec.training.inputs import as_corpus, bags, counted, encoded
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Word2Vec:
         self._settings = settings_of(self.config)
         self._engine = engines.engine_of(self.config, engine)
         self._elsewhere = None  # what has the newest matrices while an engine trains copies of them
-        self._state = loop.new_state(self.config["epochs"])
+        self._state = loop.new_state(self.config["epochs"], loop.new_schedule(self.config))
         self._matrices: Any = None
         self._bags: Any = None
         self._corpus_size = None
@@ -178,6 +178,7 @@ class Word2Vec:
         vocabulary: Vocabulary | None = None,
         progress: bool = True,
         callbacks: Sequence[Callable[[Status], Any]] = (),
+        epoch_callbacks: Sequence[Callable[[Self], Any]] = (),
         checkpoint: FilePath | None = None,
         checkpoint_minutes: float = 10,
     ) -> Self:
@@ -192,6 +193,8 @@ class Word2Vec:
             progress: whether to show bars with words/s, loss, learning rate and the time left.
             callbacks: functions that get a `progress.Status` about four times a second; training
                 ends if one returns True.
+            epoch_callbacks: functions that get the model after each epoch, to save or to evaluate
+                it; training ends if one returns True.
             checkpoint: a path where the model is saved now and then and at the end, for `load`.
             checkpoint_minutes: how often.
 
@@ -207,6 +210,7 @@ class Word2Vec:
         options = {
             "progress": progress,
             "callbacks": callbacks,
+            "epoch_callbacks": epoch_callbacks,
             "checkpoint": checkpoint,
             "checkpoint_minutes": checkpoint_minutes,
         }
@@ -225,7 +229,7 @@ class Word2Vec:
         made = matrices.new(in_rows, out_rows, size, seed)
         # Only now, so that if memory runs out the model stays as it was.
         self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
-        self._state = loop.new_state(self.config["epochs"])
+        self._state = loop.new_state(self.config["epochs"], loop.new_schedule(self.config))
         return self._train(ids, **options)
 
     def resume(self, corpus: Any, **options: Any) -> Self:
@@ -233,19 +237,23 @@ class Word2Vec:
 
         Args:
             corpus: the one it was trained on.
-            **options: as in `fit`.
+            **options: as in `fit`; and `learning_rate` and `end_learning_rate`, between which the
+                rate falls from here to the end, a later `resume` included; and `num_threads`, for
+                this call. By default all go on as they were.
 
         Returns:
             Itself, unchanged if nothing was left to do.
         """
         self._fitted()
-        check_options(options)
-        ids = encoded(as_corpus(corpus), self.vocabulary, self.config["num_threads"])
+        options, threads, rates = check_later(options)
+        ids = self._encoded(as_corpus(corpus), threads)
         if len(ids) != self._corpus_size:
             raise ValueError(
                 f"corpus has {len(ids)} positions, that of the training had {self._corpus_size}"
             )
-        return self._train(ids, **options)
+        if rates:
+            self._state["schedule"] = loop.schedule_from_here(self._state, len(ids), rates)
+        return self._train(ids, threads, **options)
 
     def partial_fit(
         self, corpus: Any, *, epochs: int = 1, new_words: bool = True, **options: Any
@@ -257,22 +265,24 @@ class Word2Vec:
             epochs: passes over it.
             new_words: whether words that are new and frequent enough get vectors too; not with the
                 hierarchical softmax, whose tree is fixed by the first vocabulary.
-            **options: as in `fit`.
+            **options: as in `fit`; and `learning_rate`, `end_learning_rate` and `num_threads`, for
+                this training; by default those of the model.
 
         Returns:
             Itself.
         """
         if self.vocabulary is None:
             raise ValueError("the model has no vectors yet: call fit first")
-        check_options(options)
+        options, threads, rates = check_later(options)
         epochs, new_words = integer("epochs", epochs, 1), flag("new_words", new_words)
         corpus = as_corpus(corpus)
         if new_words and not isinstance(corpus, np.ndarray):
             self._add_words(counted(corpus, self.config, options.get("progress", True)))
-        ids = encoded(corpus, self.vocabulary, self.config["num_threads"])
+        ids = self._encoded(corpus, threads)
         first = self._state["first_epoch"] + self._state["epoch"] + 1
-        self._state = loop.new_state(epochs, first, self.history)
-        return self._train(ids, **options)
+        schedule = loop.new_schedule(self.config, **rates)
+        self._state = loop.new_state(epochs, schedule, first, self.history)
+        return self._train(ids, threads, **options)
 
     def save(self, path: FilePath) -> None:
         """Write the model, with all that `resume` needs, to one file."""
@@ -357,9 +367,13 @@ class Word2Vec:
         made = growth.grown(self._matrices, orders, size, seed)
         self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
 
-    def _train(self, ids, **options):
+    def _encoded(self, corpus, threads):
+        threads = self.config["num_threads"] if threads is None else threads
+        return encoded(corpus, self.vocabulary, threads)
+
+    def _train(self, ids, threads=None, **options):
         self._corpus_size = len(ids)
-        c = self.config
+        c = self.config if threads is None else {**self.config, "num_threads": threads}
         tables = settings.tables_of(
             self.vocabulary.counts, self._settings,
             c["sample"], c["ns_exponent"], c["sampling_correction"], self._bags,
@@ -367,7 +381,7 @@ class Word2Vec:
         of_training = self._matrices, tables, self._settings
         try:
             self._elsewhere, train_slice = engines.begin(self._engine, ids, *of_training)
-            loop.train(train_slice, ids, self._state, c, self.save, **options)
+            loop.train(train_slice, ids, self._state, c, self, **options)
         finally:
             self._fetch()
             self._elsewhere = None
