@@ -166,9 +166,13 @@ lint: .venv-lint/.installed
 	.venv-lint/bin/ruff format --check
 	.venv-lint/bin/clang-format --dry-run -Werror $(CXX_FILES) $(CUDA_FILES)
 
-# With TensorFlow's environment, since the checkers read what Keras and NumPy say of themselves.
+# The package; and code of users, for whom it is a library: what the checkers must accept, and what
+# they must refuse. With TensorFlow's environment, where they find NumPy and Keras.
+USERS := tests/type_checkers
 types: .venv-lint/.installed .venv/.installed
 	.venv-lint/bin/mypy --python-executable $(BIN)/python
+	.venv-lint/bin/mypy --python-executable $(BIN)/python --strict --follow-imports=silent $(USERS)
+	.venv-lint/bin/basedpyright --pythonpath $(BIN)/python $(USERS)
 
 format: .venv-lint/.installed
 	.venv-lint/bin/ruff check --fix

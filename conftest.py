@@ -12,5 +12,6 @@ collect_ignore_glob = [
 collect_ignore_glob += [
     "tests/backends/two_*.py",
     "tests/gpu/one_case_each.py",
+    "tests/type_checkers/*.py",
     "fastkeras/*_cuda.py",
 ]  # GPUs are on few machines

@@ -72,8 +72,8 @@ class Evaluate(keras.callbacks.Callback):
             raise ValueError(f'mode={mode!r} must be "max" or "min"')
         self.fn, self.every = function("fn", fn), integer("every", every, 1)
         self.data, self.monitor, self.mode, self.keep_best = data, monitor, mode, keep_best
-        self.best: float | None = None
-        self.best_epoch: int | None = None
+        self.best: Any = None
+        self.best_epoch: Any = None
         self._weights: Any = None
 
     def set_model(self, model: keras.Model) -> None:
