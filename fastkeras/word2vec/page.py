@@ -1,9 +1,12 @@
 """A page for browsers: a map of the words, and for each the words nearest to it."""
 
+from __future__ import annotations
+
 import html
 import json
 from importlib import resources
 from string import Template
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +15,24 @@ from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.projection import principal_components
 from fastkeras.word2vec.vectors.vectors import unit_rows
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
+    from fastkeras.typing import FilePath
+    from fastkeras.word2vec.vectors.vectors import Vectors
+
 LAYOUTS = ("pca", "tsne")
 
 
-def write_page(vectors, path, words=1000, topn=12, layout="pca", title="Word vectors"):
+def write_page(
+    vectors: Vectors,
+    path: FilePath,
+    words: int | Sequence[str] = 1000,
+    topn: int = 12,
+    layout: Literal["pca", "tsne"] = "pca",
+    title: str = "Word vectors",
+) -> None:
     """Write one HTML file that needs no other: a map to move and zoom, a search, and neighbors.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pairs of words that occur together more often than by chance, joined to one word: New_York.
+"""Words that occur together more often than by chance, joined to one: New_York, bank_of_america.
 
 Mikolov et al. 2013, Distributed Representations of Words and Phrases (arXiv 1310.4546), section 4;
 Bouma 2009, Normalized (Pointwise) Mutual Information in Collocation Extraction.
@@ -12,31 +12,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.arguments import integer, number
+from fastkeras.word2vec.arguments import integer, number, strings
 from fastkeras.word2vec.corpus import Corpus, encode
 from fastkeras.word2vec.corpus.text_files import lines_of
 from fastkeras.word2vec.vocabulary import build
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, Self
 
     from fastkeras.typing import FilePath
 
 THRESHOLDS = {"original": 100.0, "npmi": 0.5}
+ENGLISH_CONNECTOR_WORDS = frozenset(
+    ("a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with",
+     "without")
+)  # fmt: skip
 IDS_AT_A_TIME = 1 << 21
 
 
 class Phrases:
-    """Pairs of words to be joined.
+    """Words to be joined.
 
     Args:
-        scores: dict, `(first word, second word): score`.
-        delimiter: what stands between the words of a joined pair.
+        scores: dict, `(first word, second word): score`; with connector words `(first, *between,
+            last): score`.
+        delimiter: what stands between the words of a joined phrase.
     """
 
-    def __init__(self, scores: Mapping[tuple[str, str], float], delimiter: str = "_") -> None:
+    def __init__(self, scores: Mapping[tuple[str, ...], float], delimiter: str = "_") -> None:
         self.scores, self.delimiter = scores, delimiter
+        self._first = {phrase[0] for phrase in scores}
+        self._between = {word for phrase in scores for word in phrase[1:-1]}
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -51,10 +58,18 @@ class Phrases:
         """
         joined, i = [], 0
         while i < len(words):
-            length = 2 if tuple(words[i : i + 2]) in self.scores else 1
+            length = self._length(words, i) if words[i] in self._first else 1
             joined.append(self.delimiter.join(words[i : i + length]))
             i += length
         return joined
+
+    def _length(self, words, begin):
+        for end in range(begin + 2, len(words) + 1):
+            if tuple(words[begin:end]) in self.scores:
+                return end - begin
+            if words[end - 1] not in self._between:
+                break
+        return 1
 
     def apply(self, corpus: Any) -> Iterable[list[str]]:
         """Return the corpus with its phrases joined; it can be iterated over several times.
@@ -65,12 +80,12 @@ class Phrases:
         return _Joined(self, _opened(corpus))
 
     def save(self, path: FilePath) -> None:
-        """Write a line `first TAB second TAB score` for each pair; the delimiter is not saved."""
+        """Write a line `first TAB second TAB score` for each phrase; the delimiter is not saved."""
         with replacing(path) as file:
-            for (first, second), score in self.scores.items():
-                if set("\t\n") & set(first + second):
-                    raise ValueError(f"{(first, second)!r} has a tab or line feed")
-                file.write(f"{first}\t{second}\t{score!r}\n".encode())
+            for phrase, score in self.scores.items():
+                if set("\t\n") & set("".join(phrase)):
+                    raise ValueError(f"{phrase!r} has a tab or line feed")
+                file.write("\t".join([*phrase, f"{score!r}\n"]).encode())
 
     @classmethod
     def load(cls, path: FilePath, delimiter: str = "_") -> Self:
@@ -82,9 +97,9 @@ class Phrases:
                 score = float(fields[-1])
             except ValueError:
                 score = math.nan
-            if len(fields) != 3 or not all(fields) or math.isnan(score):
+            if len(fields) < 3 or not all(fields) or math.isnan(score):
                 raise ValueError(f"{path}, line {at}: {line!r} is not two words and a score")
-            scores[fields[0], fields[1]] = score
+            scores[tuple(fields[:-1])] = score
         return cls(scores, delimiter)
 
 
@@ -98,12 +113,13 @@ class _Joined:
 
 def find_phrases(
     corpus: Any,
-    scoring: str = "original",
+    scoring: str | Callable[..., Any] = "original",
     threshold: float | None = None,
     min_count: int = 5,
     delimiter: str = "_",
     num_threads: int = 0,
     table_size: int = 5_000_000,
+    connector_words: Iterable[str] = (),
 ) -> Phrases:
     """Find pairs of words that follow each other more often than by chance.
 
@@ -117,19 +133,25 @@ def find_phrases(
     Args:
         corpus: a `Corpus`, or what one is made of. It is read twice. For phrases of three or four
             words, find phrases again in `phrases.apply(corpus)`.
-        scoring: `"original"` or `"npmi"`.
+        scoring: `"original"`, `"npmi"`, or a function `scoring(first, second, pair, total,
+            min_count)` of arrays of counts of the words and their pairs, the words in the corpus,
+            and `min_count`, which returns an array of scores; nan is no phrase.
         threshold: pairs with a higher score are phrases; None takes 100 for `"original"`, 0.5 for
-            `"npmi"`.
+            `"npmi"`; a function needs one.
         min_count: rarer pairs, and pairs with a rarer word, are no phrases.
         delimiter: what stands between the words of a joined pair.
         num_threads: as in `fastkeras.word2vec.vocabulary.build`.
         table_size: how many different words, and how many different pairs, are held while counting
             (about 100 bytes each); beyond it the rarest are forgotten, as in `vocabulary.build`.
+        connector_words: words that may stand inside of a phrase but not at its ends, such as
+            `ENGLISH_CONNECTOR_WORDS`: `bank of america`. The pair is then of the words around
+            them, and n(ab) counts that phrase. They belong to no other phrase.
 
     Returns:
         `Phrases`, the highest scores first.
 
     Raises:
+        TypeError: `connector_words` is a string, or has something else than strings.
         ValueError: an argument is out of range, or the corpus has no words.
 
     Example:
@@ -141,30 +163,39 @@ def find_phrases(
         >>> next(iter(phrases.apply(corpus)))
         ['to', 'new_york']
     """
-    if scoring not in THRESHOLDS:
-        raise ValueError(f"scoring={scoring!r} must be one of {sorted(THRESHOLDS)}")
+    if callable(scoring):
+        if threshold is None:
+            raise ValueError("threshold=None must be a number, since scoring is a function")
+    elif scoring not in THRESHOLDS:
+        raise ValueError(f"scoring={scoring!r} must be one of {sorted(THRESHOLDS)}, or a function")
+    elif threshold is None:
+        threshold = THRESHOLDS[scoring]
     integer("min_count", min_count, 1, None)
-    if threshold not in (None, -math.inf):
+    if threshold != -math.inf:
         number("threshold", threshold)
+    if isinstance(connector_words, str):
+        raise TypeError(f"connector_words={connector_words!r} must be strings, not one string")
+    connectors = {*strings("connector_words", connector_words)}
     corpus = _opened(corpus)
     # Rare words are kept too: without them, the words around one would look like neighbours.
     vocabulary = build(corpus, 1, num_threads=num_threads, table_size=table_size)
     ids = encode(corpus, vocabulary, num_threads=num_threads)
-    pairs, counts = _count_pairs(ids, len(vocabulary), table_size)
-    first, second = np.divmod(pairs[counts >= min_count], len(vocabulary))
-    score = _score(
-        scoring,
-        vocabulary.counts[first],
-        vocabulary.counts[second],
-        counts[counts >= min_count],
-        int(vocabulary.counts.sum()),
-        min_count,
-    )
-    chosen = np.flatnonzero(score > (THRESHOLDS[scoring] if threshold is None else threshold))
-    chosen = chosen[np.argsort(-score[chosen], kind="stable")]
     words = vocabulary.words
+    between = np.array([word in connectors for word in words] + [False])  # the last: of id −1
+    pairs, counts, links = _count_pairs(ids, between, table_size)
+    pairs, counts = pairs[counts >= min_count], counts[counts >= min_count]
+    link, pairs = np.divmod(pairs, len(words) ** 2)
+    first, second = np.divmod(pairs, len(words))
+    of_words = vocabulary.counts[first], vocabulary.counts[second]
+    score = _score(scoring, *of_words, counts, int(vocabulary.counts.sum()), min_count)
+    chosen = np.flatnonzero(score > threshold)
+    chosen = chosen[np.argsort(-score[chosen], kind="stable")]
     return Phrases(
-        {(words[first[i]], words[second[i]]): float(score[i]) for i in chosen.tolist()}, delimiter
+        {
+            tuple(words[id] for id in (first[i], *links[link[i]], second[i])): float(score[i])
+            for i in chosen.tolist()
+        },
+        delimiter,
     )
 
 
@@ -173,6 +204,14 @@ def _opened(corpus):
 
 
 def _score(scoring, first, second, pair, total, min_count):
+    if callable(scoring):
+        score = np.asarray(scoring(first, second, pair, total, min_count), np.float64)
+        if score.shape != pair.shape:
+            raise ValueError(
+                f"scoring returned an array of shape {score.shape}; it must have a score for each "
+                f"pair, {pair.shape}"
+            )
+        return score
     if scoring == "original":
         return (pair - min_count) * (total / first / second)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -180,15 +219,41 @@ def _score(scoring, first, second, pair, total, min_count):
     return np.where(pair == total, 1.0, score)  # the corpus has only this pair
 
 
-def _count_pairs(ids, num_words, table_size):
-    """Count neighbours in a sentence: sorted int64 codes `first * num_words + second`, counts."""
+def _count_pairs(ids, between, table_size):
+    """Count pairs of words of a sentence that only connectors separate.
+
+    Args:
+        ids: int32 (positions,), −1 after each sentence.
+        between: bool (words + 1,), which words are connectors.
+        table_size: as in `find_phrases`.
+
+    Returns:
+        Sorted int64 codes `(link * words + first) * words + second`, their counts, and the list of
+        links: tuples of the connectors between two words, the first of them empty.
+    """
     pairs = counts = np.empty(0, np.int64)
-    floor = 0
-    for begin in range(0, len(ids), IDS_AT_A_TIME):
-        part = np.asarray(ids[begin : begin + IDS_AT_A_TIME + 1], np.int64)
-        within = (part[:-1] >= 0) & (part[1:] >= 0)
+    num_words = len(between) - 1
+    links = {(): 0}
+    floor = begin = 0
+    while begin < len(ids) - 1:
+        size = IDS_AT_A_TIME
+        while True:
+            part = np.asarray(ids[begin : begin + size + 1], np.int64)
+            places = np.flatnonzero(~between[part])
+            if len(places) > 1 or begin + len(part) == len(ids):
+                break
+            size *= 2  # connectors only
+        begin += int(places[-1]) if len(places) > 1 else len(part)
+        both_words = (part[places[:-1]] >= 0) & (part[places[1:]] >= 0)
+        left, right = places[:-1][both_words], places[1:][both_words]
+        link = _links(part, left, right, links)
+        if len(links) * num_words**2 >= 2**63:
+            raise ValueError(
+                f"connector_words: there are {len(links)} sequences of them, too many beside "
+                f"{num_words} words; name fewer"
+            )
         more, of_more = np.unique(
-            part[:-1][within] * num_words + part[1:][within], return_counts=True
+            (link * num_words + part[left]) * num_words + part[right], return_counts=True
         )
         both, place = np.unique(np.concatenate([pairs, more]), return_inverse=True)
         sums = np.zeros(len(both), np.int64)
@@ -198,4 +263,17 @@ def _count_pairs(ids, num_words, table_size):
         while len(pairs) > table_size:
             floor += 1
             pairs, counts = pairs[counts > floor], counts[counts > floor]
-    return pairs, counts
+    return pairs, counts, list(links)
+
+
+def _links(part, left, right, links):
+    """Return the number of what stands between two places each; `links` gets what is new."""
+    link = np.zeros(len(left), np.int64)
+    lengths = right - left - 1
+    for length in np.unique(lengths[lengths > 0]).tolist():
+        at = np.flatnonzero(lengths == length)
+        rows = part[left[at, None] + 1 + np.arange(length)]
+        different, which = np.unique(rows, axis=0, return_inverse=True)
+        numbers = [links.setdefault(tuple(row), len(links)) for row in different.tolist()]
+        link[at] = np.array(numbers)[which.ravel()]
+    return link

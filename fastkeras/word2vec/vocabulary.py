@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -108,6 +109,7 @@ def build(
     num_threads: int = 0,
     progress: Callable[[int, int | None], Any] | None = None,
     table_size: int = WORDS_AT_ONCE,
+    trim_rule: Callable[[str, int], bool | None] | None = None,
 ) -> Vocabulary:
     """Count the words of a corpus.
 
@@ -123,11 +125,14 @@ def build(
             those counted at most twice, and so on, as word2vec does; a word that is rare up to
             there and frequent later then gets too low a count. With up to `table_size` different
             words all counts are exact.
+        trim_rule: called as `trim_rule(word, count)` for each word in the end; True keeps it, False
+            leaves it out, and for None `min_count` decides.
 
     Returns:
         A `Vocabulary`.
 
     Raises:
+        TypeError: `trim_rule` returned something else.
         ValueError: no word is left, or an argument is not positive.
 
     Example:
@@ -151,7 +156,14 @@ def build(
             counter.drop(floor)
         if progress is not None:
             progress(done, corpus.size)
-    words, counts = _listed(counter, min_count)
+    words, counts = _listed(counter, min_count if trim_rule is None else 1)
+    if trim_rule is not None and words:
+        kept = [
+            _keeps(trim_rule, *of, min_count) for of in zip(words, counts.tolist(), strict=True)
+        ]
+        words, counts = list(itertools.compress(words, kept)), counts[kept]
+        if not words:
+            raise ValueError(f"trim_rule and min_count={min_count} leave no word")
     if not words:
         all_words, all_counts = _listed(counter, 1)
         if not all_words:
@@ -163,6 +175,15 @@ def build(
         )
     order = np.argsort(-counts, kind="stable")[:max_vocab]
     return Vocabulary([words[i] for i in order.tolist()], counts[order])
+
+
+def _keeps(trim_rule, word, count, min_count):
+    verdict = trim_rule(word, count)
+    if verdict is None:
+        return count >= min_count
+    if not isinstance(verdict, bool):
+        raise TypeError(f"trim_rule({word!r}, {count}) is {verdict!r}; it must be a bool or None")
+    return verdict
 
 
 class _Counter(dict):

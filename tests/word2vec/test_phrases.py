@@ -50,6 +50,77 @@ def test_scores_are_those_of_the_formulas(scoring, sentences, min_count, at_a_ti
     assert above.scores == {pair: s for pair, s in found.scores.items() if s > threshold}
 
 
+def plain_connected(sentences, connectors):
+    """Count phrases word by word: a word, connectors, a word."""
+    counts = Counter()
+    for sentence in sentences:
+        start = None
+        for i, word in enumerate(sentence):
+            if word not in connectors:
+                if start is not None:
+                    counts[tuple(sentence[start : i + 1])] += 1
+                start = i
+    return counts
+
+
+@given(sentences=SENTENCES, connectors=st.sets(st.sampled_from("cdx")), at_a_time=st.integers(1, 9))
+def test_connectors_stand_inside(sentences, connectors, at_a_time):
+    if not any(sentences):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "IDS_AT_A_TIME", at_a_time)
+        found = find_phrases(
+            sentences, lambda first, second, pair, *_: pair / 1, 1.0, 1, connector_words=connectors
+        )
+    counts = plain_connected(sentences, connectors)
+    assert found.scores == {phrase: n for phrase, n in counts.items() if n > 1}
+    for sentence in sentences:  # joined from left to right
+        expected, i = [], 0
+        while i < len(sentence):
+            ends = range(i + 2, len(sentence) + 1)
+            end = next((e for e in ends if tuple(sentence[i:e]) in found.scores), i + 1)
+            expected.append("_".join(sentence[i:end]))
+            i = end
+        assert found.join(sentence) == expected
+
+
+def test_connectors_as_gensim_joins_them():
+    gensim = pytest.importorskip("gensim.models.phrases", reason="gensim is not installed")
+    sentences = ["the bank of america", "a bank of america in new york", "new york of old"] * 9
+    sentences = [sentence.split() for sentence in sentences]
+    theirs = gensim.Phrases(
+        sentences, 1, 0.4, scoring="npmi", connector_words=module.ENGLISH_CONNECTOR_WORDS
+    )
+    ours = find_phrases(sentences, "npmi", 0.4, 1, connector_words=module.ENGLISH_CONNECTOR_WORDS)
+    assert module.ENGLISH_CONNECTOR_WORDS == gensim.ENGLISH_CONNECTOR_WORDS
+    assert {"_".join(phrase): pytest.approx(score) for phrase, score in ours.scores.items()} == (
+        theirs.export_phrases()
+    )
+    for sentence in sentences[:3]:
+        assert ours.join(sentence) == theirs[sentence]
+    assert ours.join(sentences[1]) == ["a", "bank_of_america", "in", "new_york"]
+
+
+def test_connectors_are_kept_in_files(tmp_path):
+    phrases = Phrases({("bank", "of", "the", "south"): 2.5, ("new", "york"): 1.0})
+    phrases.save(tmp_path / "phrases.tsv")
+    assert Phrases.load(tmp_path / "phrases.tsv").scores == phrases.scores
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"scoring": len}, "threshold=None must be a number"),
+        ({"scoring": lambda *_: 1.0, "threshold": 0}, r"shape \(\); it must have a score"),
+        ({"connector_words": "of"}, "connector_words='of' must be strings"),
+        ({"connector_words": [3]}, "connector_words"),
+    ],
+)
+def test_bad_scorers_and_connectors(given, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        find_phrases(["a b", "a b"], min_count=1, **given)
+
+
 def test_planted_phrases_are_found(rng):
     words = [f"w{i}" for i in range(200)]
     sentences = [rng.choice(words, 12).tolist() for _ in range(1500)]
@@ -88,10 +159,10 @@ def test_a_full_table_drops_rare_pairs(monkeypatch):
     sentences += [["often", "here"]] * 20
     found = find_phrases(sentences, threshold=-math.inf, min_count=1, table_size=100)
     assert len(found) == 41
-    pairs, counts = module._count_pairs(np.arange(-1, 80), 100, 10)
+    pairs, counts, _ = module._count_pairs(np.arange(-1, 80), np.zeros(101, bool), 10)
     assert len(pairs) == len(counts) <= 10
     ids = np.array([0, 1, -1] * 20 + [w for i in range(2, 60, 2) for w in (i, i + 1, -1)])
-    pairs, counts = module._count_pairs(ids, 100, 10)
+    pairs, counts, _ = module._count_pairs(ids, np.zeros(100 + 1, bool), 10)
     assert pairs.tolist()[0] == 1 and counts.tolist()[0] == 20
 
 

@@ -144,3 +144,24 @@ def test_damaged_files(tmp_path, content, message):
 def test_the_compiled_part_is_used():
     core = pytest.importorskip("fastkeras._core", reason="nothing was compiled")
     assert isinstance(module._counter(Corpus(["a"])), core.WordCounter)
+
+
+def test_a_rule_keeps_and_leaves_out_words():
+    corpus = ["a a a b b c d", "a b e"]
+    verdicts = {"a": False, "c": True, "e": True}
+    seen = {}
+
+    def rule(word, count):
+        seen[word] = count
+        return verdicts.get(word)
+
+    for built in with_and_without_compiled_part(lambda: build(corpus, 2, trim_rule=rule)):
+        assert built.words == ["b", "c", "e"] and built.counts.tolist() == [3, 1, 1]
+        assert seen == {"a": 4, "b": 3, "c": 1, "d": 1, "e": 1}
+    assert build(corpus, 2, 1, trim_rule=rule).words == ["b"]
+    with pytest.raises(ValueError, match="trim_rule and min_count=9 leave no word"):
+        build(corpus, 9, trim_rule=lambda word, count: None)
+    with pytest.raises(TypeError, match=r"trim_rule\('a', 4\) is 1; it must be a bool or None"):
+        build(corpus, trim_rule=lambda word, count: 1)
+    with pytest.raises(ValueError, match="corpus has no words"):
+        build([""], trim_rule=rule)
