@@ -385,7 +385,7 @@ def test_an_epoch_without_predictions_is_told(engine):
     few = [["human", "interface"], ["survey", "user", "computer"], ["trees", "graph"]] * 3
     options = {"min_count": 1, "engine": engine, "vector_size": 8, "num_threads": 1}
     with pytest.warns(RuntimeWarning, match=r"sample=0.0001 left \d of 21 words.*sample=0") as told:
-        Word2Vec(**options).fit(few, **QUIET)
+        Word2Vec(sample=1e-4, **options).fit(few, **QUIET)
     assert len(told) == 1 and told[0].filename == __file__
     with pytest.warns(RuntimeWarning, match="made 0 predictions: 30 words have few others"):
         Word2Vec(sample=0, **options).fit([["a"], ["b"]] * 15, **QUIET)
@@ -449,7 +449,7 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_training(rng, tmp_path, mo
         ({"shrink_windows": None}, "shrink_windows=None must be True or False"),
         ({"learning_rate": "high"}, "learning_rate='high' must be a number"),
         ({"early_stopping": "soon"}, "early_stopping='soon' must be a number"),
-        ({"sample": None}, "sample=None must be a number"),
+        ({"sample": "none"}, "sample='none' must be a number"),
         ({"ns_exponent": True}, "ns_exponent=True must be a number"),
         ({"window": 2**31}, "window=2147483648 must be at most 2147483647"),
         ({"negative": 2**31 - 1}, "negative=2147483647 must be at most 2147483646"),

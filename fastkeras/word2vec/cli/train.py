@@ -45,10 +45,18 @@ def _of(kind, metavar="N"):
     return {"type": kind, "metavar": metavar}
 
 
+def _words(text):
+    return None if text == "sentence" else int(text)
+
+
 # The defaults are those of `Word2Vec`: it gets only the options that were given.
 _OPTIONS = [
     ("--vector-size", _of(int), "how many numbers a vector has (default 100)"),
-    ("--window", _of(int), "how many words before and after one count (default 5)"),
+    (
+        "--window",
+        _of(_words),
+        "how many words before and after one count (default 5), or `sentence` for all of it",
+    ),
     ("--min-count", _of(int), "leave out words that occur less often (default 5)"),
     ("--max-vocab", _of(int), "keep that many words at most (default all)"),
     ("--objective", {"choices": ["skipgram", "cbow"]}, "what predicts what (default skipgram)"),
@@ -65,7 +73,11 @@ _OPTIONS = [
         "draw them once a window, which is faster (default window), or once a pair",
     ),
     ("--cbow-gradient", {"choices": ["word2vec", "exact"]}, "of the input vectors of cbow"),
-    ("--sample", _of(float, "X"), "thin out words more frequent than that (default 1e-4)"),
+    (
+        "--sample",
+        _of(float, "X"),
+        "thin out words more frequent than that (default 1e-4, more if there are few words)",
+    ),
     ("--learning-rate", _of(float, "X"), "at the start (default by objective)"),
     ("--end-learning-rate", _of(float, "X"), "at the end, reached in a straight line"),
     ("--epochs", _of(int), "passes over the text (default 5)"),

@@ -25,6 +25,8 @@ def checked(config):
     """Check a dict of the arguments; return it with the defaults that depend on others."""
     config = dict(config)
     for name, lowest in _LOWEST.items():
+        if name == "window" and config[name] is None:
+            continue  # the whole sentence
         # The seed has no limit, being taken modulo 2⁶⁴; `subwords.check` checks the buckets.
         highest = {"seed": None, "buckets": None, "negative": LARGEST - 1}.get(name, LARGEST)
         config[name] = integer(name, config[name], lowest, highest)
@@ -44,7 +46,8 @@ def checked(config):
         rate_of = config["subword_gradient"] if config["subwords"] else None
         config["learning_rate"] = rates[rate_of]
     for name in ("learning_rate", "end_learning_rate", "sample"):
-        config[name] = number(name, config[name], 0)
+        if name != "sample" or config[name] is not None:
+            config[name] = number(name, config[name], 0)
     config["ns_exponent"] = number("ns_exponent", config["ns_exponent"])
     if config["early_stopping"] is not None:
         config["early_stopping"] = number("early_stopping", config["early_stopping"])
@@ -96,14 +99,15 @@ def settings_of(config):
     """Return the part of the arguments that an engine needs."""
     tree = config["loss"] == "hierarchical_softmax"
     skipgram = config["objective"] == "skipgram"
+    whole_sentences = config["window"] is None
     return Settings(
         objective=config["objective"],
         loss=config["loss"],
-        window=config["window"],
+        window=LARGEST if whole_sentences else config["window"],
         negative=0 if tree else config["negative"],
         shared_negatives=skipgram and not tree and config["shared_negatives"] == "window",
         exact_cbow=config["cbow_gradient"] == "exact",
-        shrink_windows=config["shrink_windows"],
+        shrink_windows=config["shrink_windows"] and not whole_sentences,
         exact_subwords=config["subword_gradient"] == "exact",
     )
 

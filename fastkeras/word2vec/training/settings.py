@@ -80,6 +80,11 @@ def tables_of(counts, settings, sample=0.0, ns_exponent=0.75, sampling_correctio
     return tables if bags is None else replace(tables, bag_starts=bags.starts, bag_rows=bags.rows)
 
 
+def sample_of(sample, num_words):
+    """Return `Word2Vec`'s `sample`, where None depends on how many words there are."""
+    return max(1e-4, 10 / num_words) if sample is None else sample
+
+
 def reach_of(ids, window, begin=0, end=None):
     """Return how far windows can reach: `window`, or less if all sentences are shorter.
 

@@ -34,13 +34,15 @@ class Word2Vec:
 
     Args:
         vector_size: length of a vector.
-        window: words to each side of a center, at most; up to 2³¹ − 1, for whole sentences.
+        window: words to each side of a center, at most; None takes the whole sentence, whose pairs
+            grow with the square of its length.
         min_count: rarer words are left out.
         negative: words drawn as noise for a center (or for a pair of skip-gram, see
             `shared_negatives`).
         ns_exponent: they are drawn by count ** ns_exponent.
         sample: words of a relative frequency f above it stay with probability
-            sqrt(sample / f) + sample / f; 0 keeps all.
+            sqrt(sample / f) + sample / f; 0 keeps all. None takes 1e-4, or ten times the mean
+            frequency if that is more, so that items and small vocabularies are not thinned out.
         objective: "skipgram" or "cbow".
         loss: "negative_sampling", "hierarchical_softmax", or "sampled_softmax": the softmax over a
             word and those drawn, ignoring draws that equal the word (with ns_exponent=0 the random
@@ -93,11 +95,11 @@ class Word2Vec:
     def __init__(
         self,
         vector_size: int = 100,
-        window: int = 5,
+        window: int | None = 5,
         min_count: int = 5,
         negative: int = 5,
         ns_exponent: float = 0.75,
-        sample: float = 1e-4,
+        sample: float | None = None,
         objective: str = "skipgram",
         loss: str = "negative_sampling",
         shared_negatives: str | None = "window",
@@ -373,7 +375,12 @@ class Word2Vec:
 
     def _train(self, ids, threads=None, **options):
         self._corpus_size = len(ids)
-        c = self.config if threads is None else {**self.config, "num_threads": threads}
+        c = {
+            **self.config,
+            "sample": settings.sample_of(self.config["sample"], len(self.vocabulary)),
+        }
+        if threads is not None:
+            c["num_threads"] = threads
         tables = settings.tables_of(
             self.vocabulary.counts, self._settings,
             c["sample"], c["ns_exponent"], c["sampling_correction"], self._bags,
