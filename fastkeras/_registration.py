@@ -13,13 +13,12 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
     for module, names in {
         "layers": "AttentionDecoder CBOW CRF CRFDecoder CenterDistances CenterLossLayer "
         "ConditionalLayerNormalization CopyPrior EfficientGlobalPointer GlobalPointer "
-        "GradientReversal LossLayer "
-        "MEMM MetricLayer Reparameterize SkipGram TransformerDecoder TripletLossLayer "
-        "WordEmbedding "
+        "GradientReversal LossLayer MEMM MetricLayer Reparameterize SemiMarkovCRF SkipGram "
+        "TransformerDecoder TripletLossLayer WordEmbedding "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
         "losses": "CRFLoss CenterLoss MultilabelCategoricalCrossentropy SequenceCrossentropy "
         "SmoothedCrossentropy SpanCrossentropy",
-        "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore NestedSpanScore",
+        "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore NestedSpanScore SegmentScore",
         "optimizers.fused.stock": "Adafactor Adagrad Adam AdamW Lamb Lion Nadam RMSprop SGD",
         "optimizers.fused.schedules": "PiecewiseLinear",
         "training.gan": "SingleLossGAN",

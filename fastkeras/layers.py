@@ -2,6 +2,7 @@
 
 from fastkeras.crf.layers.crf import CRF
 from fastkeras.crf.layers.memm import MEMM
+from fastkeras.crf.layers.semi_markov.layer import SemiMarkovCRF
 from fastkeras.seq2seq.layers.attention_decoder import AttentionDecoder
 from fastkeras.seq2seq.layers.conditional_normalization import ConditionalLayerNormalization
 from fastkeras.seq2seq.layers.copy_prior import CopyPrior
@@ -30,6 +31,7 @@ __all__ = [
     "LossLayer",
     "MetricLayer",
     "Reparameterize",
+    "SemiMarkovCRF",
     "SkipGram",
     "TransformerDecoder",
     "TripletLossLayer",

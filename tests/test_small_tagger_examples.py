@@ -1,4 +1,4 @@
-"""examples/partial_labels.py, distill_crf.py and nested_names.py, on an invented text."""
+"""The smaller examples of taggers, on an invented text."""
 
 import sys
 from importlib import import_module
@@ -105,3 +105,13 @@ def test_nested_names_are_found(corpus, monkeypatch, rng, capsys):
     found = module.main(["--epochs", "8", "--every", "1"])
     assert min(found["GlobalPointer"]) > 0.9
     assert "30 to test, with 60 spans, 30 of them inside others" in capsys.readouterr().out
+
+
+def test_words_are_segments(corpus, capsys):
+    module = import_module("semi_markov")
+    labels, fits = module.words_of_tags(np.array(corpus.tags_of(["我们", "看", "图书馆"])))
+    np.testing.assert_array_equal(labels, [1, -1, 0, 2, -1, -1])
+    assert fits and not module.words_of_tags(np.array(corpus.tags_of(["一" * 9])))[1]
+    found = module.main(["--paragraphs", "120", "--epochs", "12"])
+    assert all(min(scores) > 0.9 for scores in found.values())
+    assert "120 paragraphs to train on, 20 to test" in capsys.readouterr().out

@@ -67,7 +67,7 @@ def counted_spans(tables, tags, found, valid, weights):
         for x in (tags, found)
     )
     begun_alike = true.starts & other.starts & (true.kind == other.kind)
-    right = true.ends & other.ends & _at_the_last(true.starts | other.starts, begun_alike)
+    right = true.ends & other.ends & at_the_last(true.starts | other.starts, begun_alike)
     right = right & true.whole & other.whole
     one_hot = ops.one_hot(true.kind, len(tables.kinds), dtype=weights.dtype)
     one_hot_found = ops.one_hot(other.kind, len(tables.kinds), dtype=weights.dtype)
@@ -99,11 +99,11 @@ def _edges(tables, tags):
     starts = look_up(tables.starts, before * size + tags)
     ends = look_up(tables.ends, tags * size + after)
     whole = ends & look_up(tables.may_end, tags)
-    whole = whole & _at_the_last(starts, look_up(tables.may_start, tags))
+    whole = whole & at_the_last(starts, look_up(tables.may_start, tags))
     return _Edges(starts, ends, whole, look_up(tables.kind, tags))
 
 
-def _at_the_last(flags, values):
+def at_the_last(flags, values):
     """At each step, the value at the last flag up to this step; anything before the first flag."""
     t = ops.arange(ops.shape(flags)[1], dtype="int32")
     flagged = ops.argsort(ops.where(flags, t, t + ops.shape(flags)[1]), axis=1)

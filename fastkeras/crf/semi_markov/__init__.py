@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from fastkeras._arrays import array_functions, contiguous
 from fastkeras._engines import engine_of_family
 from fastkeras.crf.arguments import chain_of, like
+from fastkeras.crf.semi_markov.labels import segment_labels, segments_of
 
 if TYPE_CHECKING:
     from fastkeras.typing import ArrayLike, Tensor
 
 
-__all__ = ["log_partition", "marginals", "viterbi"]
+__all__ = ["log_partition", "marginals", "segment_labels", "segments_of", "viterbi"]
 
 
 def log_partition(

@@ -1,0 +1,1 @@
+"""The semi-Markov CRF as the last layer of a Keras tagger."""

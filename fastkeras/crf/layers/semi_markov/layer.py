@@ -1,0 +1,376 @@
+"""The semi-Markov CRF as a Keras layer."""
+
+import keras
+from keras import ops
+
+from fastkeras._arrays import has_values
+from fastkeras._keras_private import is_exporting
+from fastkeras.crf import semi_markov
+from fastkeras.crf.constraints import checked
+from fastkeras.crf.layers.arguments import what_is_meant
+from fastkeras.crf.layers.decoder import decoding_model
+from fastkeras.crf.layers.loss import CRFLoss
+from fastkeras.crf.layers.output import at_least_float32, mark, mask_of
+from fastkeras.crf.layers.scores import add_scores, scores_of
+from fastkeras.crf.layers.semi_markov.scores import Segments, score_of, with_begins
+from fastkeras.crf.layers.span_counts import at_the_last
+from fastkeras.crf.semi_markov.labels import INSIDE, NO_STEP
+from fastkeras.training.arguments import integer, positive
+
+OUTPUTS = ("emissions", "tags", "confidence")
+WEIGHTS = ("transitions", "boundary", "durations", "kernel", "bias")
+
+
+@keras.saving.register_keras_serializable(package="fastkeras")
+class SemiMarkovCRF(keras.layers.Layer):
+    """Semi-Markov CRF: cuts each sequence into segments, each with a tag.
+
+    The score of a segment is the sum of the emissions of its tag over its steps, plus a score of
+    its tag to begin at its first step, plus one of its length, plus one of the tag before. So the
+    model can know what a whole word, name or phrase looks like, where a `CRF` sees two steps.
+
+    The last layer of a model. Labels are one integer a step: the tag of the segment that begins
+    there, or a number below 0 inside of a segment (`fastkeras.crf.semi_markov.segment_labels`). The
+    model of `crf.decode(model)` predicts the same, with −2 at masked steps
+    (`fastkeras.crf.semi_markov.segments_of`). Masked steps are skipped, wherever they are.
+
+    Args:
+        num_tags: the number of tags of segments; 1 if they have no type.
+        max_length: the most steps of a segment. Labels with longer ones have an infinite loss and
+            no gradient; time and memory grow with it.
+        use_begins: whether tags have a score to begin at a step. With one tag only, there has to
+            be one: the other emissions sum to the same for all segmentations. It doubles the
+            steps and tags of the recursions.
+        use_boundaries: whether the tags of the first and the last segment get scores of their own.
+        use_kernel: whether to project the input first, as a Dense layer does.
+        transitions_initializer, boundary_initializer, durations_initializer, kernel_initializer,
+            bias_initializer: of the weights.
+        transitions_regularizer, boundary_regularizer, durations_regularizer, kernel_regularizer,
+            bias_regularizer: same.
+        learning_rate_multiplier: as in `CRF`, for transitions, boundaries and durations.
+        constraints: a `fastkeras.crf.Constraints`: which tags may follow each other, come first and
+            last; or None.
+        engine: a name in `fastkeras.engines("crf.semi_markov")`, or None for the fastest.
+        **kwargs: of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: float, shape (batch, steps, channels). Without `use_kernel`, channels are num_tags
+            emissions and, if `use_begins`, num_tags scores to begin.
+        mask: bool, shape (batch, steps), or None for the mask that comes with the inputs.
+        output: "emissions"; "tags", as labels; or "confidence", the probability of the segment that
+            each step was found to be in.
+
+    Returns:
+        Emissions and scores to begin, shape (batch, steps, num_tags or twice as many), in the
+        compute dtype; or int32 labels, or probabilities in at least float32, 0 at masked steps, of
+        shape (batch, steps).
+
+    Raises:
+        ValueError: an argument out of range, or inputs of another rank or size.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from fastkeras.crf import semi_markov
+        >>> from fastkeras.layers import SemiMarkovCRF
+        >>> from fastkeras.metrics import SegmentScore
+        >>> inputs = keras.Input((None,), dtype="int32")
+        >>> x = keras.layers.Embedding(100, 8, mask_zero=True)(inputs)
+        >>> crf = SemiMarkovCRF(num_tags=2, max_length=4, use_kernel=True)
+        >>> model = keras.Model(inputs, crf(x))
+        >>> model.compile("adam", loss=crf.loss, metrics=[SegmentScore(crf)])
+        >>> labels = semi_markov.segment_labels([[(0, 2, 1), (3, 3, 0)]])
+        >>> history = model.fit(np.array([[5, 6, 7, 8]]), labels, verbose=0)
+        >>> crf.decode(model).output.shape
+        (None, None)
+
+    Source: Sarawagi & Cohen, 2004, "Semi-Markov conditional random fields for information
+        extraction".
+    """
+
+    transition_rank = None  # for `add_scores`
+
+    def __init__(
+        self,
+        num_tags,
+        max_length,
+        use_begins=True,
+        use_boundaries=True,
+        use_kernel=False,
+        transitions_initializer="glorot_uniform",
+        boundary_initializer="zeros",
+        durations_initializer="zeros",
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        transitions_regularizer=None,
+        boundary_regularizer=None,
+        durations_regularizer=None,
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        learning_rate_multiplier=1.0,
+        constraints=None,
+        engine=None,
+        **kwargs,
+    ):
+        try:
+            super().__init__(**kwargs)
+        except ValueError as error:  # Keras only lists the arguments that it does not know
+            meant = what_is_meant(kwargs, SemiMarkovCRF.__init__)
+            raise ValueError(f"{error}{meant}") from error
+        given = locals()
+        self.num_tags = integer("num_tags", num_tags, 1)
+        self.max_length = integer("max_length", max_length, 1)
+        self.use_begins, self.use_boundaries = use_begins, use_boundaries
+        self.use_kernel = use_kernel
+        for name in WEIGHTS:
+            initializer = keras.initializers.get(given[f"{name}_initializer"])
+            regularizer = keras.regularizers.get(given[f"{name}_regularizer"])
+            setattr(self, f"{name}_initializer", initializer)
+            setattr(self, f"{name}_regularizer", regularizer)
+        self.transitions_constraint = self.boundary_constraint = None
+        multiplier = positive("learning_rate_multiplier", learning_rate_multiplier)
+        self.learning_rate_multiplier = float(multiplier)
+        self.constraints = None if constraints is None else checked(constraints, num_tags)
+        self.engine = engine
+        self.supports_masking = True
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    @property
+    def units(self):
+        """The channels of the emissions: num_tags, or twice as many with scores to begin."""
+        return self.num_tags * (2 if self.use_begins else 1)
+
+    def build(self, input_shape):
+        """Create the weights for inputs of shape (batch, steps, channels)."""
+        channels = input_shape[-1]
+        if not self.use_kernel and channels != self.units:
+            raise ValueError(
+                f"inputs must have {self.units} channels, got {channels}; with use_kernel=True the "
+                "layer projects them"
+            )
+        if self.use_kernel:
+            self.kernel = self._add("kernel", (channels, self.units))
+            self.bias = self._add("bias", (self.units,))
+        add_scores(self)
+        multiplier = self.learning_rate_multiplier
+        initializer, regularizer = self.durations_initializer, self.durations_regularizer
+        self._durations = self.add_weight(
+            (self.max_length, self.num_tags),
+            lambda shape, dtype: initializer(shape, dtype) / multiplier,
+            name="durations",
+            autocast=False,
+            regularizer=regularizer and (lambda weight: regularizer(weight * multiplier)),
+        )
+        self.built = True
+
+    def call(self, inputs, mask=None, output="emissions"):
+        """See the docstring of the class."""
+        if self.use_kernel:
+            emissions = ops.matmul(inputs, self.kernel) + self.bias
+        else:
+            emissions = inputs + ops.zeros((), inputs.dtype)  # a tensor of its own, to be marked
+        if output != "emissions":
+            return self.decoded(emissions, mask, output)
+        mark(emissions, self, mask)
+        return emissions
+
+    def compute_output_spec(self, inputs, mask=None, output="emissions"):
+        """Shapes and dtypes of what `call` returns."""
+        if output not in OUTPUTS:
+            raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")
+        batch, steps, _ = inputs.shape
+        dtype = self.compute_dtype
+        if output == "emissions":
+            return keras.KerasTensor((batch, steps, self.units), dtype)
+        dtype = "int32" if output == "tags" else keras.backend.result_type(dtype, "float32")
+        return keras.KerasTensor((batch, steps), dtype)
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the emissions."""
+        return (*input_shape[:-1], self.units)
+
+    @property
+    def transitions(self):
+        """Scores of neighbouring segments, float tensor (num_tags, num_tags)."""
+        return scores_of(self)["transitions"]
+
+    @property
+    def start_transitions(self):
+        """Scores of the tag of the first segment, (num_tags,); None if there are none."""
+        return scores_of(self)["start_transitions"]
+
+    @property
+    def end_transitions(self):
+        """Scores of the tag of the last segment, (num_tags,); None if there are none."""
+        return scores_of(self)["end_transitions"]
+
+    @property
+    def durations(self):
+        """Scores of lengths, float tensor (max_length, num_tags); [l − 1, j] is of length l."""
+        return ops.convert_to_tensor(self._durations) * self.learning_rate_multiplier
+
+    @property
+    def loss(self):
+        """A new `CRFLoss` of this layer, for `model.compile`; it takes weights of sequences."""
+        return CRFLoss(self)
+
+    def log_likelihood(self, emissions, tags, mask=None, label_smoothing=0.0, tag_weights=None):
+        """Log-probabilities of segmentations, shape (batch,), at least float32.
+
+        Args:
+            emissions: what the layer returned, shape (batch, steps, channels).
+            tags: labels, integers of shape (batch, steps).
+            mask: bool, shape (batch, steps), or None for the mask that comes with the emissions.
+            label_smoothing, tag_weights: 0 and None, since segments have neither.
+        """
+        if label_smoothing or tag_weights is not None:
+            raise ValueError(
+                "a SemiMarkovCRF has no label smoothing, and no weights of tags or steps: give "
+                "weights of sequences, of shape (batch,)"
+            )
+        chain = self._compact(emissions, mask)
+        labels = chain.moved(ops.cast(tags, "int32"))
+        wrong = chain.valid & (labels >= self.num_tags)
+        first = chain.valid[:, :1] & (labels[:, :1] < 0)
+        wrong = ops.any(wrong, axis=1) | ops.any(first, axis=1)
+        if has_values(wrong) and ops.convert_to_numpy(wrong).any():
+            raise ValueError(
+                f"labels of segments must be tags in 0..{self.num_tags - 1} where a segment "
+                "begins, as at the first valid step, and below 0 elsewhere: see "
+                "fastkeras.crf.semi_markov.segment_labels"
+            )
+        scores, durations = scores_of(self), self.durations
+        content, begins = self._parts(chain.emissions)
+        segments = Segments.of(ops.where(wrong[:, None], 0, labels), chain.valid)
+        score = score_of(segments, chain.valid, content, begins, scores, durations)
+        log_z = semi_markov.log_partition(**self._problem(chain, scores, durations))
+        likelihood = ops.where(score > float("-inf"), score - log_z, float("-inf"))
+        return ops.where(wrong, float("nan"), likelihood)
+
+    def decode(self, model, confidence=False):
+        """The model that predicts segments as labels, sharing the weights of `model`.
+
+        Args:
+            model: a model whose output is the output of this layer.
+            confidence: whether to return the probability of each step's segment, too.
+
+        Returns:
+            A keras.Model to int32 labels, shape (batch, steps); with `confidence` to [labels,
+            probabilities].
+        """
+        return decoding_model(self, model, confidence)
+
+    def decoded(self, emissions, mask, output="tags"):
+        """What `call` returns for the outputs "tags" and "confidence"; without gradients."""
+        scores = {
+            name: score if score is None else ops.stop_gradient(score)
+            for name, score in scores_of(self).items()
+        }
+        chain = self._compact(ops.stop_gradient(emissions), mask)
+        problem = self._problem(chain, scores, ops.stop_gradient(self.durations))
+        tags, begins, _ = semi_markov.viterbi(**problem)
+        if self.use_begins:  # every second step is one of the inputs
+            tags, begins = tags[:, 1::2], begins[:, 1::2]
+        labels = ops.where(begins, tags, INSIDE)
+        if output == "tags":
+            return chain.moved_back(ops.where(chain.valid, labels, NO_STEP))
+        _, probabilities, _ = semi_markov.marginals(**problem)
+        if self.use_begins:
+            probabilities = probabilities[:, 1::2, ::2, : self.num_tags]
+        found = Segments.of(labels, chain.valid)
+        backwards = (ops.flip(of, axis=1) for of in (found.ends, found.lengths))
+        lengths = ops.clip(ops.flip(at_the_last(*backwards), axis=1), 1, self.max_length)
+        places = (lengths - 1) * self.num_tags + found.tags
+        flat = (*ops.shape(probabilities)[:2], self.max_length * self.num_tags)
+        flat = ops.reshape(probabilities, flat)
+        of_first = ops.take_along_axis(flat, places[..., None], axis=2)[..., 0]
+        of_steps = at_the_last(found.begins, of_first)
+        return chain.moved_back(ops.where(chain.valid, of_steps, 0))
+
+    def __dir__(self):
+        # Keras saves the state of all that dir() lists, but this one is new at each access
+        return [name for name in super().__dir__() if name != "loss"]
+
+    def get_config(self):
+        """The configuration."""
+        config = super().get_config()
+        for name in ("num_tags", "max_length", "use_begins", "use_boundaries", "use_kernel"):
+            config[name] = getattr(self, name)
+        for name in WEIGHTS:
+            for kind in ("initializer", "regularizer"):
+                serialize = getattr(keras, f"{kind}s").serialize
+                config[f"{name}_{kind}"] = serialize(getattr(self, f"{name}_{kind}"))
+        if self.constraints is not None:
+            rules = (None if rule is None else rule.tolist() for rule in self.constraints)
+            config["constraints"] = list(rules)
+        own = {"learning_rate_multiplier": self.learning_rate_multiplier, "engine": self.engine}
+        return config | own
+
+    def _add(self, name, shape):
+        initializer, regularizer = (
+            getattr(self, f"{name}_{kind}") for kind in ("initializer", "regularizer")
+        )
+        return self.add_weight(shape, initializer, name=name, regularizer=regularizer)
+
+    def _parts(self, emissions):
+        """Emissions, and scores to begin or None."""
+        if not self.use_begins:
+            return emissions, None
+        return emissions[..., : self.num_tags], emissions[..., self.num_tags :]
+
+    def _problem(self, chain, scores, durations):
+        """The arguments of the functions of `crf.semi_markov`."""
+        content, begins = self._parts(chain.emissions)
+        engine = "keras" if is_exporting() else self.engine
+        if begins is None:
+            problem = {"emissions": content, "durations": durations, **scores}
+            return {**problem, "lengths": chain.lengths, "engine": engine}
+        emissions, transitions, durations, start, end = with_begins(
+            content, begins, scores, durations
+        )
+        return {
+            "emissions": emissions,
+            "transitions": transitions,
+            "durations": durations,
+            "lengths": 2 * chain.lengths,
+            "start_transitions": start,
+            "end_transitions": end,
+            "engine": engine,
+        }
+
+    def _compact(self, emissions, mask):
+        """The emissions with the valid steps first, in at least float32."""
+        if not self.built:
+            raise ValueError(f"the layer {self.name!r} has no weights yet: call it on inputs first")
+        emissions = ops.convert_to_tensor(emissions)
+        mask = mask_of(emissions) if mask is None else mask
+        return _Compact(at_least_float32(emissions), mask)
+
+
+class _Compact:
+    """Sequences with the valid steps first."""
+
+    def __init__(self, emissions, mask):
+        steps = ops.shape(emissions)[1]
+        t = ops.arange(steps, dtype="int32")
+        valid = ops.ones_like(emissions[..., 0], dtype="bool")
+        self.order = None
+        if mask is not None:
+            valid = ops.cast(mask, "bool")
+            self.order = ops.argsort(ops.where(valid, t, t + steps), axis=1)
+            emissions = ops.take_along_axis(emissions, self.order[..., None], axis=1)
+        self.lengths = ops.sum(ops.cast(valid, "int32"), axis=1)
+        self.valid = t < self.lengths[:, None]
+        self.emissions = ops.where(self.valid[..., None], emissions, 0)
+
+    def moved(self, of_steps):
+        """What there is for each step, (batch, steps), in the same order."""
+        if self.order is None:
+            return of_steps
+        return ops.take_along_axis(of_steps, self.order, axis=1)
+
+    def moved_back(self, of_steps):
+        """The opposite."""
+        if self.order is None:
+            return of_steps
+        return ops.take_along_axis(of_steps, ops.argsort(self.order, axis=1), axis=1)
