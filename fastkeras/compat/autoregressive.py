@@ -62,6 +62,9 @@ class AutoRegressiveDecoder:
         Args:
             default_rtype: "probas" or "logits", what the decorated function returns.
             use_states: whether it returns a pair of these and states.
+
+        Raises:
+            ValueError: another `default_rtype`, now, or `rtype`, in a call of the result.
         """
         if default_rtype not in ("probas", "logits"):
             raise ValueError(f"default_rtype={default_rtype!r} must be 'probas' or 'logits'")
@@ -119,6 +122,9 @@ class AutoRegressiveDecoder:
         Args:
             inputs: a list of arrays, those of one sample, without a batch axis.
             topk: the number of beams.
+            states: passed to the first call of `predict`.
+            temperature: the logits are divided by it.
+            min_ends: 1.
             **options: more options of `fastkeras.seq2seq.BeamSearch`, such as `length_penalty`.
         """
         _check_ends(min_ends)
@@ -141,6 +147,8 @@ class AutoRegressiveDecoder:
         """A list of the tokens of `n` sequences that are drawn for one sample.
 
         Args:
+            inputs, states, temperature, min_ends: as in `beam_search`.
+            n: how many sequences.
             topk, topp: draw among so many tokens, or among those with this probability together.
             **options: more options of `fastkeras.seq2seq.sample`, such as `seed`.
         """

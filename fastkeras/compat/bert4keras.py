@@ -111,6 +111,13 @@ class ViterbiDecoder:
         trans: transition scores, shape (num_tags, num_tags).
         starts, ends: the tags that may come first and last; None for all.
 
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.compat.bert4keras import ViterbiDecoder
+        >>> decoder = ViterbiDecoder(np.array([[0.0, 0.0], [10.0, 0.0]]))
+        >>> decoder.decode(np.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
+        [1, 0]
+
     Source: bert4keras.snippets, 0.11.5.
     """
 

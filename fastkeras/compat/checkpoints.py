@@ -18,7 +18,12 @@ HDF5, PICKLE = b"\x89HDF\r\n\x1a\n", b"\x80"
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds, without what belongs to an optimizer."""
+    """What a file holds, without what belongs to an optimizer.
+
+    Attributes:
+        arrays: a dict of NumPy arrays by name.
+        config: a dict, the configuration saved with them; empty if there is none.
+    """
 
     arrays: dict  # name, with "/" between its parts: NumPy array of at most two dimensions
     config: dict  # of the Keras model, {} if the file has none

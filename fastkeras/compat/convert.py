@@ -28,7 +28,15 @@ SUFFIX = ".weights.h5"
 
 
 class CRFWeights(NamedTuple):
-    """The weights of a linear-chain CRF, float64; None for those that it lacks."""
+    """The weights of a linear-chain CRF, float64; None for those that it lacks.
+
+    Attributes:
+        source: what the file is from, as in `crf_weights`.
+        transitions: shape (num_tags, num_tags).
+        start_transitions, end_transitions: shape (num_tags,).
+        kernel: shape (channels, num_tags).
+        bias: shape (num_tags,).
+    """
 
     source: str  # a key of `TRANSITIONS`
     transitions: np.ndarray

@@ -32,8 +32,17 @@ def causal_lm(model: Any, prompts: ArrayLike, *, max_length: int) -> dict[str, A
             prompts of different lengths.
         max_length: that of the search.
 
+    Returns:
+        A dict of the arguments: the step, its states, and the start.
+
     Raises:
         ValueError: prompts of another shape; `max_length` is out of its range.
+
+    Example:
+        >>> import keras_hub  # doctest: +SKIP
+        >>> model = keras_hub.models.GPT2CausalLM.from_preset("gpt2_base_en")  # doctest: +SKIP
+        >>> arguments = causal_lm(model, [[464, 3290]], max_length=32)  # doctest: +SKIP
+        >>> found = BeamSearch(end=50256, max_length=32)(**arguments)  # doctest: +SKIP
 
     Source: keras-hub 0.32, `CausalLM.call_with_cache`.
     """
@@ -66,8 +75,17 @@ def seq_2_seq_lm(
         max_length: that of the search.
         padding: the token that stands for padding in the sources, 1 for BART; None if none does.
 
+    Returns:
+        A dict of the arguments: the step, its states and context, and the start.
+
     Raises:
         ValueError: `max_length` is out of its range.
+
+    Example:
+        >>> import keras_hub  # doctest: +SKIP
+        >>> model = keras_hub.models.BartSeq2SeqLM.from_preset("bart_base_en")  # doctest: +SKIP
+        >>> arguments = seq_2_seq_lm(model, [[0, 9, 2]], start=2, max_length=32)  # doctest: +SKIP
+        >>> found = BeamSearch(end=2, max_length=32)(**arguments)  # doctest: +SKIP
 
     Source: keras-hub 0.32, `Seq2SeqLM.call_decoder_with_cache`.
     """

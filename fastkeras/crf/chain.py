@@ -57,8 +57,10 @@ class Chain(NamedTuple):
 class Gradients(NamedTuple):
     """Gradients of the weighted sum of the log-likelihoods.
 
-    emissions has shape (batch, steps, num_tags), transitions the shape that was given, usually
-    (num_tags, num_tags), start_transitions and end_transitions (num_tags,).
+    Attributes:
+        emissions: shape (batch, steps, num_tags).
+        transitions: of the shape that was given, usually (num_tags, num_tags).
+        start_transitions, end_transitions: shape (num_tags,).
     """
 
     emissions: Any

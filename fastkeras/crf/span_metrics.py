@@ -24,9 +24,11 @@ ALL = "micro avg"  # seqeval's name for the spans of all types together
 class SpanScore(NamedTuple):
     """Scores of the spans of one type, or of all.
 
-    precision is the share of the spans found that are right, in both ends and type; recall is the
-    share of the true spans that were found; f1 is their harmonic mean. Each is 0 where it is
-    undefined. support is the number of true spans.
+    Attributes:
+        precision: the share of the spans found that are right, in both ends and type.
+        recall: the share of the true spans that were found.
+        f1: the harmonic mean of the two. Each is 0 where it is undefined.
+        support: the number of true spans.
     """
 
     precision: float

@@ -56,8 +56,11 @@ NAMES = (
 class Transform(NamedTuple):
     """One transform, by name.
 
-    `operand` is its number. `of` tells which gradients a global norm spans: "group", "all", or,
-    once the optimizer is built, the number of the group.
+    Attributes:
+        name: the name of the function that made it.
+        operand: its number.
+        of: which gradients a global norm spans: "group", "all", or, once the optimizer is built,
+            the number of the group.
     """
 
     name: str
@@ -73,6 +76,10 @@ def chain(*transforms: Any) -> tuple[Any, ...]:
 
     Returns:
         A tuple, the form in which an optimizer takes them.
+
+    Raises:
+        TypeError: one is neither a transform nor a function.
+        ValueError: one has no name of a transform, or its operand is NaN.
 
     Example:
         >>> chain(centralize(), clip_by_norm(1.0))
@@ -96,27 +103,27 @@ def chain(*transforms: Any) -> tuple[Any, ...]:
 
 
 def scale(factor: float) -> Transform:
-    """Multiply the gradient by a number."""
+    """Return a transform that multiplies the gradient by `factor`."""
     return Transform("scale", _number("factor", factor))
 
 
 def zero() -> Transform:
-    """Replace the gradient by zeros, even NaN; moments still decay, and so do weights."""
+    """Return a transform to zeros, even from NaN; moments still decay, and so do weights."""
     return Transform("zero")
 
 
 def clip_by_value(largest: float) -> Transform:
-    """Clip each element to [−largest, largest]."""
+    """Return a transform that clips each element to ±`largest`."""
     return Transform("clip_by_value", _positive("largest", largest))
 
 
 def clip_by_norm(largest: float) -> Transform:
-    """Scale the gradient of a variable down to a Euclidean norm of at most `largest`."""
+    """Return a transform of a variable's gradient to a Euclidean norm of at most `largest`."""
     return Transform("clip_by_norm", _positive("largest", largest))
 
 
 def clip_by_l1_norm(largest: float) -> Transform:
-    """Scale the gradient of a variable down to a sum of magnitudes of at most `largest`."""
+    """Return a transform of a variable's gradient to a sum of magnitudes of at most `largest`."""
     return Transform("clip_by_l1_norm", _positive("largest", largest))
 
 
@@ -127,6 +134,12 @@ def clip_by_global_norm(largest: float, of: str = "group") -> Transform:
         largest: the norm, above 0.
         of: "group" for the variables that one entry of `gradient_transforms` matches; "all" for
             those of every entry that has such a transform. Frozen variables are left out.
+
+    Returns:
+        The transform.
+
+    Raises:
+        ValueError: `largest` is not above 0, or `of` is something else.
     """
     if of not in ("group", "all"):
         raise ValueError(f'of must be "group" or "all", got {of!r}')
@@ -134,9 +147,10 @@ def clip_by_global_norm(largest: float, of: str = "group") -> Transform:
 
 
 def adaptive_clip(ratio: float) -> Transform:
-    """Clip the gradient of each unit to `ratio` times the norm of its weights, or of 0.001.
+    """Return a transform that clips the gradient of each unit to `ratio` times its weights' norm.
 
-    A unit is an entry along the last axis; a vector is one unit. Brock et al. 2021,
+    The norm counts as 0.001 if it is below. A unit is an entry along the last axis; a vector is one
+    unit. Brock et al. 2021,
     "High-Performance Large-Scale Image Recognition Without Normalization",
     https://arxiv.org/abs/2102.06171.
     """
@@ -144,7 +158,7 @@ def adaptive_clip(ratio: float) -> Transform:
 
 
 def centralize() -> Transform:
-    """Subtract its mean from the gradient of each unit; vectors are left alone.
+    """Return a transform that subtracts its mean from the gradient of each unit, but of no vector.
 
     Yong et al. 2020, "Gradient Centralization", https://arxiv.org/abs/2004.01461.
     """
@@ -152,17 +166,17 @@ def centralize() -> Transform:
 
 
 def normalize() -> Transform:
-    """Divide the gradient of a variable by its Euclidean norm; zeros stay zeros."""
+    """Return a transform that divides a gradient by its Euclidean norm; zeros stay zeros."""
     return Transform("normalize")
 
 
 def add_decayed_weights(factor: float) -> Transform:
-    """Add the variable times `factor`: L2 regularisation, which is not decoupled weight decay."""
+    """Return a transform that adds the variable times `factor`: L2, not decoupled weight decay."""
     return Transform("add_decayed_weights", _number("factor", factor))
 
 
 def add_noise(stddev: float) -> Transform:
-    """Add Gaussian noise of this standard deviation, drawn anew at each step.
+    """Return a transform that adds Gaussian noise of deviation `stddev`, drawn anew at each step.
 
     Neelakantan et al. 2015, "Adding Gradient Noise Improves Learning for Very Deep Networks",
     https://arxiv.org/abs/1511.06807.
@@ -171,7 +185,10 @@ def add_noise(stddev: float) -> Transform:
 
 
 def sanitize() -> Transform:
-    """At a NaN or an infinity skip the whole step, and count it in `optimizer.skipped_steps`."""
+    """Return a transform that skips the whole step at a NaN or an infinity.
+
+    The steps that it skipped are counted in `optimizer.skipped_steps`.
+    """
     return Transform("sanitize")
 
 

@@ -9,14 +9,22 @@ class Hypotheses(NamedTuple):
     """What a search found, the best first for each sentence.
 
     A search in a compiled program returns tensors, with `max_length` in place of the longest.
+
+    Attributes:
+        tokens: int32 (batch, n_best, longest), without the end, 0 past the length.
+        lengths: int32 (batch, n_best), the end not counted.
+        scores: (batch, n_best); −inf where there is no hypothesis.
+        log_likelihoods: (batch, n_best), of the tokens and the end token.
+        token_log_likelihoods: (batch, n_best, longest + 1), of each token, then of the end.
+        attention: (batch, n_best, longest + 1, source steps), if it was asked for; else None.
     """
 
-    tokens: Any  # int32 (batch, n_best, longest), without the end, 0 past the length
-    lengths: Any  # int32 (batch, n_best), the end not counted
-    scores: Any  # (batch, n_best); −inf where there is no hypothesis
-    log_likelihoods: Any  # (batch, n_best), of the tokens and the end token
-    token_log_likelihoods: Any  # (batch, n_best, longest + 1), of each token, then of the end
-    attention: Any = None  # (batch, n_best, longest + 1, source steps), if it was asked for
+    tokens: Any
+    lengths: Any
+    scores: Any
+    log_likelihoods: Any
+    token_log_likelihoods: Any
+    attention: Any = None
 
 
 class Ended(NamedTuple):

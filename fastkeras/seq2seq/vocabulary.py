@@ -66,6 +66,9 @@ class CharacterVocabulary:
         Args:
             texts: texts.
             min_count: how often a character must occur to have a token, at least 1.
+
+        Raises:
+            ValueError: `texts` is one text, or `min_count` is below 1.
         """
         integer("min_count", min_count, 1)
         if isinstance(texts, str):

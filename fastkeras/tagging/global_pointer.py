@@ -1,10 +1,19 @@
 """Layers that score every span of a sequence for every type: nested named entities."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.tagging.rotary import rotary_positions
 from fastkeras.training.arguments import integer
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Identifier, Tensor
 
 
 class _SpanScores(keras.layers.Layer):
@@ -12,13 +21,13 @@ class _SpanScores(keras.layers.Layer):
 
     def __init__(
         self,
-        num_types,
-        head_size=64,
-        use_rotary=True,
-        use_bias=True,
-        kernel_initializer="lecun_normal",
-        **kwargs,
-    ):
+        num_types: int,
+        head_size: int = 64,
+        use_rotary: bool = True,
+        use_bias: bool = True,
+        kernel_initializer: Identifier = "lecun_normal",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_types = integer("num_types", num_types, 1)
         self.head_size = integer("head_size", head_size, 2)
@@ -29,16 +38,16 @@ class _SpanScores(keras.layers.Layer):
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """(batch, num_types, steps, steps)."""
         batch, steps, _ = input_shape
         return (batch, self.num_types, steps, steps)
 
-    def compute_mask(self, inputs, previous_mask=None):
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """No mask: what is masked scores −inf."""
         return None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         own = ("num_types", "head_size", "use_rotary", "use_bias")
         initializer = keras.initializers.serialize(self.kernel_initializer)
@@ -112,13 +121,13 @@ class GlobalPointer(_SpanScores):
         recognition", arXiv 2208.03054; https://kexue.fm/archives/8373.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Create the weights for inputs of shape (batch, steps, channels)."""
         units = self.num_types * 2 * self.head_size
         self.dense = self._dense(units, input_shape[-1], "dense")
         self.built = True
 
-    def call(self, inputs, mask=None):
+    def call(self, inputs: Any, mask: Tensor = None) -> Tensor:
         """See the docstring of the class."""
         batch, steps = ops.shape(inputs)[:2]
         both = ops.reshape(self.dense(inputs), (batch, steps, self.num_types, 2, self.head_size))
@@ -162,13 +171,13 @@ class EfficientGlobalPointer(_SpanScores):
     Source: Su et al., 2022, arXiv 2208.03054, section 2.2; https://kexue.fm/archives/8877.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Create the weights for inputs of shape (batch, steps, channels)."""
         self.dense = self._dense(2 * self.head_size, input_shape[-1], "dense")
         self.of_types = self._dense(2 * self.num_types, 2 * self.head_size, "of_types")
         self.built = True
 
-    def call(self, inputs, mask=None):
+    def call(self, inputs: Any, mask: Tensor = None) -> Tensor:
         """See the docstring of the class."""
         both = self.dense(inputs)
         of_types = ops.transpose(self.of_types(both), (0, 2, 1)) / 2

@@ -1,5 +1,9 @@
 """Softmax cross-entropy for several labels at once, with 0 as the threshold."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
@@ -7,8 +11,13 @@ from fastkeras._arrays import has_values
 from fastkeras._keras_private import get_keras_mask, reduce_weighted_values
 from fastkeras.crf.layers.output import at_least_float32
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def multilabel_categorical_crossentropy(y_true, y_pred):
+    from fastkeras.typing import Tensor
+
+
+def multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """log(1 + Σ_i (1 − y_i) e^(s_i)) + log(1 + Σ_i y_i e^(−s_i)).
 
     The scores of labels should be above 0, those of the others below. For large scores it is the
@@ -46,7 +55,7 @@ def multilabel_categorical_crossentropy(y_true, y_pred):
     return ops.where(possible, losses, float("inf"))
 
 
-def sparse_multilabel_categorical_crossentropy(y_true, y_pred):
+def sparse_multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """`multilabel_categorical_crossentropy` of the positions of the labels.
 
     All other classes are negative. Their sum is computed as it is, not as the difference of the
@@ -131,14 +140,14 @@ class MultilabelCategoricalCrossentropy(keras.losses.Loss):
 
     def __init__(
         self,
-        sparse=False,
-        reduction="sum_over_batch_size",
-        name="multilabel_categorical_crossentropy",
-    ):
+        sparse: bool = False,
+        reduction: str = "sum_over_batch_size",
+        name: str = "multilabel_categorical_crossentropy",
+    ) -> None:
         super().__init__(reduction=reduction, name=name)
         self.sparse = bool(sparse)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         """The loss of a batch, reduced."""
         # not the method of keras.losses.Loss, which casts positions to the dtype of floats
         with keras.name_scope(self.name):
@@ -151,13 +160,13 @@ class MultilabelCategoricalCrossentropy(keras.losses.Loss):
                 dtype=losses.dtype,
             )
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Losses of shape (…)."""
         if self.sparse:
             return sparse_multilabel_categorical_crossentropy(y_true, y_pred)
         return multilabel_categorical_crossentropy(y_true, y_pred)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         return {**super().get_config(), "sparse": self.sparse}
 

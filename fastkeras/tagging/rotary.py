@@ -1,10 +1,19 @@
 """Rotary position embeddings."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from keras import ops
 
+if TYPE_CHECKING:
+    from fastkeras.typing import ArrayLike, Tensor
 
-def rotary_positions(x, positions=None, base=10000.0):
+
+def rotary_positions(
+    x: Tensor, positions: ArrayLike | None = None, base: float = 10000.0
+) -> Tensor:
     """Turn queries or keys by their positions, so that inner products depend on distances.
 
     The numbers 2i and 2i + 1 of a vector at position t are a point in the plane, which is turned by

@@ -1,11 +1,18 @@
 """The loss of layers that score spans, and the labels that it takes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras._arrays import has_values
 from fastkeras._keras_private import reduce_weighted_values
 from fastkeras.tagging.multilabel import labels_of_positions, multilabel_categorical_crossentropy
+
+if TYPE_CHECKING:
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("fastkeras")
@@ -40,10 +47,12 @@ class SpanCrossentropy(keras.losses.Loss):
     Source: Su et al., 2022, "Global Pointer", arXiv 2208.03054, section 2.3.
     """
 
-    def __init__(self, reduction="sum_over_batch_size", name="span_crossentropy"):
+    def __init__(
+        self, reduction: str = "sum_over_batch_size", name: str = "span_crossentropy"
+    ) -> None:
         super().__init__(reduction=reduction, name=name)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         """The loss of a batch, reduced."""
         # not the method of keras.losses.Loss, which casts positions to the dtype of floats
         with keras.name_scope(self.name):
@@ -55,7 +64,7 @@ class SpanCrossentropy(keras.losses.Loss):
                 losses, sample_weight=sample_weight, reduction=self.reduction, dtype=losses.dtype
             )
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Losses of shape (batch,)."""
         labels, is_right = labels_of_spans(y_true, y_pred)
         shape = (*ops.shape(y_pred)[:2], -1)

@@ -1,10 +1,19 @@
 """F1, precision and recall of spans that may be nested."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
 from fastkeras.tagging.span_loss import labels_of_spans
 from fastkeras.training.arguments import number
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.typing import Tensor
 
 MEASURES = ("f1", "precision", "recall")
 
@@ -39,7 +48,14 @@ class NestedSpanScore(keras.metrics.Metric):
     Source: Su et al., 2022, "Global Pointer", arXiv 2208.03054, section 3.
     """
 
-    def __init__(self, measure="f1", kind=None, threshold=0.0, name=None, dtype=None):
+    def __init__(
+        self,
+        measure: str = "f1",
+        kind: int | None = None,
+        threshold: float = 0.0,
+        name: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         if measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
         if kind is not None and (not isinstance(kind, int) or kind < 0):
@@ -50,7 +66,7 @@ class NestedSpanScore(keras.metrics.Metric):
         self.threshold = float(number("threshold", threshold, "a number", lambda x: x == x))
         self.total = self.add_variable((3,), initializer="zeros", name="total")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
         """Count a batch.
 
         Args:
@@ -75,13 +91,13 @@ class NestedSpanScore(keras.metrics.Metric):
             counts = counts * ops.reshape(ops.cast(sample_weight, self.dtype), (1, -1))
         self.total.assign_add(ops.sum(counts, axis=1))
 
-    def result(self):
+    def result(self) -> Tensor:
         """The measure so far; 0 where it is undefined."""
         right, found, true = ops.unstack(ops.convert_to_tensor(self.total), 3)
         of = {"precision": found, "recall": true, "f1": (found + true) / 2}[self.measure]
         return ops.divide_no_nan(right, of)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         own = {"measure": self.measure, "kind": self.kind, "threshold": self.threshold}
         return {**super().get_config(), **own}

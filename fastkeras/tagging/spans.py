@@ -1,22 +1,40 @@
 """Spans as lists, as labels, and out of the scores of a layer."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import ArrayLike
 
 OVERLAPS = ("any", "nested", "none")
 
 
 class Span(NamedTuple):
-    """A span that was found."""
+    """A span that was found.
 
-    start: int  # its first step
-    end: int  # its last step
-    kind: Any  # the number of its type, or its name
+    Attributes:
+        start: its first step.
+        end: its last step.
+        kind: the number of its type, or its name.
+        score: what it scored.
+    """
+
+    start: int
+    end: int
+    kind: Any
     score: float
 
 
-def span_labels(spans, names=None):
+def span_labels(
+    spans: Sequence[Sequence[tuple[int, int, Any]]], names: Sequence[str] | None = None
+) -> NDArray[np.int32]:
     """Labels for `SpanCrossentropy` and `NestedSpanScore`, from lists of spans.
 
     Args:
@@ -52,7 +70,12 @@ def span_labels(spans, names=None):
     return labels
 
 
-def decode_spans(scores, threshold=0.0, overlap="any", names=None):
+def decode_spans(
+    scores: ArrayLike,
+    threshold: float = 0.0,
+    overlap: str = "any",
+    names: Sequence[str] | None = None,
+) -> list[list[Span]]:
     """The spans whose scores are above a threshold.
 
     Args:

@@ -54,6 +54,7 @@ class SingleLossGAN(keras.Model):
         generator_weight: λ, above 0.
         reverse: for "wasserstein" only, whose L_G is the negative of D's loss on generated images:
             one call of D instead of two, with the gradient reversed on its way into G.
+        **options: of `keras.Model`.
 
     Raises:
         ValueError: an argument is out of range; `compile` raises it if λ is not 1 and the optimizer

@@ -31,6 +31,7 @@ class MetricLayer(keras.layers.Layer):
         name: name of the metric, and of the layer.
         fn: function of the inputs, as in `LossLayer`; its mean is shown. Without one, the mean of
             the last input is.
+        **options: of `keras.layers.Layer`.
 
     Example:
         >>> import keras
@@ -100,6 +101,11 @@ def watch(tensor: Tensor, name: str, fn: Callable[[Tensor], Tensor] | None = Non
 
     Go on with the tensor returned: a layer that no output depends on does not run.
 
+    Args:
+        tensor: a symbolic tensor of a functional model.
+        name: name of the metric.
+        fn: function of the tensor; None for the tensor itself.
+
     Example:
         >>> import keras
         >>> hidden = keras.layers.Dense(2)(keras.Input((4,)))
@@ -117,6 +123,9 @@ def add_metric(model: keras.Model, tensor: Tensor, name: str) -> keras.Model:
         model: a functional model.
         tensor: a symbolic tensor that depends on the model's inputs; its running mean is shown.
         name: name of the metric.
+
+    Raises:
+        ValueError: the model is not a functional one.
 
     Example:
         >>> import keras

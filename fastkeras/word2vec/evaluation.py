@@ -22,22 +22,37 @@ CANDIDATES = 5  # nearest words; the first that is no word of the question, in a
 
 
 class PairScores(NamedTuple):
-    """What `evaluate_word_pairs` returns."""
+    """What `evaluate_word_pairs` returns.
+
+    Attributes:
+        spearman: Spearman's coefficient of correlation.
+        pearson: Pearson's.
+        pairs: how many were scored.
+        unknown: how many pairs have a word without a vector.
+    """
 
     spearman: float
     pearson: float
-    pairs: int  # that were scored
-    unknown: int  # pairs with a word that has no vector
+    pairs: int
+    unknown: int
 
 
 class AnalogyScores(NamedTuple):
-    """What `evaluate_analogies` returns."""
+    """What `evaluate_analogies` returns.
+
+    Attributes:
+        accuracy: the share of right answers.
+        correct: how many are right.
+        questions: how many were scored.
+        unknown: how many questions have a word without a vector.
+        sections: dict, from the name of a section to its (correct, questions).
+    """
 
     accuracy: float
     correct: int
-    questions: int  # that were scored
-    unknown: int  # questions with a word that has no vector
-    sections: dict  # name: (correct, questions)
+    questions: int
+    unknown: int
+    sections: dict[str, tuple[int, int]]
 
 
 def evaluate_word_pairs(
@@ -67,6 +82,16 @@ def evaluate_word_pairs(
 
     Raises:
         ValueError: a line has another form (the message names it), or no pair is known.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from fastkeras.word2vec import Vectors
+        >>> vectors = Vectors(["cat", "dog", "car"], np.array([[1.0, 0], [1, 0.1], [0, 1]]))
+        >>> with tempfile.NamedTemporaryFile("w") as file:
+        ...     print("cat dog 9", "cat car 1", "dog car 2", sep=chr(10), file=file, flush=True)
+        ...     evaluate_word_pairs(vectors, file.name).spearman
+        1.0
     """
     rows = _known(vectors, restrict_vocab, case_insensitive)
     people, cosines, unknown = [], [], 0
@@ -115,6 +140,17 @@ def evaluate_analogies(
 
     Raises:
         ValueError: a line has another form (the message names it), or no question is known.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from fastkeras.word2vec import Vectors
+        >>> words = ["man", "woman", "king", "queen", "apple"]
+        >>> matrix = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1], [-1, -1, 0.0]])
+        >>> with tempfile.NamedTemporaryFile("w") as file:
+        ...     print("man king woman queen", file=file, flush=True)
+        ...     evaluate_analogies(Vectors(words, matrix), file.name).accuracy
+        1.0
     """
     rows = _known(vectors, restrict_vocab, case_insensitive)
     names, questions, unknown = [], [], 0

@@ -37,7 +37,11 @@ class Phrases:
     Args:
         scores: dict, `(first word, second word): score`; with connector words `(first, *between,
             last): score`.
-        delimiter: what stands between the words of a joined phrase.
+        delimiter: what stands between the words of a joined phra
+
+        Raises:
+            ValueError: a word has a tab or a line feed.
+        """
     """
 
     def __init__(self, scores: Mapping[tuple[str, ...], float], delimiter: str = "_") -> None:
@@ -80,7 +84,11 @@ class Phrases:
         return _Joined(self, _opened(corpus))
 
     def save(self, path: FilePath) -> None:
-        """Write a line `first TAB second TAB score` for each phrase; the delimiter is not saved."""
+        """Write a line `first TAB second TAB score` for each phrase; the delimiter is not saved.
+
+        Raises:
+            ValueError: a word has a tab or a line feed.
+        """
         with replacing(path) as file:
             for phrase, score in self.scores.items():
                 if set("\t\n") & set("".join(phrase)):

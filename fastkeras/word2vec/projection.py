@@ -92,6 +92,9 @@ def draw_map(
         ValueError: there are fewer than three words, `groups` has another length, or the suffix
             is of no known format.
 
+    Example:
+        >>> draw_map(vectors, ["cat", "dog", "car"], "map.png")  # doctest: +SKIP
+
     Labels are moved apart, with a line to their dots. Words in Chinese, Japanese or Korean need a
     font with their characters; a warning tells if none is installed.
     """
@@ -176,7 +179,18 @@ def _overlap(a, b):
 
 
 def fonts_with(text: str) -> list[str]:
-    """Return fonts by name that together have the text's characters; warn if there are none."""
+    """Return fonts that together have the characters of a text; warn if there are none.
+
+    Args:
+        text: string.
+
+    Returns:
+        List of names, the font of Matplotlib's settings first.
+
+    Example:
+        >>> fonts_with("词")  # doctest: +SKIP
+        ['DejaVu Sans', 'Noto Sans CJK SC']
+    """
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 

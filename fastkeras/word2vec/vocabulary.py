@@ -76,7 +76,11 @@ class Vocabulary:
         return f"<Vocabulary of {len(self)} words, {int(self.counts.sum())} in the corpus>"
 
     def save(self, path: FilePath) -> None:
-        """Write one line `word count` for each word, in UTF-8, as word2vec's `-save-vocab` does."""
+        """Write one line `word count` for each word, in UTF-8, as word2vec's `-save-vocab` does.
+
+        Raises:
+            ValueError: a word has a line feed.
+        """
         for word in self.words:
             if "\n" in word:
                 raise ValueError(f"{word!r} has a line feed, which the file {path} cannot hold")

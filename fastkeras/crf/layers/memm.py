@@ -29,6 +29,10 @@ class MEMM(CRF):
             learning_rate_multiplier, constraints, transition_rank, engine: as in `CRF`; give them
             by name, or after `bidirectional`. `checkpoint` has no effect.
         bidirectional: whether the loss is the mean of both directions, or from left to right only.
+        **kwargs: the other arguments of `CRF`.
+
+    Raises:
+        ValueError: as `CRF`, and for a label smoothing or tag weights in its loss.
 
     Call arguments and returns: as for `CRF`. "confidence" is the probability of a tag under the
     geometric mean of the two directions.

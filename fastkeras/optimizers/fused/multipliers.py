@@ -75,6 +75,9 @@ def layerwise_decay(
     Returns:
         A list of pairs `(layer, multiplier)` for `learning_rate_multipliers`.
 
+    Raises:
+        ValueError: `decay` is not above 0, or no layer has trainable variables.
+
     Example:
         >>> import keras
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="a"),

@@ -18,6 +18,7 @@ corrected by how often a variable was updated itself, so that one which was froz
 gradient, begins like that of a fresh optimizer.
 
 Args:
+    *args, **kwargs: the arguments of `keras.optimizers.{name}`.
     learning_rate_multipliers: pairs `(target, multiplier)`; a variable trains at the learning rate
         times the multiplier of the first pair that matches it, or times 1. A target is a regular
         expression that is searched in `variable.path`, a layer, a model, a variable, or a list of

@@ -117,6 +117,12 @@ class AttentionDecoder(keras.layers.Layer):
 
         Args:
             encoded, source, encoded_mask: as in a call.
+
+        Returns:
+            A list of the states of the cell, and a dict, the context.
+
+        Raises:
+            ValueError: `source` is missing with a `copy_prior`, or is given without.
         """
         if (source is None) != (self.copy_prior is None):
             raise ValueError(
@@ -147,8 +153,11 @@ class AttentionDecoder(keras.layers.Layer):
         """One step of a `BeamSearch`, with the same weights as `call`.
 
         Args:
-            tokens: integers, (batch, beams); states, context, ancestry: as `BeamSearch` passes
-                them.
+            tokens: integers, (batch, beams).
+            states, context, ancestry: as `BeamSearch` passes them.
+
+        Returns:
+            Logits, (batch, beams, vocabulary_size), the new states, and the context.
         """
         batch, beams = ops.shape(tokens)
         flat = keras.tree.map_structure(

@@ -26,6 +26,7 @@ class SequenceCrossentropy(SmoothedCrossentropy):
         smoothing: from 0 to 1: the share of a uniform distribution in the target for each token;
             see `SmoothedCrossentropy`.
         padding: the token that stands for padding.
+        reduction: as in `keras.losses.Loss`.
         name: name of the loss.
 
     Call:

@@ -171,8 +171,8 @@ class TransformerDecoder(keras.layers.Layer):
         mean of its heads.
 
         Args:
-            tokens: integers, (batch, beams); states, context, ancestry: as `BeamSearch` passes
-                them.
+            tokens: integers, (batch, beams).
+            states, context, ancestry: as `BeamSearch` passes them.
         """
         t = step_number(ancestry)
         beams, steps = ancestry.shape[1:]

@@ -119,7 +119,14 @@ class Norms(keras.callbacks.Callback):
 def gradients_of(
     model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None
 ) -> list[NDArray[Any]]:
-    """The gradients of a compiled model's loss on a batch, as NumPy arrays; nothing changes.
+    """The gradients of a compiled model's loss on a batch; nothing changes.
+
+    Args:
+        model: a compiled model.
+        x, y, sample_weight: a batch, as for `model.train_on_batch`.
+
+    Returns:
+        A list of NumPy arrays, in the order of `model.trainable_variables`.
 
     Example:
         >>> import keras

@@ -40,6 +40,9 @@ class FGM:
         clean: share that the gradient without perturbation has in the result: 0 as in the article,
             0.5 for the mean of both.
 
+    Example:
+        See `train_with`.
+
     Source: Miyato et al., 2017, "Adversarial training methods for semi-supervised text
     classification"; Su Jianlin, 2020, https://kexue.fm/archives/7234.
     """
@@ -74,6 +77,9 @@ class PGD:
         step: length of a step.
         rounds: number of steps, at least 1.
         clean: as in `FGM`.
+
+    Example:
+        See `train_with`.
 
     Source: Madry et al., 2018, "Towards deep learning models resistant to adversarial attacks".
     """
@@ -116,6 +122,9 @@ class GradientPenalty:
     Args:
         weights: as in `FGM`.
         epsilon: factor of the penalty.
+
+    Example:
+        See `train_with`.
 
     Source: Su Jianlin, 2020, https://kexue.fm/archives/7234.
     """
@@ -161,6 +170,9 @@ class VirtualAdversarial:
         rounds: rounds of power iteration.
         weight: factor of the divergence.
         from_logits: whether the output holds scores rather than probabilities.
+
+    Example:
+        See `train_with`.
 
     Source: Miyato et al., 2018, "Virtual adversarial training"; Su Jianlin, 2020,
     https://kexue.fm/archives/7466.
@@ -211,6 +223,13 @@ def adversarial_training(
     model: keras.Model, weights: str | tuple[str, ...] = "embeddings", epsilon: float = 1.0
 ) -> keras.Model:
     """Train a compiled model with `FGM` on its embeddings, by one line after `compile`.
+
+    Args:
+        model: a compiled model.
+        weights, epsilon: as in `FGM`.
+
+    Returns:
+        The model.
 
     Example:
         >>> import keras

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 def gradient_reversal(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """Return x; its gradient is multiplied by −scale on the way back.
 
+    Args:
+        x: a float tensor of any shape.
+        scale: a number, or a tensor of one.
+
     Example:
         >>> from keras import ops
         >>> gradient_reversal(ops.ones(3)).shape
@@ -119,6 +123,7 @@ class GradientReversal(keras.layers.Layer):
 
     Args:
         scale: the gradient is multiplied by −scale; a number, or a variable, for a schedule.
+        **options: of `keras.layers.Layer`.
 
     Raises:
         ValueError: `scale` is not a number.

@@ -25,6 +25,9 @@ class Heun:
     Two evaluations. It follows the gradient flow more closely. This lowers the training loss
     further but does not generalise better: a tool for studies, not a faster optimizer.
 
+    Example:
+        See `train_with`.
+
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5879.
     """
 
@@ -40,6 +43,9 @@ class RungeKutta4:
     """With SGD, the classical Runge-Kutta method of fourth order on the gradient flow.
 
     Four evaluations. See `Heun`.
+
+    Example:
+        See `train_with`.
     """
 
     def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
@@ -59,6 +65,9 @@ class Extragradient:
     The step to the point of that gradient is the optimizer's own, moments included: with Adam, a
     step of Adam. Two evaluations.
 
+    Example:
+        See `train_with`.
+
     Source: Korpelevich, 1976; Gidel et al., 2019, "A variational inequality perspective on
     generative adversarial networks".
     """
@@ -77,6 +86,9 @@ class SAM:
 
     Args:
         rho: radius, above 0.
+
+    Example:
+        See `train_with`.
 
     Source: Foret et al., 2021, "Sharpness-aware minimization for efficiently improving
     generalization".
@@ -102,6 +114,9 @@ class ASAM:
     Args:
         rho: radius, above 0; about ten times that of SAM.
         eta: added to the magnitudes of the weights.
+
+    Example:
+        See `train_with`.
 
     Source: Kwon et al., 2021, "ASAM: adaptive sharpness-aware minimization for scale-invariant
     learning of deep neural networks".

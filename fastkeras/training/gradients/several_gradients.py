@@ -82,6 +82,9 @@ class Objective:
         data: x, y and the sample weights of the batch.
         others: pairs of all other variables of the model (also of its metrics) and their values.
         state: pairs of the optimizer's variables and their values; needed for `step`.
+
+    Example:
+        See `train_with`.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ class CenterDistances(keras.layers.Layer):
     Args:
         classes: number of classes.
         centers_initializer: "zeros" as in the paper, or any other.
+        **options: of `keras.layers.Layer`.
 
     Example:
         >>> import keras
@@ -73,9 +74,16 @@ class CenterDistances(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("fastkeras")
 class CenterLoss(keras.losses.Loss):
-    """The entry of the true class in the output of `CenterDistances`; see there for an example.
+    """The entry of the true class in the output of `CenterDistances`.
 
     Labels are integers of shape (batch,) or (batch, 1).
+
+    Args:
+        reduction: as in `keras.losses.Loss`.
+        name: name of the loss.
+
+    Example:
+        See `CenterDistances`.
     """
 
     def __init__(self, reduction: str = "sum_over_batch_size", name: str = "center_loss") -> None:
@@ -102,6 +110,10 @@ class CenterLossLayer(LossLayer):
         classes: number of classes.
         weight: factor of the loss, as in `LossLayer`.
         centers_initializer: "zeros" as in the paper, or any other.
+        **options: of `LossLayer`.
+
+    Raises:
+        ValueError: as `LossLayer`.
 
     Example:
         >>> import keras

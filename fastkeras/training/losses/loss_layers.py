@@ -34,6 +34,7 @@ class LossLayer(keras.layers.Layer):
             …)` changes it while training.
         output: which input is passed through: a position, or a key of a dict.
         name: name of the layer.
+        **options: of `keras.layers.Layer`.
 
     Raises:
         ValueError: `fn` is not a function, `weight` not a number, or `output` not a position or key

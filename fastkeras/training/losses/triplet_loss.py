@@ -27,6 +27,7 @@ class TripletLossLayer(LossLayer):
         distance: "cosine" (1 − cosine), "dot" (−inner product, as in the article) or
             "squared_euclidean". Embeddings of length zero have the cosine 0, not NaN.
         weight: factor of the loss, as in `LossLayer`.
+        **options: of `LossLayer`.
 
     Raises:
         ValueError: `distance` is none of these, or `margin` is negative.

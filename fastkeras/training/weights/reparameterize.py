@@ -36,6 +36,7 @@ class Reparameterize(keras.layers.Wrapper):
         transform: a `WeightTransform`, such as `SpectralNorm()`, or a function from tensor to
             tensor of the same shape. Each weight gets its own copy.
         weights: names of the weights, or the ends of their paths ("query/kernel").
+        **options: of `keras.layers.Layer`.
 
     Raises:
         ValueError: `weights` is empty, the layer has no weight of such a name, or the transform

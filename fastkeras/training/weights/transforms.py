@@ -28,6 +28,9 @@ class WeightTransform(keras.layers.Layer):
     Subclasses override `call(weight)`; those that have weights of their own can initialise them
     from `self.initial()`, the value of the weight to be transformed. If `replaces` is set, that
     weight is no longer trained.
+
+    Example:
+        See `Reparameterize`.
     """
 
     replaces = False
@@ -65,6 +68,7 @@ class SpectralNorm(WeightTransform):
             only in training; then one round is enough. If not, every call begins anew and depends
             only on the weight.
         axis: the axis of the units: −1, or −2 for transposed convolutions.
+        **options: of `keras.layers.Layer`.
 
     Raises:
         ValueError: `iterations` is below 1.
@@ -123,6 +127,9 @@ class WeightNorm(WeightTransform):
 
     Gains begin as the lengths of the units, so that wrapping a layer changes nothing at first.
 
+    Example:
+        See `Reparameterize`.
+
     Source: Salimans & Kingma, 2016, "Weight normalization".
     """
 
@@ -148,6 +155,14 @@ class L2Normalize(WeightTransform):
     Args:
         axis: axis or axes of a unit; all but the last by default. With −1 the rows of an Embedding
             have length 1.
+        **options: of `keras.layers.Layer`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.training import L2Normalize
+        >>> np.asarray(L2Normalize()(np.array([[3.0, 0.0], [4.0, 2.0]])))
+        array([[0.6, 0. ],
+               [0.8, 1. ]], dtype=float32)
     """
 
     def __init__(self, axis: int | Sequence[int] | None = None, **options: Any) -> None:
@@ -169,6 +184,14 @@ class WeightStandardization(WeightTransform):
 
     Args:
         epsilon: added to the variance.
+        **options: of `keras.layers.Layer`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.training import WeightStandardization
+        >>> np.asarray(WeightStandardization(epsilon=0)(np.array([[3.0], [5.0]]))).round(3)
+        array([[-1.],
+               [ 1.]], dtype=float32)
 
     Source: Qiao et al., 2019, "Micro-batch training with batch-channel normalization and weight
     standardization".
@@ -199,9 +222,13 @@ class LowRank(WeightTransform):
 
     Args:
         rank: number of columns of the first and rows of the second, at least 1.
+        **options: of `keras.layers.Layer`.
 
     Raises:
         ValueError: `rank` is below 1 or above that of the weight.
+
+    Example:
+        See `Reparameterize`.
     """
 
     replaces = True
@@ -247,6 +274,14 @@ class Masked(WeightTransform):
     Args:
         mask: array of the weight's shape, or one that broadcasts to it. It is saved both in the
             configuration, one bit for each entry, and with the weights.
+        **options: of `keras.layers.Layer`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.training import Masked
+        >>> np.asarray(Masked(np.eye(2))(np.ones((2, 2))))
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
     """
 
     def __init__(self, mask: ArrayLike | None = None, **options: Any) -> None:

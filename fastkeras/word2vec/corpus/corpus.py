@@ -146,7 +146,11 @@ class Corpus:
             yield b"\n".join([*parts, b""]), done
 
     def token_lists(self) -> Iterator[list[str]]:
-        """Yield each list of words, empty ones too; only if not `is_text`."""
+        """Yield each list of words, empty ones too; only if not `is_text`.
+
+        Raises:
+            TypeError: one is a string, or holds something else than strings.
+        """
         for i, sentence in enumerate(self.source):
             _check_sentence(sentence, i)
             if isinstance(sentence, str):

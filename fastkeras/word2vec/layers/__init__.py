@@ -99,6 +99,9 @@ class CBOW(SampledLayer):
             where there is none; optionally a third, float (batch, vector_size), that is added to
             the hidden vectors.
 
+    Raises:
+        ValueError: an argument is out of range.
+
     Example:
         >>> import keras
         >>> import numpy as np

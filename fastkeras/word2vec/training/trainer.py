@@ -204,6 +204,7 @@ class Word2Vec:
             Itself.
 
         Raises:
+            TypeError: `vocabulary` is something else.
             ValueError: no word of the corpus is frequent enough, or ids do not fit the vocabulary.
             FloatingPointError: the loss is not finite: the learning rate is too large.
             KeyboardInterrupt: after Ctrl-C, once the block has ended and the checkpoint is written;
@@ -245,6 +246,9 @@ class Word2Vec:
 
         Returns:
             Itself, unchanged if nothing was left to do.
+
+        Raises:
+            ValueError: the corpus has another size than that of the training, or there was none.
         """
         self._fitted()
         options, threads, rates = check_later(options)
@@ -272,6 +276,9 @@ class Word2Vec:
 
         Returns:
             Itself.
+
+        Raises:
+            ValueError: there was no `fit` before, or an argument is out of range.
         """
         if self.vocabulary is None:
             raise ValueError("the model has no vectors yet: call fit first")

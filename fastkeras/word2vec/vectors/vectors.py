@@ -121,6 +121,10 @@ class Vectors:
 
         Returns:
             List of pairs `(word, cosine)`, the nearest first, without the words asked for.
+
+        Raises:
+            KeyError: a word has no vector.
+            ValueError: both are empty, or a vector has another size or is not finite.
         """
         positive, negative = _listed(positive), _listed(negative)
         if not positive and not negative:
@@ -150,7 +154,12 @@ class Vectors:
         return self.most_similar([b, c], [a], topn)
 
     def doesnt_match(self, words: Sequence[str]) -> str:
-        """Return the word farthest from the mean of all, their vectors scaled to length 1."""
+        """Return the word farthest from the mean of all, their vectors scaled to length 1.
+
+        Raises:
+            KeyError: a word has no vector.
+            ValueError: `words` is empty.
+        """
         words = list(words)
         if not words:
             raise ValueError("words is empty; it must have a word at least")
@@ -178,6 +187,9 @@ class Vectors:
         Returns:
             `(rows, cosines)`: arrays of shape (queries, topn), or fewer columns if there are fewer
             words, the nearest first. If too few rows are left, the remaining cosines are −inf.
+
+        Raises:
+            ValueError: a query has another size, or is not finite.
         """
         integer("topn", topn, 1, None)
         if restrict_vocab is not None:
@@ -232,7 +244,11 @@ class Vectors:
 
     @property
     def norms(self) -> NDArray[Any]:
-        """The Euclidean length of each vector, computed once: array of shape (words,)."""
+        """The Euclidean length of each vector, computed once: array of shape (words,).
+
+        Raises:
+            ValueError: one is not finite.
+        """
         if self._norms is None:
             dtype = np.result_type(self.matrix, np.float32)
             norms = np.empty(len(self), dtype)

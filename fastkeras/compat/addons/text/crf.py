@@ -37,7 +37,11 @@ if keras.backend.backend() != "tensorflow":
 
 
 def crf_filtered_inputs(inputs: Tensor, tag_bitmap: Tensor) -> Tensor:
-    """Inputs (batch, steps, num_tags) with −inf where `tag_bitmap`, of that shape, is False.
+    """Return the inputs with −inf where the bitmap is False.
+
+    Args:
+        inputs: potentials, float, shape (batch, steps, num_tags).
+        tag_bitmap: bool, of the same shape: the tags that are allowed.
 
     Example:
         >>> import fastkeras.compat.addons as tfa
@@ -50,7 +54,10 @@ def crf_filtered_inputs(inputs: Tensor, tag_bitmap: Tensor) -> Tensor:
 def crf_sequence_score(
     inputs: Tensor, tag_indices: Tensor, sequence_lengths: Tensor, transition_params: Tensor
 ) -> Tensor:
-    """Scores of tag sequences (batch, steps), shape (batch,).
+    """Return the scores of tag sequences, shape (batch,).
+
+    Args:
+        inputs, tag_indices, sequence_lengths, transition_params: as in `crf_log_likelihood`.
 
     Example:
         >>> import fastkeras.compat.addons as tfa
@@ -67,16 +74,30 @@ def crf_multitag_sequence_score(
 ) -> Tensor:
     """Log-sum of the scores of all sequences that `tag_bitmap` (batch, steps, num_tags) allows.
 
+    Args:
+        inputs, sequence_lengths, transition_params: as in `crf_log_likelihood`.
+        tag_bitmap: bool, shape (batch, steps, num_tags).
+
     Returns:
         Shape (batch,). An empty sequence has 0 for any number of steps, whereas TensorFlow Addons
         gives another value if there is one step.
+
+    Example:
+        >>> import fastkeras.compat.addons as tfa
+        >>> inputs, transitions = [[[1.0, 2.0], [3.0, 4.0]]], [[0.0, 0.0], [10.0, 0.0]]
+        >>> allowed = [[[False, True], [True, False]]]
+        >>> tfa.text.crf_multitag_sequence_score(inputs, allowed, [2], transitions).numpy()
+        array([15.], dtype=float32)
     """
     filtered = crf_filtered_inputs(inputs, tag_bitmap)
     return crf_log_norm(filtered, sequence_lengths, transition_params)
 
 
 def crf_log_norm(inputs: Tensor, sequence_lengths: Tensor, transition_params: Tensor) -> Tensor:
-    """Log-sum of the scores of all tag sequences, shape (batch,); −inf where none is possible.
+    """Return the log-sum of the scores of all tag sequences, (batch,); −inf where none is possible.
+
+    Args:
+        inputs, sequence_lengths, transition_params: as in `crf_log_likelihood`.
 
     Example:
         >>> import numpy as np
@@ -134,7 +155,16 @@ def crf_log_likelihood(
 
 
 def crf_unary_score(tag_indices: Tensor, sequence_lengths: Tensor, inputs: Tensor) -> Tensor:
-    """The part of `crf_sequence_score` that comes from the inputs, shape (batch,)."""
+    """Return the part of `crf_sequence_score` that comes from the inputs, shape (batch,).
+
+    Args:
+        tag_indices, sequence_lengths, inputs: as in `crf_log_likelihood`.
+
+    Example:
+        >>> import fastkeras.compat.addons as tfa
+        >>> tfa.text.crf_unary_score([[1, 0]], [2], [[[1.0, 2.0], [3.0, 4.0]]]).numpy()
+        array([5.], dtype=float32)
+    """
     inputs = tf.convert_to_tensor(inputs)
     transitions = tf.zeros((inputs.shape[-1],) * 2, inputs.dtype)
     return crf_sequence_score(inputs, tag_indices, sequence_lengths, transitions)
@@ -143,7 +173,16 @@ def crf_unary_score(tag_indices: Tensor, sequence_lengths: Tensor, inputs: Tenso
 def crf_binary_score(
     tag_indices: Tensor, sequence_lengths: Tensor, transition_params: Tensor
 ) -> Tensor:
-    """The part of `crf_sequence_score` that comes from the transitions, shape (batch,)."""
+    """Return the part of `crf_sequence_score` that comes from the transitions, shape (batch,).
+
+    Args:
+        tag_indices, sequence_lengths, transition_params: as in `crf_log_likelihood`.
+
+    Example:
+        >>> import fastkeras.compat.addons as tfa
+        >>> tfa.text.crf_binary_score([[1, 0]], [2], [[0.0, 0.0], [10.0, 0.0]]).numpy()
+        array([10.], dtype=float32)
+    """
     transitions = tf.convert_to_tensor(transition_params)
     tags = tf.cast(tag_indices, tf.int32)
     inputs = tf.zeros((*tf.unstack(tf.shape(tags)), transitions.shape[0]), transitions.dtype)
@@ -163,6 +202,12 @@ def crf_forward(
 
     Returns:
         Shape (batch, num_tags), at the last step of each sequence.
+
+    Example:
+        >>> import fastkeras.compat.addons as tfa
+        >>> transitions = [[0.0, 0.0], [10.0, 0.0]]
+        >>> tfa.text.crf_forward([[[3.0, 4.0]]], [[1.0, 2.0]], transitions, [2]).numpy().round(3)
+        array([[15.   ,  6.313]], dtype=float32)
     """
     inputs, lengths, transitions, state = _forward_arguments(
         inputs, sequence_lengths, transition_params, state
@@ -191,6 +236,9 @@ def viterbi_decode(score: NDArray[Any], transition_params: NDArray[Any]) -> tupl
 
     Returns:
         The tags as a list of int, and their score.
+
+    Raises:
+        ValueError: an array has another shape.
 
     Example:
         >>> import numpy as np
@@ -237,7 +285,20 @@ def crf_decode(
 def crf_constrained_decode(
     potentials: Tensor, tag_bitmap: Tensor, transition_params: Tensor, sequence_length: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`crf_decode` among the tags that `tag_bitmap`, bool (batch, steps, num_tags), allows."""
+    """Return what `crf_decode` returns, among the tags that a bitmap allows.
+
+    Args:
+        potentials, transition_params, sequence_length: as in `crf_decode`.
+        tag_bitmap: bool, shape (batch, steps, num_tags): the tags that are allowed.
+
+    Example:
+        >>> import fastkeras.compat.addons as tfa
+        >>> inputs, transitions = [[[1.0, 2.0], [3.0, 4.0]]], [[0.0, 0.0], [10.0, 0.0]]
+        >>> allowed = [[[True, False], [True, True]]]
+        >>> tags, score = tfa.text.crf_constrained_decode(inputs, allowed, transitions, [2])
+        >>> tags.numpy(), score.numpy()
+        (array([[0, 1]], dtype=int32), array([5.], dtype=float32))
+    """
     filtered = crf_filtered_inputs(potentials, tag_bitmap)
     return crf_decode(filtered, transition_params, sequence_length)
 
@@ -256,6 +317,15 @@ def crf_decode_forward(
     Returns:
         Back-pointers, int32 (batch, steps − 1, num_tags), 0 past the length, and the scores of the
         best sequences that end in each tag, (batch, num_tags).
+
+    Example:
+        >>> import fastkeras.compat.addons as tfa
+        >>> transitions = [[0.0, 0.0], [10.0, 0.0]]
+        >>> pointers, scores = tfa.text.crf_decode_forward(
+        ...     [[[3.0, 4.0]]], [[1.0, 2.0]], transitions, [1]
+        ... )
+        >>> pointers.numpy(), scores.numpy()
+        (array([[[1, 1]]], dtype=int32), array([[15.,  6.]], dtype=float32))
     """
     inputs, lengths, transitions, state = _forward_arguments(
         inputs, sequence_lengths, transition_params, state
@@ -282,6 +352,11 @@ def crf_decode_backward(inputs: Tensor, state: Tensor) -> Tensor:
 
     Returns:
         The tags of the steps before, last first, int32 (batch, steps − 1, 1).
+
+    Example:
+        >>> import fastkeras.compat.addons as tfa
+        >>> tfa.text.crf_decode_backward([[[1, 1]]], [[0]]).numpy()
+        array([[[1]]], dtype=int32)
     """
     state = tf.cast(state, tf.int32)
 
@@ -318,10 +393,12 @@ class CrfDecodeForwardRnnCell(keras.layers.Layer):
 
     @property
     def state_size(self) -> int:
+        """The number of tags."""
         return self._num_tags
 
     @property
     def output_size(self) -> int:
+        """The number of tags."""
         return self._num_tags
 
     def call(self, inputs: Tensor, state: Tensor) -> Tensor:
