@@ -55,7 +55,9 @@ def test_public_names_load():
         _ = fastkeras.parser
 
 
-LAZY = [path.parent for path in PACKAGE.rglob("__init__.py") if "import_module(" in path.read_text()]
+LAZY = [
+    path.parent for path in PACKAGE.rglob("__init__.py") if "import_module(" in path.read_text()
+]
 
 
 @pytest.mark.parametrize("name", [".".join(("", *p.relative_to(PACKAGE).parts)) for p in LAZY])

@@ -32,16 +32,16 @@ def public():
     """Every public function and class, once, under the name of a module that users import."""
     found = {}
     for name in MODULES:
-        if name == "fastkeras.engines":  # a function on a page of its own
-            found[name] = fastkeras.engines
-            continue
         try:
-            module = import_module(name)
-        except ModuleNotFoundError as error:  # torch or TensorFlow
-            if (error.name or "").startswith("fastkeras"):
+            shown = import_module(name)
+        except ModuleNotFoundError as error:
+            owner, _, short = name.rpartition(".")
+            if error.name == name:  # a function on a page of its own
+                found[name] = getattr(import_module(owner), short)
+            elif (error.name or "").startswith("fastkeras"):
                 raise
-            continue
-        for short, value in names_in(module).items():
+            continue  # without torch, or TensorFlow
+        for short, value in names_in(shown).items():
             is_shown = inspect.isfunction(value) or inspect.isclass(value)
             if is_shown and value not in found.values():
                 found[f"{name}.{short}"] = value
@@ -58,7 +58,7 @@ def methods_of(cls):
         others = [b for b in cls.__mro__ if not is_ours(b)]
         for name, value in vars(base).items():
             function = getattr(value, "fget", getattr(value, "__func__", value))
-            written = inspect.isfunction(function) and "<" not in function.__code__.co_filename
+            written = inspect.isfunction(function) and is_ours(function)
             if written and (name in ("__init__", "__post_init__") or not name.startswith("_")):
                 yield name, function, not any(name in vars(other) for other in others)
 
@@ -92,6 +92,8 @@ def described(function):
 
 def raised(function):
     """The names of the exceptions that a function raises itself."""
+    if function.__code__.co_filename == "<string>":  # made by @dataclass
+        return set()
     tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     inner = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n is not tree]
     nodes = {*ast.walk(tree)} - {n for function in inner for n in ast.walk(function)}

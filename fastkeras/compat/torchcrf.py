@@ -24,6 +24,9 @@ class CRF(torch.nn.Module):
         num_tags: number of tags.
         batch_first: whether tensors are (batch, steps, …) rather than (steps, batch, …).
 
+    Raises:
+        ValueError: a shape, a dtype or the reduction is not what a call takes.
+
     A mask may have holes, which the chain bridges, but must not begin with a masked step. Results
     are at least float32. With CuPy, tensors on a GPU of NVIDIA are computed there, except in what
     `torch.jit` compiles, and without checks of the tags: one out of range makes its sequence NaN.
@@ -49,7 +52,7 @@ class CRF(torch.nn.Module):
     Source: torchcrf, 0.7.2.
     """
 
-    def __init__(self, num_tags, batch_first=False):
+    def __init__(self, num_tags: int, batch_first: bool = False) -> None:
         if not isinstance(num_tags, numbers.Integral) or num_tags < 1:
             raise ValueError(f"num_tags must be at least 1, got {num_tags!r}")
         super().__init__()
@@ -60,12 +63,12 @@ class CRF(torch.nn.Module):
         self.transitions = torch.nn.Parameter(torch.empty(num_tags, num_tags))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw all parameters uniformly from −0.1 to 0.1."""
         for parameter in self.parameters():
             torch.nn.init.uniform_(parameter, -0.1, 0.1)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}(num_tags={self.num_tags})"
 
     def forward(
@@ -103,7 +106,7 @@ class CRF(torch.nn.Module):
             return value.mean()
         return value.sum() / mask.sum() if reduction == "token_mean" else value.sum()
 
-    def decode(self, emissions, mask=None):
+    def decode(self, emissions: torch.Tensor, mask: torch.Tensor | None = None) -> list[list[int]]:
         """The best tags of each sequence, a list of lists of its unmasked steps."""
         self._check(emissions, mask)
         emissions, mask = self._batch_first(emissions, mask)

@@ -119,7 +119,7 @@ def decode_spans(
     for of_sequence in scores:
         kinds, starts, ends = np.nonzero(of_sequence > threshold)
         values = of_sequence[kinds, starts, ends]
-        kept = []
+        kept: list[Span] = []
         for i in np.argsort(-values, kind="stable"):
             kind = int(kinds[i]) if names is None else names[kinds[i]]
             span = Span(int(starts[i]), int(ends[i]), kind, float(values[i]))

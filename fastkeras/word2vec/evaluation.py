@@ -148,7 +148,7 @@ def evaluate_analogies(
         >>> words = ["man", "woman", "king", "queen", "apple"]
         >>> matrix = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1], [-1, -1, 0.0]])
         >>> with tempfile.NamedTemporaryFile("w") as file:
-        ...     print("man king woman queen", file=file, flush=True)
+        ...     print(": family", "man king woman queen", sep=chr(10), file=file, flush=True)
         ...     evaluate_analogies(Vectors(words, matrix), file.name).accuracy
         1.0
     """

@@ -37,11 +37,12 @@ class Phrases:
     Args:
         scores: dict, `(first word, second word): score`; with connector words `(first, *between,
             last): score`.
-        delimiter: what stands between the words of a joined phra
+        delimiter: what stands between the words of a joined phrase.
 
-        Raises:
-            ValueError: a word has a tab or a line feed.
-        """
+    Example:
+        >>> from fastkeras.word2vec.phrases import Phrases
+        >>> Phrases({("new", "york"): 0.9}).join(["to", "new", "york"])
+        ['to', 'new_york']
     """
 
     def __init__(self, scores: Mapping[tuple[str, ...], float], delimiter: str = "_") -> None:
