@@ -53,7 +53,7 @@ class CRF(torch.nn.Module):
     """
 
     def __init__(self, num_tags: int, batch_first: bool = False) -> None:
-        if not isinstance(num_tags, numbers.Integral) or num_tags < 1:
+        if not isinstance(num_tags, (int, numbers.Integral)) or int(num_tags) < 1:
             raise ValueError(f"num_tags must be at least 1, got {num_tags!r}")
         super().__init__()
         self.num_tags = num_tags
