@@ -172,7 +172,7 @@ class SingleLossGAN(keras.Model):
         Args:
             noise: a number of images, at least 1, or an array of noise.
         """
-        if isinstance(noise, numbers.Integral):
+        if isinstance(noise, (int, numbers.Integral)):
             noise = integer("noise", noise, 1)
             noise = keras.random.normal((noise, self.generator.input_shape[-1]))
         return self.generator.predict(noise, verbose=0)

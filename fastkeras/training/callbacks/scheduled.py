@@ -67,7 +67,8 @@ class ScheduleScalar(keras.callbacks.Callback):
             raise ValueError(f"schedule={schedule!r} must be a function or a dict")
         self.variable, self.schedule, self.by = variable, schedule, by
         self.name = getattr(variable, "name", "scheduled") if name is None else name
-        self._count, self._value = BatchCount(), None
+        self._count = BatchCount()
+        self._value: float | None = None
 
     def set_model(self, model: keras.Model) -> None:
         """Attach to a model; count batches from 0 if it is another one."""

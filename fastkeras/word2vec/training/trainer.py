@@ -131,7 +131,7 @@ class Word2Vec:
         self._state = loop.new_state(self.config["epochs"], loop.new_schedule(self.config))
         self._matrices: Any = None
         self._bags: Any = None
-        self._corpus_size = None
+        self._corpus_size: int | None = None
 
     def __repr__(self) -> str:
         trained = "untrained" if self.vocabulary is None else f"{len(self.vocabulary.words)} words"
