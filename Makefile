@@ -11,7 +11,7 @@ CUDA_FILES := $(shell find fastkeras tests/gpu -name '*.cu' -o -name '*.cuh' -o 
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda test-arm lint types format bench gpu figures docs clean
+.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda test-arm lint types format bench gpu figures docs links clean
 
 build: .venv/.built
 
@@ -210,6 +210,12 @@ figures: .venv-bench/.installed build
 # The site, in build/site; a broken link is an error.
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
+# Whether the links out answer; it needs a network, so it is no part of CI.
+links:
+	test -x .venv-links/bin/linkchecker || $(PYTHON) -m venv .venv-links
+	.venv-links/bin/python $(PIP) linkchecker==10.6.0
+	$(PYTHON) tests/links.py | .venv-links/bin/linkchecker --check-extern --recursion-level=0 --stdin
 
 clean:
 	rm -rf build dist .venv .venv-* *.egg-info fastkeras/*.so .pytest_cache .ruff_cache
