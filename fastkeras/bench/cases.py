@@ -3,13 +3,23 @@
 import re
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fastkeras._engines import DOMAINS
+from fastkeras._files import replacing
 
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+SIZES = {  # what the size of a case counts
+    "crf": "steps of all sequences",
+    "optimizer": "parameters",
+    "seq2seq": "logits",
+    "word2vec": "bytes of text",
+}
 
 
 class Case(NamedTuple):
@@ -18,10 +28,10 @@ class Case(NamedTuple):
     function: str  # what is computed
     provider: str
     ours: bool  # else another library's
-    size: int  # of the problem, for plots: steps, numbers, words
+    size: int  # of the problem, for plots: see SIZES
     prepare: Callable  # () → call, which computes once; ImportError says why it cannot
     errors: Callable  # result of a call → {"error": …}; AssertionError if it is wrong
-    work: dict  # what an ideal kernel has to do: "flops", "exps", "bytes"
+    work: dict  # what an ideal kernel has to do, as far as is known: "flops", "exps", "bytes"
 
 
 def of_crf(shape, seed=0):
@@ -32,9 +42,15 @@ def of_crf(shape, seed=0):
     problem = draw(*shape, seed)
     expected = cache(partial(exact, problem))
     steps, num_tags = int(problem.lengths.sum()), shape[2]
+    numbers = steps * num_tags
+    works = {  # one pass over the chain each way, and one for the transitions' gradient
+        "log-likelihood": {"flops": 2 * numbers * num_tags, "exps": numbers, "bytes": 4 * numbers},
+        "gradient": {"flops": 6 * numbers * num_tags, "exps": numbers, "bytes": 8 * numbers},
+        # A sum and a maximum, of which a processor does half as many as fused operations.
+        "viterbi": {"flops": 4 * numbers * num_tags, "bytes": 4 * numbers},
+    }
     made = cache(lambda provider: PROVIDERS[provider](problem))
-    for function, passes in (("log-likelihood", 1), ("gradient", 3), ("viterbi", 0)):
-        work = {"flops": 2 * passes * steps * num_tags**2, "exps": steps * num_tags}
+    for function, work in works.items():
         for provider in PROVIDERS:
             yield Case(
                 function,
@@ -43,7 +59,7 @@ def of_crf(shape, seed=0):
                 steps,
                 lambda provider=provider, function=function: made(provider)[function],
                 lambda found, function=function: check(function, found, problem, expected()),
-                work if passes else {},
+                work,
             )
 
 
@@ -53,6 +69,7 @@ def of_optimizer(parameters, variables, rates=False, clip=False):
 
     size = parameters // variables
     problem = of_shapes([(size,)] * variables, [i * 12 // variables for i in range(variables)])
+    function = "AdamW step" + ", rates by layer" * rates + ", global norm" * clip
     for provider, make in PROVIDERS.items():
         if provider == "bytes moved":
             continue  # not needed: the memory limit is measured for every domain
@@ -68,8 +85,10 @@ def of_optimizer(parameters, variables, rates=False, clip=False):
 
             return call
 
+        # Parameter and moments are read and written, the gradient is read, for its norm once more.
+        moved = 8 + (4 if "8 bits" in provider else 16) + 4 + 4 * clip
         yield Case(
-            "AdamW step",
+            function,
             provider,
             provider.startswith("fastkeras"),
             size * variables,
@@ -77,7 +96,7 @@ def of_optimizer(parameters, variables, rates=False, clip=False):
             lambda found, name=provider: {
                 "error": check(problem, found, rates, clip, name in EPSILON_COMES_LATE) * 2.0**-23
             },
-            {"bytes": (32 if clip else 28) * size * variables},
+            {"flops": (14 + 2 * clip) * size * variables, "bytes": moved * size * variables},
         )
 
 
@@ -95,33 +114,60 @@ def of_seq2seq(shape, seed=0):
             numbers,
             partial(make, problem),
             partial(check, problem),
-            {"exps": numbers, "bytes": 4 * numbers},
+            {"flops": 2 * numbers, "exps": numbers, "bytes": 4 * numbers},
         )
 
 
-def of_word2vec(path):
-    """One pass over a corpus, for each form of training; vectors must only be finite."""
+def of_word2vec(path, threads):
+    """One pass over a corpus with so many threads, for each form of training."""
     from fastkeras.bench.word2vec import PROVIDERS
+    from fastkeras.bench.word2vec_accuracy import check, work_of
 
+    size, work = Path(path).stat().st_size, cache(partial(work_of, path))
     for function, providers in PROVIDERS.items():
         for provider, (make, settings) in providers.items():
+            made = cache(partial(make, path, function, num_threads=threads, **settings))
 
-            def prepare(make=make, settings=settings, function=function):
-                training = make(path, function, **settings)
-
+            def prepare(made=made):
                 def call():
-                    training.call(1)
-                    return training.vectors()[1]
+                    made().call(1)
+                    return made().vectors()[1]
 
                 return call
 
-            ours = provider.startswith(("fastkeras", "numba"))
-            yield Case(function, provider, ours, 0, prepare, _finite, {})
+            yield Case(
+                function,
+                provider,
+                provider.startswith(("fastkeras", "numba")),
+                size,
+                prepare,
+                lambda found, made=made: check(found, made()),
+                {"flops": work()[function]},
+            )
 
 
-def _finite(matrix):
-    assert np.isfinite(matrix).all() and np.ptp(matrix) > 0, "the vectors are no numbers"
-    return {}
+def beginning(path, part, folder):
+    """A file with the first 1/part of a text, in this folder; None if it cannot be cut."""
+    if part == 1:
+        return path
+    size = Path(path).stat().st_size // part
+    if Path(path).suffix in (".gz", ".bz2", ".xz", ".zst") or not size:
+        return None
+    cut = Path(folder, f"{size} bytes.txt")
+    with open(path, "rb") as whole, replacing(cut) as file:
+        file.write(whole.read(size) + whole.readline())
+    return str(cut)
+
+
+def seconds(text):
+    """The time that a person writes as 10 or 0.5."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"takes seconds above 0 such as 10 or 0.5, not {text!r}")
+    return value
 
 
 def number(text):

@@ -1,52 +1,103 @@
 """The command `fastkeras bench`: times the engines of this machine on shapes of your choice."""
 
 import argparse
-import contextlib
-import io
 import json
+import math
 import os
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import fastkeras
+from fastkeras._engines import near
 from fastkeras._files import check_writable, replacing
-from fastkeras.bench import cases
+from fastkeras.bench import cases, earlier, limits, report
 
-VERSION = 1  # of the results that --json writes
 SECONDS = 10.0
-WORDS = 300_000  # of the synthetic corpus
+WORDS, PART = 600_000, 4  # of the synthetic corpus, and the part of it that is read: 150,000
+PARTS = (8, 4, 2, 1)  # of the problem, that the page shows beside each other
 
 
 def main(arguments):
-    """Run the command; return 1 if a result is wrong, or slower than in an earlier run given."""
-    given = _parser().parse_args(arguments)
+    """Run the command.
+
+    Args:
+        arguments: list of strings.
+
+    Returns:
+        The exit status: 1 if a result is wrong, or slower than in the earlier run given; 2 if
+        nothing could be measured.
+    """
+    parser = _parser()
+    given = parser.parse_args(arguments)
     try:
-        import pytest
         import pytest_benchmark  # noqa: F401
+        import rich  # noqa: F401
+
+        if given.html:
+            import matplotlib  # noqa: F401
     except ImportError as error:
         print(f"fastkeras bench: {error}; it takes `pip install 'fastkeras[bench]'`")
         return 2
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for argument in ("json", "html"):
-        if getattr(given, argument):
-            check_writable(getattr(given, argument), f"--{argument}")
-    old = _read(given.compare) if given.compare else None
+    # Threads that spin while they wait slow down the library that is measured next.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    _check(parser, given)
+    title = _title(given)
+    old = None
+    if given.compare:
+        try:
+            old = earlier.read(given.compare, title)
+        except (OSError, ValueError) as error:
+            parser.error(f"--compare {given.compare}: {error}")
     with tempfile.TemporaryDirectory() as folder:
-        chosen = [case for case in _cases(given, folder) if _wanted(case, given)]
-        if not chosen:
-            names = dict.fromkeys(case.provider for case in _cases(given, folder))
-            print(f"fastkeras bench: --only {given.only}: these are known: {'; '.join(names)}")
-            return 2
-        found = _measure(pytest, chosen, given)
-    print(_title(given, found))
-    from fastkeras.bench import report
+        try:
+            chosen = _chosen(parser, given, folder)
+            found = _measured(chosen, given, title)
+        except MemoryError as error:
+            parser.error(f"this machine has not enough memory: {error}")
+    return _shown(given, found, old)
 
-    print("\n".join(report.table(found)))
+
+def _chosen(parser, given, folder):
+    known = list(_cases(given, folder))
+    names = list(dict.fromkeys(case.provider for case in known))
+    for name in given.only or ():
+        if name not in names:
+            parser.error(f"--only {name!r}{near(name, names)}: known are {'; '.join(names)}")
+    return [
+        case
+        for case in known
+        if (case.provider in given.only if given.only else given.peers or case.ours)
+    ]
+
+
+def _measured(chosen, given, title):
+    from fastkeras.bench import measure
+
+    found = measure.measured(chosen, given.seconds)
+    touched = max(case.work.get("bytes", 0) for case in chosen) or limits.MOST_COPIED
+    found = {
+        "version": earlier.VERSION,
+        "fastkeras": fastkeras.__version__,
+        "domain": given.domain,
+        "title": title,
+        "machine": limits.machine(),
+        "rates": limits.measured(touched=touched, seconds=min(given.seconds / 50, 0.2)),
+        **found,
+    }
+    if given.html:
+        measure.with_fewer_processors(found, given)
+    return found
+
+
+def _shown(given, found, old):
+    """Print and write what was found; return the exit status."""
+    print("\n".join([report.heading(found), *report.table(found)]))
     slower = False
     if old:
-        lines, slower = report.compared(found, old)
+        lines, slower = earlier.compared(found, old)
         print("\n".join(lines))
     if given.json:
         with replacing(given.json, "w", encoding="utf-8") as file:
@@ -55,10 +106,8 @@ def main(arguments):
         from fastkeras.bench.page import page
 
         with replacing(given.html, "w", encoding="utf-8") as file:
-            file.write(page(_title(given, found), found))
-    for wrong in found["wrong"]:
-        print(f"\nWRONG: {wrong}", file=sys.stderr)
-    return 1 if slower or found["wrong"] else 0
+            file.write(page(found))
+    return 1 if slower or found["wrong"] else 0 if found["rows"] or found["skipped"] else 2
 
 
 def _parser():
@@ -68,11 +117,14 @@ def _parser():
         "checked against float64, then timed by pytest-benchmark.",
     )
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--seconds", type=float, default=SECONDS, help="in all, about (10)")
+    seconds = _typed(cases.seconds)
+    shared.add_argument("--seconds", type=seconds, default=SECONDS, help="in all, about (10)")
     shared.add_argument("--peers", action="store_true", help="other libraries too, if installed")
     shared.add_argument("--only", metavar="NAME", action="append", help="one provider; repeatable")
     shared.add_argument("--json", metavar="FILE", help="write what was found")
-    shared.add_argument("--html", metavar="FILE", help="write a page with plots, by size too")
+    shared.add_argument(
+        "--html", metavar="FILE", help="write a page with plots; takes twice as long, or more"
+    )
     shared.add_argument("--compare", metavar="FILE", help="an earlier --json; exit 1 if slower")
     domains = parser.add_subparsers(dest="domain", required=True, metavar="DOMAIN")
     crf = domains.add_parser("crf", parents=[shared], help="loss, gradient and Viterbi of a batch")
@@ -109,94 +161,75 @@ def _typed(parse):
     return typed
 
 
+def _check(parser, given):
+    """What would fail later, after minutes, fails now."""
+    for argument in ("json", "html"):
+        if getattr(given, argument):
+            try:
+                check_writable(getattr(given, argument), f"--{argument}")
+            except OSError as error:
+                parser.error(f"{error.strerror}: {error.filename!r}")
+    if given.domain == "optimizer" and given.variables > given.parameters:
+        parser.error(
+            f"--variables {given.variables} have at least one number each, "
+            f"and --parameters is {given.parameters}"
+        )
+    needed = {
+        "crf": lambda: 4 * (8 * math.prod(given.shape) + 3 * given.shape[2] ** 2),
+        "optimizer": lambda: 4 * 6 * given.parameters,
+        "seq2seq": lambda: 4 * 6 * math.prod(given.shape),
+        "word2vec": lambda: 0,
+    }[given.domain]()
+    there = limits.memory()
+    if there and needed > there:
+        parser.error(
+            f"it takes at least {needed / 2**30:,.1f} GiB of memory, "
+            f"and this machine has {there / 2**30:,.1f}"
+        )
+    if given.domain == "word2vec" and given.corpus is not None:
+        from fastkeras.bench.word2vec import MIN_COUNT
+        from fastkeras.word2vec.vocabulary import build
+
+        if not Path(given.corpus).is_file():
+            parser.error(f"--corpus: there is no file {given.corpus!r}")
+        try:
+            if not len(build(given.corpus, min_count=MIN_COUNT).words):
+                raise ValueError(f"no word of it occurs {MIN_COUNT} times")
+        except (OSError, ValueError) as error:
+            parser.error(f"--corpus {given.corpus}: {error}")
+
+
 def _cases(given, folder):
     """The cases of the size asked for; for the page, preceded by smaller sizes."""
-    parts = (8, 4, 2, 1) if given.html else (1,)
+    parts = PARTS if given.html else (1,)
     if given.domain in ("crf", "seq2seq"):
-        batch, *rest = given.shape
         of_shape = cases.of_crf if given.domain == "crf" else cases.of_seq2seq
-        for size in dict.fromkeys(max(batch // part, 1) for part in parts):
-            yield from of_shape((size, *rest))
+        axis = 0  # the batch is cut; if it is small, the steps or the vocabulary
+        if given.shape[0] < max(PARTS):
+            axis = 1 if given.domain == "crf" else 2
+        before, whole, after = given.shape[:axis], given.shape[axis], given.shape[axis + 1 :]
+        for size in dict.fromkeys(max(whole // part, 1) for part in parts):
+            yield from of_shape((*before, size, *after))
     elif given.domain == "optimizer":
-        for part in parts:
-            size = max(given.parameters // part, given.variables)
+        for size in dict.fromkeys(max(given.parameters // p, given.variables) for p in parts):
             yield from cases.of_optimizer(size, given.variables, given.rates, given.clip)
     else:
         path = given.corpus
         if path is None:
             from fastkeras.bench.word2vec_corpus import write
 
-            path = str(Path(folder, "synthetic.txt"))
-            write(path, WORDS)
-        elif not Path(path).is_file():
-            raise SystemExit(f"fastkeras bench: --corpus: there is no file {path!r}")
-        yield from cases.of_word2vec(path)
+            whole = str(Path(folder, "synthetic.txt"))
+            write(whole, WORDS)
+            path = cases.beginning(whole, PART, folder)
+        for beginning in [cases.beginning(path, part, folder) for part in parts]:
+            if beginning:
+                yield from cases.of_word2vec(beginning, limits.processors())
 
 
-def _wanted(case, given):
-    return case.provider in given.only if given.only else given.peers or case.ours
-
-
-def _measure(pytest, chosen, given):
-    """Let pytest-benchmark measure; its output is shown only if pytest itself fails."""
-    from fastkeras.bench.limits import measured
-    from fastkeras.bench.run import Plugin
-
-    printed = io.StringIO()
-    with _progress(len(chosen)) as advance:
-        plugin = Plugin(chosen, given.seconds / len(chosen), advance)
-        arguments = [str(Path(__file__).with_name("run.py")), "-q", "--rootdir", os.curdir]
-        arguments += ["-p", "no:cacheprovider", "-c", os.devnull, "-W", "ignore", "--tb=line"]
-        arguments += ["-o", "python_files=run.py", "--benchmark-disable-gc"]
-        with contextlib.redirect_stdout(printed):
-            status = pytest.main([*arguments, "--import-mode=importlib"], plugins=[plugin])
-    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        print(printed.getvalue())
-        raise SystemExit(2)
+def _title(given):
     return {
-        "version": VERSION,
-        "fastkeras": fastkeras.__version__,
-        "domain": given.domain,
-        "rates": measured(),
-        "rows": plugin.rows,
-        "skipped": plugin.skipped,
-        "wrong": plugin.wrong,
-    }
-
-
-@contextlib.contextmanager
-def _progress(total):
-    """A progress bar on a terminal; yields the function to call after each case."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=total)
-        yield lambda: bar.advance(task)
-
-
-def _title(given, found):
-    what = {
         "crf": lambda: "CRF, {} × {} × {}".format(*given.shape),
         "seq2seq": lambda: "a step of a beam search, {} × {} × {}".format(*given.shape),
         "optimizer": lambda: f"AdamW, {given.parameters:,} numbers in {given.variables} variables",
         "word2vec": lambda: f"Word2Vec, {Path(given.corpus).name if given.corpus else 'synthetic'}",
     }[given.domain]()
-    rates = found["rates"]
-    return (
-        f"{what}, float32; this machine: {rates['flops'] / 1e9:,.0f} G flops a second in a matrix "
-        f"product, {rates['bytes'] / 2**30:,.1f} GiB a second in a copy"
-    )
-
-
-def _read(path):
-    try:
-        old = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"fastkeras bench: --compare {path}: {error}") from None
-    if not isinstance(old, dict) or old.get("version") != VERSION:
-        raise SystemExit(f"fastkeras bench: --compare {path}: --json of this version wrote no such")
-    return old

@@ -1,39 +1,167 @@
-"""The best rates of this machine, measured in the same run as the times compared with them."""
+"""What this machine can do at best, and how fast it is right now."""
 
+import os
+import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-
-def fastest(call, seconds=0.2):
-    """The shortest time of a call, of as many calls as fit into `seconds`."""
-    best, end = np.inf, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
+MATRIX, MATRICES = 64, 256  # small enough for NumPy to multiply each on the thread that asks
+EXPS, TIMES = 1 << 16, 64
+LEAST_COPIED, MOST_COPIED = 1 << 18, 1 << 26  # bytes, of all threads together
+COPIED = 1 << 25  # bytes of a round; all rounds take about a millisecond, threads start in less
 
 
-def measured(seconds=0.2):
-    """Rates per second: `flops` of NumPy's matrix product, `exps` of its exp, `bytes` of a copy.
+def processors():
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def machine():
+    """What a reader of the results wants to know of the machine."""
+    return {"cpu": cpu(), "processors": processors(), "python": platform.python_version()}
+
+
+def memory():
+    """Bytes of this machine's memory; None if the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def cpu():
+    """The name of the processor."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def measured(threads=None, touched=MOST_COPIED, seconds=0.2):
+    """The best rates per second of so many threads at once.
+
+    Args:
+        threads: int; None takes one for each processor.
+        touched: bytes that the kernels in question go through; what fits into a cache is copied
+            faster.
+        seconds: for each of the three rates.
+
+    Returns:
+        Dict of `flops` of NumPy's matrix product, `exps` of its exp, `bytes` of a copy (read and
+        written).
 
     Example:
-        >>> sorted(measured(0.01))
+        >>> sorted(measured(threads=1, seconds=0.01))
         ['bytes', 'exps', 'flops']
     """
-    left = np.ones((512, 512), np.float32)
-    product, values = np.empty_like(left), np.linspace(-9, 0, 1 << 14, dtype=np.float32)
-    powers = np.empty_like(values)
-    source = np.ones(1 << 24, np.float32)  # 64 MiB, more than a cache holds
-    target = np.ones_like(source)
-    return {
-        "flops": 2 * 512**3 / fastest(lambda: np.matmul(left, left, out=product), seconds),
-        "exps": values.size / fastest(lambda: np.exp(values, out=powers), seconds),
-        "bytes": 2 * source.nbytes / fastest(lambda: np.copyto(target, source), seconds),
-    }
+    threads = threads or processors()
+    rates = {}
+    with ThreadPoolExecutor(threads) as pool:
+        for kind, (make, amount) in _kernels(threads, touched).items():
+            round_ = partial(_together, pool, [make() for _ in range(threads)])
+            whole, own = zip(*_rounds(round_, seconds), strict=True)
+            if kind == "bytes":  # which the threads share
+                rates[kind] = threads * amount / min(whole)
+            else:  # of each, so that a busy processor has to be free for a moment only
+                rates[kind] = sum(amount / min(times) for times in zip(*own, strict=True))
+    return rates
+
+
+class Calibration:
+    """A fixed piece of work, timed beside each case, to compare runs of different machines.
+
+    Arithmetic, exp and copying take about a third of it each. All processors do it at once, as the
+    kernels do, so that it becomes slower as they do when the machine is busy.
+    """
+
+    def __init__(self):
+        self.threads = processors()
+        self.pool = ThreadPoolExecutor(self.threads)
+        makers = [make for make, _ in _kernels(self.threads, MOST_COPIED // 8).values()]
+        self.calls = [partial(_each, [make() for make in makers]) for _ in range(self.threads)]
+        self.seconds(2)  # the first rounds are slower
+
+    def seconds(self, rounds):
+        """The times of so many rounds."""
+        return [_together(self.pool, self.calls)[0] for _ in range(rounds)]
 
 
 def ideal(work, rates):
-    """Seconds of a kernel that does this work at these rates, one kind after another; or None."""
-    return sum(amount / rates[kind] for kind, amount in work.items()) or None
+    """Seconds of an ideal kernel: of the arithmetic or of the memory traffic, whichever is longer.
+
+    Args:
+        work: dict of "flops", "exps" and "bytes", as far as they are known.
+        rates: as `measured` returns them.
+
+    Returns:
+        float, None if nothing is known about the work.
+
+    Example:
+        >>> ideal({"flops": 4e9, "bytes": 1e9}, {"flops": 2e9, "exps": 1e9, "bytes": 1e9})
+        2.0
+    """
+    memory = work.get("bytes", 0) / rates["bytes"]
+    return max(arithmetic(work, rates) / rates["flops"], memory) or None
+
+
+def arithmetic(work, rates):
+    """Floating-point operations; one exp counts as those that could be done in its time."""
+    return work.get("flops", 0) + work.get("exps", 0) * rates["flops"] / rates["exps"]
+
+
+def _kernels(threads, touched):
+    """For each kind of work, a maker of calls that do it, and how much of it a call does."""
+    size = int(min(max(touched, LEAST_COPIED), MOST_COPIED)) // (8 * threads)  # float32, twice
+    copies = max(COPIED // (8 * size * threads), 1)
+    return {
+        "flops": (_product, 2 * MATRICES * MATRIX**3),
+        "exps": (_exp, TIMES * EXPS),
+        "bytes": (partial(_copy, size, copies), 8 * size * copies),
+    }
+
+
+def _product():
+    left = np.ones((MATRICES, MATRIX, MATRIX), np.float32)
+    return partial(np.matmul, left, left, out=np.empty_like(left))
+
+
+def _exp():
+    values = np.linspace(-9, 0, EXPS, dtype=np.float32)
+    return partial(_each, [partial(np.exp, values, out=np.empty_like(values))] * TIMES)
+
+
+def _copy(size, times):
+    source = np.ones(size, np.float32)
+    return partial(_each, [partial(np.copyto, np.ones_like(source), source)] * times)
+
+
+def _each(calls):
+    for call in calls:
+        call()
+
+
+def _together(pool, calls):
+    """The seconds until all threads are done, and those that each took."""
+    start = time.perf_counter()
+    own = [done.result() for done in [pool.submit(_seconds_of, call) for call in calls]]
+    return time.perf_counter() - start, own
+
+
+def _seconds_of(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _rounds(round_, seconds):
+    """What at least three rounds return, and as many as fit into `seconds`."""
+    found, end = [], time.perf_counter() + seconds
+    while len(found) < 3 or time.perf_counter() < end:
+        found.append(round_())
+    return found

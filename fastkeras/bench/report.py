@@ -1,64 +1,87 @@
-"""The results of `fastkeras bench` as a table, and compared with an earlier run."""
+"""The results of `fastkeras bench` as a table."""
 
 from fastkeras.bench.limits import ideal
 
-SLOWER = 1.2  # times as slow; it must also be more than the spread of both runs explains
+COLUMNS = ("", "median", "20 to 80 %", "ratio", "error", "of the limit")
+WIDTHS = (28, 10, 21, 10, 8, 14)
+
+
+def heading(found):
+    """A line that says what was measured, and one about the machine."""
+    machine, rates = found["machine"], found["rates"]
+    return (
+        f"{found['title']}, float32\n"
+        f"{machine['cpu']}, {machine['processors']} processors: "
+        f"{rates['flops'] / 1e9:,.0f} G flops a second in matrix products, "
+        f"{rates['exps'] / 1e9:,.1f} G exps, {rates['bytes'] / 2**30:,.0f} GiB in copies"
+    )
 
 
 def table(found):
-    """The lines of a table for each function; ratios are relative to the fastest of our engines."""
+    """The lines of a table for each function, and of what was skipped or wrong."""
     lines = []
-    for function in dict.fromkeys(row["function"] for row in found["rows"]):
-        rows = sorted(_of(found, function), key=lambda row: row["median"])
-        base = next((row for row in rows if row["ours"]), rows[0])
-        lines += ["", f"{function}", f"  {'':26}{'median':>12}  {'20 to 80 %':>23}{'ratio':>9}  "
-                  f"{'error':>8}  of the limit"]  # fmt: skip
-        for row in rows:
-            limit = ideal(row["work"], found["rates"])
-            share = f"{row['median'] / limit:9.1f} ×" if limit else ""
-            error = f"{row['error']:8.0e}" if "error" in row else f"{'':8}"
-            spread = f"{_seconds(row['p20'])} to {_seconds(row['p80'])}"
-            lines.append(
-                f"  {row['provider']:26}{_seconds(row['median']):>12}  {spread:>23}"
-                f"{row['median'] / base['median']:8.2f}×  {error}  {share}".rstrip()
-            )
-    for function, provider, reason in found["skipped"]:
-        lines.append(f"  {function}, {provider}: {reason.splitlines()[0]}")
-    return lines
+    for function in functions(found):
+        lines += ["", _line((function, *COLUMNS[1:]))]
+        lines += [_line(cells) for cells in rows_of(found, function)]
+    return [*lines, *notes(found)]
 
 
-def compared(found, old):
-    """Lines that compare with an earlier run, and whether anything has become slower.
+def rows_of(found, function):
+    """The cells of the table of a function, fastest first, as strings.
 
-    Times are divided by those that arithmetic or copying took in the same run, so that another
-    machine, or a busy one, does not look like slower code.
+    Ratios are relative to the fastest of our engines; the limit is the time of an ideal kernel.
     """
-    lines, slower = ["", "against the earlier run, each in units of its own machine"], False
-    before = {(row["function"], row["provider"], row["size"]): row for row in old["rows"]}
-    for row in found["rows"]:
-        earlier = before.get((row["function"], row["provider"], row["size"]))
-        if earlier is None:
-            continue
-        kind = "bytes" if "bytes" in row["work"] else "flops"
-        machine = found["rates"][kind] / old["rates"][kind]
-        ratio = row["median"] / earlier["median"] * machine
-        surely = row["p20"] / earlier["p80"] * machine  # a good time now, a bad one then
-        flagged = ratio > SLOWER and surely > 1
-        slower |= flagged
-        words = "  SLOWER" if flagged else ""
-        lines.append(f"  {row['function'] + ', ' + row['provider']:44}{ratio:8.2f}×{words}")
-    if len(lines) == 2:
-        lines.append("  nothing in it is what was measured now")
-    return lines, slower
+    rows = sorted(largest(found, function), key=lambda row: row["median"])
+    base = next((row for row in rows if row["ours"]), rows[0])
+    for row in rows:
+        limit = ideal(row["work"], found["rates"])
+        yield (
+            row["provider"],
+            seconds(row["median"]),
+            f"{seconds(row['p20'])} to {seconds(row['p80'])}",
+            f"{row['median'] / base['median']:,.2f}×",
+            f"{row['error']:.0e}" if "error" in row else "",
+            f"{row['median'] / limit:,.1f}×" if limit else "",
+        )
 
 
-def _of(found, function):
-    largest = max(row["size"] for row in found["rows"] if row["function"] == function)
-    return [r for r in found["rows"] if (r["function"], r["size"]) == (function, largest)]
+def notes(found):
+    """Lines about what could not be measured: once each, if it is the same for all functions."""
+    lines, reasons = [], {}
+    for function, provider, reason in found["skipped"]:
+        functions_of = reasons.setdefault((provider, reason.splitlines()[0]), [])
+        if function not in functions_of:
+            functions_of.append(function)
+    every = {function for of_reason in reasons.values() for function in of_reason}
+    every |= set(functions(found))
+    for (provider, reason), of_reason in reasons.items():
+        of = "" if every == set(of_reason) else f" ({', '.join(of_reason)})"
+        lines.append(f"  {provider}{of}: {reason}")
+    if lines:
+        lines = ["", "not measured", *lines]
+    return lines + [line for wrong in found["wrong"] for line in ("", f"WRONG: {wrong}")]
 
 
-def _seconds(seconds):
+def functions(found):
+    """What was computed, in order."""
+    return list(dict.fromkeys(row["function"] for row in found["rows"]))
+
+
+def largest(found, function):
+    """The rows of a function at the largest size, with all processors."""
+    rows = [row for row in found["rows"] if row["function"] == function]
+    size, threads = (max(row[name] for row in rows) for name in ("size", "threads"))
+    return [row for row in rows if (row["size"], row["threads"]) == (size, threads)]
+
+
+def seconds(value):
+    """A time with three digits and its unit."""
     for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:,.3g} {unit}"
-    return f"{seconds * 1e6:.2g} µs"
+        if value * factor >= 1:
+            return f"{value * factor:,.3g} {unit}"
+    return f"{value * 1e6:.2g} µs"
+
+
+def _line(cells):
+    first, *rest = (f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+    return f"  {cells[0]:{len(first)}}{''.join(rest)}".rstrip()

@@ -20,7 +20,8 @@ class Problem(NamedTuple):
 
     @property
     def num_candidates(self):
-        return 2 * self.scores.shape[1]
+        _, beams, vocabulary = self.logits.shape
+        return min(2, vocabulary) * beams
 
 
 def draw(batch, beams, vocabulary, seed=0):
@@ -41,7 +42,7 @@ def numpy_loop(problem):
         peak = logits.max(axis=1, keepdims=True)
         log_z = np.log(np.exp(logits - peak).sum(axis=1, keepdims=True)) + peak
         totals = (scores[:, None] + logits - log_z).ravel()
-        best = np.argpartition(-totals, problem.num_candidates)[: problem.num_candidates]
+        best = np.argpartition(-totals, problem.num_candidates - 1)[: problem.num_candidates]
         best = best[np.argsort(-totals[best], kind="stable")]
         return totals[best], best % logits.shape[1], best // logits.shape[1]
 

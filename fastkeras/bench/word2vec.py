@@ -1,6 +1,7 @@
 """The providers of Word2Vec: for each, a function that prepares the training on a file.
 
-All use the same settings and one thread. Each counts the words itself, which is not timed.
+All use the same settings, and one thread unless told otherwise. Each counts the words itself, which
+is not timed.
 """
 
 import time
@@ -18,6 +19,8 @@ class Training(NamedTuple):
     words: int  # in a pass
     setup: float = 0.0  # processor time before the first pass, to convert the text to ids
     passes: int = 1  # to time together, since our engines make their tables once for all of them
+    engine: str = None  # of ours
+    config: dict = None
 
 
 def timed(function, *arguments, passes=1, **named):
@@ -28,7 +31,7 @@ def timed(function, *arguments, passes=1, **named):
     return cpu / passes, wall / passes
 
 
-def ours(path, case, engine="native", **settings):
+def ours(path, case, engine="native", num_threads=1, **settings):
     from fastkeras.word2vec import Word2Vec
     from fastkeras.word2vec.corpus import encode
     from fastkeras.word2vec.vocabulary import build
@@ -41,7 +44,7 @@ def ours(path, case, engine="native", **settings):
         settings["loss"] = "hierarchical_softmax"
     model = Word2Vec(
         SIZE, WINDOW, MIN_COUNT, NEGATIVE, sample=SAMPLE, learning_rate=RATES[case], epochs=1,
-        objective="cbow" if case == "CBOW" else "skipgram", num_threads=1, engine=engine,
+        objective="cbow" if case == "CBOW" else "skipgram", num_threads=num_threads, engine=engine,
         **settings,
     )  # fmt: skip
     model.fit(ids[: len(ids) // 100], vocabulary=vocabulary, progress=False)  # compiles
@@ -51,20 +54,22 @@ def ours(path, case, engine="native", **settings):
 
     words = int(vocabulary.counts.sum())
     passes = 5 if engine == "native" else 1
-    return Training(call, lambda: (vocabulary.words, model.input_embeddings), words, setup, passes)
+    vectors = lambda: (vocabulary.words, model.input_embeddings)  # noqa: E731
+    return Training(call, vectors, words, setup, passes, engine, model.config)
 
 
 def numba(path, case, **settings):
     return ours(path, case, "numba", **settings)
 
 
-def gensim(path, case):
+def gensim(path, case, num_threads=1):
     from gensim.models import Word2Vec
 
     tree = case == "hierarchical softmax"
     model = Word2Vec(
-        vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, sample=SAMPLE, workers=1, hs=tree,
-        negative=0 if tree else NEGATIVE, sg=case != "CBOW", alpha=RATES[case], min_alpha=END_RATE,
+        vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, sample=SAMPLE, hs=tree,
+        workers=num_threads, negative=0 if tree else NEGATIVE, sg=case != "CBOW",
+        alpha=RATES[case], min_alpha=END_RATE,
     )  # fmt: skip
     model.build_vocab(corpus_file=path)
     counts = {"total_examples": model.corpus_count, "total_words": model.corpus_total_words}
@@ -77,13 +82,13 @@ def gensim(path, case):
     return Training(call, lambda: (model.wv.index_to_key, model.wv.vectors), int(words))
 
 
-def fasttext(path, case):
+def fasttext(path, case, num_threads=1):
     """It has no call for passes alone: the time of a run without any pass is subtracted."""
     import fasttext as library
 
     settings = {
         "model": "cbow" if case == "CBOW" else "skipgram", "dim": SIZE, "ws": WINDOW, "maxn": 0,
-        "minCount": MIN_COUNT, "neg": NEGATIVE, "t": SAMPLE, "thread": 1, "verbose": 0,
+        "minCount": MIN_COUNT, "neg": NEGATIVE, "t": SAMPLE, "thread": num_threads, "verbose": 0,
         "loss": "hs" if case == "hierarchical softmax" else "ns", "lr": RATES[case],
     }  # fmt: skip
     models = []
