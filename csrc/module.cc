@@ -20,6 +20,7 @@ void BindSeq2Seq(pybind11::module_& module);
 }
 namespace fastkeras::word2vec {
 void BindText(pybind11::module_& module);
+void BindVectors(pybind11::module_& module);
 void BindWord2Vec(pybind11::module_& module);
 }  // namespace fastkeras::word2vec
 namespace fastkeras::word2vec::layers {
@@ -41,6 +42,7 @@ PYBIND11_MODULE(_core, module) {
   fastkeras::optimizers::BindOptimizers(module);
   fastkeras::seq2seq::BindSeq2Seq(module);
   fastkeras::word2vec::BindText(module);
+  fastkeras::word2vec::BindVectors(module);
   fastkeras::word2vec::BindWord2Vec(module);
   fastkeras::word2vec::layers::BindLayers(module);
 }

@@ -237,6 +237,30 @@ def text(rng, words):
     return bytes(rng.choice(alphabet, rng.integers(0, 60 if rng.random() < 0.9 else 40_000)))
 
 
+def keep_best(rng):
+    dtype, (queries, columns) = rng.choice(("f4", "f8")), rng.integers(0, (5, 150))
+    best = np.full((queries, rng.integers(1, 5)), -np.inf, dtype)
+    return _core.word2vec_keep_best, {
+        "scores": rng.standard_normal((queries, columns)).astype(dtype),
+        "scales": rng.random(columns).astype(dtype),
+        "first_row": int(rng.integers(2**40)),
+        "best": best,
+        "best_rows": np.zeros(best.shape, "i8"),
+    }
+
+
+def read_rows(rng):
+    alphabet = np.frombuffer(b"12 \n\t.-e+a\r\xff\0", "u1")
+    lines = b"a 1 2\nb\t-3.5e3\t.5\n" * int(rng.integers(3))
+    return _core.word2vec_read_rows, {
+        "block": lines + bytes(rng.choice(alphabet, rng.integers(60))) + lines,
+        "rows": np.zeros(rng.integers((0, 1), (9, 4)), "f4"),
+        "is_text": bool(rng.integers(2)),
+        "longest_word": int(rng.integers(9)),
+        "num_threads": int(rng.integers(4)),
+    }
+
+
 def counter(rng):
     def count(block, num_threads, floor, min_count):
         counter = _core.WordCounter()
@@ -325,6 +349,8 @@ CALLS = {
     "seq2seq_select": seq2seq_select,
     "word2vec_train": word2vec_train,
     **{f"word2vec_layers_{name}": word2vec_layers(name) for name in ("pool", "scatter", "loss")},
+    "word2vec_keep_best": keep_best,
+    "word2vec_read_rows": read_rows,
     "WordCounter": counter,
     "WordEncoder": encoder,
     "set_num_threads": settings,

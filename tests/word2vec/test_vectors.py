@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastkeras.word2vec.vectors import Vectors
-from fastkeras.word2vec.vectors import vectors as module
+from fastkeras.word2vec.vectors import search as module
 
 WORDS = ["man", "woman", "king", "queen", "apple", "New York"]
 MATRIX = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1], [-1, -1, 0], [0, 0, 0]], np.float32)

@@ -168,10 +168,10 @@ class Word2Vec:
 
             lengths = (self.config[name] for name in ("buckets", "min_n", "max_n"))
             of_words = self.vocabulary.words, self.input_embeddings, self._bags
-            return SubwordVectors(*of_words, *lengths)
+            return SubwordVectors(*of_words, *lengths, self.vocabulary.counts)
         from fastkeras.word2vec.vectors import Vectors
 
-        return Vectors(self.vocabulary.words, self.input_embeddings)
+        return Vectors(self.vocabulary.words, self.input_embeddings, self.vocabulary.counts)
 
     def fit(
         self,
@@ -309,22 +309,35 @@ class Word2Vec:
             FileNotFoundError: there is no such file.
             ValueError: it is not a model.
         """
+        return cls.of_parts(*checkpoints.load(path), engine, f"path={str(path)!r}")
+
+    @classmethod
+    def of_parts(cls, config, state, words, counts, embeddings, engine=None, place="the model"):
+        """Put a trained model together.
+
+        Args:
+            config: dict of the arguments.
+            state: of the schedule, from `loop.new_state`, with "corpus_size".
+            words, counts: of the vocabulary.
+            embeddings: the input matrix and the output matrix, which are copied.
+            engine: as above.
+            place: what messages begin with.
+        """
         from fastkeras.word2vec.vocabulary import Vocabulary
 
-        config, state, words, counts, embeddings = checkpoints.load(path)
         engines.engine_of(config, engine)  # whose errors are not about the file
         try:
             model = cls(**config, engine=engine)
             model.vocabulary = Vocabulary(words, counts)
             model._bags = bags(model.vocabulary, model.config)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"path={str(path)!r} is not a Word2Vec model: {error}") from error
+            raise ValueError(f"{place} is not a Word2Vec model: {error}") from error
         of_model = model._rows(model.vocabulary, model._bags)
         expected = [(rows, model.config["vector_size"]) for rows in of_model]
         shapes = [matrix.shape for matrix in embeddings]
         if shapes != expected or not words:
             raise ValueError(
-                f"path={str(path)!r} has matrices of shapes {shapes[0]} and {shapes[1]}; its "
+                f"{place} has matrices of shapes {shapes[0]} and {shapes[1]}; its "
                 f"{len(words)} words and arguments need {expected[0]} and {expected[1]}"
             )
         model._corpus_size = state.pop("corpus_size")

@@ -49,6 +49,8 @@ def save(
             - `"projector"` (`.tsv`): for projector.tensorflow.org: vectors in `path`, words in
               `metadata.tsv` beside it.
 
+            `fastkeras.word2vec.fasttext.save` writes fastText's models.
+
     Raises:
         ValueError: the suffix is of no known format, a word has a character that would end it in
             this format, or a vector has nan or inf.
@@ -57,7 +59,7 @@ def save(
     path = Path(path)
     format = format_of(path, format)
     zipped = path.suffix == ".gz"
-    _check_words(words, {"npy": "\n", "projector": "\t\n"}.get(format, " \n"), path)
+    check_words(words, {"npy": "\n", "projector": "\t\n"}.get(format, " \n"), path)
     check_finite(words, matrix, f"{path} would not be read again", lambda row: f"row {row}")
     if format == "npy":
         array_files.save_with_words(path, words, matrix)
@@ -147,6 +149,12 @@ def load(
     return _without_repeats(words, matrix, path)
 
 
+def is_of_fasttext(path):
+    """Return whether a file begins as a model of fastText does."""
+    with open(path, "rb") as file:
+        return file.read(4) == row_files.FASTTEXT
+
+
 def check_finite(words, matrix, path, place):
     """Raise ValueError with the place of a row that has nan or inf."""
     for begin in range(0, len(matrix), ROWS):
@@ -178,7 +186,8 @@ def _without_repeats(words, matrix, path):
     return list(first), matrix[list(first.values())]
 
 
-def _check_words(words, ends, path):
+def check_words(words, ends, path):
+    """Raise ValueError if a word is empty, no string, or has one of the characters `ends`."""
     pattern = re.compile(f"[{re.escape(ends)}]")
     for word in strings("words", words):
         if not word or pattern.search(word):

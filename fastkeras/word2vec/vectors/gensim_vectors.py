@@ -26,8 +26,8 @@ def to_gensim(vectors: Vectors) -> Any:
         from gensim.models import KeyedVectors
 
         keyed = KeyedVectors(vectors.size, dtype=dtype)
-        keyed.add_vectors(vectors.words, vectors.matrix)
-        return keyed
+        keyed.add_vectors(vectors.words, vectors.matrix[:])
+        return _with_counts(keyed, vectors)
     from gensim.models.fasttext import FastTextKeyedVectors
 
     lengths = vectors.min_n, vectors.max_n
@@ -37,14 +37,21 @@ def to_gensim(vectors: Vectors) -> Any:
     keyed.vectors_ngrams = np.zeros((vectors.num_buckets, vectors.size), dtype)
     keyed.vectors_ngrams[vectors.buckets] = vectors.bucket_matrix
     keyed.recalc_char_ngram_buckets()
-    return keyed
+    return _with_counts(keyed, vectors)
 
 
 def from_gensim(keyed: Any) -> Vectors:
     """Return gensim's `KeyedVectors` (a model's `wv`) as `Vectors`; only FastText's are copied."""
+    counts = keyed.expandos.get("count")
     if not hasattr(keyed, "vectors_ngrams"):
-        return Vectors(keyed.index_to_key, keyed.vectors)
+        return Vectors(keyed.index_to_key, keyed.vectors, counts)
     lengths = keyed.bucket, keyed.min_n, keyed.max_n
     bags = bags_of(keyed.index_to_key, *lengths)
     matrix = np.concatenate([keyed.vectors_vocab, keyed.vectors_ngrams[bags.buckets]])
-    return SubwordVectors(keyed.index_to_key, matrix, bags, *lengths)
+    return SubwordVectors(keyed.index_to_key, matrix, bags, *lengths, counts)
+
+
+def _with_counts(keyed, vectors):
+    if vectors.counts is not None:
+        keyed.expandos["count"] = vectors.counts.copy()
+    return keyed

@@ -1,6 +1,7 @@
 """The rows of vector files, text or word2vec's binary; error messages tell the place."""
 
 import itertools
+import math
 import re
 
 import numpy as np
@@ -14,9 +15,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # exceeds this by far is made to exhaust the memory. Up to 16 MiB any ratio is accepted.
 PLAUSIBLE_RATIO, ALWAYS_PLAUSIBLE = 100, 16 << 20
 
+FASTTEXT = b"\xba\x16\x4f\x2f"  # the first bytes of its models
 OTHER_FORMATS = {  # by the first bytes
-    b"\xba\x16\x4f\x2f": "a model of fastText (`.bin`), which is not read; fastText writes its "
-    "vectors as text beside it, in the file `.vec`, which is",
+    FASTTEXT: "a model of fastText, which is read by `Vectors.load` if it is not compressed",
     b"PK\x03\x04": "a zip file: unpack it first; a model of `Word2Vec.save` is read by "
     "`Word2Vec.load`",
     b"\x93NUMPY": "an array of NumPy, whose name must end in .npy",
@@ -48,7 +49,8 @@ class Reader:
     def byte(self):
         return self.before + self.at
 
-    def _more(self):
+    def more(self):
+        """Read on; whether there was anything."""
         part = self.file.read(READ)
         self.before += self.at
         self.data, self.at = self.data[self.at :] + part, 0
@@ -59,6 +61,10 @@ class Reader:
             )
         return bool(part)
 
+    def rest(self):
+        """Return what has been read and not yet been taken."""
+        return self.data[self.at :] if self.at else self.data
+
     def until(self, separator, most, what):
         """Return the bytes up to and including the separator; at the file's end, what is left."""
         searched = self.at
@@ -68,13 +74,13 @@ class Reader:
                 raise ValueError(
                     f"{self.path}: {what} after byte {self.byte} has more than {most} bytes"
                 )
-            if not self._more():
+            if not self.more():
                 end = len(self.data)
                 break
         return self.take(end + 1 - self.at)
 
     def take(self, size):
-        while len(self.data) - self.at < size and self._more():
+        while len(self.data) - self.at < size and self.more():
             pass
         taken = self.data[self.at : self.at + size]
         self.at += len(taken)
@@ -82,13 +88,13 @@ class Reader:
 
     def skip(self, start):
         """Skip these bytes if they are next."""
-        while len(self.data) - self.at < len(start) and self._more():
+        while len(self.data) - self.at < len(start) and self.more():
             pass
         if self.data.startswith(start, self.at):
             self.at += len(start)
 
     def peek_line(self):
-        while b"\n" not in self.data[self.at :] and len(self.data) < LONGEST_WORD and self._more():
+        while b"\n" not in self.data[self.at :] and len(self.data) < LONGEST_WORD and self.more():
             pass
         return self.data[self.at :].partition(b"\n")[0]
 
@@ -96,7 +102,7 @@ class Reader:
         """Whether nothing follows but whitespace."""
         while not self.data[self.at :].strip():
             self.at = len(self.data)
-            if not self._more():
+            if not self.more():
                 return True
         return False
 
@@ -138,23 +144,70 @@ def read(reader, limit, errors):
         )
     wanted = num_words if limit is None else min(limit, num_words or limit)
     words, numbers = [], bytearray()
+    most = math.inf if wanted is None else wanted
+    _read_plain_rows(reader, size, most, is_text, errors, words, numbers)
     rows = _text_rows if is_text else _binary_rows
-    with np.errstate(over="ignore"):  # infinities are refused later, with their place
-        for word, row in rows(reader, size, wanted, bool(header)):
-            try:
-                words.append(word.decode("utf-8", errors))
-            except UnicodeDecodeError:
-                raise ValueError(
-                    f"{reader.path}: word {len(words)} is not UTF-8: {word[:60]!r}; "
-                    "errors='replace' reads it all the same"
-                ) from None
-            numbers += row
+    for word, row in rows(reader, size, wanted, bool(header), len(words)):
+        words.append(_decoded(word, len(words), errors, reader.path))
+        numbers += row
     if wanted == num_words and wanted is not None and not reader.ends_here():
         raise ValueError(f"{reader.path} goes on after its {num_words} words")
     matrix = np.frombuffer(numbers, "<f4") if numbers else np.empty(0)
     matrix = matrix.astype(np.float32, copy=False).reshape(-1, size)
     first_line = 1 + bool(header)
     return words, matrix, lambda row: f"line {first_line + row}" if is_text else f"word {row}"
+
+
+def _read_plain_rows(reader, size, most, is_text, errors, words, numbers):
+    """Add rows to words and numbers, as long as they are in the form that programs write.
+
+    What is left, after the last of them or in another form, is left to the caller.
+    """
+    try:
+        from fastkeras._core import word2vec_read_rows
+    except ImportError:  # nothing is compiled
+        return
+    longest = LONGEST_WORD + LONGEST_NUMBER * size
+    while len(words) < most:
+        block = reader.rest()
+        bound = len(block) // (4 * size + 1)
+        if is_text:
+            bound = min(block.count(b"\n"), len(block) // (2 * size + 1))
+        rows = np.empty((min(bound, most - len(words)), size), np.float32)
+        found, count, end, others = word2vec_read_rows(block, rows, is_text, LONGEST_WORD)
+        names = found.split(b"\n")[:count]
+        for other in others:  # there may be many
+            row, begin, stop = map(int, other)
+            fields = _fields(block[begin:stop], size)
+            if fields is None or not fields[0]:
+                names, end = names[:row], begin
+                break
+            names[row], rows[row] = fields[0], _floats(fields[1])
+        try:
+            words += b"\n".join(names).decode().split("\n") if names else []
+        except UnicodeDecodeError:
+            for name in names:
+                words.append(_decoded(name, len(words), errors, reader.path))
+        if names:
+            numbers += rows[: len(names)].data.cast("B")
+        reader.at += end
+        if len(names) < count or (not names and len(block) > longest) or not reader.more():
+            return
+
+
+def _floats(numbers):  # infinities are refused later, with their place
+    with np.errstate(over="ignore"):
+        return np.array(numbers, "<f4")
+
+
+def _decoded(word, number, errors, path):
+    try:
+        return word.decode("utf-8", errors)
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{path}: word {number} is not UTF-8: {word[:60]!r}; errors='replace' reads it all "
+            "the same"
+        ) from None
 
 
 def _size_of_row(line):
@@ -201,9 +254,10 @@ def _fields(line, size):
     return None
 
 
-def _text_rows(reader, size, wanted, number):
+def _text_rows(reader, size, wanted, number, first):
     most = LONGEST_WORD + LONGEST_NUMBER * size
-    for count in itertools.count() if wanted is None else range(wanted):
+    number += first
+    for count in itertools.count(first) if wanted is None else range(first, wanted):
         number += 1
         line = reader.until(b"\n", most, f"line {number}")
         if not line.strip() and not reader.peek_line():
@@ -218,11 +272,11 @@ def _text_rows(reader, size, wanted, number):
                 f"{reader.path}, line {number}: {line[:60]!r} is not a word and {size} numbers"
             )
         word, numbers = fields
-        yield word, np.array(numbers, "<f4").tobytes()
+        yield word, _floats(numbers).tobytes()
 
 
-def _binary_rows(reader, size, wanted, _):
-    for count in range(wanted):
+def _binary_rows(reader, size, wanted, _, first):
+    for count in range(first, wanted):
         word = reader.until(b" ", LONGEST_WORD, f"word {count}")
         row = reader.take(4 * size)
         if len(row) < 4 * size:

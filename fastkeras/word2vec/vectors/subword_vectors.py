@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastkeras.typing import ArrayLike
+
     from fastkeras.word2vec.subwords import Bags
 
 
@@ -26,7 +28,8 @@ class SubwordVectors(Vectors):
     `evaluation` are about the words that training has seen.
 
     N-grams whose bucket no known word has were never trained, and are left out of the mean.
-    (fastText includes the random numbers with which it initialized them.)
+    (fastText includes the random numbers with which it initialized them, and so do vectors that
+    `fastkeras.word2vec.fasttext` has read.)
 
     Args:
         words: of the vocabulary.
@@ -34,6 +37,7 @@ class SubwordVectors(Vectors):
             computed from it now, those of unknown words on request.
         bags: `subwords.Bags` of the words.
         num_buckets, min_n, max_n: what they were made with.
+        counts: as in `Vectors`.
 
     Raises:
         KeyError: a word is unknown, and so are all its n-grams.
@@ -56,11 +60,41 @@ class SubwordVectors(Vectors):
         num_buckets: int = 2_000_000,
         min_n: int = 3,
         max_n: int = 6,
+        counts: ArrayLike | None = None,
     ) -> None:
-        super().__init__(words, means(matrix, bags))
-        self.buckets, self.bucket_matrix = bags.buckets, matrix[len(self.words) :]
-        self.word_matrix = matrix[: len(self.words)]
-        self.num_buckets, self.min_n, self.max_n = num_buckets, min_n, max_n
+        super().__init__(words, means(matrix, bags), counts)
+        self.word_matrix, self.bucket_matrix = matrix[: len(self)], matrix[len(self) :]
+        self.buckets, self.num_buckets = bags.buckets, num_buckets
+        self.min_n, self.max_n = min_n, max_n
+
+    @classmethod
+    def of_parts(
+        cls,
+        words: Sequence[str],
+        matrix: NDArray[Any],
+        word_matrix: NDArray[Any],
+        buckets: NDArray[np.int32],
+        bucket_matrix: NDArray[Any],
+        num_buckets: int,
+        min_n: int,
+        max_n: int,
+        counts: ArrayLike | None,
+    ) -> SubwordVectors:
+        """Put vectors together whose means are known already.
+
+        Args:
+            words, counts, num_buckets, min_n, max_n: as above.
+            matrix: (words, size), the vectors.
+            word_matrix: (words, size), the words' own rows.
+            buckets: int32, ascending: those that have a row.
+            bucket_matrix: (buckets, size), their rows.
+        """
+        vectors = cls.__new__(cls)
+        Vectors.__init__(vectors, words, matrix, counts)
+        vectors.word_matrix, vectors.bucket_matrix = word_matrix, bucket_matrix
+        vectors.buckets, vectors.num_buckets = buckets, num_buckets
+        vectors.min_n, vectors.max_n = min_n, max_n
+        return vectors
 
     def __getitem__(self, words: str | Sequence[str]) -> NDArray[Any]:
         if not isinstance(words, str):
@@ -68,9 +102,30 @@ class SubwordVectors(Vectors):
             return np.array(rows, self.matrix.dtype).reshape(-1, self.size)
         return self.matrix[self.index[words]] if words in self.index else self._of_unknown(words)
 
+    def add_vectors(
+        self,
+        words: str | Sequence[str],
+        vectors: ArrayLike,
+        counts: ArrayLike | None = None,
+        replace: bool = False,
+    ) -> None:
+        raise ValueError(
+            "SubwordVectors are means of rows that they keep, so none can be set; a copy can be "
+            "changed: Vectors(vectors.words, vectors.matrix)"
+        )
+
+    def _has_vector(self, word):
+        return word in self.index or len(self._rows_of_ngrams(word)) > 0
+
     def _of_unknown(self, word):
-        ids, _ = ngram_ids([word], self.num_buckets, self.min_n, self.max_n)
-        rows = np.searchsorted(self.buckets, ids[np.isin(ids, self.buckets)])
+        rows = self._rows_of_ngrams(word)
         if not len(rows):
             raise KeyError(f"{self._unknown(word)}; nor has it an n-gram that one of them has")
         return self.bucket_matrix[rows].mean(axis=0)
+
+    def _rows_of_ngrams(self, word):
+        ids, _ = ngram_ids([word], self.num_buckets, self.min_n, self.max_n)
+        rows = np.searchsorted(self.buckets, ids)
+        there = rows < len(self.buckets)
+        there[there] = self.buckets[rows[there]] == ids[there]
+        return rows[there]
