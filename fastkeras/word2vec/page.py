@@ -13,7 +13,7 @@ import numpy as np
 from fastkeras._files import replacing
 from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.projection import principal_components
-from fastkeras.word2vec.vectors.vectors import unit_rows
+from fastkeras.word2vec.vectors.search import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

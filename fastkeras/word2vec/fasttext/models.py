@@ -1,6 +1,9 @@
 """Models of fastText as vectors and as a `Word2Vec`, and both of these as models of fastText."""
 
+from __future__ import annotations
+
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,11 +15,17 @@ from fastkeras.word2vec.vectors.files import check_finite, check_words
 from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
 from fastkeras.word2vec.vectors.vectors import Vectors
 
+if TYPE_CHECKING:
+    from fastkeras.typing import FilePath
+    from fastkeras.word2vec.training.trainer import Word2Vec
+
 END_OF_LINE = "</s>"  # fastText's own word, the only one without n-grams
 ROWS = 1 << 14  # written at a time
 
 
-def load_vectors(path, supervised=False, limit=None, errors="strict"):
+def load_vectors(
+    path: FilePath, supervised: bool = False, limit: int | None = None, errors: str = "strict"
+) -> Vectors:
     """Read the vectors of a model of fastText, a `.bin` or quantized `.ftz` file.
 
     They are fastText's own, those of unknown words too: all buckets of n-grams are kept, also those
@@ -75,10 +84,13 @@ def load_vectors(path, supervised=False, limit=None, errors="strict"):
         quantized = not isinstance(of_ngrams, np.ndarray)
         of_ngrams = of_ngrams.rows(places) if quantized else of_ngrams[places]
     own = contents.input[:num_words] if len(kept) == num_words else contents.input[kept]
-    return SubwordVectors.of_parts(words, matrix, own, buckets, of_ngrams, *lengths, counts)
+    num_buckets, min_n, max_n = lengths
+    return SubwordVectors.of_parts(
+        words, matrix, own, buckets, of_ngrams, num_buckets, min_n, max_n, counts
+    )
 
 
-def load_model(path, engine=None, errors="strict"):
+def load_model(path: FilePath, engine: str | None = None, errors: str = "strict") -> Word2Vec:
     """Read a model of fastText to train it further: `load_model(path).partial_fit(corpus)`.
 
     Only buckets that a word of its vocabulary has are kept, as `Word2Vec` does. The sentence ends
@@ -97,7 +109,6 @@ def load_model(path, engine=None, errors="strict"):
     Raises:
         ValueError: the file is not such a model.
     """
-    from fastkeras.word2vec.training import loop
     from fastkeras.word2vec.training.trainer import Word2Vec
 
     contents = formats.read(path)
@@ -139,13 +150,11 @@ def load_model(path, engine=None, errors="strict"):
     embeddings = rows, contents.output[kept]
     for name, matrix in zip(("input", "output"), embeddings, strict=True):
         check_finite(range(len(matrix)), matrix, path, lambda row, n=name: f"{n} row {row}")
-    state = loop.new_state(given["epoch"])
-    state |= {"epoch": given["epoch"], "corpus_size": 0}
-    parts = config, state, words, contents.counts[kept], embeddings
+    parts = config, None, words, contents.counts[kept], embeddings
     return Word2Vec.of_parts(*parts, engine, f"path={str(path)!r}")
 
 
-def save(source, path):
+def save(source: Word2Vec | Vectors, path: FilePath) -> None:
     """Write a file that fastText loads, and gensim's `load_facebook_vectors` and `…_model`.
 
     Args:
@@ -159,8 +168,10 @@ def save(source, path):
             has another loss, whose output matrix fastText would read as something else.
         OSError: the file cannot be written.
     """
-    vectors, output, arguments = source, None, {}
-    if hasattr(source, "output_embeddings"):
+    from fastkeras.word2vec.training.trainer import Word2Vec
+
+    output, arguments = None, {}
+    if isinstance(source, Word2Vec):
         vectors, output, config = source.vectors, source.output_embeddings, source.config
         if config["loss"] != "negative_sampling":
             raise ValueError(
@@ -175,20 +186,22 @@ def save(source, path):
             "model": 1 if config["objective"] == "cbow" else 2,
             "t": config["sample"],
         }
-    elif not isinstance(vectors, Vectors):
+    elif isinstance(source, Vectors):
+        vectors = source
+    else:
         raise TypeError(f"source is a {type(source).__name__}; it must be a Word2Vec or Vectors")
     check_words(vectors.words, "\0", path)
     check_finite(vectors.words, vectors.matrix, f"{path} would not be read again", "row {}".format)
     if output is None:
         output = np.broadcast_to(np.float32(0), (len(vectors), vectors.size))
     counts = np.ones(len(vectors), np.int64) if vectors.counts is None else vectors.counts
-    has_ngrams = isinstance(vectors, SubwordVectors)
+    lengths = (0, 0, 0)  # without n-grams
+    if isinstance(vectors, SubwordVectors):
+        lengths = vectors.num_buckets, vectors.min_n, vectors.max_n
     arguments = {
         "dim": vectors.size, "ws": 5, "epoch": 5, "minCount": 1, "neg": 5, "wordNgrams": 1,
         "loss": 2, "model": 2, "lrUpdateRate": 100, "t": 1e-4,
-        "bucket": vectors.num_buckets if has_ngrams else 0,
-        "minn": vectors.min_n if has_ngrams else 0,
-        "maxn": vectors.max_n if has_ngrams else 0,
+        **dict(zip(("bucket", "minn", "maxn"), lengths, strict=True)),
         **arguments,
     }  # fmt: skip
     words = [word.encode() for word in vectors.words]

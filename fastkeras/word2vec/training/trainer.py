@@ -163,15 +163,17 @@ class Word2Vec:
         With subwords they are `SubwordVectors`, computed now: even `model.vectors["unseen"]` works.
         """
         self._fitted()
+        words, counts = self.vocabulary.words, self.vocabulary.counts
         if self._bags is not None:
             from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
 
-            lengths = (self.config[name] for name in ("buckets", "min_n", "max_n"))
-            of_words = self.vocabulary.words, self.input_embeddings, self._bags
-            return SubwordVectors(*of_words, *lengths, self.vocabulary.counts)
+            buckets, min_n, max_n = (self.config[name] for name in ("buckets", "min_n", "max_n"))
+            return SubwordVectors(
+                words, self.input_embeddings, self._bags, buckets, min_n, max_n, counts
+            )
         from fastkeras.word2vec.vectors import Vectors
 
-        return Vectors(self.vocabulary.words, self.input_embeddings, self.vocabulary.counts)
+        return Vectors(words, self.input_embeddings, counts)
 
     def fit(
         self,
@@ -309,7 +311,9 @@ class Word2Vec:
             FileNotFoundError: there is no such file.
             ValueError: it is not a model.
         """
-        return cls.of_parts(*checkpoints.load(path), engine, f"path={str(path)!r}")
+        config, state, words, counts, embeddings = checkpoints.load(path)
+        place = f"path={str(path)!r}"
+        return cls.of_parts(config, state, words, counts, embeddings, engine, place)
 
     @classmethod
     def of_parts(cls, config, state, words, counts, embeddings, engine=None, place="the model"):
@@ -317,7 +321,7 @@ class Word2Vec:
 
         Args:
             config: dict of the arguments.
-            state: of the schedule, from `loop.new_state`, with "corpus_size".
+            state: of the schedule, from `checkpoint.load`; None for one that has ended.
             words, counts: of the vocabulary.
             embeddings: the input matrix and the output matrix, which are copied.
             engine: as above.
@@ -340,8 +344,11 @@ class Word2Vec:
                 f"{place} has matrices of shapes {shapes[0]} and {shapes[1]}; its "
                 f"{len(words)} words and arguments need {expected[0]} and {expected[1]}"
             )
-        model._corpus_size = state.pop("corpus_size")
-        model._state = state
+        if state is None:
+            model._state["epoch"], model._corpus_size = model.config["epochs"], 0
+        else:
+            model._corpus_size = state.pop("corpus_size")
+            model._state = state
         model._matrices = [matrices.padded_copy(matrix) for matrix in embeddings]
         return model
 

@@ -92,6 +92,10 @@ class Queries:
 
         Returns:
             List of pairs `(word, cosine)`, the nearest first, without the words asked for.
+
+        Raises:
+            KeyError: a word has no vector.
+            ValueError: both are empty, or a vector has another size or is not finite.
         """
         positive, negative = _terms(positive, negative)
         terms = np.stack([self._vector(term) for term in [*positive, *negative]])
@@ -120,6 +124,9 @@ class Queries:
 
         Returns:
             List of pairs `(word, product)`, the highest first, without the words asked for.
+
+        Raises:
+            KeyError, ValueError: as in `most_similar`.
 
         Example:
             >>> import numpy as np
@@ -258,7 +265,12 @@ class Queries:
         return float(a @ b)
 
     def doesnt_match(self, words: Sequence[str]) -> str:
-        """Return the word farthest from the mean of all, their vectors scaled to length 1."""
+        """Return the word farthest from the mean of all, their vectors scaled to length 1.
+
+        Raises:
+            KeyError: a word has no vector.
+            ValueError: `words` is empty.
+        """
         words = list(words)
         if not words:
             raise ValueError("words is empty; it must have a word at least")
@@ -286,6 +298,9 @@ class Queries:
         Returns:
             `(rows, cosines)`: arrays of shape (queries, topn), or fewer columns if there are fewer
             words, the nearest first. If too few rows are left, the remaining cosines are −inf.
+
+        Raises:
+            ValueError: a query has another size, or is not finite.
         """
         integer("topn", topn, 1, None)
         if restrict_vocab is not None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastkeras.typing import ArrayLike
-
     from fastkeras.word2vec.subwords import Bags
 
 

@@ -70,11 +70,13 @@ class Vectors(Queries):
             raise ValueError(f"matrix has dtype {self.matrix.dtype}; it must be floating-point")
         if len(self.index) < len(self.words):
             raise ValueError(f"words has {_repeated(self.words)!r} twice")
-        self.counts = None if counts is None else np.asarray(counts, np.int64)
-        if counts is not None and self.counts.shape != (len(self.words),):
-            raise ValueError(
-                f"counts has shape {self.counts.shape}; it must be ({len(self.words)},)"
-            )
+        self.counts: NDArray[np.int64] | None = None
+        if counts is not None:
+            self.counts = np.asarray(counts, np.int64)
+            if self.counts.shape != (len(self.words),):
+                raise ValueError(
+                    f"counts has shape {self.counts.shape}; it must be ({len(self.words)},)"
+                )
 
     def __len__(self) -> int:
         return len(self.words)
@@ -117,8 +119,8 @@ class Vectors(Queries):
 
     def __setitem__(self, words: str | Sequence[str], vectors: ArrayLike) -> None:
         """Set the vector of a word, or those of many; unknown words are added."""
-        one = isinstance(words, str)
-        self.add_vectors([words] if one else words, [vectors] if one else vectors, replace=True)
+        rows = np.asarray(vectors)
+        self.add_vectors(words, rows[None] if isinstance(words, str) else rows, replace=True)
 
     def add_vectors(
         self,
