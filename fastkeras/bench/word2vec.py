@@ -19,8 +19,8 @@ class Training(NamedTuple):
     words: int  # in a pass
     setup: float = 0.0  # processor time before the first pass, to convert the text to ids
     passes: int = 1  # to time together, since our engines make their tables once for all of them
-    engine: str = None  # of ours
-    config: dict = None
+    engine: str | None = None  # of ours
+    config: dict | None = None
 
 
 def timed(function, *arguments, passes=1, **named):
@@ -118,7 +118,8 @@ def fasttext(path, case, num_threads=1):
     return Training(call, vectors, int(counts.sum()))
 
 
-PROVIDERS = {  # for each case: name, function, arguments
+# for each case: name, function, arguments
+PROVIDERS: dict[str, dict[str, tuple[Callable[..., Training], dict[str, str | None]]]] = {
     "skip-gram": {
         "fastkeras, window-shared": (ours, {}),
         "fastkeras, exact": (ours, {"shared_negatives": None}),

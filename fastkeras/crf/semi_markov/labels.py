@@ -1,11 +1,24 @@
 """Segmentations as one integer a step."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from fastkeras.typing import ArrayLike
 
 INSIDE, NO_STEP = -1, -2
 
 
-def segment_labels(segmentations, max_length=None):
+def segment_labels(
+    segmentations: Sequence[Sequence[tuple[int, int, int]]], max_length: int | None = None
+) -> NDArray[np.int32]:
     """One integer a step, as `SemiMarkovCRF` takes segmentations.
 
     Args:
@@ -49,7 +62,7 @@ def segment_labels(segmentations, max_length=None):
     return labels
 
 
-def segments_of(labels):
+def segments_of(labels: ArrayLike) -> list[list[tuple[int, int, int]]]:
     """The segments of each sequence, from one integer a step.
 
     Args:
@@ -59,6 +72,9 @@ def segments_of(labels):
     Returns:
         A list for each sequence: (first step, last step, tag) of its segments. Steps are counted as
         in `labels`, also where some are masked.
+
+    Raises:
+        ValueError: `labels` has another rank.
 
     Example:
         >>> import numpy as np

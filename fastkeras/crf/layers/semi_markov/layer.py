@@ -1,5 +1,9 @@
 """The semi-Markov CRF as a Keras layer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
@@ -16,6 +20,12 @@ from fastkeras.crf.layers.semi_markov.scores import Segments, score_of, with_beg
 from fastkeras.crf.layers.span_counts import at_the_last
 from fastkeras.crf.semi_markov.labels import INSIDE, NO_STEP
 from fastkeras.training.arguments import integer, positive
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.crf.constraints import Constraints
+    from fastkeras.typing import ArrayLike, Identifier, Tensor
 
 OUTPUTS = ("emissions", "tags", "confidence")
 WEIGHTS = ("transitions", "boundary", "durations", "kernel", "bias")
@@ -92,26 +102,26 @@ class SemiMarkovCRF(keras.layers.Layer):
 
     def __init__(
         self,
-        num_tags,
-        max_length,
-        use_begins=True,
-        use_boundaries=True,
-        use_kernel=False,
-        transitions_initializer="glorot_uniform",
-        boundary_initializer="zeros",
-        durations_initializer="zeros",
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        transitions_regularizer=None,
-        boundary_regularizer=None,
-        durations_regularizer=None,
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        learning_rate_multiplier=1.0,
-        constraints=None,
-        engine=None,
-        **kwargs,
-    ):
+        num_tags: int,
+        max_length: int,
+        use_begins: bool = True,
+        use_boundaries: bool = True,
+        use_kernel: bool = False,
+        transitions_initializer: Identifier = "glorot_uniform",
+        boundary_initializer: Identifier = "zeros",
+        durations_initializer: Identifier = "zeros",
+        kernel_initializer: Identifier = "glorot_uniform",
+        bias_initializer: Identifier = "zeros",
+        transitions_regularizer: Identifier | None = None,
+        boundary_regularizer: Identifier | None = None,
+        durations_regularizer: Identifier | None = None,
+        kernel_regularizer: Identifier | None = None,
+        bias_regularizer: Identifier | None = None,
+        learning_rate_multiplier: float = 1.0,
+        constraints: Constraints | None = None,
+        engine: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         try:
             super().__init__(**kwargs)
         except ValueError as error:  # Keras only lists the arguments that it does not know
@@ -136,11 +146,11 @@ class SemiMarkovCRF(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     @property
-    def units(self):
+    def units(self) -> int:
         """The channels of the emissions: num_tags, or twice as many with scores to begin."""
         return self.num_tags * (2 if self.use_begins else 1)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Create the weights for inputs of shape (batch, steps, channels)."""
         channels = input_shape[-1]
         if not self.use_kernel and channels != self.units:
@@ -163,7 +173,7 @@ class SemiMarkovCRF(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, inputs, mask=None, output="emissions"):
+    def call(self, inputs: Any, mask: Tensor = None, output: str = "emissions") -> Tensor:
         """See the docstring of the class."""
         if self.use_kernel:
             emissions = ops.matmul(inputs, self.kernel) + self.bias
@@ -174,7 +184,9 @@ class SemiMarkovCRF(keras.layers.Layer):
         mark(emissions, self, mask)
         return emissions
 
-    def compute_output_spec(self, inputs, mask=None, output="emissions"):
+    def compute_output_spec(
+        self, inputs: Any, mask: Tensor = None, output: str = "emissions"
+    ) -> Any:
         """Shapes and dtypes of what `call` returns."""
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")
@@ -185,36 +197,43 @@ class SemiMarkovCRF(keras.layers.Layer):
         dtype = "int32" if output == "tags" else keras.backend.result_type(dtype, "float32")
         return keras.KerasTensor((batch, steps), dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Shape of the emissions."""
         return (*input_shape[:-1], self.units)
 
     @property
-    def transitions(self):
+    def transitions(self) -> Tensor:
         """Scores of neighbouring segments, float tensor (num_tags, num_tags)."""
         return scores_of(self)["transitions"]
 
     @property
-    def start_transitions(self):
+    def start_transitions(self) -> Tensor:
         """Scores of the tag of the first segment, (num_tags,); None if there are none."""
         return scores_of(self)["start_transitions"]
 
     @property
-    def end_transitions(self):
+    def end_transitions(self) -> Tensor:
         """Scores of the tag of the last segment, (num_tags,); None if there are none."""
         return scores_of(self)["end_transitions"]
 
     @property
-    def durations(self):
+    def durations(self) -> Tensor:
         """Scores of lengths, float tensor (max_length, num_tags); [l − 1, j] is of length l."""
         return ops.convert_to_tensor(self._durations) * self.learning_rate_multiplier
 
     @property
-    def loss(self):
+    def loss(self) -> CRFLoss:
         """A new `CRFLoss` of this layer, for `model.compile`; it takes weights of sequences."""
         return CRFLoss(self)
 
-    def log_likelihood(self, emissions, tags, mask=None, label_smoothing=0.0, tag_weights=None):
+    def log_likelihood(
+        self,
+        emissions: ArrayLike,
+        tags: ArrayLike,
+        mask: ArrayLike | None = None,
+        label_smoothing: float = 0.0,
+        tag_weights: ArrayLike | None = None,
+    ) -> Tensor:
         """Log-probabilities of segmentations, shape (batch,), at least float32.
 
         Args:
@@ -247,7 +266,7 @@ class SemiMarkovCRF(keras.layers.Layer):
         likelihood = ops.where(score > float("-inf"), score - log_z, float("-inf"))
         return ops.where(wrong, float("nan"), likelihood)
 
-    def decode(self, model, confidence=False):
+    def decode(self, model: keras.Model, confidence: bool = False) -> keras.Model:
         """The model that predicts segments as labels, sharing the weights of `model`.
 
         Args:
@@ -260,7 +279,7 @@ class SemiMarkovCRF(keras.layers.Layer):
         """
         return decoding_model(self, model, confidence)
 
-    def decoded(self, emissions, mask, output="tags"):
+    def decoded(self, emissions: ArrayLike, mask: ArrayLike, output: str = "tags") -> Tensor:
         """What `call` returns for the outputs "tags" and "confidence"; without gradients."""
         scores = {
             name: score if score is None else ops.stop_gradient(score)
@@ -291,7 +310,7 @@ class SemiMarkovCRF(keras.layers.Layer):
         # Keras saves the state of all that dir() lists, but this one is new at each access
         return [name for name in super().__dir__() if name != "loss"]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         config = super().get_config()
         for name in ("num_tags", "max_length", "use_begins", "use_boundaries", "use_kernel"):

@@ -1,5 +1,9 @@
 """F1, precision or recall of the segments that a semi-Markov CRF finds."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
@@ -7,6 +11,12 @@ from fastkeras.crf.layers.counting_metric import CountingMetric
 from fastkeras.crf.layers.metrics import MEASURES
 from fastkeras.crf.layers.semi_markov.scores import Segments
 from fastkeras.crf.layers.span_counts import at_the_last
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastkeras.crf.layers.semi_markov.layer import SemiMarkovCRF
+    from fastkeras.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -41,7 +51,14 @@ class SegmentScore(CountingMetric):
     Source: Sarawagi & Cohen, 2004, section 5.
     """
 
-    def __init__(self, layer=None, measure="f1", outside=None, name=None, dtype=None):
+    def __init__(
+        self,
+        layer: SemiMarkovCRF | str | None = None,
+        measure: str = "f1",
+        outside: int | None = None,
+        name: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         if measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
         if outside is not None and (not isinstance(outside, int) or outside < 0):
@@ -49,7 +66,7 @@ class SegmentScore(CountingMetric):
         super().__init__(layer, (3,), None, name or f"segment_{measure}", dtype)
         self.measure, self.outside = measure, outside
 
-    def counts(self, tags, found, valid, weights):
+    def counts(self, tags: Tensor, found: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
         """The number of right segments, of those found, and of those in the labels."""
         t = ops.arange(ops.shape(valid)[1], dtype="int32")
         order = ops.argsort(ops.where(valid, t, t + ops.shape(valid)[1]), axis=1)
@@ -70,13 +87,13 @@ class SegmentScore(CountingMetric):
     def _outside(self):
         return -1 if self.outside is None else self.outside
 
-    def result(self):
+    def result(self) -> Tensor:
         """The measure so far; 0 where it is undefined."""
         right, found, true = ops.unstack(ops.convert_to_tensor(self.total), 3)
         of = {"precision": found, "recall": true, "f1": (found + true) / 2}[self.measure]
         return ops.divide_no_nan(right, of)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The configuration."""
         config = super().get_config()
         del config["ignore_class"]
