@@ -7,7 +7,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,12 +21,12 @@ class Checkpoint(NamedTuple):
     """What a file holds, without what belongs to an optimizer.
 
     Attributes:
-        arrays: a dict of NumPy arrays by name.
-        config: a dict, the configuration saved with them; empty if there is none.
+        arrays: NumPy arrays of at most two dimensions, by names with "/" between their parts.
+        config: of the Keras model, {} if the file has none.
     """
 
-    arrays: dict  # name, with "/" between its parts: NumPy array of at most two dimensions
-    config: dict  # of the Keras model, {} if the file has none
+    arrays: dict[str, np.ndarray]
+    config: dict[str, Any]
 
 
 def read_checkpoint(path: FilePath) -> Checkpoint:

@@ -12,6 +12,8 @@ from fastkeras._files import replacing
 from fastkeras.compat.checkpoints import read_checkpoint
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from fastkeras.typing import FilePath
 
 TRANSITIONS = {  # source: the names of its transitions
@@ -86,7 +88,7 @@ def crf_weights(
     folder, _, leaf = name.rpartition("/")
     prefix = f"{folder}/" if folder else ""
     source = source or _source(path, arrays, prefix, leaf)
-    scores = {"transitions": arrays[name]}
+    scores: dict[str, Any] = {"transitions": arrays[name]}
     for ours, theirs in zip(
         ("start_transitions", "end_transitions"), BOUNDARIES.get(leaf, ()), strict=False
     ):

@@ -28,10 +28,10 @@ class Updated(NamedTuple):
         finite: whether the step was done, a bool of JAX.
     """
 
-    parameters: list
-    slots: list
-    remainders: list
-    finite: object
+    parameters: list[Any]
+    slots: list[Any]
+    remainders: list[Any]
+    finite: Any
 
 
 def update(

@@ -53,7 +53,7 @@ class CharacterVocabulary:
         wrong = [c for c in characters if not isinstance(c, str) or len(c) != 1]
         if wrong:
             raise ValueError(f"characters must be single characters, got {wrong[0]!r}")
-        self.characters = "".join(characters)
+        self.characters: str = "".join(characters)
         self._tokens = {c: token for token, c in enumerate(self.characters, FIRST)}
         if len(self._tokens) < len(self.characters):
             twice = Counter(self.characters).most_common(1)[0][0]

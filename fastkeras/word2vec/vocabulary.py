@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Self
 
+    from numpy.typing import NDArray
+
     from fastkeras.typing import ArrayLike, FilePath
 
 WORDS_AT_ONCE = 20_000_000  # different ones, while they are counted
@@ -46,15 +48,15 @@ class Vocabulary:
     """
 
     def __init__(self, words: Sequence[str], counts: ArrayLike) -> None:
-        self.words = strings("words", words)
+        self.words: list[str] = strings("words", words)
         given = np.asarray(counts)
         whole = given.dtype.kind in "iu" or (given.dtype.kind == "f" and (given % 1 == 0).all())
         if not whole or not ((given >= 0) & (given < 2**63)).all():
             raise ValueError(
                 f"counts must be integers from 0 to 2⁶³ − 1, got {given.tolist()[:3]}…"
             )
-        self.counts = np.array(given, np.int64)
-        self.index = {word: i for i, word in enumerate(self.words)}
+        self.counts: NDArray[np.int64] = np.array(given, np.int64)
+        self.index: dict[str, int] = {word: i for i, word in enumerate(self.words)}
         if self.counts.shape != (len(self.words),):
             raise ValueError(f"counts has shape {self.counts.shape}, words {len(self.words)} words")
         if len(self.index) < len(self.words):

@@ -99,7 +99,7 @@ class Windows(keras.utils.PyDataset):
         self.objective, self.window, self.shrink_windows = objective, window, shrink_windows
         self.reach = reach_of(self.ids, window)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.epoch = 0
+        self.epoch: int = 0
         self._lock, self._pass = threading.Lock(), None
         self._length = -(-self.num_examples // batch_size)
 

@@ -8,11 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 import fastkeras
+import fastkeras.compat.addons as tfa
 from fastkeras import crf
 from fastkeras.callbacks import Evaluate, ExponentialMovingAverage, PrintSamples, Warmup
 from fastkeras.crf import LowRank, constraints, memm, semi_markov
-from fastkeras.layers import CBOW, CRF, MEMM, AttentionDecoder, LossLayer, SkipGram
-from fastkeras.losses import CRFLoss, SmoothedCrossentropy, add_loss
+from fastkeras.layers import (
+    CBOW,
+    CRF,
+    MEMM,
+    AttentionDecoder,
+    GlobalPointer,
+    LossLayer,
+    SemiMarkovCRF,
+    SkipGram,
+)
+from fastkeras.losses import CRFLoss, SmoothedCrossentropy, SpanCrossentropy, add_loss
 from fastkeras.metrics import CRFExactMatch, CRFSpanScore, watch
 from fastkeras.ops import gradient_reversal
 from fastkeras.optimizers import (
@@ -26,6 +36,7 @@ from fastkeras.optimizers import (
     update,
 )
 from fastkeras.seq2seq import BeamSearch, CharacterVocabulary, Hypotheses, select, sequence_padding
+from fastkeras.tagging import Span, decode_spans, span_labels
 from fastkeras.training import SAM, Reparameterize, SingleLossGAN, SpectralNorm, train_with
 from fastkeras.typing import ArrayLike, Tensor
 from fastkeras.word2vec import Vectors, Vocabulary, Windows, Word2Vec, to_keras_embedding
@@ -58,6 +69,25 @@ def tagger() -> keras.Model:
     assert_type(adamw.report(model), int)
     assert_type(layer.loss, CRFLoss)
     return layer.decode(model, confidence=True)
+
+
+def spans(states: Tensor) -> list[list[Span]]:
+    inputs = keras.Input((None, 16))
+    model = keras.Model(inputs, GlobalPointer(num_types=2)(inputs))
+    model.compile(AdamW(), loss=SpanCrossentropy())
+    labels = span_labels([[(0, 3, "ORG"), (0, 1, "LOC")]], ["LOC", "ORG"])
+    assert_type(labels, npt.NDArray[np.int32])
+    segments = SemiMarkovCRF(num_tags=3, max_length=4, use_kernel=True)
+    assert_type(segments.loss, CRFLoss)
+    return decode_spans(model.predict(states), overlap="nested", names=["LOC", "ORG"])
+
+
+def addons(base: keras.Model, words: npt.NDArray[np.int32]) -> Tensor:
+    model = tfa.text.CRFModelWrapper(base, units=5)
+    model.compile("adam", metrics=[keras.metrics.Accuracy()])
+    tags, potentials, lengths, transitions = tfa.layers.CRF(5)(model.predict(words))
+    log_likelihood, _ = tfa.text.crf_log_likelihood(potentials, tags, lengths, transitions)
+    return log_likelihood
 
 
 def crf_of_arrays(emissions: npt.NDArray[np.float32], tags: ArrayLike) -> float:

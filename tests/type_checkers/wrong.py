@@ -5,11 +5,12 @@ import numpy as np
 import fastkeras
 from fastkeras import crf
 from fastkeras.crf import constraints
-from fastkeras.layers import CRF
+from fastkeras.layers import CRF, GlobalPointer, SemiMarkovCRF
 from fastkeras.losses import CRFLoss
 from fastkeras.metrics import CRFAccuracy
 from fastkeras.optimizers import AdamW, layerwise_decay, transforms, update
 from fastkeras.seq2seq import BeamSearch, select
+from fastkeras.tagging import decode_spans
 from fastkeras.training import ExponentialMovingAverage, Warmup
 from fastkeras.word2vec import Vectors, Word2Vec
 
@@ -33,6 +34,9 @@ fastkeras.layer  # type: ignore[attr-defined]  # noqa: B018
 CRF("9")  # type: ignore[arg-type]
 CRF(9, transitions_initializer=0)  # type: ignore[arg-type]
 CRF(9).marginals(X, A, A)  # type: ignore[call-arg]
+SemiMarkovCRF(3)  # type: ignore[call-arg]
+GlobalPointer(num_types="2")  # type: ignore[arg-type]
+decode_spans(None)  # type: ignore[arg-type]
 CRFLoss(label_smoothing="0.1")  # type: ignore[arg-type]
 CRFAccuracy(layer=3)  # type: ignore[arg-type]
 

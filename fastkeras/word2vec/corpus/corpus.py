@@ -76,10 +76,10 @@ class Corpus:
         if errors not in ("strict", "replace"):
             raise ValueError(f"errors={errors!r} must be 'strict' or 'replace'")
         self.source, self.errors = source, errors
-        self.files = _files(source)
+        self.files: list[Path] | None = _files(source)
+        self.is_text: bool = True
         if self.files is not None:
             self._stamps = [stamp(file) for file in self.files]
-            self.is_text = True
             return
         if isinstance(source, bytes | bytearray | dict) or not isinstance(source, Iterable):
             raise TypeError(

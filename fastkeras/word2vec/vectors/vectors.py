@@ -57,9 +57,9 @@ class Vectors(Queries):
     def __init__(
         self, words: Iterable[str], matrix: NDArray[Any], counts: ArrayLike | None = None
     ) -> None:
-        self.words = list(words)
-        self.matrix = matrix if hasattr(matrix, "codes") else np.asanyarray(matrix)
-        self.index = {word: i for i, word in enumerate(self.words)}
+        self.words: list[str] = list(words)
+        self.matrix: Any = matrix if hasattr(matrix, "codes") else np.asanyarray(matrix)
+        self.index: dict[str, int] = {word: i for i, word in enumerate(self.words)}
         self._norms: NDArray[Any] | None = None
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.words):
             raise ValueError(
