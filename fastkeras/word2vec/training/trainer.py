@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fastkeras.typing import FilePath
+    from fastkeras.typing import ArrayLike, FilePath
     from fastkeras.word2vec.training.progress import Status
     from fastkeras.word2vec.vectors.vectors import Vectors
     from fastkeras.word2vec.vocabulary import Vocabulary
@@ -316,7 +316,16 @@ class Word2Vec:
         return cls.of_parts(config, state, words, counts, embeddings, engine, place)
 
     @classmethod
-    def of_parts(cls, config, state, words, counts, embeddings, engine=None, place="the model"):
+    def of_parts(
+        cls,
+        config: dict[str, Any],
+        state: dict[str, Any] | None,
+        words: Sequence[str],
+        counts: ArrayLike,
+        embeddings: Sequence[NDArray[np.float32]],
+        engine: str | None = None,
+        place: str = "the model",
+    ) -> Word2Vec:
         """Put a trained model together.
 
         Args:
