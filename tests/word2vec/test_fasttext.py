@@ -137,6 +137,13 @@ def test_quantized_models(path, with_norms, is_pruned):
     row_of_bucket = dict(pruned) if is_pruned else {bucket: bucket for bucket in range(BUCKETS)}
     words = [*WORDS, "unseen", "thecat"]
     assert_vectors(vectors, {w: plain_vector(w, WORDS, matrix, row_of_bucket) for w in words})
+    if is_pruned:
+        with pytest.raises(ValueError, match="from which n-grams were removed"):
+            fasttext.save(vectors, path.with_name("dense.bin"))
+    else:
+        fasttext.save(vectors, path.with_name("dense.bin"))
+        again = Vectors.load(path.with_name("dense.bin"))
+        assert_vectors(again, {word: vectors[word] for word in words})
     some = fasttext.load_vectors(path, supervised=True, limit=1)
     assert_vectors(some, {"the": plain_vector("the", WORDS, matrix, row_of_bucket)})
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,7 +21,11 @@ def add(commands):
         "files",
         nargs="+",
         metavar="FILE",
-        help='files, plain or compressed (gzip, bzip2, xz, zstd), or patterns like "news/*.txt"',
+        help='files, plain or compressed (gzip, bzip2, xz, zstd), or patterns like "news/*.txt"; - '
+        "reads from standard input",
+    )
+    train.add_argument(
+        "--column", metavar="NAME", help="the column of sentences, of Parquet and Arrow files"
     )
     train.add_argument(
         "-o", "--output", required=True, help=f"where the vectors are written, {FORMATS}"
@@ -121,7 +126,7 @@ def _train(given):
     if options.get("shared_negatives") == "none":
         options["shared_negatives"] = None
     files = list(map(Path, given.files)) if len(given.files) > 1 else given.files[0]
-    corpus = Corpus(files, given.errors)
+    corpus = Corpus(sys.stdin if files == "-" else files, given.errors, given.column)
     if given.checkpoint and Path(given.checkpoint).exists():
         model = Word2Vec.load(given.checkpoint)
         _check_same(model, options, given.checkpoint)

@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastkeras.word2vec.corpus.columns import Column, table_format
 from fastkeras.word2vec.corpus.encoding import id_arrays, mapped
-from fastkeras.word2vec.corpus.text_files import blocks_of_file, check_unchanged, stamp
+from fastkeras.word2vec.corpus.text_files import (
+    blocks_of_file,
+    check_unchanged,
+    copy_of_stream,
+    stamp,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,11 +53,17 @@ class Corpus:
             - a list of paths and patterns;
             - anything that can be iterated over several times and yields strings (one sentence
               each, or several separated by line feeds) or lists of words, such as a column of a
-              data set.
+              data set;
+            - with `column`: Parquet and Arrow files (paths and patterns, by pyarrow), a table or
+              data set of pyarrow, a data set of Hugging Face, also a stream, or a data frame of
+              pandas or polars;
+            - an open file, such as `sys.stdin`, which is copied to a temporary file first, since
+              training reads its corpus several times.
 
             Strings in a list are paths if each names a file; if only some do, that is an error.
         errors: `"strict"` raises where a text is not UTF-8; `"replace"` puts U+FFFD there
             (`?` for half a surrogate pair in a string).
+        column: the name of the column with the sentences; see `source`.
 
     Attributes:
         files: list of `pathlib.Path`, or None if the corpus does not come from files.
@@ -59,9 +71,10 @@ class Corpus:
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: `source` can be read only once, or is none of the above.
-        ValueError: `errors` is something else, or a file is a pipe. Reading raises it if a text is
-            not UTF-8 (with the file and the position in uncompressed bytes), if a compressed file
-            is damaged, and if a file has changed since the corpus was made.
+        ValueError: `errors` is something else, a file is a pipe, or there is no such column.
+            Reading raises it if a text is not UTF-8 (with the file and the position in uncompressed
+            bytes), if a compressed file is damaged, and if a file has changed since the corpus was
+            made.
 
     Lines without words, and empty lists, are left out, and so are byte-order marks. For a
     vocabulary and for ids a line may have any length; iterating makes a list of each line.
@@ -72,14 +85,26 @@ class Corpus:
         [['the', 'cat', 'sat'], ['on', 'the', 'mat']]
     """
 
-    def __init__(self, source: Any, errors: str = "strict") -> None:
+    def __init__(self, source: Any, errors: str = "strict", column: str | None = None) -> None:
         if errors not in ("strict", "replace"):
             raise ValueError(f"errors={errors!r} must be 'strict' or 'replace'")
-        self.source, self.errors = source, errors
+        if hasattr(source, "read"):
+            self._copy = copy_of_stream(source)  # which it removes with itself
+            source = Path(self._copy.name)
         self.files: list[Path] | None = _files(source)
         self.is_text: bool = True
+        if column is not None:
+            source, self.files = Column(source, column, self.files), None
+        self.source: Any = source
+        self.errors = errors
         if self.files is not None:
             self._stamps = [stamp(file) for file in self.files]
+            for file in self.files:
+                if form := table_format(file):
+                    raise ValueError(
+                        f"{file} is a {form} file: name its column of sentences, "
+                        "Corpus(path, column='text')"
+                    )
             return
         if isinstance(source, bytes | bytearray | dict) or not isinstance(source, Iterable):
             raise TypeError(
@@ -187,7 +212,7 @@ def encode(
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
     arrays = id_arrays(corpus, vocabulary.words, num_threads)
-    if corpus.files is not None:
+    if corpus.files is not None or getattr(corpus.source, "files", None):
         return mapped(arrays, folder)
     arrays = list(arrays)
     return np.concatenate(arrays) if arrays else np.empty(0, np.int32)

@@ -198,6 +198,12 @@ def save(source: Word2Vec | Vectors, path: FilePath) -> None:
     lengths = (0, 0, 0)  # without n-grams
     if isinstance(vectors, SubwordVectors):
         lengths = vectors.num_buckets, vectors.min_n, vectors.max_n
+        used = bags_of([word for word in vectors if word != END_OF_LINE], *lengths).buckets
+        if not np.isin(used, vectors.buckets).all():
+            raise ValueError(
+                "source is of a quantized model from which n-grams were removed, and cannot be "
+                "written dense; without any: fasttext.save(Vectors(v.words, v.matrix), path)"
+            )
     arguments = {
         "dim": vectors.size, "ws": 5, "epoch": 5, "minCount": 1, "neg": 5, "wordNgrams": 1,
         "loss": 2, "model": 2, "lrUpdateRate": 100, "t": 1e-4,
@@ -224,7 +230,7 @@ def _rows_of(vectors):
         end = min(begin + ROWS, vectors.num_buckets)
         rows = np.zeros((end - begin, vectors.size), np.float32)
         first, last = np.searchsorted(vectors.buckets, (begin, end))
-        rows[vectors.buckets[first:last] - begin] = vectors.bucket_matrix[first:last][:]
+        rows[vectors.buckets[first:last] - begin] = np.asarray(vectors.bucket_matrix[first:last])
         yield rows
 
 

@@ -56,6 +56,9 @@ class QuantizedRows:
     def __len__(self):
         return len(self.codes)
 
+    def __array__(self, dtype=None, copy=None):
+        return self[np.arange(len(self))].astype(dtype or self.dtype, copy=False)
+
     def rows(self, index):
         """Return some of the rows, still quantized."""
         norms = None if self.norm_codes is None else self.norm_codes[index]

@@ -1,4 +1,4 @@
-"""Vectors to gensim's objects, and back."""
+"""Vectors to gensim's objects, and back; and gensim's own files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from fastkeras.word2vec.vectors.vectors import Vectors
 if TYPE_CHECKING:
     from typing import Any
 
+    from fastkeras.typing import FilePath
+
 
 def to_gensim(vectors: Vectors) -> Any:
     """Return a copy of the vectors as gensim's `KeyedVectors` or `FastTextKeyedVectors`.
@@ -26,16 +28,16 @@ def to_gensim(vectors: Vectors) -> Any:
         from gensim.models import KeyedVectors
 
         keyed = KeyedVectors(vectors.size, dtype=dtype)
-        keyed.add_vectors(vectors.words, vectors.matrix[:])
+        keyed.add_vectors(vectors.words, np.asarray(vectors.matrix))
         return _with_counts(keyed, vectors)
     from gensim.models.fasttext import FastTextKeyedVectors
 
     lengths = vectors.min_n, vectors.max_n
     keyed = FastTextKeyedVectors(vectors.size, *lengths, vectors.num_buckets, dtype=dtype)
-    keyed.add_vectors(vectors.words, vectors.matrix)
-    keyed.vectors_vocab = vectors.word_matrix.copy()
+    keyed.add_vectors(vectors.words, np.asarray(vectors.matrix))
+    keyed.vectors_vocab = np.array(vectors.word_matrix)
     keyed.vectors_ngrams = np.zeros((vectors.num_buckets, vectors.size), dtype)
-    keyed.vectors_ngrams[vectors.buckets] = vectors.bucket_matrix
+    keyed.vectors_ngrams[vectors.buckets] = np.asarray(vectors.bucket_matrix)
     keyed.recalc_char_ngram_buckets()
     return _with_counts(keyed, vectors)
 
@@ -55,3 +57,46 @@ def _with_counts(keyed, vectors):
     if vectors.counts is not None:
         keyed.expandos["count"] = vectors.counts.copy()
     return keyed
+
+
+def load_gensim(path: FilePath) -> Vectors:
+    """Read what gensim's `save` has written: `KeyedVectors`, or a model, whose vectors are taken.
+
+    gensim reads it, and so has to be installed. Its files are pickles, which run code when they are
+    read: read only those that you trust.
+
+    Args:
+        path: the file that `save` got; those beside it are found by gensim.
+
+    Returns:
+        `Vectors`, or `SubwordVectors` of FastText.
+
+    Raises:
+        ImportError: gensim is not installed.
+        ValueError: the file is none of gensim's, or has no vectors.
+
+    Example:
+        >>> import os, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "vectors.kv")
+        >>> to_gensim(Vectors(["cat"], np.ones((1, 2)))).save(path)
+        >>> load_gensim(path).words
+        ['cat']
+    """
+    try:
+        from gensim.utils import SaveLoad
+    except ImportError:
+        raise ImportError(
+            f"{path} is read by gensim, which is not installed: pip install gensim"
+        ) from None
+    import pickle
+
+    try:
+        loaded = SaveLoad.load(str(path))
+    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError) as error:
+        raise ValueError(f"{path} is no file of gensim's `save`: {error}") from error
+    keyed = getattr(loaded, "wv", loaded)
+    if not hasattr(keyed, "index_to_key"):
+        raise ValueError(
+            f"{path} holds a {type(loaded).__name__} of gensim, which has no vectors of words"
+        )
+    return from_gensim(keyed)

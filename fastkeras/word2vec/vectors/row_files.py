@@ -22,8 +22,8 @@ OTHER_FORMATS = {  # by the first bytes
     "`Word2Vec.load`",
     b"\x93NUMPY": "an array of NumPy, whose name must end in .npy",
     b"\x89HDF": "an HDF5 file",
-    b"\x80\x02": "a pickle of Python, which is not read; open what gensim has saved by gensim, and "
-    "pass it to `fastkeras.word2vec.vectors.gensim_vectors.from_gensim`",
+    b"\x80\x02": "a pickle of Python, which is not read; what gensim has saved is read by gensim: "
+    "`fastkeras.word2vec.vectors.gensim_vectors.load_gensim`",
     b"\xff\xfe": "text in UTF-16; it must be UTF-8",
     b"\xfe\xff": "text in UTF-16; it must be UTF-8",
 }

@@ -166,10 +166,10 @@ class Vectors(Queries):
         known = np.array([word in self.index for word in words], bool)
         if replace and known.any():
             if not (isinstance(self.matrix, np.ndarray) and self.matrix.flags.writeable):
-                self.matrix = np.array(self.matrix[:])
+                self.matrix = np.array(self.matrix)
             self.matrix[[self.index[word] for word in words if word in self.index]] = rows[known]
         if not known.all():
-            self.matrix = np.concatenate([self.matrix[:], rows[~known]])
+            self.matrix = np.concatenate([np.asarray(self.matrix), rows[~known]])
             if self.counts is not None:
                 self.counts = np.concatenate([self.counts, counts[~known]])
             for word in words:

@@ -1,0 +1,98 @@
+"""What gensim has saved, and the vectors of spaCy's pipelines."""
+
+import pickle
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fastkeras.word2vec import Vectors
+from fastkeras.word2vec.vectors.gensim_vectors import from_gensim, load_gensim, to_gensim
+from fastkeras.word2vec.vectors.spacy_vectors import from_spacy
+
+SENTENCES = [["the", "cat", "sat"], ["the", "dog", "sat"]] * 5
+
+
+@pytest.fixture
+def gensim():
+    models = pytest.importorskip("gensim.models", reason="gensim is not installed")
+    return models
+
+
+def test_what_gensim_has_saved(tmp_path, gensim):
+    options = {"vector_size": 6, "min_count": 1, "workers": 1, "epochs": 1}
+    path = tmp_path / "saved"
+    for kind in gensim.Word2Vec, gensim.FastText, gensim.KeyedVectors:
+        if kind is gensim.KeyedVectors:
+            model = wv = gensim.Word2Vec(SENTENCES, **options).wv
+        else:
+            model = kind(SENTENCES, **options, **({"bucket": 90} if "Fast" in str(kind) else {}))
+            wv = model.wv
+        model.save(str(path))
+        vectors = load_gensim(path)
+        assert vectors.words == wv.index_to_key
+        np.testing.assert_allclose(vectors.matrix, wv.vectors, rtol=1e-5)
+        assert vectors.counts.tolist() == [
+            wv.get_vecattr(word, "count") for word in wv.index_to_key
+        ]
+        with pytest.raises(ValueError, match=r"is read by gensim: .*load_gensim"):
+            Vectors.load(path)
+        again = from_gensim(to_gensim(vectors))
+        np.testing.assert_array_equal(again.counts, vectors.counts)
+
+
+def test_what_gensim_has_not_saved(tmp_path, gensim, monkeypatch):
+    path = tmp_path / "saved"
+    path.write_bytes(b"no pickle")
+    with pytest.raises(ValueError, match="is no file of gensim's `save`"):
+        load_gensim(path)
+    gensim.phrases.Phrases(SENTENCES).save(str(path))
+    with pytest.raises(ValueError, match="holds a Phrases of gensim, which has no vectors"):
+        load_gensim(path)
+    path.write_bytes(pickle.dumps(3))
+    with pytest.raises(ValueError, match=r"holds a int|is no file of gensim"):
+        load_gensim(path)
+    monkeypatch.setitem(sys.modules, "gensim.utils", None)
+    with pytest.raises(ImportError, match="pip install gensim"):
+        load_gensim(path)
+
+
+def fake_nlp(**changes):
+    table = {"data": np.arange(6, dtype="f4").reshape(3, 2), "mode": "default"}
+    table["key2row"] = {11: 2, 12: 0, 13: 2, 14: -1}
+    strings = {11: "sea", 12: "cat", 13: "Sea", 14: "none"}
+    return SimpleNamespace(
+        vocab=SimpleNamespace(vectors=SimpleNamespace(**{**table, **changes}), strings=strings)
+    )
+
+
+def test_spacy():
+    nlp = fake_nlp()
+    for source in nlp, nlp.vocab:
+        vectors = from_spacy(source)
+        assert vectors.words == ["cat", "sea", "Sea"]
+        np.testing.assert_array_equal(vectors.matrix, [[0, 1], [4, 5], [4, 5]])
+    with pytest.raises(ValueError, match="of the mode floret"):
+        from_spacy(fake_nlp(mode="floret"))
+    with pytest.raises(ValueError, match="no vectors of words"):
+        from_spacy(fake_nlp(key2row={}))
+    with pytest.raises(ValueError, match="source is a int; it must be a pipeline"):
+        from_spacy(3)
+
+
+def test_spacy_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(ImportError, match="source='en_core_web_md' is read by spaCy"):
+        from_spacy("en_core_web_md")
+
+
+def test_a_pipeline_of_spacy(tmp_path):
+    spacy = pytest.importorskip("spacy", reason="spaCy is not installed")
+    nlp = spacy.blank("en")
+    for word, vector in (("cat", [1, 2]), ("dog", [3, 4])):
+        nlp.vocab.set_vector(word, np.float32(vector))
+    nlp.to_disk(tmp_path / "pipeline")
+    for source in nlp, tmp_path / "pipeline", tmp_path / "pipeline" / "vocab":
+        vectors = from_spacy(source)
+        np.testing.assert_array_equal(vectors[["cat", "dog"]], [[1, 2], [3, 4]])
