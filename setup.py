@@ -1,4 +1,4 @@
-"""Builds the compiled parts: `_core`, four libraries for TensorFlow, one for JAX; none is required.
+"""Builds the compiled parts: `_core`, libraries for TensorFlow, one for JAX; none is required.
 
 Everything else about the package is in pyproject.toml; docs/packaging.md has the reasons.
 """
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from glob import glob
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -43,6 +44,8 @@ FLAGS = (
     "-std=gnu++17 -O3 -g0 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -pthread"
     " -Wno-maybe-uninitialized -Wno-uninitialized"  # gcc warns of its own intrinsics
 )
+# each library has the kernels of all domains among its objects, and calls those of one
+WITHOUT_UNUSED = "-Wl,-dead_strip" if sys.platform == "darwin" else "-Wl,--gc-sections"
 
 
 def part(name, sources):
@@ -52,19 +55,28 @@ def part(name, sources):
         name, sources, depends=HEADERS, optional=True, language="c++", include_dirs=["csrc"]
     )
     extension.headers_of = ""  # whose headers, and version, the files beside the kernels need
+    extension.lacks = ""  # why it need not be tried
     return extension
 
 
-def tensorflow():
-    """Return folder and version of the TensorFlow to build for, or None."""
+def tensorflows():
+    """Return folder and version of each TensorFlow to build for; of several only if so named."""
+    found = {place: tensorflow_in(place) for place in places(NAMED)}
+    if NAMED not in os.environ:
+        return [has for has in found.values() if has][:1]
+    for place, has in found.items():
+        if not has:
+            raise SystemExit(f"{NAMED}={place!r} has no TensorFlow; name the site-packages")
+    return list(found.values())
+
+
+def tensorflow_in(place):
+    """Return folder and version of the TensorFlow in a folder like site-packages, or None."""
     distribution = r"(intel[-_])?(tensorflow|tf[-_]nightly)([-_](cpu|gpu|intel|macos|rocm|aws))*"
-    for place in places(NAMED):
-        if Path(place, "tensorflow", "include", "tensorflow", "core", "public").is_dir():
-            for found in metadata.distributions(path=[str(place)]):
-                if re.fullmatch(distribution, found.name):
-                    return Path(place, "tensorflow"), found.version
-    if NAMED in os.environ:
-        raise SystemExit(f"{NAMED}={os.environ[NAMED]!r} has no TensorFlow; name the site-packages")
+    if Path(place, "tensorflow", "include", "tensorflow", "core", "public").is_dir():
+        for found in metadata.distributions(path=[str(place)]):
+            if re.fullmatch(distribution, found.name):
+                return Path(place, "tensorflow"), found.version
     return None
 
 
@@ -83,11 +95,14 @@ def jax():
 def places(named):
     """Folders where a framework may be; the environment variable `named` may say which.
 
+    Several are separated as in PATH, and patterns such as `headers/tensorflow*` are expanded.
+
     An isolated build does not see what is installed. In one by pip we can find out where that is;
     in one by uv or build we have to guess. A wrong guess only makes a library that never loads.
     """
     if named in os.environ:
-        return [os.environ[named]]
+        patterns = os.environ[named].split(os.pathsep)
+        return [place for pattern in patterns for place in sorted(glob(pattern)) or [pattern]]
     platlib = sysconfig.get_path("platlib")
     known = [*sys.path, platlib]
     if "PIP_BUILD_TRACKER" in os.environ:
@@ -109,14 +124,14 @@ class BuildParts(build_ext):
     """Compiles only what has changed, in parallel, and goes on if the compiler fails."""
 
     def finalize_options(self):
-        super().finalize_options()  # every kind of build shares the objects
-        self.build_temp = f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}"
+        super().finalize_options()
+        self.build_temp = f"build/temp.{self.plat_name}"  # every build, and Python, has the objects
 
     def run(self):
         self.failed = {}
         super().run()
         self.record(Path(self.build_lib, "fastkeras"))
-        if TENSORFLOW is None:
+        if not TENSORFLOWS:
             self.warn(
                 "no TensorFlow was found: the optimizers' op and all under XLA will be missing. "
                 f"Install TensorFlow first, or set {NAMED} to the site-packages that have it"
@@ -136,7 +151,7 @@ class BuildParts(build_ext):
         path = folder / "_built.json"
         before = json.loads(path.read_text()) if path.exists() else {}
         built = {
-            "tensorflow": TENSORFLOW[1] if TENSORFLOW else None,
+            "tensorflow": ", ".join(version for _, version in TENSORFLOWS) or None,
             "jaxlib": JAX[1] if JAX else None,
             "compiler": self.compiler_version(),
             "failed": self.failed,
@@ -159,7 +174,10 @@ class BuildParts(build_ext):
                 import pybind11
 
                 extension.include_dirs.append(pybind11.get_include())
-                extension.headers_of = f"pybind11 {pybind11.__version__}"
+                python = sys.implementation.cache_tag
+                extension.headers_of = f"pybind11 {pybind11.__version__}, {python}"
+            if extension.lacks:
+                raise LookupError(extension.lacks)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 objects = list(
                     pool.map(lambda source: self.object(source, extension), extension.sources)
@@ -167,13 +185,11 @@ class BuildParts(build_ext):
             target = Path(self.get_ext_fullpath(extension.name))
             self.mkpath(str(target.parent))
             target.unlink(missing_ok=True)  # it may be newer than the objects, but linked of others
-            link_flags = ["-pthread"]
-            if extension.name == OPS:
+            link_flags = ["-pthread", WITHOUT_UNUSED]
+            if extension.name.startswith((OPS, *FITS_ONE_TENSORFLOW)):
                 link_flags += self.stub()
             if extension.name == CALLS and sys.platform == "linux":
                 link_flags.append("-ldl")  # dlopen; before glibc 2.34 it is a library of its own
-            if extension.name.startswith(tuple(FITS_ONE_TENSORFLOW)):
-                link_flags += [f"-L{TENSORFLOW[0]}", "-l:libtensorflow_framework.so.2"]
             self.compiler.link_shared_object(
                 objects, str(target), extra_postargs=link_flags, target_lang="c++"
             )
@@ -222,7 +238,7 @@ class BuildParts(build_ext):
         return []
 
 
-TENSORFLOW = tensorflow()
+TENSORFLOWS = tensorflows()
 JAX = jax()
 PARTS = [
     part("fastkeras._core", ["csrc/module.cc", *Path("csrc").rglob("*python.cc")]),
@@ -232,13 +248,14 @@ PARTS = [
         - set(chain(*FITS_ONE_TENSORFLOW.values())),
     ),
 ]
-if TENSORFLOW:
-    folder, version = TENSORFLOW
+for folder, version in TENSORFLOWS:
     minor = "_".join(version.split(".")[:2])
     headers = ("include", "include/external/highwayhash", "include/external/farmhash_archive/src")
     for library, sources in FITS_ONE_TENSORFLOW.items():
         PARTS.append(part(f"{library}_{minor}", sources))
         PARTS[-1].headers_of = f"tensorflow {version}"
+        if "xla" in library and not Path(folder, "include/xla/ffi/api/ffi.h").is_file():
+            PARTS[-1].lacks = f"TensorFlow {version} lacks XLA's header ffi.h, which 2.20 has"
         PARTS[-1].extra_compile_args = [
             *(f"-isystem{folder}/{header}" for header in headers),
             "-D_GLIBCXX_USE_CXX11_ABI=1",
