@@ -29,7 +29,10 @@ namespace fastkeras::optimizers {
   RULE(CenteredRmsprop, "centered_rmsprop", 2, false)                  \
   RULE(CenteredRmspropMomentum, "centered_rmsprop_momentum", 3, false) \
   RULE(Adagrad, "adagrad", 1, false)                                   \
-  RULE(Lamb, "lamb", 2, false)
+  RULE(Lamb, "lamb", 2, false)                                         \
+  RULE(Ademamix, "ademamix", 3, false)                                 \
+  RULE(ScheduleFreeSgd, "schedule_free_sgd", 1, false)                 \
+  RULE(ScheduleFreeAdamw, "schedule_free_adamw", 2, false)
 
 #define FASTKERAS_ENUMERATOR(Struct, ...) k##Struct,
 enum class Rule { FASTKERAS_OPTIMIZER_RULES(FASTKERAS_ENUMERATOR) kCount };

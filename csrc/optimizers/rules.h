@@ -24,15 +24,17 @@ FASTKERAS_INLINE T Sign(T x) {
   return x > 0 ? T(1) : x < 0 ? T(-1) : x;
 }
 
-#define FASTKERAS_RULE(Name, ...)                                            \
-  template <typename T>                                                      \
-  struct Name {                                                              \
-    static constexpr int kSlots = NumSlots(optimizers::Rule::k##Name);       \
-    T __VA_ARGS__;                                                           \
-    FASTKERAS_INLINE T operator()(T g, T& first, T& second, T& third) const; \
-  };                                                                         \
-  template <typename T>                                                      \
-  FASTKERAS_INLINE T Name<T>::operator()(T g, T& first, T& second, T& third) const
+// p is the parameter after its decay.
+#define FASTKERAS_RULE(Name, ...)                                                                  \
+  template <typename T>                                                                            \
+  struct Name {                                                                                    \
+    static constexpr int kSlots = NumSlots(optimizers::Rule::k##Name);                             \
+    T __VA_ARGS__;                                                                                 \
+    FASTKERAS_INLINE T operator()(T p, T g, T& first, T& second, T& third) const;                  \
+  };                                                                                               \
+  template <typename T>                                                                            \
+  FASTKERAS_INLINE T Name<T>::operator()([[maybe_unused]] T p, T g, T& first, T& second, T& third) \
+      const
 
 #define FASTKERAS_UNUSED (void)first, (void)second, (void)third
 
@@ -121,6 +123,30 @@ FASTKERAS_RULE(Lamb, rate, rest_1, rest_2, unbias_1, unbias_2, epsilon) {
   return -rate * (first * unbias_1 / (Sqrt(second * unbias_2) + epsilon));
 }
 
+FASTKERAS_RULE(Ademamix, of_fast, of_slow, rest_1, rest_2, rest_3, epsilon) {
+  first += (g - first) * rest_1;
+  second += (g - second) * rest_3;
+  third += (g * g - third) * rest_2;
+  return -(first * of_fast + second * of_slow) / (Sqrt(third) + epsilon);
+}
+
+FASTKERAS_RULE(ScheduleFreeSgd, rate, of_step, weight) {
+  FASTKERAS_UNUSED;
+  const T step = -g * rate;
+  const T change = step * of_step + (first - p) * weight;
+  first += step;
+  return change;
+}
+
+FASTKERAS_RULE(ScheduleFreeAdamw, rate, of_step, weight, rest_2, unbias_2, epsilon) {
+  FASTKERAS_UNUSED;
+  second += (g * g - second) * rest_2;
+  const T step = -g * rate / (Sqrt(second * unbias_2) + epsilon);
+  const T change = step * of_step + (first - p) * weight;
+  first += step;
+  return change;
+}
+
 #undef FASTKERAS_UNUSED
 #undef FASTKERAS_RULE
 
@@ -150,8 +176,9 @@ __attribute__((noinline)) void Update(R<T> rule, T decay, T scale, T ratio, T* _
     if constexpr (kSlots > 0) a = first[i];
     if constexpr (kSlots > 1) b = second[i];
     if constexpr (kSlots > 2) c = third[i];
-    const T change = rule(gradient[i] * scale, a, b, c);
-    parameter[i] += change * ratio - parameter[i] * decay;  // rounded once
+    const T lost = parameter[i] * decay;
+    const T change = rule(parameter[i] - lost, gradient[i] * scale, a, b, c);
+    parameter[i] += change * ratio - lost;  // rounded once
     if constexpr (kSlots > 0) first[i] = a;
     if constexpr (kSlots > 1) second[i] = b;
     if constexpr (kSlots > 2) third[i] = c;
@@ -183,7 +210,7 @@ void LengthsOf(const double* coefficients, double scale, const T* __restrict par
       if constexpr (kSlots > 0) a = first[i + k];
       if constexpr (kSlots > 1) b = second[i + k];
       if constexpr (kSlots > 2) c = third[i + k];
-      const double change = rule(gradient[i + k] * factor, a, b, c);
+      const double change = rule(parameter[i + k], gradient[i + k] * factor, a, b, c);
       const double p = parameter[i + k];
       of_parameter[k] += p * p;
       of_change[k] += change * change;

@@ -11,6 +11,10 @@ _WHERE = {
         ("SGD", "Adam", "AdamW", "Nadam", "Lion", "Lamb", "Adafactor", "RMSprop", "Adagrad"),
         "fastkeras.optimizers.fused.stock",
     ),
+    **dict.fromkeys(
+        ("AdEMAMix", "ScheduleFreeAdamW", "ScheduleFreeSGD"),
+        "fastkeras.optimizers.fused.newer",
+    ),
     "layerwise_decay": "fastkeras.optimizers.fused.multipliers",
     "set_learning_rate_multiplier": "fastkeras.optimizers.fused.multipliers",
     "PiecewiseLinear": "fastkeras.optimizers.fused.schedules",

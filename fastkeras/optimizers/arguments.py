@@ -85,6 +85,8 @@ def checked(
             raise ValueError(f"rows[{i}] must be None: layer adaptation needs all rows")
     if not RULES[rule].element_wise and any(adapted):
         raise ValueError(f"layer_adaptation: {rule!r} goes by the size of a parameter already")
+    if RULES[rule].reads_parameter and any(adapted):
+        raise ValueError(f"layer_adaptation: a step of {rule!r} is also that of an average")
     if array is not _jax_array:
         written = _check_memory(parameters, slots, remainders)
         gradients = [_readable(gradient, written) for gradient in gradients]

@@ -34,6 +34,10 @@ class Rule(NamedTuple):
         quantizable: whether its slots may be of 8 bits.
         stays: what does not change in a row without gradient: "", "parameter", or "everything".
         adapts: whether the length of its step is always that of its parameter times the rate.
+        reads_parameter: whether the update depends on the parameter, so that its length, and the
+            parameter after it, are not to be changed by anything else.
+        starts: the slots whose first value is that of the parameter, which come first; all others
+            start with zeros.
         element_wise: whether each number depends only on its own gradient and slots.
         has_kernel: whether it is in the list of csrc/optimizers/optimizers.h.
         shape_of_slot: function of a slot's name and the parameter's shape.
@@ -46,6 +50,8 @@ class Rule(NamedTuple):
     quantizable: bool = False
     stays: str = ""
     adapts: bool = False
+    reads_parameter: bool = False
+    starts: tuple = ()
     element_wise: bool = True
     has_kernel: bool = True
     shape_of_slot: Callable = _of_the_parameter
@@ -140,6 +146,28 @@ def lamb(xp, p, g, slots, c):
     return -direction * rate, (momentum, velocity)
 
 
+def ademamix(xp, p, g, slots, c):
+    of_fast, of_slow, rest_1, rest_2, rest_3, epsilon = c
+    fast = slots[0] + (g - slots[0]) * rest_1
+    slow = slots[1] + (g - slots[1]) * rest_3
+    velocity = slots[2] + (g * g - slots[2]) * rest_2
+    step = fast * of_fast + slow * of_slow
+    return -step / (xp.sqrt(velocity) + epsilon), (fast, slow, velocity)
+
+
+def schedule_free_sgd(xp, p, g, slots, c):
+    rate, of_step, weight = c
+    step = -g * rate
+    return step * of_step + (slots[0] - p) * weight, (slots[0] + step,)
+
+
+def schedule_free_adamw(xp, p, g, slots, c):
+    rate, of_step, weight, rest_2, unbias_2, epsilon = c
+    velocity = slots[1] + (g * g - slots[1]) * rest_2
+    step = -g * rate / (xp.sqrt(velocity * unbias_2) + epsilon)
+    return step * of_step + (slots[0] - p) * weight, (slots[0] + step, velocity)
+
+
 def adafactor(xp, p, g, slots, c):
     multiplier, rho, beta_2, epsilon_1, epsilon_2, threshold = c
     row, column, velocity = slots
@@ -220,6 +248,43 @@ def _of_lamb(xp, h, learning_rate, multiplier, t):
     return rate, 1 - h["beta_1"], 1 - h["beta_2"], unbias_1, unbias_2, h["epsilon"]
 
 
+def _of_ademamix(xp, h, learning_rate, multiplier, t):
+    root = xp.sqrt(_bias(xp, h["beta_2"], t))  # moved from the denominator to the numerator
+    rate = learning_rate * multiplier * root
+    alpha = h["alpha"] * xp.ones_like(t)
+    if h["alpha_warmup"] > 0:
+        alpha = alpha * xp.minimum(t / h["alpha_warmup"], xp.ones_like(t))
+    rest_3 = (1 - h["beta_3"]) * xp.ones_like(t)
+    if h["beta_3_warmup"] > 0 and h["beta_3"] > h["beta_1"]:
+        share = xp.minimum(t / h["beta_3_warmup"], xp.ones_like(t))
+        # the time after which half of a gradient is left grows linearly; it is 0 for a beta of 0
+        first = 1 / math.log(h["beta_1"]) if h["beta_1"] > 0 else 0.0
+        beta_log = 1 / (first + (1 / math.log(h["beta_3"]) - first) * share)
+        rest_3 = xp.maximum(-xp.expm1(beta_log), rest_3)
+    of_fast = rate / _bias(xp, h["beta_1"], t)
+    rests = 1 - h["beta_1"], 1 - h["beta_2"], rest_3
+    return of_fast, rate * alpha, *rests, h["epsilon"] * root
+
+
+def _warmed_up(xp, h, learning_rate, multiplier, t):
+    rate = learning_rate * multiplier
+    if h["warmup_steps"] > 0:
+        rate = rate * xp.minimum(t / h["warmup_steps"], xp.ones_like(t))
+    return rate
+
+
+def _of_schedule_free_sgd(xp, h, learning_rate, multiplier, t):
+    rate = _warmed_up(xp, h, learning_rate, multiplier, t)
+    return rate, 1 - h["momentum"] * (1 - 1 / t), 1 / t
+
+
+def _of_schedule_free_adamw(xp, h, learning_rate, multiplier, t):
+    rate = _warmed_up(xp, h, learning_rate, multiplier, t)
+    of_step, weight = 1 - h["beta_1"] * (1 - 1 / t), 1 / t
+    unbias_2 = 1 / _bias(xp, h["beta_2"], t)
+    return rate, of_step, weight, 1 - h["beta_2"], unbias_2, h["epsilon"]
+
+
 def _of_adafactor(xp, h, learning_rate, multiplier, t):
     bounded = xp.minimum(learning_rate, xp.exp(-0.5 * xp.log(t)))
     beta_2 = -xp.expm1(h["beta_2_decay"] * xp.log(t))
@@ -256,6 +321,25 @@ RULES = {
     ),
     "adagrad": Rule(("accumulator",), _of_adagrad, adagrad, stays="everything"),
     "lamb": Rule(_MOMENTS, _of_lamb, lamb, by_number=True, adapts=True),
+    "ademamix": Rule(
+        ("momentum", "slow_momentum", "velocity"), _of_ademamix, ademamix, by_number=True
+    ),
+    "schedule_free_sgd": Rule(
+        ("momentum",),
+        _of_schedule_free_sgd,
+        schedule_free_sgd,
+        by_number=True,
+        reads_parameter=True,
+        starts=("momentum",),
+    ),
+    "schedule_free_adamw": Rule(
+        _MOMENTS,
+        _of_schedule_free_adamw,
+        schedule_free_adamw,
+        by_number=True,
+        reads_parameter=True,
+        starts=("momentum",),
+    ),
     "adafactor": Rule(
         ("row", "column", "velocity"),
         _of_adafactor,

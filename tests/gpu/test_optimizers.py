@@ -89,6 +89,16 @@ def test_arrays_of_cupy_are_updated_in_place(rule, chain):
         np.testing.assert_allclose(cupy.asnumpy(result), expected, **tolerance)
 
 
+@pytest.mark.parametrize("rule", ["ademamix", "schedule_free_sgd", "schedule_free_adamw"])
+def test_rules_of_many_coefficients_or_that_read_the_parameter(rule):
+    on_device, on_host = problem(rule=rule), problem(rule=rule)
+    more = settings(len(SIZES))
+    assert update(*on_device, **more, engine="cupy") is True
+    assert update(*on_host, **more, engine="reference") is True
+    for result, expected in zip(results_of(on_device), results_of(on_host), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_step_of_arrays_of_cupy_can_be_skipped():
     arrays = problem()
     arrays[2][3][7] = np.inf

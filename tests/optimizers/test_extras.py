@@ -11,8 +11,9 @@ from fastkeras.optimizers import transforms, update
 from fastkeras.optimizers.rules import RULES
 from optimizer_steps import check, problems
 
-ADAPTABLE = [rule for rule, row in RULES.items() if row.element_wise]
-RULES_BY_ROWS = [rule for rule in ADAPTABLE if not RULES[rule].adapts]
+ROWS = {rule: row for rule, row in RULES.items() if row.element_wise}
+ADAPTABLE = [rule for rule, row in ROWS.items() if not row.reads_parameter]
+RULES_BY_ROWS = [rule for rule, row in ROWS.items() if not row.adapts]
 
 
 @pytest.fixture(scope="module", params=engines_of("optimizers"))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fastkeras import optimizers
 from fastkeras.optimizers import set_learning_rate_multiplier, transforms
-from fastkeras.optimizers.fused import stock
+from fastkeras.optimizers.fused import newer, stock
 from fastkeras.optimizers.fused.engine import why_keras
 
 # NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 X = np.random.default_rng(0).standard_normal((64, 4)).astype("float32")
 Y = (X @ [[1.0], [-2.0], [0.5], [0.0]]).astype("float32")
 NAMES = [ours.__name__ for ours in stock.OPTIMIZERS]
+ALL_NAMES = NAMES + [ours.__name__ for ours in newer.NEWER]
 
 
 def network(**options):
@@ -71,7 +72,7 @@ def test_moments_that_keep_nothing_are_those_of_keras(name, argument):
     np.testing.assert_allclose(train(optimizers), train(keras.optimizers), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "ScheduleFreeAdamW"])
 def test_states_load_from_keras_and_into_keras(name):
     settings = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
     theirs = network(optimizer=getattr(keras.optimizers, name)(0.01, **settings))
@@ -86,7 +87,7 @@ def test_states_load_from_keras_and_into_keras(name):
         train(source)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL_NAMES)
 def test_a_saved_model_continues_with_the_same_bits(name, tmp_path):
     path = tmp_path / "model.keras"
     optimizer = getattr(optimizers, name)(

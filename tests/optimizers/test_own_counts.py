@@ -23,6 +23,9 @@ CASES = [
     ("Nadam", {"beta_1": 0.0}),
     ("Lamb", {}),
     ("Adafactor", {}),
+    ("AdEMAMix", {"alpha_warmup": 5, "beta_3_warmup": 4}),
+    ("ScheduleFreeAdamW", {"warmup_steps": 2, "weight_decay": 0.1}),
+    ("ScheduleFreeSGD", {}),
 ]
 SHAPE = (64, 64)
 
@@ -138,8 +141,10 @@ def fit(model, epochs=1):
     return model.get_weights()
 
 
-@pytest.mark.parametrize("name", ["AdamW", "Nadam", "Lamb", "Adafactor", "SGD"])
-@pytest.mark.parametrize("lookahead_period", [None, 3])
+@pytest.mark.parametrize("name, lookahead_period", [
+    *((name, k) for name in ("AdamW", "Nadam", "Lamb", "Adafactor", "SGD") for k in (None, 3)),
+    ("ScheduleFreeAdamW", None),
+])  # fmt: skip
 @pytest.mark.parametrize("before", [0, 2])
 def test_counts_are_saved(name, lookahead_period, before, tmp_path):
     """Even if a variable was trained and then frozen."""
@@ -219,6 +224,24 @@ def test_averages_under_accumulation_are_those_of_the_big_batch(frequency, bias_
     one.finalize_variable_values([big]), two.finalize_variable_values([small])
     np.testing.assert_allclose(small.numpy(), averages[0], rtol=1e-6)
     np.testing.assert_array_equal(big.numpy(), averages[0])
+
+
+@pytest.mark.parametrize("schedule_by, rates", [
+    ("calls", [0.1, 0.3, 0.5]), ("updates", [0.0, 0.1, 0.2]),
+])  # fmt: skip
+def test_a_schedule_counts_calls_or_updates(schedule_by, rates):
+    schedule = optimizers.PiecewiseLinear([(0, 0.0), (100, 10.0)])
+    weight = variable("weight")
+    settings = {"gradient_accumulation_steps": 2, "schedule_by": schedule_by}
+    optimizer = optimizers.SGD(schedule, **settings)
+    optimizer.build([weight])
+    step = tf.function(lambda gradient: optimizer.apply([gradient], [weight]))
+    for rate in rates:
+        before = weight.numpy().copy()
+        step(np.ones(SHAPE, "float32")), step(np.ones(SHAPE, "float32"))
+        np.testing.assert_allclose(before - weight.numpy(), rate, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match='schedule_by must be "calls" or "updates", got True'):
+        optimizers.SGD(schedule, schedule_by=True)
 
 
 def test_fit_ends_with_the_averages_in_the_model():

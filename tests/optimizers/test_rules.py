@@ -12,6 +12,7 @@ from fastkeras.optimizers import update
 from fastkeras.optimizers.rules import RULES
 
 RATE, MU, RHO, BETA_1, BETA_2, EPSILON = 0.1, 0.8, 0.7, 0.85, 0.98, 1e-3
+BETA_3, ALPHA, BETA_3_WARMUP, ALPHA_WARMUP, WARMUP = 0.95, 4.0, 4, 3, 2
 
 
 def sgd(t, p, g, s):
@@ -105,6 +106,37 @@ def lamb(t, p, g, s):
     return p - RATE * np.linalg.norm(p) / np.linalg.norm(d) * d
 
 
+def ademamix(t, p, g, s):
+    m, v = moments(g, s)
+    share = min(t / BETA_3_WARMUP, 1)
+    first, last = np.log(BETA_1), np.log(BETA_3)
+    beta_3 = min(np.exp(first * last / ((1 - share) * last + share * first)), BETA_3)
+    s["slow_momentum"] = beta_3 * s["slow_momentum"] + (1 - beta_3) * g
+    alpha = min(t * ALPHA / ALPHA_WARMUP, ALPHA)
+    step = m / (1 - BETA_1**t) + alpha * s["slow_momentum"]
+    return p - RATE * step / (np.sqrt(v / (1 - BETA_2**t)) + EPSILON)
+
+
+def free_of_a_schedule(t, y, step, share, s):
+    """With x, the average, and z, the last step, kept apart; y is where gradients are computed."""
+    z = s["momentum"]
+    x = (y - (1 - share) * z) / share
+    z = z - RATE * min(t / WARMUP, 1) * step
+    x = (1 - 1 / t) * x + z / t
+    s["momentum"] = z
+    return (1 - share) * z + share * x
+
+
+def schedule_free_sgd(t, p, g, s):
+    return free_of_a_schedule(t, p, g, MU, s)
+
+
+def schedule_free_adamw(t, p, g, s):
+    s["velocity"] = BETA_2 * s["velocity"] + (1 - BETA_2) * g**2
+    step = g / (np.sqrt(s["velocity"] / (1 - BETA_2**t)) + EPSILON)
+    return free_of_a_schedule(t, p, step, BETA_1, s)
+
+
 def adafactor(t, p, g, s):
     beta, squares = 1 - t**-0.8, g**2 + 1e-30
     s["row"] = beta * s["row"] + (1 - beta) * squares.mean(1)
@@ -117,7 +149,8 @@ def adafactor(t, p, g, s):
 
 FORMULAS = [
     sgd, momentum, nesterov, adam, amsgrad, nadam, lion, rmsprop, rmsprop_momentum,
-    centered_rmsprop, centered_rmsprop_momentum, adagrad, lamb, adafactor,
+    centered_rmsprop, centered_rmsprop_momentum, adagrad, lamb, ademamix, schedule_free_sgd,
+    schedule_free_adamw, adafactor,
 ]  # fmt: skip
 
 
@@ -134,6 +167,8 @@ def test_a_rule_is_its_formula(formula, rng):
     expected, parameter = start, start.copy()
     slots = tuple(np.zeros(shape) for shape in shapes.values())
     settings = {"momentum": MU, "rho": RHO, "beta_1": BETA_1, "beta_2": BETA_2, "epsilon": EPSILON}
+    settings |= {"beta_3": BETA_3, "alpha": ALPHA, "warmup_steps": WARMUP}
+    settings |= {"beta_3_warmup": BETA_3_WARMUP, "alpha_warmup": ALPHA_WARMUP}
     for t in range(1, 6):
         gradient = rng.standard_normal(start.shape)
         more = {"u_product": product(t)} if rule == "nadam" else {}

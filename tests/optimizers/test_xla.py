@@ -21,6 +21,9 @@ RULES = {
     "Lamb": {},
     "RMSprop": {"momentum": 0.9, "centered": True},
     "Adagrad": {},
+    "AdEMAMix": {"alpha_warmup": 3, "beta_3_warmup": 9},
+    "ScheduleFreeAdamW": {"warmup_steps": 3},
+    "ScheduleFreeSGD": {},
 }
 
 

@@ -53,8 +53,9 @@ def _loop_0(update):
     @numba.njit(**OPTIONS)
     def loop(p, g, decay, c):
         for i in numba.prange(p.size):
-            change, _ = update(np, p[i], g[i], (), c)
-            p[i] += change - p[i] * decay
+            lost = p[i] * decay
+            change, _ = update(np, p[i] - lost, g[i], (), c)
+            p[i] += change - lost
 
     return loop
 
@@ -63,8 +64,9 @@ def _loop_1(update):
     @numba.njit(**OPTIONS)
     def loop(p, g, first, decay, c):
         for i in numba.prange(p.size):
-            change, (first[i],) = update(np, p[i], g[i], (first[i],), c)
-            p[i] += change - p[i] * decay
+            lost = p[i] * decay
+            change, (first[i],) = update(np, p[i] - lost, g[i], (first[i],), c)
+            p[i] += change - lost
 
     return loop
 
@@ -74,8 +76,9 @@ def _loop_2(update):
     def loop(p, g, first, second, decay, c):
         for i in numba.prange(p.size):
             slots = (first[i], second[i])
-            change, (first[i], second[i]) = update(np, p[i], g[i], slots, c)
-            p[i] += change - p[i] * decay
+            lost = p[i] * decay
+            change, (first[i], second[i]) = update(np, p[i] - lost, g[i], slots, c)
+            p[i] += change - lost
 
     return loop
 
@@ -85,8 +88,9 @@ def _loop_3(update):
     def loop(p, g, first, second, third, decay, c):
         for i in numba.prange(p.size):
             slots = (first[i], second[i], third[i])
-            change, (first[i], second[i], third[i]) = update(np, p[i], g[i], slots, c)
-            p[i] += change - p[i] * decay
+            lost = p[i] * decay
+            change, (first[i], second[i], third[i]) = update(np, p[i] - lost, g[i], slots, c)
+            p[i] += change - lost
 
     return loop
 

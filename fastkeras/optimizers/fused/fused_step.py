@@ -51,8 +51,17 @@ class FusedStep(_OfKeras):
         if not self._fusing:
             super()._apply_weight_decay(variables)
 
+    def _get_current_learning_rate(self):
+        schedule = keras.optimizers.schedules.LearningRateSchedule
+        if self.schedule_by == "updates" and isinstance(self._learning_rate, schedule):
+            return self._learning_rate(self.iterations)  # that of Keras counts calls
+        return super()._get_current_learning_rate()
+
     @_traced
     def _backend_apply_gradients(self, gradients, variables):
+        if ON_TENSORFLOW and _is_on_replica():
+            self._apply_on_replicas(gradients, variables)
+            return
         frequency, self.ema_overwrite_frequency = self.ema_overwrite_frequency, None
         self._fusing = True
         self._calls_before = self._iterations + 0 if self.use_ema else None  # a copy
@@ -76,6 +85,58 @@ class FusedStep(_OfKeras):
             list(variables),
             learning_rate,
         )
+
+    def _apply_on_replicas(self, gradients, variables):
+        """Apply the sum of the gradients of all replicas to the variables of each.
+
+        Keras meets the other replicas inside of a condition, where TensorFlow does not allow it, if
+        gradients are accumulated or averages overwrite the variables.
+        """
+        pairs = self._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
+        tf.distribute.get_replica_context().merge_call(
+            self._on_each_replica, ([gradient for gradient, _ in pairs], list(variables))
+        )
+
+    def _on_each_replica(self, distribution, gradients, variables):
+        # Within this context, a variable stands for its copy on this replica.
+        distribution.extended.update(
+            _value(variables[0]),
+            lambda _, gradients: self._apply_on_this_replica(gradients, variables),
+            args=(gradients,),
+            group=False,
+        )
+
+    def _apply_on_this_replica(self, gradients, variables):
+        self._calls_before = self._iterations + 0 if self.use_ema else None  # a copy
+        if self.gradient_accumulation_steps:
+            self._accumulate_or_step(gradients, variables)
+        else:
+            self._step(gradients, variables, self.learning_rate)
+        if self.use_ema:
+            self._update_model_variables_moving_average(self._trainable_variables)
+            if self.ema_overwrite_frequency:
+                self._overwrite_every(self.ema_overwrite_frequency)
+        self._calls_before = None
+
+    def _accumulate_or_step(self, gradients, variables):
+        steps = self.gradient_accumulation_steps
+        sums = [self._accumulated_gradients[self._get_variable_index(v)] for v in variables]
+        gradients = [
+            sparse.dense(gradient) + ops.convert_to_tensor(of_before)
+            for gradient, of_before in zip(gradients, sums, strict=True)
+        ]
+
+        def step():
+            means = [gradient / steps for gradient in gradients]
+            self._step(means, variables, self.learning_rate)
+            for of_before in sums:
+                self.assign(of_before, ops.zeros_like(of_before))
+
+        def accumulate():
+            for of_before, gradient in zip(sums, gradients, strict=True):
+                self.assign(of_before, gradient)
+
+        ops.cond(ops.equal((self._iterations + 1) % steps, 0), step, accumulate)
 
     def _is_update(self):
         """Tell whether this call has updated the variables, or None if every call does.
@@ -154,6 +215,9 @@ class FusedStep(_OfKeras):
         slow = [settings.slow[position] for position in positions] if settings.slow else []
         if slow:
             lookahead.begin(self.assign, numbers, variables, slow)
+        for k, _ in enumerate(RULES[self._rule()].starts):
+            starting = [self._slots(position)[k] for position in positions]
+            lookahead.begin(self.assign, numbers, variables, starting)
         values = [_value(variable) for variable in variables]
         by_rows = any(map(self._goes_by_rows, gradients, variables, positions))
         slots = [self._slots_and_scales(position) for position in positions]
@@ -301,6 +365,10 @@ class FusedStep(_OfKeras):
 
     def _hyperparameters(self, number, numbers):
         return {name: getattr(self, name) for name in self._HYPERPARAMETERS}
+
+
+def _is_on_replica():
+    return tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
 
 
 def _value(variable):

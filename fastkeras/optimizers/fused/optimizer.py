@@ -32,6 +32,7 @@ _PLAIN = {  # arguments that are saved as given, and their defaults
     "slow_step_size": 0.5,
     "master_weights": False,
     "stochastic_rounding": False,
+    "schedule_by": "calls",
 }
 
 
@@ -64,9 +65,13 @@ class Fused(FusedStep):
         slow_step_size: float = 0.5,
         master_weights: bool = False,
         stochastic_rounding: bool = False,
+        schedule_by: str = "calls",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if schedule_by not in ("calls", "updates"):
+            raise ValueError(f'schedule_by must be "calls" or "updates", got {schedule_by!r}')
+        self.schedule_by = schedule_by
         for name in self._HYPERPARAMETERS:
             check_hyperparameter(name, getattr(self, name))
         self.ema_bias_correction = checked_flag("ema_bias_correction", ema_bias_correction)
@@ -77,6 +82,11 @@ class Fused(FusedStep):
                 f"moment_bits=8 is for Adam, AdamW, Lion and SGD with momentum, not {self._rule()}"
             )
         self.moment_bits = moment_bits
+        if lookahead_period is not None and RULES[self._rule()].reads_parameter:
+            raise ValueError(
+                f"lookahead_period must be None for {type(self).__name__}, which averages itself, "
+                f"got {lookahead_period!r}"
+            )
         if lookahead_period is not None and not lookahead_period >= 1:
             raise ValueError(
                 f"lookahead_period must be None or at least 1, got {lookahead_period!r}"
@@ -154,6 +164,11 @@ class Fused(FusedStep):
                 f"layer_adaptation and lazy are not for {type(self).__name__}, which goes by the "
                 "size of a variable already"
             )
+        if rule.reads_parameter and any(adapted + lazy):
+            raise ValueError(
+                f"layer_adaptation and lazy are not for {type(self).__name__}, whose step is also "
+                "that of an average over all steps"
+            )
         for variable, is_lazy, is_adapted in zip(variables, lazy, adapted, strict=True):
             if is_lazy and (is_adapted or rule.adapts):
                 raise ValueError(
@@ -215,6 +230,12 @@ class Fused(FusedStep):
         beside += [self._settings.slow[position]] if self._settings.slow else []
         return self._slots_and_scales(position) + [v for v in beside if v is not None]
 
+    def _zeros_at_first(self, position):
+        """The state of a variable that is zeros until its first update."""
+        rule = RULES[self._rule()]
+        starting = {id(s) for s in self._slots(position)[: len(rule.starts)]}
+        return [held for held in self._state_of(position) if id(held) not in starting]
+
     def _beside_those_of_keras(self):
         if self._settings is None:
             return []
@@ -248,7 +269,7 @@ class Fused(FusedStep):
     def _behind_by_state(self):
         """How many updates each variable has missed: all if it has no state yet, else none."""
         updates = int(_numpy(self.iterations))
-        states = [self._state_of(i) for i in range(len(self._trainable_variables))]
+        states = [self._zeros_at_first(i) for i in range(len(self._trainable_variables))]
         is_new = [not any(_numpy(held).any() for held in state) for state in states]
         return np.where(is_new, updates, 0).astype(WIDE)
 

@@ -9,16 +9,7 @@ from fastkeras.optimizers.fused.fused_step import FusedStep, wide
 from fastkeras.optimizers.fused.optimizer import Fused
 from fastkeras.optimizers.rules import product_of_nadam
 
-_DOC = """`keras.optimizers.{name}`, with one kernel call for all variables.
-
-Arguments, defaults, formulas and variables are those of Keras, so that saved states go both ways;
-its documentation holds, and these arguments come on top. Two things differ: a sparse gradient that
-has a row more than once is summed before anything is squared, as if it were dense; and bias is
-corrected by how often a variable was updated itself, so that one which was frozen before, or had no
-gradient, begins like that of a fresh optimizer.
-
-Args:
-    *args, **kwargs: the arguments of `keras.optimizers.{name}`.
+ARGUMENTS = """\
     learning_rate_multipliers: pairs `(target, multiplier)`; a variable trains at the learning rate
         times the multiplier of the first pair that matches it, or times 1. A target is a regular
         expression that is searched in `variable.path`, a layer, a model, a variable, or a list of
@@ -48,7 +39,11 @@ Args:
         of its value, so that no update is too small to count.
     stochastic_rounding: round bfloat16 variables up or down at random, right on average, which
         needs no memory.
+    schedule_by: what a schedule of the learning rate counts under `gradient_accumulation_steps`:
+        "calls", as that of Keras, one for each batch, or "updates" of the variables.
+"""
 
+REST = """\
 Raises:
     ValueError: a target matches no variable (when built), a multiplier is negative, or whatever
         Keras refuses.
@@ -64,6 +59,19 @@ Example:
     >>> optimizer.learning_rate_multipliers
     [0.1, 0.1, 1.0, 1.0]
 """
+
+_DOC = """`keras.optimizers.{name}`, with one kernel call for all variables.
+
+Arguments, defaults, formulas and variables are those of Keras, so that saved states go both ways;
+its documentation holds, and these arguments come on top. Two things differ: a sparse gradient that
+has a row more than once is summed before anything is squared, as if it were dense; and bias is
+corrected by how often a variable was updated itself, so that one which was frozen before, or had no
+gradient, begins like that of a fresh optimizer.
+
+Args:
+    *args, **kwargs: the arguments of `keras.optimizers.{name}`.
+{arguments}
+{rest}"""
 
 
 class _OfAdam(Fused):
@@ -190,6 +198,7 @@ def _signature_of(ours):
 
 
 for _class in OPTIMIZERS:
-    _class.__doc__ = _DOC.format(name=_class.__name__)
+    _rest = REST.format(name=_class.__name__)
+    _class.__doc__ = _DOC.format(name=_class.__name__, arguments=ARGUMENTS, rest=_rest)
     _class.__signature__ = _signature_of(_class)
     keras.saving.register_keras_serializable("fastkeras")(_class)

@@ -1,17 +1,19 @@
 // The update rules, one number at a time: each returns the change of the parameter, and updates the
-// slots. The coefficients are those of fastkeras/optimizers/rules.py; as csrc/optimizers/rules.h.
+// slots. p is the parameter after its decay. The coefficients are those of
+// fastkeras/optimizers/rules.py; as csrc/optimizers/rules.h.
 
 __device__ inline float Sqrt(float x) { return sqrtf(x); }
 __device__ inline double Sqrt(double x) { return sqrt(x); }
 
-#define FASTKERAS_DEFINE(Name, slots, ...)                                               \
-  struct Name {                                                                          \
-    static constexpr int kSlots = slots;                                                 \
-    Real __VA_ARGS__;                                                                    \
-    __device__ Real Change(Real g, Real& a, Real& b, Real& c) const;                     \
-  };                                                                                     \
-  __device__ inline Real Name::Change([[maybe_unused]] Real g, [[maybe_unused]] Real& a, \
-                                      [[maybe_unused]] Real& b, [[maybe_unused]] Real& c) const
+#define FASTKERAS_DEFINE(Name, slots, ...)                                                \
+  struct Name {                                                                           \
+    static constexpr int kSlots = slots;                                                  \
+    Real __VA_ARGS__;                                                                     \
+    __device__ Real Change(Real p, Real g, Real& a, Real& b, Real& c) const;              \
+  };                                                                                      \
+  __device__ inline Real Name::Change([[maybe_unused]] Real p, [[maybe_unused]] Real g,   \
+                                      [[maybe_unused]] Real& a, [[maybe_unused]] Real& b, \
+                                      [[maybe_unused]] Real& c) const
 
 FASTKERAS_DEFINE(Sgd, 0, rate) { return -g * rate; }
 
@@ -83,6 +85,27 @@ FASTKERAS_DEFINE(Lamb, 2, rate, rest_1, rest_2, unbias_1, unbias_2, epsilon) {
   a += (g - a) * rest_1;
   b += (g * g - b) * rest_2;
   return -rate * (a * unbias_1 / (Sqrt(b * unbias_2) + epsilon));
+}
+
+FASTKERAS_DEFINE(Ademamix, 3, of_fast, of_slow, rest_1, rest_2, rest_3, epsilon) {
+  a += (g - a) * rest_1;
+  b += (g - b) * rest_3;
+  c += (g * g - c) * rest_2;
+  return -(a * of_fast + b * of_slow) / (Sqrt(c) + epsilon);
+}
+
+FASTKERAS_DEFINE(ScheduleFreeSgd, 1, rate, of_step, weight) {
+  const Real step = -g * rate, change = step * of_step + (a - p) * weight;
+  a += step;
+  return change;
+}
+
+FASTKERAS_DEFINE(ScheduleFreeAdamw, 2, rate, of_step, weight, rest_2, unbias_2, epsilon) {
+  b += (g * g - b) * rest_2;
+  const Real step = -g * rate / (Sqrt(b * unbias_2) + epsilon);
+  const Real change = step * of_step + (a - p) * weight;
+  a += step;
+  return change;
 }
 
 #undef FASTKERAS_DEFINE

@@ -202,10 +202,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     Read(record, steps, factors, tables, place, of_gradient, numbers);
 #pragma unroll
     for (int i = 0; i < decltype(place)::kCount; ++i) {
-      const Real change = rule.Change(numbers.gradient[i] * scale, numbers.slots[0][i],
-                                      numbers.slots[1][i], numbers.slots[2][i]);
       Real& parameter = numbers.parameter[i];
-      parameter += change * ratio - parameter * decay;  // rounded once
+      const Real lost = parameter * decay;
+      const Real change =
+          rule.Change(parameter - lost, numbers.gradient[i] * scale, numbers.slots[0][i],
+                      numbers.slots[1][i], numbers.slots[2][i]);
+      parameter += change * ratio - lost;  // rounded once
     }
     WriteSlots(numbers, record, tables, place);
     WriteParameter(numbers.parameter, record, seed, place);
@@ -234,8 +236,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     Read(record, steps, factors, tables, place, of_gradient, numbers);
 #pragma unroll
     for (int i = 0; i < decltype(place)::kCount; ++i) {
-      const double change = rule.Change(numbers.gradient[i] * scale, numbers.slots[0][i],
-                                        numbers.slots[1][i], numbers.slots[2][i]);
+      const double change =
+          rule.Change(numbers.parameter[i], numbers.gradient[i] * scale, numbers.slots[0][i],
+                      numbers.slots[1][i], numbers.slots[2][i]);
       of_parameter += static_cast<double>(numbers.parameter[i]) * numbers.parameter[i];
       of_change += change * change;
     }

@@ -1,0 +1,92 @@
+"""The averages of ScheduleFree, and what Keras computes: its formula is in test_rules.py."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from fastkeras import optimizers
+from fastkeras.optimizers import set_learning_rate_multiplier
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+CLASSES = ("ScheduleFreeAdamW", "ScheduleFreeSGD")
+
+
+def gradients(count):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((6, 4)).astype("float32") for _ in range(count)]
+
+
+def made(name, value=1.0, **settings):
+    variable = keras.Variable(np.full((6, 4), value, "float32"), name="weight")
+    optimizer = getattr(optimizers, name)(0.1, **settings)
+    optimizer.build([variable])
+    return variable, optimizer
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_average_is_that_of_all_steps_and_training_goes_on_as_before(name):
+    variable, optimizer = made(name)
+    steps = []
+    for gradient in gradients(6):
+        optimizer.apply([gradient], [variable])
+        steps.append(optimizer._momentums[0].numpy())
+        trained = variable.numpy().copy()
+        with optimizer.averages():
+            np.testing.assert_allclose(variable.numpy(), np.mean(steps, axis=0), 1e-5, 1e-6)
+        np.testing.assert_array_equal(variable.numpy(), trained)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_weights_that_are_loaded_after_the_optimizer_was_built_are_the_start(name):
+    first, optimizer = made(name, 1.0)
+    first.assign(np.full((6, 4), 3.0, "float32"))
+    with optimizer.averages():
+        np.testing.assert_array_equal(first.numpy(), np.full((6, 4), 3.0))
+    other, fresh = made(name, 3.0)
+    for gradient in gradients(3):
+        optimizer.apply([gradient], [first])
+        fresh.apply([gradient], [other])
+    np.testing.assert_array_equal(first.numpy(), other.numpy())
+
+
+def test_a_frozen_variable_has_no_average_and_is_saved_like_that_of_keras():
+    variable, optimizer = made("ScheduleFreeAdamW")
+    set_learning_rate_multiplier(variable, 0.0)
+    for gradient in gradients(2):
+        optimizer.apply([gradient], [variable])
+    with optimizer.averages():
+        np.testing.assert_array_equal(variable.numpy(), np.ones((6, 4)))
+    store = {}
+    optimizer.save_own_variables(store)
+    assert "behind" not in store
+
+
+def test_arguments_and_variables_are_those_of_keras():
+    theirs = getattr(keras.optimizers, "ScheduleFreeAdamW", None)
+    if theirs is None:
+        pytest.skip("this Keras has no ScheduleFreeAdamW")
+    expected = [
+        (name, parameter.default)
+        for name, parameter in inspect.signature(theirs).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    ours = inspect.signature(optimizers.ScheduleFreeAdamW).parameters
+    assert [(name, ours[name].default) for name, _ in expected] == expected
+    assert list(ours)[: len(expected)] == [name for name, _ in expected]
+
+
+@pytest.mark.parametrize("name, arguments, message", [
+    ("ScheduleFreeAdamW", {"beta_1": 0.0}, "beta_1 must be above 0 and below 1, got 0.0"),
+    ("ScheduleFreeSGD", {"momentum": 1.0}, "momentum must be above 0 and below 1, got 1.0"),
+    ("ScheduleFreeSGD", {"lookahead_period": 5}, "lookahead_period must be None"),
+    ("ScheduleFreeSGD", {"layer_adaptation": True}, "layer_adaptation and lazy are not for"),
+    ("ScheduleFreeAdamW", {"warmup_steps": -1}, "warmup_steps must be a number at least 0"),
+    ("AdEMAMix", {"beta_3": 1.0}, "beta_3 must be a number from 0 to below 1, got 1.0"),
+    ("AdEMAMix", {"gamma": 1.0}, "got an unexpected keyword argument 'gamma'"),
+])  # fmt: skip
+def test_bad_arguments_are_named(name, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        made(name, **arguments)
