@@ -12,7 +12,8 @@ import pytest
 
 import fastkeras
 
-PAGES = Path(__file__).parents[1] / "docs" / "api"
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "api"
 SHOWN = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 MODULES = sorted({name for page in PAGES.glob("*.md") for name in SHOWN.findall(page.read_text())})
 SECTION = re.compile(
@@ -165,3 +166,12 @@ def test_the_reference_shows_every_public_module():
             assert {m.__name__ for m in within if inspect.ismodule(m)} <= {*MODULES}
         elif callable(value):
             assert f"fastkeras.{name}" in MODULES or value in public().values()
+
+
+def test_the_reference_shows_every_module_that_the_pages_name():
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for name in re.findall(r"\bfastkeras(?:\.[a-z]\w*)+", page.read_text("utf-8")):
+            path = ROOT.joinpath(*name.split("."))
+            if path.with_suffix(".py").exists() or (path / "__init__.py").exists():
+                has_a_place = any(f"{known}.".startswith(f"{name}.") for known in MODULES)
+                assert has_a_place or "._" in name, f"{page}: {name}"

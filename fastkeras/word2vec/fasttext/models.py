@@ -108,6 +108,11 @@ def load_model(path: FilePath, engine: str | None = None, errors: str = "strict"
 
     Raises:
         ValueError: the file is not such a model.
+
+    Example:
+        >>> from fastkeras.word2vec import fasttext
+        >>> model = fasttext.load_model("wiki.bin")  # doctest: +SKIP
+        >>> model.partial_fit("more.txt", learning_rate=0.01)  # doctest: +SKIP
     """
     from fastkeras.word2vec.training.trainer import Word2Vec
 
@@ -167,6 +172,16 @@ def save(source: Word2Vec | Vectors, path: FilePath) -> None:
         ValueError: a word has a zero character or none at all, a vector is not finite, or the model
             has another loss, whose output matrix fastText would read as something else.
         OSError: the file cannot be written.
+        TypeError: `source` is something else.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from fastkeras.word2vec import Vectors, fasttext
+        >>> path = f"{tempfile.mkdtemp()}/model.bin"
+        >>> fasttext.save(Vectors(["cat", "dog"], np.eye(2)), path)
+        >>> Vectors.load(path)["dog"].tolist()
+        [0.0, 1.0]
     """
     from fastkeras.word2vec.training.trainer import Word2Vec
 

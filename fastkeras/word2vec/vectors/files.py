@@ -55,6 +55,16 @@ def save(
         ValueError: the suffix is of no known format, a word has a character that would end it in
             this format, or a vector has nan or inf.
         OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = f"{tempfile.mkdtemp()}/vectors.txt"
+        >>> save(["cat", "dog"], np.array([[1.0, 2.0], [3.0, 0.5]]), path)
+        >>> print(Path(path).read_text())
+        2 2
+        cat 1 2
+        dog 3 0.5
+        <BLANKLINE>
     """
     path = Path(path)
     format = format_of(path, format)
@@ -124,6 +134,14 @@ def load(
             nan or inf; the message names the line, word or byte. So that no file can exhaust the
             memory, a vector may have at most 2²⁰ numbers, a word 2²⁰ bytes, and a compressed file
             may hold at most 100 times its size, or 16 MiB if that is more.
+
+    Example:
+        >>> import tempfile
+        >>> path = f"{tempfile.mkdtemp()}/vectors.npy"
+        >>> save(["cat", "dog"], np.array([[1.0, 2.0], [3.0, 0.5]]), path)
+        >>> words, matrix = load(path)
+        >>> words, matrix.tolist()
+        (['cat', 'dog'], [[1.0, 2.0], [3.0, 0.5]])
     """
     path = Path(path)
     if limit is not None:

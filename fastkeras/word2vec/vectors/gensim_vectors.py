@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 
 
 def to_gensim(vectors: Vectors) -> Any:
-    """Return a copy of the vectors as gensim's `KeyedVectors` or `FastTextKeyedVectors`.
+    """Return a copy of `vectors` as gensim's `KeyedVectors` or `FastTextKeyedVectors`.
 
     The copy of `SubwordVectors` has a row for every bucket, zeros if it was never trained. gensim
     includes these rows in the mean of an unknown word, so there its vector has the same direction
     but is shorter.
+
+    Example:
+        >>> from fastkeras.word2vec import Vectors
+        >>> vectors = Vectors(["cat", "dog"], np.eye(2))
+        >>> to_gensim(vectors).most_similar("cat")  # doctest: +SKIP
+        [('dog', 0.0)]
     """
     dtype = vectors.matrix.dtype
     if not isinstance(vectors, SubwordVectors):
@@ -43,7 +49,16 @@ def to_gensim(vectors: Vectors) -> Any:
 
 
 def from_gensim(keyed: Any) -> Vectors:
-    """Return gensim's `KeyedVectors` (a model's `wv`) as `Vectors`; only FastText's are copied."""
+    """Return gensim's vectors as `Vectors`; only those of FastText are copied.
+
+    Args:
+        keyed: `KeyedVectors` or `FastTextKeyedVectors`, such as the `wv` of a model.
+
+    Example:
+        >>> from gensim.models import KeyedVectors  # doctest: +SKIP
+        >>> keyed = KeyedVectors.load("vectors.kv")  # doctest: +SKIP
+        >>> from_gensim(keyed).save("vectors.bin")  # doctest: +SKIP
+    """
     counts = keyed.expandos.get("count")
     if not hasattr(keyed, "vectors_ngrams"):
         return Vectors(keyed.index_to_key, keyed.vectors, counts)
