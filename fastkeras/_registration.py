@@ -16,8 +16,8 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
         "GradientReversal LossLayer MEMM MetricLayer Reparameterize SemiMarkovCRF SkipGram "
         "TransformerDecoder TripletLossLayer WordEmbedding "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
-        "losses": "CRFLoss CenterLoss MultilabelCategoricalCrossentropy SequenceCrossentropy "
-        "SmoothedCrossentropy SpanCrossentropy",
+        "losses": "CRFLoss CRFObjective CenterLoss MultilabelCategoricalCrossentropy "
+        "SequenceCrossentropy SmoothedCrossentropy SpanCrossentropy",
         "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore NestedSpanScore SegmentScore",
         "optimizers.fused.stock": "Adafactor Adagrad Adam AdamW Lamb Lion Nadam RMSprop SGD",
         "optimizers.fused.newer": "AdEMAMix ScheduleFreeAdamW ScheduleFreeSGD",

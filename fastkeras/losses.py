@@ -1,6 +1,7 @@
 """Keras losses."""
 
 from fastkeras.crf.layers.loss import CRFLoss
+from fastkeras.crf.layers.objective import CRFObjective
 from fastkeras.seq2seq.layers.loss import SequenceCrossentropy
 from fastkeras.tagging.multilabel import MultilabelCategoricalCrossentropy
 from fastkeras.tagging.span_loss import SpanCrossentropy
@@ -10,6 +11,7 @@ from fastkeras.training.losses.smoothed_crossentropy import SmoothedCrossentropy
 
 __all__ = [
     "CRFLoss",
+    "CRFObjective",
     "CenterLoss",
     "MultilabelCategoricalCrossentropy",
     "SequenceCrossentropy",

@@ -18,6 +18,12 @@ from fastkeras.crf.likelihoods import (
     log_partition,
     sequence_score,
 )
+from fastkeras.crf.objectives import (
+    expected_cost,
+    marginal_log_likelihood,
+    max_margin_loss,
+    softmax_margin_loss,
+)
 from fastkeras.crf.partial_labels import log_likelihood_of_sets
 from fastkeras.crf.paths import k_best, sample, viterbi
 from fastkeras.crf.span_metrics import SpanScore, span_evaluation, span_scores
@@ -33,6 +39,7 @@ __all__ = [
     "constraints",
     "cross_entropy",
     "entropy",
+    "expected_cost",
     "k_best",
     "kl_divergence",
     "log_count",
@@ -40,13 +47,16 @@ __all__ = [
     "log_likelihood_and_gradients",
     "log_likelihood_of_sets",
     "log_partition",
+    "marginal_log_likelihood",
     "marginals",
+    "max_margin_loss",
     "memm",
     "posterior_decode",
     "sample",
     "semi_markov",
     "sequence_score",
     "smoothed_log_likelihood",
+    "softmax_margin_loss",
     "span_confidence",
     "span_evaluation",
     "span_scores",

@@ -13,12 +13,19 @@ from fastkeras.crf.layers.arguments import check_scores, what_is_meant
 from fastkeras.crf.layers.decoder import decoded, decoding_model
 from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.metrics import CRFAccuracy
+from fastkeras.crf.layers.objective import MODES
 from fastkeras.crf.layers.output import mark, mask_of
 from fastkeras.crf.layers.scores import add_scores, scores_of
+from fastkeras.crf.objectives import (
+    expected_cost_of,
+    marginal_likelihood_of,
+    max_margin_of,
+    softmax_margin_of,
+)
 from fastkeras.crf.weighted import smoothed_likelihood_of, weighted_likelihood_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from fastkeras.crf.constraints import Constraints
@@ -83,6 +90,8 @@ class CRF(keras.layers.Layer):
     Source: Huang, Xu & Yu, 2015, "Bidirectional LSTM-CRF models for sequence tagging"; the
         multiplier follows bert4keras.
     """
+
+    objectives: tuple[str, ...] = MODES  # modes of `CRFObjective`
 
     def __init__(
         self,
@@ -237,6 +246,36 @@ class CRF(keras.layers.Layer):
             return weighted_likelihood_of(chain, tags, tag_weights, self.engine)
         functions = engine_of(chain, self.engine, checkpoint=self.checkpoint)
         return functions.log_likelihood(chain, tags)
+
+    def objective(
+        self,
+        mode: str,
+        emissions: ArrayLike,
+        tags: ArrayLike,
+        mask: ArrayLike | None = None,
+        costs: float | ArrayLike = 1.0,
+        num_paths: int = 8,
+        cost: Callable[..., Any] | None = None,
+    ) -> Tensor:
+        """The losses of `CRFObjective` for sequences, with this layer's weights.
+
+        Args:
+            mode, costs, num_paths: as in `CRFObjective`.
+            emissions, tags, mask: as in `log_likelihood`.
+            cost: for the mode "risk", as in `fastkeras.crf.expected_cost`.
+
+        Returns:
+            Shape (batch,), at least float32.
+        """
+        chain = self._chain(emissions, mask)
+        tags = tags_of(chain, tags)
+        if mode == "marginal":
+            return -marginal_likelihood_of(chain, tags, self.engine)
+        if mode == "softmax_margin":
+            return softmax_margin_of(chain, tags, costs, self.engine)
+        if mode == "risk":
+            return expected_cost_of(chain, tags, num_paths, cost, self.engine)
+        return max_margin_of(chain, tags, 0 if mode == "perceptron" else costs, self.engine)
 
     def viterbi(self, emissions: ArrayLike, mask: ArrayLike | None = None) -> tuple[Tensor, Tensor]:
         """`fastkeras.crf.viterbi` with this layer's weights: (tags, score).

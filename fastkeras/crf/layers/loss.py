@@ -133,6 +133,9 @@ class CRFLoss(keras.losses.Loss):
         weights = self.tag_weights
         if of_steps is not None:
             weights = _of_steps_and_tags(of_steps, self.tag_weights, tags)
+        return self._of_tags(layer, y_pred, tags, mask, weights)
+
+    def _of_tags(self, layer, y_pred, tags, mask, weights):
         return -layer.log_likelihood(y_pred, tags, mask, self.label_smoothing, weights)
 
 

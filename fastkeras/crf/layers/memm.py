@@ -52,6 +52,8 @@ class MEMM(CRF):
         extraction and segmentation"; Su, 2020, https://kexue.fm/archives/7213.
     """
 
+    objectives = ()
+
     def __init__(
         self, num_tags: int | None = None, bidirectional: bool = True, **kwargs: Any
     ) -> None:

@@ -58,6 +58,12 @@ def counted_spans(tables, tags, found, valid, weights):
     Returns:
         Shape (num_types, 3), dtype of the weights.
     """
+    of_sequences = spans_of_sequences(tables, tags, found, valid, weights.dtype)
+    return ops.sum(of_sequences * weights[:, None, None], axis=0)
+
+
+def spans_of_sequences(tables, tags, found, valid, dtype="float32"):
+    """The counts of `counted_spans` for each sequence, (batch, num_types, 3), unweighted."""
     t = ops.arange(ops.shape(valid)[1], dtype="int32")
     order = ops.argsort(ops.where(valid, t, t + ops.shape(valid)[1]), axis=1)
     valid = ops.take_along_axis(valid, order, axis=1)  # the valid steps to the front
@@ -69,13 +75,13 @@ def counted_spans(tables, tags, found, valid, weights):
     begun_alike = true.starts & other.starts & (true.kind == other.kind)
     right = true.ends & other.ends & at_the_last(true.starts | other.starts, begun_alike)
     right = right & true.whole & other.whole
-    one_hot = ops.one_hot(true.kind, len(tables.kinds), dtype=weights.dtype)
-    one_hot_found = ops.one_hot(other.kind, len(tables.kinds), dtype=weights.dtype)
+    one_hot = ops.one_hot(true.kind, len(tables.kinds), dtype=dtype)
+    one_hot_found = ops.one_hot(other.kind, len(tables.kinds), dtype=dtype)
     sums = (
-        ops.einsum("bt,btk,b->k", ops.cast(here, weights.dtype), of_kind, weights)
+        ops.einsum("bt,btk->bk", ops.cast(here, dtype), of_kind)
         for here, of_kind in ((right, one_hot), (other.whole, one_hot_found), (true.whole, one_hot))
     )
-    return ops.stack(list(sums), axis=1)
+    return ops.stack(list(sums), axis=2)
 
 
 class _Edges(NamedTuple):
