@@ -225,7 +225,7 @@ def signature_of(ours):
 
 
 for _class in NEWER:
-    _head, _, _own = inspect.cleandoc(_class.__doc__).partition("\nArgs:\n")
+    _head, _, _own = inspect.cleandoc(_class.__doc__ or "").partition("\nArgs:\n")
     _rest = REST.format(name=_class.__name__)
     _class.__doc__ = f"{_head}\nArgs:\n{_own.rstrip()}\n{_REST_OF_KERAS}{ARGUMENTS}\n{_rest}"
     _class.__signature__ = signature_of(_class)
