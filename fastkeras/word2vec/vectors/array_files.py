@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 
 from fastkeras._files import replacing
+from fastkeras.word2vec.vectors.eight_bits import EightBitRows, is_of_rows
 
 _END = struct.Struct("<8sQI")  # end of the file: this mark, then length and checksum of the words
 _MARK = b"FKWORDS1"
@@ -80,6 +81,7 @@ def read_array(file, size, place):
 
 def save_with_words(path, words, matrix):
     """Write a matrix, and after it a word for each of its rows."""
+    matrix = matrix.rows if isinstance(matrix, EightBitRows) else matrix
     text = "".join(f"{word}\n" for word in words).encode()
     header = {
         "descr": np.lib.format.dtype_to_descr(matrix.dtype),
@@ -114,7 +116,8 @@ def load_with_words(path):
             raise ValueError(
                 f"{path} is damaged: its array ends at byte {start + length}, the file at {size}"
             )
-        if len(shape) != 2 or dtype.kind != "f":
+        eight_bits = len(shape) == 1 and is_of_rows(dtype)
+        if not eight_bits and (len(shape) != 2 or dtype.kind != "f"):
             raise ValueError(
                 f"{path} has an array of {dtype} and shape {shape}; vectors are floats of shape "
                 "(words, size)"
@@ -127,7 +130,7 @@ def load_with_words(path):
             matrix = np.empty(shape, dtype, order)
     if len(words) != len(matrix):
         raise ValueError(f"{path} has shape {shape}, but {place} has {len(words)} words")
-    return words, matrix, place
+    return words, EightBitRows(matrix) if eight_bits else matrix, place
 
 
 def _words_in(file, path, begin, size):

@@ -176,7 +176,7 @@ def is_of_fasttext(path):
 def check_finite(words, matrix, path, place):
     """Raise ValueError with the place of a row that has nan or inf."""
     for begin in range(0, len(matrix), ROWS):
-        block = matrix[begin : begin + ROWS]
+        block = np.asarray(matrix[begin : begin + ROWS])
         with np.errstate(all="ignore"):
             if np.isfinite(block.sum(dtype=np.float64)):
                 continue

@@ -305,6 +305,11 @@ class Queries:
         integer("topn", topn, 1, None)
         if restrict_vocab is not None:
             integer("restrict_vocab", restrict_vocab, 1, None)
+        matrix = self.matrix[:restrict_vocab]
+        unit = unit_rows(self._checked(queries)).astype(self.norms.dtype)
+        return search.nearest(matrix, self.norms, unit, min(topn, len(matrix)), excluded)
+
+    def _checked(self, queries: ArrayLike) -> NDArray[Any]:
         queries = np.asarray(queries)
         if queries.ndim != 2 or queries.shape[1] != self.size:
             raise ValueError(
@@ -313,9 +318,7 @@ class Queries:
         finite = np.isfinite(queries).all(1)
         if not finite.all():
             raise ValueError(f"queries: row {int(finite.argmin())} has nan or inf")
-        matrix = self.matrix[:restrict_vocab]
-        unit = unit_rows(queries).astype(self.norms.dtype)
-        return search.nearest(matrix, self.norms, unit, min(topn, len(matrix)), excluded)
+        return queries
 
     def _cosines(self, unit, restrict_vocab=None):
         return search.cosines(self.matrix[:restrict_vocab], self.norms, unit)

@@ -198,6 +198,26 @@ class Vectors(Queries):
         counts = [self.counts[self.index[word]] if word in self.index else 0 for word in found]
         return Vectors(found, matrix, counts)
 
+    def quantized(self) -> Vectors:
+        """Return the vectors in 8 bits: a quarter of the memory, and of a `.npy` file.
+
+        Cosines change by less than about 0.01. See `eight_bits.EightBitRows`.
+
+        Raises:
+            ValueError: a vector is not finite.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastkeras.word2vec.vectors import Vectors
+            >>> vectors = Vectors(["cat", "dog"], np.array([[1, 0.2], [0.1, 3]])).quantized()
+            >>> vectors["dog"]
+            array([0.09448819, 3.        ], dtype=float32)
+        """
+        from fastkeras.word2vec.vectors.eight_bits import EightBitRows
+
+        rows: Any = EightBitRows.of(self.matrix)
+        return Vectors(self.words, rows, self.counts)
+
     @property
     def norms(self) -> NDArray[Any]:
         """The Euclidean length of each vector, computed once: array of shape (words,).
