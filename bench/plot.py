@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("agg")
 import gpu_summary
 import matplotlib.pyplot as plt
+import scaling_summary
 import seq2seq_summary
 import short_summary
 import word2vec_summary
@@ -43,6 +44,10 @@ def main():
         fill(ROOT / "docs" / "seq2seq.md", "seq2seq", tables)
     for path in sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json")):
         fill(ROOT / "docs" / "speed.md", "word2vec", word2vec_table(path))
+    for path in sorted((ROOT / "bench" / "results").glob("scaling-*.json")):
+        results = json.loads(path.read_text())
+        scaling_summary.draw(results, ROOT / "docs" / "img" / "scaling.svg")
+        fill(ROOT / "docs" / "speed.md", "scaling", scaling_summary.markdown(results, path))
     for path in sorted((ROOT / "bench" / "results").glob("gpu-*.json")):
         results = json.loads(path.read_text())
         text = f"{gpu_summary.tables(results)}\n\n[{path.name}](../bench/results/{path.name})"
