@@ -2,7 +2,6 @@
 
 from fastkeras.bench.scaling import ASYMPTOTIC
 
-
 THREADS = "Time on the clock, by threads"
 
 
