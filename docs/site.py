@@ -1,17 +1,38 @@
-"""What MkDocs does not know of itself: links out of the pages, and names that load on first use."""
+"""What MkDocs does not know of itself: links out of the pages, and names that load on first use.
+
+And for the docstrings, what their sections are under the names that it knows.
+"""
 
 import ast
 import re
 from pathlib import Path
 
+import griffe
+from mkdocs.exceptions import PluginError
+
 ROOT = Path(__file__).parents[1]
 OUTSIDE = re.compile(r"\[([^\]]*)\]\((?:\.\./)+(?:bench|examples|csrc|tests)/[^)]*\)")
+SECTIONS = {
+    "Example:\n": "Examples:\n",
+    "Call arguments:\n": "Args: Call arguments\n",
+    "Call:\n": "Args: Call\n",
+    "Source: ": "**Source:** ",
+}
+SECTION = re.compile(rf"^({'|'.join(SECTIONS)})", re.MULTILINE)
+RESULT = re.compile(r"^(?:Returns|Yields):\n(?: {4}.*\n?)+", re.MULTILINE)
+MORE_LINES = re.compile(r"(?<=\n)( {4})(?! |\w+: )(?<!:\n {4})")  # all but the first, and names
 PACKAGE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 
 
 def on_page_markdown(markdown, **_):
     """Links to files of the repository, which work in its pages, become plain words."""
     return PACKAGE.sub(_names, OUTSIDE.sub(r"\1", markdown))
+
+
+def on_page_content(html, page, **_):
+    """An example that is taken for prose becomes three quotations within each other."""
+    if re.search(r"<blockquote>\s*<blockquote>\s*<blockquote>", html):
+        raise PluginError(f"{page.file.src_uri}: an example is not shown as code")
 
 
 def _names(directive):
@@ -25,3 +46,14 @@ def _names(directive):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("fastkeras")
         for alias in sorted(node.names, key=lambda alias: alias.name)
     )
+
+
+class Sections(griffe.Extension):
+    """The sections of docstrings under the names, and in the form, that Griffe knows."""
+
+    def on_object(self, *, obj, **_):
+        """Examples become code and call arguments a list, not boxes; a result is one entry."""
+        if obj.docstring:
+            text = SECTION.sub(lambda found: SECTIONS[found[1]], obj.docstring.value)
+            text = RESULT.sub(lambda found: MORE_LINES.sub(r"\1    ", found[0]), text)
+            obj.docstring.value = text
