@@ -17,7 +17,7 @@ namespace fastkeras::FASTKERAS_ISA {
 // first and its last sentence that lie outside the chunk, but within reach of its windows.
 struct Chunk {
   const word2vec::Problem& problem;
-  Buffer<int32_t> words, sentence_begins, sentence_ends;
+  Buffer<int32_t> words, sentence_begins, sentence_ends, documents;
   Buffer<uint64_t> bits;
   int first = 0, last = 0, size = 0;  // the words first..last-1 are predicted
 
@@ -26,6 +26,7 @@ struct Chunk {
         words(word2vec::kChunk + 2 * of.reach),
         sentence_begins(word2vec::kChunk + 2 * of.reach),
         sentence_ends(word2vec::kChunk + 2 * of.reach),
+        documents(of.HasDocuments() ? word2vec::kChunk + 2 * of.reach : 0),
         bits(word2vec::kChunk + 2 * of.reach) {}
 
   void Read(int64_t begin, int64_t end) {
@@ -67,6 +68,7 @@ struct Chunk {
     words.data[size] = word;
     bits.data[size] = drawn;
     sentence_begins.data[size] = begin;
+    if (problem.HasDocuments()) documents.data[size] = problem.corpus.documents[position];
     const bool stays = Stays(drawn, problem.tables.keep[word]);
     size += stays;
     return stays;

@@ -25,8 +25,10 @@ struct Overlay {
 struct Place {
   float* input;
   float* output;
-  Overlay* input_overlay;  // both null for the matrices themselves
+  float* documents;
+  Overlay* input_overlay;  // all null for the matrices themselves
   Overlay* output_overlay;
+  Overlay* document_overlay;
 };
 
 template <typename T>

@@ -25,7 +25,7 @@ struct Pass {
   Windows windows;
   const int max_inputs, max_outputs;
   Bags bags;
-  Buffer<float> logits, signs, padded, rows;
+  Buffer<float> logits, signs, padded, rows, frozen;
   Buffer<float*> pointers;
   float **inputs, **outputs, **scratch;
   float *hidden, *error;
@@ -48,6 +48,7 @@ struct Pass {
         signs(max_inputs * max_outputs + 16),
         padded(max_outputs + 16),
         rows((max_inputs + 2) * stride),
+        frozen(settings.frozen ? max_outputs * stride : 0),
         pointers(2 * max_inputs + max_outputs) {
     inputs = pointers.data;
     scratch = inputs + max_inputs;
@@ -81,16 +82,18 @@ struct Pass {
   }
 
   FASTKERAS_INLINE void TrainWindow(const Window& window) {
-    const int count = window.num_inputs;
+    const int words = window.num_inputs, count = words + problem.HasDocuments();
     if (count == 0) return;
     tally.predictions += settings.objective == Objective::kCbow ? 1 : count;
     if (bags.Exist()) return TrainBags(window);
-    for (int i = 0; i < count; ++i) inputs[i] = place.input + window.inputs[i] * stride;
+    for (int i = 0; i < words; ++i) inputs[i] = place.input + window.inputs[i] * stride;
+    if (count > words) inputs[words] = place.documents + window.document * stride;
     if (settings.objective == Objective::kCbow) {
-      const float share = TrainMean(window, inputs);
-      AddToEach(error, share, stride, inputs, count);
+      const float share = TrainMean(window, inputs, count);
+      const int kept = settings.frozen ? words : 0;
+      AddToEach(error, share, stride, inputs + kept, count - kept);
     } else if (settings.shared_negatives) {
-      TrainTogether(window, window.inputs_repeated, inputs, inputs);
+      TrainTogether(window, count, window.inputs_repeated, inputs, inputs);
     } else {
       for (int i = 0; i < count; ++i) {
         TrainOne(window, window.num_sets == 1 ? 0 : i, inputs[i], inputs[i], inputs[i]);
@@ -103,14 +106,14 @@ struct Pass {
     const int count = window.num_inputs;
     if (settings.objective == Objective::kCbow) {
       for (int i = 0; i < count; ++i) bags.Gather(i, window.inputs[i]);
-      const float share = TrainMean(window, bags.means);
+      const float share = TrainMean(window, bags.means, count);
       for (int i = 0; i < count; ++i) bags.Scatter(i, error, share);
     } else if (settings.shared_negatives) {
       for (int i = 0; i < count; ++i) {
         bags.Gather(i, window.inputs[i]);
         inputs[i] = bags.means[i];
       }
-      TrainTogether(window, false, bags.zeros, scratch);
+      TrainTogether(window, count, false, bags.zeros, scratch);
       for (int i = 0; i < count; ++i) bags.Scatter(i, scratch[i], 1);
     } else {
       for (int i = 0; i < count; ++i) {
@@ -123,9 +126,9 @@ struct Pass {
 
   // Trains the mean of the inputs. `error` becomes its change; the returned share of it belongs to
   // each input.
-  FASTKERAS_INLINE float TrainMean(const Window& window, float* const* of) {
-    const float share = 1.0f / static_cast<float>(window.num_inputs);
-    Mean(of, window.num_inputs, stride, share, hidden);
+  FASTKERAS_INLINE float TrainMean(const Window& window, float* const* of, int count) {
+    const float share = 1.0f / static_cast<float>(count);
+    Mean(of, count, stride, share, hidden);
     TrainApart(window, 0, hidden);
     return settings.exact_cbow ? share : 1.0f;
   }
@@ -140,6 +143,13 @@ struct Pass {
     const int count = window.num_outputs[set];
     const int32_t* ids_of_set = window.outputs + set * max_outputs;
     for (int j = 0; j < count; ++j) outputs[j] = place.output + ids_of_set[j] * stride;
+    if (settings.frozen) {  // copies of them change, and are forgotten
+      for (int j = 0; j < count; ++j) {
+        float* const copy = frozen.data + j * stride;
+        std::memcpy(copy, outputs[j], static_cast<size_t>(stride) * sizeof(float));
+        outputs[j] = copy;
+      }
+    }
     return count;
   }
 
@@ -166,10 +176,10 @@ struct Pass {
 
   // Trains all inputs of a window with one set of outputs, by gradients of the values before;
   // `results` become `partial` plus the inputs' changes.
-  FASTKERAS_INLINE void TrainTogether(const Window& window, bool inputs_repeated,
+  FASTKERAS_INLINE void TrainTogether(const Window& window, int num_inputs, bool inputs_repeated,
                                       float* const* partial, float* const* results) {
     const int row_length = LocateOutputs(window, 0);
-    int num_inputs = window.num_inputs, num_outputs = row_length;
+    int num_outputs = row_length;
     float* const x = logits.data;
     Dots(inputs, num_inputs, outputs, num_outputs, stride, x);
     if (settings.loss == Loss::kSampledSoftmax) {

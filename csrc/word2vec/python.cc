@@ -3,10 +3,12 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <tuple>
 
 #include "released_gil.h"
@@ -137,7 +139,7 @@ void ExpectBelow(const char* name, const int32_t* begin, const int32_t* end, int
 
 void CheckSizes(const Problem& problem, int64_t begin, int64_t end) {
   const Settings& settings = problem.settings;
-  const int64_t inputs = 2 * int64_t{Reach(problem, begin, end)};
+  const int64_t inputs = 2 * int64_t{Reach(problem, begin, end)} + problem.HasDocuments();
   const int64_t outputs = settings.loss == Loss::kHierarchicalSoftmax
                               ? problem.tables.longest_path
                               : int64_t{settings.negative} + 1;
@@ -153,7 +155,9 @@ std::tuple<double, int64_t, int64_t> TrainArrays(
     const py::object& output_, const CheckedTables& tables, int64_t objective, int64_t loss,
     bool shared_negatives, bool exact_cbow, bool exact_subwords, bool shrink_windows,
     int64_t window, int64_t negative, uint64_t key, double learning_rate,
-    double learning_rate_slope, int64_t num_threads, bool deterministic) {
+    double learning_rate_slope, int64_t num_threads, bool deterministic,
+    const std::optional<py::object>& documents_, const std::optional<py::object>& vectors_,
+    bool documents_alone, bool frozen) {
   const auto ids = Checked<int32_t>("ids", ids_, 1);
   auto input = Checked<float>("input", input_, 2), output = Checked<float>("output", output_, 2);
   if (!input.writeable() || !output.writeable()) Refuse("input and output must be writable");
@@ -191,6 +195,31 @@ std::tuple<double, int64_t, int64_t> TrainArrays(
            " rows, got ", input.shape(0), " and ", output.shape(0));
   }
   ExpectBelow("ids", ids.data() + begin, ids.data() + end, words);
+  if (documents_.has_value() != vectors_.has_value()) {
+    Refuse("documents and document_vectors must be given together");
+  }
+  if ((documents_alone || frozen) && !documents_) {
+    Refuse("documents_alone and frozen need documents");
+  }
+  py::array_t<int32_t> documents;
+  py::array_t<float> vectors;
+  if (documents_) {
+    if (tables.tables.bag_starts != nullptr) Refuse("documents cannot have subwords beside them");
+    documents = Checked<int32_t>("documents", *documents_, 1);
+    vectors = Checked<float>("document_vectors", *vectors_, 2);
+    ExpectSize("documents", documents.size(), ids.size());
+    if (!vectors.writeable()) Refuse("document_vectors must be writable");
+    if (vectors.shape(1) != stride) {
+      Refuse("document_vectors must have ", stride, " columns, got ", vectors.shape(1));
+    }
+    ExpectApart("document_vectors and input", vectors, input);
+    ExpectApart("document_vectors and output", vectors, output);
+    ExpectApart("document_vectors and ids", vectors, ids);
+    ExpectApart("document_vectors and documents", vectors, documents);
+    const int32_t *const from = documents.data() + begin, *const to = documents.data() + end;
+    ExpectBelow("documents", from, to, vectors.shape(0));
+    if (from < to && *std::min_element(from, to) < 0) Refuse("documents must be at least 0");
+  }
 
   Problem problem;
   problem.settings = {static_cast<Objective>(objective),
@@ -203,11 +232,18 @@ std::tuple<double, int64_t, int64_t> TrainArrays(
                       static_cast<int>(negative),
                       key,
                       learning_rate,
-                      learning_rate_slope};
+                      learning_rate_slope,
+                      documents_alone,
+                      frozen};
   problem.tables = tables.tables;
   problem.model = {input.mutable_data(), output.mutable_data(), stride, input.shape(0),
                    output.shape(0)};
   problem.corpus = {ids.data(), ids.size()};
+  if (documents_) {
+    problem.model.documents = vectors.mutable_data();
+    problem.model.document_rows = vectors.shape(0);
+    problem.corpus.documents = documents.data();
+  }
   problem.reach = 0;
   CheckSizes(problem, begin, end);
   const ReleasedGil released;
@@ -229,7 +265,9 @@ void BindWord2Vec(py::module_& module) {
              py::arg("loss"), py::arg("shared_negatives"), py::arg("exact_cbow"),
              py::arg("exact_subwords"), py::arg("shrink_windows"), py::arg("window"),
              py::arg("negative"), py::arg("key"), py::arg("learning_rate"),
-             py::arg("learning_rate_slope"), py::arg("num_threads"), py::arg("deterministic"));
+             py::arg("learning_rate_slope"), py::arg("num_threads"), py::arg("deterministic"),
+             py::arg("documents") = py::none(), py::arg("document_vectors") = py::none(),
+             py::arg("documents_alone") = false, py::arg("frozen") = false);
 }
 
 }  // namespace fastkeras::word2vec

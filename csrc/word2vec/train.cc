@@ -1,6 +1,7 @@
 // Divides the work: threads without locks, or rounds of blocks whose changes are added in order.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -39,7 +40,8 @@ Tally Sum(const std::vector<Tally>& tallies) {
 
 Tally TrainWithoutLocks(const Problem& problem, int64_t begin, int64_t end, int num_threads) {
   const auto train = CurrentKernels<float>().train;
-  const Place place = {problem.model.input, problem.model.output, nullptr, nullptr};
+  const Model& model = problem.model;
+  const Place place = {model.input, model.output, model.documents, nullptr, nullptr, nullptr};
   const int64_t first = begin / kTask, tasks = (end + kTask - 1) / kTask - first;
   std::vector<Tally> tallies(static_cast<size_t>(tasks));
   ParallelFor(tasks, num_threads, [&](int64_t task) {
@@ -94,17 +96,27 @@ class Changes {
 };
 
 struct Block {
-  Changes input, output;
+  Changes input, output, documents;
 
   explicit Block(const Problem& problem)
       : input(problem.model.input, problem.model.input_rows, problem.model.stride,
               kDeterministicBlock * 2 * problem.reach * std::max(problem.tables.longest_bag, 1)),
         output(problem.model.output, problem.model.output_rows, problem.model.stride,
-               kDeterministicBlock * MostOutputs(problem)) {}
+               kDeterministicBlock * MostOutputs(problem)),
+        documents(problem.model.documents, problem.model.document_rows, problem.model.stride,
+                  kDeterministicBlock) {}
+
+  Place At(const Problem& problem) {
+    return {input.overlay.copies,     output.overlay.copies,
+            documents.overlay.copies, &input.overlay,
+            &output.overlay,          problem.HasDocuments() ? &documents.overlay : nullptr};
+  }
+
+  std::array<Changes*, 3> All() { return {&input, &output, &documents}; }
 
   static int64_t MostOutputs(const Problem& problem) {
     if (problem.settings.loss == Loss::kHierarchicalSoftmax) return problem.tables.longest_path;
-    return 2 * problem.reach * static_cast<int64_t>(problem.settings.negative) + 1;
+    return problem.MaxInputs() * static_cast<int64_t>(problem.settings.negative) + 1;
   }
 };
 
@@ -121,21 +133,16 @@ Tally TrainInRounds(const Problem& problem, int64_t begin, int64_t end, int num_
       const int64_t from = std::max(begin, at), to = std::min(end, at + kDeterministicBlock);
       if (from >= to) return;
       Block& block = *blocks[static_cast<size_t>(b)];
-      const Place place = {block.input.overlay.copies, block.output.overlay.copies,
-                           &block.input.overlay, &block.output.overlay};
-      train(problem, place, from, to, &tallies[static_cast<size_t>(b)]);
-      block.input.Subtract();
-      block.output.Subtract();
+      train(problem, block.At(problem), from, to, &tallies[static_cast<size_t>(b)]);
+      for (Changes* changes : block.All()) changes->Subtract();
     });
     ParallelFor(kBlocksInRound, num_threads, [&](int64_t part) {
       for (const auto& block : blocks) {
-        block->input.Apply(part, kBlocksInRound);
-        block->output.Apply(part, kBlocksInRound);
+        for (Changes* changes : block->All()) changes->Apply(part, kBlocksInRound);
       }
     });
     for (const auto& block : blocks) {
-      block->input.Forget();
-      block->output.Forget();
+      for (Changes* changes : block->All()) changes->Forget();
     }
     tallies.push_back(sum);
     sum = Sum(tallies);

@@ -29,6 +29,7 @@ struct Window {
   float* offsets;      // of their logits
   const float* signs;  // of an inner node's logit
   int num_inputs, num_sets;
+  int32_t document;  // the last input, or -1
   bool inputs_repeated;
 };
 
@@ -59,7 +60,7 @@ struct Windows {
         settings(of.settings),
         place(at),
         stride(of.model.stride),
-        max_inputs(2 * of.reach),
+        max_inputs(static_cast<int>(of.MaxInputs())),
         max_outputs(of.settings.loss == Loss::kHierarchicalSoftmax ? of.tables.longest_path
                                                                    : of.settings.negative + 1),
         max_sets(OneSet() ? 1 : max_inputs),
@@ -82,6 +83,12 @@ struct Windows {
            settings.loss == Loss::kHierarchicalSoftmax;
   }
 
+  // Words that stay as they are change nothing as single inputs.
+  bool TakesWords() const {
+    return !settings.documents_alone &&
+           !(settings.frozen && settings.objective == Objective::kSkipGram);
+  }
+
   FASTKERAS_INLINE const Window& At(int c) const { return windows[c % kRing]; }
 
   FASTKERAS_INLINE void Draw(const Chunk& chunk, const Bags& bags, int c) {
@@ -94,18 +101,21 @@ struct Windows {
     const int left = c - reach > sentence_begin ? c - reach : sentence_begin;
     const int right = c + reach + 1 < sentence_end ? c + reach + 1 : sentence_end;
     int count = 0;
-    for (int i = left; i < right; ++i) {
+    for (int i = TakesWords() ? left : right; i < right; ++i) {
       window.inputs[count] = chunk.words.data[i];
       count += i != c;
     }
     window.num_inputs = count;
+    window.document = problem.HasDocuments() ? chunk.documents.data[c] : -1;
+    count += problem.HasDocuments();
     window.num_sets = OneSet() ? count > 0 : count;
     window.inputs_repeated =
         settings.shared_negatives && IsRepeated(window.inputs, window.num_inputs);
     for (int set = 0; set < window.num_sets; ++set)
       DrawSet(chunk.words.data[c], drawn, set, window);
+    if (place.document_overlay) ReplaceByCopies(&window.document, 1, place.document_overlay);
     if (!place.input_overlay) {
-      FetchInputs(chunk, bags, c);
+      if (TakesWords()) FetchInputs(chunk, bags, c);
     } else if (!bags.Exist()) {
       ReplaceByCopies(window.inputs, window.num_inputs, place.input_overlay);
     }

@@ -24,6 +24,8 @@ struct Settings {
   int negative;
   uint64_t key;                               // of seed and epoch
   double learning_rate, learning_rate_slope;  // at position 0, and what each position adds
+  bool documents_alone = false;  // predict a word from its document, not from its neighbours
+  bool frozen = false;           // update documents only
 };
 
 // Tables of the vocabulary, as fastkeras/word2vec/training/sampling.py makes them; null where the
@@ -46,11 +48,14 @@ struct Model {
   float* input;
   float* output;
   int64_t stride, input_rows, output_rows;
+  float* documents = nullptr;  // a vector for each, an input like those of words
+  int64_t document_rows = 0;
 };
 
 struct Corpus {
   const int32_t* ids;  // words, each sentence ended by -1
   int64_t size;
+  const int32_t* documents = nullptr;  // the row of each position's document
 };
 
 struct Problem {
@@ -59,6 +64,9 @@ struct Problem {
   Model model;
   Corpus corpus;
   int reach;  // set by `Train`: no window of the slice has more words to one side
+
+  bool HasDocuments() const { return corpus.documents != nullptr; }
+  int64_t MaxInputs() const { return 2 * int64_t{reach} + HasDocuments(); }
 };
 
 struct Tally {

@@ -19,6 +19,7 @@ from fastkeras.word2vec.training.settings import (
     BLOCKS_IN_ROUND,
     LOSSES,
     OBJECTIVES,
+    Documents,
     Schedule,
     Settings,
     output_rows,
@@ -51,7 +52,19 @@ def instruction_set(request):
 class Problem:
     """A corpus with random matrices; few words, so that rows repeat, or many."""
 
-    def __init__(self, settings, rng, *, words, size, length, scale=0.5, buckets=None, **tables):
+    def __init__(
+        self,
+        settings,
+        rng,
+        *,
+        words,
+        size,
+        length,
+        scale=0.5,
+        buckets=None,
+        documents=None,
+        **tables,
+    ):
         self.settings, self.size = settings, size
         counts = np.sort(rng.integers(1, 1000, words))[::-1]
         bags = None
@@ -67,20 +80,41 @@ class Problem:
             matrix = np.zeros((rows, padded(size)), np.float32)
             matrix[:, :size] = scale * rng.standard_normal((rows, size))
             self.matrices.append(matrix)
+        self.documents = None
+        if documents:  # sentences of one document need not stand together
+            vectors = np.zeros((documents, padded(size)), np.float32)
+            vectors[:, :size] = scale * rng.standard_normal((documents, size))
+            of_sentence = rng.integers(0, documents, length + 1)
+            sentences = np.cumsum(self.ids < 0)
+            self.documents = Documents(of_sentence[sentences].astype(np.int32), vectors)
         self.key = sampling.key_of(int(rng.integers(1000)), 2)
         self.schedule = Schedule(0.05, -0.02 / max(length, 1))
 
     def train(self, engine, dtype="float32", begin=0, end=None, **more):
-        """Return the matrices after a pass, and the pass's result."""
-        own = [matrix.astype(dtype) for matrix in self.matrices]
+        """Return the matrices after a pass, and the pass's result; documents are further inputs."""
+        inputs, outputs = (matrix.astype(dtype) for matrix in self.matrices)
         end = len(self.ids) if end is None else end
         common = (self.tables, self.settings, self.key, self.schedule)
-        return *own, engine.train(self.ids, begin, end, *own, *common, **more)
+        if self.documents is not None:
+            vectors = self.documents.vectors.astype(dtype)
+            more["documents"] = self.documents._replace(vectors=vectors)
+        done = engine.train(self.ids, begin, end, inputs, outputs, *common, **more)
+        if self.documents is not None:
+            inputs = np.concatenate([inputs, vectors])
+        return inputs, outputs, done
+
+    @property
+    def before(self):
+        """The matrices before the pass, as `train` returns them."""
+        inputs, outputs = self.matrices
+        if self.documents is not None:
+            inputs = np.concatenate([inputs, self.documents.vectors])
+        return inputs, outputs
 
     def touches(self, begin, end):
         """Return an upper bound for how often a row is updated."""
         found = reference.windows(self.ids, begin, end, self.tables, self.settings, self.key)
-        return 1 + sum(len(contexts) for _, _, contexts in found)
+        return 1 + sum(len(contexts) + (self.documents is not None) for _, _, contexts in found)
 
     def check(self, engine, begin=0, end=None, **more):
         end = len(self.ids) if end is None else end
@@ -97,13 +131,13 @@ class Problem:
         sum_in_float32 = exact[2][0] * 2**29  # so that its ulp is that of a sum of float32 logits
         assert_as_accurate_as_reference(*losses, np.float32(scale), sum_in_float32, steps=steps)
         assert result[2][1:] == exact[2][1:]
-        for before, after, wide in zip(self.matrices, result[:2], exact[:2], strict=True):
+        for before, after, wide in zip(self.before, result[:2], exact[:2], strict=True):
             untouched = (wide == before).all(axis=1)
             np.testing.assert_array_equal(after[untouched], before[untouched])
 
 
 @st.composite
-def problems(draw, objectives=OBJECTIVES, losses=LOSSES):
+def problems(draw, objectives=OBJECTIVES, losses=LOSSES, with_documents=False):
     objective = draw(st.sampled_from(objectives), label="objective")
     loss = draw(st.sampled_from(losses), label="loss")
     shared = objective == "skipgram" and loss != "hierarchical_softmax" and draw(st.booleans())
@@ -116,6 +150,8 @@ def problems(draw, objectives=OBJECTIVES, losses=LOSSES):
         exact_cbow=draw(st.booleans()),
         shrink_windows=draw(st.booleans()),
         exact_subwords=draw(st.booleans()),
+        documents_alone=with_documents and draw(st.booleans()),
+        frozen=with_documents and draw(st.booleans()),
     )
     return Problem(
         settings,
@@ -123,7 +159,8 @@ def problems(draw, objectives=OBJECTIVES, losses=LOSSES):
         words=draw(st.sampled_from((1, 2, 5, 50, 2000)), label="words"),
         size=draw(st.sampled_from((1, 7, 16, 33, 100, 112)), label="vector size"),
         length=draw(st.sampled_from((0, 1, 2, 30, 100)), label="length"),
-        buckets=draw(st.sampled_from((None, 1, 7, 1000)), label="buckets"),
+        buckets=None if with_documents else draw(st.sampled_from((None, 1, 7, 1000))),
+        documents=draw(st.sampled_from((1, 3, 40))) if with_documents else None,
         sample=draw(st.sampled_from((0.0, 1e-2))),
         ns_exponent=draw(st.sampled_from((0.0, 0.75))),
         sampling_correction=draw(st.booleans()),
@@ -146,6 +183,18 @@ def skip_unless_it_takes(engine, buckets):
 def test_pass_is_that_of_the_reference(engine, problem):
     assume(hasattr(engine, "SUBWORDS") or not len(problem.tables.bag_starts))
     problem.check(engine, num_threads=1)
+
+
+@given(problem=problems(with_documents=True), deterministic=st.booleans())
+def test_documents_are_inputs_beside_the_words(engine, problem, deterministic):
+    if not hasattr(engine, "DOCUMENTS"):
+        pytest.skip(f"{_engines.name_of(engine)} does not take documents")
+    problem.check(engine, num_threads=2 if deterministic else 1, deterministic=deterministic)
+    if problem.settings.frozen:
+        result = problem.train(engine, num_threads=1)
+        words = len(problem.matrices[0])
+        np.testing.assert_array_equal(result[0][:words], problem.matrices[0])
+        np.testing.assert_array_equal(result[1], problem.matrices[1])
 
 
 @pytest.mark.parametrize("buckets", [None, 200])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fastkeras.word2vec.training.settings import Tables
 
-SUBWORDS = True  # which not every engine takes
+SUBWORDS = DOCUMENTS = True  # which not every engine takes
 
 # `Tables` are checked once, not for every slice
 _checked: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()
@@ -24,7 +24,7 @@ _checked: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()
 
 def train(
     ids, begin, end, inputs, outputs, tables, settings, key, schedule,
-    num_threads=1, deterministic=False,
+    num_threads=1, deterministic=False, documents=None,
 ):  # fmt: skip
     checked = _checked.get(tables)
     if checked is None:
@@ -49,4 +49,8 @@ def train(
         learning_rate_slope=schedule.slope,
         num_threads=num_threads,
         deterministic=deterministic,
+        documents=documents and documents.rows,
+        document_vectors=documents and documents.vectors,
+        documents_alone=settings.documents_alone,
+        frozen=settings.frozen,
     )

@@ -10,12 +10,12 @@ import numpy as np
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import BLOCK, BLOCKS_IN_ROUND, CHUNK
 
-SUBWORDS = True  # which not every engine takes
+SUBWORDS = DOCUMENTS = True  # which not every engine takes
 
 
 def train(
     ids, begin, end, inputs, outputs, tables, settings, key, schedule,
-    num_threads=1, deterministic=False,
+    num_threads=1, deterministic=False, documents=None,
 ):  # fmt: skip
     """Predict at positions begin..end-1 of an encoded corpus, and update both matrices in place.
 
@@ -28,11 +28,23 @@ def train(
         num_threads: not used here.
         deterministic: whether the blocks of a round all start from the same values, and their
             changes are added in order.
+        documents: `settings.Documents` or None. Each word has its document as a further input.
 
     Returns:
         (sum of the losses, number of predictions, number of words that stayed).
     """
     arguments = (tables, settings, key, schedule)
+    if documents is not None:  # rows after those of words
+        both = np.concatenate([inputs, documents.vectors])
+        arguments += (documents.rows + len(inputs),)
+        common = (arguments, deterministic)
+        result = _train(ids, begin, end, both, outputs, *common)
+        inputs[:], documents.vectors[:] = both[: len(inputs)], both[len(inputs) :]
+        return result
+    return _train(ids, begin, end, inputs, outputs, arguments, deterministic)
+
+
+def _train(ids, begin, end, inputs, outputs, arguments, deterministic):
     if not deterministic:
         return _train_in_order(ids, begin, end, inputs, outputs, *arguments)
     total = np.zeros(3)
@@ -49,10 +61,14 @@ def train(
     return total[0], int(total[1]), int(total[2])
 
 
-def _train_in_order(ids, begin, end, inputs, outputs, tables, settings, key, schedule):
+def _train_in_order(
+    ids, begin, end, inputs, outputs, tables, settings, key, schedule, documents=None
+):
     loss, predictions, words = 0.0, 0, 0
     for at, center, contexts in windows(ids, begin, end, tables, settings, key):
         words += 1
+        if documents is not None:
+            contexts = with_document(contexts, documents[at], settings)
         if not len(contexts):
             continue
         rate = schedule.learning_rate + schedule.slope * (at // CHUNK * CHUNK)
@@ -88,6 +104,14 @@ def windows(ids, begin, end, tables, settings, key):
         near = kept[max(index - reach, 0) : index + reach + 1]
         near = near[(near != at) & (sentence[near] == sentence[at])]
         yield at, ids[at], ids[near]
+
+
+def with_document(contexts, document, settings):
+    """Return the inputs that predict a word of a document, which is the last of them."""
+    skipgram = settings.objective == "skipgram"
+    if settings.documents_alone or (settings.frozen and skipgram):
+        return np.array([document])  # frozen words change nothing as single inputs
+    return np.append(contexts, document)
 
 
 def draw(at, center, num_contexts, tables, settings, key):
@@ -154,14 +178,16 @@ def _step(outputs, v, rows, signs, rate, tables, settings):
     if settings.loss == "sampled_softmax":
         u = outputs[rows]
         loss, errors = loss_and_errors(u @ v, rows, signs, tables, settings)
-        np.add.at(outputs, rows, rate * errors[:, None] * v)
+        if not settings.frozen:
+            np.add.at(outputs, rows, rate * errors[:, None] * v)
         return rate * errors @ u, loss
     change, loss = np.zeros_like(v), 0.0
     for row, sign in zip(rows, signs, strict=True):  # one by one: a row may be drawn twice
         u = outputs[row].copy()
         one_loss, error = loss_and_errors(u @ v, row, sign, tables, settings)
         change += rate * error * u
-        outputs[row] += rate * error * v
+        if not settings.frozen:
+            outputs[row] += rate * error * v
         loss += one_loss
     return change, loss
 
@@ -171,7 +197,8 @@ def _step_cbow(inputs, outputs, contexts, rows, signs, rate, tables, settings):
     change, loss = _step(outputs, h, rows, signs, rate, tables, settings)
     if settings.exact_cbow:
         change = change / inputs.dtype.type(len(contexts))
-    _add(inputs, contexts, [change] * len(contexts), tables, settings)
+    changed = contexts[-1:] if settings.frozen else contexts
+    _add(inputs, changed, [change] * len(changed), tables, settings)
     return loss
 
 
@@ -180,5 +207,6 @@ def _step_together(inputs, outputs, contexts, rows, signs, rate, tables, setting
     v, u = vectors_of(inputs, contexts, tables), outputs[rows]
     loss, errors = loss_and_errors(v @ u.T, rows, signs, tables, settings)
     _add(inputs, contexts, rate * errors @ u, tables, settings)
-    np.add.at(outputs, rows, rate * errors.T @ v)
+    if not settings.frozen:
+        np.add.at(outputs, rows, rate * errors.T @ v)
     return loss

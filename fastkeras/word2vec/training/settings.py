@@ -25,6 +25,8 @@ class Settings(NamedTuple):
     exact_cbow: bool = True  # a context row gets its share of the error, not all of it
     shrink_windows: bool = True
     exact_subwords: bool = True  # a row of a bag gets its share of the error, not all of it
+    documents_alone: bool = False  # predict a word from its document, not from its neighbours
+    frozen: bool = False  # update documents only
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,18 @@ class Tables:
 
     def __iter__(self):
         return iter(vars(self).values())
+
+
+class Documents(NamedTuple):
+    """Vectors of documents, inputs beside those of words.
+
+    Attributes:
+        rows: int32 (positions,), the row of each position's document.
+        vectors: float32 (documents, padded vector size), updated in place.
+    """
+
+    rows: np.ndarray
+    vectors: np.ndarray
 
 
 class Schedule(NamedTuple):

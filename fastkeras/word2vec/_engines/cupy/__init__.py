@@ -34,8 +34,9 @@ SAMPLE = 1 << 20  # positions whose words are counted to find out
 
 def train(
     ids, begin, end, inputs, outputs, tables, settings, key, schedule,
-    num_threads=1, deterministic=False,
+    num_threads=1, deterministic=False, documents=None,
 ):  # fmt: skip
+    assert documents is None  # it has no DOCUMENTS
     training = Training(ids, inputs, outputs, tables, settings)
     done = training.train(begin, end, key, schedule, num_threads, deterministic)
     training.fetch()

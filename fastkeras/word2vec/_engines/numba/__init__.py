@@ -19,8 +19,9 @@ TASK = 8 * CHUNK
 
 def train(
     ids, begin, end, inputs, outputs, tables, settings, key, schedule,
-    num_threads=1, deterministic=False,
+    num_threads=1, deterministic=False, documents=None,
 ):  # fmt: skip
+    assert documents is None  # it has no DOCUMENTS
     reach = reach_of(ids, settings.window, begin, end)
     longest = int(np.diff(tables.path_starts).max(initial=0))
     arguments = (
