@@ -3,6 +3,7 @@
 from importlib import import_module
 
 _WHERE = {
+    "Doc2Vec": "fastkeras.word2vec.documents",
     "Vectors": "fastkeras.word2vec.vectors.vectors",
     "Vocabulary": "fastkeras.word2vec.vocabulary",
     "Windows": "fastkeras.word2vec.windows",

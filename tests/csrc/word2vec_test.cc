@@ -35,9 +35,9 @@ void Expect(bool holds, const char* what) {
 }
 
 struct Drawn {
-  std::vector<int32_t> ids, nodes, bag_rows;
+  std::vector<int32_t> ids, nodes, bag_rows, documents;
   std::vector<uint32_t> keep, noise;
-  std::vector<float> offsets, signs, input, output;
+  std::vector<float> offsets, signs, input, output, document_vectors;
   std::vector<int64_t> starts{0}, bag_starts{0};
   Problem problem;
 
@@ -97,17 +97,31 @@ struct Drawn {
                       subwords ? longest_bag : 0};
     problem.corpus = {ids.data(), length};
     problem.model = {nullptr, nullptr, stride, input_rows, words};
+    if (!subwords && length > 0 && Pick(0, 1)) {
+      const int rows = Pick(1, 5);
+      for (int i = 0; i < length; ++i) documents.push_back(Pick(0, rows - 1));
+      for (int64_t i = 0; i < rows * stride; ++i) {
+        document_vectors.push_back(0.1f * std::normal_distribution<float>()(generator));
+      }
+      problem.corpus.documents = documents.data();
+      problem.model.document_rows = rows;
+      settings.documents_alone = Pick(0, 1);
+      settings.frozen = Pick(0, 1);
+    }
     problem.reach = 0;
   }
 
   // Trains copies of the matrices.
   std::vector<float> Run(int64_t begin, int64_t end, int num_threads, bool deterministic,
                          Tally* tally) {
-    std::vector<float> in = input, out = output;
+    std::vector<float> in = input, out = output, of_documents = document_vectors;
     problem.model.input = in.data();
     problem.model.output = out.data();
+    problem.model.documents = of_documents.data();
     *tally = Train(problem, begin, end, num_threads, deterministic);
+    if (problem.settings.frozen) Expect(in == input && out == output, "frozen words stay");
     in.insert(in.end(), out.begin(), out.end());
+    in.insert(in.end(), of_documents.begin(), of_documents.end());
     return in;
   }
 };

@@ -6,6 +6,7 @@ import lzma
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -278,3 +279,18 @@ def test_where_the_ids_are_put(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="UTF-8"):
         encode(path, vocabulary, folder=tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["corpus.int32", "news", "temporary"]
+
+
+@given(
+    texts=st.lists(st.text("ab \r\n", max_size=12), min_size=1, max_size=3),
+    block=st.integers(1, 5),
+)
+def test_documents_are_the_lines_of_files_empty_ones_too(texts, block):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastkeras.word2vec.corpus.corpus.BLOCK", block)
+        paths = [Path(folder, str(i)) for i in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_bytes(text.encode())
+        lines = [line for text in texts for line in text.removesuffix("\n").split("\n") if text]
+        assert list(Corpus(paths).documents()) == [line.split() for line in lines]
+    assert list(Corpus(texts).documents()) == [text.split() for text in texts]

@@ -214,7 +214,7 @@ def test_phrases(tmp_path):
     path = tmp_path / "phrases.tsv"
     path.write_bytes("\ufeffnew\tyork\t1.5\r\n".encode())
     assert Phrases.load(path).scores == {("new", "york"): 1.5}
-    for line in [b"a\tb", b"a\tb\tx", b"a\tb\tnan", b"a\tb\t1\t2", b"\xff\tb\t1", b"\tb\t1"]:
+    for line in [b"a\tb", b"a\tb\tx", b"a\tb\tnan", b"a\t\tb\t1", b"\xff\tb\t1", b"\tb\t1"]:
         path.write_bytes(b"new\tyork\t1.5\n" + line + b"\n")
         with pytest.raises(ValueError, match=rf"{path}, line 2: "):
             Phrases.load(path)

@@ -182,6 +182,32 @@ class Corpus:
                 raise TypeError(f"corpus[{i}] is a string, after lists of words")
             yield list(sentence)
 
+    def documents(self) -> Iterator[list[str]]:
+        """Yield the words of each line of the files, or of each item, also where there are none."""
+        if not self.is_text:
+            yield from self.token_lists()
+        elif self.files is None:
+            for item, _ in self._blocks_of_strings(1):
+                yield [word.decode() for word in item.split()]
+        else:
+            for file, then in zip(self.files, self._stamps, strict=True):
+                check_unchanged(file, then)
+                yield from _lines(blocks_of_file(file, BLOCK, self.errors))
+                check_unchanged(file, then)
+
+
+def _lines(blocks):
+    line, before = [], None
+    for block, _ in blocks:
+        *ends, rest = block.split(b"\n")
+        for end in ends:
+            if before is not None:
+                yield [word.decode() for word in b"".join(before).split()]
+            before, line = [*line, end], []
+        line.append(rest)
+    if before is not None and any(before):  # nothing stands before the line feed that was added
+        yield [word.decode() for word in b"".join(before).split()]
+
 
 def encode(
     corpus: Any, vocabulary: Vocabulary, folder: FilePath | None = None, num_threads: int = 0

@@ -14,42 +14,43 @@ from fastkeras.word2vec.vectors import array_files
 FORMAT = 1
 
 
-def save(path, config, state, words, counts, embeddings):
+def save(path, about, words, counts, embeddings, **members):
     """Write a model; who reads `path` meanwhile finds either the old file or the new one, whole.
 
     Args:
         path: of the file.
-        config, state: dicts that can be written as JSON.
+        about: dict that can be written as JSON: `config`, `state`, and more.
         words, counts: of the vocabulary.
         embeddings: the input matrix and the output matrix, float32.
+        **members: further arrays.
 
     Raises:
         FloatingPointError: a matrix has nan or inf, which `load` would refuse.
         OSError: the file cannot be written.
     """
-    for name, matrix in zip(("input", "output"), embeddings, strict=True):
-        row = _row_not_finite(matrix)
+    arrays = dict(zip(("input_embeddings", "output_embeddings"), embeddings, strict=True)) | members
+    for name, matrix in arrays.items():
+        row = _row_not_finite(matrix) if matrix.ndim == 2 else None
         if row is not None:
             raise FloatingPointError(
-                f"{path} was not written: row {row} of {name}_embeddings has nan or inf, as a "
-                "learning rate that is too large leaves them"
+                f"{path} was not written: row {row} of {name} has nan or inf, as a learning rate "
+                "that is too large leaves them"
             )
     with replacing(path) as file:
         np.savez(
             file,
-            about=_bytes({"format": FORMAT, "config": config, "state": state}),
-            words=_bytes(list(words)),
+            about=as_bytes({"format": FORMAT, **about}),
+            words=as_bytes(list(words)),
             counts=np.asarray(counts, np.int64),
-            input_embeddings=embeddings[0],
-            output_embeddings=embeddings[1],
+            **arrays,
         )
 
 
-def load(path):
-    """Read a model.
+def load(path, members):
+    """Read a model; `members` has dtype and dimensions of its further arrays by name.
 
     Returns:
-        (config, state, words, counts, (input matrix, output matrix)). The state and the types of
+        (about, words, counts, (input matrix, output matrix), arrays). The state and the types of
         the arrays have been checked. The caller checks that words, counts and matrices fit the
         arguments.
 
@@ -61,14 +62,16 @@ def load(path):
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                arrays = {name: _member(archive, name, path) for name in _TYPES}
+                types = {**_TYPES, **members}
+                arrays = {name: _member(archive, name, types[name], path) for name in types}
         # Which error a damaged archive raises depends on where the damage is.
         except (
             zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, OSError, OverflowError,
             RuntimeError, UnicodeDecodeError, struct.error,
         ) as error:  # fmt: skip
-            raise ValueError(f"path={str(path)!r} is not a Word2Vec model: {error}") from error
-    about, words = (_json(arrays[name], f"{path}: {name}") for name in ("about", "words"))
+            kind = "Doc2Vec" if members else "Word2Vec"
+            raise ValueError(f"path={str(path)!r} is not a {kind} model: {error}") from error
+    about, words = (from_json(arrays[name], f"{path}: {name}") for name in ("about", "words"))
     of_about = {"format", "config", "state"}
     if not isinstance(about, dict) or not of_about <= about.keys():
         raise ValueError(f"path={str(path)!r} is not a Word2Vec model: it lacks {sorted(of_about)}")
@@ -82,11 +85,11 @@ def load(path):
         raise ValueError(f"{path}: words must be a list of strings")
     _check_state(about["state"], path)
     matrices = [arrays["input_embeddings"], arrays["output_embeddings"]]
-    for name, matrix in zip(("input", "output"), matrices, strict=True):
-        row = _row_not_finite(matrix)
+    for name, (dtype, _) in types.items():
+        row = _row_not_finite(arrays[name]) if dtype == np.float32 else None
         if row is not None:
-            raise ValueError(f"{path}: row {row} of {name}_embeddings has nan or inf")
-    return about["config"], about["state"], words, arrays["counts"], matrices
+            raise ValueError(f"{path}: row {row} of {name} has nan or inf")
+    return about, words, arrays["counts"], matrices, {name: arrays[name] for name in members}
 
 
 _ROWS = 1 << 14  # checked at a time
@@ -99,11 +102,11 @@ _TYPES = {  # of an archive's members: dtype and dimensions
 }
 
 
-def _member(archive, name, path):
+def _member(archive, name, type_, path):
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise ValueError(f"{path}: {name} is compressed, which `Word2Vec.save` does not do")
-    dtype, dimensions = _TYPES[name]
+    dtype, dimensions = type_
     with archive.open(info) as file:
         array = array_files.read_array(file, info.file_size, f"{path}: {name}")
     if array.dtype != dtype or array.ndim != dimensions:
@@ -122,7 +125,8 @@ def _row_not_finite(matrix):
     return None
 
 
-def _json(array, place):
+def from_json(array, place):
+    """Return what `as_bytes` has written; ValueError names the place."""
     try:
         return json.loads(array.tobytes())
     except (ValueError, RecursionError) as error:
@@ -167,5 +171,6 @@ def _is_amount(value):
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
-def _bytes(value):
+def as_bytes(value):
+    """Return JSON as an array of bytes."""
     return np.frombuffer(json.dumps(value).encode(), np.uint8)

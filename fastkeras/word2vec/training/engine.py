@@ -15,7 +15,7 @@ def engine_of(config, engine=None):
     return _engines.engine_for("word2vec", np.empty(0), engine, needs, "subwords")
 
 
-def begin(engine, ids, matrices, tables, settings):
+def begin(engine, ids, matrices, tables, settings, documents=None):
     """Return the training of an engine that keeps its own matrices, or None; and `train_slice`.
 
     The first has `fetch()`, which copies them to `matrices`. The second is the engine's `train`, of
@@ -25,7 +25,9 @@ def begin(engine, ids, matrices, tables, settings):
         training = engine.Training(ids, *matrices, tables, settings)
         return training, training.train
 
+    beside = {} if documents is None else {"documents": documents}
+
     def train_slice(begin, end, *more):
-        return engine.train(ids, begin, end, *matrices, tables, settings, *more)
+        return engine.train(ids, begin, end, *matrices, tables, settings, *more, **beside)
 
     return None, train_slice

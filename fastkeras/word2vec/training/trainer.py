@@ -228,13 +228,7 @@ class Word2Vec:
         if not len(vocabulary.words):
             raise ValueError("vocabulary has no words")
         ids = encoded(corpus, vocabulary, self.config["num_threads"])
-        of_words = bags(vocabulary, self.config)
-        size, seed = self.config["vector_size"], self.config["seed"]
-        in_rows, out_rows = self._rows(vocabulary, of_words)
-        made = matrices.new(in_rows, out_rows, size, seed)
-        # Only now, so that if memory runs out the model stays as it was.
-        self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
-        self._state = loop.new_state(self.config["epochs"], loop.new_schedule(self.config))
+        self._begin(vocabulary)
         return self._train(ids, **options)
 
     def resume(self, corpus: Any, **options: Any) -> Self:
@@ -255,10 +249,7 @@ class Word2Vec:
         self._fitted()
         options, threads, rates = check_later(options)
         ids = self._encoded(as_corpus(corpus), threads)
-        if len(ids) != self._corpus_size:
-            raise ValueError(
-                f"corpus has {len(ids)} positions, that of the training had {self._corpus_size}"
-            )
+        self._check_size(ids)
         if rates:
             self._state["schedule"] = loop.schedule_from_here(self._state, len(ids), rates)
         return self._train(ids, threads, **options)
@@ -298,10 +289,14 @@ class Word2Vec:
     def save(self, path: FilePath) -> None:
         """Write the model, with all that `resume` needs, to one file."""
         self._fitted()
+        self._save(path, {})
+
+    def _save(self, path, more, **members):
         state = {**self._state, "corpus_size": self._corpus_size}
+        about = {"config": self.config, "state": state, **more}
         of_words = self.vocabulary.words, self.vocabulary.counts
         embeddings = self.input_embeddings, self.output_embeddings
-        checkpoints.save(path, self.config, state, *of_words, embeddings)
+        checkpoints.save(path, about, *of_words, embeddings, **members)
 
     @classmethod
     def load(cls, path: FilePath, engine: str | None = None) -> Word2Vec:
@@ -311,9 +306,16 @@ class Word2Vec:
             FileNotFoundError: there is no such file.
             ValueError: it is not a model.
         """
-        config, state, words, counts, embeddings = checkpoints.load(path)
+        return cls._load(path, engine)[0]
+
+    @classmethod
+    def _load(cls, path, engine, members=None):
+        """Return the model, what the file says about it, and its further members."""
+        about, words, counts, embeddings, arrays = checkpoints.load(path, members or {})
+        config, state = about["config"], about["state"]
         place = f"path={str(path)!r}"
-        return cls.of_parts(config, state, words, counts, embeddings, engine, place)
+        model = cls.of_parts(config, state, words, counts, embeddings, engine, place)
+        return model, about, arrays
 
     @classmethod
     def of_parts(
@@ -376,6 +378,21 @@ class Word2Vec:
             self._matrices = [matrices.padded_copy(matrix) for matrix in self._matrices]
         self._state = copy.deepcopy(self._state)
 
+    def _begin(self, vocabulary):
+        of_words = bags(vocabulary, self.config)
+        size, seed = self.config["vector_size"], self.config["seed"]
+        in_rows, out_rows = self._rows(vocabulary, of_words)
+        made = matrices.new(in_rows, out_rows, size, seed)
+        # Only now, so that if memory runs out the model stays as it was.
+        self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
+        self._state = loop.new_state(self.config["epochs"], loop.new_schedule(self.config))
+
+    def _check_size(self, ids):
+        if len(ids) != self._corpus_size:
+            raise ValueError(
+                f"corpus has {len(ids)} positions, that of the training had {self._corpus_size}"
+            )
+
     def _rows(self, vocabulary, of_words):
         """Return how many rows the input matrix has, and the output matrix."""
         words = len(vocabulary.words)
@@ -409,22 +426,27 @@ class Word2Vec:
         threads = self.config["num_threads"] if threads is None else threads
         return encoded(corpus, self.vocabulary, threads)
 
-    def _train(self, ids, threads=None, **options):
+    @property
+    def _sample(self):
+        return settings.sample_of(self.config["sample"], len(self.vocabulary.words))
+
+    def _tables(self):
+        c = self.config
+        return settings.tables_of(
+            self.vocabulary.counts, self._settings,
+            self._sample, c["ns_exponent"], c["sampling_correction"], self._bags,
+        )  # fmt: skip
+
+    def _train(self, ids, threads=None, documents=None, shown=None, **options):
+        """Train; `shown` is the model that callbacks get, and that checkpoints keep."""
         self._corpus_size = len(ids)
-        c = {
-            **self.config,
-            "sample": settings.sample_of(self.config["sample"], len(self.vocabulary)),
-        }
+        c = {**self.config, "sample": self._sample}
         if threads is not None:
             c["num_threads"] = threads
-        tables = settings.tables_of(
-            self.vocabulary.counts, self._settings,
-            c["sample"], c["ns_exponent"], c["sampling_correction"], self._bags,
-        )  # fmt: skip
-        of_training = self._matrices, tables, self._settings
+        of_training = self._matrices, self._tables(), self._settings, documents
         try:
             self._elsewhere, train_slice = engines.begin(self._engine, ids, *of_training)
-            loop.train(train_slice, ids, self._state, c, self, **options)
+            loop.train(train_slice, ids, self._state, c, shown or self, **options)
         finally:
             self._fetch()
             self._elsewhere = None
