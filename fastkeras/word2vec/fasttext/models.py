@@ -183,6 +183,7 @@ def save(source: Word2Vec | Vectors, path: FilePath) -> None:
         >>> Vectors.load(path)["dog"].tolist()
         [0.0, 1.0]
     """
+    from fastkeras.word2vec.training.settings import sample_of
     from fastkeras.word2vec.training.trainer import Word2Vec
 
     output, arguments = None, {}
@@ -194,12 +195,12 @@ def save(source: Word2Vec | Vectors, path: FilePath) -> None:
                 "save its vectors alone: fasttext.save(model.vectors, path)"
             )
         arguments = {
-            "ws": config["window"],
+            "ws": config["window"] or 2**31 - 1,  # None: the whole sentence
             "epoch": config["epochs"],
             "minCount": config["min_count"],
             "neg": config["negative"],
             "model": 1 if config["objective"] == "cbow" else 2,
-            "t": config["sample"],
+            "t": sample_of(config["sample"], len(vectors)),
         }
     elif isinstance(source, Vectors):
         vectors = source

@@ -11,12 +11,12 @@ from fastkeras import _engines
 from fastkeras.word2vec.arguments import flag, integer
 from fastkeras.word2vec.training import checkpoint as checkpoints
 from fastkeras.word2vec.training import engine as engines
-from fastkeras.word2vec.training import growth, loop, matrices, settings
+from fastkeras.word2vec.training import growth, loop, matrices, prediction, settings
 from fastkeras.word2vec.training.arguments import check_later, check_options, checked, settings_of
 from fastkeras.word2vec.training.inputs import as_corpus, bags, counted, encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Self
 
     from numpy.typing import NDArray
@@ -285,6 +285,43 @@ class Word2Vec:
         schedule = loop.new_schedule(self.config, **rates)
         self._state = loop.new_state(epochs, schedule, first, self.history)
         return self._train(ids, threads, **options)
+
+    def predict_output_word(
+        self, context_words: Sequence[str], topn: int = 10
+    ) -> list[tuple[str, float]]:
+        """Return the words that are most probable among others, by the softmax over all words.
+
+        Args:
+            context_words: the others; unknown ones are left out.
+            topn: how many words to return.
+
+        Returns:
+            List of pairs `(word, probability)`, the most probable first.
+
+        Raises:
+            KeyError: no word has a vector.
+            ValueError: the model has the hierarchical softmax.
+        """
+        return prediction.likely_words(self, context_words, topn)
+
+    def score(self, sentences: Iterable[str | Sequence[str]]) -> NDArray[np.float64]:
+        """Return the log-probability of each sentence, by the hierarchical softmax.
+
+        It is the sum over all words, and with skip-gram over all their contexts, of the logarithm
+        of the word's probability; with CBOW the mean of the contexts predicts it. Unknown words are
+        left out. Taddy 2015 (arXiv 1504.07295) classifies texts by it.
+
+        Args:
+            sentences: strings, or lists of words.
+
+        Returns:
+            float64 array (sentences,).
+
+        Raises:
+            ValueError: the model has another loss.
+        """
+        self._fitted()
+        return prediction.log_probabilities(self, sentences)
 
     def save(self, path: FilePath) -> None:
         """Write the model, with all that `resume` needs, to one file."""
