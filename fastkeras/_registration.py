@@ -14,7 +14,7 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
         "layers": "AttentionDecoder CBOW CRF CRFDecoder CenterDistances CenterLossLayer "
         "ConditionalLayerNormalization CopyPrior EfficientGlobalPointer GlobalPointer "
         "GradientReversal LossLayer MEMM MetricLayer Reparameterize SemiMarkovCRF SkipGram "
-        "TransformerDecoder TripletLossLayer WordEmbedding "
+        "TransformerDecoder TripletLossLayer WordEmbedding WordPooling "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
         "losses": "CRFLoss CRFObjective CenterLoss MultilabelCategoricalCrossentropy "
         "SequenceCrossentropy SmoothedCrossentropy SpanCrossentropy",

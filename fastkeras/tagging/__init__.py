@@ -1,4 +1,4 @@
-"""What a tagger needs beside the chain: nested spans.
+"""What a tagger needs beside the chain: nested spans, subwords, long documents.
 
 All in plain `keras.ops`, for every backend. docs/tagging.md has the mathematics and the sources.
 """
@@ -16,6 +16,10 @@ _WHERE = {
         "multilabel",
     ),
     **dict.fromkeys(("Span", "decode_spans", "span_labels"), "spans"),
+    **dict.fromkeys(
+        ("WordPooling", "first_subwords", "subword_labels", "word_numbers"), "subwords"
+    ),
+    **dict.fromkeys(("DocumentWindows", "document_windows"), "windows"),
     "NestedSpanScore": "span_score",
     "SpanCrossentropy": "span_loss",
     "rotary_positions": "rotary",
