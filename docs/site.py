@@ -21,6 +21,7 @@ SECTIONS = {
 SECTION = re.compile(rf"^({'|'.join(SECTIONS)})", re.MULTILINE)
 RESULT = re.compile(r"^(?:Returns|Yields):\n(?: {4}.*\n?)+", re.MULTILINE)
 MORE_LINES = re.compile(r"(?<=\n)( {4})(?! |\w+: )(?<!:\n {4})")  # all but the first, and names
+OPTIMIZERS = tuple(f"fastkeras.optimizers.fused.{n}." for n in ("stock", "newer", "optimizer"))
 PACKAGE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 
 
@@ -41,11 +42,32 @@ def _names(directive):
     if not stub.exists():
         return directive[0]
     return "\n\n".join(
-        f"::: {node.module}.{alias.name}\n    options:\n      show_root_heading: true"
+        f"::: {node.module}.{alias.name}\n    options:\n"
+        "      show_root_heading: true\n      show_root_full_path: false"
         for node in ast.parse(stub.read_text("utf-8")).body
         if isinstance(node, ast.ImportFrom) and node.module.startswith("fastkeras")
         for alias in sorted(node.names, key=lambda alias: alias.name)
+        if not ROOT.joinpath(*node.module.split("."), f"{alias.name}.py").exists()  # its own page
     )
+
+
+def _text_of(optimizer):
+    """The docstring of an optimizer, which its module puts together when it is imported."""
+    package = optimizer.module.parent
+    texts = {
+        name: ast.literal_eval(str(attribute.value))
+        for module in (package["stock"], package["newer"])
+        for name, attribute in module.attributes.items()
+        if str(attribute.value)[:1] in "\"'"
+    }
+    if optimizer.name == "Fused":
+        return f"They come after those of Keras, by name only.\n\nArgs:\n{texts['ARGUMENTS']}"
+    head = optimizer.docstring and optimizer.docstring.value
+    if "__doc__" in optimizer.members:
+        head = eval(str(optimizer["__doc__"].value), texts)
+    head = head or texts["_DOC"].partition("\nArgs:")[0].format(name=optimizer.name)
+    more = "The other arguments are at the end of this page, and in Keras' documentation."
+    return f"{head}\n\n{more}\n\n{texts['REST'].format(name=optimizer.name)}"
 
 
 class Sections(griffe.Extension):
@@ -53,6 +75,8 @@ class Sections(griffe.Extension):
 
     def on_object(self, *, obj, **_):
         """Examples become code and call arguments a list, not boxes; a result is one entry."""
+        if obj.path.startswith(OPTIMIZERS) and obj.is_class and not obj.name.startswith("_"):
+            obj.docstring = griffe.Docstring(_text_of(obj), parent=obj)
         if obj.docstring:
             text = SECTION.sub(lambda found: SECTIONS[found[1]], obj.docstring.value)
             text = RESULT.sub(lambda found: MORE_LINES.sub(r"\1    ", found[0]), text)

@@ -14,7 +14,7 @@ import fastkeras
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "api"
-SHOWN = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
+SHOWN = re.compile(r"^::: ([a-z0-9_.]+)$", re.MULTILINE)  # modules and functions
 MODULES = sorted({name for page in PAGES.glob("*.md") for name in SHOWN.findall(page.read_text())})
 SECTION = re.compile(
     r"^(Args|Call arguments|Call|Attributes|Returns|Yields|Raises|Example|Source):", re.MULTILINE
