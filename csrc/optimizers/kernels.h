@@ -38,9 +38,12 @@ struct Kernels {
   void (*store)(Dtype dtype, const T* from, int64_t first, int64_t size, void* to,
                 float* remainder);
   void (*dither)(uint32_t seed, const T* from, int64_t first, int64_t size, void* to);
-  // Between T and 8 bits, starting at the first number of a block; null if T is double.
+  // The rules on slots of 8 bits, from the first number of a block on, which has the place `first`
+  // in its variable; null if T is double, or if the rule has none. Then what codes stand for.
+  void (*quantized[kNumRules])(const double* coefficients, double decay, double scale, double ratio,
+                               uint32_t seed, int64_t first, T* parameter, const T* gradient,
+                               uint8_t* const* codes, float* const* scales, int64_t size);
   void (*dequantize)(bool has_sign, const uint8_t* codes, const float* scales, int64_t size, T* to);
-  void (*quantize)(bool has_sign, const T* from, int64_t size, uint8_t* codes, float* scales);
 };
 
 // Those of the instruction set that answers now (instruction_set.h).

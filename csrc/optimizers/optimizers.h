@@ -14,25 +14,26 @@
 namespace fastkeras::optimizers {
 
 // Every rule that has a kernel: its struct in rules.h, its name in fastkeras/optimizers/rules.py,
-// its number of slots, and whether these may be of 8 bits. The enum, the table of the kernels and
-// the list that Python compares with its own rules are made from this.
-#define FASTKERAS_OPTIMIZER_RULES(RULE)                                \
-  RULE(Sgd, "sgd", 0, false)                                           \
-  RULE(Momentum, "momentum", 1, true)                                  \
-  RULE(Nesterov, "nesterov", 1, true)                                  \
-  RULE(Adam, "adam", 2, true)                                          \
-  RULE(Amsgrad, "amsgrad", 3, false)                                   \
-  RULE(Nadam, "nadam", 2, false)                                       \
-  RULE(Lion, "lion", 1, true)                                          \
-  RULE(Rmsprop, "rmsprop", 1, false)                                   \
-  RULE(RmspropMomentum, "rmsprop_momentum", 2, false)                  \
-  RULE(CenteredRmsprop, "centered_rmsprop", 2, false)                  \
-  RULE(CenteredRmspropMomentum, "centered_rmsprop_momentum", 3, false) \
-  RULE(Adagrad, "adagrad", 1, false)                                   \
-  RULE(Lamb, "lamb", 2, false)                                         \
-  RULE(Ademamix, "ademamix", 3, false)                                 \
-  RULE(ScheduleFreeSgd, "schedule_free_sgd", 1, false)                 \
-  RULE(ScheduleFreeAdamw, "schedule_free_adamw", 2, false)
+// its number of slots, and if these may be of 8 bits, for each an s if it has a sign, or else a u.
+// The enum, the table of the kernels and the list that Python compares with its own rules are made
+// from this.
+#define FASTKERAS_OPTIMIZER_RULES(RULE)                             \
+  RULE(Sgd, "sgd", 0, "")                                           \
+  RULE(Momentum, "momentum", 1, "s")                                \
+  RULE(Nesterov, "nesterov", 1, "s")                                \
+  RULE(Adam, "adam", 2, "su")                                       \
+  RULE(Amsgrad, "amsgrad", 3, "")                                   \
+  RULE(Nadam, "nadam", 2, "su")                                     \
+  RULE(Lion, "lion", 1, "s")                                        \
+  RULE(Rmsprop, "rmsprop", 1, "u")                                  \
+  RULE(RmspropMomentum, "rmsprop_momentum", 2, "us")                \
+  RULE(CenteredRmsprop, "centered_rmsprop", 2, "")                  \
+  RULE(CenteredRmspropMomentum, "centered_rmsprop_momentum", 3, "") \
+  RULE(Adagrad, "adagrad", 1, "")                                   \
+  RULE(Lamb, "lamb", 2, "su")                                       \
+  RULE(Ademamix, "ademamix", 3, "ssu")                              \
+  RULE(ScheduleFreeSgd, "schedule_free_sgd", 1, "")                 \
+  RULE(ScheduleFreeAdamw, "schedule_free_adamw", 2, "")
 
 #define FASTKERAS_ENUMERATOR(Struct, ...) k##Struct,
 enum class Rule { FASTKERAS_OPTIMIZER_RULES(FASTKERAS_ENUMERATOR) kCount };
@@ -42,7 +43,7 @@ constexpr int kNumRules = static_cast<int>(Rule::kCount);
 struct RuleFacts {
   const char* name;
   int num_slots;
-  bool can_quantize;
+  const char* signs;
 };
 #define FASTKERAS_FACTS(Struct, ...) {__VA_ARGS__},
 inline constexpr RuleFacts kRuleFacts[] = {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_FACTS)};
@@ -50,7 +51,8 @@ inline constexpr RuleFacts kRuleFacts[] = {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_F
 
 constexpr const RuleFacts& FactsOf(Rule rule) { return kRuleFacts[static_cast<int>(rule)]; }
 constexpr int NumSlots(Rule rule) { return FactsOf(rule).num_slots; }
-constexpr bool CanQuantize(Rule rule) { return FactsOf(rule).can_quantize; }
+constexpr bool CanQuantize(Rule rule) { return FactsOf(rule).signs[0] != 0; }
+constexpr bool HasSign(Rule rule, int slot) { return FactsOf(rule).signs[slot] == 's'; }
 int NumCoefficients(Rule rule);
 std::optional<Rule> FindRule(std::string_view name);
 
@@ -107,7 +109,7 @@ struct Variable {
   bool adapted;                           // the step is as long as the parameter, times ...
   double rate;                            // ... this, which the coefficients have too
   bool dithered;                          // a bfloat16 parameter is rounded at random, by ...
-  uint32_t seed;
+  uint32_t seed;                          // ... this, which 8-bit slots are too
   std::vector<Transform> chain;
 };
 

@@ -248,12 +248,13 @@ bool StepArrays(const std::string& name, const Objects& parameters, const Object
                 const std::vector<Objects>& slots, const std::vector<bool>& frozen,
                 const Numbers& coefficients, const Numbers& decays, const Chains& chains,
                 const Objects& rows, const Objects& remainders, const std::vector<bool>& adapted,
-                const Numbers& rates, const std::vector<uint32_t>& seeds, int num_threads) {
+                const std::vector<bool>& dithered, const Numbers& rates,
+                const std::vector<uint32_t>& seeds, int num_threads) {
   const std::optional<Rule> rule = FindRule(name);
   if (!rule.has_value()) throw py::value_error("rule='" + name + "' has no kernel");
   const size_t count = parameters.size();
   for (const size_t given : {gradients.size(), slots.size(), frozen.size(), chains.size(),
-                             rows.size(), remainders.size(), adapted.size()}) {
+                             rows.size(), remainders.size(), adapted.size(), dithered.size()}) {
     Require(given == count, "every list must have one entry for each parameter");
   }
   const auto length = static_cast<int64_t>(count);
@@ -277,14 +278,16 @@ bool StepArrays(const std::string& name, const Objects& parameters, const Object
     variable.adapted = adapted[i];
     variable.rate = rates.at(i);
     variable.decay = decays.at(i);
-    variable.dithered = !seeds.empty();
-    if (variable.dithered) variable.seed = seeds[i];
+    variable.dithered = dithered[i];
+    if (!seeds.empty()) variable.seed = seeds[i];
     variable.parameter = Written(Name{"parameters", of}, parameter, true, memory);
     variable.gradient = Read(Name{"gradients", of}, gradient, memory);
     const bool wide = variable.dtype == Dtype::kFloat64;
     Require(wide == (variable.gradient_dtype == Dtype::kFloat64), Name{"gradients", of},
             " must be float64 if and only if the parameter is");
     TakeSlots(of, *rule, slots[i], parameter.shape, variable, memory);
+    Require(!seeds.empty() || !(variable.dithered || variable.quantized), Name{"seeds", of},
+            " must be given: what has 8-bit moments or is dithered is rounded at random");
     Shape of_gradient = parameter.shape;
     if (!rows[i].is_none()) {
       TakeRows(of, ViewOf(Name{"rows", of}, rows[i]), parameter, gradient, variable, memory);
@@ -341,12 +344,13 @@ void BindOptimizers(py::module_& module) {
   module.def("optimizer_step", &StepArrays, py::arg("rule"), py::arg("parameters"),
              py::arg("gradients"), py::arg("slots"), py::arg("frozen"), py::arg("coefficients"),
              py::arg("decays"), py::arg("chains"), py::arg("rows"), py::arg("remainders"),
-             py::arg("adapted"), py::arg("rates"), py::arg("seeds"), py::arg("num_threads") = 0);
+             py::arg("adapted"), py::arg("dithered"), py::arg("rates"), py::arg("seeds"),
+             py::arg("num_threads") = 0);
   module.def("optimizer_count", &Count, py::arg("scalars"), py::arg("by") = 1.0);
   module.def("optimizer_rules", [] {
-    std::vector<std::tuple<std::string, int, bool>> rules;
+    std::vector<std::tuple<std::string, int, std::string>> rules;
     for (const RuleFacts& facts : kRuleFacts) {
-      rules.emplace_back(facts.name, facts.num_slots, facts.can_quantize);
+      rules.emplace_back(facts.name, facts.num_slots, facts.signs);
     }
     return rules;
   });

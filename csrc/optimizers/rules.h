@@ -2,6 +2,9 @@
 // the slots. The coefficients c are those of fastkeras/optimizers/rules.py. Compiled once for each
 // instruction set. A rule has one struct here and one line in optimizers.h.
 
+#ifndef FASTKERAS_OPTIMIZERS_RULES_H_
+#define FASTKERAS_OPTIMIZERS_RULES_H_
+
 #include "optimizers/kernels.h"
 #include "simd.h"
 
@@ -225,3 +228,5 @@ void LengthsOf(const double* coefficients, double scale, const T* __restrict par
 }  // namespace fastkeras::FASTKERAS_ISA
 
 FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_OPTIMIZERS_RULES_H_

@@ -28,9 +28,6 @@ namespace {
 
 constexpr int64_t kTile = 2048;  // elements that stay in the first cache between two loops
 
-// Of the rules that can quantize: only Adam's velocity has none.
-bool HasSign(int slot) { return slot == 0; }
-
 bool IsNative(const Variable& variable) {
   return variable.dtype == Dtype::kFloat32 || variable.dtype == Dtype::kFloat64;
 }
@@ -39,34 +36,22 @@ bool IsNative(const Variable& variable) {
 template <typename T>
 class SlotsOfTile {
  public:
-  SlotsOfTile(Rule rule, const Variable& variable, int64_t first, int64_t size)
-      : count_(NumSlots(rule)), variable_(variable), first_(first), size_(size) {
-    for (int s = 0; s < count_; ++s) {
+  SlotsOfTile(Rule rule, const Variable& variable, int64_t first, int64_t size) {
+    for (int s = 0; s < NumSlots(rule); ++s) {
       if (variable.quantized) {
         pointers_[s] = numbers_[s];
-        CurrentKernels<T>().dequantize(HasSign(s), Codes(s), Scales(s), size, numbers_[s]);
+        CurrentKernels<T>().dequantize(
+            HasSign(rule, s), static_cast<const uint8_t*>(variable.slots[s]) + first,
+            variable.scales[s] + first / kQuantizedBlock, size, numbers_[s]);
       } else {
         pointers_[s] = static_cast<T*>(variable.slots[s]) + first;
       }
     }
   }
 
-  T* const* pointers() const { return pointers_; }
-
-  void Store() {
-    if (!variable_.quantized) return;
-    for (int s = 0; s < count_; ++s) {
-      CurrentKernels<T>().quantize(HasSign(s), numbers_[s], size_, Codes(s), Scales(s));
-    }
-  }
+  const T* const* pointers() const { return pointers_; }
 
  private:
-  uint8_t* Codes(int s) const { return static_cast<uint8_t*>(variable_.slots[s]) + first_; }
-  float* Scales(int s) const { return variable_.scales[s] + first_ / kQuantizedBlock; }
-
-  const int count_;
-  const Variable& variable_;
-  const int64_t first_, size_;
   T* pointers_[kMaxSlots] = {};
   alignas(64) T numbers_[kMaxSlots][kTile];
 };
@@ -245,13 +230,28 @@ class Stepper {
   void UpdatePiece(const Piece& piece) const {
     const State& state = states_[piece.variable];
     const Variable& variable = *state.variable;
-    const auto update = CurrentKernels<T>().rules[static_cast<int>(rule_)];
-    ForEachTile<T>(piece, true, true, !variable.quantized,
+    const Kernels<T>& kernels = CurrentKernels<T>();
+    const int rule = static_cast<int>(rule_);
+    ForEachTile<T>(piece, true, true, true,
                    [&](T* parameter, const T* gradient, int64_t first, int64_t size) {
-                     SlotsOfTile<T> slots(rule_, variable, first, size);
-                     update(variable.coefficients, variable.decay, state.scale, state.trust_ratio,
-                            parameter, gradient, slots.pointers(), size);
-                     slots.Store();
+                     if (variable.quantized) {
+                       uint8_t* codes[kMaxSlots] = {};
+                       float* scales[kMaxSlots] = {};
+                       for (int s = 0; s < NumSlots(rule_); ++s) {
+                         codes[s] = static_cast<uint8_t*>(variable.slots[s]) + first;
+                         scales[s] = variable.scales[s] + first / kQuantizedBlock;
+                       }
+                       kernels.quantized[rule](variable.coefficients, variable.decay, state.scale,
+                                               state.trust_ratio, variable.seed, first, parameter,
+                                               gradient, codes, scales, size);
+                     } else {
+                       T* slots[kMaxSlots] = {};
+                       for (int s = 0; s < NumSlots(rule_); ++s) {
+                         slots[s] = static_cast<T*>(variable.slots[s]) + first;
+                       }
+                       kernels.rules[rule](variable.coefficients, variable.decay, state.scale,
+                                           state.trust_ratio, parameter, gradient, slots, size);
+                     }
                    });
   }
 

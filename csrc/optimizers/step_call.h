@@ -128,7 +128,7 @@ inline ffi::Error RunStep(ffi::RemainingArgs arguments, ffi::RemainingRets resul
     StepInputs inputs;
     inputs.Set({std::string(call.Attribute<std::string_view>("rule")), call.Attribute<int32_t>("N"),
                 call.Attribute<int32_t>("M"), call.Flags("quantized"), call.Flags("has_remainder"),
-                call.Flags("has_rows"), call.Flags("adapted")},
+                call.Flags("has_rows"), call.Flags("adapted"), call.Flags("dithered")},
                call.num_arguments(),
                call.Has("chain_lengths") ? kNumSettings - kNumChainSettings : kNumSettings);
     const int num_held = inputs.num_held();

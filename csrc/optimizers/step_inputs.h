@@ -79,7 +79,7 @@ inline Dtype DtypeOf(const Array& array) {
 struct StepAttributes {
   std::string rule;
   int count, num_slots;
-  std::vector<bool> quantized, has_remainder, has_rows, adapted;  // of each variable
+  std::vector<bool> quantized, has_remainder, has_rows, adapted, dithered;  // of each variable
 };
 
 // What is said of each variable, and the chains of transforms of all of them, one after the other.
@@ -104,7 +104,7 @@ class StepInputs {
     if (!found) Invalid("rule='", attributes.rule, "' has no kernel");
     rule_ = *found;
     for (const auto* flags : {&attributes.quantized, &attributes.has_remainder,
-                              &attributes.has_rows, &attributes.adapted}) {
+                              &attributes.has_rows, &attributes.adapted, &attributes.dithered}) {
       if (count < 0 || flags->size() != static_cast<size_t>(count)) {
         Invalid("a list of flags has ", flags->size(), " entries for ", count);
       }
@@ -157,8 +157,12 @@ class StepInputs {
       variable->decay = NumberAt(settings.decays, i);
       variable->adapted = attributes_.adapted[i];
       variable->rate = NumberAt(settings.rates, i);
-      variable->dithered = settings.seeds.size() > 0;
-      if (variable->dithered) variable->seed = settings.seeds.as<uint32_t>()[i];
+      variable->dithered = attributes_.dithered[i];
+      if (settings.seeds.size() > 0) {
+        variable->seed = settings.seeds.as<uint32_t>()[i];
+      } else if (variable->dithered || variable->quantized) {
+        Invalid("seeds are missing: variable ", i, " has 8-bit moments or is rounded at random");
+      }
     }
     TakeChains(settings, &variables);
     return step;

@@ -15,14 +15,15 @@ constexpr decltype(optimizers::Kernels<T>::dequantize) DequantizeOf() {
   return nullptr;
 }
 
-template <typename T>
-constexpr decltype(optimizers::Kernels<T>::quantize) QuantizeOf() {
-  if constexpr (sizeof(T) == 4) return Quantize;
+template <typename T, template <typename> class R, optimizers::Rule kRule>
+constexpr auto QuantizedOf() -> std::decay_t<decltype(optimizers::Kernels<T>::quantized[0])> {
+  if constexpr (sizeof(T) == 4 && CanQuantize(kRule)) return ApplyQuantized<R, kRule>;
   return nullptr;
 }
 
 #define FASTKERAS_APPLY(Struct, ...) ApplyRule<T, Struct>,
 #define FASTKERAS_LENGTHS(Struct, ...) LengthsOf<T, Struct>,
+#define FASTKERAS_QUANTIZED(Struct, ...) QuantizedOf<T, Struct, optimizers::Rule::k##Struct>(),
 #define FASTKERAS_COUNT(Struct, ...) CountCoefficients<T, Struct>(),
 
 template <typename T>
@@ -36,11 +37,12 @@ constexpr optimizers::Kernels<T> kStepKernels = {{FASTKERAS_OPTIMIZER_RULES(FAST
                                                  LoadAs<T>,
                                                  StoreAs<T>,
                                                  Dither<T>,
-                                                 DequantizeOf<T>(),
-                                                 QuantizeOf<T>()};
+                                                 {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_QUANTIZED)},
+                                                 DequantizeOf<T>()};
 
 #undef FASTKERAS_APPLY
 #undef FASTKERAS_LENGTHS
+#undef FASTKERAS_QUANTIZED
 #undef FASTKERAS_COUNT
 
 }  // namespace fastkeras::FASTKERAS_ISA

@@ -43,6 +43,7 @@ REGISTER_OP("Fastkeras>OptimizerStep")
     .Attr("has_remainder: list(bool)")
     .Attr("has_rows: list(bool)")
     .Attr("adapted: list(bool)")
+    .Attr("dithered: list(bool)")
     .Attr("T: list({half, bfloat16, float, double}) >= 1")
     .Input("parameters: N * resource")
     .Input("slots: M * resource")  // of the first parameter, of the second, ...; if quantized:
@@ -58,7 +59,7 @@ REGISTER_OP("Fastkeras>OptimizerStep")
     .Input("chain_operands: double")
     .Input("chain_groups: int32")
     .Input("rates: double")
-    .Input("seeds: uint32")  // for rounding at random, or none
+    .Input("seeds: uint32")  // for what is rounded at random, or none
     .Output("finite: bool")
     .SetIsStateful()
     .SetShapeFn([](tf::shape_inference::InferenceContext* context) {
@@ -109,6 +110,7 @@ class OptimizerStep : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("has_remainder", &attributes.has_remainder));
     OP_REQUIRES_OK(context, context->GetAttr("has_rows", &attributes.has_rows));
     OP_REQUIRES_OK(context, context->GetAttr("adapted", &attributes.adapted));
+    OP_REQUIRES_OK(context, context->GetAttr("dithered", &attributes.dithered));
     try {
       inputs_.Set(attributes, context->num_inputs(), kNumSettings);
     } catch (const std::invalid_argument& error) {

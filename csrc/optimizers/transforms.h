@@ -1,6 +1,7 @@
 // Transforms of a gradient, the norms they need, and the types that variables are stored in.
 // Compiled once for each instruction set.
 
+#include "optimizers/bits.h"
 #include "optimizers/kernels.h"
 #include "simd.h"
 
@@ -66,17 +67,6 @@ double SumOfDefects(const T* values, int64_t size) {
 }
 
 // float16 and bfloat16 by their bits, since not every compiler knows the types.
-FASTKERAS_INLINE float FromBits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-FASTKERAS_INLINE uint32_t ToBits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
 FASTKERAS_INLINE float FromBfloat16(uint16_t half) {
   return FromBits(static_cast<uint32_t>(half) << 16);
 }
@@ -169,14 +159,6 @@ void StoreAs(optimizers::Dtype dtype, const T* from, int64_t first, int64_t size
 }
 
 #undef FASTKERAS_HALF
-
-// 16 random bits for an element; as `dither_bits` in fastkeras/optimizers/rounding.py.
-FASTKERAS_INLINE uint32_t DitherBits(uint32_t seed, uint32_t element) {
-  uint32_t bits = (element * 0x9e3779b9u) ^ seed;
-  bits = (bits ^ bits >> 16) * 0x85ebca6bu;
-  bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
-  return bits >> 16;
-}
 
 template <typename T>
 void Dither(uint32_t seed, const T* __restrict from, int64_t first, int64_t size, void* to) {

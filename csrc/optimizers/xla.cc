@@ -37,7 +37,8 @@ class StepLowering : public tf::XlaOpKernel {
         {"quantized", &attributes.quantized},
         {"has_remainder", &attributes.has_remainder},
         {"has_rows", &attributes.has_rows},
-        {"adapted", &attributes.adapted}};
+        {"adapted", &attributes.adapted},
+        {"dithered", &attributes.dithered}};
     for (const auto& [name, flags] : all) {
       OP_REQUIRES_OK(context, context->GetAttr(name, flags));
       absl::StrAppend(&text_, ", ", name, " = \"", Text(*flags), "\"");

@@ -13,7 +13,7 @@ from fastkeras.optimizers import rounding
 from fastkeras.optimizers import transforms as transform
 from fastkeras.optimizers.hyperparameters import DEFAULTS, check_hyperparameter, checked_flag
 from fastkeras.optimizers.quantization import scales_of
-from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.rules import RULES, is_quantized
 from fastkeras.optimizers.step import Step
 
 _name = cache(str)  # of a dtype; cached, since NumPy makes it anew each time
@@ -90,6 +90,7 @@ def checked(
     if array is not _jax_array:
         written = _check_memory(parameters, slots, remainders)
         gradients = [_readable(gradient, written) for gradient in gradients]
+    any_quantized = any(is_quantized(rule, of_parameter) for of_parameter in slots)
     numbers = _steps(step, count)
     number = step if is_traced(numbers) else np.max(numbers, initial=1).astype("int32")
     return Step(
@@ -105,7 +106,8 @@ def checked(
         adapted=adapted,
         remainders=remainders,
         hyperparameters=_hyperparameters(rule, hyperparameters, count),
-        seeds=_seeds(number, count) if is_random else None,
+        dithered=[is_random] * count,
+        seeds=_seeds(number, count) if is_random or any_quantized else None,
     )
 
 
@@ -174,8 +176,9 @@ def _seeds(number, count):
     if is_traced(number):
         import jax.numpy as jnp
 
-        return rounding.seeds(Spoken(jnp), jnp.max(jnp.asarray(number, "int32")), count)
-    return rounding.seeds(NUMPY, number, count)
+        number = jnp.max(jnp.asarray(number, "int32"))
+        return rounding.seeds(Spoken(jnp), number, jnp.arange(count, dtype="int32"))
+    return rounding.seeds(NUMPY, number, np.arange(count, dtype="int32"))
 
 
 def _slots_of(array, i, given):
@@ -210,7 +213,7 @@ def _check_parameter(i, rule, parameter, gradient, slots, any_float):
         allowed = " or ".join(sorted({dtype, wide}))
         raise ValueError(f"gradients[{i}] must be {allowed}, got {gradient.dtype}")
     names = RULES[rule].slots
-    quantized = RULES[rule].quantizable and len(slots) == 2 * len(names) > 0 and wide == "float32"
+    quantized = RULES[rule].signs and len(slots) == 2 * len(names) and wide == "float32"
     if len(slots) != len(names) and not quantized:
         raise ValueError(f"slots[{i}] of rule {rule!r} must be {names}, got {len(slots)} arrays")
     for k, slot in enumerate(slots):

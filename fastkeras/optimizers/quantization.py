@@ -1,42 +1,36 @@
-"""Moments in 8 bits: each block of 256 numbers is codes times its largest magnitude, the scale.
+"""Moments in 8 bits: each block of 256 numbers is codes relative to its largest magnitude.
 
-The dynamic codes of Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization",
-https://arxiv.org/abs/2110.02861: seven decades below 1, divided into 1, 2, 4, ... 64 equal steps
-(twice as many without a sign), and 0 and 1. Without a sign only 0 is coded as 0. Bytes are laid out
-as in csrc/optimizers/quantize.h.
+A code is an 8-bit float: two binary digits after the first, and the exponent; with a sign it
+reaches down to 2^-31.5, without to 2^-63.5. The last one is 1, so that the largest of a block, which
+is its scale, is kept exactly. A number other than 0 never becomes 0, since with a second moment of 0
+the next step would divide by epsilon alone. Bytes are laid out as in csrc/optimizers/quantize.h.
+
+Numbers are rounded up or down at random, with the right mean (Zamirai et al. 2020,
+https://arxiv.org/abs/2010.06192): the change of an average in one step is smaller than the
+distance of two codes, and rounded to the nearest it would never move.
 """
 
 import numpy as np
 
+from fastkeras.optimizers import rounding
+
 BLOCK = 256
-DECADES = 7
+DIGITS = 2  # binary ones of a code, after the first
 SMALLEST = 4096  # smaller variables are not worth it
-SMALLEST_SCALE = 3e-39
+SMALLEST_SCALE = 2.0**-124  # the inverse of a smaller one would be infinite
 
 
-def _levels(has_sign):
-    """Return what each byte stands for."""
-    values = np.zeros(256)
-    for decade in range(DECADES):
-        steps = 2**decade if has_sign else 2 ** (decade + 1)
-        first = steps if has_sign else steps - 1
-        end = 10.0 ** (decade - DECADES + 1)
-        j = np.arange(steps)
-        values[first + j] = end * (0.1 + 0.9 * (j + 0.5) / steps)
-    if has_sign:
-        values[128:] = -values[:128]
-    values[128 if has_sign else 255] = 1.0
-    return values
+def _magnitudes(has_sign):
+    """Return what each code without its sign stands for, relative to the scale; the last is 1."""
+    last = 127 if has_sign else 255
+    octaves, steps = np.divmod(np.arange(last + 1) - last, 2**DIGITS)
+    magnitudes = np.ldexp(1 + steps / 2**DIGITS, octaves)
+    magnitudes[0] = 0
+    return magnitudes.astype("float32")
 
 
-def _tables(has_sign):
-    levels = _levels(has_sign)
-    order = np.argsort(levels, kind="stable")
-    middles = (levels[order][1:] + levels[order][:-1]) / 2
-    return levels.astype("float32"), middles.astype("float32"), order.astype("uint8")
-
-
-TABLES = {has_sign: _tables(has_sign) for has_sign in (True, False)}
+MAGNITUDES = {has_sign: _magnitudes(has_sign) for has_sign in (True, False)}
+LEVELS = {True: np.append(MAGNITUDES[True], -MAGNITUDES[True]), False: MAGNITUDES[False]}
 
 
 def scales_of(size):
@@ -44,46 +38,80 @@ def scales_of(size):
     return -(-size // BLOCK)
 
 
-def is_worth_it(path, shape):
-    """Tell whether a variable is large, and not an embedding, whose rows change too seldom."""
-    return np.prod(shape, dtype=int) >= SMALLEST and not path.endswith("embeddings")
+def is_worth_it(shape):
+    """Tell whether a variable is large enough."""
+    return np.prod(shape, dtype=int) >= SMALLEST
 
 
-def with_float_slots(xp, p, g, slots, c, update):
-    """Do a rule's `update` on slots given as codes, scales, codes, ...; the first has a sign."""
-    has_signs = (True, False)
-    numbers = [
-        dequantize(xp, codes, scales, has_sign)
-        for codes, scales, has_sign in zip(slots[::2], slots[1::2], has_signs, strict=False)
-    ]
+def with_float_slots(xp, p, g, slots, c, update, signs, seed):
+    """Do a rule's `update` on slots given as codes, scales, codes, ...
+
+    Args:
+        xp: the functions of an array library.
+        p, g, c: the parameter, its gradient, the coefficients.
+        slots: tuple of arrays.
+        update: function (xp, p, g, slots, c).
+        signs: of the rule, see `Rule`.
+        seed: int32 scalar, of this variable and step.
+    """
+    pairs = zip(slots[::2], slots[1::2], signs, strict=True)
+    numbers = [dequantize(xp, codes, scales, sign == "s") for codes, scales, sign in pairs]
     change, numbers = update(xp, p, g, numbers, c)
-    pairs = (quantize(xp, x, sign) for x, sign in zip(numbers, has_signs, strict=False))
-    return change, tuple(array for pair in pairs for array in pair)
+    elements = xp.reshape(xp.arange(_size_of(p.shape), dtype="int32"), p.shape)
+    new = []
+    for slot, (values, sign) in enumerate(zip(numbers, signs, strict=True)):
+        random = rounding.dither_bits(xp, rounding.seed_of_slot(xp, seed, slot), elements)
+        new += quantize(xp, values, sign == "s", random)
+    return change, tuple(new)
 
 
 def dequantize(xp, codes, scales, has_sign):
     """Return the numbers, float32, in the shape of the codes."""
-    levels, _, _ = TABLES[has_sign]
-    numbers = xp.take(xp.convert_to_tensor(levels), xp.cast(xp.reshape(codes, (-1,)), "int32"))
+    levels = xp.convert_to_tensor(LEVELS[has_sign])
+    numbers = xp.take(levels, xp.cast(xp.reshape(codes, (-1,)), "int32"))
     by_number = xp.repeat(scales, BLOCK)[: numbers.shape[0]]
     return xp.reshape(numbers * by_number, codes.shape)
 
 
-def quantize(xp, numbers, has_sign):
-    """Return codes, uint8, in the shape of the numbers, and the scales of their blocks."""
-    _, middles, order = TABLES[has_sign]
-    flat = xp.reshape(numbers, (-1,))
-    size = flat.shape[0]
-    count = scales_of(size)
-    blocks = xp.reshape(xp.pad(flat, (0, count * BLOCK - size)), (count, BLOCK))
-    above, below = xp.max(blocks, axis=1), -xp.min(blocks, axis=1)
-    scales = xp.where(above >= below, above, -below) + xp.sum(blocks - blocks, axis=1)
-    is_small = xp.abs(scales) < SMALLEST_SCALE  # the inverse would be infinite, and NaN times 0
-    inverse = 1 / xp.where(is_small, xp.ones_like(scales), scales)
-    inverse = xp.where(is_small, xp.sign(scales) / SMALLEST_SCALE, inverse)
-    relative = xp.reshape(blocks * inverse[:, None], (-1,))
-    places = xp.searchsorted(xp.convert_to_tensor(middles), relative, side="right")
-    codes = xp.take(xp.convert_to_tensor(order), xp.cast(places, "int32"))[:size]
-    if not has_sign:  # with a second moment of 0 the next step would divide by epsilon
-        codes = xp.where((flat != 0) & (codes == 0), xp.ones_like(codes), codes)
-    return xp.reshape(codes, numbers.shape), scales
+def quantize(xp, numbers, has_sign, random):
+    """Return codes, uint8, in the shape of the numbers, and the scales of their blocks.
+
+    Args:
+        xp: the functions of an array library.
+        numbers: array, float32.
+        has_sign: bool.
+        random: 16 random bits for each number, int32: it is rounded up if they are many enough.
+    """
+    flat, size = xp.reshape(numbers, (-1,)), _size_of(numbers.shape)
+    blocks = xp.reshape(xp.pad(flat, (0, -size % BLOCK)), (scales_of(size), BLOCK))
+    scales = xp.max(xp.abs(blocks), axis=1)
+    scales = xp.where((scales > 0) & (scales < SMALLEST_SCALE), SMALLEST_SCALE, scales)
+    scales = xp.cast(scales, "float32") + xp.sum(blocks - blocks, axis=1)  # NaN stays
+    inverse = 4 / xp.where(scales == 0, xp.ones_like(scales), scales)  # 1 / scale may be subnormal
+    relative = xp.reshape(xp.abs(blocks) * inverse[:, None], (-1,))[:size]
+    codes = _rounded(xp, relative, 4 * MAGNITUDES[has_sign], xp.reshape(random, (-1,)))
+    codes = xp.where(flat == 0, xp.zeros_like(codes), codes)
+    if has_sign:
+        codes = xp.where(flat < 0, codes + 128, codes)
+    return xp.reshape(xp.cast(codes, "uint8"), numbers.shape), scales
+
+
+def _rounded(xp, sizes, levels, random):
+    """Return the number of the level below or above each size, at least 1.
+
+    The distance to the level below, in parts of 2^-21 of that to the next, is a whole number. The
+    random bits, and half a bit, are added to it, and it is rounded down: a size next to a level
+    stays there, by whatever its last digits differ.
+    """
+    below = xp.cast(xp.searchsorted(xp.convert_to_tensor(levels), sizes, side="right"), "int32")
+    below = xp.clip(below - 1, 1, len(levels) - 1)
+    to_next = np.append(np.diff(levels), np.float32(np.inf))
+    parts = (sizes - xp.take(xp.convert_to_tensor(levels), below)) * xp.take(
+        xp.convert_to_tensor((2.0**21 / to_next).astype("float32")), below
+    )
+    is_up = parts + (xp.cast(random, "float32") * 32 + 16) >= 2.0**21
+    return below + xp.cast(is_up, "int32")
+
+
+def _size_of(shape):
+    return int(np.prod(shape, dtype=int))

@@ -48,14 +48,19 @@ def name_of(dtype):
     return re.search(r"b?float\d+", str(dtype))[0]
 
 
-def seeds(xp, step, count):
-    """Return an int32 for each of `count` variables, different at each step."""
-    position = xp.arange(count, dtype="int32") * _signed(0x9E3779B1)
-    return _mixed(xp, xp.bitwise_xor(position, xp.reshape(step, (1,)) * _signed(0x85EBCA77)))
+def seeds(xp, step, positions):
+    """Return an int32 for each of the positions of variables, int32, different at each step."""
+    of_positions = positions * _signed(0x9E3779B1)
+    return _mixed(xp, xp.bitwise_xor(of_positions, xp.reshape(step, (1,)) * _signed(0x85EBCA77)))
+
+
+def seed_of_slot(xp, seed, slot):
+    """Return the seed for one slot of a variable; that of the variable is for its parameter."""
+    return xp.bitwise_xor(seed, _signed((slot + 1) * 0xC2B2AE3D % 2**32))
 
 
 def dither_bits(xp, seed, elements):
-    """Return 16 random bits for each element number, as in csrc/optimizers/transforms.h."""
+    """Return 16 random bits for each element number, as in csrc/optimizers/bits.h."""
     bits = xp.bitwise_xor(elements * _signed(0x9E3779B9), seed)
     return _shifted(xp, _mixed(xp, bits), 16)
 

@@ -31,7 +31,7 @@ class Rule(NamedTuple):
         update: function (xp, p, g, slots, c); returns what is to be added to the parameter, and the
             new slots. Transforms of the gradient come before it.
         by_number: whether the coefficients depend on t.
-        quantizable: whether its slots may be of 8 bits.
+        signs: if its slots may be of 8 bits, for each "s" if it has a sign, or else "u".
         stays: what does not change in a row without gradient: "", "parameter", or "everything".
         adapts: whether the length of its step is always that of its parameter times the rate.
         reads_parameter: whether the update depends on the parameter, so that its length, and the
@@ -47,7 +47,7 @@ class Rule(NamedTuple):
     coefficients: Callable
     update: Callable
     by_number: bool = False
-    quantizable: bool = False
+    signs: str = ""
     stays: str = ""
     adapts: bool = False
     reads_parameter: bool = False
@@ -303,14 +303,16 @@ _MOMENTS = ("momentum", "velocity")
 
 RULES = {
     "sgd": Rule((), _of_sgd, sgd, stays="everything"),
-    "momentum": Rule(("momentum",), _of_momentum, momentum, quantizable=True),
-    "nesterov": Rule(("momentum",), _of_momentum, nesterov, quantizable=True),
-    "adam": Rule(_MOMENTS, _of_adam, adam, by_number=True, quantizable=True),
+    "momentum": Rule(("momentum",), _of_momentum, momentum, signs="s"),
+    "nesterov": Rule(("momentum",), _of_momentum, nesterov, signs="s"),
+    "adam": Rule(_MOMENTS, _of_adam, adam, by_number=True, signs="su"),
     "amsgrad": Rule((*_MOMENTS, "velocity_hat"), _of_adam, amsgrad, by_number=True),
-    "nadam": Rule(_MOMENTS, _of_nadam, nadam, by_number=True),
-    "lion": Rule(("momentum",), _of_lion, lion, quantizable=True),
-    "rmsprop": Rule(("velocity",), _of_rmsprop, rmsprop, stays="parameter"),
-    "rmsprop_momentum": Rule(("velocity", "momentum"), _of_rmsprop_momentum, rmsprop_momentum),
+    "nadam": Rule(_MOMENTS, _of_nadam, nadam, by_number=True, signs="su"),
+    "lion": Rule(("momentum",), _of_lion, lion, signs="s"),
+    "rmsprop": Rule(("velocity",), _of_rmsprop, rmsprop, stays="parameter", signs="u"),
+    "rmsprop_momentum": Rule(
+        ("velocity", "momentum"), _of_rmsprop_momentum, rmsprop_momentum, signs="us"
+    ),
     "centered_rmsprop": Rule(
         ("velocity", "average_gradient"), _of_rmsprop, centered_rmsprop, stays="parameter"
     ),
@@ -320,9 +322,13 @@ RULES = {
         centered_rmsprop_momentum,
     ),
     "adagrad": Rule(("accumulator",), _of_adagrad, adagrad, stays="everything"),
-    "lamb": Rule(_MOMENTS, _of_lamb, lamb, by_number=True, adapts=True),
+    "lamb": Rule(_MOMENTS, _of_lamb, lamb, by_number=True, adapts=True, signs="su"),
     "ademamix": Rule(
-        ("momentum", "slow_momentum", "velocity"), _of_ademamix, ademamix, by_number=True
+        ("momentum", "slow_momentum", "velocity"),
+        _of_ademamix,
+        ademamix,
+        by_number=True,
+        signs="ssu",
     ),
     "schedule_free_sgd": Rule(
         ("momentum",),
@@ -358,11 +364,11 @@ def is_quantized(rule, slots):
     return len(slots) > len(RULES[rule].slots)
 
 
-def updater(rule, slots, adapted=False, rate=None):
-    """Return the function that updates a variable with such slots."""
-    update = RULES[rule].update
+def updater(rule, slots, adapted=False, rate=None, seed=None):
+    """Return the function that updates a variable with such slots, rounded by this seed."""
+    update, signs = RULES[rule].update, RULES[rule].signs
     if is_quantized(rule, slots):
-        update = partial(with_float_slots, update=update)
+        update = partial(with_float_slots, update=update, signs=signs, seed=seed)
     return partial(by_trust_ratio, update=update, rate=rate) if adapted else update
 
 

@@ -27,7 +27,9 @@ class Step(NamedTuple):
         adapted: whether to scale a step to the length of its parameter, times its rate.
         remainders: None, or float32, what a float16 or bfloat16 parameter cannot hold of its value.
         hyperparameters: dict.
-        seeds: int32, to round bfloat16 at random; or None in place of the whole list.
+        dithered: whether to round a parameter at random, if it is bfloat16.
+        seeds: int32, for all that is rounded at random, 8-bit moments too; or None in place of the
+            whole list if nothing is.
     """
 
     parameters: list
@@ -41,6 +43,7 @@ class Step(NamedTuple):
     rows: list
     adapted: list
     remainders: list
+    dithered: list
     hyperparameters: dict
     seeds: np.ndarray | None = None
 
@@ -55,13 +58,15 @@ class Extras(NamedTuple):
     rows: list
     remainders: list
     adapted: list
+    dithered: list
     rates: np.ndarray
     seeds: np.ndarray | None
 
 
 def no_extras(count):
     """Return the extras of a plain step."""
-    return Extras([None] * count, [None] * count, [False] * count, np.zeros(count), None)
+    none, no = [None] * count, [False] * count
+    return Extras(none, none, no, no, np.zeros(count), None)
 
 
 def engine_needs(rule):
@@ -102,7 +107,9 @@ def do(xp, engine, rule, step, noise, spread, gathered, variables=None, arrays=N
     like = xp.zeros_like(multipliers)
     coefficients = xp.stack([like + value for value in coefficients], axis=1)
     rates = multipliers * step.learning_rate
-    extras = Extras(step.rows, step.remainders, step.adapted, rates, step.seeds)
+    extras = Extras(
+        step.rows, step.remainders, step.adapted, step.dithered, rates, step.seeds
+    )
     return engine.step(
         rule,
         step.parameters,

@@ -19,7 +19,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     return do(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras)
 
 
-def _step(device, *arrays, rule, N, quantized, has_remainder, has_rows, adapted, chains, **_):
+def _step(device, *arrays, rule, N, chains, **flags):
     """The results of the call, in its order: all that is written, and whether it was not finite."""
     rest = iter(arrays)
 
@@ -28,14 +28,14 @@ def _step(device, *arrays, rule, N, quantized, has_remainder, has_rows, adapted,
 
     each = "1" * N
     parameters, count = take(each), len(RULES[rule].slots)
-    slots = [take("1" * count * (2 if flag == "1" else 1)) for flag in quantized]
-    remainders = take(has_remainder)
-    gradients, rows = take(each), take(has_rows)
+    slots = [take("1" * count * (2 if flag == "1" else 1)) for flag in flags["quantized"]]
+    remainders = take(flags["has_remainder"])
+    gradients, rows = take(each), take(flags["has_rows"])
     frozen, coefficients, decays, rates, seeds = rest
     extras = Extras(
         rows=rows,
         remainders=remainders,
-        adapted=[flag == "1" for flag in adapted],
+        **{name: [flag == "1" for flag in flags[name]] for name in ("adapted", "dithered")},
         rates=rates,
         seeds=seeds if seeds.bytes else None,
     )

@@ -36,6 +36,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         "has_remainder": _flags(remainder is not None for remainder in extras.remainders),
         "has_rows": _flags(of_one is not None for of_one in extras.rows),
         "adapted": _flags(extras.adapted),
+        "dithered": _flags(extras.dithered),
         "num_held": len(held),
         "chain_lengths": tuple(map(len, chains)),
         "chain_kinds": kinds,

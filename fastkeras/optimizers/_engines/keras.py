@@ -30,7 +30,8 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         c = tuple(ops.cast(value, dtype) for value in ops.unstack(rows[i], rows[i].shape[0]))
         old = [ops.convert_to_tensor(slot) for slot in slots[i]]
         rate = ops.cast(extras.rates[i], dtype)
-        update = updater(rule, old, extras.adapted[i], rate)
+        seed = None if extras.seeds is None else extras.seeds[i]
+        update = updater(rule, old, extras.adapted[i], rate, seed)
         change, changed = update(ops, wide[i] - lost, gradient, old, c)
         parameter = wide[i] + (change - lost)  # rounded once
         stays = frozen[i] if finite is True else frozen[i] | ~finite
@@ -53,7 +54,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
 
 def _narrowed(parameter, like, extras, i):
     random, keeps = None, extras.remainders[i] is not None
-    if extras.seeds is not None:
+    if extras.dithered[i]:
         elements = ops.reshape(ops.arange(_size(like.shape), dtype="int32"), like.shape)
         random = rounding.dither_bits(ops, extras.seeds[i], elements)
     return rounding.narrowed(ops, parameter, rounding.name_of(like.dtype), keeps, random)

@@ -4,7 +4,7 @@ from fastkeras import _core
 from fastkeras.optimizers.chains import FUSED, encode
 from fastkeras.optimizers.rules import RULES
 
-_RULES = [(n, len(r.slots), r.quantizable) for n, r in RULES.items() if r.has_kernel]
+_RULES = [(n, len(r.slots), r.signs) for n, r in RULES.items() if r.has_kernel]
 if sorted(_core.optimizer_rules()) != sorted(_RULES) or _core.optimizer_transforms() != [*FUSED]:
     raise ImportError("fastkeras._core has other rules or transforms: build fastkeras again")
 

@@ -33,14 +33,15 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         dtype = wide[i].dtype.type
         lost = wide[i] * dtype(decays[i])
         c = tuple(dtype(value) for value in coefficients[i])
-        update = updater(rule, slots[i], extras.adapted[i], dtype(extras.rates[i]))
+        seed = None if extras.seeds is None else extras.seeds[i]
+        update = updater(rule, slots[i], extras.adapted[i], dtype(extras.rates[i]), seed)
         old = [slot[chosen[i]] for slot in slots[i]]
         change, new_slots = update(xp, wide[i] - lost, gradient, old, c)
         parameter = wide[i] + (change - lost)  # rounded once
         remainder, random = extras.remainders[i], None
-        if extras.seeds is not None:
+        if extras.dithered[i]:
             elements = np.arange(parameters[i].size, dtype="int32").reshape(parameters[i].shape)
-            random = rounding.dither_bits(xp, extras.seeds[i], elements[chosen[i]])
+            random = rounding.dither_bits(xp, seed, elements[chosen[i]])
         dtype = parameters[i].dtype.name
         held, rest = rounding.narrowed(xp, parameter, dtype, remainder is not None, random)
         parameters[i][chosen[i]] = held

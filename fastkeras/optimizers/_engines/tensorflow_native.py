@@ -35,6 +35,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         has_remainder=[remainder is not None for remainder in remainders],
         has_rows=[rows is not None for rows in extras.rows],
         adapted=extras.adapted,
+        dithered=extras.dithered,
         quantized=[is_quantized(rule, of_variable) for of_variable in slots],
         rule=rule,
     )

@@ -242,7 +242,8 @@ class FusedStep(_OfKeras):
             adapted=[self._is_adapted(position) for position in positions],
             remainders=of_remainders,
             hyperparameters=self._hyperparameters(number, numbers),
-            seeds=self._seeds(len(positions)),
+            dithered=[self.stochastic_rounding] * len(positions),
+            seeds=self._seeds(positions),
         )
         new_values, new_slots, new_remainders, finite = do(
             ops, engine, self._rule(), step, self._noise, sparse.spread, sparse.gathered, variables
@@ -304,10 +305,11 @@ class FusedStep(_OfKeras):
             missed = missed * ops.cast(finite, WIDE)
         self.assign_add(settings.behind, missed)
 
-    def _seeds(self, count):
-        if not self.stochastic_rounding:
+    def _seeds(self, positions):
+        if not self.stochastic_rounding and not self._scales.of:
             return None
-        return rounding.seeds(ops, ops.cast(self.iterations, "int32"), count)
+        positions = ops.convert_to_tensor(np.array(positions, "int32"))
+        return rounding.seeds(ops, ops.cast(self.iterations, "int32"), positions)
 
     def _rows(self, gradients, variables, positions, engine):
         """Return gradients, and for variables of which only some rows are to move, those rows."""

@@ -77,9 +77,10 @@ class Fused(FusedStep):
         self.ema_bias_correction = checked_flag("ema_bias_correction", ema_bias_correction)
         if moment_bits not in (8, 32):
             raise ValueError(f"moment_bits must be 8 or 32, got {moment_bits!r}")
-        if moment_bits == 8 and not RULES[self._rule()].quantizable:
+        if moment_bits == 8 and not RULES[self._rule()].signs:
+            those = ", ".join(name for name, rule in RULES.items() if rule.signs)
             raise ValueError(
-                f"moment_bits=8 is for Adam, AdamW, Lion and SGD with momentum, not {self._rule()}"
+                f"moment_bits=8 is for the rules {those}, not {self._rule()}"
             )
         self.moment_bits = moment_bits
         if lookahead_period is not None and RULES[self._rule()].reads_parameter:

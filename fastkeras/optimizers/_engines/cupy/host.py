@@ -241,8 +241,7 @@ class _Given:
 
     def _fill(self, form, part, columns, round_of_ratio):
         """Add the columns that only `step` and `lengths` have."""
-        seeds, adapted = self.extras.seeds, self.extras.adapted
-        is_random = seeds is not None and form[0] == "bfloat16"
+        adapted, dithered = self.extras.adapted, self.extras.dithered
         for s in range(max(map(len, (self.slots[i] for i in part)), default=0) or 1):
             columns[f"slot_{s}"] = [self.slots[i][s] if self.slots[i] else None for i in part]
         columns["coefficients"] = self._known("coefficients", part)
@@ -250,7 +249,7 @@ class _Given:
         columns["round_of_ratio"] = [
             round_of_ratio if adapted[i] and round_of_ratio is not None else -1 for i in part
         ]
-        columns["dithered"] = [is_random] * len(part)
+        columns["dithered"] = [dithered[i] and form[0] == "bfloat16" for i in part]
         columns["seed"] = () if self.known["seeds"] is None else self.known["seeds"][part]
 
     def _launch(self, make, name, blocks, fields, part, columns, steps, *more):

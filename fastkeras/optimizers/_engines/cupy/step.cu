@@ -2,6 +2,8 @@
 // are stored.
 
 constexpr bool kQuantized = FASTKERAS_QUANTIZED;
+template <int kSlot>
+constexpr bool kHasSign = FASTKERAS_SIGNS >> kSlot & 1;
 constexpr int kPointers = Rule::kSlots == 0 ? 1 : Rule::kSlots * (kQuantized ? 2 : 1);
 constexpr int kNumbers = 4096;  // of a block
 // Blocks that a multiprocessor is to hold at once, and so how many registers a thread may use.
@@ -25,7 +27,7 @@ struct Record {  // of a variable, as in tables.py
   int round_of_ratio;  // of the factor of the change, or -1
   int first_step, end_step;
   int dithered;  // a bfloat16 parameter is rounded at random, by ...
-  int seed;
+  int seed;      // ... this, which 8-bit slots are too
 };
 
 struct Records {
@@ -80,10 +82,18 @@ __device__ inline void ForEach(const Record& record, Function fn) {
   }
 }
 
+template <int kSlot, typename Place>
+__device__ inline void ReadSlot(const Record& record, Place place, Numbers<Place::kCount>& to) {
+  if constexpr (kSlot < Rule::kSlots) {
+    ReadCodes<kHasSign<kSlot>>(static_cast<const unsigned char*>(record.slots[2 * kSlot]),
+                               static_cast<const float*>(record.slots[2 * kSlot + 1]), place,
+                               to.slots[kSlot]);
+  }
+}
+
 template <typename Place>
 __device__ inline void Read(const Record& record, const Steps& steps, const Factors& factors,
-                            const float* tables, Place place, Place of_gradient,
-                            Numbers<Place::kCount>& to) {
+                            Place place, Place of_gradient, Numbers<Place::kCount>& to) {
   of_gradient.template Read<Gradient>(record.gradient, to.gradient);
   place.template Read<Parameter>(record.parameter, to.parameter);
 #pragma unroll
@@ -96,12 +106,9 @@ __device__ inline void Read(const Record& record, const Steps& steps, const Fact
     }
   }
   if constexpr (kQuantized) {
-    ReadCodes<true>(static_cast<const unsigned char*>(record.slots[0]),
-                    static_cast<const float*>(record.slots[1]), tables, place, to.slots[0]);
-    if constexpr (Rule::kSlots > 1) {
-      ReadCodes<false>(static_cast<const unsigned char*>(record.slots[2]),
-                       static_cast<const float*>(record.slots[3]), tables, place, to.slots[1]);
-    }
+    ReadSlot<0>(record, place, to);
+    ReadSlot<1>(record, place, to);
+    ReadSlot<2>(record, place, to);
   }
   if constexpr (Parameter::kIsHalf) {
     if (record.remainder != nullptr) {
@@ -113,14 +120,6 @@ __device__ inline void Read(const Record& record, const Steps& steps, const Fact
   }
   Transform(steps, record.first_step, record.end_step, factors, record.variable, to.parameter,
             to.gradient);
-}
-
-// 16 random bits for an element; as `dither_bits` in fastkeras/optimizers/rounding.py.
-__device__ inline unsigned DitherBits(int seed, unsigned element) {
-  unsigned bits = (element * 0x9e3779b9u) ^ static_cast<unsigned>(seed);
-  bits = (bits ^ bits >> 16) * 0x85ebca6bu;
-  bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
-  return bits >> 16;
 }
 
 template <typename Place>
@@ -150,16 +149,23 @@ __device__ inline void WriteParameter(const Real (&from)[Place::kCount], const R
   }
 }
 
+template <int kSlot, typename Place>
+__device__ inline void WriteSlot(const Numbers<Place::kCount>& from, const Record& record, int seed,
+                                 Place place) {
+  if constexpr (kSlot < Rule::kSlots) {
+    WriteCodes<kHasSign<kSlot>>(from.slots[kSlot], SeedOf(kSlot, seed), place,
+                                static_cast<unsigned char*>(record.slots[2 * kSlot]),
+                                static_cast<float*>(record.slots[2 * kSlot + 1]));
+  }
+}
+
 template <typename Place>
 __device__ inline void WriteSlots(const Numbers<Place::kCount>& from, const Record& record,
-                                  const float* tables, Place place) {
+                                  int seed, Place place) {
   if constexpr (kQuantized) {
-    WriteCodes<true>(from.slots[0], tables, place, static_cast<unsigned char*>(record.slots[0]),
-                     static_cast<float*>(record.slots[1]));
-    if constexpr (Rule::kSlots > 1) {
-      WriteCodes<false>(from.slots[1], tables, place, static_cast<unsigned char*>(record.slots[2]),
-                        static_cast<float*>(record.slots[3]));
-    }
+    WriteSlot<0>(from, record, seed, place);
+    WriteSlot<1>(from, record, seed, place);
+    WriteSlot<2>(from, record, seed, place);
   } else {
 #pragma unroll
     for (int s = 0; s < Rule::kSlots; ++s) {
@@ -182,14 +188,9 @@ __device__ inline Rule RuleOf(const Record& record, const Given& given) {
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     step(FASTKERAS_TABLE(Records) records, FASTKERAS_TABLE(Steps) steps, int count,
          FASTKERAS_TABLE(Given) given, const double* of_earlier_launches, const int* not_finite) {
-  FASTKERAS_SHARED(float, tables, kQuantized ? kTablesSize : 1);
   if (not_finite != nullptr && *not_finite) return;
   const Record& record = records.of[Find(records.of, count, blockIdx.x)];
   if (given.IsFrozen(record.variable)) return;
-  if constexpr (kQuantized) {
-    FillTables(tables);
-    __syncthreads();
-  }
   const Factors factors = {of_earlier_launches, given.of->num_variables};
   const Rule rule = RuleOf(record, given);
   const Real decay =
@@ -199,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
   const Real ratio = static_cast<Real>(factors.Of(record.round_of_ratio, record.variable));
   ForEach(record, [&](auto place, auto of_gradient) {
     Numbers<decltype(place)::kCount> numbers;
-    Read(record, steps, factors, tables, place, of_gradient, numbers);
+    Read(record, steps, factors, place, of_gradient, numbers);
 #pragma unroll
     for (int i = 0; i < decltype(place)::kCount; ++i) {
       Real& parameter = numbers.parameter[i];
@@ -209,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
                       numbers.slots[1][i], numbers.slots[2][i]);
       parameter += change * ratio - lost;  // rounded once
     }
-    WriteSlots(numbers, record, tables, place);
+    WriteSlots(numbers, record, seed, place);
     WriteParameter(numbers.parameter, record, seed, place);
   });
 }
@@ -220,12 +221,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     lengths(FASTKERAS_TABLE(Records) records, FASTKERAS_TABLE(Steps) steps, int count,
             FASTKERAS_TABLE(Given) given, const double* of_earlier_launches, double* of_parameters,
             double* of_changes) {
-  FASTKERAS_SHARED(float, tables, kQuantized ? kTablesSize : 1);
   FASTKERAS_SHARED(double, shared, kWarps);
-  if constexpr (kQuantized) {
-    FillTables(tables);
-    __syncthreads();
-  }
   const Record& record = records.of[Find(records.of, count, blockIdx.x)];
   const Factors factors = {of_earlier_launches, given.of->num_variables};
   const Rule rule = RuleOf(record, given);
@@ -233,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
   double of_parameter = 0, of_change = 0;
   ForEach(record, [&](auto place, auto of_gradient) {
     Numbers<decltype(place)::kCount> numbers;
-    Read(record, steps, factors, tables, place, of_gradient, numbers);
+    Read(record, steps, factors, place, of_gradient, numbers);
 #pragma unroll
     for (int i = 0; i < decltype(place)::kCount; ++i) {
       const double change =

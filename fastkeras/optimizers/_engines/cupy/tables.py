@@ -4,6 +4,7 @@ from functools import cache
 
 from fastkeras._ops.cupy import Kernels, source
 from fastkeras._ops.records import ARRAY
+from fastkeras.optimizers.rules import RULES
 
 FILES = {
     "step": ("given.cu", "numbers.cu", "chains.cu", "rules.cu", "quantize.cu", "step.cu"),
@@ -55,6 +56,7 @@ def step_kernels(rule, parameter, gradient, quantized, records):
         FASTKERAS_PARAMETER=parameter.capitalize(),
         FASTKERAS_GRADIENT=gradient.capitalize(),
         FASTKERAS_QUANTIZED=int(quantized),
+        FASTKERAS_SIGNS=sum((sign == "s") << s for s, sign in enumerate(RULES[rule].signs)),
         FASTKERAS_RECORDS=records,
         FASTKERAS_STEPS=MAX_STEPS,
     )

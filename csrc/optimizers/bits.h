@@ -1,0 +1,67 @@
+// The bits of a float32, and random bits for rounding it up or down: a hash of a seed and of the
+// place of a number in its variable, and so the same for any number of threads, as in
+// fastkeras/optimizers/rounding.py. Compiled once for each instruction set.
+
+#ifndef FASTKERAS_OPTIMIZERS_BITS_H_
+#define FASTKERAS_OPTIMIZERS_BITS_H_
+
+#include "simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+FASTKERAS_INLINE float FromBits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+FASTKERAS_INLINE uint32_t ToBits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+constexpr uint32_t kOfElements = 0x9e3779b9u;
+
+// The upper 16 bits of a hash of a number, or of each lane.
+template <typename Bits>
+FASTKERAS_INLINE Bits HashOf(Bits bits) {
+  bits = (bits ^ bits >> 16) * 0x85ebca6bu;
+  bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
+  return bits >> 16;
+}
+
+// 16 random bits for an element.
+FASTKERAS_INLINE uint32_t DitherBits(uint32_t seed, uint32_t element) {
+  return HashOf(element * kOfElements ^ seed);
+}
+
+// 16 random bits for each element of one vector after the other.
+class RandomBits {
+ public:
+  FASTKERAS_INLINE RandomBits(uint32_t seed, int64_t first) : seed_(seed) {
+    for (uint32_t k = 0; k < kLanes; ++k) {
+      products_[k] = (static_cast<uint32_t>(first) + k) * kOfElements;
+    }
+  }
+
+  FASTKERAS_INLINE Simd<float>::Int Next() {
+    const Bits random = HashOf(products_ ^ seed_);
+    products_ += kLanes * kOfElements;
+    return reinterpret_cast<Simd<float>::Int>(random);
+  }
+
+ private:
+  using Bits = Simd<float>::Bits;
+  static constexpr uint32_t kLanes = Simd<float>::kWidth;
+
+  const uint32_t seed_;
+  Bits products_ = {};
+};
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_OPTIMIZERS_BITS_H_
