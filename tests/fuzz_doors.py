@@ -113,7 +113,7 @@ def seq2seq_select(rng):
     }
 
 
-RULES = {name: (slots, quantizable) for name, slots, quantizable in _core.optimizer_rules()}
+RULES = {name: (slots, signs) for name, slots, signs in _core.optimizer_rules()}
 COEFFICIENTS = {}  # how many each rule has, as the compiled function says
 
 
@@ -130,19 +130,20 @@ def coefficients_of(rule):
 
 
 def no_variables(rule, count):
-    return rule, [], [], [], [], np.zeros((0, count)), np.zeros(0), [], [], [], [], np.zeros(0), []
+    none = [], np.zeros((0, count)), np.zeros(0), [], [], [], [], [], np.zeros(0), []
+    return rule, [], [], [], *none
 
 
 def optimizer_step(rng):
     rule = str(rng.choice(list(RULES)))
     count = int(rng.integers(4))
     arguments = {"rule": rule, "parameters": [], "gradients": [], "slots": [], "frozen": []}
-    arguments |= {"chains": [], "rows": [], "remainders": [], "adapted": []}
-    slots, quantizable = RULES[rule]
+    arguments |= {"chains": [], "rows": [], "remainders": [], "adapted": [], "dithered": []}
+    slots, signs = RULES[rule]
     for _ in range(count):
         dtype = str(rng.choice(("f4", "f8", "f2")))
         shape = tuple(rng.integers(1, 9, rng.integers(1, 3)))
-        quantized = quantizable and dtype != "f8" and rng.random() < 0.3
+        quantized = signs and dtype != "f8" and rng.random() < 0.3
         sparse = not quantized and rng.random() < 0.3
         adapted = not quantized and not sparse and rng.random() < 0.2
         wide = "f8" if dtype == "f8" else "f4"
@@ -166,11 +167,12 @@ def optimizer_step(rng):
         has_remainder = dtype == "f2" and rng.random() < 0.3
         arguments["remainders"].append(np.zeros(shape, "f4") if has_remainder else None)
         arguments["adapted"].append(bool(adapted))
+        arguments["dithered"].append(bool(rng.random() < 0.2))
     arguments["coefficients"] = rng.random((count, coefficients_of(rule)))
     arguments["decays"] = 0.1 * rng.random(count)
     arguments["rates"] = rng.random(count)
-    dithered = rng.random() < 0.2
-    arguments["seeds"] = rng.integers(0, 2**32, count).tolist() if dithered else []
+    has_seeds = rng.random() < 0.9
+    arguments["seeds"] = rng.integers(0, 2**32, count).tolist() if has_seeds else []
     return _core.optimizer_step, arguments
 
 

@@ -37,27 +37,34 @@ FASTKERAS_INLINE uint32_t DitherBits(uint32_t seed, uint32_t element) {
   return HashOf(element * kOfElements ^ seed);
 }
 
-// 16 random bits for each element of one vector after the other.
+// 16 random bits for each element of one vector after the other, from a place on.
+struct Places {
+  alignas(64) uint32_t products[16];
+};
+constexpr Places kPlaces = [] {
+  Places places = {};
+  for (uint32_t k = 0; k < 16; ++k) places.products[k] = k * kOfElements;
+  return places;
+}();
+
 class RandomBits {
  public:
-  FASTKERAS_INLINE RandomBits(uint32_t seed, int64_t first) : seed_(seed) {
-    for (uint32_t k = 0; k < kLanes; ++k) {
-      products_[k] = (static_cast<uint32_t>(first) + k) * kOfElements;
-    }
-  }
+  FASTKERAS_INLINE RandomBits(uint32_t seed, int64_t first)
+      : seed_(seed),
+        products_(*reinterpret_cast<const Bits*>(kPlaces.products) +
+                  static_cast<uint32_t>(first) * kOfElements) {}
 
   FASTKERAS_INLINE Simd<float>::Int Next() {
     const Bits random = HashOf(products_ ^ seed_);
-    products_ += kLanes * kOfElements;
+    products_ += Simd<float>::kWidth * kOfElements;
     return reinterpret_cast<Simd<float>::Int>(random);
   }
 
  private:
   using Bits = Simd<float>::Bits;
-  static constexpr uint32_t kLanes = Simd<float>::kWidth;
 
   const uint32_t seed_;
-  Bits products_ = {};
+  Bits products_;
 };
 
 }  // namespace fastkeras::FASTKERAS_ISA

@@ -46,6 +46,7 @@ FASTKERAS_INLINE float Decode(uint8_t code) {
   return FromBits(kSigned ? size | (code & 128u) << 24 : size);
 }
 
+FASTKERAS_INLINE Ints Min(Ints a, Ints b) { return a < b ? a : b; }
 FASTKERAS_INLINE Ints BitsOf(Floats x) { return reinterpret_cast<Ints>(x); }
 
 // The code of a number, given 4 / scale; relative to 4, since 1 / scale could be subnormal. Random
@@ -54,12 +55,12 @@ template <bool kSigned>
 FASTKERAS_INLINE Ints Encode(Floats number, Floats inverse, Ints random) {
   const Ints magnitude = BitsOf(number) & 0x7fffffff;
   const Ints bits = BitsOf(reinterpret_cast<Floats>(magnitude) * inverse);
-  const Ints dither = (random << (kDropped - 16)) + (1 << (kDropped - 17));
-  Ints code = (bits - OffsetOf<kSigned>(kBitsOfFour) + dither) >> kDropped;
-  code = code < 1 ? Ints{} + 1 : code;
-  code = code > kLast<kSigned> ? Ints{} + kLast<kSigned> : code;
-  if constexpr (kSigned) code |= BitsOf(number) >> 24 & 128;
-  return magnitude == 0 ? Ints{} : code;
+  constexpr int32_t kHalfABit = 1 << (kDropped - 17);
+  const Ints dither = (random << (kDropped - 16)) + (kHalfABit - OffsetOf<kSigned>(kBitsOfFour));
+  Ints code = (bits + dither) >> kDropped;
+  const Ints least = Min(magnitude, Ints{} + 1);  // 0 for 0
+  code = Min(Max(code, least), Ints{} + kLast<kSigned>);
+  return kSigned ? code | (BitsOf(number) >> 24 & least << 7) : code;
 }
 
 // The lower byte of each lane; the compiler would convert the lanes one by one.

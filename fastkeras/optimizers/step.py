@@ -107,9 +107,7 @@ def do(xp, engine, rule, step, noise, spread, gathered, variables=None, arrays=N
     like = xp.zeros_like(multipliers)
     coefficients = xp.stack([like + value for value in coefficients], axis=1)
     rates = multipliers * step.learning_rate
-    extras = Extras(
-        step.rows, step.remainders, step.adapted, step.dithered, rates, step.seeds
-    )
+    extras = Extras(step.rows, step.remainders, step.adapted, step.dithered, rates, step.seeds)
     return engine.step(
         rule,
         step.parameters,

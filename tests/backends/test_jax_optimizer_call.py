@@ -34,6 +34,7 @@ def of_call():
             "has_remainder": "0",
             "has_rows": "0",
             "adapted": "0",
+            "dithered": "0",
             **of_chain([0]),
         },
     }
@@ -97,6 +98,7 @@ MALFORMED = {
     "the rule keeps 0 slots": attribute(rule="sgd"),
     "the rule keeps 1 slots": attribute(rule="lion"),
     "the rule has no 8 bits": both(attribute(quantized="1", rule="amsgrad")),
+    "seeds are missing": attribute(dithered="1"),
     "a list of flags has 2 entries for 1": attribute(adapted="00"),
     "a list of flags has 1 entries for -1": attribute(N=np.int32(-1)),
     "a list of flags has 1 entries for 2": attribute(N=np.int32(2)),
@@ -191,7 +193,7 @@ def test_groups_that_wait_for_each_other_are_an_error():
     first, second = (transforms.clip_by_global_norm(1.0)._replace(of=of) for of in (1, 2))
     arrays, none = [jnp.ones(3)] * 2, np.zeros(2)
     chains = [(first, second), (second, first)]
-    extras = Extras([None] * 2, [None] * 2, [False] * 2, none, None)
+    extras = Extras([None] * 2, [None] * 2, [False] * 2, [False] * 2, none, None)
     with pytest.raises(Exception, match="wait for each other"):
         jax.block_until_ready(
             jax_native.step(

@@ -22,7 +22,7 @@ from fastkeras.crf.arguments import chain_of  # noqa: E402
 from fastkeras.optimizers import transforms, update  # noqa: E402
 from fastkeras.optimizers.hyperparameters import DEFAULTS  # noqa: E402
 from fastkeras.optimizers.rules import RULES  # noqa: E402
-from fastkeras.optimizers.step import Extras  # noqa: E402
+from fastkeras.optimizers.step import no_extras  # noqa: E402
 
 VALUES = ("log_partition", "sequence_score", "log_likelihood")
 SHAPES = ((3, 70, 9), (2, 9, 33), (2, 6, 130))  # for up to 32 tags, up to 128, and more
@@ -275,7 +275,7 @@ def test_an_optimizer_step(rule, dtype, rng):
         *_, finite = engine.step(
             *(rule, own, gradients, own_slots, torch.tensor([False, True, False, False])),
             *(coefficients, np.full(len(shapes), 1e-3), [CHAIN] * len(shapes)),
-            Extras([None] * len(shapes), own_remainders, [False] * 4, np.full(4, 0.1), None),
+            no_extras(4)._replace(remainders=own_remainders, rates=np.full(4, 0.1)),
         )
         assert finite and [x.data_ptr() for x in own] == before
         assert own[0]._version > 0

@@ -63,7 +63,7 @@ def test_the_bits_are_those_of_native(rule, dtype, rng):
         return [None if t is None else torch_native._array_of(t.clone()) for t in list_of_tensors]
 
     def extras(remainders):
-        return Extras([None] * count, remainders, [False] * count, rates, None)
+        return Extras([None] * count, remainders, [False] * count, [False] * count, rates, None)
 
     arrays = copied(parameters), copied(gradients), [copied(of_one) for of_one in slots]
     rests = copied(remainders)

@@ -141,7 +141,7 @@ def test_rows_that_are_none_are_ignored():
 def test_no_order_of_threads_changes_a_bit(rule, bits, monkeypatch):
     from gpu import cupy_on_cpu
 
-    if bits == 8 and not RULES[rule].quantizable:
+    if bits == 8 and not RULES[rule].signs:
         bits = 32
     results = []
     for seed in (0, 1, 2):
@@ -262,7 +262,8 @@ def test_numbers_that_only_the_device_knows(rule, dtype):
     results = []
     for put in (np.asarray, cupy.asarray):
         _, *arrays = mapped(cupy.asarray, problem(rule=rule))
-        extras = Extras(none, none, [rule == "lamb"] * count, put(rates), put(seeds))
+        adapted, dithered = [rule == "lamb"] * count, [False] * count
+        extras = Extras(none, none, adapted, dithered, put(rates), put(seeds))
         step(rule, *arrays, put(multipliers == 0), put(c), put(decays), chains, extras)
         results.append(list(map(cupy.asnumpy, results_of([rule, *arrays]))))
     for result, expected in zip(*results, strict=True):

@@ -298,6 +298,7 @@ def of_core(rule="adam", count=2):
         "rows": [None],
         "remainders": [None],
         "adapted": [False],
+        "dithered": [False],
         "rates": [0.1],
         "seeds": [],
     }
@@ -333,7 +334,8 @@ BAD_OF_CORE = [
     {"rows": [np.array([[0, 1]])]}, {"rows": [np.array([1, 0, 0, 0])[::2]]},
     {"rows": [np.array([2**62, 0])]}, {"rows": [np.array([0, 1])], "adapted": [True]},
     {"remainders": []}, {"remainders": [numbers(2, 5)]}, {"adapted": []},
-    {"seeds": [1, 2]}, {"seeds": [-1]}, {"seeds": [2**32]},
+    {"seeds": [1, 2]}, {"seeds": [-1]}, {"seeds": [2**32]}, {"dithered": []}, {"dithered": [True]},
+    {"slots": [[B.astype("uint8"), numbers(1), B.astype("uint8"), numbers(1)]]},
 ]  # fmt: skip
 
 
@@ -381,6 +383,7 @@ def of_op():
         "has_remainder": [False],
         "has_rows": [False],
         "adapted": [False],
+        "dithered": [False],
         "quantized": [False],
         "rule": "adam",
     }
@@ -412,6 +415,7 @@ def rows(*given):
 
 
 TWICE = variable(2, 5)
+CODES = [tf.Variable(np.zeros(*of)) for of in (((2, 5), "uint8"), (1, "float32")) * 2]
 BAD_OF_OP = [
     {"rule": "adafactor"}, {"rule": ""}, {"rule": "sgd"}, {"rule": "lion"},
     {"parameters": [variable(2, 6)]}, {"parameters": [variable(10)]},
@@ -434,7 +438,8 @@ BAD_OF_OP = [
     {"remainders": [variable(2, 5)]}, {"adapted": []}, {"quantized": [True]},
     {"quantized": [False] * 9}, {"quantized": []},
     {"quantized": [True], "slots": [variable(2, 5)] * 4},
-    {"seeds": np.zeros(2, np.uint32)}, {"seeds": np.uint32(1)},
+    {"seeds": np.zeros(2, np.uint32)}, {"seeds": np.uint32(1)}, {"dithered": []},
+    {"dithered": [True]}, {"quantized": [True], "slots": CODES},
 ]  # fmt: skip
 
 

@@ -79,9 +79,7 @@ class Fused(FusedStep):
             raise ValueError(f"moment_bits must be 8 or 32, got {moment_bits!r}")
         if moment_bits == 8 and not RULES[self._rule()].signs:
             those = ", ".join(name for name, rule in RULES.items() if rule.signs)
-            raise ValueError(
-                f"moment_bits=8 is for the rules {those}, not {self._rule()}"
-            )
+            raise ValueError(f"moment_bits=8 is for the rules {those}, not {self._rule()}")
         self.moment_bits = moment_bits
         if lookahead_period is not None and RULES[self._rule()].reads_parameter:
             raise ValueError(
@@ -202,7 +200,7 @@ class Fused(FusedStep):
         is_wide = name not in ("average", "gradient_accumulator")
         is_moment = is_wide and name not in ("remainder", "slow")
         quantized = self.moment_bits == 8 and is_moment and dtype != "float64"
-        quantized = quantized and is_worth_it(path.partition(":")[0], shape)
+        quantized = quantized and is_worth_it(shape)
         quantized = quantized and id(reference_variable) not in self._scales.not_for
         if not quantized and not (is_wide and dtype in HALVES):
             return super().add_variable_from_reference(reference_variable, name, initializer)
