@@ -4,7 +4,7 @@
 
 Each problem is one that codes fail at: gradients whose sizes are mixed within a block or shrink,
 rare rows of an embedding, and a language model. Moments are rounded after each step, as a code
-would. "8 bits" and "bfloat16" are those of fastkeras; the others are what they were chosen from.
+would. Of these fastkeras has "E5M2, E6M2, both at random" and "bfloat16, both at random".
 """
 
 import argparse
@@ -183,7 +183,7 @@ def zipf(code, seed, quick, rule="adam", rate=0.01):
 
 def text():
     """The text of the documentation, as numbers of its characters."""
-    files = sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    files = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     read = "".join(file.read_text() for file in files)
     kept = sorted(set(read))
     number = {character: i for i, character in enumerate(kept)}

@@ -64,11 +64,12 @@ def update(
             or float32 for a float16 or bfloat16 one.
         slots: for each parameter a tuple of arrays of its shape, float64 for a float64 parameter
             and else float32: the state of the rule (`RULES[rule].slots`), at first zeros; updated
-            in place. For "adam", "lion", "momentum" and "nesterov" each may be replaced by two
+            in place. Where the rule has signs (`RULES[rule].signs`), each may be replaced by two
             arrays: uint8 codes and float32 scales, one for each 256 numbers.
         learning_rate: a number.
-        step: the number of the step, from 1; rules with bias correction need it. Or, if some
-            parameters began later, one number for each, counted from its own first update.
+        step: the number of the step, from 1; rules with bias correction need it, and what is
+            rounded at random, 8-bit slots too. Or, if some parameters began later, one number for
+            each, counted from its own first update.
         multipliers: of the learning rate, one for each parameter, at least 0; with 0 a parameter
             and its slots do not change.
         weight_decays: decoupled: a parameter loses the share `weight_decay · learning_rate ·

@@ -1,9 +1,10 @@
 """Moments in 8 bits: each block of 256 numbers is codes relative to its largest magnitude.
 
-A code is an 8-bit float: two binary digits after the first, and the exponent; with a sign it
-reaches down to 2^-31.5, without to 2^-63.5. The last one is 1, so that the largest of a block, which
-is its scale, is kept exactly. A number other than 0 never becomes 0, since with a second moment of 0
-the next step would divide by epsilon alone. Bytes are laid out as in csrc/optimizers/quantize.h.
+A code is an 8-bit float: two binary digits after the first, and the exponent. With a sign it
+reaches down to 1.5 · 2^-32, without to 1.5 · 2^-64. The last one is 1, so that the largest of a
+block, which is its scale, is kept exactly. A number other than 0 never becomes 0, since with a
+second moment of 0 the next step would divide by epsilon alone. Bytes are laid out as in
+csrc/optimizers/quantize.h.
 
 Numbers are rounded up or down at random, with the right mean (Zamirai et al. 2020,
 https://arxiv.org/abs/2010.06192): the change of an average in one step is smaller than the
@@ -16,6 +17,8 @@ from fastkeras.optimizers import rounding
 
 BLOCK = 256
 DIGITS = 2  # binary ones of a code, after the first
+# What saved codes mean: numbers of a block; bits of the exponent and digits, with a sign, without.
+LAYOUT = np.array([BLOCK, 5, DIGITS, 6, DIGITS], "int32")
 SMALLEST = 4096  # smaller variables are not worth it
 SMALLEST_SCALE = 2.0**-124  # the inverse of a smaller one would be infinite
 

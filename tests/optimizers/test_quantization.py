@@ -45,7 +45,7 @@ def reference(numbers, has_sign, random):
                 codes.append(0)
                 continue
             relative = np.float32(abs(x)) * (np.float32(4) / np.float32(scale))  # at most 4
-            fraction, exponent = np.frexp(relative)  # from 0.5 on
+            fraction, exponent = np.frexp(max(relative, np.float32(2.0**-100)))  # from 0.5 on
             quarters = int(fraction * 2**24) - 2**23 + (int(exponent) - 3) * 2**23  # of 2^-23
             code = last + (quarters + 32 * int(bits) + 16) // 2**21  # 4 octaves in 16 codes
             codes.append(min(max(code, 1), last) + (128 if has_sign and x < 0 else 0))
@@ -105,7 +105,7 @@ def test_what_becomes_of_a_number(has_sign, numbers, seed):
         again, _ = quantization.quantize(NUMPY, kept, has_sign, random[::-1])
         np.testing.assert_array_equal(again, codes)
     order = np.argsort(numbers[:256])
-    together = np.full(256, random[0])
+    together = np.full(len(order), random[0])
     ordered, _ = quantization.quantize(NUMPY, numbers[:256][order], has_sign, together)
     assert (np.diff(quantization.LEVELS[has_sign][ordered]) >= 0).all()
 
@@ -163,7 +163,7 @@ def test_random_bits_are_uniform_and_of_their_own():
 
 
 def is_close_call(rule, gradient, slots):
-    """Where Lion's direction is decided by rounding: |β₁m + (1−β₁)g| within that of two products."""
+    """Where rounding decides Lion's direction, the sign of β₁m + (1−β₁)g."""
     if rule != "lion":
         return np.zeros(gradient.shape, bool)
     m = 0.9 * quantization.dequantize(NUMPY, *slots, True).astype(float)
@@ -365,7 +365,19 @@ def test_a_saved_model_continues_with_the_same_bits(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_codes_of_another_layout_are_refused():
+    optimizer, store = optimizers.Adam(moment_bits=8), {}
+    optimizer.build([keras.Variable(np.zeros((64, 64), np.float32))])
+    optimizer.save_own_variables(store)
+    optimizer.load_own_variables(store)
+    for layout in (None, quantization.LAYOUT + 1):
+        changed = {name: value for name, value in store.items() if name != "moment_codes"}
+        changed |= {} if layout is None else {"moment_codes": layout}
+        with pytest.raises(ValueError, match=r"8-bit moments .* another version"):
+            optimizer.load_own_variables(changed)
+
+
 @pytest.mark.parametrize("name", ["Adafactor", "Adagrad", "SGD"])
 def test_rules_without_8_bits_say_so(name):
-    with pytest.raises(ValueError, match="moment_bits=8 is for the rules .*adam"):
+    with pytest.raises(ValueError, match=r"moment_bits=8 is for the rules .*adam"):
         getattr(optimizers, name)(moment_bits=8)

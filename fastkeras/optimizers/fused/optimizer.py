@@ -13,7 +13,7 @@ from fastkeras.optimizers.fused import matching, multipliers, per_variable
 from fastkeras.optimizers.fused.fused_step import WIDE, FusedStep
 from fastkeras.optimizers.fused.report import report
 from fastkeras.optimizers.hyperparameters import check_hyperparameter, checked_flag
-from fastkeras.optimizers.quantization import is_worth_it, scales_of
+from fastkeras.optimizers.quantization import LAYOUT, is_worth_it, scales_of
 from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules import RULES
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastkeras.typing import Identifier
 
 _BEHIND = "behind"  # key under which the numbers of missed updates are saved
+_CODES = "moment_codes"  # key under which it is saved what 8-bit moments mean
 _PLAIN = {  # arguments that are saved as given, and their defaults
     "ema_bias_correction": False,
     "moment_bits": 32,
@@ -253,12 +254,21 @@ class Fused(FusedStep):
         behind = self._settings and self._settings.behind
         if behind is not None and not np.array_equal(_numpy(behind), self._behind_by_state()):
             store[_BEHIND] = _numpy(behind)
+        if self._scales.of:
+            store[_CODES] = LAYOUT
 
     def load_own_variables(self, store: Any) -> None:
         variables, keys = self._saved_variables(), set(store.keys())
-        if len(keys - {_BEHIND}) != len(variables):
+        if len(keys - {_BEHIND, _CODES}) != len(variables):
             super().load_own_variables(store)  # warns
             return
+        layout = np.asarray(store[_CODES]) if _CODES in keys else None
+        if self._scales.of and not np.array_equal(layout, LAYOUT):
+            raise ValueError(
+                "the 8-bit moments in this file were saved by another version, in codes that mean "
+                f"other numbers ({layout}, here {LAYOUT}): load the weights alone, with "
+                "model.load_weights, and begin with new moments"
+            )
         for i, variable in enumerate(variables):
             variable.assign(store[str(i)])
         behind = self._settings and self._settings.behind
