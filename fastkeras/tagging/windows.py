@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 class DocumentWindows(NamedTuple):
     """Overlapping windows of documents; made by `document_windows`.
 
+    Attributes:
+        size: the steps of a window.
+        lengths: int64, (documents,).
+        documents: int64, (windows,): the document of each window.
+        starts: int64, (windows,): the step of the document where it begins.
+
     Example:
         >>> import numpy as np
         >>> from fastkeras.tagging import document_windows
@@ -32,9 +38,9 @@ class DocumentWindows(NamedTuple):
     """
 
     size: int
-    lengths: npt.NDArray[np.int64]  # of the documents
-    documents: npt.NDArray[np.int64]  # the document of each window
-    starts: npt.NDArray[np.int64]  # and its first step there
+    lengths: npt.NDArray[np.int64]
+    documents: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
 
     def cut(self, sequences: Sequence[ArrayLike], padding: float = 0) -> npt.NDArray[np.generic]:
         """The windows of the sequences, one array (windows, size, …), filled up with `padding`.
@@ -42,6 +48,9 @@ class DocumentWindows(NamedTuple):
         Args:
             sequences: one for each document, of its length: tokens, labels, or vectors.
             padding: what fills the last window of a document.
+
+        Raises:
+            ValueError: the sequences have other lengths.
         """
         arrays = [np.asarray(sequence) for sequence in sequences]
         if [len(array) for array in arrays] != self.lengths.tolist():
@@ -72,6 +81,9 @@ class DocumentWindows(NamedTuple):
 
         Returns:
             For each document an array (steps, …), float32 or wider.
+
+        Raises:
+            ValueError: `values` has another shape.
         """
         values = np.asarray(values)
         if values.shape[:2] != (len(self.starts), self.size):

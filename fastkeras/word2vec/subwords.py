@@ -5,9 +5,19 @@ that training has not seen gets a vector from those of its parts that training h
 are fastText's own, so that its buckets can be used.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+__all__ = ["ngram_ids", "ngrams"]
 
 FNV_OFFSET, FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 WORDS_AT_A_TIME = 1 << 16
@@ -15,7 +25,7 @@ BAGS_AT_A_TIME = 1 << 12  # whose rows are copied at a time
 CONTINUATION = 0x80  # the two highest bits of each byte of a UTF-8 letter but its first
 
 
-def ngrams(word, min_n=3, max_n=6):
+def ngrams(word: str, min_n: int = 3, max_n: int = 6) -> list[str]:
     """Return the n-grams of a word's letters, with `<` before and `>` after the word.
 
     Args:
@@ -41,7 +51,9 @@ def ngrams(word, min_n=3, max_n=6):
     ]
 
 
-def ngram_ids(words, buckets=2_000_000, min_n=3, max_n=6):
+def ngram_ids(
+    words: Sequence[str], buckets: int = 2_000_000, min_n: int = 3, max_n: int = 6
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return the buckets of the n-grams of many words.
 
     The bucket is the 32-bit FNV-1a hash of the n-gram in UTF-8, modulo `buckets`; as in fastText
@@ -92,12 +104,12 @@ class Bags(NamedTuple):
     buckets: np.ndarray  # int32, ascending: the buckets of rows words, words + 1, ...
 
     @property
-    def num_rows(self):
+    def num_rows(self) -> int:
         """How many rows the input matrix has, for words and buckets."""
         return len(self.starts) - 1 + len(self.buckets)
 
 
-def bags_of(words, buckets=2_000_000, min_n=3, max_n=6):
+def bags_of(words: Sequence[str], buckets: int = 2_000_000, min_n: int = 3, max_n: int = 6) -> Bags:
     """Return the `Bags` of the words of a vocabulary.
 
     Args:
@@ -115,7 +127,7 @@ def bags_of(words, buckets=2_000_000, min_n=3, max_n=6):
     return Bags(offsets.astype(np.int64) + np.arange(len(words) + 1), rows, used)
 
 
-def means(matrix, bags):
+def means(matrix: NDArray[Any], bags: Bags) -> NDArray[Any]:
     """Return the vectors of the words: the mean of each bag, (words, vector size)."""
     words = len(bags.starts) - 1
     vectors = np.empty((words, matrix.shape[1]), matrix.dtype)
@@ -127,7 +139,7 @@ def means(matrix, bags):
     return vectors
 
 
-def check(buckets, min_n, max_n):
+def check(buckets: int, min_n: int, max_n: int) -> None:
     """Raise ValueError if an argument is out of range."""
     if not 1 <= buckets < 2**31:
         raise ValueError(f"buckets={buckets} must be from 1 to 2147483647")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
+__all__ = ["EightBitRows"]
+
 ROWS = 1 << 14  # made at a time
 LARGEST = 127
 
