@@ -248,17 +248,17 @@ def draw(results, path):
     style = {"font.size": 9.5, "svg.hashsalt": "fastkeras", "axes.titleweight": "bold"}
     workloads = results["crf"]
     with plt.rc_context(style):
-        figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+        figure, panels = plt.subplots(2, 1, figsize=(8, 10), sharex=True, layout="constrained")
         for axes, (function, title) in zip(panels, TITLES.items(), strict=True):
             draw_function(axes, workloads, function)
             axes.set_title(f"{title}: times as long as fastkeras", loc="left")
-        panels[0].set_yticks(
-            range(len(workloads)),
-            [f"{name}\n{' × '.join(map(str, row['shape']))}" for name, row in workloads.items()],
-        )
-        panels[0].invert_yaxis()
+            axes.set_yticks(
+                range(len(workloads)),
+                [f"{n}\n{' × '.join(map(str, row['shape']))}" for n, row in workloads.items()],
+            )
+            axes.invert_yaxis()
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
 
@@ -275,11 +275,12 @@ def draw_function(axes, workloads, function):
         axes.barh(places, times, 0.9 * height, color=color, label=name.replace("*", ""))
         for place, time in zip(places, times, strict=True):
             if time != 1:
-                axes.text(time * 1.06, place, f"{time:.3g}×", va="center", fontsize=8)
+                text = f"{time:.3g}×" if time < 100 else f"{time:,.0f}×"
+                axes.text(time * 1.06, place, text, va="center", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(left=min(0.8, axes.get_xlim()[0]), right=axes.get_xlim()[1] * 1.6)
     axes.axvline(1, color="#2166ac", lw=0.8)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}×")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#eeeeee")

@@ -35,7 +35,7 @@ def draw(results, path):
     kernels = list(dict.fromkeys(row["kernel"] for row in results["scaling"]))
     style = {"font.size": 9.5, "svg.hashsalt": "fastkeras", "axes.titleweight": "bold"}
     with plt.rc_context(style):
-        figure, panels = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained")
+        figure, panels = plt.subplots(3, 2, figsize=(8, 9), layout="constrained")
         for axes, title in zip(panels.flat, [*kernels, THREADS], strict=True):
             for row in results["scaling"]:
                 if title == (row["kernel"] if "exponent" in row else THREADS):

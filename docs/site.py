@@ -22,11 +22,16 @@ SECTION = re.compile(rf"^({'|'.join(SECTIONS)})", re.MULTILINE)
 RESULT = re.compile(r"^(?:Returns|Yields):\n(?: {4}.*\n?)+", re.MULTILINE)
 MORE_LINES = re.compile(r"(?<=\n)( {4})(?! |\w+: )(?<!:\n {4})")  # all but the first, and names
 OPTIMIZERS = tuple(f"fastkeras.optimizers.fused.{n}." for n in ("stock", "newer", "optimizer"))
+ROW = re.compile(r"^\|.*± .*\|$", re.MULTILINE)
 PACKAGE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 
 
 def on_page_markdown(markdown, **_):
-    """Links to files of the repository, which work in its pages, become plain words."""
+    """Links to files of the repository, which work in its pages, become plain words.
+
+    In tables, the parts of a measurement get a line each.
+    """
+    markdown = ROW.sub(lambda row: row[0].replace(" · ", "<br>"), markdown)
     return PACKAGE.sub(_names, OUTSIDE.sub(r"\1", markdown))
 
 
