@@ -84,7 +84,7 @@ def test_engines_give_the_same_model(engine, sentences):
 @pytest.mark.parametrize("objective", ["skipgram", "cbow"])
 def test_deterministic_models_are_equal_on_any_number_of_threads(objective, sentences):
     one, three = (
-        small(deterministic=True, num_threads=n, objective=objective, learning_rate=0.1).fit(
+        small(deterministic=True, num_threads=n, objective=objective, learning_rate=0.05).fit(
             sentences, **QUIET
         )
         for n in (1, 3)

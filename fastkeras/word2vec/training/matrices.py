@@ -4,6 +4,8 @@ import numpy as np
 
 from fastkeras.word2vec.training.settings import padded
 
+RANGE = 1.0  # gensim's; word2vec.c has half of it (bench/word2vec_first_vectors.py)
+
 
 def zero_rows(rows, width):
     """Return float32 zeros whose rows begin on cache lines; NumPy itself requests huge pages."""
@@ -28,8 +30,8 @@ def padded_copy(matrix):
 
 
 def draw(matrix, seed):
-    """Fill with uniform numbers between ±0.5 / vector_size, as word2vec.c does, block by block."""
-    rng, size = np.random.default_rng(seed), matrix.shape[1]
+    """Fill with uniform numbers between ±RANGE / vector_size, block by block."""
+    rng, width = np.random.default_rng(seed), 2 * RANGE / matrix.shape[1]
     for first in range(0, len(matrix), 4096):
         block = matrix[first : first + 4096]
-        block[:] = (rng.random(block.shape, np.float32) - np.float32(0.5)) / np.float32(size)
+        block[:] = (rng.random(block.shape, np.float32) - np.float32(0.5)) * np.float32(width)
