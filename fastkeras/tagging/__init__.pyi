@@ -16,3 +16,9 @@ from fastkeras.tagging.span_score import NestedSpanScore as NestedSpanScore
 from fastkeras.tagging.spans import Span as Span
 from fastkeras.tagging.spans import decode_spans as decode_spans
 from fastkeras.tagging.spans import span_labels as span_labels
+from fastkeras.tagging.subwords import WordPooling as WordPooling
+from fastkeras.tagging.subwords import first_subwords as first_subwords
+from fastkeras.tagging.subwords import subword_labels as subword_labels
+from fastkeras.tagging.subwords import word_numbers as word_numbers
+from fastkeras.tagging.windows import DocumentWindows as DocumentWindows
+from fastkeras.tagging.windows import document_windows as document_windows

@@ -262,7 +262,7 @@ class Fused(FusedStep):
         if len(keys - {_BEHIND, _CODES}) != len(variables):
             super().load_own_variables(store)  # warns
             return
-        layout = np.asarray(store[_CODES]) if _CODES in keys else None
+        layout: Any = np.asarray(store[_CODES]) if _CODES in keys else None
         if self._scales.of and not np.array_equal(layout, LAYOUT):
             raise ValueError(
                 "the 8-bit moments in this file were saved by another version, in codes that mean "
