@@ -16,8 +16,8 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
         "GradientReversal LossLayer MEMM MetricLayer Reparameterize SemiMarkovCRF SkipGram "
         "TransformerDecoder TripletLossLayer WordEmbedding WordPooling "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
-        "losses": "CRFLoss CRFObjective CenterLoss MultilabelCategoricalCrossentropy "
-        "SequenceCrossentropy SmoothedCrossentropy SpanCrossentropy",
+        "losses": "BatchTripletLoss CRFLoss CRFObjective CenterLoss SequenceCrossentropy "
+        "MultilabelCategoricalCrossentropy SmoothedCrossentropy SpanCrossentropy",
         "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore NestedSpanScore SegmentScore",
         "optimizers.fused.stock": "Adafactor Adagrad Adam AdamW Lamb Lion Nadam RMSprop SGD",
         "optimizers.fused.newer": "AdEMAMix ScheduleFreeAdamW ScheduleFreeSGD",

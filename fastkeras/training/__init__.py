@@ -42,6 +42,7 @@ _WHERE = {
         "gradients.reversal",
     ),
     "SmoothedCrossentropy": "losses.smoothed_crossentropy",
+    "BatchTripletLoss": "losses.batch_triplets",
     "TripletLossLayer": "losses.triplet_loss",
 }
 

@@ -29,6 +29,7 @@ from fastkeras.training.gradients.rules import RungeKutta4 as RungeKutta4
 from fastkeras.training.gradients.several_gradients import Objective as Objective
 from fastkeras.training.gradients.several_gradients import train_with as train_with
 from fastkeras.training.intermediate import intermediate_outputs as intermediate_outputs
+from fastkeras.training.losses.batch_triplets import BatchTripletLoss as BatchTripletLoss
 from fastkeras.training.losses.center_loss import CenterDistances as CenterDistances
 from fastkeras.training.losses.center_loss import CenterLoss as CenterLoss
 from fastkeras.training.losses.center_loss import CenterLossLayer as CenterLossLayer

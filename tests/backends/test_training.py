@@ -10,6 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 
+from test_batch_triplets import *  # noqa: F403
 from test_callback_state import *  # noqa: F403
 from test_callbacks import *  # noqa: F403
 from test_gan import *  # noqa: F403
