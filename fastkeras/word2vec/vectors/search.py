@@ -2,7 +2,7 @@
 
 import numpy as np
 
-ROWS, QUERIES = 1 << 14, 256  # of one matrix product: 16 MiB of scores
+ROWS, QUERIES = 1 << 13, 1 << 10  # of one matrix product: 32 MiB of scores
 INSERTED = 1024  # best ones at most that the compiled part keeps, one insertion after the other
 GROUP = 64  # scores, of which `_floor` looks only at the highest
 
