@@ -37,9 +37,8 @@ def main():
     for what in "loading", "nearest":
         print(what)
         for name, seconds in results[what].items():
-            print(
-                f"  {name:34} {seconds['clock']:8.3f} s, of processors {seconds['processor']:8.3f} s"
-            )
+            clock, processor = seconds["clock"], seconds["processor"]
+            print(f"  {name:34} {clock:8.3f} s, of processors {processor:8.3f} s")
     if not options.quick:
         path = options.results or results_path("word2vec-vectors", results["machine"])
         store(results, path)
