@@ -71,14 +71,20 @@ def problems(draw, rules=FUSED_RULES, dtypes=("float32", "float64"), chains=CHAI
     return rule, parameters, gradients, first, settings
 
 
-def run(problem, engine, dtype=None):
-    """Do the steps of a problem; return parameters and slots. `dtype` replaces all dtypes."""
+def run(problem, engine, dtype=None, sizes=None):
+    """Do the steps of a problem; return parameters and slots.
+
+    `dtype` replaces all dtypes. The largest magnitude of each array, before and after each step, is
+    added to the list `sizes`.
+    """
     rule, parameters, gradients, first, settings = problem
     parameters = [p.astype(dtype or p.dtype) for p in parameters]
     slots = [
         tuple(np.zeros(p.shape, WIDE.get(p.dtype.name, p.dtype)) for _ in RULES[rule].slots)
         for p in parameters
     ]
+    arrays = [*parameters, *(slot for of_parameter in slots for slot in of_parameter)]
+    largest = [np.abs(array).max(initial=0) for array in arrays]
     product = 1.0
     for step, of_step in enumerate(gradients, start=first):
         product *= 0.9 * (1 - 0.5 * 0.96**step)
@@ -87,22 +93,28 @@ def run(problem, engine, dtype=None):
         assert update(
             rule, parameters, of_step, slots, step=step, engine=engine, **settings, **more
         )
-    return [*parameters, *(slot for of_parameter in slots for slot in of_parameter)]
+        largest = [np.abs(a).max(initial=size) for a, size in zip(arrays, largest, strict=True)]
+    if sizes is not None:
+        sizes += largest
+    return arrays
 
 
 def check(problem, engine):
     """Assert that parameters, and each kind of slot, are as accurate as the reference's.
 
-    Errors are in units of the largest number of the array. Arrays of one dtype are judged together,
-    since the reference may be exact by luck on a few numbers.
+    Errors are in units of the largest number that the array had at any time: a step rounds a sum of
+    two numbers, and is at most as long as both together, so that it rounds by ulps of these, also
+    if the last step leaves little of them. Arrays of one dtype are judged together, since the
+    reference may be exact by luck on a few numbers.
     """
+    sizes = []
     results, rounded = run(problem, engine), run(problem, "reference")
-    exact = run(problem, "reference", np.longdouble)
+    exact = run(problem, "reference", np.longdouble, sizes)
     count, num_slots = len(problem[1]), len(RULES[problem[0]].slots)
     kinds = ["parameter"] * count + list(range(num_slots)) * count
     together = {}
-    for kind, *arrays in zip(kinds, results, exact, rounded, strict=True):
-        unit = 2.0 ** -np.floor(np.log2(max(np.abs(arrays[1]).max(initial=0), 1e-30)))
+    for kind, size, *arrays in zip(kinds, sizes, results, exact, rounded, strict=True):
+        unit = 2.0 ** -np.floor(np.log2(max(size, 1e-30)))
         key = kind, arrays[0].dtype.name
         together.setdefault(key, []).append([a.reshape(-1) * a.dtype.type(unit) for a in arrays])
     steps = len(problem[2])

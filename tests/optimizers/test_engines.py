@@ -25,6 +25,16 @@ def test_every_engine_is_as_accurate_as_the_reference(engine, problem):
     check(problem, engine)
 
 
+def test_errors_are_those_of_the_largest_numbers_on_the_way(engine):
+    """A parameter that goes far and comes back keeps the rounding of where it was."""
+    rng = np.random.default_rng(3144)
+    parameter, size = rng.standard_normal(1), 300 * rng.standard_normal()
+    there_and_back = (1, -0.5, -0.5 + 0.01 * rng.standard_normal())
+    gradients = [[np.array([share * size])] for share in there_and_back]
+    settings = {"multipliers": [3.0], "weight_decays": [0.01], "transforms": [()]}
+    check(("sgd", [parameter], gradients, 1, settings | {"learning_rate": 0.1}), engine)
+
+
 @given(problem=problems(dtypes=("float16", "bfloat16")))
 def test_halves_are_computed_in_float32_and_rounded_once(engine, problem):
     rule, parameters, gradients, first, settings = problem
