@@ -15,6 +15,7 @@ _WHERE = {
         ("AdEMAMix", "ScheduleFreeAdamW", "ScheduleFreeSGD"),
         "fastkeras.optimizers.fused.newer",
     ),
+    "Muon": "fastkeras.optimizers.fused.muon",
     "layerwise_decay": "fastkeras.optimizers.fused.multipliers",
     "set_learning_rate_multiplier": "fastkeras.optimizers.fused.multipliers",
     "PiecewiseLinear": "fastkeras.optimizers.fused.schedules",

@@ -5,6 +5,7 @@ from fastkeras.optimizers.fused.multipliers import layerwise_decay as layerwise_
 from fastkeras.optimizers.fused.multipliers import (
     set_learning_rate_multiplier as set_learning_rate_multiplier,
 )
+from fastkeras.optimizers.fused.muon import Muon as Muon
 from fastkeras.optimizers.fused.newer import AdEMAMix as AdEMAMix
 from fastkeras.optimizers.fused.newer import ScheduleFreeAdamW as ScheduleFreeAdamW
 from fastkeras.optimizers.fused.newer import ScheduleFreeSGD as ScheduleFreeSGD

@@ -218,14 +218,44 @@ class FusedStep(_OfKeras):
         for k, _ in enumerate(RULES[self._rule()].starts):
             starting = [self._slots(position)[k] for position in positions]
             lookahead.begin(self.assign, numbers, variables, starting)
+        multipliers = self._of_positions(settings.multipliers, positions)
+        frozen = ops.equal(multipliers, 0)
+        chains = self._chains_of(positions)
+        gradients, chains = self._directions(gradients, variables, positions, chains, frozen)
+        finite = True
+        for rule, factor, chosen in self._groups(positions):
+            of_group = [
+                [values[i] for i in chosen] for values in (gradients, variables, positions, chains)
+            ]
+            finite &= self._update(rule, *of_group, learning_rate, factor, number)
+        if slow:
+            call, period = self.iterations + 1, self.lookahead_period
+            remainders = [settings.remainders[position] for position in positions]
+            arguments = (period, self.slow_step_size, variables, slow, remainders, frozen)
+            lookahead.follow(self.assign, call, *arguments)
+        self._count(frozen, positions, finite)
+        self._after_step(finite)
+
+    def _directions(self, gradients, variables, positions, chains, frozen):
+        """Return what the rules take for gradients, and the chains that are still to be applied."""
+        return gradients, chains
+
+    def _groups(self, positions):
+        """Return the parts of a step: rule, factor of its rate, and which of the variables."""
+        return [(self._rule(), 1, range(len(positions)))]
+
+    def _update(self, rule, gradients, variables, positions, chains, learning_rate, factor, number):
+        settings = self._settings
+        numbers = self._own_numbers(number, positions)
         values = [_value(variable) for variable in variables]
         by_rows = any(map(self._goes_by_rows, gradients, variables, positions))
-        slots = [self._slots_and_scales(position) for position in positions]
+        keeps = RULES[rule].slots
+        slots = [self._slots_and_scales(position) if keeps else [] for position in positions]
         remainders = [settings.remainders[position] for position in positions]
         of_slots = [[_value(slot) for slot in of_variable] for of_variable in slots]
         of_remainders = [None if r is None else _value(r) for r in remainders]
         written = [*values, *chain(*of_slots), *(r for r in of_remainders if r is not None)]
-        reason = why_keras(self._rule(), written, variables, by_rows)
+        reason = why_keras(rule, written, variables, by_rows)
         engine = _engines.engine_for("optimizers", values[0], "keras" if reason else None)
         taken, rows = self._rows(gradients, variables, positions, engine)
         decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
@@ -233,11 +263,11 @@ class FusedStep(_OfKeras):
             parameters=values,
             gradients=taken,
             slots=of_slots,
-            learning_rate=wide(learning_rate),
+            learning_rate=wide(learning_rate) * factor,
             numbers=numbers,
             multipliers=self._of_positions(settings.multipliers, positions),
-            decays=wide(np.array(decays)),
-            chains=self._chains_of(positions),
+            decays=wide(np.array(decays) / factor),  # they go by the rate without it
+            chains=chains,
             rows=rows,
             adapted=[self._is_adapted(position) for position in positions],
             remainders=of_remainders,
@@ -246,20 +276,14 @@ class FusedStep(_OfKeras):
             seeds=self._seeds(positions),
         )
         new_values, new_slots, new_remainders, finite = do(
-            ops, engine, self._rule(), step, self._noise, sparse.spread, sparse.gathered, variables
+            ops, engine, rule, step, self._noise, sparse.spread, sparse.gathered, variables
         )
         if _engines.name_of(engine) == "keras":
             self._keep_to_rows(gradients, variables, positions, new_values, new_slots)
         new = (new_values, new_slots, new_remainders)
         for variable, value in changed(step, new, (variables, slots, remainders)):
             self.assign(variable, value)
-        frozen = ops.equal(step.multipliers, 0)
-        if slow:
-            call, period = self.iterations + 1, self.lookahead_period
-            arguments = (period, self.slow_step_size, variables, slow, remainders, frozen)
-            lookahead.follow(self.assign, call, *arguments)
-        self._count(frozen, positions, finite)
-        self._after_step(finite)
+        return finite
 
     def _engine_and_reason(self):
         """The name of the engine that does the steps, and why it is `keras`, or ""."""

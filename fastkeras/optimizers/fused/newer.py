@@ -1,7 +1,7 @@
 """Optimizers that Keras, or some of its versions, lacks: their arguments are tables here."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType as Table
 from typing import Any
@@ -54,7 +54,7 @@ class Tabled(keras.optimizers.Optimizer):
     def _own(cls):
         return [name for name in cls._ARGUMENTS if name not in ("learning_rate", *OF_KERAS)]
 
-    def build(self, variables: list[Any]) -> None:
+    def build(self, variables: Sequence[Any]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -216,17 +216,18 @@ _REST_OF_KERAS = """\
 NEWER = (AdEMAMix, ScheduleFreeAdamW, ScheduleFreeSGD)
 
 
-def signature_of(ours):
-    """The arguments of the table, by name or position, followed by those of `Fused`."""
+def described(ours):
+    """Complete the docstring and the signature of a class by what it shares with all others."""
+    head, _, own = inspect.cleandoc(ours.__doc__ or "").partition("\nArgs:\n")
+    rest = REST.format(name=ours.__name__)
+    ours.__doc__ = f"{head}\nArgs:\n{own.rstrip()}\n{_REST_OF_KERAS}{ARGUMENTS}\n{rest}"
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(n, kind, default=d) for n, d in ours._ARGUMENTS.items()]
-    own = inspect.signature(Fused.__init__).parameters.values()
-    return inspect.Signature(parameters + [p for p in own if p.kind is p.KEYWORD_ONLY])
+    of_fused = inspect.signature(Fused.__init__).parameters.values()
+    parameters += [p for p in of_fused if p.kind is p.KEYWORD_ONLY]
+    ours.__signature__ = inspect.Signature(parameters)
 
 
 for _class in NEWER:
-    _head, _, _own = inspect.cleandoc(_class.__doc__ or "").partition("\nArgs:\n")
-    _rest = REST.format(name=_class.__name__)
-    _class.__doc__ = f"{_head}\nArgs:\n{_own.rstrip()}\n{_REST_OF_KERAS}{ARGUMENTS}\n{_rest}"
-    _class.__signature__ = signature_of(_class)
+    described(_class)
     keras.saving.register_keras_serializable("fastkeras")(_class)

@@ -15,11 +15,12 @@ def report(optimizer, model=None, print_fn=print):
     chosen = known if model is None else list(model.trainable_variables)
     table = Table("variable", "shape", "rate ×", "transforms", "decay", "state")
     multipliers = optimizer.learning_rate_multipliers
-    total = 0
+    total = of_keras = 0
     for variable in chosen:
         position = optimizer._get_variable_index(variable)
         state = sum(map(_bytes, optimizer._state_of(position)))
         total += state
+        of_keras += len(optimizer._slots(position)) * _bytes(variable)
         multiplier = multipliers[position]
         table.add_row(
             matching.path_of(variable),
@@ -29,14 +30,13 @@ def report(optimizer, model=None, print_fn=print):
             f"{optimizer._decay_of(position, variable):g}",
             _size(state),
         )
-    moments = len(optimizer._slots(0))
     numbers = sum(math.prod(variable.shape) for variable in chosen)
     console = Console(width=120, color_system=None)
     with console.capture() as captured:
         console.print(table)
         console.print(
             f"{len(chosen)} variables, {numbers:,} numbers; state {_size(total)}, with Keras "
-            f"{_size(moments * sum(map(_bytes, chosen)))}"
+            f"{_size(of_keras)}"
         )
         engine, reason = optimizer._engine_and_reason()
         console.print(f"the engine is {engine}" + (f": {reason}" if reason else ""))
