@@ -146,6 +146,7 @@ ReadRows ReadBinaryRows(const char* text, int64_t size, int64_t columns, int64_t
     int64_t begin = all.bytes;
     while (begin < size && text[begin] == '\n') ++begin;  // word2vec ends a row with it
     const int64_t within = std::min(size - begin, longest_word);
+    if (within == 0) break;  // `text` may be null
     const void* const space = std::memchr(text + begin, ' ', static_cast<size_t>(within));
     if (space == nullptr) break;
     const int64_t length = static_cast<const char*>(space) - text - begin;
