@@ -12,10 +12,11 @@ from fastkeras.word2vec.vectors import Vectors, row_files, search
 
 pytest.importorskip("fastkeras._core", reason="nothing is compiled")
 
-NUMBERS = st.sampled_from(
+ODD_NUMBERS = (
     "0 -0 1 -1.5 +2 .5 5. 1e3 1E-3 -1e+2 0.1234567890123456789 123456789012345678901 1e-30 1e-50 "
-    "1e39 1e-400 1e400 nan inf - . e5 1e 1e+ 0x1 1_0 1.2.3 ١".split()
+    "1e39 1e-400 1e400 nan inf - . e5 1e 1e+ 0x1 1_0 1.2.3 ١"
 )
+NUMBERS = st.sampled_from(ODD_NUMBERS.split())
 PLAIN = st.floats(width=32, allow_nan=False, allow_infinity=False).map(repr)
 WORDS = st.sampled_from(["a", "b", "the", "世界", "New York", "1", "", "x\u00a0y", "-", "a\tb"])
 GAPS = st.sampled_from([" ", " ", " ", " ", "\t", "  ", " \t"])
