@@ -46,13 +46,17 @@ def _names(directive):
     stub = ROOT / directive[1].replace(".", "/") / "__init__.pyi"
     if not stub.exists():
         return directive[0]
-    return "\n\n".join(
-        f"::: {node.module}.{alias.name}\n    options:\n"
-        "      show_root_heading: true\n      show_root_full_path: false"
+    names = [
+        (alias.name, node.module)
         for node in ast.parse(stub.read_text("utf-8")).body
         if isinstance(node, ast.ImportFrom) and node.module.startswith("fastkeras")
-        for alias in sorted(node.names, key=lambda alias: alias.name)
+        for alias in node.names
         if not ROOT.joinpath(*node.module.split("."), f"{alias.name}.py").exists()  # its own page
+    ]
+    return "\n\n".join(
+        f"::: {module}.{name}\n    options:\n"
+        "      show_root_heading: true\n      show_root_full_path: false"
+        for name, module in sorted(names, key=lambda pair: (pair[0][0].islower(), pair))
     )
 
 
