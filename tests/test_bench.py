@@ -15,8 +15,12 @@ from fastkeras.bench.cli import main
 from fastkeras.bench.page import page
 
 ROW = {"function": "gradient", "provider": "native", "ours": True, "size": 10, "rounds": 9}
-ROW |= {"threads": 2, "median": 2e-3, "p20": 1.9e-3, "p80": 2.1e-3, "calibration": 1e-3}
-ROW |= {"error": 1e-7, "work": {"flops": 10**6, "exps": 10**4, "bytes": 10**5}}
+ROW |= {"threads": 2, "median": 2e-3, "p20": 1.9e-3, "p80": 2.1e-3, "calibration": 1e-4}
+ROW |= {
+    "long_calibration": 1e-2,
+    "error": 1e-7,
+    "work": {"flops": 10**6, "exps": 10**4, "bytes": 10**5},
+}
 FOUND = {"version": earlier.VERSION, "domain": "crf", "title": "CRF, 1 × 10 × 2"}
 FOUND |= {"rates": {"flops": 1e9, "exps": 1e9, "bytes": 1e9}, "rows": [ROW]}
 FOUND |= {"machine": {"cpu": "a <fast> one", "processors": 2}, "skipped": [], "wrong": []}
@@ -179,15 +183,18 @@ def test_what_is_missing_is_told(monkeypatch, capsys):
 
 
 def test_slower_is_what_the_machine_does_not_explain():
-    def run_of(seconds, calibration):
+    def run_of(seconds, short, long):
         row = ROW | {"median": seconds, "p20": 0.95 * seconds, "p80": 1.05 * seconds}
-        return FOUND | {"rows": [row | {"calibration": calibration}]}
+        row |= {"calibration": short, "long_calibration": long}
+        return FOUND | {"rows": [row]}
 
-    old = run_of(2e-3, 1e-3)
-    assert not earlier.compared(run_of(4e-3, 2e-3), old)[1]  # on a machine of half the speed
-    lines, slower = earlier.compared(run_of(4e-3, 1e-3), old)
+    old = run_of(2e-3, 1e-4, 1e-2)
+    assert not earlier.compared(run_of(4e-3, 2e-4, 2e-2), old)[1]  # on a machine of half the speed
+    assert not earlier.compared(run_of(4e-3, 1e-4, 2e-2), old)[1]  # on a busy one
+    assert not earlier.compared(old, run_of(2e-3, 1e-4, 3e-2))[1]  # the earlier one was busy
+    lines, slower = earlier.compared(run_of(4e-3, 1e-4, 1e-2), old)
     assert slower and lines[-1].endswith("2.00×  SLOWER")
-    assert not earlier.compared(run_of(2.1e-3, 1e-3), old)[1]
+    assert not earlier.compared(run_of(2.1e-3, 1e-4, 1e-2), old)[1]
 
 
 def test_an_ideal_kernel_takes_the_longer_of_arithmetic_and_traffic():

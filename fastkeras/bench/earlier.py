@@ -5,7 +5,8 @@ from pathlib import Path
 
 VERSION = 2  # of the results that --json writes
 SLOWER = 1.2  # times as slow; it must also be more than the spread of both runs explains
-NUMBERS = ("size", "threads", "median", "p20", "p80", "calibration")
+CALIBRATIONS = ("calibration", "long_calibration")
+NUMBERS = ("size", "threads", "median", "p20", "p80", *CALIBRATIONS)
 
 
 def read(path, title):
@@ -37,7 +38,7 @@ def read(path, title):
             value = row.get(name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise ValueError(f"{', '.join(words)}: {name}={value!r} is not a number")
-        if not min(row["median"], row["p80"], row["calibration"]) > 0:
+        if not min(row[name] for name in ("median", "p80", *CALIBRATIONS)) > 0:
             raise ValueError(f"{', '.join(words)}: it took no time")
     if old.get("title") != title:
         raise ValueError(f"it is of {old.get('title')!r}, and now {title!r} is measured")
@@ -47,16 +48,16 @@ def read(path, title):
 def compared(found, old):
     """Lines that compare with an earlier run, and whether anything has become slower.
 
-    Each time is divided by that of a calibration kernel beside it, so that another machine, or a
-    busy one, does not look like slower code.
+    Each time is divided by that of the calibration kernels beside it, so that another machine, or a
+    busy one, does not look like slower code: what either of the two explains is explained.
     """
-    lines, slower = ["", "against the earlier run, each relative to its calibration kernel"], False
+    lines, slower = ["", "against the earlier run, each relative to its calibration"], False
     before = {_key(row): row for row in old["rows"]}
     for row in found["rows"]:
         earlier = before.get(_key(row))
         if earlier is None:
             continue
-        machine = earlier["calibration"] / row["calibration"]
+        machine = min(earlier[name] / row[name] for name in CALIBRATIONS)
         ratio = row["median"] / earlier["median"] * machine
         surely = row["p20"] / earlier["p80"] * machine  # a good time now, a bad one then
         flagged = ratio > SLOWER and surely > 1

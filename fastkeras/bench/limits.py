@@ -74,22 +74,34 @@ def measured(threads=None, touched=MOST_COPIED, seconds=0.2):
 
 
 class Calibration:
-    """A fixed piece of work, timed beside each case, to compare runs of different machines.
+    """Fixed work, timed beside each case, to compare runs of different machines.
 
-    Arithmetic, exp and copying take about a third of it each. All processors do it at once, as the
-    kernels do, so that it becomes slower as they do when the machine is busy.
+    Arithmetic, exp and copying take about a third of it each. A short round on one thread is rarely
+    interrupted, as a short call of a kernel is; a long one on all processors at once becomes slower
+    on a busy machine, as a long call does.
     """
 
     def __init__(self):
-        self.threads = processors()
-        self.pool = ThreadPoolExecutor(self.threads)
-        makers = [make for make, _ in _kernels(self.threads, MOST_COPIED // 8).values()]
-        self.calls = [partial(_each, [make() for make in makers]) for _ in range(self.threads)]
-        self.seconds(2)  # the first rounds are slower
+        threads = processors()
+        self.pool = ThreadPoolExecutor(threads)
+        makers = [make for make, _ in _kernels(threads, MOST_COPIED // 8).values()]
+        self.long = [partial(_each, [make() for make in makers]) for _ in range(threads)]
+        few = slice(0, MATRICES // 16), slice(0, 1 << 15), slice(0, 1 << 18)
+        left, values = np.ones((MATRICES, MATRIX, MATRIX), np.float32), np.ones(1 << 18, np.float32)
+        pairs = [(x[part], np.empty_like(x[part])) for x, part in zip((left, values, values), few,
+                                                                      strict=True)]  # fmt: skip
+        functions = [lambda x, out: np.matmul(x, x, out=out), lambda x, out: np.exp(x, out=out)]
+        functions.append(lambda x, out: np.copyto(out, x))
+        self.short = partial(
+            _each, [partial(f, *pair) for f, pair in zip(functions, pairs, strict=True)]
+        )
+        self.seconds()  # the first rounds are slower
 
-    def seconds(self, rounds):
-        """The times of so many rounds."""
-        return [_together(self.pool, self.calls)[0] for _ in range(rounds)]
+    def seconds(self):
+        """The median times of a short round and of a long one."""
+        short = [_seconds_of(self.short) for _ in range(50)]
+        long = [_together(self.pool, self.long)[0] for _ in range(3)]
+        return float(np.median(short)), float(np.median(long))
 
 
 def ideal(work, rates):
