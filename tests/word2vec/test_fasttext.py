@@ -101,6 +101,9 @@ def test_vectors_are_those_of_fasttext_of_unknown_words_too(path, matrix):
     unknown = ["unseen", "ca", "世"]
     expected = {w: plain_vector(w, WORDS, matrix, all_buckets) for w in [*WORDS, *unknown]}
     assert_vectors(vectors, expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastkeras.word2vec.fasttext.models.WORDS", 1)
+        np.testing.assert_array_equal(Vectors.load(path).matrix, vectors.matrix)
     some = Vectors.load(path, limit=2)
     assert some.words == WORDS[:2]
     assert_vectors(some, {w: expected[w] for w in ["the", "cat", "unseen"]})
@@ -337,3 +340,20 @@ def test_ids_are_the_hashes():
     ids, offsets = ngram_ids(["世界"], BUCKETS, 2, 3)
     assert ids.tolist() == [hash_of(ngram) % BUCKETS for ngram in ngrams("世界", 2, 3)]
     assert offsets.tolist() == [0, len(ids)]
+
+
+def test_the_command_exports(tmp_path, models, capsys):
+    from fastkeras.word2vec.cli import main
+
+    for model in (models[0], models[2]):
+        model.save(tmp_path / "model.npz")
+        assert main(["export", "--fasttext", str(tmp_path / "model.npz"), str(tmp_path / "m")]) == 0
+        assert "9 words, vectors of size 8" in capsys.readouterr().out
+        again = fasttext.load_model(tmp_path / "m")
+        np.testing.assert_array_equal(again.output_embeddings, model.output_embeddings)
+        some = ["export", "--fasttext", "--limit", "2", str(tmp_path / "m"), str(tmp_path / "n")]
+        assert main(some) == 0
+        np.testing.assert_array_equal(Vectors.load(tmp_path / "n")["the"], model.vectors["the"])
+        small = ["export", "--eight-bits", str(tmp_path / "m"), str(tmp_path / "small.npy")]
+        assert main(small) == 0
+        assert hasattr(Vectors.load(tmp_path / "small.npy").matrix, "codes")

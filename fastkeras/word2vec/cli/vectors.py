@@ -42,6 +42,13 @@ def add(commands):
     add_vectors(export)
     export.add_argument("output", help=f"the form is found {FORMATS}")
     export.add_argument("--limit", type=int, metavar="N", help="write the first N words only")
+    form = export.add_mutually_exclusive_group()
+    form.add_argument(
+        "--fasttext", action="store_true", help="write a model of fastText, with its n-grams"
+    )
+    form.add_argument(
+        "--eight-bits", action="store_true", help="round to 8 bits; a .npy file gets a quarter"
+    )
     export.set_defaults(run=_export)
 
 
@@ -95,7 +102,26 @@ def _evaluate(given):
 def _export(given):
     from fastkeras.word2vec.vectors.files import format_of
 
+    if given.fasttext:
+        _export_to_fasttext(given)
+        return
     format_of(given.output)
     vectors = load(given, given.limit)
+    vectors = vectors.quantized() if given.eight_bits else vectors
     vectors.save(given.output)
+    print(f"{given.output}: {len(vectors)} words, vectors of size {vectors.size}")
+
+
+def _export_to_fasttext(given):
+    from fastkeras.word2vec import fasttext
+
+    if given.limit is None and is_zipfile(given.vectors):  # with its output matrix, if it has one
+        from fastkeras.word2vec.training.trainer import Word2Vec
+
+        model = Word2Vec.load(given.vectors)
+        trained = model.config["loss"] == "negative_sampling"
+        vectors, source = model.vectors, model if trained else model.vectors
+    else:
+        vectors = source = load(given, given.limit)
+    fasttext.save(source, given.output)
     print(f"{given.output}: {len(vectors)} words, vectors of size {vectors.size}")

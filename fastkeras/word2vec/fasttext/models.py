@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 END_OF_LINE = "</s>"  # fastText's own word, the only one without n-grams
 ROWS = 1 << 14  # written at a time
+WORDS = 1 << 14  # whose n-grams are in memory at a time
 
 
 def load_vectors(
@@ -73,7 +74,10 @@ def load_vectors(
         check_finite(words, matrix, path, lambda row: f"word {row}")
         return Vectors(words, matrix, counts)
     num_words = len(contents.words)
-    matrix = means(contents.input, _bags(contents, words, kept, lengths))
+    matrix = np.empty((len(words), contents.input.shape[1]), np.float32)
+    for begin in range(0, len(words), WORDS):
+        part = slice(begin, begin + WORDS)
+        matrix[part] = means(contents.input, _bags(contents, words[part], kept[part], lengths))
     check_finite(words, matrix, path, lambda row: f"word {row}")
     of_ngrams = contents.input[num_words:]
     if contents.pruned is None:
