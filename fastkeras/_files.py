@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import stat
+import tempfile
 from pathlib import Path
 
 try:
@@ -123,6 +124,16 @@ def check_writable(path, argument="path"):
         if name is not None:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+
+
+def copy_of_stream(stream):
+    """Return a temporary file with what is left of a stream; it vanishes when it is closed."""
+    copy = tempfile.NamedTemporaryFile(prefix="fastkeras-", suffix=".txt")
+    stream = getattr(stream, "buffer", stream)  # the bytes of a text file
+    while part := stream.read(1 << 20):
+        copy.write(part.encode() if isinstance(part, str) else part)
+    copy.flush()
+    return copy
 
 
 def _status(path):

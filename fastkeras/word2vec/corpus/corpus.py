@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastkeras._files import copy_of_stream
 from fastkeras.word2vec.corpus.columns import Column, table_format
 from fastkeras.word2vec.corpus.encoding import id_arrays, mapped
 from fastkeras.word2vec.corpus.text_files import (
     blocks_of_file,
     check_unchanged,
-    copy_of_stream,
     stamp,
 )
 

@@ -4,7 +4,6 @@ import bz2
 import gzip
 import lzma
 import os
-import tempfile
 import zlib
 from stat import S_ISREG
 
@@ -68,16 +67,6 @@ def blocks_of_file(path, size, errors):
                     f"{path} has no whitespace in {LONGEST_WORD >> 20} MiB after byte {position}: "
                     "it must be text with spaces between words"
                 )
-
-
-def copy_of_stream(stream):
-    """Return a temporary file with what is left of a stream; it vanishes when it is closed."""
-    copy = tempfile.NamedTemporaryFile(prefix="fastkeras-", suffix=".txt")  # noqa: SIM115
-    stream = getattr(stream, "buffer", stream)  # the bytes of a text file
-    while part := stream.read(1 << 20):
-        copy.write(part.encode() if isinstance(part, str) else part)
-    copy.flush()
-    return copy
 
 
 def lines_of(path):
