@@ -128,7 +128,7 @@ def check_writable(path, argument="path"):
 
 def copy_of_stream(stream):
     """Return a temporary file with what is left of a stream; it vanishes when it is closed."""
-    copy = tempfile.NamedTemporaryFile(prefix="fastkeras-", suffix=".txt")
+    copy = tempfile.NamedTemporaryFile(prefix="fastkeras-", suffix=".txt")  # noqa: SIM115
     stream = getattr(stream, "buffer", stream)  # the bytes of a text file
     while part := stream.read(1 << 20):
         copy.write(part.encode() if isinstance(part, str) else part)
