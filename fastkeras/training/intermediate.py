@@ -46,7 +46,8 @@ def intermediate_outputs(
         raise ValueError(f"names={names!r} must be a name or a list of names")
     paths = dict(_paths(model, ""))
     seen: dict[str, list[Any]] = {name: [] for name in names}
-    watched, before = [], dict[str, Any]()
+    watched: list[Any] = []
+    before: dict[str, Any] = {}
     for name in names:
         layers = [layer for path, layer in paths.items() if f"/{path}".endswith(f"/{name}")]
         if not layers:
