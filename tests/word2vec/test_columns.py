@@ -38,7 +38,17 @@ class Frame:
         return TEXT
 
 
-@pytest.mark.parametrize("source", [Table(), Stream(), Frame()])
+class Series(list):
+    def dropna(self):
+        return [value for value in self if value == value]
+
+
+class FrameOfPandas(Frame):
+    def __getitem__(self, name):
+        return Series(float("nan") if value is None else value for value in TEXT)
+
+
+@pytest.mark.parametrize("source", [Table(), Stream(), Frame(), FrameOfPandas()])
 def test_tables(source):
     corpus = Corpus(source, column="text")
     for _ in range(2):

@@ -65,7 +65,9 @@ class Column:
                 yield rows[name]
         elif hasattr(source, "columns") and hasattr(source, "__getitem__"):  # pandas, polars
             self._expect(source.columns)
-            yield source[name]
+            values = source[name]
+            # The nulls of pandas are NaN or NA, not None.
+            yield values.dropna() if hasattr(values, "dropna") else values
         else:
             raise TypeError(
                 f"corpus is a {type(source).__name__}, which has no columns: pass Parquet or Arrow "
