@@ -42,7 +42,8 @@ def times(found, styles):
                     color=color if filled else "white", edgecolor=color,
                 )  # fmt: skip
             axes.set_yticks(range(len(rows)), [row["provider"] for row in rows])
-            axes.set(xscale="log", xlabel="seconds")
+            ends = min(row["p20"] for row in rows) / 3, max(row["p80"] for row in rows) * 2
+            axes.set(xscale="log", xlabel="seconds", xlim=ends, ylim=_bars(rows))
 
         yield function, _drawn(draw)
 
@@ -124,7 +125,7 @@ def distances(found, styles):
                 axes.barh(place, distance, color=color if filled else "white", edgecolor=color)
             axes.axvline(1, color="black", lw=1)
             axes.set_yticks(range(len(rows)), [provider for _, provider in rows])
-            axes.set(xscale="log", xlabel="times as long as the limit")
+            axes.set(xscale="log", xlabel="times as long as the limit", ylim=_bars(rows))
 
         if rows:
             yield function, _drawn(draw)
@@ -199,6 +200,11 @@ def _lines(rows, x, y, label, found, styles):
 def _mark(axes, x, y, style):
     color, filled = style
     axes.plot(x, y, "o-", color=color, lw=1.5, ms=6, mfc=color if filled else "white", mew=1.5)
+
+
+def _bars(rows):
+    """The ends of the axis on which bars stand: a few of them are no thicker than many."""
+    return -0.6, max(len(rows), 4) - 0.4
 
 
 def _short(number):
