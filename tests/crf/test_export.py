@@ -14,7 +14,7 @@ keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
 from fastkeras.crf import constraints  # noqa: E402
-from fastkeras.layers import CRF  # noqa: E402
+from fastkeras.layers import CRF, GlobalPointer, SemiMarkovCRF  # noqa: E402
 
 pytestmark = [
     # NumPy 2 warns about the way in which Keras on TensorFlow makes arrays of variables
@@ -121,3 +121,18 @@ def test_exported_models_decode_where_there_is_no_fastkeras(form, confidence, ru
                 np.testing.assert_array_equal(result, same)
             else:
                 np.testing.assert_allclose(result, same, rtol=1e-4, atol=1e-6)
+
+
+def test_segments_and_spans_are_exported_without_ops_of_ours(tmp_path, rng):
+    words = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(WORDS, 8, mask_zero=True)(words)
+    crf = SemiMarkovCRF(2, 3, use_kernel=True)
+    segments = crf.decode(keras.Model(words, crf(x)))
+    for model in (segments, keras.Model(words, GlobalPointer(2, 4)(x))):
+        given = rng.integers(0, WORDS, (BATCH, 6)).astype("int32")
+        expected = model.predict(given, verbose=0)
+        model.export(tmp_path, verbose=False)
+        loaded = tf.saved_model.load(tmp_path)
+        np.testing.assert_allclose(loaded.serve(given).numpy(), expected, rtol=1e-5)
+        functions = loaded.signatures["serving_default"].graph.as_graph_def().library.function
+        assert not [n.op for f in functions for n in f.node_def if "astkeras" in n.op]
