@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #if defined(FASTKERAS_AVX512) || defined(FASTKERAS_AVX2)
 #include <immintrin.h>
@@ -152,6 +153,109 @@ FASTKERAS_INLINE void StoreFirst(T* to, Vec<T> v, int count) {
   std::memcpy(to, &v, count * sizeof(T));
 }
 #endif
+
+// The first kWidth / 2 elements, in both halves.
+#if defined(FASTKERAS_AVX512)
+FASTKERAS_INLINE Vec<float> LoadTwice(const float* from) {
+  return _mm512_broadcast_f32x8(_mm256_loadu_ps(from));
+}
+FASTKERAS_INLINE Vec<double> LoadTwice(const double* from) {
+  return _mm512_broadcast_f64x4(_mm256_loadu_pd(from));
+}
+#elif defined(FASTKERAS_AVX2)
+FASTKERAS_INLINE Vec<float> LoadTwice(const float* from) {
+  return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(from));
+}
+FASTKERAS_INLINE Vec<double> LoadTwice(const double* from) {
+  return _mm256_broadcast_pd(reinterpret_cast<const __m128d*>(from));
+}
+#else
+FASTKERAS_INLINE Vec<float> LoadTwice(const float* from) {
+  return Vec<float>{from[0], from[1], from[0], from[1]};
+}
+FASTKERAS_INLINE Vec<double> LoadTwice(const double* from) { return Broadcast(*from); }
+#endif
+
+// The elements of two vectors in another order: lane l is that of index Order::At(l), those of `b`
+// counted after those of `a`.
+template <typename Order, typename V, int... kLanes>
+FASTKERAS_INLINE V Shuffled(V a, V b, std::integer_sequence<int, kLanes...>) {
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, Order::At(kLanes)...);
+#else  // gcc before 12
+  using Index = decltype(a < b);
+  return __builtin_shuffle(a, b, Index{Order::At(kLanes)...});
+#endif
+}
+template <typename Order, typename V>
+FASTKERAS_INLINE V Shuffled(V a, V b) {
+  return Shuffled<Order>(a, b, std::make_integer_sequence<int, sizeof(V) / sizeof(a[0])>());
+}
+
+// Orders of the two vectors' elements, for lanes of kWidth. Interleaved: of each 16 bytes, the low
+// or the high half of both, runs of kRun elements in turn. EverySecond: the even or odd pieces of
+// 16 bytes, kPiece elements each.
+template <int kWidth, int kPiece, int kRun, int kHigh>
+struct Interleaved {
+  static constexpr int At(int lane) {
+    const int place = lane % kPiece, run = place / kRun;
+    return lane - place + kHigh * kPiece / 2 + run / 2 * kRun + place % kRun + run % 2 * kWidth;
+  }
+};
+template <int kWidth, int kPiece, int kOdd>
+struct EverySecond {
+  static constexpr int At(int lane) {
+    return (lane / kPiece * 2 + kOdd) * kPiece + lane % kPiece;
+  }
+};
+template <int kWidth>
+struct OtherHalf {
+  static constexpr int At(int lane) { return (lane + kWidth / 2) % kWidth; }
+};
+
+template <typename V>
+FASTKERAS_INLINE V SwappedHalves(V v) {
+  return Shuffled<OtherHalf<sizeof(V) / sizeof(v[0])>>(v, v);
+}
+
+// Transposes a square of kWidth vectors: first the squares of 16 bytes, then their arrangement.
+template <typename T>
+FASTKERAS_INLINE void Transpose(Vec<T>* rows) {
+  constexpr int kWidth = Simd<T>::kWidth, kPiece = 16 / sizeof(T), kPieces = kWidth / kPiece;
+  Vec<T> moved[kWidth];
+#pragma GCC unroll 8
+  for (int i = 0; i < kWidth; i += kPiece) {
+    Vec<T>* square = rows + i;
+    if constexpr (kPiece == 2) {
+      const Vec<T> a = square[0], b = square[1];
+      square[0] = Shuffled<Interleaved<kWidth, 2, 1, 0>>(a, b);
+      square[1] = Shuffled<Interleaved<kWidth, 2, 1, 1>>(a, b);
+    } else {
+      const Vec<T> a = Shuffled<Interleaved<kWidth, 4, 1, 0>>(square[0], square[1]);
+      const Vec<T> b = Shuffled<Interleaved<kWidth, 4, 1, 1>>(square[0], square[1]);
+      const Vec<T> c = Shuffled<Interleaved<kWidth, 4, 1, 0>>(square[2], square[3]);
+      const Vec<T> d = Shuffled<Interleaved<kWidth, 4, 1, 1>>(square[2], square[3]);
+      square[0] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(a, c);
+      square[1] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(a, c);
+      square[2] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(b, d);
+      square[3] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(b, d);
+    }
+  }
+  // A square of pieces: gather the even pieces, and the odd ones, of neighbours, again and again.
+#pragma GCC unroll 4
+  for (int pieces = 1; pieces < kPieces; pieces *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) moved[i] = rows[i];
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth / 2; ++i) {
+      const int column = i % kPiece, row = i / kPiece;  // of pairs of rows of pieces
+      const Vec<T> a = moved[2 * row * kPiece + column], b = moved[(2 * row + 1) * kPiece + column];
+      const int target = row * kPiece + column;
+      rows[target] = Shuffled<EverySecond<kWidth, kPiece, 0>>(a, b);
+      rows[target + kWidth / 2] = Shuffled<EverySecond<kWidth, kPiece, 1>>(a, b);
+    }
+  }
+}
 
 // Sum and Largest reduce a vector. FirstEqual is the first lane where a equals b, or kWidth;
 // AnyLess tells whether a < b in any lane; lane i of PrefixSums is the sum of the lanes 0..i.

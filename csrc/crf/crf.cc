@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <vector>
 
 #include "crf/exact.h"
 #include "crf/kernels.h"
@@ -68,10 +69,10 @@ void Weigh(const Plan<T>& plan, int width, T factor, T* pairs, int64_t stride) {
 }
 
 // The marginals' part of a gradient, and the gold path's where tags are given: rows of d_emissions,
-// and pairs (groups, num_tags, stride) for every group of `group_size` sequences (kernels.h).
+// and pairs (groups, num_tags, stride) for every group of sequences (kernels.h).
 template <typename T>
 void Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const double* value,
-           const T* weights, T* d_emissions, T* pairs, int64_t group_size) {
+           const T* weights, T* d_emissions, T* pairs, int64_t group_size, bool per_sequence) {
   const Plan<T>& plan = planner.plan;
   const int64_t batch = plan.chains.batch;
   const int64_t stride = planner.stride(), group_area = plan.chains.num_tags * stride;
@@ -89,26 +90,36 @@ void Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const do
     const bool left_out = plan.inexact[b] || spoiled[b] || largest == 0;
     swept[b] = left_out ? 0 : relative[b] / largest;
   }
-  const GradientOutputs<T> out = {
-      tags, static_cast<T>(sign), swept.get(), largest, d_emissions, pairs, group_size};
-  const auto group_of = [&](int64_t k) {
-    return pairs + GroupOf(plan, group_size, k) * group_area;
-  };
   // Sequences of a group add up chunk by chunk, so their block must not depend on num_threads.
   const int64_t block = group_size > 1 ? std::min<int64_t>(kMaxBlock, group_size) : planner.block();
-  const int64_t task_size = std::max(block, group_size);
-  ParallelFor((batch + task_size - 1) / task_size, planner.num_threads, [&](int64_t task) {
-    const int64_t first = task * task_size, last = std::min(batch, first + task_size);
-    for (int64_t k = first; k < last; k += group_size) std::fill_n(group_of(k), group_area, T(0));
+  const std::vector<Task> tasks = planner.Tasks(block, group_size);
+  ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
+    const Task& task = tasks[number];
+    const int64_t first = task.first, last = task.last;
+    const int64_t size_of_group = per_sequence ? 1 : task.lanes ? last - first : group_size;
+    const auto group_of = [&](int64_t k) {
+      const int64_t group = per_sequence ? plan.order[k] : task.group + (k - first) / size_of_group;
+      return pairs + group * group_area;
+    };
+    GradientOutputs<T> out = {tags,        static_cast<T>(sign), swept.get(), largest,
+                              d_emissions, pairs,                group_size,  per_sequence};
+    for (int64_t k = first; k < last; k += size_of_group) {
+      std::fill_n(group_of(k), group_area, T(0));
+    }
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
       ClearRows(plan, b, relative[b] == 0 || plan.inexact[b] || spoiled[b], d_emissions);
     }
-    for (int64_t k = first; k < last; k += block) {
+    if (task.lanes) {
+      if (!per_sequence) out.pairs = group_of(first);
+      planner.kernels.backward_lanes(plan, out, first, last);
+    }
+    for (int64_t k = first; k < last && !task.lanes; k += block) {
+      if (!per_sequence) out.pairs = group_of(k);
       planner.kernels.backward(plan, out, k, std::min(last, k + block));
     }
     // Unsound transitions have no weights; every sequence with pairs is then dealt with below.
-    for (int64_t k = first; k < last && plan.sound_transitions; k += group_size) {
+    for (int64_t k = first; k < last && plan.sound_transitions; k += size_of_group) {
       Weigh(plan, planner.kernels.width, static_cast<T>(sign * largest), group_of(k), stride);
     }
     for (int64_t k = first; k < last; ++k) {
@@ -151,10 +162,10 @@ template <typename T>
 void LogPartitions(const Planner<T>& planner, double* value) {
   const Plan<T>& plan = planner.plan;
   const Kernels<T>& kernels = planner.kernels;
-  const int64_t block = planner.block();
-  ParallelFor((plan.chains.batch + block - 1) / block, planner.num_threads, [&](int64_t task) {
-    const int64_t first = task * block, last = std::min(plan.chains.batch, first + block);
-    kernels.forward(plan, first, last, value);
+  const std::vector<Task> tasks = planner.Tasks(planner.block(), 1);
+  ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
+    const auto [first, last, lanes, group] = tasks[number];
+    (lanes ? kernels.forward_lanes : kernels.forward)(plan, first, last, value);
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
       if (plan.inexact[b]) value[b] = kernels.is_sound(plan, b) ? ExactLogPartition(plan, b) : NAN;
@@ -172,9 +183,10 @@ int64_t WorkspaceSize(int64_t batch, int64_t steps, int64_t num_tags) {
 template <typename T>
 void Value(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* value, T* workspace,
            int num_threads) {
-  const Planner<T> planner(chains, quantity != Quantity::kSequenceScore, workspace, num_threads);
+  const bool marginals = quantity != Quantity::kSequenceScore;
+  const Planner<T> planner(chains, marginals, marginals, workspace, num_threads);
   const std::unique_ptr<double[]> log_partition(new double[chains.batch]());
-  if (quantity != Quantity::kSequenceScore) LogPartitions(planner, log_partition.get());
+  if (marginals) LogPartitions(planner, log_partition.get());
   for (int64_t b = 0; b < chains.batch; ++b) {
     if (quantity == Quantity::kLogPartition) {
       value[b] = static_cast<T>(log_partition[b]);
@@ -195,7 +207,7 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
               const T* workspace, const T* weights, T* d_emissions, T* d_transitions, T* d_start,
               T* d_end, int num_threads) {
   const bool marginals = quantity != Quantity::kSequenceScore;
-  const Planner<T> planner(chains, marginals, const_cast<T*>(workspace), num_threads);
+  const Planner<T> planner(chains, marginals, marginals, const_cast<T*>(workspace), num_threads);
   const Plan<T>& plan = planner.plan;
   const int64_t num_tags = chains.num_tags, stride = planner.stride();
   if (!marginals) {
@@ -211,12 +223,12 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
   }
   const bool gold = quantity == Quantity::kLogLikelihood;
   const int64_t group_size = planner.group_size();
-  const int64_t groups = (chains.batch + group_size - 1) / group_size;
+  const int64_t groups = planner.groups(group_size);
   const Buffer<T> pairs(groups * num_tags * stride);
   const std::unique_ptr<double[]> values(new double[chains.batch]);
   std::copy(value, value + chains.batch, values.get());
   Sweep(planner, gold ? tags : nullptr, gold ? -1 : 1, values.get(), weights, d_emissions,
-        pairs.data, group_size);
+        pairs.data, group_size, false);
   AddEnds(plan, d_emissions, d_start, d_end);
   const int64_t rows = std::max<int64_t>(1, 4096 / num_tags);
   ParallelFor((num_tags + rows - 1) / rows, planner.num_threads, [&](int64_t task) {
@@ -236,7 +248,7 @@ template <typename T>
 void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   const int64_t batch = chains.batch, num_tags = chains.num_tags;
   const Buffer<T> workspace(WorkspaceSize<T>(batch, chains.steps, num_tags));
-  const Planner<T> planner(chains, true, workspace.data, num_threads);
+  const Planner<T> planner(chains, true, true, workspace.data, num_threads);
   const std::unique_ptr<double[]> value(new double[batch]);
   LogPartitions(planner, value.get());
   const int64_t stride = planner.stride();
@@ -244,7 +256,7 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   const Buffer<T> room(padded ? batch * num_tags * stride : 0), ones(batch);
   std::fill(ones.data, ones.data + batch, T(1));
   T* pairs = padded ? room.data : counts;
-  Sweep(planner, nullptr, 1, value.get(), ones.data, unary, pairs, int64_t{1});
+  Sweep(planner, nullptr, 1, value.get(), ones.data, unary, pairs, int64_t{1}, true);
   if (!padded) return;
   ParallelFor(batch, planner.num_threads, [&](int64_t b) {
     for (int64_t i = 0; i < num_tags; ++i) {

@@ -5,6 +5,7 @@
 #ifndef FASTKERAS_CRF_KERNELS_H_
 #define FASTKERAS_CRF_KERNELS_H_
 
+#include <cmath>
 #include <cstdint>
 
 #include "crf/crf.h"
@@ -27,6 +28,21 @@ struct Panels {
   int vectors;  // of a padded row
 };
 
+// The entry (i, j) of the matrix that was cut into panels of vectors `width` wide.
+template <typename T>
+inline __attribute__((always_inline)) T EntryOf(const Panels<T>& panels, int width, int64_t i,
+                                                int64_t j) {
+  const int64_t v = j / (2 * width) * 2;
+  const int64_t columns = (v + 2 <= panels.vectors ? 2 : 1) * width;
+  return panels.data[v * width * panels.num_tags + i * columns + j - v * width];
+}
+
+// In how many sections the tags of a step are split where `count` sequences share vectors of
+// `width` lanes (sweeps/lanes.h).
+inline __attribute__((always_inline)) int LaneSections(int64_t count, int width) {
+  return 2 * count <= width ? 2 : 1;
+}
+
 template <typename T>
 struct Plan {
   Chains<T> chains;
@@ -39,15 +55,34 @@ struct Plan {
   Panels<T> weights_transposed;  // rows j, for the backward sweep
   T peak;                        // the largest transition
   bool watched;     // underflow may cost accuracy: look for it, and redo those sequences exactly
-  int64_t period;   // steps between rescalings
+  int64_t period;   // steps between rescalings, and looks
+  T safe;           // elements above this lost no digits since the last look
+  const uint64_t* allowed_into;  // (num_tags, words) where watched: the tags that may precede each
+  int64_t words;                 // numbers that hold a set of tags
   T forbidden_gap;  // nats below the peak of the best transition whose weight counts as zero
   bool sound_transitions, sound_ends;  // without NaN and +inf (soundness.h)
 
-  // Rows written by the forward sweep and read by the backward sweep; null: not kept.
-  T* alpha;          // (batch, steps, num_tags)
-  T* emission;       // (batch, steps, num_tags), exp(emissions - row peak)
-  T* scale;          // (batch, steps), powers of two
+  // The same for sequences that share vectors, by the number of sections; null: not used.
+  const T* lane_weights[2];
+  const T* lane_weights_transposed[2];
+
+  // Rows written by the forward sweep and read by the backward sweep, workspace_area elements for
+  // each of the sorted sequences; null: not kept.
+  T* workspace;
+  int64_t workspace_area;
   uint8_t* inexact;  // (batch) not 0 where the scaled domain, or Viterbi's sweep, cannot answer
+};
+
+// What is in the area of a sorted sequence k: alpha (steps, num_tags), exp(emissions - row peak)
+// of that shape, and (steps) scales, powers of two. Sequences that share vectors mix their areas.
+template <typename T>
+struct KeptRows {
+  T *alpha, *emission, *scale;
+
+  inline __attribute__((always_inline)) KeptRows(const Plan<T>& plan, int64_t k)
+      : alpha(plan.workspace + k * plan.workspace_area),
+        emission(alpha + plan.chains.steps * plan.chains.num_tags),
+        scale(emission + plan.chains.steps * plan.chains.num_tags) {}
 };
 
 // The row of the input that a sequence's valid step s is in.
@@ -57,9 +92,23 @@ inline __attribute__((always_inline)) int64_t StepAt(const Plan<T>& plan, int64_
   return plan.step_index ? plan.step_index[sequence * plan.chains.steps + s] : s;
 }
 
+// The log of a sequence's sum in the scaled domain: log Z, unless too much may be lost in it.
+template <typename T>
+inline __attribute__((always_inline)) void Finish(const Plan<T>& plan, int64_t sequence,
+                                                  double log_sum, int64_t exponent, double peaks,
+                                                  T gap, bool inexact, double* value) {
+  const int64_t steps = plan.counts[sequence];
+  const double scaled = log_sum + exponent * 0.693147180559945309417;
+  value[sequence] = scaled + peaks + (steps - 1) * static_cast<double>(plan.peak);
+  // All paths through something that counted as zero, together, at most:
+  const double lost = steps * std::log(static_cast<double>(plan.chains.num_tags)) - gap;
+  plan.inexact[sequence] = inexact || !(lost < scaled - 40);
+}
+
 // Outputs of the backward sweep. Pairwise sums go to `pairs`, a padded (num_tags, stride) matrix
-// for each group of sequences; group g holds the sorted sequences g * group_size and following, or,
-// in groups of one, sequence g.
+// for each group of sequences: group g of a call holds the sorted sequences from first + g *
+// group_size on, or, with per_sequence, the sequence g of the batch. Sequences that share vectors
+// are one group.
 template <typename T>
 struct GradientOutputs {
   const int32_t* tags;    // null: no gold path
@@ -69,14 +118,8 @@ struct GradientOutputs {
   T* emissions;  // (batch, steps, num_tags)
   T* pairs;      // (groups, num_tags, stride)
   int64_t group_size;
+  bool per_sequence;
 };
-
-// The same for the sorted sequence k.
-template <typename T>
-inline __attribute__((always_inline)) int64_t GroupOf(const Plan<T>& plan, int64_t group_size,
-                                                      int64_t k) {
-  return group_size == 1 ? plan.order[k] : k / group_size;
-}
 
 struct SegmentScores;  // semi_markov/segment_scores.h
 struct SegmentSweeps;
@@ -87,6 +130,7 @@ struct Kernels {
   int width;  // lanes of a vector
   void (*cut_into_panels)(const T* matrix, int64_t num_tags, bool transpose, bool exponentials,
                           T peak, T* panels);
+  void (*cut_into_lanes)(const Panels<T>& matrix, int sections, T padding, T* into);
   // The others take the sorted sequences first..last-1 through time together, at most kMaxBlock.
   // `forward` writes log Z of each to value[sequence], and plan.inexact[sequence].
   void (*forward)(const Plan<T>& plan, int64_t first, int64_t last, double* value);
@@ -95,15 +139,22 @@ struct Kernels {
   // and plan.inexact of the sequences that are not sound, which have no best path.
   void (*viterbi)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last,
                   int32_t* tags);
+  // The same for as many sequences as a vector has lanes, or fewer, which share vectors. All have
+  // valid steps.
+  void (*forward_lanes)(const Plan<T>& plan, int64_t first, int64_t last, double* value);
+  void (*backward_lanes)(const Plan<T>& plan, const GradientOutputs<T>& out, int64_t first,
+                         int64_t last);
+  void (*viterbi_lanes)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last,
+                        int32_t* tags);
   // Writes the tags (batch, k, steps) of the best paths, best first, and how many were found: fewer
   // than k where fewer are possible. Of a sequence that is not sound it sets plan.inexact instead.
   void (*k_best)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last, int64_t k,
                  int32_t* tags, int64_t* found);
   // `deal_transitions` writes the transitions in the order that `draw` reads, (num_tags + 1, rows
   // of whole vectors). `draw` samples paths of one sequence after `forward`, and writes their valid
-  // steps.
+  // steps. `place` is that of the sequence in the order.
   void (*deal_transitions)(const Plan<T>& plan, T* into);
-  void (*draw)(const Plan<T>& plan, const T* into, int64_t sequence, int64_t num_samples,
+  void (*draw)(const Plan<T>& plan, const T* into, int64_t place, int64_t num_samples,
                const T* uniforms, int32_t* tags);
   // Whether no score is NaN or +inf: of an array, or of those that a sequence uses (soundness.h).
   bool (*all_sound)(const T* scores, int64_t count);

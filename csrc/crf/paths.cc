@@ -69,6 +69,21 @@ void PathScores(const Plan<T>& plan, int64_t sequence, int64_t paths, const int3
                 double* scores) {
   const Chains<T>& chains = plan.chains;
   const int64_t num_tags = chains.num_tags, steps = plan.counts[sequence];
+  if (paths == 1) {  // four sums, since each addition waits for the one before
+    double of_tags[2] = {}, of_pairs[2] = {};
+    const T* emissions = chains.emissions + sequence * chains.steps * num_tags;
+    int32_t tag = 0;
+    for (int64_t s = 0; s < steps; ++s) {
+      const int64_t t = StepAt(plan, sequence, s);
+      const T* into = s == 0 ? chains.start_transitions : chains.transitions + tag * num_tags;
+      tag = tags[t];
+      of_tags[s & 1] += emissions[t * num_tags + tag];
+      of_pairs[s & 1] += into[tag];
+    }
+    if (steps > 0) of_tags[0] += chains.end_transitions[tag];
+    *scores = (of_tags[0] + of_tags[1]) + (of_pairs[0] + of_pairs[1]);
+    return;
+  }
   std::fill_n(scores, paths, 0.0);
   int64_t before = 0;
   for (int64_t s = 0; s < steps; ++s) {  // all paths at each step: their sums are independent
@@ -88,15 +103,16 @@ void PathScores(const Plan<T>& plan, int64_t sequence, int64_t paths, const int3
 
 template <typename T>
 void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) {
-  const Planner<T> planner(chains, false, nullptr, num_threads);
+  const Planner<T> planner(chains, false, true, nullptr, num_threads);
   const Plan<T>& plan = planner.plan;
   const std::unique_ptr<T[]> transposed = Transposed(chains);
-  const int64_t block = planner.block();
+  const std::vector<Task> tasks = planner.Tasks(planner.block(), 1);
+  const Kernels<T>& kernels = planner.kernels;
   std::fill(tags, tags + chains.batch * chains.steps, 0);
   std::fill(plan.inexact, plan.inexact + chains.batch, false);
-  ParallelFor((chains.batch + block - 1) / block, planner.num_threads, [&](int64_t task) {
-    const int64_t first = task * block, last = std::min(chains.batch, first + block);
-    planner.kernels.viterbi(plan, transposed.get(), first, last, tags);
+  ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
+    const auto [first, last, lanes, group] = tasks[number];
+    (lanes ? kernels.viterbi_lanes : kernels.viterbi)(plan, transposed.get(), first, last, tags);
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = plan.order[i];
       if (plan.inexact[b]) {
@@ -112,7 +128,7 @@ void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) 
 
 template <typename T>
 void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num_threads) {
-  const Planner<T> planner(chains, false, nullptr, num_threads, 10.0 * k);
+  const Planner<T> planner(chains, false, false, nullptr, num_threads, 10.0 * k);
   const Plan<T>& plan = planner.plan;
   const std::unique_ptr<T[]> transposed = Transposed(chains);
   const std::unique_ptr<int64_t[]> found(new int64_t[chains.batch]);
@@ -143,7 +159,7 @@ template <typename T>
 void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int32_t* tags,
             int num_threads) {
   const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
-  const Planner<T> planner(chains, true, workspace.data, num_threads, 10.0 * num_samples);
+  const Planner<T> planner(chains, true, false, workspace.data, num_threads, 10.0 * num_samples);
   const Plan<T>& plan = planner.plan;
   const std::unique_ptr<double[]> value(new double[chains.batch]);
   const Buffer<T> into((chains.num_tags + 1) * planner.stride());
@@ -164,7 +180,7 @@ void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int
         if (!planner.kernels.is_sound(plan, b)) continue;  // there is nothing to draw from
         ExactSample(plan, b, num_samples, uniforms, tags);
       } else if (value[b] != -INFINITY) {
-        planner.kernels.draw(plan, into.data, b, num_samples, uniforms, tags);
+        planner.kernels.draw(plan, into.data, i, num_samples, uniforms, tags);
       }
     }
   });

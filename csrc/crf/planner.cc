@@ -14,19 +14,19 @@ FASTKERAS_CURRENT_KERNELS(float)
 FASTKERAS_CURRENT_KERNELS(double)
 
 template <typename T>
-Planner<T>::Planner(const Chains<T>& chains, bool exponentials, T* workspace, int threads,
-                    double more_work)
+Planner<T>::Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T* workspace,
+                    int threads, double more_work)
     : plan{}, kernels(CurrentKernels<T>()), num_threads(1) {
   plan.chains = chains;
   FindValidSteps();
   ChooseScaling();
+  if (exponentials && plan.watched) ChooseWatch();
 
-  const int64_t rows = chains.batch * chains.steps, num_tags = chains.num_tags;
+  const int64_t num_tags = chains.num_tags;
+  plan.workspace = workspace;
+  plan.workspace_area = chains.steps * (2 * num_tags + 1);
   if (workspace) {
-    plan.alpha = workspace;
-    plan.emission = plan.alpha + rows * num_tags;
-    plan.scale = plan.emission + rows * num_tags;
-    plan.inexact = reinterpret_cast<uint8_t*>(plan.scale + rows);
+    plan.inexact = reinterpret_cast<uint8_t*>(workspace + chains.batch * plan.workspace_area);
   } else {
     inexact_.reset(new uint8_t[chains.batch]);
     plan.inexact = inexact_.get();
@@ -44,6 +44,9 @@ Planner<T>::Planner(const Chains<T>& chains, bool exponentials, T* workspace, in
   if (exponentials && workspace) {
     kernels.cut_into_panels(chains.transitions, num_tags, true, true, plan.peak, start + area);
   }
+  if (in_lanes) ChooseLanes();
+  if (stretches_.empty()) stretches_ = {{0, chains.batch, false, 0}};
+  CutIntoLanes(exponentials, workspace != nullptr);
   // Threads gain less where each is left with few sequences to take through time together.
   const double work = static_cast<double>(valid_) * (16 + 0.2 * num_tags * vectors + more_work);
   num_threads = ThreadsThatPay(work, threads);
@@ -110,6 +113,112 @@ void Planner<T>::ChooseScaling() {
   }
 }
 
+// Within a period, at most (K + 2 g^(k-1)) times the smallest normal number is lost at its step k
+// from each element, and what was lost grows by at most g a step, where g is the largest number of
+// allowed transitions from, or into, a tag (docs/crf.md, "When the scaled domain is enough").
+template <typename T>
+void Planner<T>::ChooseWatch() {
+  constexpr double kMostLost = 4096;  // 8.3 nats closer to the bound than looking at each step
+  const int64_t num_tags = plan.chains.num_tags;
+  plan.words = (num_tags + 63) / 64;
+  allowed_into_.assign(num_tags * plan.words, 0);
+  std::vector<int64_t> into(num_tags);
+  int64_t most = 1;
+  double range = 0;
+  for (int64_t i = 0; i < num_tags; ++i) {
+    int64_t from = 0;
+    for (int64_t j = 0; j < num_tags; ++j) {
+      const T gap = plan.peak - plan.chains.transitions[i * num_tags + j];
+      if (!(gap <= kForbidden<T>)) continue;
+      allowed_into_[j * plan.words + i / 64] |= uint64_t{1} << i % 64;
+      range = std::max<double>(range, gap);
+      most = std::max({most, ++from, ++into[j]});
+    }
+  }
+  plan.allowed_into = allowed_into_.data();
+  const auto lost = [&](int64_t period) {
+    return static_cast<double>(period) * std::pow(static_cast<double>(most), period - 1);
+  };
+  // In a period a row may shrink by the range of the allowed transitions at each step.
+  plan.period = 4;
+  while (plan.period > 1 && (lost(plan.period) > kMostLost || plan.period * range > 20)) {
+    plan.period /= 2;
+  }
+  const double digits = 1 / static_cast<double>(std::numeric_limits<T>::epsilon());
+  plan.safe = static_cast<T>(std::numeric_limits<T>::min() * digits * num_tags * num_tags *
+                             lost(plan.period));
+}
+
+// A lane for each sequence, where enough of them are of about the same length: from `least` on they
+// take less time than one after the other, as measured.
+template <typename T>
+void Planner<T>::ChooseLanes() {
+  constexpr int64_t kMostTags = 16;
+  const int64_t num_tags = plan.chains.num_tags, width = kernels.width;
+  if (num_tags > kMostTags || !plan.sound_transitions) return;
+  const int64_t least = std::max<int64_t>(2, width / 4);
+  int64_t possible = plan.chains.batch;
+  while (possible > 0 && counts_[order_[possible - 1]] == 0) --possible;
+  int64_t tags_from = 0;  // the sequences since the last group of lanes
+  const auto end_tags = [&](int64_t end) {
+    if (end > tags_from) stretches_.push_back({tags_from, end, false, 0});
+  };
+  for (int64_t k = 0; k + least <= possible;) {
+    const int64_t last = std::min(k + width, possible);
+    int64_t valid = 0;
+    for (int64_t i = k; i < last; ++i) valid += counts_[order_[i]];
+    if (valid < least * counts_[order_[k]]) {
+      ++k;
+      continue;
+    }
+    end_tags(k);
+    stretches_.push_back({k, last, true, 0});
+    k = tags_from = last;
+  }
+  if (!stretches_.empty()) end_tags(plan.chains.batch);
+}
+
+template <typename T>
+void Planner<T>::CutIntoLanes(bool exponentials, bool transposed) {
+  const int64_t num_tags = plan.chains.num_tags, width = kernels.width;
+  const T padding = exponentials ? 0 : -std::numeric_limits<T>::infinity();
+  bool needed[2] = {false, false};
+  for (const Task& stretch : stretches_) {
+    if (stretch.lanes) needed[LaneSections(stretch.last - stretch.first, width) - 1] = true;
+  }
+  const int64_t area = num_tags * (num_tags + 1) * width, lead = 64 / sizeof(T);
+  if (!needed[0] && !needed[1]) return;
+  lane_weights_.reset(new T[4 * area + lead]);
+  const auto address = reinterpret_cast<uintptr_t>(lane_weights_.get());
+  T* into = lane_weights_.get() + (64 - address % 64) % 64 / sizeof(T);
+  for (int sections = 1; sections <= 2; ++sections) {
+    if (!needed[sections - 1]) continue;
+    kernels.cut_into_lanes(plan.weights, sections, padding, into);
+    plan.lane_weights[sections - 1] = into;
+    into += area;
+    if (!transposed) continue;
+    kernels.cut_into_lanes(plan.weights_transposed, sections, padding, into);
+    plan.lane_weights_transposed[sections - 1] = into;
+    into += area;
+  }
+}
+
+template <typename T>
+std::vector<Task> Planner<T>::Tasks(int64_t block, int64_t group_size) const {
+  std::vector<Task> tasks;
+  int64_t group = 0;
+  const int64_t most = std::max(block, group_size);
+  for (const Task& stretch : stretches_) {
+    const int64_t size = stretch.lanes ? stretch.last - stretch.first : most;
+    for (int64_t k = stretch.first; k < stretch.last; k += size) {
+      const int64_t last = std::min(stretch.last, k + size);
+      tasks.push_back({k, last, stretch.lanes, group});
+      group += stretch.lanes ? 1 : (last - k + group_size - 1) / group_size;
+    }
+  }
+  return tasks;
+}
+
 template <typename T>
 int64_t Planner<T>::group_size() const {
   const int64_t batch = plan.chains.batch;
@@ -121,6 +230,15 @@ int64_t Planner<T>::group_size() const {
     size *= 2;
   }
   return size;
+}
+
+template <typename T>
+int64_t Planner<T>::groups(int64_t size) const {
+  int64_t groups = 0;
+  for (const Task& stretch : stretches_) {
+    groups += stretch.lanes ? 1 : (stretch.last - stretch.first + size - 1) / size;
+  }
+  return groups;
 }
 
 template <typename T>

@@ -7,6 +7,10 @@
 #include "crf/sweeps/backward.h"
 #include "crf/sweeps/forward.h"
 #include "crf/sweeps/k_best.h"
+#include "crf/sweeps/lanes.h"
+#include "crf/sweeps/lanes_backward.h"
+#include "crf/sweeps/lanes_forward.h"
+#include "crf/sweeps/lanes_viterbi.h"
 #include "crf/sweeps/sample.h"
 #include "crf/sweeps/viterbi.h"
 #include "math.h"
@@ -42,9 +46,11 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
 
 template <typename T>
 constexpr crf::Kernels<T> kKernels = {
-    Simd<T>::kWidth, CutIntoPanels<T>,    Forward<T>,    Backward<T>, Viterbi<T>,
-    KBest<T>,        DealTransitions<T>,  Draw<T>,       AllSound<T>, IsSound<T>,
-    SegmentSweep,    SegmentMarginals<T>, SegmentViterbi};
+    Simd<T>::kWidth, CutIntoPanels<T>, CutIntoLanes<T>,      Forward<T>,
+    Backward<T>,     Viterbi<T>,       ForwardLanes<T>,      BackwardLanes<T>,
+    ViterbiLanes<T>, KBest<T>,         DealTransitions<T>,   Draw<T>,
+    AllSound<T>,     IsSound<T>,       SegmentSweep,         SegmentMarginals<T>,
+    SegmentViterbi};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

@@ -73,13 +73,14 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
     Returner<T>& back = returners[returning];
     back.sequence = b;
     back.steps = plan.counts[b];
-    back.alpha = plan.alpha + b * chains.steps * num_tags;
-    back.emission = plan.emission + b * chains.steps * num_tags;
-    back.scales = plan.scale + b * chains.steps;
+    const crf::KeptRows<T> kept(plan, k);
+    back.alpha = kept.alpha;
+    back.emission = kept.emission;
+    back.scales = kept.scale;
     back.gradient = out.emissions + b * chains.steps * num_tags;
     back.tags = out.tags ? out.tags + b * chains.steps : nullptr;
     back.weight = static_cast<T>(out.weights[b]);
-    back.pairs = out.pairs + crf::GroupOf(plan, out.group_size, k) * num_tags * stride;
+    back.pairs = out.pairs + (out.per_sequence ? b : (k - first) / out.group_size) * num_tags * stride;
     back.beta = rows.data + (2 + returning * (kChunk + 1)) * stride;
     back.r = back.beta + stride;
     ++returning;

@@ -5,6 +5,7 @@
 
 #include "crf/kernels.h"
 #include "crf/sweeps/products.h"
+#include "crf/sweeps/watch.h"
 #include "math.h"
 #include "memory.h"
 #include "simd.h"
@@ -115,62 +116,23 @@ FASTKERAS_INLINE T PowerOfTwo(int exponent) {
 
 // One sequence on its way through time.
 template <typename T>
-struct Traveller {
-  int64_t sequence;
-  int64_t steps;
+struct Traveller : Watched<T> {
   const T* emissions;  // of the sequence
   T* alpha;            // its rows; without a workspace, room for one chunk
   T* emission;
   T* scales;         // null: not kept
-  T scale;           // of the next step
-  int64_t exponent;  // sum of the binary exponents taken out
-  double peaks;      // sum of the peaks of the emissions taken out
-  T gap;             // nats below its row's peak of the best emission that counts as zero
-  bool inexact;
+  T scale;            // of the next step
+  T scale_of_period;  // of the first step since the last rescaling
+  int64_t exponent;   // sum of the binary exponents taken out
+  double peaks;       // sum of the peaks of the emissions taken out
+  const T* inspected_row;
 };
-
-// Checks a row that has elements below `safe`. Zeros are right where every way to the tag is
-// forbidden; any other small element has lost digits.
-template <typename T>
-void Inspect(const crf::Plan<T>& plan, Traveller<T>& traveller, int64_t step, const T* previous,
-             const T* row, T safe) {
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  const int64_t num_tags = plan.chains.num_tags;
-  const T* x = traveller.emissions + crf::StepAt(plan, traveller.sequence, step) * num_tags;
-  const auto score = [&](int64_t j) {
-    T s = x[j];
-    if (step == 0) s += plan.chains.start_transitions[j];
-    if (step == traveller.steps - 1) s += plan.chains.end_transitions[j];
-    return s;
-  };
-  T peak = -kInfinity;
-  for (int64_t j = 0; j < num_tags; ++j) peak = score(j) > peak ? score(j) : peak;
-  for (int64_t j = 0; j < num_tags; ++j) {
-    if (row[j] >= safe || score(j) == -kInfinity) continue;
-    const T gap = peak - score(j);
-    if (gap > crf::kForbidden<T>) {
-      traveller.gap = gap < traveller.gap ? gap : traveller.gap;
-      continue;
-    }
-    bool reachable = step == 0;
-    for (int64_t i = 0; !reachable && i < num_tags; ++i) {
-      reachable = previous[i] > 0 &&
-                  plan.peak - plan.chains.transitions[i * num_tags + j] <= crf::kForbidden<T>;
-    }
-    if (reachable) {
-      traveller.inexact = true;
-      return;
-    }
-  }
-}
 
 template <bool kWatched, typename T>
 void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count, T* idle) {
   const Row<T> shape(plan.chains.num_tags);
   const int64_t num_tags = shape.num_tags;
-  // Above this, the products that a sum lost to underflow do not show in it.
-  const T kept_digits = T(1) / std::numeric_limits<T>::epsilon() * T(num_tags) * T(num_tags);
-  const T smallest_safe = std::numeric_limits<T>::min() * kept_digits;
+  const Buffer<uint64_t> sets(kWatched ? 3 * plan.words : 0);
   const T *previous[crf::kMaxBlock], *emission[crf::kMaxBlock];
   T *alpha[crf::kMaxBlock], scale[crf::kMaxBlock];
   for (int m = 0; m < crf::kMaxBlock; ++m) {  // rows that only fill up a group of rows
@@ -182,7 +144,7 @@ void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count,
   for (int64_t begin = 0; begin < travellers[0].steps; begin += kChunk) {
     for (int m = 0; m < active; ++m) {
       Traveller<T>& traveller = travellers[m];
-      const int64_t row_begin = plan.alpha ? begin : 0;
+      const int64_t row_begin = plan.workspace ? begin : 0;
       const int64_t end = traveller.steps < begin + kChunk ? traveller.steps : begin + kChunk;
       for (int64_t s = begin; s < end; ++s) {
         traveller.peaks += ExpOfRow(
@@ -200,7 +162,7 @@ void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count,
         alpha[active] = idle + num_tags;
         scale[active] = 0;
       }
-      const int64_t row = plan.alpha ? s : s - begin;
+      const int64_t row = plan.workspace ? s : s - begin;
       for (int m = 0; m < active; ++m) {
         emission[m] = travellers[m].emission + row * num_tags;
         alpha[m] = travellers[m].alpha + row * num_tags;
@@ -222,22 +184,32 @@ void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count,
       }
       const bool rescale = s % plan.period == plan.period - 1;
       for (int m = 0; m < active; ++m) {
-        travellers[m].scale = 1;
-        if (rescale) {
-          const T total = shape.SumOf(alpha[m]);
-          if (total > 0) {
-            const int exponent = Exponent(total);
-            travellers[m].scale = PowerOfTwo<T>(-exponent);
-            if (s + 1 < travellers[m].steps) travellers[m].exponent += exponent;
-          }
-        }
-        if constexpr (kWatched) {
-          const T safe = scale[m] > 1 ? smallest_safe * scale[m] : smallest_safe;
-          if (shape.AnyBelow(alpha[m], safe) && !travellers[m].inexact) {
-            Inspect(plan, travellers[m], s, previous[m], alpha[m], safe);
-          }
-        }
+        Traveller<T>& traveller = travellers[m];
         previous[m] = alpha[m];
+        if constexpr (kWatched) {
+          if (rescale || s + 1 == traveller.steps) {
+            // What was lost before a row was scaled up grew with it.
+            const T scaled_up = traveller.scale_of_period;
+            const T safe = scaled_up > 1 ? plan.safe * scaled_up : plan.safe;
+            if (shape.AnyBelow(alpha[m], safe) && !traveller.inexact) {
+              const T *const before = traveller.inspected_row, *const now = alpha[m];
+              Inspect(
+                  plan, s, [&](int64_t j) { return before[j]; }, [&](int64_t j) { return now[j]; },
+                  safe, sets.data, traveller);
+            }
+            traveller.inspected = s;
+            traveller.inspected_row = alpha[m];
+          }
+        }
+        traveller.scale = 1;
+        if (!rescale) continue;
+        const T total = shape.SumOf(alpha[m]);
+        if (total > 0) {
+          const int exponent = Exponent(total);
+          traveller.scale = PowerOfTwo<T>(-exponent);
+          if (s + 1 < traveller.steps) traveller.exponent += exponent;
+        }
+        traveller.scale_of_period = traveller.scale;
       }
     }
   }
@@ -249,7 +221,7 @@ void Forward(const crf::Plan<T>& plan, int64_t first, int64_t last, double* valu
   const crf::Chains<T>& chains = plan.chains;
   const int64_t num_tags = chains.num_tags;
   const int count = static_cast<int>(last - first);
-  const int64_t kept_rows = plan.alpha ? 0 : kChunk;
+  const int64_t kept_rows = plan.workspace ? 0 : kChunk;
   const Buffer<T> rows((2 * count * kept_rows + 2) * num_tags);
   for (int64_t k = 0; k < 2 * num_tags; ++k) rows.data[k] = 0;
   Traveller<T> travellers[crf::kMaxBlock];
@@ -264,11 +236,17 @@ void Forward(const crf::Plan<T>& plan, int64_t first, int64_t last, double* valu
     traveller.sequence = b;
     traveller.steps = plan.counts[b];
     traveller.emissions = chains.emissions + b * chains.steps * num_tags;
-    traveller.alpha = plan.alpha ? plan.alpha + b * chains.steps * num_tags
-                                 : rows.data + (2 + 2 * m * kChunk) * num_tags;
-    traveller.emission = plan.alpha ? plan.emission + b * chains.steps * num_tags
-                                    : rows.data + (2 + (2 * m + 1) * kChunk) * num_tags;
-    traveller.scales = plan.alpha ? plan.scale + b * chains.steps : nullptr;
+    if (plan.workspace) {
+      const crf::KeptRows<T> kept(plan, first + m);
+      traveller.alpha = kept.alpha;
+      traveller.emission = kept.emission;
+      traveller.scales = kept.scale;
+    } else {
+      traveller.alpha = rows.data + (2 + 2 * m * kChunk) * num_tags;
+      traveller.emission = rows.data + (2 + (2 * m + 1) * kChunk) * num_tags;
+    }
+    traveller.inspected = -1;
+    traveller.scale_of_period = 1;
     traveller.scale = 1;
     traveller.gap = plan.forbidden_gap;
   }
@@ -282,14 +260,10 @@ void Forward(const crf::Plan<T>& plan, int64_t first, int64_t last, double* valu
   for (int m = 0; m < travelling; ++m) {
     const Traveller<T>& traveller = travellers[m];
     const int64_t n = traveller.steps;
-    const int64_t last_row = plan.alpha ? n - 1 : (n - 1) % kChunk;
-    const double scaled =
-        std::log(static_cast<double>(shape.SumOf(traveller.alpha + last_row * num_tags))) +
-        traveller.exponent * 0.693147180559945309417;
-    value[traveller.sequence] = scaled + traveller.peaks + (n - 1) * static_cast<double>(plan.peak);
-    // All paths through something that counted as zero, together, at most:
-    const double lost = n * std::log(static_cast<double>(num_tags)) - traveller.gap;
-    plan.inexact[traveller.sequence] = traveller.inexact || !(lost < scaled - 40);
+    const int64_t last_row = plan.workspace ? n - 1 : (n - 1) % kChunk;
+    const T total = shape.SumOf(traveller.alpha + last_row * num_tags);
+    crf::Finish(plan, traveller.sequence, std::log(static_cast<double>(total)), traveller.exponent,
+                traveller.peaks, traveller.gap, traveller.inexact, value);
   }
 }
 

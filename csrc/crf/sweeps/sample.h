@@ -119,13 +119,15 @@ FASTKERAS_INLINE void DrawByTable(const crf::Panels<T>& weights, const T* alpha,
 // Draws paths of one sequence that has a possible one. uniforms and tags are (num_samples, batch,
 // steps).
 template <typename T>
-void Draw(const crf::Plan<T>& plan, const T* into, int64_t sequence, int64_t num_samples,
+void Draw(const crf::Plan<T>& plan, const T* into, int64_t place, int64_t num_samples,
           const T* uniforms, int32_t* tags) {
   constexpr int kWidth = Simd<T>::kWidth;
   const crf::Chains<T>& chains = plan.chains;
   const Row<T> shape(chains.num_tags);
   const int64_t stride = int64_t{shape.vectors} * kWidth;
+  const int64_t sequence = plan.order[place];
   const int64_t area = chains.batch * chains.steps, begin = sequence * chains.steps;
+  const T* const alphas = crf::KeptRows<T>(plan, place).alpha;
   // With few tags, a table for whole vectors of samples costs less than samples one by one.
   const bool by_table = kLooksUp && shape.vectors <= 2 && num_samples >= kWidth / 2;
   const Buffer<T> table(by_table ? shape.num_tags * stride : stride);
@@ -149,7 +151,7 @@ void Draw(const crf::Plan<T>& plan, const T* into, int64_t sequence, int64_t num
       }
     }
     for (int64_t s = to - 1; s >= from; --s) {
-      const T *alpha = plan.alpha + (begin + s) * shape.num_tags,
+      const T *alpha = alphas + s * shape.num_tags,
               *uniform = numbers.data + (s - from) * row_size;
       int32_t* row = drawn.data + (s - from) * row_size;
       if constexpr (kLooksUp) {

@@ -1,0 +1,206 @@
+// The backward sweep, a lane for each sequence. beta is scaled so that alpha and beta of a step
+// multiply to marginals that sum to one; the weights of the sequences come in last.
+
+#ifndef FASTKERAS_CRF_SWEEPS_LANES_BACKWARD_H_
+#define FASTKERAS_CRF_SWEEPS_LANES_BACKWARD_H_
+
+#include "crf/kernels.h"
+#include "crf/sweeps/lanes.h"
+#include "crf/sweeps/lanes_forward.h"
+#include "memory.h"
+#include "simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+// sums(i, j) += sum over `steps` of left[s](i) * right[s](j) in each lane, for kRows tags i and
+// kColumns vectors j. `next` elements from a step to the next.
+template <int kSections, int kRows, int kColumns, typename T>
+FASTKERAS_INLINE void PairTile(const T* const* left, const T* right, int64_t steps, int64_t next,
+                               T* sums, int64_t sums_stride) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  Vec<T> tile[kRows][kColumns];
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) tile[i][j] = Vec<T>{};
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    Vec<T> columns[kColumns];
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) columns[j] = Load(right + s * next + j * kWidth);
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+      const Vec<T> element = LoadTag<kSections>(left[i] + s * next);
+#pragma GCC unroll 4
+      for (int j = 0; j < kColumns; ++j) tile[i][j] += element * columns[j];
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
+      T* const sum = sums + i * sums_stride + j * kWidth;
+      Store(sum, Load(sum) + tile[i][j]);
+    }
+  }
+}
+
+// sums (num_tags, vectors, kWidth) += left^T right of each lane, over rows of (steps, vectors,
+// kWidth).
+template <int kSections, typename T>
+FASTKERAS_INLINE void AddPairs(const Lanes<T>& lanes, const T* left, const T* right, int64_t steps,
+                               T* sums) {
+  constexpr int kWidth = Simd<T>::kWidth, kTile = kMaxRows == 8 ? 4 : 3;
+  const int64_t row = int64_t{lanes.vectors} * kWidth;
+  InTiles<kTile>(lanes.num_tags, [&](int i, auto rows) FASTKERAS_LAMBDA_INLINE {
+    constexpr int kRows = decltype(rows)::value;
+    const T* tags[kRows];
+    for (int k = 0; k < kRows; ++k) tags[k] = left + lanes.Place(i + k);
+    InTiles<kTile>(lanes.vectors, [&](int j, auto columns) FASTKERAS_LAMBDA_INLINE {
+      PairTile<kSections, kRows, decltype(columns)::value>(tags, right + j * kWidth, steps, row,
+                                                           sums + i * row + j * kWidth, row);
+    });
+  });
+}
+
+template <int kSections, typename T>
+void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out,
+                    const Lanes<T>& lanes, int64_t first, T* sums) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  using Int = typename Simd<T>::Int;
+  const int vectors = lanes.vectors, num_tags = lanes.num_tags;
+  const int64_t row = int64_t{vectors} * kWidth, steps_given = plan.chains.steps;
+  const bool direct = lanes.fills_vectors();
+  const LaneRows<T> kept(plan, lanes, first);
+  const T* const matrix = plan.lane_weights_transposed[kSections - 1];
+  // Rows of a chunk: gradients, r, alpha with one step more, E; and those of one step.
+  const Buffer<T> room((4 * kLaneChunk + 3) * row);
+  T* const gradients = room.data;
+  T* const r_rows = gradients + kLaneChunk * row;
+  T* const alphas = r_rows + kLaneChunk * row;
+  T* const emissions = alphas + (kLaneChunk + 1) * row;
+  T *const q = emissions + kLaneChunk * row, *const beta = q + row;
+  for (int64_t k = 0; k < row; ++k) beta[k] = 0;
+
+  Vec<T> weights = {};
+  Int left_out = {};
+  for (int lane = 0; lane < kWidth; ++lane) {
+    const int place = lane % (kWidth / kSections);
+    if (place < lanes.count) weights[lane] = static_cast<T>(out.weights[lanes.sequence[lane]]);
+    left_out[lane] = weights[lane] == 0 ? -1 : 0;
+  }
+  const Vec<T> shares = weights * (out.marginal_sign * static_cast<T>(out.largest_weight));
+
+  int64_t next_end = lanes.EndBefore(lanes.steps);
+  for (int64_t begin = (lanes.steps - 1) / kLaneChunk * kLaneChunk; begin >= 0;
+       begin -= kLaneChunk) {
+    const int64_t end = lanes.steps < begin + kLaneChunk ? lanes.steps : begin + kLaneChunk;
+    const int64_t before = begin > 0 ? begin - 1 : 0;
+    const T *alpha_rows, *emission_rows;  // of the steps from `before` on, and from `begin` on
+    if (direct) {
+      alpha_rows = kept.alpha + before * row;
+      emission_rows = kept.emission + begin * row;
+    } else {
+      for (int64_t s = before; s < end; ++s) {
+        LoadNarrow(lanes, kept.alpha + s * kept.step, alphas + (s - before) * row);
+        if (s < begin) continue;
+        LoadNarrow(lanes, kept.emission + s * kept.step, emissions + (s - begin) * row);
+      }
+      alpha_rows = alphas;
+      emission_rows = emissions;
+    }
+    for (int64_t s = end - 1; s >= begin; --s) {
+      const T* const alpha = alpha_rows + (s - before) * row;
+      const T* const emission = emission_rows + (s - begin) * row;
+      T* const gradient = gradients + (s - begin) * row;
+      T* const r = r_rows + (s - begin) * row;
+      if (s == next_end) {
+        const Int now = lanes.EndingAt(s);
+        Vec<T> total = {};
+        for (int v = 0; v < vectors; ++v) total += Load(alpha + v * kWidth);
+        total = SumOfSections(lanes, total);
+        const Vec<T> start = (total > 0) & ~left_out ? T(1) / total : Vec<T>{};
+        for (int v = 0; v < vectors; ++v) {
+          Store(beta + v * kWidth, lanes.Pad(v, now ? start : Load(beta + v * kWidth), 0));
+        }
+        next_end = lanes.EndBefore(s);
+      }
+      for (int v = 0; v < vectors; ++v) {
+        const Vec<T> prefix = Load(alpha + v * kWidth);
+        // Tags that no prefix reaches have a beta that may have grown without bound.
+        const Vec<T> suffix = prefix > 0 ? Load(beta + v * kWidth) : Vec<T>{};
+        Store(gradient + v * kWidth, prefix * suffix * shares);
+        Store(q + v * kWidth, Load(emission + v * kWidth) * suffix);
+      }
+      if (s == 0) continue;
+      Vec<T> inverse = Broadcast(T(1)), sum = {};
+      const T* const alpha_before = alpha - row;
+      LaneProduct<SumProduct, kSections>(
+          q, matrix, num_tags, vectors, [&](int v, Vec<T> product) FASTKERAS_LAMBDA_INLINE {
+            Store(beta + v * kWidth, product);
+            sum += Load(alpha_before + v * kWidth) * product;
+          });
+      if (s % plan.period == plan.period - 1) {  // alpha was scaled there; beta by the inverse
+        sum = SumOfSections(lanes, sum);
+        inverse = sum > 0 ? T(1) / sum : Vec<T>{};
+        for (int v = 0; v < vectors; ++v) {
+          Store(beta + v * kWidth, Load(beta + v * kWidth) * inverse);
+        }
+      }
+      for (int v = 0; v < vectors; ++v) {
+        Store(r + v * kWidth, Load(q + v * kWidth) * (inverse * weights));
+      }
+    }
+    WriteRows(plan, lanes, begin, end, gradients, out.emissions);
+    if (out.tags) {
+      for (int lane = 0; lane < lanes.count; ++lane) {
+        const int64_t b = lanes.sequence[lane];
+        const int64_t to = lanes.counts[lane] < end ? lanes.counts[lane] : end;
+        const T weight = weights[lane] * static_cast<T>(out.largest_weight);
+        for (int64_t s = begin; s < to && weight != 0; ++s) {
+          const int64_t t = b * steps_given + crf::StepAt(plan, b, s);
+          out.emissions[t * num_tags + out.tags[t]] += weight;
+        }
+      }
+    }
+    const int64_t from = begin > 1 ? begin : 1;
+    if (end > from) {
+      AddPairs<kSections>(lanes, alpha_rows + (from - 1 - before) * row,
+                          r_rows + (from - begin) * row, end - from, sums);
+    }
+  }
+}
+
+// For the sorted sequences first..last-1, as many as a vector has lanes, or fewer. Sequences whose
+// weight is 0 have gradients of 0.
+template <typename T>
+void BackwardLanes(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int64_t first,
+                   int64_t last) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  const Lanes<T> lanes(plan, first, last);
+  const int64_t num_tags = lanes.num_tags, row = int64_t{lanes.vectors} * kWidth;
+  const int64_t stride = (num_tags + kWidth - 1) / kWidth * kWidth;
+  const Buffer<T> sums(num_tags * row);
+  for (int64_t k = 0; k < num_tags * row; ++k) sums.data[k] = 0;
+  lanes.sections == 1 ? SweepLanesBack<1>(plan, out, lanes, first, sums.data)
+                      : SweepLanesBack<2>(plan, out, lanes, first, sums.data);
+  const int parts = out.per_sequence ? lanes.count : 1;
+  for (int part = 0; part < parts; ++part) {
+    T* const pairs = out.pairs + (out.per_sequence ? lanes.sequence[part] : 0) * num_tags * stride;
+    for (int64_t i = 0; i < num_tags; ++i) {
+      for (int j = 0; j < lanes.num_tags; ++j) {
+        const T* of_lanes = sums.data + i * row + lanes.Place(j);
+        pairs[i * stride + j] +=
+            out.per_sequence ? of_lanes[part] : Sum(LoadFirst(of_lanes, lanes.count));
+      }
+    }
+  }
+}
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_CRF_SWEEPS_LANES_BACKWARD_H_

@@ -1,0 +1,221 @@
+// The forward sweep in the scaled domain, a lane for each sequence.
+
+#ifndef FASTKERAS_CRF_SWEEPS_LANES_FORWARD_H_
+#define FASTKERAS_CRF_SWEEPS_LANES_FORWARD_H_
+
+#include "crf/kernels.h"
+#include "crf/sweeps/lanes.h"
+#include "crf/sweeps/watch.h"
+#include "math.h"
+#include "memory.h"
+#include "simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+// Where the rows of the sorted sequences from `first` on begin in the workspace.
+template <typename T>
+struct LaneRows {
+  T *alpha, *emission;
+  int64_t step;  // elements of a step
+
+  LaneRows(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first)
+      : alpha(plan.workspace + first * plan.workspace_area),
+        emission(alpha + lanes.steps * lanes.num_tags * lanes.count),
+        step(int64_t{lanes.num_tags} * lanes.count) {}
+};
+
+// The exponent of a sum of a row, as a number, and 2^-exponent; clipped so that both are normal.
+template <typename T>
+FASTKERAS_INLINE typename Simd<T>::Int ExponentOf(Vec<T> total, Vec<T>& power) {
+  using Int = typename Simd<T>::Int;
+  constexpr int kMantissa = ExpConstants<T>::kMantissa;
+  constexpr int kBias = sizeof(T) == 4 ? 127 : 1023, kMost = sizeof(T) == 4 ? 120 : 1000;
+  Int exponent, bits;
+  std::memcpy(&bits, &total, sizeof(bits));
+  exponent = (bits >> kMantissa) - kBias;
+  exponent = exponent < -kMost ? Int{} - kMost : exponent > kMost ? Int{} + kMost : exponent;
+  bits = (kBias - exponent) << kMantissa;
+  std::memcpy(&power, &bits, sizeof(power));
+  return exponent;
+}
+
+// What a lane had at its last step.
+template <typename T>
+struct LaneEnds {
+  T total[Simd<T>::kWidth];
+  int64_t exponent[Simd<T>::kWidth];
+  double peaks[Simd<T>::kWidth];
+};
+
+template <bool kWatched, int kSections, typename T>
+void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first,
+                Watched<T>* watched, LaneEnds<T>& ends) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  using Int = typename Simd<T>::Int;
+  const int vectors = lanes.vectors, num_tags = lanes.num_tags;
+  const int64_t row = int64_t{vectors} * kWidth;
+  const bool keeps = plan.workspace != nullptr, direct = keeps && lanes.fills_vectors();
+  const LaneRows<T> kept(plan, lanes, keeps ? first : 0);
+  const Buffer<T> room((kLaneChunk + 6) * row);
+  T* const scores = room.data;  // of a chunk of steps
+  T* const begins = scores + kLaneChunk * row;
+  T *const finishes = begins + row, *const checked = finishes + row;
+  T *const emission_row = checked + row, *const alphas = emission_row + row;  // two rows
+  SpreadOverLanes(lanes, plan.chains.start_transitions, begins);
+  SpreadOverLanes(lanes, plan.chains.end_transitions, finishes);
+  const T* const matrix = plan.lane_weights[kSections - 1];
+  const Buffer<uint64_t> sets(kWatched ? 3 * plan.words : 0);
+
+  double peaks[kWidth] = {};
+  Int exponents = {};
+  int64_t next_end = lanes.NextEnd(0), until_rescaled = plan.period;
+  const T* previous = nullptr;
+  for (int64_t begin = 0; begin < lanes.steps; begin += kLaneChunk) {
+    const int64_t end = lanes.steps < begin + kLaneChunk ? lanes.steps : begin + kLaneChunk;
+    ReadEmissions(plan, lanes, begin, end, scores);
+    for (int64_t s = begin; s < end; ++s) {
+      T* const x = scores + (s - begin) * row;
+      const bool ending = s == next_end;
+      if (s == 0) {
+        for (int v = 0; v < vectors; ++v) {
+          Store(x + v * kWidth, Load(x + v * kWidth) + Load(begins + v * kWidth));
+        }
+      }
+      if (ending) {
+        const Int now = lanes.EndingAt(s);
+        for (int v = 0; v < vectors; ++v) {
+          const Vec<T> score = Load(x + v * kWidth);
+          Store(x + v * kWidth, now ? score + Load(finishes + v * kWidth) : score);
+        }
+      }
+      Vec<T> peak = lanes.Pad(0, Load(x), -kInfinity);
+      for (int v = 1; v < vectors; ++v) {
+        peak = Max(lanes.Pad(v, Load(x + v * kWidth), -kInfinity), peak);
+      }
+      peak = MaxOfSections(lanes, peak);
+      peak = peak == -kInfinity ? Vec<T>{} : peak;
+      T* const emission = direct ? kept.emission + s * row : emission_row;
+      for (int v = 0; v < vectors; ++v) {
+        const Vec<T> below = lanes.Pad(v, Load(x + v * kWidth) - peak, -kInfinity);
+        Store(emission + v * kWidth, ExpOfNonPositive<T>(below));
+      }
+      if (s >= lanes.shortest) {  // a lane that has ended has zeros only, so that no NaN arises
+        const Int live = lanes.Live(s);
+        for (int v = 0; v < vectors; ++v) {
+          Store(emission + v * kWidth, live ? Load(emission + v * kWidth) : Vec<T>{});
+        }
+      }
+      for (int lane = 0; lane < kWidth; ++lane) peaks[lane] += peak[lane];
+
+      T* const alpha = direct ? kept.alpha + s * row : alphas + (s & 1) * row;
+      Vec<T> total = {}, least = Broadcast(kInfinity);
+      if (s == 0) {
+        for (int v = 0; v < vectors; ++v) {
+          const Vec<T> element = Load(emission + v * kWidth);
+          Store(alpha + v * kWidth, element);
+          total += element;
+        }
+      } else {
+        LaneProduct<SumProduct, kSections>(
+            previous, matrix, num_tags, vectors, [&](int v, Vec<T> sum) FASTKERAS_LAMBDA_INLINE {
+              const Vec<T> element = sum * Load(emission + v * kWidth);
+              Store(alpha + v * kWidth, element);
+              total += element;
+            });
+      }
+      const bool rescale = --until_rescaled == 0;
+      if (rescale || ending) {
+        total = SumOfSections(lanes, total);
+        if constexpr (kWatched) {
+          for (int v = 0; v < vectors; ++v) {
+            const Vec<T> element = lanes.Pad(v, Load(alpha + v * kWidth), kInfinity);
+            least = element < least ? element : least;
+          }
+          const Int live = lanes.Live(s);
+          if (AnyLess(live ? least : Broadcast(kInfinity), Broadcast(plan.safe))) {
+            for (int lane = 0; lane < lanes.count; ++lane) {
+              if (!(s < lanes.counts[lane]) || watched[lane].inexact) continue;
+              Inspect(
+                  plan, s, [&](int64_t j) { return checked[lanes.Place(j) + lane]; },
+                  [&](int64_t j) { return alpha[lanes.Place(j) + lane]; }, plan.safe, sets.data,
+                  watched[lane]);
+            }
+          }
+          for (int lane = 0; rescale && lane < lanes.count; ++lane) watched[lane].inspected = s;
+        }
+      }
+      if (ending) {
+        for (int lane = 0; lane < lanes.count; ++lane) {
+          if (lanes.counts[lane] - 1 != s) continue;
+          ends.total[lane] = total[lane];
+          ends.exponent[lane] = exponents[lane];
+          ends.peaks[lane] = peaks[lane];
+        }
+        next_end = lanes.NextEnd(s + 1);
+      }
+      if (rescale) {
+        until_rescaled = plan.period;
+        Vec<T> power;
+        const Int exponent = ExponentOf<T>(total, power);
+        exponents += total > 0 ? exponent : Int{};
+        for (int v = 0; v < vectors; ++v) {
+          const Vec<T> element = Load(alpha + v * kWidth) * power;
+          Store(alpha + v * kWidth, element);
+          if constexpr (kWatched) Store(checked + v * kWidth, element);
+        }
+      }
+      if (keeps && !direct) {
+        StoreNarrow(lanes, emission, kept.emission + s * kept.step);
+        StoreNarrow(lanes, alpha, kept.alpha + s * kept.step);
+      }
+      previous = alpha;
+    }
+  }
+}
+
+// Sets the rows of a lane to 0, so that the backward sweep meets no NaN.
+template <typename T>
+void ClearLane(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, int lane) {
+  const LaneRows<T> kept(plan, lanes, first);
+  for (int j = 0; j < lanes.num_tags; ++j) {
+    const int64_t place = lanes.fills_vectors() ? lanes.Place(j) : j * int64_t{lanes.count};
+    for (int64_t s = 0; s < lanes.steps; ++s) {
+      kept.alpha[s * kept.step + place + lane] = kept.emission[s * kept.step + place + lane] = 0;
+    }
+  }
+}
+
+// For the sorted sequences first..last-1, as many as a vector has lanes, or fewer.
+template <typename T>
+void ForwardLanes(const crf::Plan<T>& plan, int64_t first, int64_t last, double* value) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  const Lanes<T> lanes(plan, first, last);
+  Watched<T> watched[kWidth];
+  for (int lane = 0; lane < lanes.count; ++lane) {
+    watched[lane] = {lanes.sequence[lane], lanes.counts[lane], -1, plan.forbidden_gap, false};
+  }
+  LaneEnds<T> ends;
+  if (plan.watched) {
+    lanes.sections == 1 ? SweepLanes<true, 1>(plan, lanes, first, watched, ends)
+                        : SweepLanes<true, 2>(plan, lanes, first, watched, ends);
+  } else {
+    lanes.sections == 1 ? SweepLanes<false, 1>(plan, lanes, first, watched, ends)
+                        : SweepLanes<false, 2>(plan, lanes, first, watched, ends);
+  }
+  for (int lane = 0; lane < lanes.count; ++lane) {
+    crf::Finish(plan, watched[lane].sequence, std::log(static_cast<double>(ends.total[lane])),
+                ends.exponent[lane], ends.peaks[lane], watched[lane].gap, watched[lane].inexact,
+                value);
+    const bool inexact = plan.inexact[watched[lane].sequence];
+    if (inexact && plan.workspace) ClearLane(plan, lanes, first, lane);
+  }
+}
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_CRF_SWEEPS_LANES_FORWARD_H_
