@@ -204,9 +204,7 @@ struct Interleaved {
 };
 template <int kWidth, int kPiece, int kOdd>
 struct EverySecond {
-  static constexpr int At(int lane) {
-    return (lane / kPiece * 2 + kOdd) * kPiece + lane % kPiece;
-  }
+  static constexpr int At(int lane) { return (lane / kPiece * 2 + kOdd) * kPiece + lane % kPiece; }
 };
 template <int kWidth>
 struct OtherHalf {

@@ -7,6 +7,7 @@ succeed, and can do what it defines.
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -112,6 +113,8 @@ def engine_for(domain, array, engine=None, needs=None, what=None):
 
 def engine_of_family(domain, family, engine=None, needs=None, what=None):
     """As `engine_for`, for arrays of this family."""
+    if family == "numpy":  # the quick way
+        return sys.modules[path_of(domain, family, engine, needs, what)]
     import fastkeras
 
     module = fastkeras

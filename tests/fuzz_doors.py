@@ -84,6 +84,23 @@ def crf(name):
     return call
 
 
+def crf_ready_chain(rng):
+    return _core.crf_ready_chain, crf_chain(rng, rng.choice(("f4", "f8")))
+
+
+def crf_ready_tags(rng):
+    chain = crf_chain(rng, "f4")
+    batch, steps, tags = chain["emissions"].shape
+    return _core.crf_ready_tags, {
+        "tags": rng.integers(0, tags, (batch, steps)).astype(rng.choice(("i4", "i8"))),
+        "batch": batch,
+        "steps": steps,
+        "num_tags": tags,
+        "lengths": chain["lengths"],
+        "mask": chain["mask"],
+    }
+
+
 def semi_markov(name):
     def call(rng):
         dtype = rng.choice(("f4", "f8"))
@@ -342,6 +359,8 @@ CALLS = {
         f"crf_{name}": crf(f"crf_{name}")
         for name in ("gradient", "marginals", "viterbi", "k_best", "sample")
     },
+    "crf_ready_chain": crf_ready_chain,
+    "crf_ready_tags": crf_ready_tags,
     **{
         f"semi_markov_{name}": semi_markov(f"semi_markov_{name}")
         for name in ("log_partition", "marginals", "viterbi")

@@ -101,8 +101,8 @@ void Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const do
       const int64_t group = per_sequence ? plan.order[k] : task.group + (k - first) / size_of_group;
       return pairs + group * group_area;
     };
-    GradientOutputs<T> out = {tags,        static_cast<T>(sign), swept.get(), largest,
-                              d_emissions, pairs,                group_size,  per_sequence};
+    GradientOutputs<T> out = {tags,  static_cast<T>(sign), swept.get(), largest, d_emissions,
+                              pairs, group_size,           per_sequence};
     for (int64_t k = first; k < last; k += size_of_group) {
       std::fill_n(group_of(k), group_area, T(0));
     }

@@ -12,7 +12,8 @@
 
 namespace fastkeras::crf {
 
-constexpr int kMaxBlock = 8;  // sequences that go through time together
+constexpr int kMaxBlock = 8;       // sequences that go through time together
+constexpr int kMostLaneTags = 16;  // tags of sequences that may share vectors (sweeps/lanes.h)
 
 // Scores this many nats below the best of their kind are taken as forbidden: they count as zero in
 // the scaled domain, as long as the loss is too small to be seen.
@@ -54,9 +55,9 @@ struct Plan {
   Panels<T> weights;             // rows i, for the forward sweep
   Panels<T> weights_transposed;  // rows j, for the backward sweep
   T peak;                        // the largest transition
-  bool watched;     // underflow may cost accuracy: look for it, and redo those sequences exactly
-  int64_t period;   // steps between rescalings, and looks
-  T safe;           // elements above this lost no digits since the last look
+  bool watched;    // underflow may cost accuracy: look for it, and redo those sequences exactly
+  int64_t period;  // steps between rescalings, and looks
+  T safe;          // elements above this lost no digits since the last look
   const uint64_t* allowed_into;  // (num_tags, words) where watched: the tags that may precede each
   int64_t words;                 // numbers that hold a set of tags
   T forbidden_gap;  // nats below the peak of the best transition whose weight counts as zero

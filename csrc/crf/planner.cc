@@ -153,9 +153,8 @@ void Planner<T>::ChooseWatch() {
 // take less time than one after the other, as measured.
 template <typename T>
 void Planner<T>::ChooseLanes() {
-  constexpr int64_t kMostTags = 16;
   const int64_t num_tags = plan.chains.num_tags, width = kernels.width;
-  if (num_tags > kMostTags || !plan.sound_transitions) return;
+  if (num_tags > kMostLaneTags || !plan.sound_transitions) return;
   const int64_t least = std::max<int64_t>(2, width / 4);
   int64_t possible = plan.chains.batch;
   while (possible > 0 && counts_[order_[possible - 1]] == 0) --possible;

@@ -25,8 +25,8 @@ struct Planner {
   int num_threads;
 
   // `exponentials`: the transitions in the scaled domain, for the sweeps; otherwise as they are,
-  // for Viterbi. `in_lanes`: sequences may share vectors. `workspace` has WorkspaceSize elements or is null. `more_work` is what a step
-  // takes beyond a sweep, in nanoseconds.
+  // for Viterbi. `in_lanes`: sequences may share vectors. `workspace` has WorkspaceSize elements or
+  // is null. `more_work` is what a step takes beyond a sweep, in nanoseconds.
   Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T* workspace, int num_threads,
           double more_work = 0);
 

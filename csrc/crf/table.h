@@ -46,11 +46,10 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
 
 template <typename T>
 constexpr crf::Kernels<T> kKernels = {
-    Simd<T>::kWidth, CutIntoPanels<T>, CutIntoLanes<T>,      Forward<T>,
-    Backward<T>,     Viterbi<T>,       ForwardLanes<T>,      BackwardLanes<T>,
-    ViterbiLanes<T>, KBest<T>,         DealTransitions<T>,   Draw<T>,
-    AllSound<T>,     IsSound<T>,       SegmentSweep,         SegmentMarginals<T>,
-    SegmentViterbi};
+    Simd<T>::kWidth,     CutIntoPanels<T>, CutIntoLanes<T>,  Forward<T>,      Backward<T>,
+    Viterbi<T>,          ForwardLanes<T>,  BackwardLanes<T>, ViterbiLanes<T>, KBest<T>,
+    DealTransitions<T>,  Draw<T>,          AllSound<T>,      IsSound<T>,      SegmentSweep,
+    SegmentMarginals<T>, SegmentViterbi};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

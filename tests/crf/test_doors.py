@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from engine_parameters import engines_of
+from fastkeras import crf
+from fastkeras.crf import arguments
 
 BATCH, STEPS, NUM_TAGS, MAX_LENGTH = 2, 3, 4, 2
 WORKSPACE = BATCH * STEPS * (2 * NUM_TAGS + 1) + BATCH
@@ -328,3 +330,38 @@ def test_a_saved_graph_refuses_tags_out_of_range(library, tmp_path):
     for tags in OUT_OF_RANGE["tags"]:
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"tags must be in 0\.\.3"):
             loaded(*tensors[:-1], tf.constant(tags))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("integers", ["int32", "int64", "int16"])
+@pytest.mark.parametrize("of_steps", ["lengths", "mask", "both", "none"])
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_quick_check_makes_the_chain_that_the_long_one_makes(
+    monkeypatch, dtype, integers, of_steps, ends, rng
+):
+    pytest.importorskip("fastkeras._core")
+    x, transitions = rng.normal(size=(3, 4, 2)).astype(dtype), np.eye(2, dtype=dtype)
+    lengths, mask = np.array([4, 0, 2], integers), rng.integers(0, 2, (3, 4)).astype(bool)
+    lengths = lengths if of_steps in ("lengths", "both") else None
+    mask = mask if of_steps in ("mask", "both") else None
+    start, end = (x[0, 0], x[0, 1]) if ends else (None, None)
+    given = x, transitions, lengths, mask, start, end
+    quick = arguments.chain_of(*given)
+    tags = np.where(quick.valid_steps(), rng.integers(0, 2, (3, 4)), -100).astype(integers)
+    quick = *quick, arguments.tags_of(quick, tags)
+    for name in ("crf_ready_chain", "crf_ready_tags"):
+        monkeypatch.setattr(arguments, name, lambda *_: None)
+    long = arguments.chain_of(*given)
+    long = *long, arguments.tags_of(long, tags)
+    for a, b in zip(quick, long, strict=True):
+        assert a is b is None or (a.dtype == b.dtype and np.array_equal(a, b))
+
+
+@pytest.mark.parametrize("tag", [-1, 2, 2**40])
+def test_the_quick_check_leaves_wrong_values_to_the_message(tag):
+    x, transitions = np.zeros((1, 3, 2)), np.zeros((2, 2))
+    with pytest.raises(ValueError, match=rf"tags must be in 0..1 at valid steps, got {tag} at"):
+        crf.log_likelihood(x, np.array([[0, tag, 0]]), transitions)
+    crf.log_likelihood(x, np.array([[0, tag, 0]]), transitions, np.array([1]))
+    with pytest.raises(ValueError, match=r"lengths must be in 0..3 .the steps of emissions., got"):
+        crf.viterbi(x, transitions, np.array([2 * tag + (tag > 0)]))

@@ -173,6 +173,32 @@ void Check(const Problem<T>& problem, const Results<T>& results) {
   }
 }
 
+// Alone, a sequence takes another way through the kernels than with others of its length.
+template <typename T>
+void CheckAlone(const Problem<T>& problem, const Results<T>& results) {
+  const int64_t steps = problem.steps, num_tags = problem.num_tags, area = steps * num_tags;
+  for (int b = 0; b < problem.batch; ++b) {
+    Chains<T> chains = problem.chains();
+    chains.batch = 1;
+    chains.emissions += b * area;
+    chains.lengths += b;
+    if (chains.mask) chains.mask += b * steps;
+    std::vector<T> unary(area), counts(num_tags * num_tags), value(1), score(1);
+    std::vector<int32_t> tags(steps);
+    Value<T>(chains, nullptr, Quantity::kLogPartition, value.data(), nullptr, 1);
+    Marginals(chains, unary.data(), counts.data(), 1);
+    Viterbi(chains, tags.data(), score.data(), 1);
+    const auto same = [b](const auto& alone, const auto& all) {
+      const size_t size = alone.size();
+      return size == 0 || std::memcmp(alone.data(), &all[b * size], size * sizeof alone[0]) == 0;
+    };
+    Expect(same(value, results.value[0]), "log_partition alone", problem.Text());
+    Expect(same(unary, results.unary), "unary marginals alone", problem.Text());
+    Expect(same(counts, results.counts), "counts alone", problem.Text());
+    Expect(same(score, results.score) && same(tags, results.tags), "viterbi alone", problem.Text());
+  }
+}
+
 template <typename T>
 void CheckTagsOutOfRange(Problem<T>& problem) {
   const auto first = [&] {
@@ -208,6 +234,7 @@ int Rounds() {
       if (!SetInstructionSet(set)) continue;
       const Results<T> results = Run(problem, 1);
       Check(problem, results);
+      CheckAlone(problem, results);
       const char* difference = Run(problem, 3).Difference(results);
       Expect(!difference, "three threads give one thread's bits",
              problem.Text() + ", " + (difference ? difference : ""));

@@ -80,7 +80,8 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
     back.gradient = out.emissions + b * chains.steps * num_tags;
     back.tags = out.tags ? out.tags + b * chains.steps : nullptr;
     back.weight = static_cast<T>(out.weights[b]);
-    back.pairs = out.pairs + (out.per_sequence ? b : (k - first) / out.group_size) * num_tags * stride;
+    back.pairs =
+        out.pairs + (out.per_sequence ? b : (k - first) / out.group_size) * num_tags * stride;
     back.beta = rows.data + (2 + returning * (kChunk + 1)) * stride;
     back.r = back.beta + stride;
     ++returning;

@@ -42,6 +42,12 @@ struct Row {  // how a row of num_tags elements lies in vectors
     return v + 1 < vectors ? value : within_tail ? value : Broadcast(padding);
   }
   FASTKERAS_INLINE T SumOf(const T* row) const {
+    if (num_tags <= crf::kMostLaneTags) {  // in the order of SumOfTags (lanes.h)
+      T low = 0, high = 0;
+      for (int64_t j = 0; j < (num_tags + 1) / 2; ++j) low += row[j];
+      for (int64_t j = (num_tags + 1) / 2; j < num_tags; ++j) high += row[j];
+      return low + high;
+    }
     Vec<T> sum = {};
     for (int v = 0; v < vectors; ++v) sum += LoadVector(row, v);
     return Sum(sum);
@@ -120,7 +126,7 @@ struct Traveller : Watched<T> {
   const T* emissions;  // of the sequence
   T* alpha;            // its rows; without a workspace, room for one chunk
   T* emission;
-  T* scales;         // null: not kept
+  T* scales;          // null: not kept
   T scale;            // of the next step
   T scale_of_period;  // of the first step since the last rescaling
   int64_t exponent;   // sum of the binary exponents taken out

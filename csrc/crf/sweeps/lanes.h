@@ -1,6 +1,8 @@
 // Few tags: a vector holds one tag of many sequences, a lane for each, so that a step takes no sum
-// or maximum across a vector. Where the sequences fill only half of the lanes, both halves hold
-// them: the lower one with the first half of the tags, the upper one with the others (`sections`).
+// or maximum across a vector. The operations on a sequence, and their order, are those of the
+// sweeps that keep its tags in a vector, so the results have the same bits. Where the sequences
+// fill only half of the lanes, both halves hold them: the lower one with the first half of the
+// tags, the upper one with the others (`sections`).
 
 #ifndef FASTKERAS_CRF_SWEEPS_LANES_H_
 #define FASTKERAS_CRF_SWEEPS_LANES_H_
@@ -14,7 +16,7 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-constexpr int kLaneChunk = 16;  // steps that are transposed, or whose pairs are summed, at once
+constexpr int kLaneChunk = 16;  // steps that are transposed at once
 
 // Sequences that go through time together, a lane for each (and section). A step of them has
 // `vectors` vectors, of the tags j, and of j + vectors in the second section.
@@ -24,12 +26,12 @@ struct Lanes {
   using Int = typename Simd<T>::Int;
 
   int count, sections, num_tags, vectors;
-  bool padded;                // the second section has a tag less
-  int64_t steps, shortest;    // valid steps of the longest, and of the shortest lane
-  int64_t sequence[kWidth];   // of each lane; of one that is not used, that of another
-  int64_t counts[kWidth];     // valid steps of each lane; 0: not used
-  Int lengths;                // counts
-  Int second_section;         // -1 in lanes of the second section
+  bool padded;               // the second section has a tag less
+  int64_t steps, shortest;   // valid steps of the longest, and of the shortest lane
+  int64_t sequence[kWidth];  // of each lane; of one that is not used, that of another
+  int64_t counts[kWidth];    // valid steps of each lane; 0: not used
+  Int lengths;               // counts
+  Int second_section;        // -1 in lanes of the second section
 
   Lanes(const crf::Plan<T>& plan, int64_t first, int64_t last)
       : count(static_cast<int>(last - first)),
@@ -91,11 +93,19 @@ FASTKERAS_INLINE Vec<T> LoadTag(const T* from) {
   return kSections == 1 ? Load(from) : LoadTwice(from);
 }
 
-// The sum, or the maximum, of both sections in all lanes.
+// The sum of a row, half by half, whether these are in two sections or in one: where a sequence
+// goes does not change its bits.
 template <typename T>
-FASTKERAS_INLINE Vec<T> SumOfSections(const Lanes<T>& lanes, Vec<T> v) {
-  return lanes.sections == 1 ? v : v + SwappedHalves(v);
+FASTKERAS_INLINE Vec<T> SumOfTags(const Lanes<T>& lanes, const T* row) {
+  const int half = (lanes.num_tags + 1) / 2;
+  Vec<T> low = {}, high = {};
+  for (int v = 0; v < half; ++v) low += Load(row + v * lanes.kWidth);
+  if (lanes.sections == 2) return low + SwappedHalves(low);
+  for (int v = half; v < lanes.num_tags; ++v) high += Load(row + v * lanes.kWidth);
+  return low + high;
 }
+
+// The maximum of both sections in all lanes.
 template <typename T>
 FASTKERAS_INLINE Vec<T> MaxOfSections(const Lanes<T>& lanes, Vec<T> v) {
   return lanes.sections == 1 ? v : Max(v, SwappedHalves(v));
@@ -108,9 +118,15 @@ FASTKERAS_INLINE void InTiles(int size, const Body& body) {
   for (int first = 0, tile = 0; tile < tiles; ++tile) {
     const int width = (size - first + tiles - tile - 1) / (tiles - tile);
     switch (width) {
-      case 1: body(first, std::integral_constant<int, 1>()); break;
-      case 2: body(first, std::integral_constant<int, 2>()); break;
-      case 3: body(first, std::integral_constant<int, 3>()); break;
+      case 1:
+        body(first, std::integral_constant<int, 1>());
+        break;
+      case 2:
+        body(first, std::integral_constant<int, 2>());
+        break;
+      case 3:
+        body(first, std::integral_constant<int, 3>());
+        break;
       default:
         if constexpr (kMost > 3) {
           if (width == 4) body(first, std::integral_constant<int, 4>());
@@ -311,6 +327,12 @@ FASTKERAS_INLINE void StoreNarrow(const Lanes<T>& lanes, const T* vectors, T* ro
       StoreFirst(row + (v + lanes.vectors) * count, SwappedHalves(both), lanes.count);
     }
   }
+}
+// One number for each sequence, in the lanes of all its sections.
+template <typename T>
+FASTKERAS_INLINE Vec<T> LoadOfLanes(const Lanes<T>& lanes, const T* from) {
+  const Vec<T> once = LoadFirst(from, lanes.count);
+  return lanes.sections == 1 ? once : once + SwappedHalves(once);
 }
 template <typename T>
 FASTKERAS_INLINE void LoadNarrow(const Lanes<T>& lanes, const T* row, T* vectors) {

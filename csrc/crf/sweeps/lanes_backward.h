@@ -1,10 +1,10 @@
-// The backward sweep, a lane for each sequence. beta is scaled so that alpha and beta of a step
-// multiply to marginals that sum to one; the weights of the sequences come in last.
+// The backward sweep, a lane for each sequence.
 
 #ifndef FASTKERAS_CRF_SWEEPS_LANES_BACKWARD_H_
 #define FASTKERAS_CRF_SWEEPS_LANES_BACKWARD_H_
 
 #include "crf/kernels.h"
+#include "crf/sweeps/forward.h"
 #include "crf/sweeps/lanes.h"
 #include "crf/sweeps/lanes_forward.h"
 #include "memory.h"
@@ -76,12 +76,12 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
   const LaneRows<T> kept(plan, lanes, first);
   const T* const matrix = plan.lane_weights_transposed[kSections - 1];
   // Rows of a chunk: gradients, r, alpha with one step more, E; and those of one step.
-  const Buffer<T> room((4 * kLaneChunk + 3) * row);
+  const Buffer<T> room((4 * kChunk + 2) * row);
   T* const gradients = room.data;
-  T* const r_rows = gradients + kLaneChunk * row;
-  T* const alphas = r_rows + kLaneChunk * row;
-  T* const emissions = alphas + (kLaneChunk + 1) * row;
-  T *const q = emissions + kLaneChunk * row, *const beta = q + row;
+  T* const r_rows = gradients + kChunk * row;
+  T* const alphas = r_rows + kChunk * row;
+  T* const emissions = alphas + (kChunk + 1) * row;
+  T* const beta = emissions + kChunk * row;
   for (int64_t k = 0; k < row; ++k) beta[k] = 0;
 
   Vec<T> weights = {};
@@ -91,12 +91,11 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
     if (place < lanes.count) weights[lane] = static_cast<T>(out.weights[lanes.sequence[lane]]);
     left_out[lane] = weights[lane] == 0 ? -1 : 0;
   }
-  const Vec<T> shares = weights * (out.marginal_sign * static_cast<T>(out.largest_weight));
+  const T sign = out.marginal_sign * static_cast<T>(out.largest_weight);
 
   int64_t next_end = lanes.EndBefore(lanes.steps);
-  for (int64_t begin = (lanes.steps - 1) / kLaneChunk * kLaneChunk; begin >= 0;
-       begin -= kLaneChunk) {
-    const int64_t end = lanes.steps < begin + kLaneChunk ? lanes.steps : begin + kLaneChunk;
+  for (int64_t begin = (lanes.steps - 1) / kChunk * kChunk; begin >= 0; begin -= kChunk) {
+    const int64_t end = lanes.steps < begin + kChunk ? lanes.steps : begin + kChunk;
     const int64_t before = begin > 0 ? begin - 1 : 0;
     const T *alpha_rows, *emission_rows;  // of the steps from `before` on, and from `begin` on
     if (direct) {
@@ -118,39 +117,36 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
       T* const r = r_rows + (s - begin) * row;
       if (s == next_end) {
         const Int now = lanes.EndingAt(s);
-        Vec<T> total = {};
-        for (int v = 0; v < vectors; ++v) total += Load(alpha + v * kWidth);
-        total = SumOfSections(lanes, total);
-        const Vec<T> start = (total > 0) & ~left_out ? T(1) / total : Vec<T>{};
+        const Vec<T> total = SumOfTags(lanes, alpha);
+        const Vec<T> start = (total > 0) & ~left_out ? weights / total : Vec<T>{};
         for (int v = 0; v < vectors; ++v) {
           Store(beta + v * kWidth, lanes.Pad(v, now ? start : Load(beta + v * kWidth), 0));
         }
         next_end = lanes.EndBefore(s);
       }
+      // A row that was rescaled was so after its emissions came in: beta before them is larger.
+      Vec<T> scale = Broadcast(T(1));
+      if (s % plan.period == plan.period - 1) {
+        scale = LoadOfLanes(lanes, kept.scale + s / plan.period * lanes.count);
+      }
       for (int v = 0; v < vectors; ++v) {
         const Vec<T> prefix = Load(alpha + v * kWidth);
         // Tags that no prefix reaches have a beta that may have grown without bound.
         const Vec<T> suffix = prefix > 0 ? Load(beta + v * kWidth) : Vec<T>{};
-        Store(gradient + v * kWidth, prefix * suffix * shares);
-        Store(q + v * kWidth, Load(emission + v * kWidth) * suffix);
+        Store(gradient + v * kWidth, prefix * suffix * sign);
+        Store(r + v * kWidth, Load(emission + v * kWidth) * suffix * scale);
       }
       if (s == 0) continue;
-      Vec<T> inverse = Broadcast(T(1)), sum = {};
-      const T* const alpha_before = alpha - row;
-      LaneProduct<SumProduct, kSections>(
-          q, matrix, num_tags, vectors, [&](int v, Vec<T> product) FASTKERAS_LAMBDA_INLINE {
-            Store(beta + v * kWidth, product);
-            sum += Load(alpha_before + v * kWidth) * product;
-          });
-      if (s % plan.period == plan.period - 1) {  // alpha was scaled there; beta by the inverse
-        sum = SumOfSections(lanes, sum);
-        inverse = sum > 0 ? T(1) / sum : Vec<T>{};
-        for (int v = 0; v < vectors; ++v) {
-          Store(beta + v * kWidth, Load(beta + v * kWidth) * inverse);
-        }
-      }
+      LaneProduct<SumProduct, kSections>(r, matrix, num_tags, vectors,
+                                         [&](int v, Vec<T> product) FASTKERAS_LAMBDA_INLINE {
+                                           Store(beta + v * kWidth, product);
+                                         });
+      if (s > begin) continue;
+      // How far the marginals' sum is from the weight: the errors of many chunks must not add up.
+      const Vec<T> drift = weights * sign / SumOfTags(lanes, gradient);
+      const Vec<T> factor = (drift > T(0.5)) & (drift < T(2)) ? drift : Broadcast(T(1));
       for (int v = 0; v < vectors; ++v) {
-        Store(r + v * kWidth, Load(q + v * kWidth) * (inverse * weights));
+        Store(beta + v * kWidth, Load(beta + v * kWidth) * factor);
       }
     }
     WriteRows(plan, lanes, begin, end, gradients, out.emissions);

@@ -17,12 +17,13 @@ namespace fastkeras::FASTKERAS_ISA {
 // Where the rows of the sorted sequences from `first` on begin in the workspace.
 template <typename T>
 struct LaneRows {
-  T *alpha, *emission;
-  int64_t step;  // elements of a step
+  T *alpha, *emission, *scale;  // scale: (periods, count)
+  int64_t step;                 // elements of a step
 
   LaneRows(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first)
       : alpha(plan.workspace + first * plan.workspace_area),
         emission(alpha + lanes.steps * lanes.num_tags * lanes.count),
+        scale(emission + lanes.steps * lanes.num_tags * lanes.count),
         step(int64_t{lanes.num_tags} * lanes.count) {}
 };
 
@@ -50,8 +51,8 @@ struct LaneEnds {
 };
 
 template <bool kWatched, int kSections, typename T>
-void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first,
-                Watched<T>* watched, LaneEnds<T>& ends) {
+void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, Watched<T>* watched,
+                LaneEnds<T>& ends) {
   constexpr int kWidth = Simd<T>::kWidth;
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   using Int = typename Simd<T>::Int;
@@ -72,6 +73,7 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first,
   double peaks[kWidth] = {};
   Int exponents = {};
   int64_t next_end = lanes.NextEnd(0), until_rescaled = plan.period;
+  Vec<T> power = Broadcast(T(1));  // by which the row was multiplied last
   const T* previous = nullptr;
   for (int64_t begin = 0; begin < lanes.steps; begin += kLaneChunk) {
     const int64_t end = lanes.steps < begin + kLaneChunk ? lanes.steps : begin + kLaneChunk;
@@ -111,36 +113,35 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first,
       for (int lane = 0; lane < kWidth; ++lane) peaks[lane] += peak[lane];
 
       T* const alpha = direct ? kept.alpha + s * row : alphas + (s & 1) * row;
-      Vec<T> total = {}, least = Broadcast(kInfinity);
       if (s == 0) {
         for (int v = 0; v < vectors; ++v) {
-          const Vec<T> element = Load(emission + v * kWidth);
-          Store(alpha + v * kWidth, element);
-          total += element;
+          Store(alpha + v * kWidth, Load(emission + v * kWidth));
         }
       } else {
         LaneProduct<SumProduct, kSections>(
             previous, matrix, num_tags, vectors, [&](int v, Vec<T> sum) FASTKERAS_LAMBDA_INLINE {
-              const Vec<T> element = sum * Load(emission + v * kWidth);
-              Store(alpha + v * kWidth, element);
-              total += element;
+              Store(alpha + v * kWidth, sum * Load(emission + v * kWidth));
             });
       }
       const bool rescale = --until_rescaled == 0;
+      Vec<T> total = {};
       if (rescale || ending) {
-        total = SumOfSections(lanes, total);
+        total = SumOfTags(lanes, alpha);
         if constexpr (kWatched) {
+          // What was lost before a row was scaled up grew with it.
+          const Vec<T> safe = plan.safe * (power > 1 ? power : Broadcast(T(1)));
+          Vec<T> least = Broadcast(kInfinity);
           for (int v = 0; v < vectors; ++v) {
             const Vec<T> element = lanes.Pad(v, Load(alpha + v * kWidth), kInfinity);
             least = element < least ? element : least;
           }
           const Int live = lanes.Live(s);
-          if (AnyLess(live ? least : Broadcast(kInfinity), Broadcast(plan.safe))) {
+          if (AnyLess(live ? least : Broadcast(kInfinity), safe)) {
             for (int lane = 0; lane < lanes.count; ++lane) {
               if (!(s < lanes.counts[lane]) || watched[lane].inexact) continue;
               Inspect(
                   plan, s, [&](int64_t j) { return checked[lanes.Place(j) + lane]; },
-                  [&](int64_t j) { return alpha[lanes.Place(j) + lane]; }, plan.safe, sets.data,
+                  [&](int64_t j) { return alpha[lanes.Place(j) + lane]; }, safe[lane], sets.data,
                   watched[lane]);
             }
           }
@@ -158,9 +159,10 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first,
       }
       if (rescale) {
         until_rescaled = plan.period;
-        Vec<T> power;
         const Int exponent = ExponentOf<T>(total, power);
+        power = total > 0 ? power : Broadcast(T(1));
         exponents += total > 0 ? exponent : Int{};
+        if (keeps) StoreFirst(kept.scale + s / plan.period * lanes.count, power, lanes.count);
         for (int v = 0; v < vectors; ++v) {
           const Vec<T> element = Load(alpha + v * kWidth) * power;
           Store(alpha + v * kWidth, element);

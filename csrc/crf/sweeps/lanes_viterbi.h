@@ -36,18 +36,17 @@ bool FillLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, T* best) {
       if (s == 0) {
         for (int v = 0; v < vectors; ++v) {
           const Vec<T> score = Load(x + v * kWidth);
-          Store(current + v * kWidth,
-                lanes.Pad(v, Load(begins + v * kWidth) + score, -kInfinity));
+          Store(current + v * kWidth, lanes.Pad(v, Load(begins + v * kWidth) + score, -kInfinity));
           zeros += live ? score * T(0) : Vec<T>{};
         }
       } else {
-        LaneProduct<MaxPlus, kSections>(
-            current - row, plan.lane_weights[kSections - 1], num_tags, vectors,
-            [&](int v, Vec<T> reached) FASTKERAS_LAMBDA_INLINE {
-              const Vec<T> score = Load(x + v * kWidth);
-              Store(current + v * kWidth, reached + score);
-              zeros += live ? score * T(0) : Vec<T>{};
-            });
+        LaneProduct<MaxPlus, kSections>(current - row, plan.lane_weights[kSections - 1], num_tags,
+                                        vectors,
+                                        [&](int v, Vec<T> reached) FASTKERAS_LAMBDA_INLINE {
+                                          const Vec<T> score = Load(x + v * kWidth);
+                                          Store(current + v * kWidth, reached + score);
+                                          zeros += live ? score * T(0) : Vec<T>{};
+                                        });
       }
       if (s % Trellis<T>::kPeriod == Trellis<T>::kPeriod - 1) {
         Vec<T> peak = Load(current);
@@ -96,8 +95,8 @@ FASTKERAS_INLINE void WalkBack(const crf::Plan<T>& plan, const Lanes<T>& lanes, 
     for (int lane = 0; lane < lanes.count; ++lane) {
       if (s >= lanes.counts[lane]) continue;
       const int64_t b = lanes.sequence[lane];
-      const T* leaving = s == lanes.counts[lane] - 1 ? chains.end_transitions
-                                                     : transposed + tag[lane] * num_tags;
+      const T* leaving =
+          s == lanes.counts[lane] - 1 ? chains.end_transitions : transposed + tag[lane] * num_tags;
       tag[lane] = BestInLane(lanes, best + s * row + lane, leaving);
       tags[b * chains.steps + crf::StepAt(plan, b, s)] = tag[lane];
     }

@@ -151,8 +151,7 @@ void Draw(const crf::Plan<T>& plan, const T* into, int64_t place, int64_t num_sa
       }
     }
     for (int64_t s = to - 1; s >= from; --s) {
-      const T *alpha = alphas + s * shape.num_tags,
-              *uniform = numbers.data + (s - from) * row_size;
+      const T *alpha = alphas + s * shape.num_tags, *uniform = numbers.data + (s - from) * row_size;
       int32_t* row = drawn.data + (s - from) * row_size;
       if constexpr (kLooksUp) {
         if (by_table) {

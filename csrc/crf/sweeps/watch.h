@@ -39,8 +39,9 @@ void Inspect(const crf::Plan<T>& plan, int64_t step, const Previous& previous, c
   for (int64_t s = watched.inspected + 1; s <= step; ++s) {
     uint64_t* const swapped = reached;
     reached = before, before = swapped;
-    const T* x = chains.emissions + (watched.sequence * chains.steps +
-                                     crf::StepAt(plan, watched.sequence, s)) * num_tags;
+    const T* x =
+        chains.emissions +
+        (watched.sequence * chains.steps + crf::StepAt(plan, watched.sequence, s)) * num_tags;
     const auto score = [&](int64_t j) {
       T sum = x[j];
       if (s == 0) sum += chains.start_transitions[j];
