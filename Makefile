@@ -191,6 +191,20 @@ check-wheel: sdist
 	set -e; for python in $(PYTHONS); do $(MAKE) wheel PYTHON=$$python; done
 	$(PYTHON) wheels/check.py $(DIST) $(PYTHONS)
 
+# The same for ARM, cross-compiled as in `test-arm`: what needs none of TensorFlow's headers.
+.PHONY: wheel-arm
+wheel-arm: $(WHEEL)/.installed
+	$(PYTHON) wheels/headers.py build/headers
+	rm -rf build/wheel-arm
+	mkdir -p build/arm/bin
+	ln -sf "$$(command -v aarch64-linux-gnu-strip)" build/arm/bin/strip
+	env CC=aarch64-linux-gnu-gcc CXX='$(ARM)' LDSHARED='$(ARM) -shared' LDCXXSHARED='$(ARM) -shared' \
+	  _PYTHON_HOST_PLATFORM=linux-aarch64 \
+	  SETUPTOOLS_EXT_SUFFIX=.$$($(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)')-aarch64-linux-gnu.so \
+	  FASTKERAS_JAX='$(CURDIR)/build/headers/jaxlib*' $(WHEEL)/bin/python -m pip wheel --quiet \
+	  --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheel-arm .
+	PATH="$(CURDIR)/build/arm/bin:$(CURDIR)/$(WHEEL)/bin:$$PATH" $(PYTHON) wheels/repair.py $(DIST) build/wheel-arm/*.whl
+
 # What CI can afford: libraries for the TensorFlow and the JAX that are here.
 SITE := lib/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')/site-packages
 test-wheel: .venv-jax/.built

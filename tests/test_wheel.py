@@ -58,6 +58,17 @@ def faults_of(tmp_path, script, built, parts):
 
 def test_a_whole_wheel_has_no_faults(tmp_path, script):
     assert faults_of(tmp_path, script, BUILT, dict.fromkeys(PARTS, b"\x7fELF")) == []
+    built = {"tensorflow": None, "jaxlib": None, "failed": {}}
+    assert faults_of(tmp_path, script, built, dict.fromkeys(PARTS[:2], b"\x7fELF")) == []
+
+
+def test_a_wheel_takes_the_place_of_one_for_the_same_machines_alone(script):
+    names = ("2_35_x86_64", "2_28_x86_64", "2_35_aarch64")
+    new, old, other = (
+        script("repair").whom(Path(f"fastkeras-0.1.0-cp311-cp311-manylinux_{name}.whl"))
+        for name in names
+    )
+    assert new == old != other
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ installed one that is tested, and that nothing is missing from either.
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import tarfile
@@ -42,7 +43,9 @@ def check(name, python, wheels, folder, sources, files, see, short):
     subprocess.run([python, "-m", "venv", folder], check=True)
     interpreter = Path(folder, "bin", "python")
     tag = printed(interpreter, "-c", "import sys; print(sys.implementation.cache_tag)")
-    (wheel,) = Path(wheels).glob(f"*-{tag.strip().replace('cpython-', 'cp')}-*.whl")
+    (wheel,) = Path(wheels).glob(
+        f"*-{tag.strip().replace('cpython-', 'cp')}-*{platform.machine()}.whl"
+    )
     with zipfile.ZipFile(wheel) as archive:
         missing = files - set(archive.namelist())
     if missing:

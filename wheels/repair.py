@@ -23,7 +23,7 @@ LEFT_OUT = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 def parts_of(built):
     """Return the names of the compiled parts that have to be there, by what setup.py recorded."""
     parts = {"_core", "libfastkeras_tf_ops"} | ({"libfastkeras_jax"} if built["jaxlib"] else set())
-    for version in (built["tensorflow"] or "").split(", "):
+    for version in built["tensorflow"].split(", ") if built["tensorflow"] else ():
         minor = "_".join(version.split(".")[:2])
         parts |= {f"libfastkeras_tf_{library}_{minor}" for library in FOR_EACH_TENSORFLOW}
     return parts - {part for part, reason in built["failed"].items() if "lacks" in reason}
@@ -46,6 +46,11 @@ def faults(wheel):
                 yield f"{name} is not stripped"
 
 
+def whom(wheel):
+    """Return version, Python and processor of a wheel: its name without the oldest glibc."""
+    return re.sub(r"manylinux_\d+_\d+", "linux", wheel.name)
+
+
 def main(destination, wheel):
     exclude = [f"--exclude={library}" for library in LEFT_OUT]
     with tempfile.TemporaryDirectory() as temporary:
@@ -56,8 +61,9 @@ def main(destination, wheel):
         if wrong:
             raise SystemExit("\n".join([f"{made.name} is not fit for others:", *wrong]))
         Path(destination).mkdir(parents=True, exist_ok=True)
-        for old in Path(destination).glob(made.name.rpartition("-")[0] + "-*.whl"):
-            old.unlink()
+        for old in Path(destination).glob("*.whl"):
+            if whom(old) == whom(made):
+                old.unlink()
         shutil.copy(made, destination)
         print(f"{Path(destination, made.name)}, {made.stat().st_size / 1e6:.1f} MB")
 
