@@ -169,3 +169,14 @@ def test_the_other_chain_is_named_in_errors(engine, name, shape):
     for function in (crf.cross_entropy, crf.kl_divergence):
         with pytest.raises(ValueError, match=f"^{name} must "):
             function(**given, engine=engine)
+
+
+@pytest.mark.parametrize("name", ["reference", "native"])
+@pytest.mark.parametrize("num_tags", [1, 3])
+def test_a_certain_chain_of_large_scores_has_no_entropy(name, num_tags):
+    if name == "native":
+        pytest.importorskip("fastkeras._core")
+    x = np.full((1, 30, num_tags), -np.inf)
+    x[..., 0] = np.random.default_rng(0).normal(size=30) * 1e4
+    entropy = crf.entropy(x, np.full((num_tags, num_tags), 7777.7), engine=name)
+    np.testing.assert_allclose(entropy, 0, atol=1e-9)

@@ -109,10 +109,13 @@ def marginals(chain):
         log_z = _log_sum_exp(alpha[-1] + beta[-1])
         if np.isneginf(log_z):
             continue  # no sequence is possible
-        unary[b, steps] = np.exp(alpha + beta - log_z)
+        # Each step by its own sum: log Z has the rounding errors of all steps at large scores.
+        unary[b, steps] = _probabilities((alpha + beta).T, log_z).T
         for t in range(1, len(steps)):
             pair = alpha[t - 1][:, None] + pairs[t - 1] + (x[t] + beta[t])[None, :]
-            _of_step(counts[b], steps[t])[:] += np.exp(pair - log_z)
+            _of_step(counts[b], steps[t])[:] += _probabilities(pair.ravel(), log_z).reshape(
+                pair.shape
+            )
     return unary, counts
 
 
@@ -227,6 +230,11 @@ def _backward(x, pairs, end_transitions):
     for t in range(len(x) - 1, 0, -1):
         beta[t - 1] = _log_sum_exp((pairs[t - 1] + (x[t] + beta[t])[None, :]).T)
     return beta
+
+
+def _probabilities(scores, log_z):
+    """The softmax over the first axis; NaN if log Z is."""
+    return np.exp(scores - (log_z if np.isnan(log_z) else _log_sum_exp(scores)))
 
 
 def _log_sum_exp(scores):
