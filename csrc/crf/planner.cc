@@ -155,7 +155,7 @@ template <typename T>
 void Planner<T>::ChooseLanes() {
   const int64_t num_tags = plan.chains.num_tags, width = kernels.width;
   if (num_tags > kMostLaneTags || !plan.sound_transitions) return;
-  const int64_t least = std::max<int64_t>(2, width / 4);
+  const int64_t least = std::max<int64_t>(2, 3 * width / 8);
   int64_t possible = plan.chains.batch;
   while (possible > 0 && counts_[order_[possible - 1]] == 0) --possible;
   int64_t tags_from = 0;  // the sequences since the last group of lanes
