@@ -10,7 +10,7 @@ from fastkeras import _engines
 from fastkeras.word2vec.arguments import flag, integer, number, strings
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.training import checkpoint as checkpoints
-from fastkeras.word2vec.training import loop, matrices, sampling, settings
+from fastkeras.word2vec.training import loop, matrices, model_files, sampling, settings
 from fastkeras.word2vec.training.arguments import check_later, check_options
 from fastkeras.word2vec.training.inputs import as_corpus, counted
 from fastkeras.word2vec.training.trainer import Word2Vec
@@ -214,7 +214,8 @@ class Doc2Vec:
     def save(self, path: FilePath) -> None:
         """Write the model to one file; `Word2Vec.load` reads it too, as a model of the words."""
         self._model._fitted()
-        self._model._save(
+        model_files.write(
+            self._model,
             path,
             {"neighbors": self.config["neighbors"]},
             documents=checkpoints.as_bytes(self.documents),
@@ -229,7 +230,7 @@ class Doc2Vec:
             FileNotFoundError: there is no such file.
             ValueError: it is not a model of documents.
         """
-        model, about, arrays = Word2Vec._load(path, None, MEMBERS)
+        model, about, arrays = model_files.read(Word2Vec, path, None, MEMBERS)
         names = checkpoints.from_json(arrays["documents"], f"{path}: documents")
         vectors = arrays["document_embeddings"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -118,6 +118,7 @@ def load_model(path: FilePath, engine: str | None = None, errors: str = "strict"
         >>> model = fasttext.load_model("wiki.bin")  # doctest: +SKIP
         >>> model.partial_fit("more.txt", learning_rate=0.01)  # doctest: +SKIP
     """
+    from fastkeras.word2vec.training.model_files import put_together
     from fastkeras.word2vec.training.trainer import Word2Vec
 
     contents = formats.read(path)
@@ -160,7 +161,7 @@ def load_model(path: FilePath, engine: str | None = None, errors: str = "strict"
     for name, matrix in zip(("input", "output"), embeddings, strict=True):
         check_finite(range(len(matrix)), matrix, path, lambda row, n=name: f"{n} row {row}")
     parts = config, None, words, contents.counts[kept], embeddings
-    return Word2Vec.of_parts(*parts, engine, f"path={str(path)!r}")
+    return put_together(Word2Vec, *parts, engine, f"path={str(path)!r}")
 
 
 def save(source: Word2Vec | Vectors, path: FilePath) -> None:

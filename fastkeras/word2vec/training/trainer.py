@@ -9,9 +9,15 @@ import numpy as np
 
 from fastkeras import _engines
 from fastkeras.word2vec.arguments import flag, integer
-from fastkeras.word2vec.training import checkpoint as checkpoints
 from fastkeras.word2vec.training import engine as engines
-from fastkeras.word2vec.training import growth, loop, matrices, prediction, settings
+from fastkeras.word2vec.training import (
+    growth,
+    loop,
+    matrices,
+    model_files,
+    prediction,
+    settings,
+)
 from fastkeras.word2vec.training.arguments import check_later, check_options, checked, settings_of
 from fastkeras.word2vec.training.inputs import as_corpus, bags, counted, encoded
 
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fastkeras.typing import ArrayLike, FilePath
+    from fastkeras.typing import FilePath
     from fastkeras.word2vec.training.progress import Status
     from fastkeras.word2vec.vectors.vectors import Vectors
     from fastkeras.word2vec.vocabulary import Vocabulary
@@ -326,14 +332,7 @@ class Word2Vec:
     def save(self, path: FilePath) -> None:
         """Write the model, with all that `resume` needs, to one file."""
         self._fitted()
-        self._save(path, {})
-
-    def _save(self, path, more, **members):
-        state = {**self._state, "corpus_size": self._corpus_size}
-        about = {"config": self.config, "state": state, **more}
-        of_words = self.vocabulary.words, self.vocabulary.counts
-        embeddings = self.input_embeddings, self.output_embeddings
-        checkpoints.save(path, about, *of_words, embeddings, **members)
+        model_files.write(self, path)
 
     @classmethod
     def load(cls, path: FilePath, engine: str | None = None) -> Word2Vec:
@@ -343,62 +342,7 @@ class Word2Vec:
             FileNotFoundError: there is no such file.
             ValueError: it is not a model.
         """
-        return cls._load(path, engine)[0]
-
-    @classmethod
-    def _load(cls, path, engine, members=None):
-        """Return the model, what the file says about it, and its further members."""
-        about, words, counts, embeddings, arrays = checkpoints.load(path, members or {})
-        config, state = about["config"], about["state"]
-        place = f"path={str(path)!r}"
-        model = cls.of_parts(config, state, words, counts, embeddings, engine, place)
-        return model, about, arrays
-
-    @classmethod
-    def of_parts(
-        cls,
-        config: dict[str, Any],
-        state: dict[str, Any] | None,
-        words: Sequence[str],
-        counts: ArrayLike,
-        embeddings: Sequence[NDArray[np.float32]],
-        engine: str | None = None,
-        place: str = "the model",
-    ) -> Word2Vec:
-        """Put a trained model together.
-
-        Args:
-            config: dict of the arguments.
-            state: of the schedule, from `checkpoint.load`; None for one that has ended.
-            words, counts: of the vocabulary.
-            embeddings: the input matrix and the output matrix, which are copied.
-            engine: as above.
-            place: what messages begin with.
-        """
-        from fastkeras.word2vec.vocabulary import Vocabulary
-
-        engines.engine_of(config, engine)  # whose errors are not about the file
-        try:
-            model = cls(**config, engine=engine)
-            model.vocabulary = Vocabulary(words, counts)
-            model._bags = bags(model.vocabulary, model.config)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{place} is not a Word2Vec model: {error}") from error
-        of_model = model._rows(model.vocabulary, model._bags)
-        expected = [(rows, model.config["vector_size"]) for rows in of_model]
-        shapes = [matrix.shape for matrix in embeddings]
-        if shapes != expected or not words:
-            raise ValueError(
-                f"{place} has matrices of shapes {shapes[0]} and {shapes[1]}; its "
-                f"{len(words)} words and arguments need {expected[0]} and {expected[1]}"
-            )
-        if state is None:
-            model._state["epoch"], model._corpus_size = model.config["epochs"], 0
-        else:
-            model._corpus_size = state.pop("corpus_size")
-            model._state = state
-        model._matrices = [matrices.padded_copy(matrix) for matrix in embeddings]
-        return model
+        return model_files.read(cls, path, engine)[0]
 
     def __getstate__(self):
         """All but the engine, kept as its name, since modules can be neither pickled nor copied."""
