@@ -101,7 +101,8 @@ class ViterbiStream:
                 tags = self._give_out(scores.argmax(), self.undecided)
             score = scores.max()  # if −inf, +inf or NaN, it is also that of the whole sequence
             if np.isfinite(score):
-                score = self._score + self._end[self._previous]
+                self._sums[0, 0] += self._end[self._previous]
+                score = self._sums[:, 0].sum() + self._sums[:, 1].sum()
             score = float(self._dtype.type(score))
         self._begin()
         return tags, score
@@ -127,7 +128,9 @@ class ViterbiStream:
         self._pointers = []  # for each of these steps and tags, the best tag before
         self._origins = None  # for the best path to each tag, its tag at the first undecided step
         self._previous = None  # the last tag given out
-        self._score = 0.0  # of all tags given out
+        # Of all tags given out: sums of emissions and of transitions, by the parity of the step.
+        self._sums = np.zeros((2, 2))
+        self._num_decided = 0
 
     def _step(self, emissions):
         if self._steps == 0:
@@ -162,14 +165,17 @@ class ViterbiStream:
             path[t] = tag
             if t > 0:
                 tag = self._pointers[t][tag]
-        # the score is summed as in csrc/crf/crf.cc: in float64, step by step
+        # the score is summed as in csrc/crf/paths.cc: in float64, step by step, in four sums
         before = np.append([self._previous or 0], path[:-1])
         into = self._into[path, before].astype(np.float64)
         if self._previous is None:
             into[0] = self._start[path[0]]
         emissions = np.array(self._emissions[:steps])[np.arange(steps), path]
-        terms = np.column_stack([emissions, into]).ravel()
-        self._score = np.cumsum(np.append(self._score, terms))[-1]
+        terms = np.column_stack([emissions, into])
+        for first in range(min(steps, 2)):
+            of_parity = self._sums[(self._num_decided + first) % 2]
+            of_parity[:] = np.vstack([of_parity, terms[first::2]]).cumsum(0)[-1]
+        self._num_decided += steps
         self._previous = path[-1]
         del self._emissions[:steps], self._pointers[:steps]
         return path
