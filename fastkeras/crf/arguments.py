@@ -43,11 +43,12 @@ def chain_of(
     `prefix` goes before the names of the scores in error messages; `may_vary` lets each step have
     transitions of its own; `keep_factors` does not multiply out transitions of low rank.
     """
-    ready = crf_ready_chain(
-        emissions, transitions, lengths, mask, start_transitions, end_transitions
-    )
-    if ready is not None:
-        return Chain._make(ready)
+    if type(emissions) is np.ndarray:  # torch.compile cannot trace the call
+        ready = crf_ready_chain(
+            emissions, transitions, lengths, mask, start_transitions, end_transitions
+        )
+        if ready is not None:
+            return Chain._make(ready)
     array = array_functions(emissions)
     emissions = _floats(array, f"{prefix}emissions", emissions)
     if len(emissions.shape) != 3:
