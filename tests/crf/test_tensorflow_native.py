@@ -154,9 +154,14 @@ def test_gradient_inside_a_loop():
     def gradient(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            total = tf.constant(0.0)
-            for _ in tf.range(3):
-                total += tf.reduce_sum(crf.log_likelihood(**{**given, "emissions": x}))
+            _, total = tf.while_loop(
+                lambda turn, total: turn < 3,
+                lambda turn, total: (
+                    turn + 1,
+                    total + tf.reduce_sum(crf.log_likelihood(**{**given, "emissions": x})),
+                ),
+                (0, 0.0),
+            )
         return tape.gradient(total, x)
 
     close(gradient(tf.constant(given["emissions"])), 3 * reference_gradient(given).emissions)
