@@ -43,8 +43,8 @@ class Muon(Fused, Tabled):
         rms_rate: the size of a step for a learning rate of 1, as a root mean square; None for
             singular values of 1, whatever the shape.
         ns_dtype: the type of the products of matrices: "float32", as in Keras, or "bfloat16", as in
-            the authors' implementation, which takes a half to a third of the time on processors
-            that have it. Momentum and variables are not rounded.
+            the authors' implementation, which is faster on processors that multiply it. Momentum
+            and variables are not rounded.
     """
 
     _ARGUMENTS = Table(
