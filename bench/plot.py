@@ -35,7 +35,7 @@ def main():
         for path in sorted((ROOT / "bench" / "results").glob(f"crf-on-{backend}-*.json")):
             results = json.loads(path.read_text())
             fill(ROOT / "docs" / "crf.md", backend, backend_table(results, path, backend))
-    for path in sorted((ROOT / "bench" / "results").glob("optimizer-*.json")):
+    for path in sorted((ROOT / "bench" / "results").glob("optimizer-[!q]*.json")):
         results = json.loads(path.read_text())
         fill(ROOT / "docs" / "speed.md", "optimizer", optimizer_table(results, path))
         fill(ROOT / "docs" / "optimizers.md", "others", others_table(results, path))

@@ -100,7 +100,7 @@ SWEEPS = [
     for sweep in _sweeps(
         f"CRF, {function}",
         partial(of_crf, function),
-        {"batch": _powers(2, 10), "steps": _powers(5, 13), "tags": _powers(3, 9)},
+        {"batch": _powers(2, 8), "steps": _powers(4, 11), "tags": _powers(3, 9)},
     )
 ]
 SWEEPS += _sweeps(
@@ -109,7 +109,7 @@ SWEEPS += _sweeps(
 SWEEPS += _sweeps(
     "step of a beam search",
     of_select,
-    {"batch": _powers(1, 8), "beams": _powers(0, 6), "vocabulary": _powers(10, 17)},
+    {"batch": _powers(1, 6), "beams": _powers(0, 4), "vocabulary": _powers(9, 15)},
 )
 SWEEPS += _sweeps(
     "skip-gram",
