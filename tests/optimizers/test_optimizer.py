@@ -156,6 +156,20 @@ def test_multipliers_reach_layers_variables_functions_and_lists():
         assert optimizer.learning_rate_multipliers == expected
 
 
+def test_rates_fall_by_layer_where_only_adapters_of_frozen_layers_train():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    block = keras.Sequential([keras.Input((3,)), inner], name="block")
+    model = keras.Sequential([keras.Input((3,)), block, keras.layers.Dense(1)])
+    block.trainable = False  # as `enable_lora` of keras-hub does: outer layers, then parts of them
+    inner.layers[0].trainable = True
+    inner.layers[0].enable_lora(1)
+    assert not block.trainable_variables
+    rates = optimizers.layerwise_decay(model, 0.5)
+    optimizer = optimizers.AdamW(learning_rate_multipliers=rates)
+    optimizer.build(model.trainable_variables)
+    assert sorted(optimizer.learning_rate_multipliers) == [0.5, 0.5, 0.5, 1, 1]
+
+
 def test_a_target_that_matches_nothing_is_an_error_with_the_nearest_paths():
     model = network(optimizer=optimizers.SGD(learning_rate_multipliers=[("bodi/kernel", 0.1)]))
     with pytest.raises(ValueError, match=r"'bodi/kernel' matches no variable.*body/kernel"):

@@ -87,7 +87,14 @@ def layerwise_decay(
     """
     if not isinstance(decay, (int, float)) or not decay > 0:
         raise ValueError(f"decay must be above 0, got {decay!r}")
-    chosen = [layer for layer in layers or model.layers if matching.trainable_of(layer)]
+    # With `enable_lora` of keras-hub a layer is frozen, and yet the model trains parts of it.
+    trained = {id(variable) for variable in model.trainable_variables}
+    chosen = [
+        layer
+        for layer in layers or model.layers
+        if matching.trainable_of(layer)
+        or any(id(variable) in trained for variable in matching.variables_of(layer))
+    ]
     if not chosen:
         raise ValueError("model: no layer has trainable variables; build the model first")
     last = len(chosen) - 1
