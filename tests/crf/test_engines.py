@@ -165,3 +165,32 @@ def test_components_apart_while_a_third_leads_a_while(engine, function, dtype):
     np.fill_diagonal(transitions, [0.25, -0.5, 2])
     chain = chain_of(x, transitions, [1] * 15)
     check(function, chain, engine)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_only_path_falls_behind_anywhere_between_two_looks(engine, function, dtype, rng):
+    # An engine that looks for lost digits every few steps must find them wherever they are lost, in
+    # a batch as large as its vectors and with as many ways as it has tags. Tags 0 to 3 fall behind
+    # tags 4 to 8 by so many nats within so many steps; some steps later the others end.
+    underflow = -np.log(np.finfo(dtype).tiny)
+    depths = underflow + np.array([-60, *np.linspace(-11, 2, 14), 10])
+    cases = np.array(np.meshgrid(range(6), (1, 2, 3, 5), (0, 1, 2, 4), depths)).reshape(4, -1).T
+    cases = rng.permutation(cases)[:64]
+    x = rng.standard_normal((len(cases), 15, 9))
+    for one, (start, within, later, depth) in zip(x, cases, strict=True):
+        start, within, later = int(start), int(within), int(later)
+        one[start : start + within, :4] -= depth / within
+        one[start + within + later, 4:] = -np.inf
+    transitions = 0.5 * rng.standard_normal((9, 9))
+    transitions[:4, 4:] = transitions[4:, :4] = -np.inf
+    ring = transitions.copy()  # one tag at a time, and another one at each step
+    ring[:4, :4] = -np.inf
+    ring[range(4), [1, 2, 3, 0]] = 0.5
+    one_way = x.copy()
+    one_way[:, 0, 1:4] = -np.inf
+    tags = np.zeros((len(cases), 15), int)
+    for scores, weights in ((x, transitions), (x[:1], transitions), (one_way, ring)):
+        chain = chain_of(scores[0].astype(dtype), weights.astype(dtype))
+        chain |= {"emissions": scores.astype(dtype), "tags": tags[: len(scores)]}
+        check(function, chain, engine)
