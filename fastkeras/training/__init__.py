@@ -44,6 +44,7 @@ _WHERE = {
     "SmoothedCrossentropy": "losses.smoothed_crossentropy",
     "BatchTripletLoss": "losses.batch_triplets",
     "TripletLossLayer": "losses.triplet_loss",
+    "fit_on_workers": "workers",
 }
 
 __all__ = sorted(_WHERE)

@@ -50,3 +50,4 @@ from fastkeras.training.weights.transforms import SpectralNorm as SpectralNorm
 from fastkeras.training.weights.transforms import WeightNorm as WeightNorm
 from fastkeras.training.weights.transforms import WeightStandardization as WeightStandardization
 from fastkeras.training.weights.transforms import WeightTransform as WeightTransform
+from fastkeras.training.workers import fit_on_workers as fit_on_workers

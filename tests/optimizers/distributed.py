@@ -1,12 +1,14 @@
 """Run by `test_distribution.py` in other processes: one training, saved to a file.
 
-    python distributed.py STRATEGY SETTINGS OUTPUT
+    python distributed.py STRATEGY SETTINGS OUTPUT [BACKUP [KILLED_AT]]
 
-STRATEGY is "one", "mirrored" (two CPUs of one process) or "workers" (those in TF_CONFIG).
+STRATEGY is "one", "mirrored" (two CPUs of one process) or "workers" (those in TF_CONFIG), which
+keep backups. After step KILLED_AT the process kills itself.
 """
 
 import json
 import os
+import signal
 import sys
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -26,30 +28,25 @@ def strategy_of(kind):
     return tf.distribute.get_strategy()
 
 
-def fit(model, optimizer, data, strategy):
-    """Train as `fit` does, which in Keras 3 takes no values of several processes."""
+def killing(optimizer, call):
+    """A callback that ends its process as `kill -9` does, within the epoch of this step."""
+    import keras
 
-    def of_replica(x, y):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((model(x) - y) ** 2) / strategy.num_replicas_in_sync
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
+    class Killing(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if optimizer.iterations == call:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    @tf.function
-    def step(batch):
-        strategy.run(of_replica, batch)
-
-    for _ in range(2):
-        for batch in strategy.experimental_distribute_dataset(data):
-            step(batch)
+    return Killing()
 
 
-def main(kind, settings, output):
+def main(kind, settings, output, backup=None, killed_at=None):
     settings = json.loads(settings)
     strategy = strategy_of(kind)  # before anything uses a device
     import keras
 
     from fastkeras.optimizers import AdamW, set_learning_rate_multiplier, transforms
+    from fastkeras.training import fit_on_workers
 
     def halve(gradient, variable):
         return 0.5 * gradient
@@ -74,14 +71,20 @@ def main(kind, settings, output):
         model.compile(optimizer, "mse")
         optimizer.build(model.trainable_variables)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    fewer = tf.data.Dataset.from_tensor_slices((x[:37], y[:37])).batch(16)
+    callbacks = [killing(optimizer, int(killed_at))] if killed_at else []
     results = {}
     for i, (layer, multiplier) in enumerate([(None, 1), (layers[0], 0.0), (layers[1], 3.0)]):
         if layer is not None:
             set_learning_rate_multiplier(layer, multiplier)
         if kind == "workers":
-            fit(model, optimizer, data, strategy)
+            folder = f"{backup}/{i}"
+            settings = {"backup": folder, "backup_every": 1, "callbacks": callbacks, "verbose": 2}
+            fitted = fit_on_workers(model, data, 2, validation_data=fewer, **settings)
         else:
-            model.fit(data, epochs=2, shuffle=False, verbose=0)
+            settings = {"shuffle": False, "verbose": 0}
+            fitted = model.fit(data, epochs=2, validation_data=fewer, **settings)
+        results[f"{i} logs"] = [fitted.history[name][-1] for name in ("loss", "val_loss")]
         for j, variable in enumerate((*model.trainable_variables, *optimizer._momentums)):
             copies = strategy.experimental_local_results(variable.value)
             for k, copy in enumerate(copies):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,13 +23,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 TIMEOUT = 240  # seconds
 
 
-def start(kind, output, environment=None, **settings):
+def start(kind, output, environment=None, *more, **settings):
     """Start a training of distributed.py in a process."""
     root = str(Path(fastkeras.__file__).parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     script = Path(__file__).with_name("distributed.py")
     return subprocess.Popen(
-        [sys.executable, script, kind, json.dumps(settings), output],
+        [sys.executable, script, kind, json.dumps(settings), output, *more],
         env=os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"} | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -37,15 +38,20 @@ def start(kind, output, environment=None, **settings):
 
 
 def results_of(processes, outputs):
-    """Wait for processes, ending those that take too long, and read what they saved."""
+    """Wait for processes, and read what they saved."""
+    for code, text in ended(processes):
+        assert code == 0, text
+    return [dict(np.load(output)) for output in outputs]
+
+
+def ended(processes):
+    """Wait for processes, ending those that take too long; return their codes and what they say."""
     with ExitStack() as stack:
         for process in processes:
             stack.enter_context(process)
             stack.callback(process.kill)
-        for process in processes:
-            text, _ = process.communicate(timeout=TIMEOUT)
-            assert process.returncode == 0, text
-    return [dict(np.load(output)) for output in outputs]
+        texts = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
+        return [(process.returncode, text) for process, text in zip(processes, texts, strict=True)]
 
 
 def trained(kind, folder, environment=None, **settings):
@@ -67,6 +73,9 @@ def check(results, expected, copies, averaged=False):
         for k in range(1, copies):
             np.testing.assert_array_equal(results[key[:-1] + str(k)], results[key], key)
     assert sum(key.endswith(" 1") for key in results) == len(first) * (copies - 1)
+    for i in range(3):
+        logs = results[f"{i} logs"], expected[f"{i} logs"]
+        np.testing.assert_allclose(*logs, rtol=1e-5)
     kernel, frozen, head, faster = (results[key] for key in ("0 0 0", "1 0 0", "0 2 0", "2 2 0"))
     if not averaged:  # averages that overwrite a frozen variable change it
         np.testing.assert_array_equal(kernel, frozen)
@@ -93,17 +102,29 @@ def test_two_devices_accumulate_and_average_like_one(tmp_path):
     check(trained("mirrored", tmp_path, **settings), expected, copies=2, averaged=True)
 
 
-def test_two_processes_train_like_one_with_their_whole_batch(one_device, tmp_path):
+def start_workers(outputs, backup, killed_at=None):
+    """Start two workers; the second one kills itself after a step, if any."""
     with socket.socket() as first, socket.socket() as second:
         for each in (first, second):
             each.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (first, second)]
-    outputs = [tmp_path / f"{index}.npz" for index in range(2)]
     processes = []
     for index, output in enumerate(outputs):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        processes.append(start("workers", output, {"TF_CONFIG": json.dumps(task)}))
-    a, b = results_of(processes, outputs)
+        more = [backup, *([str(killed_at)] if killed_at and index == 1 else [])]
+        processes.append(start("workers", output, {"TF_CONFIG": json.dumps(task)}, *more))
+    return processes
+
+
+def test_two_processes_train_like_one_even_if_one_of_them_is_killed(one_device, tmp_path):
+    outputs, backup = [tmp_path / f"{index}.npz" for index in range(2)], tmp_path / "backup"
+    (code, text), (of_killed, _) = ended(start_workers(outputs, backup, killed_at=6))
+    assert code != 0 and of_killed == -signal.SIGKILL, text
+    assert "UnavailableError" in text and "A worker is lost" in text and str(backup) in text
+    (of_first, text), (_, of_second) = ended(start_workers(outputs, backup))
+    assert of_first == 0 and "Epoch 1/2" not in text.partition("Epoch 2/2")[0], text
+    assert "Epoch" not in of_second  # one of them tells how far it is
+    a, b = (dict(np.load(output)) for output in outputs)
     check(a, one_device, copies=1)
     for key, value in a.items():
         np.testing.assert_array_equal(value, b[key], key)
