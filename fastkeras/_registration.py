@@ -21,7 +21,7 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
         "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore NestedSpanScore SegmentScore",
         "optimizers.fused.stock": "Adafactor Adagrad Adam AdamW Lamb Lion Nadam RMSprop SGD",
         "optimizers.fused.muon": "Muon",
-        "optimizers.fused.newer": "AdEMAMix ScheduleFreeAdamW ScheduleFreeSGD",
+        "optimizers.fused.newer": "AdEMAMix StableAdamW ScheduleFreeAdamW ScheduleFreeSGD",
         "optimizers.fused.schedules": "PiecewiseLinear",
         "training.gan": "SingleLossGAN",
     }.items()

@@ -19,7 +19,7 @@ struct State {
   size_t next = 0;                      // the first transform whose norm is not known
   bool summed = false;                  // its own sum is known, but not yet that of its group
   double sum = 0;
-  double trust_ratio = 1;
+  double ratio = 1;
 };
 
 inline bool Waits(const State& state) { return state.next < state.variable->chain.size(); }

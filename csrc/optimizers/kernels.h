@@ -22,7 +22,8 @@ struct Kernels {
   // chain a pass of its own, and the change by `ratio`.
   void (*rules[kNumRules])(const double* coefficients, double decay, double scale, double ratio,
                            T* parameter, const T* gradient, T* const* slots, int64_t size);
-  // Adds to `sums` the squares of the parameter and of its change, and changes nothing.
+  // Adds to `sums` the squares of the parameter and of its change, or, if the rule has a scaling of
+  // its own, to the first one what this is made of; changes nothing.
   void (*lengths[kNumRules])(const double* coefficients, double scale, const T* parameter,
                              const T* gradient, const T* const* slots, int64_t size, double* sums);
   int num_coefficients[kNumRules];

@@ -13,27 +13,37 @@
 
 namespace fastkeras::optimizers {
 
+// By what of the whole variable a rule scales the step of each number, measured before any changes.
+enum class Scaling {
+  kNone,
+  kByAgreement,  // by the inverse of the share of numbers that move, from 1 to 1000
+  kClipped,      // to a root mean square of at most 1
+};
+
 // Every rule that has a kernel: its struct in rules.h, its name in fastkeras/optimizers/rules.py,
-// its number of slots, and if these may be of 8 bits, for each an s if it has a sign, or else a u.
-// The enum, the table of the kernels and the list that Python compares with its own rules are made
-// from this.
-#define FASTKERAS_OPTIMIZER_RULES(RULE)                             \
-  RULE(Sgd, "sgd", 0, "")                                           \
-  RULE(Momentum, "momentum", 1, "s")                                \
-  RULE(Nesterov, "nesterov", 1, "s")                                \
-  RULE(Adam, "adam", 2, "su")                                       \
-  RULE(Amsgrad, "amsgrad", 3, "")                                   \
-  RULE(Nadam, "nadam", 2, "su")                                     \
-  RULE(Lion, "lion", 1, "s")                                        \
-  RULE(Rmsprop, "rmsprop", 1, "u")                                  \
-  RULE(RmspropMomentum, "rmsprop_momentum", 2, "us")                \
-  RULE(CenteredRmsprop, "centered_rmsprop", 2, "")                  \
-  RULE(CenteredRmspropMomentum, "centered_rmsprop_momentum", 3, "") \
-  RULE(Adagrad, "adagrad", 1, "")                                   \
-  RULE(Lamb, "lamb", 2, "su")                                       \
-  RULE(Ademamix, "ademamix", 3, "ssu")                              \
-  RULE(ScheduleFreeSgd, "schedule_free_sgd", 1, "")                 \
-  RULE(ScheduleFreeAdamw, "schedule_free_adamw", 2, "")
+// its number of slots, if these may be of 8 bits, for each an s if it has a sign, or else a u, and
+// its scaling if it has one, which goes before the `adapted` of a variable. The enum, the table of
+// the kernels and the list that Python compares with its own rules are made from this.
+#define FASTKERAS_OPTIMIZER_RULES(RULE)                               \
+  RULE(Sgd, "sgd", 0, "")                                             \
+  RULE(Momentum, "momentum", 1, "s")                                  \
+  RULE(Nesterov, "nesterov", 1, "s")                                  \
+  RULE(Adam, "adam", 2, "su")                                         \
+  RULE(Amsgrad, "amsgrad", 3, "")                                     \
+  RULE(Nadam, "nadam", 2, "su")                                       \
+  RULE(Lion, "lion", 1, "s")                                          \
+  RULE(Rmsprop, "rmsprop", 1, "u")                                    \
+  RULE(RmspropMomentum, "rmsprop_momentum", 2, "us")                  \
+  RULE(CenteredRmsprop, "centered_rmsprop", 2, "")                    \
+  RULE(CenteredRmspropMomentum, "centered_rmsprop_momentum", 3, "")   \
+  RULE(Adagrad, "adagrad", 1, "")                                     \
+  RULE(Lamb, "lamb", 2, "su")                                         \
+  RULE(Ademamix, "ademamix", 3, "ssu")                                \
+  RULE(ScheduleFreeSgd, "schedule_free_sgd", 1, "")                   \
+  RULE(ScheduleFreeAdamw, "schedule_free_adamw", 2, "")               \
+  RULE(CautiousAdam, "cautious_adam", 2, "su", Scaling::kByAgreement) \
+  RULE(CautiousLion, "cautious_lion", 1, "s", Scaling::kByAgreement)  \
+  RULE(StableAdamw, "stable_adamw", 2, "su", Scaling::kClipped)
 
 #define FASTKERAS_ENUMERATOR(Struct, ...) k##Struct,
 enum class Rule { FASTKERAS_OPTIMIZER_RULES(FASTKERAS_ENUMERATOR) kCount };
@@ -44,6 +54,7 @@ struct RuleFacts {
   const char* name;
   int num_slots;
   const char* signs;
+  Scaling scaling = Scaling::kNone;
 };
 #define FASTKERAS_FACTS(Struct, ...) {__VA_ARGS__},
 inline constexpr RuleFacts kRuleFacts[] = {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_FACTS)};
@@ -51,6 +62,7 @@ inline constexpr RuleFacts kRuleFacts[] = {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_F
 
 constexpr const RuleFacts& FactsOf(Rule rule) { return kRuleFacts[static_cast<int>(rule)]; }
 constexpr int NumSlots(Rule rule) { return FactsOf(rule).num_slots; }
+constexpr Scaling ScalingOf(Rule rule) { return FactsOf(rule).scaling; }
 constexpr bool CanQuantize(Rule rule) { return FactsOf(rule).signs[0] != 0; }
 constexpr bool HasSign(Rule rule, int slot) { return FactsOf(rule).signs[slot] == 's'; }
 int NumCoefficients(Rule rule);

@@ -27,6 +27,13 @@ FASTKERAS_INLINE T Sign(T x) {
   return x > 0 ? T(1) : x < 0 ? T(-1) : x;
 }
 
+// 1 where both have the same sign, or else 0, also where one is 0 or NaN. A product might
+// underflow.
+template <typename T>
+FASTKERAS_INLINE T Agrees(T x, T y) {
+  return ((x > 0) & (y > 0)) | ((x < 0) & (y < 0)) ? T(1) : T(0);
+}
+
 // p is the parameter after its decay.
 #define FASTKERAS_RULE(Name, ...)                                                                  \
   template <typename T>                                                                            \
@@ -150,8 +157,46 @@ FASTKERAS_RULE(ScheduleFreeAdamw, rate, of_step, weight, rest_2, unbias_2, epsil
   return change;
 }
 
+// The factor, not a choice, so that NaN stays.
+FASTKERAS_RULE(CautiousAdam, rate, rest_1, rest_2, epsilon) {
+  const T change = Adam<T>{rate, rest_1, rest_2, epsilon}(p, g, first, second, third);
+  return change * Agrees(first, g);
+}
+
+FASTKERAS_RULE(CautiousLion, rate, beta_1, rest_1, beta_2, rest_2) {
+  const T agrees = Agrees(first * beta_1 + g * rest_1, g);
+  return Lion<T>{rate, beta_1, rest_1, beta_2, rest_2}(p, g, first, second, third) * agrees;
+}
+
+// The decay is a part of the step, which is clipped as a whole.
+FASTKERAS_RULE(StableAdamw, rate, rest_1, rest_2, unbias_2, epsilon, decay) {
+  FASTKERAS_UNUSED;
+  first += (g - first) * rest_1;
+  second += (g * g - second) * rest_2;
+  return -(first * rate / (Sqrt(second * unbias_2) + epsilon) + p * decay);
+}
+
 #undef FASTKERAS_UNUSED
 #undef FASTKERAS_RULE
+
+// What is summed over a variable before it changes, for the scaling of a rule. The slots are old.
+template <typename T>
+FASTKERAS_INLINE T Measure(const CautiousAdam<T>& rule, T g, T first, T) {
+  return Agrees(first + (g - first) * rule.rest_1, g);
+}
+
+template <typename T>
+FASTKERAS_INLINE T Measure(const CautiousLion<T>& rule, T g, T first, T) {
+  return Agrees(first * rule.beta_1 + g * rule.rest_1, g);
+}
+
+template <typename T>
+FASTKERAS_INLINE T Measure(const StableAdamw<T>& rule, T g, T, T second) {
+  const T velocity = second + (g * g - second) * rule.rest_2;
+  const T root = Sqrt(velocity * rule.unbias_2);
+  const T size = g / (root > rule.epsilon ? root : rule.epsilon);
+  return size * size;
+}
 
 template <typename T, template <typename> class R>
 constexpr int CountCoefficients() {
@@ -223,6 +268,29 @@ void LengthsOf(const double* coefficients, double scale, const T* __restrict par
     sums[0] += of_parameter[k];
     sums[1] += of_change[k];
   }
+}
+
+template <typename T, template <typename> class R>
+void MeasuresOf(const double* coefficients, double scale, const T*, const T* __restrict gradient,
+                const T* const* slots, int64_t size, double* sums) {
+  constexpr int kSlots = R<T>::kSlots;
+  constexpr int kLanes = FASTKERAS_VECTOR_BYTES / sizeof(T);
+  const auto rule = Coefficients<T, R>(coefficients);
+  const T factor = static_cast<T>(scale);
+  const T* __restrict const first = slots[0];
+  const T* __restrict const second = slots[1];
+  double of_lanes[kLanes] = {};
+  const auto add = [&](int64_t i, int k) FASTKERAS_LAMBDA_INLINE {
+    T b = 0;
+    if constexpr (kSlots > 1) b = second[i + k];
+    of_lanes[k] += static_cast<double>(Measure(rule, gradient[i + k] * factor, first[i + k], b));
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int k = 0; k < kLanes; ++k) add(i, k);
+  }
+  for (int k = 0; i + k < size; ++k) add(i, k);
+  for (const double sum : of_lanes) sums[0] += sum;
 }
 
 }  // namespace fastkeras::FASTKERAS_ISA

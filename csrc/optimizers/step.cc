@@ -26,7 +26,8 @@ std::optional<Rule> FindRule(std::string_view name) {
 
 namespace {
 
-constexpr int64_t kTile = 2048;  // elements that stay in the first cache between two loops
+constexpr double kSmallestShare = 1e-3;  // as SMALLEST_SHARE in rules.py
+constexpr int64_t kTile = 2048;          // elements that stay in the first cache between two loops
 
 bool IsNative(const Variable& variable) {
   return variable.dtype == Dtype::kFloat32 || variable.dtype == Dtype::kFloat64;
@@ -69,7 +70,7 @@ class Stepper {
 
   bool Run() {
     if (!ResolveNorms()) return false;
-    FindTrustRatios();
+    FindRatios();
     PiecesOf([](const State&) {
       return true;
     }).ForEach(executor_, [this](const Piece& piece, int64_t) {
@@ -118,9 +119,12 @@ class Stepper {
     }
   }
 
-  // Reads the arrays of adapted variables once, to find the lengths of their changes.
-  void FindTrustRatios() {
-    const Pieces pieces = PiecesOf([](const State& state) { return state.variable->adapted; });
+  // Reads the arrays once whose steps are scaled by what they are as a whole.
+  void FindRatios() {
+    const Pieces pieces = PiecesOf([this](const State& state) {
+      return ScalingOf(rule_) != Scaling::kNone || state.variable->adapted;
+    });
+    if (pieces.all().empty()) return;
     std::vector<std::array<double, 2>> sums(pieces.all().size());
     pieces.ForEach(executor_, [this, &sums](const Piece& piece, int64_t index) {
       sums[index] = VariableOf(piece).dtype == Dtype::kFloat64 ? LengthsOf<double>(piece)
@@ -131,13 +135,24 @@ class Stepper {
       for (const int k : {0, 1}) totals[pieces.all()[i].variable][k] += sums[i][k];
     }
     for (size_t i = 0; i < states_.size(); ++i) {
-      const Variable& variable = *states_[i].variable;
-      const double kept = 1 - variable.decay;
-      const double of_parameter = std::sqrt(totals[i][0] * kept * kept);
-      const double of_change = std::sqrt(totals[i][1]);
-      if (of_parameter == 0 || of_change == 0) continue;  // NaN goes on
-      states_[i].trust_ratio = variable.rate * of_parameter / of_change;
+      states_[i].ratio = RatioOf(*states_[i].variable, totals[i]);
     }
+  }
+
+  // NaN goes on.
+  double RatioOf(const Variable& variable, const std::array<double, 2>& sums) const {
+    if (ScalingOf(rule_) != Scaling::kNone) {
+      const int64_t count =
+          variable.rows == nullptr ? variable.size : variable.num_rows * variable.row_size;
+      const double mean = sums[0] / static_cast<double>(count);
+      if (ScalingOf(rule_) == Scaling::kByAgreement) return 1 / std::max(mean, kSmallestShare);
+      return mean <= 1 ? 1.0 : 1 / std::sqrt(mean);
+    }
+    const double kept = 1 - variable.decay;
+    const double of_parameter = std::sqrt(sums[0] * kept * kept);
+    const double of_change = std::sqrt(sums[1]);
+    if (of_parameter == 0 || of_change == 0) return 1.0;
+    return variable.rate * of_parameter / of_change;
   }
 
   // Calls fn(parameter, gradient, first, size) on stretches of the piece, transformed and in T. The
@@ -232,27 +247,26 @@ class Stepper {
     const Variable& variable = *state.variable;
     const Kernels<T>& kernels = CurrentKernels<T>();
     const int rule = static_cast<int>(rule_);
-    ForEachTile<T>(piece, true, true, true,
-                   [&](T* parameter, const T* gradient, int64_t first, int64_t size) {
-                     if (variable.quantized) {
-                       uint8_t* codes[kMaxSlots] = {};
-                       float* scales[kMaxSlots] = {};
-                       for (int s = 0; s < NumSlots(rule_); ++s) {
-                         codes[s] = static_cast<uint8_t*>(variable.slots[s]) + first;
-                         scales[s] = variable.scales[s] + first / kQuantizedBlock;
-                       }
-                       kernels.quantized[rule](variable.coefficients, variable.decay, state.scale,
-                                               state.trust_ratio, variable.seed, first, parameter,
-                                               gradient, codes, scales, size);
-                     } else {
-                       T* slots[kMaxSlots] = {};
-                       for (int s = 0; s < NumSlots(rule_); ++s) {
-                         slots[s] = static_cast<T*>(variable.slots[s]) + first;
-                       }
-                       kernels.rules[rule](variable.coefficients, variable.decay, state.scale,
-                                           state.trust_ratio, parameter, gradient, slots, size);
-                     }
-                   });
+    ForEachTile<T>(
+        piece, true, true, true, [&](T* parameter, const T* gradient, int64_t first, int64_t size) {
+          if (variable.quantized) {
+            uint8_t* codes[kMaxSlots] = {};
+            float* scales[kMaxSlots] = {};
+            for (int s = 0; s < NumSlots(rule_); ++s) {
+              codes[s] = static_cast<uint8_t*>(variable.slots[s]) + first;
+              scales[s] = variable.scales[s] + first / kQuantizedBlock;
+            }
+            kernels.quantized[rule](variable.coefficients, variable.decay, state.scale, state.ratio,
+                                    variable.seed, first, parameter, gradient, codes, scales, size);
+          } else {
+            T* slots[kMaxSlots] = {};
+            for (int s = 0; s < NumSlots(rule_); ++s) {
+              slots[s] = static_cast<T*>(variable.slots[s]) + first;
+            }
+            kernels.rules[rule](variable.coefficients, variable.decay, state.scale, state.ratio,
+                                parameter, gradient, slots, size);
+          }
+        });
   }
 
   const Rule rule_;

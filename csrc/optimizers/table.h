@@ -21,8 +21,17 @@ constexpr auto QuantizedOf() -> std::decay_t<decltype(optimizers::Kernels<T>::qu
   return nullptr;
 }
 
+template <typename T, template <typename> class R, optimizers::Rule kRule>
+constexpr auto LengthsFor() -> std::decay_t<decltype(optimizers::Kernels<T>::lengths[0])> {
+  if constexpr (ScalingOf(kRule) == optimizers::Scaling::kNone) {
+    return LengthsOf<T, R>;
+  } else {
+    return MeasuresOf<T, R>;
+  }
+}
+
 #define FASTKERAS_APPLY(Struct, ...) ApplyRule<T, Struct>,
-#define FASTKERAS_LENGTHS(Struct, ...) LengthsOf<T, Struct>,
+#define FASTKERAS_LENGTHS(Struct, ...) LengthsFor<T, Struct, optimizers::Rule::k##Struct>(),
 #define FASTKERAS_QUANTIZED(Struct, ...) QuantizedOf<T, Struct, optimizers::Rule::k##Struct>(),
 #define FASTKERAS_COUNT(Struct, ...) CountCoefficients<T, Struct>(),
 

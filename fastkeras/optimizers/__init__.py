@@ -12,7 +12,7 @@ _WHERE = {
         "fastkeras.optimizers.fused.stock",
     ),
     **dict.fromkeys(
-        ("AdEMAMix", "ScheduleFreeAdamW", "ScheduleFreeSGD"),
+        ("AdEMAMix", "StableAdamW", "ScheduleFreeAdamW", "ScheduleFreeSGD"),
         "fastkeras.optimizers.fused.newer",
     ),
     "Muon": "fastkeras.optimizers.fused.muon",

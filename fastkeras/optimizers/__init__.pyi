@@ -9,6 +9,7 @@ from fastkeras.optimizers.fused.muon import Muon as Muon
 from fastkeras.optimizers.fused.newer import AdEMAMix as AdEMAMix
 from fastkeras.optimizers.fused.newer import ScheduleFreeAdamW as ScheduleFreeAdamW
 from fastkeras.optimizers.fused.newer import ScheduleFreeSGD as ScheduleFreeSGD
+from fastkeras.optimizers.fused.newer import StableAdamW as StableAdamW
 from fastkeras.optimizers.fused.schedules import PiecewiseLinear as PiecewiseLinear
 from fastkeras.optimizers.fused.stock import SGD as SGD
 from fastkeras.optimizers.fused.stock import Adafactor as Adafactor

@@ -84,7 +84,7 @@ def checked(
         if rows[i] is not None and adapted[i]:
             raise ValueError(f"rows[{i}] must be None: layer adaptation needs all rows")
     if not RULES[rule].element_wise and any(adapted):
-        raise ValueError(f"layer_adaptation: {rule!r} goes by the size of a parameter already")
+        raise ValueError(f"layer_adaptation: {rule!r} scales the step of a parameter itself")
     if RULES[rule].reads_parameter and any(adapted):
         raise ValueError(f"layer_adaptation: a step of {rule!r} is also that of an average")
     if array is not _jax_array:
@@ -232,7 +232,7 @@ def _check_extras(i, rule, parameter, gradient, slots, rows, remainder):
         quantized = len(slots) > len(RULES[rule].slots)
         if quantized or not RULES[rule].element_wise:
             raise ValueError(
-                f"rows[{i}] must be None: neither 8-bit moments nor Adafactor go by rows"
+                f"rows[{i}] must be None: neither 8-bit moments nor rule {rule!r} go by rows"
             )
         if rows.ndim != 1 or parameter.ndim == 0:
             raise ValueError(

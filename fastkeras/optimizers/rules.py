@@ -38,7 +38,10 @@ class Rule(NamedTuple):
             parameter after it, are not to be changed by anything else.
         starts: the slots whose first value is that of the parameter, which come first; all others
             start with zeros.
-        element_wise: whether each number depends only on its own gradient and slots.
+        scaling: by what of the whole variable the step is scaled, if it has a kernel: "", by
+            "agreement" of signs, or "clipped" to a root mean square.
+        takes_decay: whether its coefficients have the weight decay of a variable, which is then
+            part of the step.
         has_kernel: whether it is in the list of csrc/optimizers/optimizers.h.
         shape_of_slot: function of a slot's name and the parameter's shape.
     """
@@ -52,9 +55,15 @@ class Rule(NamedTuple):
     adapts: bool = False
     reads_parameter: bool = False
     starts: tuple = ()
-    element_wise: bool = True
+    scaling: str = ""
+    takes_decay: bool = False
     has_kernel: bool = True
     shape_of_slot: Callable = _of_the_parameter
+
+    @property
+    def element_wise(self) -> bool:
+        """Whether each number depends only on its own gradient and slots."""
+        return self.has_kernel and not self.scaling
 
 
 def sgd(xp, p, g, slots, c):
@@ -166,6 +175,41 @@ def schedule_free_adamw(xp, p, g, slots, c):
     velocity = slots[1] + (g * g - slots[1]) * rest_2
     step = -g * rate / (xp.sqrt(velocity * unbias_2) + epsilon)
     return step * of_step + (slots[0] - p) * weight, (slots[0] + step, velocity)
+
+
+SMALLEST_SHARE = 1e-3  # of the numbers of a variable, to which steps are scaled up
+
+
+def cautious(xp, change, direction, g):
+    """Keep a change where its direction agrees in sign with the gradient, scaled by their share.
+
+    "Cautious Optimizers", Liang et al. 2024, https://arxiv.org/abs/2411.16085.
+    """
+    agrees = xp.cast(xp.sign(direction) * xp.sign(g) > 0, change.dtype)
+    share = xp.mean(agrees)
+    return change * agrees / xp.maximum(share, xp.ones_like(share) * SMALLEST_SHARE)
+
+
+def cautious_adam(xp, p, g, slots, c):
+    change, (momentum, velocity) = adam(xp, p, g, slots, c)
+    return cautious(xp, change, momentum, g), (momentum, velocity)
+
+
+def cautious_lion(xp, p, g, slots, c):
+    _, beta_1, rest_1, _, _ = c
+    change, slots_after = lion(xp, p, g, slots, c)
+    return cautious(xp, change, slots[0] * beta_1 + g * rest_1, g), slots_after
+
+
+def stable_adamw(xp, p, g, slots, c):
+    rate, rest_1, rest_2, unbias_2, epsilon, decay = c
+    momentum = slots[0] + (g - slots[0]) * rest_1
+    velocity = slots[1] + (g * g - slots[1]) * rest_2
+    root = xp.sqrt(velocity * unbias_2)
+    size = g / xp.maximum(root, xp.ones_like(root) * epsilon)
+    mean = xp.mean(size * size)
+    step = momentum * rate / (root + epsilon) + p * decay
+    return -step / xp.sqrt(xp.maximum(mean, xp.ones_like(mean))), (momentum, velocity)
 
 
 def adafactor(xp, p, g, slots, c):
@@ -285,6 +329,13 @@ def _of_schedule_free_adamw(xp, h, learning_rate, multiplier, t):
     return rate, of_step, weight, 1 - h["beta_2"], unbias_2, h["epsilon"]
 
 
+def _of_stable_adamw(xp, h, learning_rate, multiplier, t):
+    unbias_2, rate = 1 / _bias(xp, h["beta_2"], t), learning_rate * multiplier
+    of_momentum = rate / _bias(xp, h["beta_1"], t)
+    decay = rate * h.get("weight_decay", 0.0)  # of each variable, from step.py
+    return of_momentum, 1 - h["beta_1"], 1 - h["beta_2"], unbias_2, h["epsilon"], decay
+
+
 def _of_adafactor(xp, h, learning_rate, multiplier, t):
     bounded = xp.minimum(learning_rate, xp.exp(-0.5 * xp.log(t)))
     beta_2 = -xp.expm1(h["beta_2_decay"] * xp.log(t))
@@ -346,13 +397,25 @@ RULES = {
         reads_parameter=True,
         starts=("momentum",),
     ),
+    "cautious_adam": Rule(
+        _MOMENTS, _of_adam, cautious_adam, by_number=True, signs="su", scaling="agreement"
+    ),
+    "cautious_lion": Rule(("momentum",), _of_lion, cautious_lion, signs="s", scaling="agreement"),
+    "stable_adamw": Rule(
+        _MOMENTS,
+        _of_stable_adamw,
+        stable_adamw,
+        by_number=True,
+        signs="su",
+        scaling="clipped",
+        takes_decay=True,
+    ),
     "adafactor": Rule(
         ("row", "column", "velocity"),
         _of_adafactor,
         adafactor,
         by_number=True,
         stays="parameter",
-        element_wise=False,
         has_kernel=False,
         shape_of_slot=_of_adafactor_slot,
     ),

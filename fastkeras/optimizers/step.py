@@ -101,10 +101,13 @@ def do(xp, engine, rule, step, noise, spread, gathered, variables=None, arrays=N
             arrays, step, still, before, chains, noise, spread, gathered, variables
         )
     multipliers = xp.cast(step.multipliers, step.decays.dtype)
-    coefficients = RULES[rule].coefficients(
-        xp, step.hyperparameters, step.learning_rate, multipliers, step.numbers
-    )
+    hyperparameters, decays = step.hyperparameters, step.decays
     like = xp.zeros_like(multipliers)
+    if RULES[rule].takes_decay:
+        hyperparameters, decays = hyperparameters | {"weight_decay": decays}, like
+    coefficients = RULES[rule].coefficients(
+        xp, hyperparameters, step.learning_rate, multipliers, step.numbers
+    )
     coefficients = xp.stack([like + value for value in coefficients], axis=1)
     rates = multipliers * step.learning_rate
     extras = Extras(step.rows, step.remainders, step.adapted, step.dithered, rates, step.seeds)
@@ -115,7 +118,7 @@ def do(xp, engine, rule, step, noise, spread, gathered, variables=None, arrays=N
         step.slots,
         frozen,
         coefficients,
-        step.decays * rates,
+        decays * rates,
         chains,
         extras,
     )

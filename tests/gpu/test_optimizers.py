@@ -136,7 +136,7 @@ def test_rows_that_are_none_are_ignored():
 
 
 @pytest.mark.skipif(not ON_CPU, reason="a GPU has its own order")
-@pytest.mark.parametrize("rule", ["adam", "lamb"])
+@pytest.mark.parametrize("rule", ["adam", "lamb", "stable_adamw"])
 @pytest.mark.parametrize("bits", [32, 8])
 def test_no_order_of_threads_changes_a_bit(rule, bits, monkeypatch):
     from gpu import cupy_on_cpu
@@ -241,7 +241,7 @@ def test_arrays_of_two_libraries_are_an_error():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("rule", ["adam", "lamb"])
+@pytest.mark.parametrize("rule", ["adam", "lamb", "stable_adamw"])
 def test_numbers_that_only_the_device_knows(rule, dtype):
     """As those of compiled programs, and of Keras' variables on a GPU."""
     from fastkeras._arrays import NUMPY

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 CASES = [
     ("Adam", {}),
     ("Adam", {"amsgrad": True}),
-    ("AdamW", {}),
+    ("AdamW", {"cautious": True}),
     ("AdamW", {"moment_bits": 8}),
     ("Nadam", {}),
     ("Nadam", {"beta_1": 0.0}),
@@ -26,6 +26,7 @@ CASES = [
     ("AdEMAMix", {"alpha_warmup": 5, "beta_3_warmup": 4}),
     ("ScheduleFreeAdamW", {"warmup_steps": 2, "weight_decay": 0.1}),
     ("ScheduleFreeSGD", {}),
+    ("StableAdamW", {"weight_decay": 0.1}),
 ]
 SHAPE = (64, 64)
 

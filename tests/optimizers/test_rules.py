@@ -12,6 +12,7 @@ from fastkeras.optimizers import update
 from fastkeras.optimizers.rules import RULES
 
 RATE, MU, RHO, BETA_1, BETA_2, EPSILON = 0.1, 0.8, 0.7, 0.85, 0.98, 1e-3
+DECAY = 0.3  # of the rules of which it is part of the step
 BETA_3, ALPHA, BETA_3_WARMUP, ALPHA_WARMUP, WARMUP = 0.95, 4.0, 4, 3, 2
 
 
@@ -137,6 +138,28 @@ def schedule_free_adamw(t, p, g, s):
     return free_of_a_schedule(t, p, step, BETA_1, s)
 
 
+def cautious(change, direction, g):
+    agrees = direction * g > 0
+    return change * agrees / max(agrees.mean(), 1e-3)
+
+
+def cautious_adam(t, p, g, s):
+    change = adam(t, p, g, s) - p
+    return p + cautious(change, s["momentum"], g)
+
+
+def cautious_lion(t, p, g, s):
+    direction = BETA_1 * s["momentum"] + (1 - BETA_1) * g
+    return p + cautious(lion(t, p, g, s) - p, direction, g)
+
+
+def stable_adamw(t, p, g, s):
+    m, v = moments(g, s)
+    m, v = m / (1 - BETA_1**t), v / (1 - BETA_2**t)
+    rms = np.sqrt(np.mean(g**2 / np.maximum(v, EPSILON**2)))
+    return p - RATE / max(1.0, rms) * (m / (np.sqrt(v) + EPSILON) + DECAY * p)
+
+
 def adafactor(t, p, g, s):
     beta, squares = 1 - t**-0.8, g**2 + 1e-30
     s["row"] = beta * s["row"] + (1 - beta) * squares.mean(1)
@@ -150,7 +173,7 @@ def adafactor(t, p, g, s):
 FORMULAS = [
     sgd, momentum, nesterov, adam, amsgrad, nadam, lion, rmsprop, rmsprop_momentum,
     centered_rmsprop, centered_rmsprop_momentum, adagrad, lamb, ademamix, schedule_free_sgd,
-    schedule_free_adamw, adafactor,
+    schedule_free_adamw, cautious_adam, cautious_lion, stable_adamw, adafactor,
 ]  # fmt: skip
 
 
@@ -169,8 +192,9 @@ def test_a_rule_is_its_formula(formula, rng):
     settings = {"momentum": MU, "rho": RHO, "beta_1": BETA_1, "beta_2": BETA_2, "epsilon": EPSILON}
     settings |= {"beta_3": BETA_3, "alpha": ALPHA, "warmup_steps": WARMUP}
     settings |= {"beta_3_warmup": BETA_3_WARMUP, "alpha_warmup": ALPHA_WARMUP}
+    settings |= {"weight_decays": [DECAY]} if row.takes_decay else {}
     for t in range(1, 6):
-        gradient = rng.standard_normal(start.shape)
+        gradient = rng.standard_normal(start.shape) * t  # so that steps are clipped
         more = {"u_product": product(t)} if rule == "nadam" else {}
         settings |= {"learning_rate": RATE, "step": t, "engine": "reference"}
         assert update(rule, [parameter], [gradient], [slots], **settings, **more)

@@ -17,13 +17,14 @@ RULES = {
     "Adam": {"amsgrad": True},
     "AdamW": {"moment_bits": 8},
     "Nadam": {},
-    "Lion": {"moment_bits": 8},
+    "Lion": {"moment_bits": 8, "cautious": True},
     "Lamb": {},
     "RMSprop": {"momentum": 0.9, "centered": True},
     "Adagrad": {},
     "AdEMAMix": {"alpha_warmup": 3, "beta_3_warmup": 9},
     "ScheduleFreeAdamW": {"warmup_steps": 3},
     "ScheduleFreeSGD": {},
+    "StableAdamW": {"weight_decay": 0.1},
 }
 
 

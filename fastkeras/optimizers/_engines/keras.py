@@ -25,6 +25,11 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     new_parameters, new_slots, new_remainders = [], [], []
     rows = ops.unstack(coefficients, len(parameters))
     for i, gradient in enumerate(transformed):
+        if 0 in gradient.shape:  # of which there is no mean
+            new_parameters.append(parameters[i])
+            new_slots.append(slots[i])
+            new_remainders.append(extras.remainders[i])
+            continue
         dtype = wide[i].dtype
         lost = wide[i] * ops.cast(decays[i], dtype)
         c = tuple(ops.cast(value, dtype) for value in ops.unstack(rows[i], rows[i].shape[0]))

@@ -30,6 +30,8 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     if not finite:
         return parameters, slots, extras.remainders, False
     for i, gradient in zip(active, transformed, strict=True):
+        if gradient.size == 0:  # of which there is no mean
+            continue
         dtype = wide[i].dtype.type
         lost = wide[i] * dtype(decays[i])
         c = tuple(dtype(value) for value in coefficients[i])

@@ -114,6 +114,33 @@ class AdEMAMix(Fused, Tabled):
         return "ademamix"
 
 
+class StableAdamW(Fused, Tabled):
+    """AdamW whose steps become shorter where gradients are much larger than they were.
+
+    Wortsman et al. 2023, "Stable and low-precision training for large-scale vision-language
+    models", https://arxiv.org/abs/2304.13013: the rate of a variable, for its decay too, is divided
+    by the root mean square of its gradient relative to the second moment, if that is above 1, as in
+    Adafactor. It makes clipping by norms unnecessary. Its state is that of AdamW.
+
+    Args:
+        learning_rate: a number, a schedule, or a function without arguments.
+        beta_1, beta_2: of the moments of Adam.
+        epsilon: is added to the root of the corrected second moment; the gradient is also compared
+            with nothing smaller.
+    """
+
+    _ARGUMENTS = Table(
+        {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-6}
+        | OF_KERAS
+        | {"weight_decay": 0.004}
+    )
+    _KEPT = Table({"momentum": "_momentums", "velocity": "_velocities"})
+    _HYPERPARAMETERS = ("beta_1", "beta_2", "epsilon")
+
+    def _rule(self):
+        return "stable_adamw"
+
+
 class _ScheduleFree(Fused):
     _of_average = ""  # the name of the argument that says how much of the average is in a weight
 
@@ -213,7 +240,7 @@ _REST_OF_KERAS = """\
         `weight_decay` to `name`.
 """
 
-NEWER = (AdEMAMix, ScheduleFreeAdamW, ScheduleFreeSGD)
+NEWER = (AdEMAMix, StableAdamW, ScheduleFreeAdamW, ScheduleFreeSGD)
 
 
 def described(ours):

@@ -34,6 +34,7 @@ _PLAIN = {  # arguments that are saved as given, and their defaults
     "master_weights": False,
     "stochastic_rounding": False,
     "schedule_by": "calls",
+    "cautious": False,
 }
 
 
@@ -67,9 +68,16 @@ class Fused(FusedStep):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         schedule_by: str = "calls",
+        cautious: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.cautious = checked_flag("cautious", cautious)
+        if cautious and RULES[self._rule()].scaling != "agreement":
+            raise ValueError(
+                "cautious is for Adam and AdamW, without amsgrad, and for Lion, not for "
+                f"{type(self).__name__} with the rule {self._rule()}"
+            )
         if schedule_by not in ("calls", "updates"):
             raise ValueError(f'schedule_by must be "calls" or "updates", got {schedule_by!r}')
         self.schedule_by = schedule_by
@@ -161,8 +169,8 @@ class Fused(FusedStep):
         rule = RULES[self._rule()]
         if not rule.element_wise and any(adapted + lazy):
             raise ValueError(
-                f"layer_adaptation and lazy are not for {type(self).__name__}, which goes by the "
-                "size of a variable already"
+                f"layer_adaptation and lazy are not for the rule {self._rule()}, whose steps are "
+                "scaled by a variable as a whole already"
             )
         if rule.reads_parameter and any(adapted + lazy):
             raise ValueError(

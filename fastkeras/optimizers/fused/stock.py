@@ -42,6 +42,9 @@ ARGUMENTS = """\
         needs no memory.
     schedule_by: what a schedule of the learning rate counts under `gradient_accumulation_steps`:
         "calls", as that of Keras, one for each batch, or "updates" of the variables.
+    cautious: of Adam, AdamW and Lion: only those numbers of a variable move whose step agrees in
+        sign with the gradient of the moment, by so much more as they are fewer (Liang et al. 2024).
+        Moments are as without it.
 """
 
 REST = """\
@@ -79,7 +82,9 @@ class _OfAdam(Fused):
     _HYPERPARAMETERS = ("beta_1", "beta_2", "epsilon")
 
     def _rule(self):
-        return "amsgrad" if self.amsgrad else "adam"
+        if self.amsgrad:
+            return "amsgrad"
+        return "cautious_adam" if self.cautious else "adam"
 
     def _slots(self, position):
         slots = (self._momentums[position], self._velocities[position])
@@ -137,7 +142,7 @@ class Lion(Fused, keras.optimizers.Lion):  # noqa: D101
     _HYPERPARAMETERS = ("beta_1", "beta_2")
 
     def _rule(self):
-        return "lion"
+        return "cautious_lion" if self.cautious else "lion"
 
     def _slots(self, position):
         return (self._momentums[position],)

@@ -2,6 +2,7 @@
 // adds up all sums that it needs, always in the same order.
 
 constexpr int kThreads = 512;
+constexpr double kSmallestShare = 1e-3;  // as SMALLEST_SHARE in rules.py
 
 // In the order of the numbers in plan.py.
 enum NormKind { kClipBySum, kClipByNorm, kNormalize, kSanitize };
@@ -54,8 +55,12 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 }
 FASTKERAS_KERNEL(factors);
 
+// In the order of SCALINGS in tables.py.
+enum Scaling { kByLength, kByAgreement, kClipped };
+
 struct Lengths {
   double rate, decay;
+  double size;  // of the parameter
   int begin, end;
   int variable;
 };
@@ -64,20 +69,24 @@ struct AllLengths {
   Lengths of[FASTKERAS_RECORDS];
 };
 
-// What makes a change as long as its parameter times the rate.
+// What makes a change as long as its parameter times the rate, or what the rule scales it by.
 extern "C" __global__ void __launch_bounds__(kThreads)
     ratios(FASTKERAS_TABLE(AllLengths) all, FASTKERAS_TABLE(Given) given,
-           const double* of_parameters, const double* of_changes, int round, double* of_variables) {
+           const double* of_parameters, const double* of_changes, int round, int scaling,
+           double* of_variables) {
   FASTKERAS_SHARED(double, shared, kThreads / 32);
   const Lengths& record = all.of[blockIdx.x];
   const double squares = SumOf(of_parameters, record.begin, record.end, shared);
-  const double of_change = sqrt(SumOf(of_changes, record.begin, record.end, shared));
+  const double of_changes_sum = SumOf(of_changes, record.begin, record.end, shared);
+  const double of_change = sqrt(of_changes_sum), mean = of_changes_sum / record.size;
   const double kept = 1 - given.Number(given.of->decays, record.variable, record.decay);
   const double of_parameter = sqrt(squares * kept * kept);
   if (threadIdx.x != 0) return;
   const bool is_nothing = of_parameter == 0 || of_change == 0;  // NaN goes on
   const double rate = given.Number(given.of->rates, record.variable, record.rate);
-  of_variables[static_cast<long long>(round) * given.of->num_variables + record.variable] =
-      is_nothing ? 1.0 : rate * of_parameter / of_change;
+  double ratio = is_nothing ? 1.0 : rate * of_parameter / of_change;
+  if (scaling == kByAgreement) ratio = 1 / (mean > kSmallestShare ? mean : kSmallestShare);
+  if (scaling == kClipped) ratio = mean <= 1 ? 1.0 : 1 / sqrt(mean);
+  of_variables[static_cast<long long>(round) * given.of->num_variables + record.variable] = ratio;
 }
 FASTKERAS_KERNEL(ratios);

@@ -18,6 +18,7 @@ from fastkeras.optimizers._engines.cupy.tables import (
     LENGTHS,
     MAX_STEPS,
     NORM,
+    SCALINGS,
     STEPS,
     SUMMED,
     factor_kernels,
@@ -59,8 +60,8 @@ def step(
     )
     given = _Given(device, rule, parameters, gradients, slots, extras, dtypes, sizes)
     given.take_numbers(frozen, coefficients, decays)
-    adapted = [i for i in active if extras.adapted[i]]
-    rounds = len(plan.rounds) + bool(adapted)
+    scaled = [i for i in active if RULES[rule].scaling or extras.adapted[i]]
+    rounds = len(plan.rounds) + bool(scaled)
     if rounds:
         given.factors = device.empty((rounds, len(sizes)), "float64")
     if plan.sanitizes:
@@ -68,8 +69,8 @@ def step(
     for number, members in enumerate(plan.rounds):
         given.find_factors(number, [m._replace(variable=active[m.variable]) for m in members])
     programs = dict(zip(active, plan.programs, strict=True))
-    if adapted:
-        given.find_ratios(len(plan.rounds), {i: programs[i] for i in adapted})
+    if scaled:
+        given.find_ratios(len(plan.rounds), {i: programs[i] for i in scaled})
     given.update(programs, len(plan.rounds))
     return given.not_finite
 
@@ -147,7 +148,8 @@ class _Given:
             )
 
     def find_ratios(self, number, programs):
-        """Compute the lengths of adapted variables and of their changes."""
+        """Compute what changes are scaled by, for adapted variables by their lengths."""
+        scaling = SCALINGS.index(RULES[self.rule].scaling)
         for form, of_form in self._by_form(programs).items():
             make = (step_kernels, self.rule, *form)
             for part, columns, steps, count in self._tables(of_form, self._fields(form), IN_STEP):
@@ -159,14 +161,14 @@ class _Given:
                 rates, decays = (self._known(name, part) for name in ("rates", "decays"))
                 rows = zip(
                     *(zeros if len(rates) == 0 else rates, zeros if len(decays) == 0 else decays),
-                    *(begins, (*begins[1:], count), part),
+                    *([self.sizes[i] for i in part], begins, (*begins[1:], count), part),
                     strict=True,
                 )
                 for of_part, capacity, kernels in self._parts(list(rows), LENGTHS):
                     records = Records(LENGTHS, _columns(LENGTHS, of_part), capacity)
                     self.device.launch(
                         *(kernels, "ratios", len(of_part), THREADS_OF_FACTORS, records),
-                        *(self.numbers, *sums, number, self.factors),
+                        *(self.numbers, *sums, number, scaling, self.factors),
                     )
 
     def update(self, programs, round_of_ratio):
@@ -242,12 +244,13 @@ class _Given:
     def _fill(self, form, part, columns, round_of_ratio):
         """Add the columns that only `step` and `lengths` have."""
         adapted, dithered = self.extras.adapted, self.extras.dithered
+        is_scaled = [bool(RULES[self.rule].scaling or adapted[i]) for i in part]
         for s in range(max(map(len, (self.slots[i] for i in part)), default=0) or 1):
             columns[f"slot_{s}"] = [self.slots[i][s] if self.slots[i] else None for i in part]
         columns["coefficients"] = self._known("coefficients", part)
         columns["decay"] = self._known("decays", part)
         columns["round_of_ratio"] = [
-            round_of_ratio if adapted[i] and round_of_ratio is not None else -1 for i in part
+            round_of_ratio if scaled and round_of_ratio is not None else -1 for scaled in is_scaled
         ]
         columns["dithered"] = [dithered[i] and form[0] == "bfloat16" for i in part]
         columns["seed"] = () if self.known["seeds"] is None else self.known["seeds"][part]

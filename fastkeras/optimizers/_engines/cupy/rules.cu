@@ -5,6 +5,11 @@
 __device__ inline float Sqrt(float x) { return sqrtf(x); }
 __device__ inline double Sqrt(double x) { return sqrt(x); }
 
+// 1 where both have the same sign, or else 0, also where one is 0 or NaN.
+__device__ inline Real Agrees(Real x, Real y) {
+  return (x > 0 && y > 0) || (x < 0 && y < 0) ? Real(1) : Real(0);
+}
+
 #define FASTKERAS_DEFINE(Name, slots, ...)                                                \
   struct Name {                                                                           \
     static constexpr int kSlots = slots;                                                  \
@@ -108,7 +113,46 @@ FASTKERAS_DEFINE(ScheduleFreeAdamw, 2, rate, of_step, weight, rest_2, unbias_2, 
   return change;
 }
 
+// The factor, not a choice, so that NaN stays.
+FASTKERAS_DEFINE(CautiousAdam, 2, rate, rest_1, rest_2, epsilon) {
+  const Real change = Adam{rate, rest_1, rest_2, epsilon}.Change(p, g, a, b, c);
+  return change * Agrees(a, g);
+}
+
+FASTKERAS_DEFINE(CautiousLion, 1, rate, beta_1, rest_1, beta_2, rest_2) {
+  const Real agrees = Agrees(a * beta_1 + g * rest_1, g);
+  return Lion{rate, beta_1, rest_1, beta_2, rest_2}.Change(p, g, a, b, c) * agrees;
+}
+
+// The decay is a part of the step, which is clipped as a whole.
+FASTKERAS_DEFINE(StableAdamw, 2, rate, rest_1, rest_2, unbias_2, epsilon, decay) {
+  a += (g - a) * rest_1;
+  b += (g * g - b) * rest_2;
+  return -(a * rate / (Sqrt(b * unbias_2) + epsilon) + p * decay);
+}
+
 #undef FASTKERAS_DEFINE
+
+// What is summed over a variable before it changes, for the scaling of a rule. The slots are old.
+__device__ inline Real Measure(const CautiousAdam& rule, Real g, Real a, Real) {
+  return Agrees(a + (g - a) * rule.rest_1, g);
+}
+
+__device__ inline Real Measure(const CautiousLion& rule, Real g, Real a, Real) {
+  return Agrees(a * rule.beta_1 + g * rule.rest_1, g);
+}
+
+__device__ inline Real Measure(const StableAdamw& rule, Real g, Real, Real b) {
+  const Real root = Sqrt((b + (g * g - b) * rule.rest_2) * rule.unbias_2);
+  const Real size = g / (root > rule.epsilon ? root : rule.epsilon);
+  return size * size;
+}
+
+// Of all other rules the change is measured.
+template <typename Any>
+__device__ inline Real Measure(const Any&, Real, Real, Real) {
+  return 0;
+}
 
 using Rule = FASTKERAS_RULE;
 constexpr int kCoefficients = sizeof(Rule) / sizeof(Real);

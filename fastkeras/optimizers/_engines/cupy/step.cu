@@ -216,7 +216,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 }
 FASTKERAS_KERNEL(step);
 
-// The squares of the parameter and of its change, summed over each block; changes nothing.
+// The squares of the parameter and of its change, summed over each block, or of a rule with a
+// scaling of its own what that is made of; changes nothing.
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     lengths(FASTKERAS_TABLE(Records) records, FASTKERAS_TABLE(Steps) steps, int count,
             FASTKERAS_TABLE(Given) given, const double* of_earlier_launches, double* of_parameters,
@@ -232,9 +233,13 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     Read(record, steps, factors, place, of_gradient, numbers);
 #pragma unroll
     for (int i = 0; i < decltype(place)::kCount; ++i) {
-      const double change =
-          rule.Change(numbers.parameter[i], numbers.gradient[i] * scale, numbers.slots[0][i],
-                      numbers.slots[1][i], numbers.slots[2][i]);
+      const Real gradient = numbers.gradient[i] * scale;
+      if constexpr (FASTKERAS_SCALING != 0) {
+        of_change += Measure(rule, gradient, numbers.slots[0][i], numbers.slots[1][i]);
+        continue;
+      }
+      const double change = rule.Change(numbers.parameter[i], gradient, numbers.slots[0][i],
+                                        numbers.slots[1][i], numbers.slots[2][i]);
       of_parameter += static_cast<double>(numbers.parameter[i]) * numbers.parameter[i];
       of_change += change * change;
     }

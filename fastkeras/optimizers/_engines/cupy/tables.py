@@ -25,7 +25,11 @@ NORM = (
     *(("operand", "f8"), ("scale", "f8"), ("begin", "i4"), ("end", "i4")),
     *(("variable", "i4"), ("round", "i4"), ("kind", "i4")),
 )
-LENGTHS = (("rate", "f8"), ("decay", "f8"), ("begin", "i4"), ("end", "i4"), ("variable", "i4"))
+LENGTHS = (
+    *(("rate", "f8"), ("decay", "f8"), ("size", "f8")),
+    *(("begin", "i4"), ("end", "i4"), ("variable", "i4")),
+)
+SCALINGS = ("", "agreement", "clipped")  # Scaling of factors.cu; the first is by lengths
 COMMON = (
     *(("first_block", "i4"), ("row_size", "i4"), ("num_rows", "i4"), ("variable", "i4")),
     *(("round", "i4"), ("first_step", "i4"), ("end_step", "i4")),
@@ -57,6 +61,7 @@ def step_kernels(rule, parameter, gradient, quantized, records):
         FASTKERAS_GRADIENT=gradient.capitalize(),
         FASTKERAS_QUANTIZED=int(quantized),
         FASTKERAS_SIGNS=sum((sign == "s") << s for s, sign in enumerate(RULES[rule].signs)),
+        FASTKERAS_SCALING=SCALINGS.index(RULES[rule].scaling),
         FASTKERAS_RECORDS=records,
         FASTKERAS_STEPS=MAX_STEPS,
     )
