@@ -24,6 +24,9 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
         "optimizers.fused.newer": "AdEMAMix StableAdamW ScheduleFreeAdamW ScheduleFreeSGD",
         "optimizers.fused.schedules": "PiecewiseLinear",
         "training.gan": "SingleLossGAN",
+        "training.gradients.adversarial": "FGM GradientPenalty PGD VirtualAdversarial",
+        "training.gradients.rules": "ASAM Extragradient Heun RungeKutta4 SAM",
+        "training.gradients.several_gradients": "TrainedWith",
     }.items()
     for name in names.split()
 } | {

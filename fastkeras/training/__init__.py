@@ -10,7 +10,8 @@ _WHERE = {
     **dict.fromkeys(("LossLayer", "add_loss"), "losses.loss_layers"),
     **dict.fromkeys(("MetricLayer", "add_metric", "watch"), "metric_layers"),
     **dict.fromkeys(("CenterDistances", "CenterLoss", "CenterLossLayer"), "losses.center_loss"),
-    **dict.fromkeys(("Objective", "train_with"), "gradients.several_gradients"),
+    "Objective": "gradients.objective",
+    "train_with": "gradients.several_gradients",
     **dict.fromkeys(("ASAM", "Extragradient", "Heun", "RungeKutta4", "SAM"), "gradients.rules"),
     **dict.fromkeys(
         ("FGM", "GradientPenalty", "PGD", "VirtualAdversarial", "adversarial_training"),

@@ -17,6 +17,7 @@ from fastkeras.training.gradients.adversarial import PGD as PGD
 from fastkeras.training.gradients.adversarial import GradientPenalty as GradientPenalty
 from fastkeras.training.gradients.adversarial import VirtualAdversarial as VirtualAdversarial
 from fastkeras.training.gradients.adversarial import adversarial_training as adversarial_training
+from fastkeras.training.gradients.objective import Objective as Objective
 from fastkeras.training.gradients.reversal import GradientReversal as GradientReversal
 from fastkeras.training.gradients.reversal import gradient_after_loss as gradient_after_loss
 from fastkeras.training.gradients.reversal import gradient_reversal as gradient_reversal
@@ -26,7 +27,6 @@ from fastkeras.training.gradients.rules import SAM as SAM
 from fastkeras.training.gradients.rules import Extragradient as Extragradient
 from fastkeras.training.gradients.rules import Heun as Heun
 from fastkeras.training.gradients.rules import RungeKutta4 as RungeKutta4
-from fastkeras.training.gradients.several_gradients import Objective as Objective
 from fastkeras.training.gradients.several_gradients import train_with as train_with
 from fastkeras.training.intermediate import intermediate_outputs as intermediate_outputs
 from fastkeras.training.losses.batch_triplets import BatchTripletLoss as BatchTripletLoss

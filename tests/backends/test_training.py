@@ -17,6 +17,7 @@ from test_gan import *  # noqa: F403
 from test_losses import *  # noqa: F403
 from test_reparameterize import *  # noqa: F403
 from test_round_trips import *  # noqa: F403
+from test_saved_rules import *  # noqa: F403
 from test_several_gradients import *  # noqa: F403
 
 # NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays

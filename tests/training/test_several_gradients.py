@@ -387,20 +387,7 @@ def test_bad_settings_are_named():
         network(training.FGM("nothing")).train_on_batch(TOKENS, LABELS)
 
 
-def test_a_scaled_loss_is_refused_before_the_first_step_too():
-    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE))
-    with pytest.raises(ValueError, match=r"LossScaleOptimizer .* use mixed_bfloat16"):
-        network(training.SAM(), scaled)
-    model = network(training.SAM())
-    model.compile(scaled, "sparse_categorical_crossentropy")
-    before = arrays(model.trainable_variables)
-    with pytest.raises(ValueError, match="LossScaleOptimizer"):
-        model.train_on_batch(TOKENS, LABELS)
-    for a, b in zip(before, arrays(model.trainable_variables), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_several_devices_are_refused_or_make_the_step_of_one(tmp_path):
+def test_several_devices_make_the_step_of_one(tmp_path):
     backend = keras.config.backend()
     if backend == "torch":
         pytest.skip("Keras trains on one device with torch")
@@ -412,12 +399,8 @@ def test_several_devices_are_refused_or_make_the_step_of_one(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     weights = np.load(tmp_path / "weights.npz")
-    if backend == "tensorflow":
-        assert "2 replicas under tf.distribute would each follow the rule" in run.stdout
-        for name in ("averages", "best"):  # of callbacks
-            for i in range(4):
-                ours, expected = weights[f"{name} {i}"], weights[f"expected {name} {i}"]
-                np.testing.assert_allclose(ours, expected, 1e-5, 1e-6)
-        return
-    for i in range(4):
-        np.testing.assert_allclose(weights[f"two {i}"], weights[f"one {i}"], 1e-5, 1e-6)
+    expected = [name for name in weights if name.startswith("expected ")]
+    assert len(expected) >= 4
+    for name in expected:
+        ours = weights[name.removeprefix("expected ")]
+        np.testing.assert_allclose(ours, weights[name], 1e-5, 1e-6, err_msg=name)

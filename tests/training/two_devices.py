@@ -1,7 +1,7 @@
 """Run by test_several_gradients.py in another process, with two devices on one CPU.
 
-On TensorFlow it prints the errors that refuse several replicas, and saves what callbacks keep of a
-model on both devices; on JAX it saves a step of a rule, with the batch on both devices and on one.
+It saves a step of rules on both devices and, as "expected …", on one; on TensorFlow also what
+callbacks keep of a model on both devices.
 """
 
 import os
@@ -10,17 +10,21 @@ import sys
 import numpy as np
 
 X = np.random.default_rng(0).standard_normal((8, 4)).astype("float32")
-Y = (X @ [[1.0], [-2.0], [0.5], [0.0]]).astype("float32")
+Y = (X @ [[1.0, 0.3], [-2.0, 0.0], [0.5, 1.0], [0.0, -1.0]]).astype("float32")
 
 
-def network():
+def network(optimizer=None):
     import keras
 
     keras.utils.set_random_seed(1)
-    layers = [keras.layers.Dense(5, "tanh"), keras.layers.Dense(1)]
+    layers = [keras.layers.Dense(5, "tanh", name="hidden"), keras.layers.Dense(2)]
     model = keras.Sequential([keras.Input((4,)), *layers])
-    model.compile(keras.optimizers.SGD(0.3), "mse")
+    model.compile(optimizer or keras.optimizers.SGD(0.3), "mse")
     return model
+
+
+def named(name, weights):
+    return {f"{name} {i}": array for i, array in enumerate(weights)}
 
 
 def on_tensorflow(output):
@@ -30,18 +34,31 @@ def on_tensorflow(output):
     (cpu,) = tf.config.list_physical_devices("CPU")
     logical = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [logical, logical])
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        model = network()
+    both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
 
-    from fastkeras.training import SAM, train_with
+    from fastkeras import optimizers
+    from fastkeras.training import GradientPenalty, Heun, VirtualAdversarial, train_with
 
-    try:
-        train_with(model, SAM())
-    except ValueError as error:
-        print(error)
+    def scaled():
+        return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.3))
+
+    found = {}
+    for name, rule, optimizer in (
+        ("heun", Heun(), lambda: optimizers.SGD(0.3)),
+        ("penalty", GradientPenalty("hidden/kernel", 2.0), scaled),
+        ("virtual", VirtualAdversarial("hidden/kernel", xi=0.1, from_logits=True), scaled),
+    ):
+        with both():
+            model = train_with(network(optimizer()), rule)
+        one = train_with(network(optimizer()), rule)
+        losses = [m.fit(X, Y, batch_size=8, verbose=0).history["loss"] for m in (model, one)]
+        found |= named(name, [*model.get_weights(), losses[0]])
+        found |= named(f"expected {name}", [*one.get_weights(), losses[1]])
 
     from fastkeras.callbacks import Evaluate, ExponentialMovingAverage, Norms, Warmup
 
+    with both():
+        model = network()
     average, scored = model.get_weights(), []
 
     class Average(keras.callbacks.Callback):
@@ -57,10 +74,10 @@ def on_tensorflow(output):
     ema, evaluate = ExponentialMovingAverage(0.5), Evaluate(score)
     given = [ema, Average(), evaluate, Norms((X, Y)), Warmup(steps=3)]
     model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=given)
-    found = {"averages": ema.values(), "expected averages": average}
-    found |= {"best": model.get_weights(), "expected best": scored[evaluate.best_epoch]}
-    named = {f"{name} {i}": a for name, of_name in found.items() for i, a in enumerate(of_name)}
-    np.savez(output, **named)
+    found |= named("averages", ema.values()) | named("expected averages", average)
+    found |= named("best", model.get_weights())
+    found |= named("expected best", scored[evaluate.best_epoch])
+    np.savez(output, **found)
 
 
 def on_jax(output):
@@ -72,13 +89,13 @@ def on_jax(output):
     from fastkeras.training import Heun, train_with
 
     weights = {}
-    for name in ("one", "two"):
+    for name in ("expected two", "two"):
         if name == "two":
             assert len(jax.devices()) == 2
             keras.distribution.set_distribution(keras.distribution.DataParallel())
         model = train_with(network(), Heun())
         model.fit(X, Y, batch_size=8, verbose=0)
-        weights |= {f"{name} {i}": array for i, array in enumerate(model.get_weights())}
+        weights |= named(name, model.get_weights())
     np.savez(output, **weights)
 
 

@@ -10,25 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
 from keras import ops
 
 from fastkeras.training.arguments import integer, number, positive
-from fastkeras.training.gradients.differentiate import value_and_gradients
-from fastkeras.training.gradients.rules import moved, norm, squared_norm
+from fastkeras.training.gradients.rules import Rule, moved, norm
 from fastkeras.training.gradients.several_gradients import train_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import keras
-
-    from fastkeras.training.gradients.several_gradients import Objective
+    from fastkeras.training.gradients.objective import Objective
     from fastkeras.typing import Tensor
 
 
+@keras.saving.register_keras_serializable("fastkeras")
 @dataclass(frozen=True)
-class FGM:
+class FGM(Rule):
     """The gradient at embeddings moved by epsilon along their own gradient.
 
     Two evaluations, with the same dropout.
@@ -65,8 +64,9 @@ class FGM:
         return _mixed(first, second, self.clean)
 
 
+@keras.saving.register_keras_serializable("fastkeras")
 @dataclass(frozen=True)
-class PGD:
+class PGD(Rule):
     """FGM in several small steps, kept within a ball of radius epsilon.
 
     `rounds` + 1 evaluations.
@@ -112,8 +112,9 @@ class PGD:
         return _mixed(first, gradients, self.clean)
 
 
+@keras.saving.register_keras_serializable("fastkeras")
 @dataclass(frozen=True)
-class GradientPenalty:
+class GradientPenalty(Rule):
     """The gradient of loss + ½ epsilon ‖gradient of the loss by the embeddings‖².
 
     To first order in epsilon, this is FGM with an unnormalised perturbation; its second derivatives
@@ -148,16 +149,19 @@ class GradientPenalty:
                 pairs = zip(values, chosen, strict=True)
                 return objective.loss([next(each) if c else w for w, c in pairs])
 
-            (loss, rest), gradients = value_and_gradients(of_own, own)
-            return loss + 0.5 * self.epsilon * squared_norm(gradients), (loss, *rest)
+            (loss, rest), gradients = objective.value_and_gradients(of_own, own)
+            # has the gradient of ½ ‖g‖², with g of the whole batch, for the share of a replica too
+            whole = [ops.stop_gradient(g) for g in objective.summed(gradients)]
+            product = sum(ops.sum(g * h) for g, h in zip(gradients, whole, strict=True))
+            return loss + ops.cast(self.epsilon * product, loss.dtype), (loss, *rest)
 
-        (_, first), gradients = value_and_gradients(penalised, values)
-        objective.first = first
-        return gradients
+        (_, objective.first), gradients = objective.value_and_gradients(penalised, values)
+        return objective.summed(gradients)
 
 
+@keras.saving.register_keras_serializable("fastkeras")
 @dataclass(frozen=True)
-class VirtualAdversarial:
+class VirtualAdversarial(Rule):
     """Loss + weight · KL(p(x) ‖ p(x, perturbed)), with the perturbation that changes p most.
 
     Needs no labels: give examples without a label a sample weight of 0. The model must have one
@@ -201,7 +205,7 @@ class VirtualAdversarial:
         def divergence(values):
             logs = self._logs(objective.loss(values)[1][0])
             kl = ops.mean(ops.sum(ops.exp(target) * (target - logs), -1))
-            return kl, objective.first[1:]
+            return kl / objective.replicas, objective.first[1:]
 
         time = ops.cast(objective.model.optimizer.iterations, "float32")
         attack = [_start(w, time) if c else None for w, c in zip(values, chosen, strict=True)]
@@ -214,6 +218,8 @@ class VirtualAdversarial:
         return [a + self.weight * b for a, b in zip(first, second, strict=True)]
 
     def _logs(self, outputs):
+        if outputs.dtype != "float64":
+            outputs = ops.cast(outputs, "float32")
         if self.from_logits:
             return ops.log_softmax(outputs, -1)
         return ops.log(ops.maximum(outputs, 1e-7))

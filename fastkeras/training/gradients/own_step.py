@@ -11,8 +11,9 @@ from fastkeras._keras_private import BaseOptimizer
 def own_step(optimizer, state, variables, values, gradients):
     """Return the values after a step of the optimizer, and change nothing.
 
-    Clipping, decay, moments, rates and constraints are those of the optimizer. Gradients that it
-    would only accumulate are treated as those of a whole batch.
+    Clipping, decay, moments, rates and constraints are those of the optimizer; of a
+    LossScaleOptimizer, those of the optimizer inside. Gradients that it would only accumulate are
+    treated as those of a whole batch.
 
     Args:
         optimizer: a built optimizer.
@@ -24,6 +25,7 @@ def own_step(optimizer, state, variables, values, gradients):
     Raises:
         ValueError: the optimizer is composed of several.
     """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if hasattr(optimizer, "optimizers"):
         raise ValueError(
             f"optimizer: {type(optimizer).__name__} is made of several, and has no step of its own "

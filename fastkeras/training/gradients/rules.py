@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+import keras
 from keras import ops
 
 from fastkeras.training.arguments import number, positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any, Self
 
-    from fastkeras.training.gradients.several_gradients import Objective
+    from fastkeras.training.gradients.objective import Objective
     from fastkeras.typing import Tensor
 
 TINY = 1e-12
 
 
+class Rule:
+    """What makes a rule a part of a saved model: its fields are its configuration."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The configuration."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """A rule of this configuration."""
+        of_names = ((n, tuple(v) if isinstance(v, list) else v) for n, v in config.items())
+        return cls(**dict(of_names))  # JSON has lists for tuples
+
+
+@keras.saving.register_keras_serializable("fastkeras")
 @dataclass(frozen=True)
-class Heun:
+class Heun(Rule):
     """The mean of the gradients here and after the optimizer's step: with SGD, Heun's method.
 
     Two evaluations. It follows the gradient flow more closely. This lowers the training loss
@@ -38,8 +55,9 @@ class Heun:
         return [(a + b) / 2 for a, b in zip(first, second, strict=True)]
 
 
+@keras.saving.register_keras_serializable("fastkeras")
 @dataclass(frozen=True)
-class RungeKutta4:
+class RungeKutta4(Rule):
     """With SGD, the classical Runge-Kutta method of fourth order on the gradient flow.
 
     Four evaluations. See `Heun`.
@@ -58,8 +76,9 @@ class RungeKutta4:
         return [(a + 2 * b + 2 * c + d) / 6 for a, b, c, d in all_]
 
 
+@keras.saving.register_keras_serializable("fastkeras")
 @dataclass(frozen=True)
-class Extragradient:
+class Extragradient(Rule):
     """The gradient after the optimizer's step, for games in which descent runs in circles.
 
     The step to the point of that gradient is the optimizer's own, moments included: with Adam, a
@@ -78,8 +97,9 @@ class Extragradient:
         return objective.gradients(objective.step(values, first))
 
 
+@keras.saving.register_keras_serializable("fastkeras")
 @dataclass(frozen=True)
-class SAM:
+class SAM(Rule):
     """Sharpness-aware minimisation: the gradient at the worst point within `rho`.
 
     Two evaluations. Moving statistics come from the first, as the authors advise.
@@ -105,8 +125,9 @@ class SAM:
         return objective.gradients(moved(values, first, self.rho / norm(first)))
 
 
+@keras.saving.register_keras_serializable("fastkeras")
 @dataclass(frozen=True)
-class ASAM:
+class ASAM(Rule):
     """SAM with a radius in proportion to each weight, so that rescaled layers change nothing.
 
     Two evaluations. Variables of one axis (biases, gains) are not scaled.
@@ -140,12 +161,8 @@ class ASAM:
 
 def norm(tensors):
     """Euclidean length of all tensors together; never 0."""
-    return ops.sqrt(ops.maximum(squared_norm(tensors), TINY**2))
-
-
-def squared_norm(tensors):
-    """Sum of all squares."""
-    return sum(ops.sum(ops.square(ops.cast(tensor, "float32"))) for tensor in tensors)
+    squares = sum(ops.sum(ops.square(ops.cast(tensor, "float32"))) for tensor in tensors)
+    return ops.sqrt(ops.maximum(squares, TINY**2))
 
 
 def moved(values, directions, distance):

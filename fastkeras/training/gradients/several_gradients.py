@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import keras
 from keras import backend, ops
 
-from fastkeras.training.gradients.differentiate import value_and_gradients
-from fastkeras.training.gradients.own_step import own_step
-from fastkeras.training.noise import noise_state, repeat_noise
+from fastkeras._keras_private import get_global_attribute
+from fastkeras.training.gradients.objective import Objective
 from fastkeras.training.substitution import value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
+    from collections.abc import Callable
 
     from fastkeras.typing import Tensor
 
@@ -30,12 +28,15 @@ def train_with(
     they are gradients of one function. The first one, at the present weights, yields the loss and
     metrics that are shown, and updates the moving statistics.
 
-    Works in compiled training on every backend, and over several devices with the distributions of
-    Keras (JAX). Two cases are refused, here and, if `compile` comes in between, at the first step:
-    several replicas under `tf.distribute`, each of which would follow the rule by its own share of
-    the batch alone; and `LossScaleOptimizer` (mixed float16), which scales what a rule takes for
-    gradients. Gradients of embeddings are dense. Saved models do not keep the rule: call this
-    again after loading. `train_on_batch` follows it too.
+    Works in compiled training on every backend, and over several devices: with the distributions of
+    Keras (JAX), and with `tf.distribute`, where every replica follows the rule by the gradients of
+    the whole batch, summed over the replicas at each evaluation. Where the loss is scaled (mixed
+    float16), the rule sees the gradients without that scale, and a step with an overflow in any
+    evaluation is skipped. Gradients of embeddings are dense. `train_on_batch` follows the rule too.
+
+    The rule is saved with the model (`model.save`, `to_json`, pickle), and trains it again after
+    `load_model`: a function has to be registered (`keras.saving.register_keras_serializable`), as a
+    loss does. Files of weights alone, files of HDF5 and what `clone_model` makes have no rule.
 
     Args:
         model: a compiled model.
@@ -44,11 +45,10 @@ def train_with(
             of the trainable variables that returns gradients. None restores plain training.
 
     Returns:
-        The model.
+        The model. Its class is from now on a subclass of the class it had, with the same name.
 
     Raises:
-        ValueError: `rule` is not a rule, or the model is not compiled, has a LossScaleOptimizer, or
-            is trained on several replicas under `tf.distribute`.
+        ValueError: `rule` is not a rule, or the model is not compiled.
 
     Example:
         >>> import keras
@@ -64,75 +64,71 @@ def train_with(
         raise ValueError("model is not compiled: compile it before")
     if rule is not None and (not callable(rule) or isinstance(rule, type)):
         raise ValueError(f"rule={rule!r} must be a rule such as SAM(), a function, or None")
-    _check(model)
-    if rule is None:
-        model.__dict__.pop("train_step", None)
-    else:
-        step = _jax_step if backend.backend() == "jax" else _step
-        model.train_step = functools.partial(step, model, rule)
+    return _with_rule(model, rule)
+
+
+_registered = keras.saving.register_keras_serializable("fastkeras", "TrainedWith")
+
+
+@_registered
+class TrainedWith:
+    """What `train_with` puts before the class of a model."""
+
+    def train_step(self, *arguments):
+        """A step by the rule: of (data), and on JAX of (state, data)."""
+        rule = self.__dict__.get("_rule")
+        if rule is None:  # a model that `clone_model` made of another one's class
+            return super().train_step(*arguments)
+        return (_jax_step if backend.backend() == "jax" else _step)(self, rule, *arguments)
+
+    def get_config(self):
+        """The model as its own class writes it, and the rule."""
+        if get_global_attribute("use_legacy_config"):  # HDF5 files of Keras 2 name no rule
+            return super().get_config()
+        rule = self.__dict__.get("_rule")
+        own = type(self)
+        object.__setattr__(self, "__class__", own._without_rule)
+        try:
+            model = keras.saving.serialize_keras_object(self)
+        finally:
+            object.__setattr__(self, "__class__", own)
+        model.pop("compile_config", None)  # stands beside this configuration
+        return {"model": model, "rule": keras.saving.serialize_keras_object(rule)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The model, with its rule."""
+        if "rule" not in config:
+            return cls._without_rule.from_config(config, custom_objects)
+        read = functools.partial(
+            keras.saving.deserialize_keras_object, custom_objects=custom_objects
+        )
+        return _with_rule(read(config["model"]), read(config["rule"]))
+
+    def __reduce__(self):
+        """Pickle by the class that can be imported."""
+        return keras.Model._unpickle_model, super().__reduce__()[1]
+
+
+def _with_rule(model, rule):
+    of = type(model)._without_rule if isinstance(model, TrainedWith) else type(model)
+    # around Keras' tracking: a rule is no part of the model, nor are layers that it may hold
+    object.__setattr__(model, "__class__", of if rule is None else _trained_with(of))
+    model.__dict__["_rule"] = rule
     model.train_function = None
     return model
 
 
-class Objective:
-    """The loss of one batch as a function of the trainable values.
-
-    Args:
-        model: the model.
-        data: x, y and the sample weights of the batch.
-        others: pairs of all other variables of the model (also of its metrics) and their values.
-        state: pairs of the optimizer's variables and their values; needed for `step`.
-
-    Example:
-        See `train_with`.
-    """
-
-    def __init__(
-        self,
-        model: keras.Model,
-        data: tuple[Any, Any, Any],
-        others: Sequence[tuple[keras.Variable, Tensor]],
-        state: Sequence[tuple[keras.Variable, Tensor]] = (),
-    ) -> None:
-        self.model, self.data, self.others, self.state = model, data, list(others), list(state)
-        self.variables = model.trainable_variables
-        self.noise = noise_state()
-        # of the first evaluation: loss, outputs, values of the other variables
-        self.first: Any = None
-
-    def loss(self, values: Sequence[Tensor]) -> tuple[Tensor, Any]:
-        """The loss, and a pair of the outputs and the new values of the other variables."""
-        x, y, weights = self.data
-        repeat_noise(self.noise)
-        options = {"training": True} if self.model._call_has_training_arg else {}
-        mapping = [*zip(self.variables, values, strict=True), *self.others]
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
-            outputs = self.model(x, **options)
-            loss = self.model._compute_loss(x, y, outputs, weights, training=True)
-        updates = [scope.get_current_value(variable) for variable, _ in self.others]
-        return loss, (outputs, updates)
-
-    def gradients(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients of the loss."""
-        return self.differentiate(self.loss, values)
-
-    def step(self, values: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-        """The values after a step of the optimizer by these gradients; nothing changes."""
-        return own_step(self.model.optimizer, self.state, self.variables, values, gradients)
-
-    def differentiate(
-        self, function: Callable[[list[Tensor]], tuple[Tensor, Any]], values: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """The gradients of a function that returns a loss, and the second result of `loss`."""
-        (loss, rest), gradients = value_and_gradients(function, values)
-        if self.first is None:
-            self.first = loss, *rest
-        return gradients
+@functools.cache
+def _trained_with(of):
+    body = {name: getattr(of, name) for name in ("__module__", "__qualname__", "__doc__")}
+    made = _registered(type(of.__name__, (TrainedWith, of), body | {"_without_rule": of}))
+    _registered(TrainedWith)  # all of them are written by this name, which is read by this class
+    return made
 
 
 def _step(model, rule, data):
     """One step on TensorFlow or torch."""
-    _check(model)
     x, y, weights = data = keras.utils.unpack_x_y_sample_weight(data)
     others = [
         (variable, ops.stop_gradient(value_of(variable)))
@@ -144,12 +140,12 @@ def _step(model, rule, data):
     state = [(v, ops.stop_gradient(value_of(v))) for v in model.optimizer.variables]
     objective = Objective(model, data, others, state)
     gradients = [ops.stop_gradient(gradient) for gradient in rule(objective, values)]
-    model.optimizer.apply(gradients, model.trainable_variables)
+    model.optimizer.apply(objective.for_apply(gradients), model.trainable_variables)
     loss, outputs, updates = objective.first
     for (variable, before), after in zip(others, updates, strict=True):
         if after is not before:
             variable.assign(ops.stop_gradient(after))
-    loss = ops.stop_gradient(loss)
+    loss = ops.stop_gradient(loss) * objective.replicas
     model._loss_tracker.update_state(loss, sample_weight=_batch_size(x))
     outputs = keras.tree.map_structure(ops.stop_gradient, outputs)
     return model.compute_metrics(x, y, outputs, sample_weight=weights)
@@ -157,33 +153,18 @@ def _step(model, rule, data):
 
 def _jax_step(model, rule, state, data):
     """One step on JAX, where the values of all variables are passed in and returned."""
-    _check(model)
     trainable, non_trainable, of_optimizer, of_metrics = state
     x, y, weights = data = keras.utils.unpack_x_y_sample_weight(data)
     variables = (*model.non_trainable_variables, *model.metrics_variables)
     others = zip(variables, (*non_trainable, *of_metrics), strict=True)
     state = zip(model.optimizer.variables, of_optimizer, strict=True)
-    objective = Objective(model, data, others, state)
-    gradients = rule(objective, list(trainable))
+    objective = Objective(model, data, others, list(state))
+    gradients = objective.for_apply(rule(objective, list(trainable)))
     loss, outputs, updates = objective.first
     trainable, of_optimizer = model.optimizer.stateless_apply(of_optimizer, gradients, trainable)
     non_trainable, of_metrics = updates[: len(non_trainable)], updates[len(non_trainable) :]
     logs, of_metrics = model._update_metrics_variables(of_metrics, loss, x, y, outputs, weights)
     return logs, (trainable, non_trainable, of_optimizer, of_metrics)
-
-
-def _check(model):
-    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(
-            "model: its LossScaleOptimizer (mixed float16) scales the loss, and so every gradient "
-            "that the rule would see; use mixed_bfloat16, or compile with auto_scale_loss=False"
-        )
-    strategy = getattr(model, "distribute_strategy", None)  # on TensorFlow
-    if strategy is not None and strategy.num_replicas_in_sync > 1:
-        raise ValueError(
-            f"model: {strategy.num_replicas_in_sync} replicas under tf.distribute would each "
-            "follow the rule by the gradients of their own share of the batch; train on one device"
-        )
 
 
 def _batch_size(x):
