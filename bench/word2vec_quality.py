@@ -1,4 +1,6 @@
-"""Word2Vec's vectors against people's judgements of English words: ours and gensim's, by seed.
+"""Word2Vec's vectors against people's judgements of English words: ours and others', by seed.
+
+    pip install gensim==4.4.0 fasttext==0.9.3
 
     python bench/word2vec_quality.py
     python bench/word2vec_quality.py --corpus text8
@@ -7,8 +9,9 @@ The texts are those of word2vec_english.py, or the plain text that --corpus name
 one with planted analogies (fastkeras/bench/word2vec_corpus.py). All have the same settings, one
 thread, and a learning rate that falls linearly in the same way, which gensim's does only with one
 worker. The scores are Spearman's coefficients (WordSim-353, SimLex-999) and solved analogies, where
-the word is sought among the 30,000 most frequent. On texts as small as these the scores are low,
-and differ by seed.
+the word is sought among the 30,000 most frequent. Rare pairs are those of both sets with a word
+that occurs fewer than 100 times; theirs is the mean of the two coefficients. On texts as small as
+these the scores are low, and differ by seed.
 """
 
 import argparse
@@ -27,17 +30,25 @@ from fastkeras.bench import word2vec_corpus
 from fastkeras.bench.word2vec import END_RATE, MIN_COUNT, NEGATIVE, RATES, SAMPLE, SIZE, WINDOW
 
 SYNTHETIC_WORDS = 2_000_000
+BUCKETS = 200_000  # of n-grams
+RARE = 100  # occurrences
 LONGEST_LINE = 1 << 13  # characters
 MODELS = {  # of ours
     "skip-gram, exact": {"shared_negatives": None},
     "skip-gram, window-shared": {},
     "CBOW, word2vec's update": {"objective": "cbow", "cbow_gradient": "word2vec"},
     "CBOW, exact gradient": {"objective": "cbow", "cbow_gradient": "exact"},  # at a rate of its own
+    "hierarchical softmax": {"loss": "hierarchical_softmax"},
+    "n-grams": {"subwords": True, "buckets": BUCKETS},
 }
 OF_GENSIM = {
     "gensim skip-gram": {"sg": 1, "alpha": RATES["skip-gram"]},
     "gensim CBOW": {"sg": 0, "alpha": RATES["CBOW"]},
-}
+    "gensim hierarchical softmax": {
+        "sg": 1, "hs": 1, "negative": 0, "alpha": RATES["hierarchical softmax"],
+    },
+}  # fmt: skip
+OF_FASTTEXT = {"fastText": {"minn": 3, "maxn": 6, "bucket": BUCKETS, "lr": 0.05}}  # its default
 
 
 def main():
@@ -59,6 +70,11 @@ def main():
             results["texts"][name] = {"words": words, "bytes": size, "rows": {}}
             # Planted analogies occur so often that one pass is enough.
             epochs = 1 if name == "synthetic" else options.epochs
+            if name != "synthetic":
+                for judgements in word2vec_english.judged()[
+                    :2
+                ]:  # before several processes read them
+                    of_rare(judgements, path)
             fill(results["texts"][name], pool, path, name == "synthetic", epochs, options.seeds)
     print("\n".join(summary(results)))
     if not (options.quick or options.corpus) or options.results:
@@ -98,7 +114,7 @@ def with_short_lines(source, path):
 
 def fill(of_text, pool, path, planted, epochs, seeds):
     """Train each model with each seed; add the scores, and what is common to all."""
-    cases = list(product(range(1, seeds + 1), [*MODELS, *OF_GENSIM]))
+    cases = list(product(range(1, seeds + 1), [name for _, models in TRAINED for name in models]))
     asked = [(path, name, seed, epochs, planted) for seed, name in cases]
     for (seed, name), (scores, common) in zip(
         cases, pool.map(score, *zip(*asked, strict=True)), strict=True
@@ -114,8 +130,9 @@ def score(path, name, seed, epochs, planted):
     """Return the scores of a model by measure, and (vocabulary, pairs, questions) they are of."""
     from fastkeras.word2vec.evaluation import evaluate_analogies, evaluate_word_pairs
 
-    train, settings = (ours, MODELS) if name in MODELS else (gensim, OF_GENSIM)
-    vectors = train(path, seed, epochs, settings[name])
+    vectors = next(
+        train(path, seed, epochs, models[name]) for train, models in TRAINED if name in models
+    )
     common = {"vocabulary": len(vectors)}
     if planted:
         return {"planted": word2vec_corpus.analogies((vectors.words, vectors.matrix))}, common
@@ -127,8 +144,30 @@ def score(path, name, seed, epochs, planted):
     solved = evaluate_analogies(vectors, analogies)
     common |= {measure: found.pairs for measure, found in pairs.items()}
     common["analogies"] = solved.questions
+    rare = [evaluate_word_pairs(vectors, of_rare(file, path)) for file in (wordsim, simlex)]
+    common["rare"] = sum(found.pairs for found in rare)
     scores = {measure: found.spearman for measure, found in pairs.items()}
+    scores["rare"] = sum(found.spearman for found in rare) / len(rare)
     return {**scores, "analogies": 100 * solved.accuracy}, common
+
+
+def of_rare(judgements, text):
+    """Write the pairs with a rare word, once; return their path."""
+    from fastkeras.word2vec.vocabulary import build
+
+    path = Path(text).with_name(f"rare-{judgements.name}")
+    if not path.exists():
+        vocabulary = build(text, min_count=MIN_COUNT)
+        counts = dict(zip(vocabulary.words, vocabulary.counts, strict=True))
+        lines = judgements.read_text("utf-8").splitlines()
+        pairs = [line for line in lines if len(line.split()) >= 3 and line[0] != "#"]
+        rare = [
+            line
+            for line in pairs
+            if min(counts.get(w.lower(), RARE) for w in line.split()[:2]) < RARE
+        ]
+        path.write_text("\n".join(rare), "utf-8")
+    return path
 
 
 def ours(path, seed, epochs, settings):
@@ -148,11 +187,30 @@ def gensim(path, seed, epochs, settings):
     from fastkeras.word2vec.vocabulary import build
 
     model = Word2Vec(
-        corpus_file=path, vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, negative=NEGATIVE,
-        sample=SAMPLE, min_alpha=END_RATE, epochs=epochs, workers=1, seed=seed, **settings,
+        corpus_file=path, vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT,
+        sample=SAMPLE, min_alpha=END_RATE, epochs=epochs, workers=1, seed=seed,
+        **{"negative": NEGATIVE, **settings},
     )  # fmt: skip
     words = build(path, min_count=MIN_COUNT).words  # for our order of equally frequent words
     return Vectors(words, model.wv[words])
+
+
+def fasttext(path, seed, epochs, settings):
+    import numpy as np
+    from fasttext import train_unsupervised
+
+    from fastkeras.word2vec.vectors import Vectors
+    from fastkeras.word2vec.vocabulary import build
+
+    model = train_unsupervised(
+        path, dim=SIZE, ws=WINDOW, minCount=MIN_COUNT, neg=NEGATIVE, t=SAMPLE, epoch=epochs,
+        thread=1, verbose=0, seed=seed, **settings,
+    )  # fmt: skip
+    words = build(path, min_count=MIN_COUNT).words
+    return Vectors(words, np.array([model.get_word_vector(word) for word in words]))
+
+
+TRAINED = [(ours, MODELS), (gensim, OF_GENSIM), (fasttext, OF_FASTTEXT)]
 
 
 if __name__ == "__main__":

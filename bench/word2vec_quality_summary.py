@@ -5,13 +5,16 @@ import numpy as np
 MEASURES = {  # name, digits
     "wordsim": ("WordSim-353", 3),
     "simlex": ("SimLex-999", 3),
+    "rare": ("rare pairs", 3),
     "analogies": ("analogies %", 1),
     "planted": ("planted %", 1),
 }
-PEERS = {  # a model has to be as good as its peer: gensim's mean, less the spread of its seeds
+PEERS = {  # a model has to be as good as its peer: its mean, less the spread of its seeds
     "skip-gram, exact": "gensim skip-gram",
     "skip-gram, window-shared": "gensim skip-gram",
     "CBOW, word2vec's update": "gensim CBOW",
+    "hierarchical softmax": "gensim hierarchical softmax",
+    "n-grams": "fastText",
 }
 
 
@@ -31,10 +34,10 @@ def summary(results):
         counts = ", ".join(f"{value:,} {key}" for key, value in text["common"].items())
         yield f"{name}: {text['words']:,} words; {counts}"
     yield ""
-    yield f"{'':26}" + "".join(f"{title:>17}" for title, _ in MEASURES.values())
+    yield f"{'':30}" + "".join(f"{title:>17}" for title, _ in MEASURES.values())
     for name, row in rows_of(results).items():
         cells = (mean(row.get(key, []), digits) for key, (_, digits) in MEASURES.items())
-        yield f"{name:26}" + "".join(f"{cell:>17}" for cell in cells)
+        yield f"{name:30}" + "".join(f"{cell:>17}" for cell in cells)
     yield ""
     for name, peer, measure, difference, allowed in compared(results):
         text = f"{name}: {difference:+.3f} to {peer} in {MEASURES[measure][0]}"
