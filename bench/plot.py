@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import scaling_summary
 import seq2seq_summary
 import short_summary
+import word2vec_quality_summary
 import word2vec_summary
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,8 @@ def main():
         fill(ROOT / "docs" / "seq2seq.md", "seq2seq", tables)
     for path in sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json")):
         fill(ROOT / "docs" / "speed.md", "word2vec", word2vec_table(path))
+        table_of_quality = word2vec_quality_summary.markdown(json.loads(path.read_text()), path)
+        fill(ROOT / "docs" / "word2vec.md", "quality", table_of_quality)
     for path in sorted((ROOT / "bench" / "results").glob("scaling-*.json")):
         results = json.loads(path.read_text())
         scaling_summary.draw(results, ROOT / "docs" / "img" / "scaling.svg")

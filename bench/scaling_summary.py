@@ -47,7 +47,9 @@ def draw(results, path):
             if title == THREADS:
                 axes.set(xlabel="threads")
             axes.set_title(title, loc="left")
-            axes.legend(frameon=False, fontsize=8)
+            bottom, top = axes.get_ylim()
+            axes.set_ylim(top=top * (top / bottom) ** 0.4)  # room for the legend
+            axes.legend(frameon=False, fontsize=8, loc="upper left")
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(color="#eeeeee")
         figure.savefig(path, metadata={"Date": None})

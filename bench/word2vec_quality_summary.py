@@ -59,7 +59,18 @@ def compared(results):
     rows = rows_of(results)
     for name, peer in PEERS.items():
         for measure in MEASURES:
-            values, others = rows[name].get(measure), rows[peer].get(measure)
-            if values and len(others) > 1:
+            values, others = (rows.get(one, {}).get(measure) for one in (name, peer))
+            if values and len(others or ()) > 1:
                 difference = float(np.mean(values) - np.mean(others))
                 yield name, peer, measure, difference, float(np.std(others, ddof=1))
+
+
+def markdown(results, path):
+    """docs/word2vec.md: a row for each model."""
+    lines = [f"| | {' | '.join(title for title, _ in MEASURES.values())} |"]
+    lines.append("|---|" + "---:|" * len(MEASURES))
+    for name, row in rows_of(results).items():
+        title = name if name in PEERS.values() else f"**{name}**"
+        cells = (mean(row.get(key, []), digits) for key, (_, digits) in MEASURES.items())
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"[{path.name}](../bench/results/{path.name})"])

@@ -24,6 +24,8 @@ MODELS = {  # of word2vec_quality.py, by case and provider
     ("CBOW", "fastkeras, word2vec's update"): "CBOW, word2vec's update",
     ("CBOW", "fastkeras, exact gradient"): "CBOW, exact gradient",
     ("CBOW", "gensim"): "gensim CBOW",
+    ("hierarchical softmax", "fastkeras"): "hierarchical softmax",
+    ("hierarchical softmax", "gensim"): "gensim hierarchical softmax",
 }
 OF_CACHE = 1.6  # times the processor time with all rows in the first cache
 SCAN = 20e6  # bytes per second
