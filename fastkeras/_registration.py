@@ -20,6 +20,7 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
         "MultilabelCategoricalCrossentropy SmoothedCrossentropy SpanCrossentropy",
         "metrics": "CRFAccuracy CRFExactMatch CRFSpanScore NestedSpanScore SegmentScore",
         "optimizers.fused.stock": "Adafactor Adagrad Adam AdamW Lamb Lion Nadam RMSprop SGD",
+        "optimizers.fused.adam_mini": "AdamMini",
         "optimizers.fused.muon": "Muon",
         "optimizers.fused.newer": "AdEMAMix StableAdamW ScheduleFreeAdamW ScheduleFreeSGD",
         "optimizers.fused.schedules": "PiecewiseLinear",

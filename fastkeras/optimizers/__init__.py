@@ -15,6 +15,7 @@ _WHERE = {
         ("AdEMAMix", "StableAdamW", "ScheduleFreeAdamW", "ScheduleFreeSGD"),
         "fastkeras.optimizers.fused.newer",
     ),
+    "AdamMini": "fastkeras.optimizers.fused.adam_mini",
     "Muon": "fastkeras.optimizers.fused.muon",
     "layerwise_decay": "fastkeras.optimizers.fused.multipliers",
     "set_learning_rate_multiplier": "fastkeras.optimizers.fused.multipliers",

@@ -1,6 +1,7 @@
 # For type checkers and editors: what __init__.py loads on first use.
 from fastkeras.optimizers import transforms as transforms
 from fastkeras.optimizers.functional import update as update
+from fastkeras.optimizers.fused.adam_mini import AdamMini as AdamMini
 from fastkeras.optimizers.fused.multipliers import layerwise_decay as layerwise_decay
 from fastkeras.optimizers.fused.multipliers import (
     set_learning_rate_multiplier as set_learning_rate_multiplier,

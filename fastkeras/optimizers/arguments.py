@@ -222,8 +222,15 @@ def _check_parameter(i, rule, parameter, gradient, slots, any_float):
             _check(f"{name} scales", slot, (scales_of(parameter.size),), "float32")
         elif quantized:
             _check(name, slot, parameter.shape, "uint8")
+        elif names[k] in RULES[rule].in_blocks and _are_blocks(slot.shape, parameter.shape):
+            _check(name, slot, slot.shape, wide)
         else:
             _check(name, slot, RULES[rule].shape_of_slot(names[k], parameter.shape), wide)
+
+
+def _are_blocks(shape, of_parameter):
+    pairs = zip(shape, of_parameter, strict=False)
+    return len(shape) == len(of_parameter) and all(a in (1, b) for a, b in pairs)
 
 
 def _check_extras(i, rule, parameter, gradient, slots, rows, remainder):

@@ -44,6 +44,8 @@ class Rule(NamedTuple):
             part of the step.
         has_kernel: whether it is in the list of csrc/optimizers/optimizers.h.
         shape_of_slot: function of a slot's name and the parameter's shape.
+        in_blocks: the slots with one number for each block of the parameter, which have 1 in place
+            of the lengths of some axes. `shape_of_slot` is the default.
     """
 
     slots: tuple
@@ -59,6 +61,7 @@ class Rule(NamedTuple):
     takes_decay: bool = False
     has_kernel: bool = True
     shape_of_slot: Callable = _of_the_parameter
+    in_blocks: tuple = ()
 
     @property
     def element_wise(self) -> bool:
@@ -212,6 +215,15 @@ def stable_adamw(xp, p, g, slots, c):
     return -step / xp.sqrt(xp.maximum(mean, xp.ones_like(mean))), (momentum, velocity)
 
 
+def adam_mini(xp, p, g, slots, c):
+    rate, rest_1, rest_2, epsilon = c
+    momentum = slots[0] + (g - slots[0]) * rest_1
+    within = tuple(i for i, count in enumerate(slots[1].shape) if count != p.shape[i])
+    square = xp.mean(g * g, axis=within, keepdims=True) if within else g * g
+    velocity = slots[1] + (square - slots[1]) * rest_2
+    return -momentum * rate / (xp.sqrt(velocity) + epsilon), (momentum, velocity)
+
+
 def adafactor(xp, p, g, slots, c):
     multiplier, rho, beta_2, epsilon_1, epsilon_2, threshold = c
     row, column, velocity = slots
@@ -342,6 +354,13 @@ def _of_adafactor(xp, h, learning_rate, multiplier, t):
     return multiplier, bounded, beta_2, h["epsilon_1"], h["epsilon_2"], h["clip_threshold"]
 
 
+def _of_adam_mini_slot(slot, shape):
+    if slot == "momentum" or not shape:
+        return shape
+    last = shape[-1] if len(shape) > 1 else 1
+    return (1,) * (len(shape) - 1) + (last,)  # a block for each unit, one for a vector
+
+
 def _of_adafactor_slot(slot, shape):
     if slot == "velocity":
         return shape
@@ -409,6 +428,15 @@ RULES = {
         signs="su",
         scaling="clipped",
         takes_decay=True,
+    ),
+    "adam_mini": Rule(
+        _MOMENTS,
+        _of_adam,
+        adam_mini,
+        by_number=True,
+        has_kernel=False,
+        shape_of_slot=_of_adam_mini_slot,
+        in_blocks=("velocity",),
     ),
     "adafactor": Rule(
         ("row", "column", "velocity"),

@@ -12,7 +12,7 @@ from fastkeras.optimizers.fused import newer, stock
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-NAMES = [ours.__name__ for ours in (*stock.OPTIMIZERS, *newer.NEWER)] + ["Muon"]
+NAMES = [ours.__name__ for ours in (*stock.OPTIMIZERS, *newer.NEWER)] + ["Muon", "AdamMini"]
 ONE = (transforms.clip_by_norm(1.0),)
 # Each argument of `Fused`, and some of Keras', with a falsy value and another one.
 VALUES = {
@@ -36,7 +36,7 @@ VALUES = {
 CASES = [(name, value) for name, values in VALUES.items() for value in values]
 
 BY_SIZE = ("lazy", "layer_adaptation")
-REFUSED = dict.fromkeys(("Lamb", "Adafactor", "Muon"), BY_SIZE)
+REFUSED = dict.fromkeys(("Lamb", "Adafactor", "Muon", "StableAdamW", "AdamMini"), BY_SIZE)
 REFUSED |= dict.fromkeys(("ScheduleFreeAdamW", "ScheduleFreeSGD"), (*BY_SIZE, "lookahead_period"))
 
 

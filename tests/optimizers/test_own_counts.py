@@ -26,6 +26,7 @@ CASES = [
     ("AdEMAMix", {"alpha_warmup": 5, "beta_3_warmup": 4}),
     ("ScheduleFreeAdamW", {"warmup_steps": 2, "weight_decay": 0.1}),
     ("ScheduleFreeSGD", {}),
+    ("AdamMini", {}),
     ("StableAdamW", {"weight_decay": 0.1}),
 ]
 SHAPE = (64, 64)

@@ -160,6 +160,13 @@ def stable_adamw(t, p, g, s):
     return p - RATE / max(1.0, rms) * (m / (np.sqrt(v) + EPSILON) + DECAY * p)
 
 
+def adam_mini(t, p, g, s):
+    s["momentum"] = BETA_1 * s["momentum"] + (1 - BETA_1) * g
+    s["velocity"] = BETA_2 * s["velocity"] + (1 - BETA_2) * (g**2).mean(0, keepdims=True)
+    rate = RATE * np.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
+    return p - rate * s["momentum"] / (np.sqrt(s["velocity"]) + EPSILON)
+
+
 def adafactor(t, p, g, s):
     beta, squares = 1 - t**-0.8, g**2 + 1e-30
     s["row"] = beta * s["row"] + (1 - beta) * squares.mean(1)
@@ -173,7 +180,8 @@ def adafactor(t, p, g, s):
 FORMULAS = [
     sgd, momentum, nesterov, adam, amsgrad, nadam, lion, rmsprop, rmsprop_momentum,
     centered_rmsprop, centered_rmsprop_momentum, adagrad, lamb, ademamix, schedule_free_sgd,
-    schedule_free_adamw, cautious_adam, cautious_lion, stable_adamw, adafactor,
+    schedule_free_adamw, cautious_adam, cautious_lion, stable_adamw, adam_mini,
+    adafactor,
 ]  # fmt: skip
 
 

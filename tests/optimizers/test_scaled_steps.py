@@ -17,6 +17,7 @@ CASES = {
     "stable_adamw": ("StableAdamW", {}),
     "cautious_adam": ("AdamW", {"cautious": True}),
     "cautious_lion": ("Lion", {"cautious": True}),
+    "adam_mini": ("AdamMini", {"blocks": [("v[02]", -1)]}),
 }
 
 
@@ -35,7 +36,8 @@ def test_rates_and_decays_by_variable_reach_the_rule(rule, rng):
     made_again = getattr(optimizers, name).from_config(optimizer.get_config())
     assert made_again.cautious == optimizer.cautious
     optimizer.build(variables)
-    slots = [tuple(np.zeros(p.shape) for _ in RULES[rule].slots) for p in start]
+    row = RULES[rule]
+    slots = [tuple(np.zeros(row.shape_of_slot(s, p.shape)) for s in row.slots) for p in start]
     given = {n: getattr(optimizer, n) for n in optimizer._HYPERPARAMETERS}
     for step in range(1, 4):
         gradients = [step * rng.standard_normal(p.shape) for p in start]
@@ -58,6 +60,37 @@ def test_a_variable_without_numbers_has_no_mean(rule):
     update(rule, [empty], [empty], [slots], learning_rate=0.1, engine="reference")
 
 
+def test_blocks_are_tokens_heads_units_or_all():
+    attention = keras.layers.MultiHeadAttention(num_heads=2, key_dim=3, name="attention")
+    embedding, dense = keras.layers.Embedding(7, 4), keras.layers.Dense(5)
+    x = keras.Input((6,))
+    hidden = embedding(x)
+    model = keras.Model(x, dense(attention(hidden, hidden)))
+    optimizer = optimizers.AdamMini(blocks=[("dense.*/kernel", ())])
+    optimizer.build(model.trainable_variables)
+    shapes = {
+        v.path.split("/", 1)[-1]: tuple(s[1].shape)
+        for v, s in zip(model.trainable_variables, map(optimizer._slots, range(11)), strict=True)
+    }
+    assert shapes["embeddings"] == (7, 1)
+    assert shapes["query/kernel"] == shapes["key/kernel"] == (1, 2, 1)
+    assert shapes["value/kernel"] == (1, 2, 3) and shapes["query/bias"] == (1, 1)
+    assert shapes["attention_output/kernel"] == (1, 1, 4) and shapes["kernel"] == (1, 1)
+
+
+def test_a_block_of_one_number_is_that_of_adam(rng):
+    shape, start = (4, 3), rng.standard_normal((4, 3))
+    results = []
+    for rule in ("adam", "adam_mini"):
+        p, slots = start.copy(), (np.zeros(shape), np.zeros(shape))
+        settings = {"learning_rate": 0.1, "engine": "reference"}
+        update(rule, [p], [np.cos(start)], [slots], **settings)
+        results.append(p)
+    np.testing.assert_array_equal(*results)
+    with pytest.raises(ValueError, match="must have the shape"):
+        update("adam_mini", [p], [p], [(slots[0], np.zeros((2, 3)))], **settings)
+
+
 def test_nan_in_a_gradient_is_no_disagreement():
     parameter, gradient = np.ones(4), np.array([1.0, np.nan, 1.0, 1.0])
     slots = (np.zeros(4), np.zeros(4))
@@ -70,6 +103,9 @@ def test_nan_in_a_gradient_is_no_disagreement():
     ("Adam", {"cautious": True, "amsgrad": True}, "not for Adam with the rule amsgrad"),
     ("Adam", {"cautious": "no"}, "cautious must be True or False, got 'no'"),
     ("Lion", {"cautious": True, "lazy": ["v"]}, "lazy are not for the rule cautious_lion"),
+    ("AdamMini", {"blocks": [("(", 0)]}, "blocks must be pairs of a regular expression and axes"),
+    ("AdamMini", {"blocks": [("v", 1)]}, "blocks: v has 1 axes, but 'v' names \\(1,\\)"),
+    ("AdamMini", {"moment_bits": 8}, "moment_bits=8 is for the rules momentum"),
     ("StableAdamW", {"layer_adaptation": True}, "lazy are not for the rule stable_adamw"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(name, arguments, message):
