@@ -40,7 +40,7 @@ def ratio(rows, peers, ours):
 
 
 def arithmetic_limit(workload, function, limit):
-    """Seconds of an ideal kernel: flops at the rate of a GEMM, then exponentials at theirs."""
+    """Seconds of an ideal kernel: its multiply-adds, then its exponentials."""
     num_tags, steps = workload["shape"][2], workload["valid_steps"]
     flops = {"log-likelihood": 2, "gradient": 6}[function] * steps * num_tags**2
     return flops / limit["flops_per_second"] + steps * num_tags / limit["exps_per_second"]

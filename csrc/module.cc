@@ -6,7 +6,9 @@
 #include <string>
 
 #include "instruction_set.h"
+#include "multiply_adds.h"
 #include "parallel.h"
+#include "released_gil.h"
 
 namespace fastkeras::crf {
 void BindCrf(pybind11::module_& module);
@@ -33,6 +35,10 @@ PYBIND11_MODULE(_core, module) {
   module.def("set_instruction_set", [](const std::string& name) {
     if (fastkeras::SetInstructionSet(name.c_str())) return;
     throw std::invalid_argument("name='" + name + "' is not of this processor");
+  });
+  module.def("multiply_adds", [](int64_t times) {
+    const fastkeras::ReleasedGil released;
+    return fastkeras::MultiplyAdds(times);
   });
   module.def("num_threads", [] { return fastkeras::NumThreads(0); });
   module.def("set_num_threads", &fastkeras::SetNumThreads);

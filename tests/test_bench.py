@@ -278,3 +278,10 @@ def test_a_browser_sees_what_is_wrong_with_a_page(tmp_path):
     for at in framed:
         assert at.requests == ["http://example.invalid/a.png"]
         assert at.needed >= 2000 and at.ink == [0]
+
+
+def test_multiply_adds_are_counted():
+    if limits._core is None:
+        pytest.skip("nothing is compiled here")
+    width = {"avx512": 16, "avx2": 8, "portable": 4}[limits._core.instruction_set()]
+    assert limits._core.multiply_adds(7) == 2 * 12 * width * 7

@@ -9,6 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+try:
+    from fastkeras import _core
+except ImportError:
+    _core = None
+
+MULTIPLY_ADDS = 1 << 19  # in each register: about a millisecond
 MATRIX, MATRICES = 64, 256  # small enough for NumPy to multiply each on the thread that asks
 EXPS, TIMES = 1 << 16, 64
 LEAST_COPIED, MOST_COPIED = 1 << 18, 1 << 26  # bytes, of all threads together
@@ -53,8 +59,8 @@ def measured(threads=None, touched=MOST_COPIED, seconds=0.2):
         seconds: for each of the three rates.
 
     Returns:
-        Dict of `flops` of NumPy's matrix product, `exps` of its exp, `bytes` of a copy (read and
-        written).
+        Dict of `flops` of multiply-adds in registers (of NumPy's matrix product where nothing is
+        compiled), `exps` of NumPy's exp, `bytes` of a copy (read and written).
 
     Example:
         >>> sorted(measured(threads=1, seconds=0.01))
@@ -83,8 +89,9 @@ class Calibration:
 
     def __init__(self):
         threads = processors()
+        kernels = _kernels(threads, MOST_COPIED // 8)
         self.pool = ThreadPoolExecutor(threads)
-        makers = [make for make, _ in _kernels(threads, MOST_COPIED // 8).values()]
+        makers = [_product, *(kernels[kind][0] for kind in ("exps", "bytes"))]
         self.long = [partial(_each, [make() for make in makers]) for _ in range(threads)]
         few = slice(0, MATRICES // 16), slice(0, 1 << 15), slice(0, 1 << 18)
         left, values = np.ones((MATRICES, MATRIX, MATRIX), np.float32), np.ones(1 << 18, np.float32)
@@ -131,11 +138,18 @@ def _kernels(threads, touched):
     """For each kind of work, a maker of calls that do it, and how much of it a call does."""
     size = int(min(max(touched, LEAST_COPIED), MOST_COPIED)) // (8 * threads)  # float32, twice
     copies = max(COPIED // (8 * size * threads), 1)
+    flops = (_product, 2 * MATRICES * MATRIX**3)
+    if _core:
+        flops = (_multiply_adds, _core.multiply_adds(MULTIPLY_ADDS))
     return {
-        "flops": (_product, 2 * MATRICES * MATRIX**3),
+        "flops": flops,
         "exps": (_exp, TIMES * EXPS),
         "bytes": (partial(_copy, size, copies), 8 * size * copies),
     }
+
+
+def _multiply_adds():
+    return partial(_core.multiply_adds, MULTIPLY_ADDS)
 
 
 def _product():

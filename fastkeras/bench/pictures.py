@@ -158,7 +158,7 @@ SECTIONS = (  # heading, explanation, function
     ),
     (
         "Roofline",
-        "The line is what this machine does at best: matrix products, or to the left of the bend "
+        "The line is what this machine does at best: multiply-adds, or to the left of the bend "
         "copies. An exp counts as the operations that NumPy's exp takes the time of.",
         roofline,
     ),
