@@ -24,20 +24,26 @@ FASTKERAS_INLINE uint32_t ToBits(float value) {
 
 constexpr uint32_t kOfElements = 0x9e3779b9u;
 
-// The upper 16 bits of a hash of a number, or of each lane.
+// A hash of a number, or of each lane, given `number ^ number >> 16`.
 template <typename Bits>
-FASTKERAS_INLINE Bits HashOf(Bits bits) {
-  bits = (bits ^ bits >> 16) * 0x85ebca6bu;
-  bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
-  return bits >> 16;
+FASTKERAS_INLINE Bits HashOf(Bits mixed) {
+  mixed *= 0x85ebca6bu;
+  return (mixed ^ mixed >> 13) * 0xc2b2ae35u;
 }
 
 // 16 random bits for an element.
 FASTKERAS_INLINE uint32_t DitherBits(uint32_t seed, uint32_t element) {
-  return HashOf(element * kOfElements ^ seed);
+  const uint32_t bits = element * kOfElements ^ seed;
+  return HashOf(bits ^ bits >> 16) >> 16;
 }
 
-// 16 random bits for each element of one vector after the other, from a place on.
+// The seed of the hash for a slot: the upper 16 bits are for it if its number is even, and else the
+// lower ones. Those of the parameter are of the seed itself.
+FASTKERAS_INLINE uint32_t SeedOfSlots(int slot, uint32_t seed) {
+  return seed ^ (static_cast<uint32_t>(slot / 2) + 1) * 0xc2b2ae3du;
+}
+
+// 32 random bits for each element of one vector after the other, from a place on.
 struct Places {
   alignas(64) uint32_t products[16];
 };
@@ -47,22 +53,22 @@ constexpr Places kPlaces = [] {
   return places;
 }();
 
+using Bits = Simd<float>::Bits;
+
 class RandomBits {
  public:
   FASTKERAS_INLINE RandomBits(uint32_t seed, int64_t first)
-      : seed_(seed),
+      : seed_(seed ^ seed >> 16),
         products_(*reinterpret_cast<const Bits*>(kPlaces.products) +
                   static_cast<uint32_t>(first) * kOfElements) {}
 
-  FASTKERAS_INLINE Simd<float>::Int Next() {
-    const Bits random = HashOf(products_ ^ seed_);
+  FASTKERAS_INLINE Bits Next() {
+    const Bits random = HashOf(products_ ^ products_ >> 16 ^ seed_);
     products_ += Simd<float>::kWidth * kOfElements;
-    return reinterpret_cast<Simd<float>::Int>(random);
+    return random;
   }
 
  private:
-  using Bits = Simd<float>::Bits;
-
   const uint32_t seed_;
   Bits products_;
 };

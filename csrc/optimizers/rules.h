@@ -12,26 +12,30 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-template <typename T>
-FASTKERAS_INLINE T Sqrt(T x) {
-  if constexpr (sizeof(T) == 4) {
-    return __builtin_sqrtf(x);
-  } else {
-    return __builtin_sqrt(x);
-  }
+FASTKERAS_INLINE float Sqrt(float x) { return __builtin_sqrtf(x); }
+FASTKERAS_INLINE double Sqrt(double x) { return __builtin_sqrt(x); }
+FASTKERAS_INLINE Vec<float> Sqrt(Vec<float> x) {
+#if defined(FASTKERAS_AVX512)
+  return _mm512_sqrt_ps(x);
+#elif defined(FASTKERAS_AVX2)
+  return _mm256_sqrt_ps(x);
+#else
+  for (int k = 0; k < Simd<float>::kWidth; ++k) x[k] = __builtin_sqrtf(x[k]);
+  return x;
+#endif
 }
 
 // As keras.ops.sign: of NaN it is NaN, and of 0 it is 0.
 template <typename T>
 FASTKERAS_INLINE T Sign(T x) {
-  return x > 0 ? T(1) : x < 0 ? T(-1) : x;
+  return x > 0 ? T{} + 1 : x < 0 ? T{} - 1 : x;
 }
 
 // 1 where both have the same sign, or else 0, also where one is 0 or NaN. A product might
 // underflow.
 template <typename T>
 FASTKERAS_INLINE T Agrees(T x, T y) {
-  return ((x > 0) & (y > 0)) | ((x < 0) & (y < 0)) ? T(1) : T(0);
+  return ((x > 0) & (y > 0)) | ((x < 0) & (y < 0)) ? T{} + 1 : T{};
 }
 
 // p is the parameter after its decay.

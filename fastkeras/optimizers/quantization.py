@@ -1,9 +1,9 @@
 """Moments in 8 bits: each block of 256 numbers is codes relative to its largest magnitude.
 
 A code is an 8-bit float: two binary digits after the first, and the exponent. With a sign it
-reaches down to 1.5 · 2^-32, without to 1.5 · 2^-64. The last one is 1, so that the largest of a
-block, which is its scale, is kept exactly. A number other than 0 never becomes 0, since with a
-second moment of 0 the next step would divide by epsilon alone. Bytes are laid out as in
+reaches down to 2^-32, and code 0 is 0. Without, it reaches down to 2^-64, and there is no 0, since
+with a second moment of 0 the next step would divide by epsilon alone. The last one is 1, so that
+the largest of a block, which is its scale, is kept exactly. Bytes are laid out as in
 csrc/optimizers/quantize.h.
 
 Numbers are rounded up or down at random, with the right mean (Zamirai et al. 2020,
@@ -17,23 +17,26 @@ from fastkeras.optimizers import rounding
 
 BLOCK = 256
 DIGITS = 2  # binary ones of a code, after the first
-# What saved codes mean: numbers of a block; bits of the exponent and digits, with a sign, without.
-LAYOUT = np.array([BLOCK, 5, DIGITS, 6, DIGITS], "int32")
+# What saved codes mean: numbers of a block; bits of the exponent, digits, and whether there is a 0,
+# with a sign and without.
+LAYOUT = np.array([BLOCK, 5, DIGITS, 1, 6, DIGITS, 0], "int32")
 SMALLEST = 4096  # smaller variables are not worth it
 SMALLEST_SCALE = 2.0**-124  # the inverse of a smaller one would be infinite
 
 
 def _magnitudes(has_sign):
-    """Return what each code without its sign stands for, relative to the scale; the last is 1."""
+    """Return the floats that codes without their sign are, relative to the scale; the last is 1."""
     last = 127 if has_sign else 255
     octaves, steps = np.divmod(np.arange(last + 1) - last, 2**DIGITS)
-    magnitudes = np.ldexp(1 + steps / 2**DIGITS, octaves)
-    magnitudes[0] = 0
-    return magnitudes.astype("float32")
+    return np.ldexp(1 + steps / 2**DIGITS, octaves).astype("float32")
 
 
 MAGNITUDES = {has_sign: _magnitudes(has_sign) for has_sign in (True, False)}
-LEVELS = {True: np.append(MAGNITUDES[True], -MAGNITUDES[True]), False: MAGNITUDES[False]}
+# What all codes stand for. With a sign, the first is not the float that it would be, but 0.
+LEVELS = {
+    True: np.concatenate([[np.float32(0)], MAGNITUDES[True][1:], -MAGNITUDES[True]]),
+    False: MAGNITUDES[False],
+}
 
 
 def scales_of(size):
@@ -63,7 +66,7 @@ def with_float_slots(xp, p, g, slots, c, update, signs, seed):
     elements = xp.reshape(xp.arange(_size_of(p.shape), dtype="int32"), p.shape)
     new = []
     for slot, (values, sign) in enumerate(zip(numbers, signs, strict=True)):
-        random = rounding.dither_bits(xp, rounding.seed_of_slot(xp, seed, slot), elements)
+        random = rounding.dither_bits_of_slot(xp, seed, slot, elements)
         new += quantize(xp, values, sign == "s", random)
     return change, tuple(new)
 
@@ -93,27 +96,27 @@ def quantize(xp, numbers, has_sign, random):
     inverse = 4 / xp.where(scales == 0, xp.ones_like(scales), scales)  # 1 / scale may be subnormal
     relative = xp.reshape(xp.abs(blocks) * inverse[:, None], (-1,))[:size]
     codes = _rounded(xp, relative, 4 * MAGNITUDES[has_sign], xp.reshape(random, (-1,)))
-    codes = xp.where(flat == 0, xp.zeros_like(codes), codes)
     if has_sign:
-        codes = xp.where(flat < 0, codes + 128, codes)
+        codes = xp.where((flat < 0) & (codes >= 0), codes + 128, codes)
+    codes = xp.maximum(codes, xp.zeros_like(codes))
     return xp.reshape(xp.cast(codes, "uint8"), numbers.shape), scales
 
 
 def _rounded(xp, sizes, levels, random):
-    """Return the number of the level below or above each size, at least 1.
+    """Return the number of the level below or above each size; -1 if it is below all.
 
     The distance to the level below, in parts of 2^-21 of that to the next, is a whole number. The
     random bits, and half a bit, are added to it, and it is rounded down: a size next to a level
     stays there, by whatever its last digits differ.
     """
     below = xp.cast(xp.searchsorted(xp.convert_to_tensor(levels), sizes, side="right"), "int32")
-    below = xp.clip(below - 1, 1, len(levels) - 1)
+    below = xp.clip(below - 1, 0, len(levels) - 1)
     to_next = np.append(np.diff(levels), np.float32(np.inf))
     parts = (sizes - xp.take(xp.convert_to_tensor(levels), below)) * xp.take(
         xp.convert_to_tensor((2.0**21 / to_next).astype("float32")), below
     )
-    is_up = parts + (xp.cast(random, "float32") * 32 + 16) >= 2.0**21
-    return below + xp.cast(is_up, "int32")
+    parts = parts + (xp.cast(random, "float32") * 32 + 16)
+    return below + xp.cast(parts >= 2.0**21, "int32") - xp.cast(parts < 0, "int32")
 
 
 def _size_of(shape):

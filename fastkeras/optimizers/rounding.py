@@ -54,15 +54,20 @@ def seeds(xp, step, positions):
     return _mixed(xp, xp.bitwise_xor(of_positions, xp.reshape(step, (1,)) * _signed(0x85EBCA77)))
 
 
-def seed_of_slot(xp, seed, slot):
-    """Return the seed for one slot of a variable; that of the variable is for its parameter."""
-    return xp.bitwise_xor(seed, _signed((slot + 1) * 0xC2B2AE3D % 2**32))
-
-
 def dither_bits(xp, seed, elements):
     """Return 16 random bits for each element number, as in csrc/optimizers/bits.h."""
-    bits = xp.bitwise_xor(elements * _signed(0x9E3779B9), seed)
-    return _shifted(xp, _mixed(xp, bits), 16)
+    return _shifted(xp, _hash(xp, seed, elements), 16)
+
+
+def dither_bits_of_slot(xp, seed, slot, elements):
+    """Return 16 other ones for a slot, given the seed of its variable: two slots share a hash."""
+    of_two = xp.bitwise_xor(seed, _signed((slot // 2 + 1) * 0xC2B2AE3D % 2**32))
+    bits = _hash(xp, of_two, elements)
+    return xp.bitwise_and(bits, 0xFFFF) if slot % 2 else _shifted(xp, bits, 16)
+
+
+def _hash(xp, seed, elements):
+    return _mixed(xp, xp.bitwise_xor(elements * _signed(0x9E3779B9), seed))
 
 
 def _mixed(xp, bits):

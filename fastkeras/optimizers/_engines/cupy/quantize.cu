@@ -5,18 +5,22 @@
 constexpr int kDropped = 21;                 // binary digits of a float32 that a code lacks
 constexpr float kSmallestScale = 0x1p-124f;  // a smaller one would make 4 / scale infinite
 
-// 16 random bits for an element; as `dither_bits` in fastkeras/optimizers/rounding.py.
-__device__ inline unsigned DitherBits(int seed, unsigned element) {
-  unsigned bits = (element * 0x9e3779b9u) ^ static_cast<unsigned>(seed);
+__device__ inline unsigned HashOf(unsigned seed, unsigned element) {
+  unsigned bits = (element * 0x9e3779b9u) ^ seed;
   bits = (bits ^ bits >> 16) * 0x85ebca6bu;
-  bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
-  return bits >> 16;
+  return (bits ^ bits >> 13) * 0xc2b2ae35u;
 }
 
-// Each slot is rounded by random bits of its own; those of the parameter are of the seed itself.
-__device__ inline int SeedOf(int slot, int seed) {
-  return static_cast<int>(static_cast<unsigned>(seed) ^
-                          (static_cast<unsigned>(slot) + 1) * 0xc2b2ae3du);
+// 16 random bits for an element, as `dither_bits` in fastkeras/optimizers/rounding.py; and for one
+// of a slot.
+__device__ inline unsigned DitherBits(int seed, unsigned element) {
+  return HashOf(static_cast<unsigned>(seed), element) >> 16;
+}
+template <int kSlot>
+__device__ inline unsigned DitherBitsOfSlot(int seed, unsigned element) {
+  constexpr unsigned kOfTwo = (kSlot / 2 + 1) * 0xc2b2ae3du;  // slots, which share a hash
+  const unsigned bits = HashOf(static_cast<unsigned>(seed) ^ kOfTwo, element);
+  return kSlot % 2 ? bits & 0xffffu : bits >> 16;
 }
 
 template <bool kSigned>
@@ -33,7 +37,7 @@ template <bool kSigned>
 __device__ inline float Decode(int code) {
   const int magnitude = kSigned ? code & 127 : code;
   const int bits = (magnitude << kDropped) + OffsetOf<kSigned>(kBitsOfOne);
-  const float size = magnitude == 0 ? 0.0f : FromBits(static_cast<unsigned>(bits));
+  const float size = kSigned && code == 0 ? 0.0f : FromBits(static_cast<unsigned>(bits));
   return kSigned && code > 127 ? -size : size;
 }
 
@@ -44,9 +48,9 @@ __device__ inline int Encode(float number, float inverse, unsigned random) {
   const int dither = static_cast<int>(random << (kDropped - 16)) + (1 << (kDropped - 17));
   const int bits = static_cast<int>(ToBits(size * inverse));
   int code = (bits - OffsetOf<kSigned>(kBitsOfFour) + dither) >> kDropped;
-  code = code < 1 ? 1 : code > kLast<kSigned> ? kLast<kSigned> : code;
+  code = code > kLast<kSigned> ? kLast<kSigned> : code;
   if (kSigned && number < 0) code |= 128;
-  return size == 0 ? 0 : code;
+  return code < 0 ? 0 : code;
 }
 
 // The largest magnitude of a stretch; NaN if a number is not finite: then all of it becomes NaN.
@@ -75,14 +79,14 @@ __device__ inline void ReadCodes(const unsigned char* codes, const float* scales
   for (int i = 0; i < Place::kCount; ++i) to[i] = Decode<kSigned>(read[i]) * scale;
 }
 
-template <bool kSigned, typename Place>
+template <bool kSigned, int kSlot, typename Place>
 __device__ inline void WriteCodes(const float (&from)[Place::kCount], int seed, Place place,
                                   unsigned char* codes, float* scales) {
   const float scale = ScaleOf(from), inverse = 4 / (scale == 0 ? kSmallestScale : scale);
   int written[Place::kCount];
 #pragma unroll
   for (int i = 0; i < Place::kCount; ++i) {
-    written[i] = Encode<kSigned>(from[i], inverse, DitherBits(seed, place.Number(i)));
+    written[i] = Encode<kSigned>(from[i], inverse, DitherBitsOfSlot<kSlot>(seed, place.Number(i)));
   }
   place.template Write<Byte>(written, codes);
   __syncwarp();  // all lanes have read the scale that was

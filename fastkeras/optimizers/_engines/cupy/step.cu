@@ -153,9 +153,9 @@ template <int kSlot, typename Place>
 __device__ inline void WriteSlot(const Numbers<Place::kCount>& from, const Record& record, int seed,
                                  Place place) {
   if constexpr (kSlot < Rule::kSlots) {
-    WriteCodes<kHasSign<kSlot>>(from.slots[kSlot], SeedOf(kSlot, seed), place,
-                                static_cast<unsigned char*>(record.slots[2 * kSlot]),
-                                static_cast<float*>(record.slots[2 * kSlot + 1]));
+    WriteCodes<kHasSign<kSlot>, kSlot>(from.slots[kSlot], seed, place,
+                                       static_cast<unsigned char*>(record.slots[2 * kSlot]),
+                                       static_cast<float*>(record.slots[2 * kSlot + 1]));
   }
 }
 
