@@ -76,8 +76,8 @@ def cross_entropy(
 
     Args:
         emissions, transitions, start_transitions, end_transitions: of p, as in `log_partition`.
-        other_emissions, other_transitions, other_start_transitions, other_end_transitions: of q, whose
-            transitions may be of another kind than p's; computed in the dtype of p's.
+        other_emissions, other_transitions, other_start_transitions, other_end_transitions: of q, in
+            the dtype of p's; the transitions may be of another kind, as in `log_partition`.
         lengths, mask, engine: as in `log_partition`.
 
     Returns:

@@ -58,19 +58,19 @@ class ViterbiStream:
     ) -> None:
         if isinstance(transitions, LowRank):
             transitions = LowRank(*map(np.asarray, transitions)).product()
+        if transitions is not None:
+            transitions = np.atleast_1d(np.asarray(transitions))
         self._transitions, self._ends = transitions, (start_transitions, end_transitions)
         self._begin()
         if transitions is not None:
-            self._arguments(np.zeros((0, np.atleast_1d(transitions).shape[-1])))
+            self._arguments(np.zeros((0, transitions.shape[-1])))
 
     @property
     def undecided(self) -> int:
         """Number of steps seen whose tags have not been given out."""
         return len(self._emissions)
 
-    def feed(
-        self, emissions: ArrayLike, transitions: ArrayLike | None = None
-    ) -> NDArray[np.int32]:
+    def feed(self, emissions: ArrayLike, transitions: ArrayLike | None = None) -> NDArray[np.int32]:
         """Take the next steps and return the tags that are now decided.
 
         Args:
