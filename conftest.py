@@ -11,6 +11,7 @@ collect_ignore_glob = [
     for pattern in (f"_ops/{name}*.py", f"*/_engines/{name}_*.py", *more)
 ]
 collect_ignore_glob += [
+    "tests/backends/four_*.py",
     "tests/backends/two_*.py",
     "tests/gpu/one_case_each.py",
     "tests/type_checkers/*.py",

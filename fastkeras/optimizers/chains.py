@@ -15,24 +15,28 @@ FUSED = (  # in the order of FASTKERAS_TRANSFORMS in csrc/optimizers/optimizers.
 )
 
 
-def split(chains):
+def split(chains, fused=FUSED):
     """Split chains into what has to run before the kernel, and what the kernel does itself.
 
     If one variable needs its global norm before the kernel, so does its whole group.
+
+    Args:
+        chains: list of tuples of transforms.
+        fused: the names of those that the kernel does.
     """
     ends, before = [0] * len(chains), None
     while before != ends:
         before = ends
         cut = zip(chains, ends, strict=True)
         early = {step.of for steps, end in cut for step in steps[:end] if _is_global(step)}
-        ends = [_end_of_unfused(steps, early) for steps in chains]
+        ends = [_end_of_unfused(steps, early, fused) for steps in chains]
     cut = list(zip(chains, ends, strict=True))
     return [steps[:end] for steps, end in cut], [steps[end:] for steps, end in cut]
 
 
-def _end_of_unfused(steps, early):
+def _end_of_unfused(steps, early, fused):
     unfused = [
-        callable(step) or step.name not in FUSED or (_is_global(step) and step.of in early)
+        callable(step) or step.name not in fused or (_is_global(step) and step.of in early)
         for step in steps
     ]
     return max((i + 1 for i, is_unfused in enumerate(unfused) if is_unfused), default=0)

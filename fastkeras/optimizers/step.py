@@ -74,7 +74,18 @@ def engine_needs(rule):
     return (None if RULES[rule].has_kernel else "EVERY_RULE"), f"the rule {rule!r}"
 
 
-def do(xp, engine, rule, step, noise, spread, gathered, variables=None, arrays=None):
+def do(
+    xp,
+    engine,
+    rule,
+    step,
+    noise,
+    spread,
+    gathered,
+    variables=None,
+    arrays=None,
+    fused=of_transforms.FUSED,
+):
     """Do a step with an engine.
 
     Args:
@@ -87,13 +98,14 @@ def do(xp, engine, rule, step, noise, spread, gathered, variables=None, arrays=N
         gathered: function (gradient, rows) that undoes this.
         variables: passed to Python functions among the transforms; by default the parameters.
         arrays: the functions for parameters and gradients; by default `xp`.
+        fused: the names of transforms that are left to the engine.
 
     Returns:
         The result of `engine.step`: parameters, slots, remainders, and whether all gradients to be
         sanitized are finite. Arrays that were updated in place are returned themselves.
     """
     frozen = xp.equal(step.multipliers, 0)
-    before, chains = of_transforms.split(step.chains)
+    before, chains = of_transforms.split(step.chains, fused)
     gradients, arrays = step.gradients, arrays or xp
     if any(before):
         still = arrays.convert_to_tensor(frozen)

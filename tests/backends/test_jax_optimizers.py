@@ -341,10 +341,10 @@ def test_what_the_kernels_cannot_take_is_done_by_keras_and_the_report_says_why(r
 # The call of XLA, with one fault at a time.
 
 
-def test_two_devices():
-    """In another process, whose CPU is two devices."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    program = os.path.join(os.path.dirname(__file__), "two_cpu_devices.py")
+def test_four_devices():
+    """In another process, whose CPU is four devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    program = os.path.join(os.path.dirname(__file__), "four_cpu_devices.py")
     environment = {**os.environ, "XLA_FLAGS": flags}
     command = [sys.executable, program]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -60,8 +60,6 @@ class MEMM(CRF):
         super().__init__(num_tags, **kwargs)
         self.bidirectional = bidirectional
 
-    may_vary = False
-
     def log_likelihood(
         self,
         emissions: ArrayLike,

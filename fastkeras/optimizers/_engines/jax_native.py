@@ -65,9 +65,12 @@ def why_not(arrays):
         is_elsewhere = family_of(array) == "jax_elsewhere"
         if is_elsewhere and _engines.engines("optimizers")["jax_cuda"] != "ready":
             return "a variable is not on the CPU"
-        if not isinstance(array, jax.core.Tracer) and not array.sharding.is_fully_replicated:
-            return "a variable is spread over devices"
     return None
+
+
+def is_spread(array):
+    """Whether an array is known to have parts on several devices."""
+    return not isinstance(array, jax.core.Tracer) and not array.sharding.is_fully_replicated
 
 
 def _flags(values):

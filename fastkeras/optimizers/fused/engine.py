@@ -2,11 +2,12 @@
 
 from fastkeras import _engines
 from fastkeras._keras_private import get_stateless_scope
+from fastkeras.optimizers.fused.sharding import is_divided
 from fastkeras.optimizers.fused.sparse import ON_JAX, ON_TENSORFLOW, ON_TORCH
 from fastkeras.optimizers.rules import RULES
 
 
-def why_keras(rule, written, variables, by_rows=False):
+def why_keras(rule, written, variables, by_rows=False, layouts=None):
     """Return why the engine has to be `keras`, in words, or None if the arrays decide.
 
     Args:
@@ -14,13 +15,14 @@ def why_keras(rule, written, variables, by_rows=False):
         written: list of all that a step updates, as tensors of the backend.
         variables: list of the model's Keras variables among them.
         by_rows: whether a gradient has only some of the rows of its variable.
+        layouts: on JAX, those of the parts on which kernels are to run, if there are several.
     """
     if not RULES[rule].has_kernel:
         return f"the kernels have no {rule}"
     if ON_TENSORFLOW:
         return _why_keras_on_tensorflow(written[0], by_rows)
     if ON_JAX:
-        return _why_keras_on_jax(written, variables)
+        return _why_keras_on_jax(written, variables, layouts)
     if get_stateless_scope() is not None:
         return "the variables are in a stateless scope"
     return _why_keras_on_torch(written) if ON_TORCH else None
@@ -47,18 +49,15 @@ def _why_keras_on_tensorflow(variable, by_rows):
     return "XLA cannot pick out rows" if by_rows and _engines.inside_xla() else None
 
 
-def _why_keras_on_jax(written, variables):
+def _why_keras_on_jax(written, variables, layouts):
     state = _engines.engines("optimizers")["jax_native"]
     if state != "ready":
         return state
-    if any(map(_is_spread, variables)):  # XLA would copy all of it to each device
-        return "a variable is spread over devices"
-    from fastkeras.optimizers._engines.jax_native import why_not
+    spread = "a variable is spread over devices"
+    if layouts is None and any(is_divided(getattr(v, "_layout", None)) for v in variables):
+        return spread  # XLA would copy all of it to each device
+    from fastkeras.optimizers._engines.jax_native import is_spread, why_not
 
-    return why_not(written)
-
-
-def _is_spread(variable):
-    layout = getattr(variable, "_layout", None)
-    layout = getattr(layout, "backend_layout", layout)
-    return layout is not None and not layout.is_fully_replicated
+    return why_not(written) or (
+        spread if layouts is None and any(map(is_spread, written)) else None
+    )

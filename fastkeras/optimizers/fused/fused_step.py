@@ -8,8 +8,9 @@ import numpy as np
 from keras import ops
 
 from fastkeras import _engines
+from fastkeras.optimizers import chains as of_transforms
 from fastkeras.optimizers import rounding, transforms
-from fastkeras.optimizers.fused import lookahead, sparse
+from fastkeras.optimizers.fused import lookahead, sharding, sparse
 from fastkeras.optimizers.fused.engine import why_keras
 from fastkeras.optimizers.fused.lookahead import assign_if
 from fastkeras.optimizers.fused.sparse import ON_TENSORFLOW, on_mps
@@ -255,7 +256,9 @@ class FusedStep(_OfKeras):
         of_slots = [[_value(slot) for slot in of_variable] for of_variable in slots]
         of_remainders = [None if r is None else _value(r) for r in remainders]
         written = [*values, *chain(*of_slots), *(r for r in of_remainders if r is not None)]
-        reason = why_keras(rule, written, variables, by_rows)
+        layouts = self._layouts(variables, positions)
+        reason = self._why_whole(rule, positions, layouts)
+        reason = reason or why_keras(rule, written, variables, by_rows, layouts)
         engine = _engines.engine_for("optimizers", values[0], "keras" if reason else None)
         taken, rows = self._rows(gradients, variables, positions, engine)
         decays = [self._decay_of(p, v) for p, v in zip(positions, variables, strict=True)]
@@ -275,9 +278,27 @@ class FusedStep(_OfKeras):
             dithered=[self.stochastic_rounding] * len(positions),
             seeds=self._seeds(positions),
         )
+        does, fused = engine, of_transforms.FUSED
+        if layouts is not None:
+            step = step._replace(
+                parameters=sharding.placed(values, layouts),
+                gradients=sharding.placed(taken, layouts),
+            )
+            if _engines.name_of(engine) != "keras":
+                does, fused = sharding.on_each_part(engine, layouts), sharding.ELEMENT_WISE
         new_values, new_slots, new_remainders, finite = do(
-            ops, engine, rule, step, self._noise, sparse.spread, sparse.gathered, variables
+            ops,
+            does,
+            rule,
+            step,
+            self._noise,
+            sparse.spread,
+            sparse.gathered,
+            variables,
+            fused=fused,
         )
+        if layouts is not None:
+            new_values = sharding.placed(new_values, [variable._layout for variable in variables])
         if _engines.name_of(engine) == "keras":
             self._keep_to_rows(gradients, variables, positions, new_values, new_slots)
         new = (new_values, new_slots, new_remainders)
@@ -290,9 +311,41 @@ class FusedStep(_OfKeras):
         positions = range(len(self._trainable_variables))
         written = [*self._trainable_variables, *chain(*map(self._state_of, positions))]
         written = [_value(variable) for variable in written]
-        reason = why_keras(self._rule(), written, self._trainable_variables)
+        layouts = self._layouts(self._trainable_variables, positions)
+        reason = self._why_whole(self._rule(), positions, layouts)
+        reason = reason or why_keras(
+            self._rule(), written, self._trainable_variables, layouts=layouts
+        )
         engine = _engines.engine_for("optimizers", written[0], "keras" if reason else None)
         return _engines.name_of(engine), reason or ""
+
+    def _layouts(self, variables, positions):
+        """The layout of each variable's state, if some have parts on several devices of one mesh.
+
+        None where they have not: then nothing has to be divided, and kernels take whole arrays.
+        """
+        if not sparse.ON_JAX:
+            return None
+        layouts = []
+        for variable, position in zip(variables, positions, strict=True):
+            shape = tuple(variable.shape)
+            held = [*self._slots(position), self._settings.remainders[position], variable]
+            held = next(v for v in held if v is not None and tuple(v.shape) == shape)
+            layouts.append(getattr(held, "_layout", None))
+        return layouts if sharding.are_on_one_mesh(layouts) else None
+
+    def _why_whole(self, rule, positions, layouts):
+        """Why kernels cannot run on the parts of variables, in words, or None."""
+        for position, layout in zip(positions, layouts or (), strict=bool(layouts)):
+            if sharding.is_divided(layout):
+                if RULES[rule].adapts or self._settings.adapted[position]:
+                    return "layer adaptation needs whole variables, and one is spread over devices"
+                if RULES[rule].scaling:
+                    return f"{rule} needs whole variables, and one is spread over devices"
+                scales = [self._scales.of.get(id(slot)) for slot in self._slots(position)]
+                if any(s is not None and not sharding.is_divided(s._layout) for s in scales):
+                    return "8-bit moments are in blocks, which parts on several devices would cut"
+        return None
 
     def _of_positions(self, variable, positions):
         """Return the entries of a variable at these positions, of variables with a gradient."""

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from fastkeras.optimizers.fused import matching, multipliers, per_variable
+from fastkeras.optimizers.fused import matching, multipliers, per_variable, sharding
 from fastkeras.optimizers.fused.fused_step import WIDE, FusedStep
 from fastkeras.optimizers.fused.report import report
 from fastkeras.optimizers.hyperparameters import check_hyperparameter, checked_flag
-from fastkeras.optimizers.quantization import LAYOUT, is_worth_it, scales_of
+from fastkeras.optimizers.quantization import BLOCK, LAYOUT, is_worth_it, scales_of
 from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules import RULES
 
@@ -35,6 +35,7 @@ _PLAIN = {  # arguments that are saved as given, and their defaults
     "stochastic_rounding": False,
     "schedule_by": "calls",
     "cautious": False,
+    "shard_states": False,
 }
 
 
@@ -69,6 +70,7 @@ class Fused(FusedStep):
         stochastic_rounding: bool = False,
         schedule_by: str = "calls",
         cautious: bool = False,
+        shard_states: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -81,6 +83,7 @@ class Fused(FusedStep):
         if schedule_by not in ("calls", "updates"):
             raise ValueError(f'schedule_by must be "calls" or "updates", got {schedule_by!r}')
         self.schedule_by = schedule_by
+        self.shard_states = checked_flag("shard_states", shard_states)
         for name in self._HYPERPARAMETERS:
             check_hyperparameter(name, getattr(self, name))
         self.ema_bias_correction = checked_flag("ema_bias_correction", ema_bias_correction)
@@ -202,27 +205,37 @@ class Fused(FusedStep):
     ) -> keras.Variable:
         """Keep the moments of float16 and bfloat16 variables in float32, or moments in 8 bits.
 
-        In bfloat16 a velocity would never move: 0.001 of a change is below its last digit.
+        In bfloat16 a velocity would never move: 0.001 of a change is below its last digit. With
+        `shard_states`, each device keeps a part.
         """
         dtype, shape = str(reference_variable.dtype), tuple(reference_variable.shape)
         path = matching.path_of(reference_variable)
         is_wide = name not in ("average", "gradient_accumulator")
         is_moment = is_wide and name not in ("remainder", "slow")
-        quantized = self.moment_bits == 8 and is_moment and dtype != "float64"
-        quantized = quantized and is_worth_it(shape)
-        quantized = quantized and id(reference_variable) not in self._scales.not_for
-        if not quantized and not (is_wide and dtype in HALVES):
+        in_codes = self.moment_bits == 8 and dtype != "float64" and is_worth_it(shape)
+        in_codes = in_codes and id(reference_variable) not in self._scales.not_for
+        quantized = in_codes and is_moment
+        layout = getattr(reference_variable, "_layout", None)
+        if self.shard_states:
+            block = BLOCK if in_codes and is_wide else 1
+            layout = sharding.layout_of_state(reference_variable, block)
+        is_divided = layout is not getattr(reference_variable, "_layout", None)
+        if not quantized and not (is_wide and dtype in HALVES) and not is_divided:
             return super().add_variable_from_reference(reference_variable, name, initializer)
+        of_moment = "float32" if is_wide and dtype in HALVES else dtype
         moment = self.add_variable(
             shape=shape,
             initializer=initializer,
-            dtype="uint8" if quantized else "float32",
+            dtype="uint8" if quantized else of_moment,
             name=f"{path.replace('/', '_').replace(':', '_')}_{name}",
-            layout=getattr(reference_variable, "_layout", None),
+            layout=layout,
         )
         if quantized:
             size = int(np.prod(shape))
-            scales = self.add_variable((scales_of(size),), dtype="float32", name=f"{name}_scales")
+            of_scales = sharding.first_axis(layout) if is_divided else None
+            scales = self.add_variable(
+                (scales_of(size),), dtype="float32", name=f"{name}_scales", layout=of_scales
+            )
             self._scales.of[id(moment)] = scales
         return moment
 
@@ -257,7 +270,7 @@ class Fused(FusedStep):
 
     def save_own_variables(self, store: Any) -> None:
         for i, variable in enumerate(self._saved_variables()):
-            store[str(i)] = variable.numpy()
+            store[str(i)] = _numpy(variable)
         # Besides the variables of Keras save only what cannot be derived from them.
         behind = self._settings and self._settings.behind
         if behind is not None and not np.array_equal(_numpy(behind), self._behind_by_state()):
@@ -358,7 +371,7 @@ def _untrained(value, dtype="float32"):
 
 def _numpy(variable):
     # A tensor, not the variable, whose conversion by Keras makes NumPy 2 warn on TensorFlow.
-    return ops.convert_to_numpy(ops.stop_gradient(variable))
+    return ops.convert_to_numpy(sharding.of_host(ops.stop_gradient(variable)))
 
 
 def _any_has(chains, name):

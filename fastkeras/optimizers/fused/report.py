@@ -6,7 +6,7 @@ import re
 from rich.console import Console
 from rich.table import Table
 
-from fastkeras.optimizers.fused import matching
+from fastkeras.optimizers.fused import matching, sharding
 
 
 def report(optimizer, model=None, print_fn=print):
@@ -15,11 +15,13 @@ def report(optimizer, model=None, print_fn=print):
     chosen = known if model is None else list(model.trainable_variables)
     table = Table("variable", "shape", "rate ×", "transforms", "decay", "state")
     multipliers = optimizer.learning_rate_multipliers
-    total = of_keras = 0
+    total = of_device = of_keras = 0
     for variable in chosen:
         position = optimizer._get_variable_index(variable)
-        state = sum(map(_bytes, optimizer._state_of(position)))
+        held = optimizer._state_of(position)
+        state = sum(map(_bytes, held))
         total += state
+        of_device += sum(_bytes(variable) // sharding.parts_of(variable) for variable in held)
         of_keras += len(optimizer._slots(position)) * _bytes(variable)
         multiplier = multipliers[position]
         table.add_row(
@@ -31,11 +33,12 @@ def report(optimizer, model=None, print_fn=print):
             _size(state),
         )
     numbers = sum(math.prod(variable.shape) for variable in chosen)
+    part = f"{_size(of_device)} on each device, " if of_device < total else ""
     console = Console(width=120, color_system=None)
     with console.capture() as captured:
         console.print(table)
         console.print(
-            f"{len(chosen)} variables, {numbers:,} numbers; state {_size(total)}, with Keras "
+            f"{len(chosen)} variables, {numbers:,} numbers; state {_size(total)}, {part}with Keras "
             f"{_size(of_keras)}"
         )
         engine, reason = optimizer._engine_and_reason()

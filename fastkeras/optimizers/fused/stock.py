@@ -45,6 +45,10 @@ ARGUMENTS = """\
     cautious: of Adam, AdamW and Lion: only those numbers of a variable move whose step agrees in
         sign with the gradient of the moment, by so much more as they are fewer (Liang et al. 2024).
         Moments are as without it.
+    shard_states: with `keras.distribution` on JAX, divide moments and all other state of a variable
+        among the devices that have copies of it (ZeRO, stage 1), along its first axis that their
+        number divides. Each updates its part of the variable. Without a distribution, and on other
+        backends, it changes nothing.
 """
 
 REST = """\
