@@ -13,8 +13,8 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
     for module, names in {
         "layers": "AttentionDecoder CBOW CRF CRFDecoder CenterDistances CenterLossLayer "
         "ConditionalLayerNormalization CopyPrior EfficientGlobalPointer GlobalPointer "
-        "GradientReversal LossLayer MEMM MetricLayer Reparameterize SemiMarkovCRF SkipGram "
-        "TransformerDecoder TripletLossLayer WordEmbedding WordPooling "
+        "GradientReversal LossLayer MEMM MetricLayer PadRagged Reparameterize SemiMarkovCRF "
+        "SkipGram TransformerDecoder TripletLossLayer WordEmbedding WordPooling "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
         "losses": "BatchTripletLoss CRFLoss CRFObjective CenterLoss SequenceCrossentropy "
         "MultilabelCategoricalCrossentropy SmoothedCrossentropy SpanCrossentropy",

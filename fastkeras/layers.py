@@ -8,6 +8,7 @@ from fastkeras.seq2seq.layers.conditional_normalization import ConditionalLayerN
 from fastkeras.seq2seq.layers.copy_prior import CopyPrior
 from fastkeras.seq2seq.layers.transformer_decoder import TransformerDecoder
 from fastkeras.tagging.global_pointer import EfficientGlobalPointer, GlobalPointer
+from fastkeras.tagging.ragged import PadRagged
 from fastkeras.tagging.subwords import WordPooling
 from fastkeras.training.gradients.reversal import GradientReversal
 from fastkeras.training.losses.center_loss import CenterDistances, CenterLossLayer
@@ -31,6 +32,7 @@ __all__ = [
     "GradientReversal",
     "LossLayer",
     "MetricLayer",
+    "PadRagged",
     "Reparameterize",
     "SemiMarkovCRF",
     "SkipGram",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras.crf.layers.ragged import padded
 from fastkeras.tagging.rotary import rotary_positions
 from fastkeras.training.arguments import integer
 
@@ -92,7 +93,7 @@ class GlobalPointer(_SpanScores):
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: float, shape (batch, steps, channels).
+        inputs: float, shape (batch, steps, channels), or a `tf.RaggedTensor` of that shape.
         mask: bool, shape (batch, steps), or None for the mask that comes with the inputs.
 
     Returns:
@@ -129,6 +130,7 @@ class GlobalPointer(_SpanScores):
 
     def call(self, inputs: Any, mask: Tensor = None) -> Tensor:
         """See the docstring of the class."""
+        inputs, mask = padded(inputs, mask)
         batch, steps = ops.shape(inputs)[:2]
         both = ops.reshape(self.dense(inputs), (batch, steps, self.num_types, 2, self.head_size))
         scores = self._inner_products(both[..., 0, :], both[..., 1, :], "bmkd,bnkd->bkmn")
@@ -179,6 +181,7 @@ class EfficientGlobalPointer(_SpanScores):
 
     def call(self, inputs: Any, mask: Tensor = None) -> Tensor:
         """See the docstring of the class."""
+        inputs, mask = padded(inputs, mask)
         both = self.dense(inputs)
         of_types = ops.transpose(self.of_types(both), (0, 2, 1)) / 2
         scores = self._inner_products(

@@ -9,6 +9,7 @@ from keras import ops
 
 from fastkeras._arrays import has_values
 from fastkeras._keras_private import reduce_weighted_values
+from fastkeras.crf.layers.ragged import filled
 from fastkeras.tagging.multilabel import labels_of_positions, multilabel_categorical_crossentropy
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def labels_of_spans(y_true, y_pred):
     Args:
         y_true, y_pred: as `SpanCrossentropy` gets them.
     """
-    y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+    y_true = ops.convert_to_tensor(filled(y_true, -1))
+    y_pred = ops.convert_to_tensor(y_pred)
     shape, kinds = tuple(y_true.shape), y_pred.shape[1]
     if len(y_pred.shape) != 4:
         raise ValueError(

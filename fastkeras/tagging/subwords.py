@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from fastkeras.crf.layers.ragged import filled, padded
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -117,7 +119,8 @@ class WordPooling(keras.layers.Layer):
 
     Call arguments:
         inputs: a list of vectors, float, shape (batch, steps, channels), and of the number of the
-            word that each subword is of, integers, shape (batch, steps), below 0 where no word is.
+            word that each subword is of, integers, shape (batch, steps), below 0 where no word is;
+            each of them may be a `tf.RaggedTensor`.
 
     Returns:
         Shape (batch, max_words, channels), 0 where there is no word, with a mask of the words. A
@@ -152,7 +155,7 @@ class WordPooling(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         """See the docstring of the class."""
-        vectors, numbers = inputs
+        vectors, numbers = padded(inputs[0])[0], inputs[1]
         is_of = self._is_of(numbers)
         if self.pooling != "mean":
             steps = ops.shape(is_of)[-1]
@@ -180,7 +183,7 @@ class WordPooling(keras.layers.Layer):
 
     def _is_of(self, numbers):
         """Whether a subword is of a word, bool (batch, words, steps)."""
-        numbers = ops.cast(numbers, "int32")
+        numbers = ops.cast(filled(numbers, NO_WORD), "int32")
         if self.max_words is None:  # 0, 1, 2 … also where a symbolic tensor has no known steps
             words = ops.cumsum(ops.ones_like(numbers), axis=1) - 1
         else:

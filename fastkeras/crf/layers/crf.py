@@ -15,6 +15,7 @@ from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.metrics import CRFAccuracy
 from fastkeras.crf.layers.objective import MODES
 from fastkeras.crf.layers.output import mark, mask_of
+from fastkeras.crf.layers.ragged import padded
 from fastkeras.crf.layers.scores import add_scores, scores_of
 from fastkeras.crf.objectives import (
     expected_cost_of,
@@ -65,7 +66,8 @@ class CRF(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: float, shape (batch, steps, channels); channels = num_tags, unless `use_kernel`.
+        inputs: float, shape (batch, steps, channels); channels = num_tags, unless `use_kernel`. A
+            `tf.RaggedTensor` is padded, and masked by its lengths.
         mask: bool, shape (batch, steps), or None for the mask that comes with the inputs.
         output: "emissions"; "tags"; or "confidence", the probability of each of these tags.
 
@@ -168,6 +170,7 @@ class CRF(keras.layers.Layer):
 
     def call(self, inputs: Tensor, mask: Tensor = None, output: str = "emissions") -> Tensor:
         """See the docstring of the class."""
+        inputs, mask = padded(inputs, mask)
         if self.use_kernel:
             emissions = ops.matmul(inputs, self.kernel) + self.bias
         else:

@@ -15,6 +15,7 @@ from fastkeras._keras_private import (
     set_tensor_attr,
 )
 from fastkeras.crf.arguments import dense
+from fastkeras.crf.layers.ragged import filled
 
 MARK = "_fastkeras_crf"
 
@@ -61,6 +62,7 @@ def integer_tags(y_true, y_pred, mask=None):
     A row that is not one-hot is refused at a step that counts, since taking its largest element
     would misread it. A graph, which cannot raise, gets a tag out of range instead.
     """
+    y_true = filled(y_true, -1)  # no tag: an error at a step that counts
     y_true = ops.convert_to_tensor(dense("y_true", y_true))
     num_tags = y_pred.shape[-1]
     rank = len(y_true.shape)
@@ -105,7 +107,7 @@ def sequence_and_step_weights(sample_weight, y_pred):
     """Weights of the sequences, (batch,), and of the steps, (batch, steps); each may be None."""
     if sample_weight is None:
         return None, None
-    sample_weight = ops.convert_to_tensor(sample_weight)
+    sample_weight = ops.convert_to_tensor(filled(sample_weight, 0))
     shape, steps = tuple(sample_weight.shape), y_pred.shape[1]
     if len(shape) == 3 and shape[2] == 1:
         sample_weight, shape = sample_weight[..., 0], shape[:2]

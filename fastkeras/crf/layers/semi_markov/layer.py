@@ -15,6 +15,7 @@ from fastkeras.crf.layers.arguments import what_is_meant
 from fastkeras.crf.layers.decoder import decoding_model
 from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.output import at_least_float32, mark, mask_of
+from fastkeras.crf.layers.ragged import padded
 from fastkeras.crf.layers.scores import add_scores, scores_of
 from fastkeras.crf.layers.semi_markov.scores import Segments, score_of, with_begins
 from fastkeras.crf.layers.span_counts import at_the_last
@@ -175,6 +176,7 @@ class SemiMarkovCRF(keras.layers.Layer):
 
     def call(self, inputs: Any, mask: Tensor = None, output: str = "emissions") -> Tensor:
         """See the docstring of the class."""
+        inputs, mask = padded(inputs, mask)
         if self.use_kernel:
             emissions = ops.matmul(inputs, self.kernel) + self.bias
         else:
