@@ -12,9 +12,11 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
     f"fastkeras>{name}": f"fastkeras.{module}"
     for module, names in {
         "layers": "AttentionDecoder CBOW CRF CRFDecoder CenterDistances CenterLossLayer "
-        "ConditionalLayerNormalization CopyPrior EfficientGlobalPointer GlobalPointer "
-        "GradientReversal LossLayer MEMM MetricLayer PadRagged Reparameterize SemiMarkovCRF "
-        "SkipGram TransformerDecoder TripletLossLayer WordEmbedding WordPooling "
+        "ConditionalLayerNormalization CopyPrior EfficientGlobalPointer "
+        "GatedAttentionUnit GlobalPointer GradientReversal LossLayer MEMM MetricLayer "
+        "PadRagged RelativeMultiHeadAttention RelativePositionBias Reparameterize "
+        "SemiMarkovCRF SequencePooling SkipGram TransformerDecoder TripletLossLayer "
+        "WordEmbedding WordPooling "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
         "losses": "BatchTripletLoss CRFLoss CRFObjective CenterLoss SequenceCrossentropy "
         "MultilabelCategoricalCrossentropy SmoothedCrossentropy SpanCrossentropy",

@@ -22,6 +22,7 @@ _WHERE = {
     **dict.fromkeys(("DocumentWindows", "document_windows"), "windows"),
     "NestedSpanScore": "span_score",
     "SpanCrossentropy": "span_loss",
+    "relative_position_buckets": "relative_positions",
     "rotary_positions": "rotary",
 }
 

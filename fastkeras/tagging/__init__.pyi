@@ -10,6 +10,9 @@ from fastkeras.tagging.multilabel import (
 from fastkeras.tagging.multilabel import (
     sparse_multilabel_categorical_crossentropy as sparse_multilabel_categorical_crossentropy,
 )
+from fastkeras.tagging.relative_positions import (
+    relative_position_buckets as relative_position_buckets,
+)
 from fastkeras.tagging.rotary import rotary_positions as rotary_positions
 from fastkeras.tagging.span_loss import SpanCrossentropy as SpanCrossentropy
 from fastkeras.tagging.span_score import NestedSpanScore as NestedSpanScore
