@@ -2,6 +2,7 @@
 from fastkeras.optimizers import transforms as transforms
 from fastkeras.optimizers.functional import update as update
 from fastkeras.optimizers.fused.adam_mini import AdamMini as AdamMini
+from fastkeras.optimizers.fused.apollo import APOLLO as APOLLO
 from fastkeras.optimizers.fused.multipliers import layerwise_decay as layerwise_decay
 from fastkeras.optimizers.fused.multipliers import (
     set_learning_rate_multiplier as set_learning_rate_multiplier,
@@ -12,6 +13,7 @@ from fastkeras.optimizers.fused.newer import ScheduleFreeAdamW as ScheduleFreeAd
 from fastkeras.optimizers.fused.newer import ScheduleFreeSGD as ScheduleFreeSGD
 from fastkeras.optimizers.fused.newer import StableAdamW as StableAdamW
 from fastkeras.optimizers.fused.schedules import PiecewiseLinear as PiecewiseLinear
+from fastkeras.optimizers.fused.soap import SOAP as SOAP
 from fastkeras.optimizers.fused.stock import SGD as SGD
 from fastkeras.optimizers.fused.stock import Adafactor as Adafactor
 from fastkeras.optimizers.fused.stock import Adagrad as Adagrad

@@ -12,7 +12,12 @@ from fastkeras.optimizers.fused import newer, stock
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-NAMES = [ours.__name__ for ours in (*stock.OPTIMIZERS, *newer.NEWER)] + ["Muon", "AdamMini"]
+NAMES = [ours.__name__ for ours in (*stock.OPTIMIZERS, *newer.NEWER)] + [
+    "Muon",
+    "AdamMini",
+    "SOAP",
+    "APOLLO",
+]
 ONE = (transforms.clip_by_norm(1.0),)
 # Each argument of `Fused`, and some of Keras', with a falsy value and another one.
 VALUES = {
@@ -36,7 +41,8 @@ VALUES = {
 CASES = [(name, value) for name, values in VALUES.items() for value in values]
 
 BY_SIZE = ("lazy", "layer_adaptation")
-REFUSED = dict.fromkeys(("Lamb", "Adafactor", "Muon", "StableAdamW", "AdamMini"), BY_SIZE)
+BY_WHOLES = ("Lamb", "Adafactor", "Muon", "StableAdamW", "AdamMini", "SOAP", "APOLLO")
+REFUSED = dict.fromkeys(BY_WHOLES, BY_SIZE)
 REFUSED |= dict.fromkeys(("ScheduleFreeAdamW", "ScheduleFreeSGD"), (*BY_SIZE, "lookahead_period"))
 
 

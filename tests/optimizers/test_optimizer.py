@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 X = np.random.default_rng(0).standard_normal((64, 4)).astype("float32")
 Y = (X @ [[1.0], [-2.0], [0.5], [0.0]]).astype("float32")
 NAMES = [ours.__name__ for ours in stock.OPTIMIZERS]
-ALL_NAMES = NAMES + [ours.__name__ for ours in newer.NEWER] + ["Muon", "AdamMini"]
+ALL_NAMES = NAMES + [ours.__name__ for ours in newer.NEWER] + ["Muon", "AdamMini", "SOAP", "APOLLO"]
 
 
 def network(**options):

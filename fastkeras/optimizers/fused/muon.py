@@ -1,25 +1,19 @@
 """Muon: matrices move by their momentum made orthogonal, all other variables by AdamW."""
 
 import math
-import re
-from collections.abc import Sequence
 from types import MappingProxyType as Table
 from typing import Any
 
 import keras
 from keras import ops
 
-from fastkeras.optimizers import chains as of_transforms
-from fastkeras.optimizers import rounding
 from fastkeras.optimizers.fused import sparse
-from fastkeras.optimizers.fused.matching import path_of
-from fastkeras.optimizers.fused.newer import OF_KERAS, Tabled, described
-from fastkeras.optimizers.fused.optimizer import Fused
+from fastkeras.optimizers.fused.matrices import ByMatrices
+from fastkeras.optimizers.fused.newer import OF_KERAS, described
 from fastkeras.optimizers.hyperparameters import check_hyperparameter
-from fastkeras.optimizers.transforms import sanitize
 
 
-class Muon(Fused, Tabled):
+class Muon(ByMatrices):
     """`keras.optimizers.Muon`: matrices move by their momentum with all singular values near 1.
 
     Arguments, defaults, formulas and variables are those of Keras 3.15, so that saved states go
@@ -59,8 +53,6 @@ class Muon(Fused, Tabled):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        given: list[str] | None = vars(self)["exclude_layers"]
-        self.exclude_layers = list(given or [])
         check_hyperparameter("beta_1", self.adam_beta_1)
         check_hyperparameter("beta_2", self.adam_beta_2)
         for name in ("epsilon", "momentum"):
@@ -71,52 +63,27 @@ class Muon(Fused, Tabled):
             raise ValueError(f"ns_steps must be an integer of at least 1, got {self.ns_steps!r}")
         if self.ns_dtype not in ("float32", "bfloat16"):
             raise ValueError(f'ns_dtype must be "float32" or "bfloat16", got {self.ns_dtype!r}')
-        if self.moment_bits != 32:
-            raise ValueError(f"moment_bits must be 32 for Muon, got {self.moment_bits!r}")
-        for pattern in self.exclude_layers:
-            try:
-                re.compile(pattern)
-            except (re.error, TypeError) as error:
-                raise ValueError(
-                    f"exclude_layers: {pattern!r} is no regular expression: {error}"
-                ) from None
 
-    def build(self, variables: Sequence[Any]) -> None:
-        if self.built:
-            return
-        variables = list(variables)
-        super().build(variables)
+    def _make_slots(self, variables, are_matrices):
         self.momentums, self.adam_velocities = [], []
-        for variable in variables:
-            goes_by_adam = self._goes_by_adam(variable)
+        for variable, is_matrix in zip(variables, are_matrices, strict=True):
             self.momentums.append(self._made_slot(variable, "momentum"))
             self.adam_velocities.append(
-                self._made_slot(variable, "velocity") if goes_by_adam else None
+                None if is_matrix else self._made_slot(variable, "velocity")
             )
 
-    def _goes_by_adam(self, variable):
-        path = path_of(variable)
-        return (
-            len(variable.shape) != 2
-            or 0 in variable.shape
-            or (self.exclude_embeddings and "embedding" in path.lower())
-            or any(re.search(pattern, path) for pattern in self.exclude_layers)
-        )
-
-    def _resolve_flags(self, variables):
-        lazy, adapted = super()._resolve_flags(variables)
-        if any(lazy + adapted):
-            raise ValueError(
-                "layer_adaptation and lazy are not for Muon, which goes by whole matrices already"
-            )
-        return lazy, adapted
-
-    def _rule(self):
-        return "adam"
+    def _is_matrix(self, position):
+        return self.adam_velocities[position] is None
 
     def _slots(self, position):
         slots = (self.momentums[position], self.adam_velocities[position])
         return slots[:1] if slots[1] is None else slots
+
+    def _state_of_matrix(self, position):
+        return self._slots(position)
+
+    def _ratio_of_adam(self):
+        return self.adam_lr_ratio
 
     def _hyperparameters(self, number, numbers):
         of_adam = {"beta_1": self.adam_beta_1, "beta_2": self.adam_beta_2}
@@ -124,60 +91,16 @@ class Muon(Fused, Tabled):
 
     def _decay_of(self, position, variable):
         override = self._settings.decays[position]
-        is_matrix = self.adam_velocities[position] is None
-        decay = self.weight_decay if is_matrix else self.adam_weight_decay
+        decay = self.weight_decay if self._is_matrix(position) else self.adam_weight_decay
         decay = decay if override is None else override
         if override is None and not self._use_weight_decay(variable):
             return 0.0
         return decay or 0.0
 
-    def _groups(self, positions):
-        of_adam = [self.adam_velocities[position] is not None for position in positions]
-        matrices = [i for i, is_adam in enumerate(of_adam) if not is_adam]
-        others = [i for i, is_adam in enumerate(of_adam) if is_adam]
-        groups = [("sgd", 1, matrices), ("adam", self.adam_lr_ratio, others)]
-        return [group for group in groups if group[2]]
-
-    def _directions(self, gradients, variables, positions, chains, frozen):
-        finite = True
-        if any(chains):  # norms may span both kinds of variables
-            gradients, finite = self._transformed(gradients, variables, positions, chains, frozen)
-            chains = [()] * len(chains) if finite is True else [(sanitize(),)] * len(chains)
-        directions = list(gradients)
-        for i, position in enumerate(positions):
-            if self.adam_velocities[position] is not None:
-                continue
-            held = self.momentums[position]
-            old = ops.convert_to_tensor(held)
-            gradient = ops.cast(sparse.dense(gradients[i]), old.dtype)
-            momentum = old * self.momentum + gradient
-            ahead = gradient + momentum * self.momentum if self.nesterov else momentum
-            directions[i] = self._orthogonal_unless(frozen[i], ahead)
-            stays = frozen[i] if finite is True else ops.logical_or(frozen[i], ~finite)
-            self.assign(held, ops.where(stays, old, momentum))
-        return directions, chains
-
-    def _transformed(self, gradients, variables, positions, chains, frozen):
-        remainders = [self._settings.remainders[position] for position in positions]
-        values = [
-            rounding.widened(
-                ops,
-                ops.convert_to_tensor(variable),
-                None if remainder is None else ops.convert_to_tensor(remainder),
-            )
-            for variable, remainder in zip(variables, remainders, strict=True)
-        ]
-        gradients = [
-            ops.cast(sparse.dense(gradient), value.dtype)
-            for gradient, value in zip(gradients, values, strict=True)
-        ]
-        gradients, finite = of_transforms.apply(
-            ops, gradients, values, chains, variables, self._noise, frozen
-        )
-        if finite is not True:  # the kernels see it, and skip the step
-            nan = float("nan")
-            gradients = [ops.where(finite, g, ops.full_like(g, nan)) for g in gradients]
-        return gradients, finite
+    def _direction(self, position, gradient, held, number, frozen):
+        momentum = held[0] * self.momentum + gradient
+        ahead = gradient + momentum * self.momentum if self.nesterov else momentum
+        return self._orthogonal_unless(frozen, ahead), [momentum]
 
     def _orthogonal_unless(self, frozen, matrix):
         rows, columns = matrix.shape
