@@ -59,10 +59,11 @@ test-jax test-torch: test-%: .venv-%/.installed build
 	  $(addprefix tests/seq2seq/test_,layers.py compiled_search.py transformer_decoder.py) tests/compat/test_sequence_decoders.py \
 	  tests/optimizers/test_scaled_steps.py
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native $(ENGINE_TESTS)
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'layer or (step and keras)' tests/crf/test_kinds.py
 
 # They need no TensorFlow.
 ENGINE_TESTS := \
-  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input not_a_number properties sampling semi_markov threads)) \
+  $(addprefix tests/crf/test_,$(addsuffix .py,engines bad_input kinds not_a_number properties sampling semi_markov threads)) \
   $(addprefix tests/seq2seq/test_,select.py beam_search.py) tests/word2vec/test_layer_engines.py \
   $(addprefix tests/optimizers/test_,$(addsuffix .py,engines extras quantization))
 

@@ -89,12 +89,19 @@ def chain_of(
     if not isinstance(transitions, LowRank):
         transitions = scores("transitions", transitions, pairs, pairs_meaning)
     if may_vary and rank == 3:  # the same for all sequences
-        shape = (array.shape(emissions)[0], *array.shape(transitions))
-        transitions = array.broadcast_to(transitions, shape)
+        transitions = for_each_step(transitions, emissions)
     start = scores("start_transitions", start_transitions, (num_tags,), "(num_tags,)")
     end = scores("end_transitions", end_transitions, (num_tags,), "(num_tags,)")
     lengths, mask = _valid_steps(array, emissions, lengths, mask)
     return Chain(emissions, transitions, lengths, mask, start, end)
+
+
+def for_each_step(transitions, emissions):
+    """Transitions (num_tags, num_tags) or (steps - 1, ·, ·) as (batch, steps - 1, ·, ·)."""
+    array = array_functions(emissions)
+    batch, steps, num_tags = array.shape(emissions)
+    into = array.shape(transitions)[0] if rank_of(transitions) == 3 else _one_less(steps)
+    return array.broadcast_to(transitions, (batch, into, num_tags, num_tags))
 
 
 def engine_of(chain, engine=None, needs=None, what=None, checkpoint=False):
@@ -217,7 +224,9 @@ def _booleans(array, name, value):
 
 
 def _one_less(steps):
-    return None if steps is None else max(steps - 1, 0)
+    if steps is None or hasattr(steps, "dtype"):  # not known, or a tensor of a graph
+        return steps if steps is None else steps - 1
+    return max(steps - 1, 0)
 
 
 def _shape(array):

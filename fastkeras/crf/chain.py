@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastkeras._arrays import array_functions, family_of, has_values
+from fastkeras._arrays import array_functions, dtype_of, family_of, has_values
 
 if TYPE_CHECKING:
     from fastkeras.typing import Tensor
@@ -107,9 +107,10 @@ class LowRank(NamedTuple):
 
     def gradients(self, d_product: Tensor) -> LowRank:
         """Gradients by the factors, a `LowRank`, from the gradient by the product."""
-        array = array_functions(d_product)
+        array, dtype = array_functions(d_product), dtype_of(d_product)
+        left, right = (array.cast(array.convert_to_tensor(factor), dtype) for factor in self)
         return LowRank(
-            array.matmul(d_product, self.right), array.matmul(array.transpose(d_product), self.left)
+            array.matmul(d_product, right), array.matmul(array.transpose(d_product), left)
         )
 
 

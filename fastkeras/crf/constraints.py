@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastkeras._arrays import array_functions, dtype_of
+from fastkeras.crf.chain import LowRank
 from fastkeras.crf.tag_schemes import LETTERS, OUTSIDE, parse, rule_of
 
 if TYPE_CHECKING:
@@ -38,14 +39,15 @@ class Constraints(NamedTuple):
 
     def apply(
         self,
-        transitions: ArrayLike,
+        transitions: ArrayLike | LowRank,
         start_transitions: ArrayLike | None = None,
         end_transitions: ArrayLike | None = None,
     ) -> dict[str, Tensor]:
         """Set the scores of what is not allowed to −inf.
 
         Args:
-            transitions: float, shape (num_tags, num_tags), an array or a tensor.
+            transitions: float, of a shape that `fastkeras.crf.log_partition` takes, an array or a
+                tensor; or a `LowRank`, whose product is then formed.
             start_transitions, end_transitions: float, shape (num_tags,), or None for zeros.
 
         Returns:
@@ -64,18 +66,22 @@ class Constraints(NamedTuple):
             (array([[1, 2]], dtype=int32), array([3.]))
         """
         rules = checked(self)
+        if isinstance(transitions, LowRank):
+            transitions = transitions.product()
         array = array_functions(transitions)
         transitions = array.convert_to_tensor(transitions)
-        if tuple(transitions.shape) != rules.transitions.shape:
+        shape = tuple(transitions.shape)
+        if not 2 <= len(shape) <= 4 or shape[-2:] != rules.transitions.shape:
             raise ValueError(
                 f"transitions must have shape (num_tags, num_tags) = {rules.transitions.shape}, "
-                f"got {tuple(transitions.shape)}"
+                f"or vary with the step and end with it, got {shape}"
             )
         scores = {"transitions": array.where(rules.transitions, transitions, -np.inf)}
         ends = (("start", rules.start, start_transitions), ("end", rules.end, end_transitions))
         for name, rule, given in ends:
             if rule is not None and not rule.all():
-                given = array.zeros_like(transitions[0]) if given is None else given
+                none = array.zeros(rule.shape, dtype_of(transitions))
+                given = none if given is None else given
                 given = array.where(rule, given, -np.inf)
             scores[f"{name}_transitions"] = given
         return {name: _of_dtype(score, transitions) for name, score in scores.items()}

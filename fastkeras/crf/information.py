@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras._arrays import array_functions
-from fastkeras.crf.arguments import as_array, chain_of, engine_of, like
+from fastkeras.crf.arguments import as_array, chain_of, engine_of, for_each_step, like
 
 if TYPE_CHECKING:
     from fastkeras.crf.chain import LowRank
@@ -76,8 +76,8 @@ def cross_entropy(
 
     Args:
         emissions, transitions, start_transitions, end_transitions: of p, as in `log_partition`.
-        other_emissions, other_transitions, other_start_transitions, other_end_transitions: of q, of
-            the same shapes; computed in the dtype of p's.
+        other_emissions, other_transitions, other_start_transitions, other_end_transitions: of q, in
+            the dtype of p's; the transitions may be of another kind, as in `log_partition`.
         lengths, mask, engine: as in `log_partition`.
 
     Returns:
@@ -99,7 +99,7 @@ def cross_entropy(
         multilingual sequence labeling".
     """
     p = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    q = _other(
+    p, q = _with_other(
         p, other_emissions, other_transitions, other_start_transitions, other_end_transitions
     )
     return like(cross_entropy_of(engine_of(p, engine), p, q), emissions)
@@ -142,7 +142,7 @@ def kl_divergence(
     Source: Kullback & Leibler, 1951, "On information and sufficiency".
     """
     p = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    q = _other(
+    p, q = _with_other(
         p, other_emissions, other_transitions, other_start_transitions, other_end_transitions
     )
     functions, array = engine_of(p, engine), array_functions(p.emissions)
@@ -198,8 +198,11 @@ def uniform_over_possible(chain):
     return chain.with_scores(equal)
 
 
-def _other(chain, emissions, transitions, start_transitions, end_transitions):
-    """The second chain: over the same steps, in the same dtype."""
+def _with_other(chain, emissions, transitions, start_transitions, end_transitions):
+    """Both chains; the second is over the same steps, in the same dtype.
+
+    If its transitions vary, so do those of the first: then there are marginals of each pair.
+    """
     array = array_functions(chain.emissions)
     emissions = array.cast(array.convert_to_tensor(emissions), chain.emissions.dtype)
     shape, wanted = tuple(emissions.shape), tuple(chain.emissions.shape)
@@ -214,11 +217,9 @@ def _other(chain, emissions, transitions, start_transitions, end_transitions):
         end_transitions=end_transitions,
         prefix="other_",
     )
-    if other.varies != chain.varies:
-        raise ValueError(
-            "other_transitions must vary with the step if transitions do, and else not"
-        )
-    return other._replace(lengths=chain.lengths, mask=chain.mask)
+    if other.varies and not chain.varies:
+        chain = chain._replace(transitions=for_each_step(chain.transitions, chain.emissions))
+    return chain, other._replace(lengths=chain.lengths, mask=chain.mask)
 
 
 def cross_entropy_of(functions, p, q):
@@ -229,6 +230,8 @@ def cross_entropy_of(functions, p, q):
     )
     of_best = as_array(functions.log_likelihood(q, tags), q.emissions)
 
+    if p.varies and not q.varies:
+        counts = array.sum(counts, axis=1)
     num_tags = array.shape(q.emissions)[2]
     valid = q.valid_steps()
     rank = array.cumsum(array.where(valid, 1, 0), axis=1)

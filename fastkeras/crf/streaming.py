@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras.crf.arguments import chain_of
+from fastkeras.crf.chain import LowRank
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,9 @@ class ViterbiStream:
     another path where scores differ by rounding only.
 
     Args:
-        transitions, start_transitions, end_transitions: as in `viterbi`, NumPy arrays.
+        transitions: float, shape (num_tags, num_tags), a NumPy array or a `LowRank` of them; or
+            None if they vary with the step, and come with the emissions.
+        start_transitions, end_transitions: as in `viterbi`, NumPy arrays.
 
     Raises:
         ValueError: as in `viterbi`.
@@ -49,40 +52,46 @@ class ViterbiStream:
 
     def __init__(
         self,
-        transitions: ArrayLike,
+        transitions: ArrayLike | LowRank | None,
         start_transitions: ArrayLike | None = None,
         end_transitions: ArrayLike | None = None,
     ) -> None:
-        transitions = np.atleast_1d(np.asarray(transitions))
-        self._scores = (transitions, start_transitions, end_transitions)
+        if isinstance(transitions, LowRank):
+            transitions = LowRank(*map(np.asarray, transitions)).product()
+        if transitions is not None:
+            transitions = np.atleast_1d(np.asarray(transitions))
+        self._transitions, self._ends = transitions, (start_transitions, end_transitions)
         self._begin()
-        self._arguments(np.zeros((0, transitions.shape[-1])))
+        if transitions is not None:
+            self._arguments(np.zeros((0, transitions.shape[-1])))
 
     @property
     def undecided(self) -> int:
         """Number of steps seen whose tags have not been given out."""
         return len(self._emissions)
 
-    def feed(self, emissions: ArrayLike) -> NDArray[np.int32]:
+    def feed(self, emissions: ArrayLike, transitions: ArrayLike | None = None) -> NDArray[np.int32]:
         """Take the next steps and return the tags that are now decided.
 
         Args:
             emissions: float, shape (steps, num_tags), any number of steps. The first call for a
                 sequence decides the dtype of the computation, float64 or float32, as in `viterbi`.
+            transitions: for a stream made with None: float, shape (steps, num_tags, num_tags), into
+                each of these steps. What is for the first step of the sequence is not used.
 
         Returns:
             int32, shape (n,): the tags of the n steps that follow those given out before; often
             none, sometimes of many steps at once.
 
         Raises:
-            ValueError: the shape or dtype is wrong.
+            ValueError: the shape or dtype is wrong, or transitions are given twice or not at all.
         """
-        x, self._start, self._into, self._end = self._arguments(emissions)
+        x, self._start, into, self._end = self._arguments(emissions, transitions)
         self._dtype = x.dtype
         decided = [np.empty(0, np.int32)]
         for first in range(0, len(x), BLOCK):
-            for row in x[first : first + BLOCK]:
-                self._step(row.copy())
+            for t in range(first, min(first + BLOCK, len(x))):
+                self._step(x[t].copy(), into if into.ndim == 2 else into[t])
             decided.append(self._decided())
         return np.concatenate(decided)
 
@@ -107,17 +116,31 @@ class ViterbiStream:
         self._begin()
         return tags, score
 
-    def _arguments(self, emissions):
+    def _arguments(self, emissions, transitions=None):
         emissions = np.asarray(emissions, self._dtype)
-        transitions, start, end = self._scores
+        if (transitions is None) == (self._transitions is None):
+            raise ValueError(
+                "transitions must be given once, for all steps to ViterbiStream or for each step "
+                f"to feed, got them {'not at all' if transitions is None else 'twice'}"
+            )
+        varies = transitions is not None
+        transitions = np.atleast_1d(np.asarray(transitions if varies else self._transitions))
         num_tags = transitions.shape[-1]
         if emissions.ndim != 2 or emissions.shape[1] != num_tags:
             raise ValueError(
                 f"emissions must have shape (steps, num_tags) = (steps, {num_tags}), "
                 f"got {emissions.shape}"
             )
-        chain = chain_of(emissions[None], transitions, None, None, start, end, may_vary=False)
-        into = np.ascontiguousarray(chain.transitions.T)
+        if varies and transitions.shape != (len(emissions), num_tags, num_tags):
+            raise ValueError(
+                "transitions must have shape (steps, num_tags, num_tags) = "
+                f"{(len(emissions), num_tags, num_tags)}, got {transitions.shape}"
+            )
+        nothing = np.zeros((num_tags, num_tags))
+        pairs = nothing if varies else transitions
+        chain = chain_of(emissions[None], pairs, None, None, *self._ends, may_vary=False)
+        into = transitions.astype(chain.emissions.dtype) if varies else chain.transitions
+        into = np.ascontiguousarray(np.swapaxes(into, -1, -2))
         return chain.emissions[0], chain.start_transitions, into, chain.end_transitions
 
     def _begin(self):
@@ -125,6 +148,7 @@ class ViterbiStream:
         self._steps = 0
         self._best = None  # for each tag, the best score of a path to it at the last step seen
         self._emissions = []  # of the undecided steps
+        self._into = []  # the transitions into each of these steps, [tag, tag before]
         self._pointers = []  # for each of these steps and tags, the best tag before
         self._origins = None  # for the best path to each tag, its tag at the first undecided step
         self._previous = None  # the last tag given out
@@ -132,11 +156,11 @@ class ViterbiStream:
         self._sums = np.zeros((2, 2))
         self._num_decided = 0
 
-    def _step(self, emissions):
+    def _step(self, emissions, into):
         if self._steps == 0:
             best, pointers = self._start + emissions, None
         else:
-            candidates = self._best + self._into
+            candidates = self._best + into
             best, pointers = candidates.max(axis=1) + emissions, candidates.argmax(axis=1)
         self._steps += 1
         if self._steps % RECENTRE == 0 and np.isfinite(best.max()):
@@ -144,6 +168,7 @@ class ViterbiStream:
         self._best = best
         self._origins = self._origins[pointers] if self.undecided else np.arange(len(best))
         self._emissions.append(emissions)
+        self._into.append(into)
         self._pointers.append(pointers)
 
     def _decided(self):
@@ -167,7 +192,7 @@ class ViterbiStream:
                 tag = self._pointers[t][tag]
         # the score is summed as in csrc/crf/paths.cc: in float64, step by step, in four sums
         before = np.append([self._previous or 0], path[:-1])
-        into = self._into[path, before].astype(np.float64)
+        into = np.array([self._into[t][path[t], before[t]] for t in range(steps)], np.float64)
         if self._previous is None:
             into[0] = self._start[path[0]]
         emissions = np.array(self._emissions[:steps])[np.arange(steps), path]
@@ -177,5 +202,5 @@ class ViterbiStream:
             of_parity[:] = np.vstack([of_parity, terms[first::2]]).cumsum(0)[-1]
         self._num_decided += steps
         self._previous = path[-1]
-        del self._emissions[:steps], self._pointers[:steps]
+        del self._emissions[:steps], self._into[:steps], self._pointers[:steps]
         return path

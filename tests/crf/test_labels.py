@@ -115,10 +115,11 @@ def test_a_class_to_ignore_may_be_0(layer):
     np.testing.assert_allclose(loss(tags, layer(x)), -expected.mean(), rtol=1e-5)
 
 
-def test_soft_labels_are_refused(layer):
+@pytest.mark.parametrize("row", ((0.2, 0.5, 0.3), (0, 1, 1), (0, 0, 0)))
+def test_labels_that_are_not_one_hot_are_refused(layer, row):
     x, tags = data()
     soft = np.eye(NUM_TAGS, dtype="float32")[tags]
-    soft[2, 3] = (0.2, 0.5, 0.3)
+    soft[2, 3] = row
     with pytest.raises(ValueError, match="y_true has soft labels"):
         layer.loss(soft, layer(x))
     masked = np.ones((BATCH, STEPS), bool)

@@ -14,7 +14,7 @@ from fastkeras.crf.layers.decoder import decoded, decoding_model
 from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.metrics import CRFAccuracy
 from fastkeras.crf.layers.objective import MODES
-from fastkeras.crf.layers.output import mark, mask_of
+from fastkeras.crf.layers.output import mark, mask_of, transitions_of
 from fastkeras.crf.layers.ragged import padded
 from fastkeras.crf.layers.scores import add_scores, scores_of
 from fastkeras.crf.objectives import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fastkeras.crf.constraints import Constraints
     from fastkeras.typing import ArrayLike, Identifier, Tensor
 
-OUTPUTS = ("emissions", "tags", "confidence")
+OUTPUTS = ("emissions", "tags", "confidence", "posterior_tags", "posterior_confidence")
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -69,7 +69,12 @@ class CRF(keras.layers.Layer):
         inputs: float, shape (batch, steps, channels); channels = num_tags, unless `use_kernel`. A
             `tf.RaggedTensor` is padded, and masked by its lengths.
         mask: bool, shape (batch, steps), or None for the mask that comes with the inputs.
-        output: "emissions"; "tags"; or "confidence", the probability of each of these tags.
+        transitions: float, shape (batch, steps − 1, num_tags, num_tags), or without the batch: for
+            scores that depend on the input, such as those of a Dense layer, added to the layer's
+            own; [..., t − 1, i, j] scores i → j into step t. They stay with the output, as masks
+            do, so that loss, metrics and decoding find them. None for none.
+        output: "emissions"; "tags", the best sequence; "posterior_tags", the most probable tag of
+            each step; "confidence" or "posterior_confidence", the probability of these tags.
 
     Returns:
         Emissions, shape (batch, steps, num_tags), in the compute dtype; or int32 tags, or their
@@ -94,6 +99,7 @@ class CRF(keras.layers.Layer):
     """
 
     objectives: tuple[str, ...] = MODES  # modes of `CRFObjective`
+    may_vary = True  # whether a call may bring transitions of its own
 
     def __init__(
         self,
@@ -168,29 +174,41 @@ class CRF(keras.layers.Layer):
             self.bias = self._add("bias", (num_tags,))
         add_scores(self)
 
-    def call(self, inputs: Tensor, mask: Tensor = None, output: str = "emissions") -> Tensor:
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor = None,
+        transitions: Tensor = None,
+        output: str = "emissions",
+    ) -> Tensor:
         """See the docstring of the class."""
+        self._check_transitions(transitions)
         inputs, mask = padded(inputs, mask)
         if self.use_kernel:
             emissions = ops.matmul(inputs, self.kernel) + self.bias
         else:
             emissions = inputs + ops.zeros((), inputs.dtype)  # a tensor of its own, to be marked
-        if output != "emissions":
-            return self.decoded(emissions, mask, output)
-        mark(emissions, self, mask)
-        return emissions
+        if mask is None:  # Keras passes masks on to layers of one input only
+            mask = mask_of(inputs)
+        mark(emissions, self, mask, transitions)
+        return emissions if output == "emissions" else self.decoded(emissions, mask, output)
 
     def compute_output_spec(
-        self, inputs: Tensor, mask: Tensor = None, output: str = "emissions"
+        self,
+        inputs: Tensor,
+        mask: Tensor = None,
+        transitions: Tensor = None,
+        output: str = "emissions",
     ) -> Any:
         """Shapes and dtypes of what `call` returns."""
+        self._check_transitions(transitions)
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")
         batch, steps, _ = inputs.shape
         dtype = self.compute_dtype
         if output == "emissions":
             return keras.KerasTensor((batch, steps, self.num_tags), dtype)
-        dtype = "int32" if output == "tags" else keras.backend.result_type(dtype, "float32")
+        dtype = "int32" if output.endswith("tags") else keras.backend.result_type(dtype, "float32")
         return keras.KerasTensor((batch, steps), dtype)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
@@ -307,12 +325,43 @@ class CRF(keras.layers.Layer):
         chain = self._chain(emissions, mask)
         return engine_of(chain, self.engine).marginals(chain)
 
-    def decode(self, model: keras.Model, confidence: bool = False) -> keras.Model:
+    def arguments(self, emissions: ArrayLike, mask: ArrayLike | None = None) -> dict[str, Any]:
+        """The chains of a batch, as keyword arguments for any function of `fastkeras.crf`.
+
+        For what the layer has no method for: entropy, divergence from another layer, the k best
+        sequences, samples, labels that are sets of tags.
+
+        Args:
+            emissions, mask: as in `log_likelihood`.
+
+        Returns:
+            A dict of emissions, transitions, lengths, mask, start_transitions, end_transitions,
+            tensors in at least float32, and engine.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastkeras import crf
+            >>> from fastkeras.layers import CRF
+            >>> layer = CRF(transitions_initializer="zeros")
+            >>> emissions = layer(np.zeros((1, 3, 4), "float32"))
+            >>> round(float(crf.entropy(**layer.arguments(emissions))[0]), 4)  # log 4³
+            4.1589
+            >>> tags, _ = crf.k_best(k=5, **layer.arguments(emissions))
+            >>> tuple(tags.shape)
+            (1, 5, 3)
+        """
+        return {**self._chain(emissions, mask)._asdict(), "engine": self.engine}
+
+    def decode(
+        self, model: keras.Model, confidence: bool = False, posterior: bool = False
+    ) -> keras.Model:
         """The model that predicts tags, sharing the weights of `model`.
 
         Args:
             model: a model whose output is the output of this layer.
             confidence: whether to return the probability of each decoded tag at its step, too.
+            posterior: False for the best sequence; True for the most probable tag of each step, as
+                in `fastkeras.crf.posterior_decode`.
 
         Returns:
             A keras.Model from the same inputs to int32 tags, shape (batch, steps), 0 at masked
@@ -331,10 +380,10 @@ class CRF(keras.layers.Layer):
             >>> tags, bool((probability > 0.9).all())
             (array([[1, 0]], dtype=int32), True)
         """
-        return decoding_model(self, model, confidence)
+        return decoding_model(self, model, confidence, posterior)
 
     def decoded(self, emissions: ArrayLike, mask: ArrayLike, output: str = "tags") -> Tensor:
-        """What `call` returns for the outputs "tags" and "confidence"; without gradients."""
+        """What `call` returns for other outputs than "emissions"; without gradients."""
         return decoded(self._chain(emissions, mask), output, self.engine)
 
     def __dir__(self):
@@ -365,11 +414,27 @@ class CRF(keras.layers.Layer):
             shape, initializer, name=name, regularizer=regularizer, constraint=constraint
         )
 
+    def _check_transitions(self, transitions):
+        if transitions is None:
+            return
+        if not self.may_vary:
+            raise ValueError(f"{type(self).__name__} takes no transitions with its inputs")
+        shape = tuple(transitions.shape)
+        if len(shape) not in (3, 4) or shape[-2:] != (self.num_tags, self.num_tags):
+            raise ValueError(
+                "transitions must have shape (batch, steps - 1, num_tags, num_tags) with num_tags "
+                f"= {self.num_tags}, or without the batch, got {shape}"
+            )
+
     def _chain(self, emissions, mask, keep_factors=False):
         """The chain of these emissions and of the layer's scores, in at least float32."""
         if not self.built:
             raise ValueError(f"the layer {self.name!r} has no weights yet: call it on inputs first")
         emissions = ops.convert_to_tensor(emissions)
         mask = mask_of(emissions) if mask is None else mask
+        given = transitions_of(emissions)
         scores = scores_of(self, keep_factors)
+        if given is not None:
+            self._check_transitions(given)
+            scores["transitions"] = scores["transitions"] + ops.cast(given, self.variable_dtype)
         return chain_of(emissions, **scores, mask=mask, keep_factors=keep_factors)

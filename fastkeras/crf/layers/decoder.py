@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from fastkeras._keras_private import is_exporting
+from fastkeras.crf._engines.keras.paths import first_largest
 from fastkeras.crf.arguments import engine_of
 from fastkeras.crf.layers.output import layer_of, mask_of
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from fastkeras.typing import Tensor
 
 
-def decoding_model(layer, model, confidence):
+def decoding_model(layer, model, confidence, posterior=False):
     """`CRF.decode`: a functional model with another last call; other models are wrapped."""
     if not isinstance(model, keras.Model):
         raise ValueError(
@@ -27,12 +28,18 @@ def decoding_model(layer, model, confidence):
         operation, node_index, _ = tensor._keras_history
         if operation is layer:
             call = layer._inbound_nodes[node_index].arguments
-            outputs = [layer(*call.args, **{**call.kwargs, "output": "tags"})]
-            if confidence:
-                outputs.append(layer(*call.args, **{**call.kwargs, "output": "confidence"}))
+            outputs = [
+                layer(*call.args, **{**call.kwargs, "output": output})
+                for output in _outputs(confidence, posterior)
+            ]
             inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
             return keras.Model(inputs, outputs if confidence else outputs[0])
-    return CRFDecoder(model, confidence)
+    return CRFDecoder(model, confidence, posterior)
+
+
+def _outputs(confidence, posterior):
+    of = "posterior_" if posterior else ""
+    return [f"{of}tags", f"{of}confidence"] if confidence else [f"{of}tags"]
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -44,27 +51,35 @@ class CRFDecoder(keras.Model):
     Args:
         model: the model.
         confidence: whether to return the probability of each decoded tag, too.
+        posterior: whether to take the most probable tag of each step, not the best sequence.
         **kwargs: of `keras.Model`.
     """
 
-    def __init__(self, model: keras.Model, confidence: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        confidence: bool = False,
+        posterior: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.model = model
         self.confidence = confidence
+        self.posterior = posterior
 
     def call(self, inputs: Any) -> Tensor:
         """Tags, or [tags, probabilities]."""
         emissions = self.model(inputs, training=False)
         layer, mask = layer_of(emissions), mask_of(emissions)
-        tags = layer.decoded(emissions, mask)
-        if not self.confidence:
-            return tags
-        return [tags, layer.decoded(emissions, mask, "confidence")]
+        outputs = _outputs(self.confidence, self.posterior)
+        decoded = [layer.decoded(emissions, mask, output) for output in outputs]
+        return decoded if self.confidence else decoded[0]
 
     def get_config(self) -> dict[str, Any]:
         """The configuration."""
         model = keras.saving.serialize_keras_object(self.model)
-        return {**super().get_config(), "model": model, "confidence": self.confidence}
+        own = {"confidence": self.confidence, "posterior": self.posterior}
+        return {**super().get_config(), "model": model, **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -74,9 +89,12 @@ class CRFDecoder(keras.Model):
 
 
 def decoded(chain, output, engine):
-    """Tags, or for "confidence" their probabilities, without gradients."""
+    """Tags, or their probabilities, without gradients."""
     chain = chain.with_scores(ops.stop_gradient)
     functions = engine_of(chain, "keras" if is_exporting() else engine)
+    if output.startswith("posterior"):
+        unary, _ = functions.marginals(chain)
+        return first_largest(unary) if output == "posterior_tags" else ops.max(unary, axis=-1)
     tags, _ = functions.viterbi(chain)
     if output == "tags":
         return tags

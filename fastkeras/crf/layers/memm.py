@@ -60,6 +60,8 @@ class MEMM(CRF):
         super().__init__(num_tags, **kwargs)
         self.bidirectional = bidirectional
 
+    may_vary = False
+
     def log_likelihood(
         self,
         emissions: ArrayLike,

@@ -20,16 +20,16 @@ from fastkeras.crf.layers.ragged import filled
 MARK = "_fastkeras_crf"
 
 
-def mark(emissions, layer, mask):
-    """Attach the layer whose output this is, and the mask of the call, as Keras does."""
-    set_tensor_attr(emissions, MARK, (layer, mask is not None))
+def mark(emissions, layer, mask, transitions=None):
+    """Attach the layer whose output this is, mask and transitions of the call, as Keras does."""
+    set_tensor_attr(emissions, MARK, (layer, mask is not None, transitions))
     if mask is not None:
         set_keras_mask(emissions, mask)
 
 
 def layer_of(y_pred, made_from=None):
     """The CRF layer whose output y_pred is, or else the layer that the loss or metric was given."""
-    layer, is_masked = get_tensor_attr(y_pred, MARK) or (None, False)
+    layer, is_masked, _ = get_tensor_attr(y_pred, MARK) or (None, False, None)
     lost_mask = is_masked and get_keras_mask(y_pred) is None
     if backend.backend() == "torch" and (layer is None or lost_mask):
         raise ValueError(
@@ -56,6 +56,11 @@ def mask_of(y_pred):
     return get_keras_mask(y_pred)
 
 
+def transitions_of(y_pred):
+    """The transitions that the layer was called with, or None."""
+    return (get_tensor_attr(y_pred, MARK) or (None,))[-1]
+
+
 def integer_tags(y_true, y_pred, mask=None):
     """Labels as int32 (batch, steps), from integers (batch, steps[, 1]) or one-hot rows.
 
@@ -68,10 +73,12 @@ def integer_tags(y_true, y_pred, mask=None):
     rank = len(y_true.shape)
     if rank == 3 and y_true.shape[-1] == num_tags:
         soft = ops.any((y_true != 0) & (y_true != 1), axis=-1)
+        if num_tags > 1:  # else it may also be the number of the tag, 0
+            soft = soft | (ops.sum(ops.cast(y_true != 0, "int32"), axis=-1) != 1)
         counts = soft if mask is None else soft & ops.cast(mask, "bool")
         if has_values(counts) and ops.convert_to_numpy(counts).any():
             raise ValueError(
-                "y_true has soft labels, rows of numbers other than 0 and 1; CRFLoss takes one tag "
+                "y_true has soft labels, rows that are not one 1 and else 0; it must be one tag "
                 "a step, as an integer or one-hot. For a distribution over sequences there is "
                 "fastkeras.crf.cross_entropy, for tags left open log_likelihood_of_sets"
             )

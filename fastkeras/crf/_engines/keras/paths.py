@@ -54,10 +54,10 @@ def viterbi(chain):
             leaving = ops.take_along_axis(into[0], tag[:, None, None], axis=1)[:, 0]
         else:
             leaving = ops.take(transposed, tag, axis=0)
-        came_from = _argmax(before + leaving)
+        came_from = first_largest(before + leaving)
         return ops.where(valid, came_from, tag), (ops.where(valid, tag, 0),)
 
-    tag = _argmax(best)
+    tag = first_largest(best)
     inputs = (before, scores.valid, *of_each_step(transposed))
     _, (tags,) = scan(backwards, tag, inputs, (tag,), reverse=True)
     return ops.transpose(tags), ops.where(is_impossible(score), -INFINITY, score)
@@ -159,7 +159,7 @@ def _k_best(scores, k):
     return ops.where((totals > -INFINITY)[..., None], ops.transpose(tags, (1, 2, 0)), 0), totals
 
 
-def _argmax(scores):
+def first_largest(scores):
     # the first of the largest; ops.argmax inspects bits, for which ONNX and TFLite have no ops
     last = scores.shape[-1] - 1
     largest = scores == ops.max(scores, axis=-1, keepdims=True)
