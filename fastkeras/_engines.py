@@ -37,6 +37,7 @@ DOMAINS = {
         "keras",
         "reference",
     ),
+    "crf.second_order": ("keras", "reference"),
     "optimizers": (
         "tensorflow_native",
         "torch_native",

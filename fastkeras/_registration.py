@@ -15,7 +15,7 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
         "ConditionalLayerNormalization CopyPrior EfficientGlobalPointer "
         "GatedAttentionUnit GlobalPointer GradientReversal LossLayer MEMM MetricLayer "
         "PadRagged RelativeMultiHeadAttention RelativePositionBias Reparameterize "
-        "SemiMarkovCRF SequencePooling SkipGram TransformerDecoder TripletLossLayer "
+        "SecondOrderCRF SemiMarkovCRF SequencePooling SkipGram TransformerDecoder TripletLossLayer "
         "WordEmbedding WordPooling "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
         "losses": "BatchTripletLoss CRFLoss CRFObjective CenterLoss SequenceCrossentropy "

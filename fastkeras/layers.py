@@ -2,6 +2,7 @@
 
 from fastkeras.crf.layers.crf import CRF
 from fastkeras.crf.layers.memm import MEMM
+from fastkeras.crf.layers.second_order import SecondOrderCRF
 from fastkeras.crf.layers.semi_markov.layer import SemiMarkovCRF
 from fastkeras.seq2seq.layers.attention_decoder import AttentionDecoder
 from fastkeras.seq2seq.layers.conditional_normalization import ConditionalLayerNormalization
@@ -40,6 +41,7 @@ __all__ = [
     "RelativeMultiHeadAttention",
     "RelativePositionBias",
     "Reparameterize",
+    "SecondOrderCRF",
     "SemiMarkovCRF",
     "SequencePooling",
     "SkipGram",

@@ -78,6 +78,14 @@ chain = x, x[0, :3], np.zeros((2, 3)), np.array([5, 3])
 show(semi_markov.log_partition(*chain, engine=engine))
 show(semi_markov.viterbi(*chain, engine=engine)[0])
 """,
+    "crf.second_order": """
+from fastkeras.crf import constraints, second_order
+x = np.random.default_rng(0).standard_normal((2, 5, 3))
+rules = constraints.allowed("BIO", ["O", "B", "I"])
+chain = x, x[0, :3], np.zeros((3, 3, 3)), np.array([5, 3])
+show(second_order.log_partition(*chain, constraints=rules, engine=engine))
+show(second_order.viterbi(*chain, engine=engine)[0])
+""",
     "optimizers": """
 from fastkeras.optimizers import transforms, update
 p, g, m, v = (np.full((3, 4), value, "float32") for value in (1, 0.5, 0, 0))

@@ -7,7 +7,7 @@ Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields"; the sca
 Rabiner's, 1989, "A tutorial on hidden Markov models", section V.A.
 """
 
-from fastkeras.crf import constraints, memm, semi_markov
+from fastkeras.crf import constraints, memm, second_order, semi_markov
 from fastkeras.crf.chain import Gradients, LowRank
 from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.inference import marginals, posterior_decode, span_confidence
@@ -53,6 +53,7 @@ __all__ = [
     "memm",
     "posterior_decode",
     "sample",
+    "second_order",
     "semi_markov",
     "sequence_score",
     "smoothed_log_likelihood",

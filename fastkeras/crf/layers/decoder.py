@@ -91,7 +91,11 @@ class CRFDecoder(keras.Model):
 def decoded(chain, output, engine):
     """Tags, or their probabilities, without gradients."""
     chain = chain.with_scores(ops.stop_gradient)
-    functions = engine_of(chain, "keras" if is_exporting() else engine)
+    return decoded_by(engine_of(chain, "keras" if is_exporting() else engine), chain, output)
+
+
+def decoded_by(functions, chain, output):
+    """The same by an engine's functions."""
     if output.startswith("posterior"):
         unary, _ = functions.marginals(chain)
         return first_largest(unary) if output == "posterior_tags" else ops.max(unary, axis=-1)

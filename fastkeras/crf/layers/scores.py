@@ -9,13 +9,13 @@ def add_scores(layer):
     """Create the weights, as the arguments of the layer say."""
     num_tags, rank = layer.num_tags, layer.transition_rank
     if rank is None:
-        layer._transitions = _add(layer, "transitions", (num_tags, num_tags))
+        layer._transitions = add_score(layer, "transitions", (num_tags, num_tags))
     else:
-        layer._left = _add(layer, "left_factor", (num_tags, rank))
-        layer._right = _add(layer, "right_factor", (num_tags, rank))
+        layer._left = add_score(layer, "left_factor", (num_tags, rank))
+        layer._right = add_score(layer, "right_factor", (num_tags, rank))
     if layer.use_boundaries:
-        layer._start = _add(layer, "start_transitions", (num_tags,))
-        layer._end = _add(layer, "end_transitions", (num_tags,))
+        layer._start = add_score(layer, "start_transitions", (num_tags,))
+        layer._end = add_score(layer, "end_transitions", (num_tags,))
 
 
 def scores_of(layer, factors=False):
@@ -42,9 +42,9 @@ def scores_of(layer, factors=False):
     return scores if layer.constraints is None else layer.constraints.apply(**scores)
 
 
-def _add(layer, name, shape):
+def add_score(layer, name, shape):
     """A weight stored divided by the multiplier; initializer and the like see the used value."""
-    kind = "transitions" if len(shape) == 2 else "boundary"
+    kind = ("boundary", "transitions", "triples")[len(shape) - 1]
     initializer = getattr(layer, f"{kind}_initializer")
     regularizer = getattr(layer, f"{kind}_regularizer")
     constraint = getattr(layer, f"{kind}_constraint")

@@ -1,0 +1,183 @@
+"""Second-order chains, compared with the enumeration of all sequences."""
+
+import keras
+import numpy as np
+import pytest
+
+from engine_parameters import engines_of
+from enumeration import enumerate_paths, probabilities
+from fastkeras import crf
+from fastkeras.crf import second_order
+from fastkeras.crf.second_order.blocks import states_of
+from fastkeras.layers import SecondOrderCRF
+
+# NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+BIO = crf.constraints.allowed("BIO", ["O", "B", "I"])
+DEAD_END = crf.Constraints(np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1]], bool))
+MASKS = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
+
+
+@pytest.fixture(params=engines_of("crf.second_order"))
+def engine(request):
+    """The engines of second-order chains."""
+    return request.param
+
+
+def dtype_of(engine):
+    """JAX computes in float32 unless told otherwise."""
+    on_jax = engine == "keras" and keras.backend.backend() == "jax"
+    return "float32" if on_jax else "float64"
+
+
+def chain_for(kind, dtype):
+    """Return arguments, constraints among them, and the same for the enumeration."""
+    rng = np.random.default_rng(5)
+    shapes = {
+        "emissions": (5, 4, 3),
+        "transitions": (3, 3),
+        "triples": (3, 3, 3),
+        "start_transitions": (3,),
+        "end_transitions": (3,),
+    }
+    chain = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    if kind == "far apart":
+        chain = {name: 300 * np.round(scores) for name, scores in chain.items()}
+    if kind == "forbidden triples":
+        chain["triples"][rng.random((3, 3, 3)) < 0.4] = -np.inf
+        chain["emissions"][0, 2] = -np.inf
+    rules = {"BIO": BIO, "dead end": DEAD_END}.get(kind)
+    chain = {name: scores.astype(dtype) for name, scores in chain.items()} | {"mask": MASKS}
+    full = chain
+    if rules is not None:
+        names = ("transitions", "start_transitions", "end_transitions")
+        full = {**chain, **rules.apply(*(chain[name] for name in names))}
+    return {**chain, "constraints": rules}, {**full, "lengths": None}
+
+
+def paths_of(full):
+    """Yield the valid steps, the paths and their scores of each sequence."""
+    for steps, paths, scores in enumerate_paths(full):
+        of_triples = full["triples"].astype(np.longdouble)
+        of_triples = of_triples[paths[:, :-2], paths[:, 1:-1], paths[:, 2:]]
+        yield steps, paths, scores + of_triples.sum(axis=1)
+
+
+KINDS = ("all allowed", "BIO", "dead end", "forbidden triples", "far apart")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_function_is_that_of_the_enumeration(kind, engine):
+    dtype = dtype_of(engine)
+    chain, full = chain_for(kind, dtype)
+    tags = np.where(MASKS, np.array([1, 0, 2, 1])[:4], -100)
+    log_z, score, log_p, unary, counts, found, best = (
+        np.asarray(result)
+        for result in (
+            second_order.log_partition(**chain, engine=engine),
+            second_order.sequence_score(tags=tags, **chain, engine=engine),
+            second_order.log_likelihood(tags=tags, **chain, engine=engine),
+            *second_order.marginals(**chain, engine=engine),
+            *second_order.viterbi(**chain, engine=engine),
+        )
+    )
+    assert found.dtype == np.int32
+    own = np.asarray(second_order.sequence_score(tags=found, **chain, engine=engine))
+    allowed = {"rtol": 1e-12, "atol": 1e-11} if dtype == "float64" else {"rtol": 1e-6, "atol": 1e-4}
+    for b, (steps, paths, scores) in enumerate(paths_of(full)):
+        exact, p = probabilities(scores)
+        gold = (paths == tags[b, steps]).all(axis=1).argmax()
+        np.testing.assert_allclose(log_z[b], float(exact), **allowed)
+        np.testing.assert_allclose(score[b], float(scores[gold]), **allowed)
+        impossible = np.isneginf(scores[gold])
+        expected = -np.inf if impossible else min(float(scores[gold] - exact), 0)
+        np.testing.assert_allclose(log_p[b], expected, **allowed)
+        np.testing.assert_allclose(best[b], float(scores.max()), **allowed)
+        if scores.max() > -np.inf:
+            np.testing.assert_allclose(own[b], best[b], **allowed)
+        of_steps, of_pairs = np.zeros((4, 3)), np.zeros((3, 3))
+        for path, probability in zip(paths, p, strict=True):
+            of_steps[steps, path] += probability
+            np.add.at(of_pairs, (path[:-1], path[1:]), float(probability))
+        np.testing.assert_allclose(unary[b], of_steps, rtol=0, atol=allowed["atol"])
+        np.testing.assert_allclose(counts[b], of_pairs, rtol=0, atol=allowed["atol"])
+
+
+def test_ties_go_to_the_lowest_tags(engine):
+    zeros = np.zeros((3, 3), dtype_of(engine)), np.zeros((3, 3, 3), dtype_of(engine))
+    tags, _ = second_order.viterbi(
+        np.zeros((2, 5, 3), dtype_of(engine)), *zeros, constraints=BIO, engine=engine
+    )
+    np.testing.assert_array_equal(tags, 0)
+
+
+def test_nothing_to_do_and_what_is_not_a_number(engine):
+    dtype = dtype_of(engine)
+    scores = np.zeros((3, 3), dtype), np.zeros((3, 3, 3), dtype)
+    for shape in ((0, 4, 3), (2, 0, 3)):
+        log_z = second_order.log_partition(np.zeros(shape, dtype), *scores, engine=engine)
+        np.testing.assert_array_equal(np.asarray(log_z), np.zeros(shape[0]))
+    emissions = np.zeros((3, 4, 3), dtype)
+    emissions[1, 2, 0] = np.nan
+    log_z = np.asarray(second_order.log_partition(emissions, *scores, [4, 4, 2], engine=engine))
+    np.testing.assert_allclose(log_z, [4 * np.log(3), np.nan, 2 * np.log(3)], rtol=1e-6)
+
+
+def test_a_step_costs_what_is_allowed():
+    tags = ["O", *(f"{letter}-{n}" for n in range(10) for letter in "BIES")]
+    rules = crf.constraints.allowed("BIOES", tags).transitions
+    states = states_of(rules.tobytes(), len(tags))
+    pairs = rules.sum()
+    triples = (rules[:, :, None] & rules[None]).sum()
+    assert states.num_triples == triples + pairs < len(tags) ** 3 / 6
+    assert len(states.tags) == pairs + len(tags)
+    assert len(states.blocks) < 6
+
+
+def test_arguments_are_checked():
+    emissions, transitions = np.zeros((1, 4, 3)), np.zeros((3, 3))
+    with pytest.raises(ValueError, match=r"triples must have shape .* = \(3, 3, 3\), got \(3, 3\)"):
+        second_order.viterbi(emissions, transitions, transitions)
+    with pytest.raises(ValueError, match="triples must be numbers, got bool"):
+        second_order.viterbi(emissions, transitions, np.zeros((3, 3, 3), bool))
+    with pytest.raises(ValueError, match=r"constraints\.transitions must be bool of shape"):
+        second_order.viterbi(
+            emissions, transitions, np.zeros((3, 3, 3)), constraints=crf.Constraints(np.eye(4) > 0)
+        )
+    with pytest.raises(ValueError, match=r"tags must be in 0\.\.2"):
+        second_order.log_likelihood(emissions, np.full((1, 4), 3), transitions, np.zeros((3, 3, 3)))
+
+
+def test_the_layer_learns_what_depends_on_two_tags(tmp_path):
+    tags = np.tile([0, 0, 1, 1], (4, 3))[:, :10]  # 0 after 0 is as frequent as 1 after 0
+    layer = SecondOrderCRF(constraints=crf.Constraints(np.ones((2, 2), bool)), num_tags=2)
+    inputs = keras.Input((10, 2))
+    model = keras.Model(inputs, layer(keras.layers.Masking(-1.0)(inputs)))
+    x = np.zeros((4, 10, 2), "float32")
+    x[1, 8:] = -1.0
+    model.compile(keras.optimizers.Adam(0.5), loss=layer.loss, metrics=[layer.accuracy])
+    first = model.evaluate(x, tags, verbose=0)[0]
+    chain = {name: value for name, value in layer.arguments(model(x)).items() if name != "engine"}
+    chain = {
+        name: value if value is None or name == "constraints" else as_array(value)
+        for name, value in chain.items()
+    }
+    exact = -second_order.log_likelihood(tags=tags, **chain, engine="reference").mean()
+    np.testing.assert_allclose(first, exact, rtol=1e-5)
+    model.fit(x, tags, epochs=20, verbose=0)
+    loss, accuracy = model.evaluate(x, tags, verbose=0)
+    assert loss < 0.8  # of a linear chain at least 8 log 2, but for the first tags
+    assert accuracy == 1
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    found, p = loaded.layers[-1].decode(loaded, confidence=True).predict(x, verbose=0)
+    np.testing.assert_array_equal(found[as_array(chain["mask"])], tags[as_array(chain["mask"])])
+    assert ((p > 0.5) == as_array(chain["mask"])).all()
+    with pytest.raises(ValueError, match="SecondOrderCRF has neither"):
+        layer.log_likelihood(model(x), tags, tag_weights=[1, 2])
+
+
+def as_array(tensor):
+    """Return the tensor as a NumPy array."""
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
