@@ -236,7 +236,7 @@ def word2vec_train(rng):
         "bag_starts": np.asarray(starts[1], "i8"),
         "bag_rows": np.concatenate([[], *bags]).astype("i4"),
         "objective": int(rng.integers(2)),
-        "loss": 1 if hierarchical else int(rng.choice((0, 2))),
+        "loss": int(rng.choice((1, 3) if hierarchical else (0, 2))),
         **{
             name: bool(rng.integers(2))
             for name in ("shared_negatives", "exact_cbow", "exact_subwords", "shrink_windows")

@@ -166,11 +166,14 @@ struct Pass {
       if (window.repeated[set]) count = MergeOutputs(1, count);
       Update(&input, 1, outputs, count, x, count, stride, scratch, &partial, &result);
     } else {
-      const bool tree = settings.loss == Loss::kHierarchicalSoftmax;
+      const bool noise = HasNoise(settings.loss), tree = HasTree(settings.loss);
       // An output that was drawn twice changes in between, so one output at a time.
-      const int tile = !tree && window.repeated[set] ? 1 : kOutputsOfOne;
-      UpdateLogistic(input, partial, result, scratch[0], outputs, count, tile,
-                     tree ? window.signs : signs.data, rate, stride, softplus);
+      const int tile = noise && window.repeated[set] ? 1 : kOutputsOfOne;
+      const float* const of_set = !tree   ? signs.data
+                                  : noise ? window.offsets + set * max_outputs
+                                          : window.signs;
+      UpdateLogistic(input, partial, result, scratch[0], outputs, count, tile, of_set, rate, stride,
+                     softplus);
     }
   }
 
@@ -190,7 +193,12 @@ struct Pass {
         for (int j = 0; j < num_outputs; ++j) x[i * row_length + j] = z[j];
       }
     } else {
-      if (row_length != signs_row_length) SetSigns(row_length);
+      if (HasTree(settings.loss)) {
+        for (int k = 0; k < num_inputs * row_length; ++k)
+          signs.data[k] = window.offsets[k % row_length];
+      } else if (row_length != signs_row_length) {
+        SetSigns(row_length);
+      }
       SigmoidErrors(x, signs.data, num_inputs * num_outputs, rate, softplus);
     }
     if (window.repeated[0]) num_outputs = MergeOutputs(num_inputs, num_outputs);

@@ -138,12 +138,8 @@ void ExpectBelow(const char* name, const int32_t* begin, const int32_t* end, int
 }
 
 void CheckSizes(const Problem& problem, int64_t begin, int64_t end) {
-  const Settings& settings = problem.settings;
   const int64_t inputs = 2 * int64_t{Reach(problem, begin, end)} + problem.HasDocuments();
-  const int64_t outputs = settings.loss == Loss::kHierarchicalSoftmax
-                              ? problem.tables.longest_path
-                              : int64_t{settings.negative} + 1;
-  const int64_t rows = std::max<int64_t>(outputs + 1, problem.tables.longest_bag + 2);
+  const int64_t rows = std::max<int64_t>(problem.MaxOutputs() + 1, problem.tables.longest_bag + 2);
   if (inputs > kLargest / 8 / rows) {
     Refuse("windows of ", inputs, " words with ", rows, " rows each are too large; take a lesser ",
            "window, or less negative");
@@ -175,7 +171,7 @@ std::tuple<double, int64_t, int64_t> TrainArrays(
     }
   };
   expect_in("objective", objective, 0, 1);
-  expect_in("loss", loss, 0, 2);
+  expect_in("loss", loss, 0, 3);
   expect_in("window", window, 1, kLargest);
   expect_in("negative", negative, 0, kLargest - 1);
   expect_in("num_threads", num_threads, 0, kLargest);
@@ -184,12 +180,13 @@ std::tuple<double, int64_t, int64_t> TrainArrays(
   if (!std::isfinite(learning_rate) || !std::isfinite(learning_rate_slope)) {
     Refuse("learning_rate and learning_rate_slope must be finite");
   }
-  const bool tree = static_cast<Loss>(loss) == Loss::kHierarchicalSoftmax;
-  if (!(tree ? tables.has_paths : tables.has_noise) ||
-      (static_cast<Loss>(loss) == Loss::kSampledSoftmax && !tables.has_offsets)) {
+  const Loss kind = static_cast<Loss>(loss);
+  if ((HasTree(kind) && !tables.has_paths) || (HasNoise(kind) && !tables.has_noise) ||
+      (kind == Loss::kSampledSoftmax && !tables.has_offsets)) {
     Refuse("tables lack what loss ", loss, " needs");
   }
-  const int64_t output_rows = tree ? tables.output_rows : words;
+  const int64_t output_rows =
+      std::max(HasTree(kind) ? tables.output_rows : 0, HasNoise(kind) ? words : int64_t{0});
   if (input.shape(0) < tables.input_rows || output.shape(0) < output_rows) {
     Refuse("input and output must have at least ", tables.input_rows, " and ", output_rows,
            " rows, got ", input.shape(0), " and ", output.shape(0));
@@ -223,8 +220,8 @@ std::tuple<double, int64_t, int64_t> TrainArrays(
 
   Problem problem;
   problem.settings = {static_cast<Objective>(objective),
-                      static_cast<Loss>(loss),
-                      shared_negatives && objective == 0 && !tree,
+                      kind,
+                      shared_negatives && objective == 0 && HasNoise(kind),
                       exact_cbow,
                       exact_subwords,
                       shrink_windows,

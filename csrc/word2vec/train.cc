@@ -102,7 +102,7 @@ struct Block {
       : input(problem.model.input, problem.model.input_rows, problem.model.stride,
               kDeterministicBlock * 2 * problem.reach * std::max(problem.tables.longest_bag, 1)),
         output(problem.model.output, problem.model.output_rows, problem.model.stride,
-               kDeterministicBlock * MostOutputs(problem)),
+               kDeterministicBlock * problem.MaxOutputs(problem.MaxInputs())),
         documents(problem.model.documents, problem.model.document_rows, problem.model.stride,
                   kDeterministicBlock) {}
 
@@ -113,11 +113,6 @@ struct Block {
   }
 
   std::array<Changes*, 3> All() { return {&input, &output, &documents}; }
-
-  static int64_t MostOutputs(const Problem& problem) {
-    if (problem.settings.loss == Loss::kHierarchicalSoftmax) return problem.tables.longest_path;
-    return problem.MaxInputs() * static_cast<int64_t>(problem.settings.negative) + 1;
-  }
 };
 
 Tally TrainInRounds(const Problem& problem, int64_t begin, int64_t end, int num_threads) {

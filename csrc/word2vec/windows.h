@@ -26,7 +26,7 @@ struct Window {
   int32_t* outputs;
   int32_t* num_outputs;
   bool* repeated;
-  float* offsets;      // of their logits
+  float* offsets;      // of their logits; with both losses the signs
   const float* signs;  // of an inner node's logit
   int num_inputs, num_sets;
   int32_t document;  // the last input, or -1
@@ -61,8 +61,7 @@ struct Windows {
         place(at),
         stride(of.model.stride),
         max_inputs(static_cast<int>(of.MaxInputs())),
-        max_outputs(of.settings.loss == Loss::kHierarchicalSoftmax ? of.tables.longest_path
-                                                                   : of.settings.negative + 1),
+        max_outputs(static_cast<int>(of.MaxOutputs())),
         max_sets(OneSet() ? 1 : max_inputs),
         ids(kRing * (max_inputs + max_sets * (max_outputs + 1))),
         offsets(kRing * max_sets * max_outputs),
@@ -138,12 +137,8 @@ struct Windows {
     const word2vec::Tables& tables = problem.tables;
     int32_t* const to = window.outputs + set * max_outputs;
     int count = 0;
-    if (settings.loss == Loss::kHierarchicalSoftmax) {
-      const int64_t begin = tables.path_starts[word];
-      count = static_cast<int>(tables.path_starts[word + 1] - begin);
-      for (int j = 0; j < count; ++j) to[j] = tables.path_nodes[begin + j];
-      window.signs = tables.path_signs + begin;
-    } else {
+    float* const offset = window.offsets + set * max_outputs;
+    if (HasNoise(settings.loss)) {
       const int negative = settings.negative;
       to[0] = word;
       DrawNoise(drawn, set * negative, negative, tables.noise, tables.num_words, to + 1);
@@ -153,10 +148,19 @@ struct Windows {
         count += to[j] != word;
       }
       if (settings.loss == Loss::kSampledSoftmax) {
-        float* const offset = window.offsets + set * max_outputs;
         for (int j = 0; j < count; ++j) offset[j] = j == 0 ? 0 : tables.logit_offsets[to[j]];
       }
       window.repeated[set] = IsRepeated(to, count);
+    }
+    if (HasTree(settings.loss)) {
+      const int64_t begin = tables.path_starts[word];
+      const int words = count, length = static_cast<int>(tables.path_starts[word + 1] - begin);
+      for (int j = 0; j < length; ++j) to[count++] = tables.path_nodes[begin + j];
+      window.signs = tables.path_signs + begin;
+      if (words > 0) {
+        for (int j = 0; j < words; ++j) offset[j] = j == 0 ? -1.0f : 1.0f;
+        for (int j = 0; j < length; ++j) offset[words + j] = window.signs[j];
+      }
     }
     window.num_outputs[set] = count;
     if (place.output_overlay) {

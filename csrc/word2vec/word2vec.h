@@ -9,7 +9,12 @@
 namespace fastkeras::word2vec {
 
 enum class Objective { kSkipGram, kCbow };
-enum class Loss { kNegativeSampling, kHierarchicalSoftmax, kSampledSoftmax };
+enum class Loss { kNegativeSampling, kHierarchicalSoftmax, kSampledSoftmax, kBoth };
+
+// kBoth is the sum of the first two: rows of words come first in the output matrix, then those of
+// inner nodes.
+inline bool HasTree(Loss loss) { return loss == Loss::kHierarchicalSoftmax || loss == Loss::kBoth; }
+inline bool HasNoise(Loss loss) { return loss != Loss::kHierarchicalSoftmax; }
 
 // What is drawn at a position depends on (key, position) only, not on the number of threads or on
 // where slices are cut.
@@ -67,6 +72,12 @@ struct Problem {
 
   bool HasDocuments() const { return corpus.documents != nullptr; }
   int64_t MaxInputs() const { return 2 * int64_t{reach} + HasDocuments(); }
+
+  // Outputs of so many sets of one window.
+  int64_t MaxOutputs(int64_t sets = 1) const {
+    return (HasNoise(settings.loss) ? 1 + sets * settings.negative : 0) +
+           (HasTree(settings.loss) ? tables.longest_path : 0);
+  }
 };
 
 struct Tally {

@@ -74,7 +74,7 @@ struct Drawn {
     }
     Settings& settings = problem.settings;
     settings.objective = Pick(0, 1) ? Objective::kSkipGram : Objective::kCbow;
-    settings.loss = static_cast<Loss>(Pick(0, 2));
+    settings.loss = static_cast<Loss>(Pick(0, 3));
     settings.shared_negatives = settings.objective == Objective::kSkipGram &&
                                 settings.loss != Loss::kHierarchicalSoftmax && Pick(0, 1);
     settings.exact_cbow = Pick(0, 1);

@@ -18,6 +18,7 @@ MODES = [
     {"neighbors": True, "objective": "cbow"},
     {"neighbors": True, "objective": "cbow", "cbow_gradient": "word2vec"},
     {"loss": "hierarchical_softmax"},
+    {"loss": "hierarchical_softmax_and_negative_sampling"},
     {"loss": "sampled_softmax"},
 ]
 

@@ -114,7 +114,7 @@ def test_numbers_in_tables_are_checked(name, at, value):
 
 
 def test_the_good_call_trains():
-    for loss in range(3):
+    for loss in range(4):
         for objective in range(2):
             good = arguments()
             loss_of, predictions, words = _core.word2vec_train(
@@ -146,7 +146,7 @@ def test_arrays_of_a_training_are_checked(name):
         {"begin": 5, "end": 4},
         {"end": 11},
         {"objective": 2},
-        {"loss": 3},
+        {"loss": 4},
         {"window": 0},
         {"negative": 2**31 - 1},
         {"negative": 2**31 - 2, "window": 2**31 - 1},
@@ -157,6 +157,7 @@ def test_arrays_of_a_training_are_checked(name):
         *({"loss": 1, "tables": name} for name in ("path_starts", "path_nodes")),
         {"loss": 0, "tables": "noise"},
         {"loss": 2, "tables": "logit_offsets"},
+        *({"loss": 3, "tables": name} for name in ("noise", "path_starts")),
         *(
             {name: value}
             for name in ("begin", "end", "objective", "loss", "window", "negative", "num_threads")

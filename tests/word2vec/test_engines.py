@@ -17,6 +17,7 @@ from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import (
     BLOCK,
     BLOCKS_IN_ROUND,
+    BOTH,
     LOSSES,
     OBJECTIVES,
     Documents,
@@ -182,6 +183,7 @@ def skip_unless_it_takes(engine, buckets):
 @given(problem=problems())
 def test_pass_is_that_of_the_reference(engine, problem):
     assume(hasattr(engine, "SUBWORDS") or not len(problem.tables.bag_starts))
+    assume(hasattr(engine, "BOTH_LOSSES") or problem.settings.loss != BOTH)
     problem.check(engine, num_threads=1)
 
 
@@ -258,6 +260,8 @@ def test_one_thread_repeats_bit_for_bit(engine, buckets, rng):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_deterministic_mode_does_not_depend_on_threads(engine, objective, loss, buckets, rng):
     skip_unless_it_takes(engine, buckets)
+    if loss == BOTH and not hasattr(engine, "BOTH_LOSSES"):
+        pytest.skip(f"{_engines.name_of(engine)} does not take both losses")
     sizes = {"words": 500, "size": 9, "length": BLOCK * BLOCKS_IN_ROUND + 700}
     problem = Problem(Settings(objective, loss), rng, **sizes, scale=0.1, buckets=buckets)
     one, two, three = (

@@ -7,6 +7,7 @@ import pytest
 
 from fastkeras.word2vec import Word2Vec
 from fastkeras.word2vec.training.sampling import huffman_paths
+from fastkeras.word2vec.training.settings import BOTH, TREE
 
 SENTENCES = [s.split() for s in ["a b c a d", "b a c e", "c c d a b e"] * 20]
 
@@ -16,12 +17,14 @@ def trained(**options):
     return Word2Vec(**options).fit(SENTENCES, progress=False)
 
 
-@pytest.mark.parametrize("options", [{}, {"objective": "cbow"}, {"loss": "sampled_softmax"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"objective": "cbow"}, {"loss": "sampled_softmax"}, {"loss": BOTH}]
+)
 def test_probable_words(options):
     model = trained(**options)
     found = model.predict_output_word(["a", "unknown", "b"], topn=9)
     hidden = (model.vectors["a"].astype("f8") + model.vectors["b"]) / 2
-    logits = np.exp([row @ hidden for row in model.output_embeddings.astype("f8")])
+    logits = np.exp([row @ hidden for row in model.output_embeddings[:5].astype("f8")])
     expected = dict(zip(model.vectors.words, logits / logits.sum(), strict=True))
     assert sum(p for _, p in found) == pytest.approx(1)
     assert [word for word, _ in found] == sorted(expected, key=expected.get, reverse=True)
@@ -35,12 +38,14 @@ def test_probable_words_of_subwords():
     assert len(model.predict_output_word(["abc"], 3)) == 3  # it has n-grams that are known
 
 
+@pytest.mark.parametrize("loss", [TREE, BOTH])
 @pytest.mark.parametrize("objective", ["skipgram", "cbow"])
 @pytest.mark.parametrize("window", [1, 3, None])
-def test_scores_are_log_probabilities(objective, window):
-    model = trained(loss="hierarchical_softmax", objective=objective, window=window)
+def test_scores_are_log_probabilities(objective, window, loss):
+    model = trained(loss=loss, objective=objective, window=window)
     starts, nodes, signs = huffman_paths(model.vocabulary.counts)
-    vectors, outputs = model.vectors, model.output_embeddings.astype("f8")
+    vectors, outputs = model.vectors, model.output_embeddings[-4:].astype("f8")
+    assert len(model.output_embeddings) == (4 if loss == TREE else 9)
 
     def probability(word, hidden):
         product = 1.0

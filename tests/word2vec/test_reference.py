@@ -9,7 +9,16 @@ import pytest
 from fastkeras.word2vec._engines import reference
 from fastkeras.word2vec.subwords import Bags
 from fastkeras.word2vec.training import sampling
-from fastkeras.word2vec.training.settings import CHUNK, LOSSES, Schedule, Settings, tables_of
+from fastkeras.word2vec.training.settings import (
+    BOTH,
+    CHUNK,
+    LOSSES,
+    TREE,
+    Schedule,
+    Settings,
+    output_rows,
+    tables_of,
+)
 
 WORDS, SIZE = 7, 5
 COUNTS = np.array([40, 21, 13, 8, 5, 3, 2])
@@ -64,11 +73,13 @@ def gradient_by_differences(function, array, step=1e-3):
 
 
 def rows_and_signs(loss, tables, rng, *, distinct):
-    if loss == "hierarchical_softmax":
-        path = slice(tables.path_starts[5], tables.path_starts[6])
-        return tables.path_nodes[path], tables.path_signs[path]
     rows = rng.permutation(WORDS)[:4] if distinct else np.array([2, 5, 0, 5])
-    return rows, np.array([-1, 1, 1, 1])
+    words = rows, np.array([-1, 1, 1, 1])
+    if loss not in (TREE, BOTH):
+        return words
+    path = slice(tables.path_starts[5], tables.path_starts[6])
+    nodes = tables.path_nodes[path], tables.path_signs[path]
+    return nodes if loss == TREE else tuple(map(np.append, words, nodes))
 
 
 @pytest.mark.parametrize("bags", [None, BAGS], ids=["words", "subwords"])
@@ -79,11 +90,11 @@ def test_steps_follow_the_gradient(form, loss, correction, bags, rng):
     objective = "cbow" if form == "cbow" else "skipgram"
     settings = settings_of(objective, loss)
     tables = tables_of(COUNTS, settings, sampling_correction=correction, bags=bags)
-    in_order = loss == "negative_sampling" and form != "together"
+    in_order = loss in ("negative_sampling", BOTH) and form != "together"
     rows, signs = rows_and_signs(loss, tables, rng, distinct=in_order)
     contexts = np.array([3]) if form == "skipgram" else np.array([3, 1, 6, 3])
     inputs = rng.standard_normal((BAGS.num_rows if bags else WORDS, SIZE))
-    outputs = rng.standard_normal((WORDS, SIZE))
+    outputs = rng.standard_normal((output_rows(WORDS, settings), SIZE))
 
     def loss_of(inputs=inputs, outputs=outputs):
         of_window = contexts, rows, signs

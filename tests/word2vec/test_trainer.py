@@ -16,7 +16,7 @@ from engine_parameters import engines_of
 from fastkeras.word2vec import Word2Vec
 from fastkeras.word2vec.training import checkpoint, matrices
 from fastkeras.word2vec.training import loop as training
-from fastkeras.word2vec.training.settings import LOSSES
+from fastkeras.word2vec.training.settings import BOTH, LOSSES, TREE
 from fastkeras.word2vec.vocabulary import Vocabulary
 
 ROOT = Path(fastkeras.__file__).parents[1]
@@ -67,7 +67,7 @@ def test_words_of_a_topic_become_neighbours(form, loss, rng):
     assert share_of_neighbours_in_topic(model.input_embeddings, topic) > 0.95
     losses = model.history["loss"]
     assert len(losses) == 6
-    if loss != "hierarchical_softmax":  # whose first epoch already finds the optimum
+    if loss not in (TREE, BOTH):  # whose first epoch already finds the optimum
         assert losses[-1] < 0.9 * losses[0]
 
 
@@ -178,11 +178,25 @@ def test_another_corpus_adds_words_and_keeps_the_others(rng):
     assert len(model.history["loss"]) == 6
 
 
-def test_tree_takes_no_new_words(rng):
+@pytest.mark.parametrize("loss", [TREE, BOTH])
+def test_tree_takes_no_new_words(loss, rng):
     ids, vocabulary, _ = planted(rng, sentences=50)
-    model = small(loss="hierarchical_softmax").fit(ids, vocabulary=vocabulary, **QUIET)
-    with pytest.raises(ValueError, match="cannot take 1 new words, its tree is fixed"):
+    model = small(loss=loss).fit(ids, vocabulary=vocabulary, **QUIET)
+    with pytest.raises(ValueError, match=f"loss='{loss}' cannot take 1 new words, its tree"):
         model.partial_fit([["new"] * 10], **QUIET)
+
+
+def test_both_losses_have_rows_of_words_and_of_inner_nodes(rng, tmp_path):
+    ids, vocabulary, _ = planted(rng, sentences=50)
+    words = len(vocabulary)
+    model = small(loss=BOTH, epochs=1).fit(ids, vocabulary=vocabulary, **QUIET)
+    assert model.output_embeddings.shape == (2 * words - 1, 12)
+    assert (model.output_embeddings != 0).any(axis=1).all()
+    model.save(tmp_path / "model.npz")
+    again = Word2Vec.load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(again.output_embeddings, model.output_embeddings)
+    with pytest.raises(ValueError, match=f"negative=0 must be at least 1 with loss='{BOTH}'"):
+        small(loss=BOTH, negative=0)
 
 
 SCRIPT = """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fastkeras.word2vec.training.settings import Tables
 
-SUBWORDS = DOCUMENTS = True  # which not every engine takes
+SUBWORDS = DOCUMENTS = BOTH_LOSSES = True  # which not every engine takes
 
 # `Tables` are checked once, not for every slice
 _checked: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()

@@ -8,9 +8,9 @@ matrix, or with subwords means of some of its rows; `u` are rows of the output m
 import numpy as np
 
 from fastkeras.word2vec.training import sampling
-from fastkeras.word2vec.training.settings import BLOCK, BLOCKS_IN_ROUND, CHUNK
+from fastkeras.word2vec.training.settings import BLOCK, BLOCKS_IN_ROUND, BOTH, CHUNK, TREE
 
-SUBWORDS = DOCUMENTS = True  # which not every engine takes
+SUBWORDS = DOCUMENTS = BOTH_LOSSES = True  # which not every engine takes
 
 
 def train(
@@ -120,17 +120,21 @@ def draw(at, center, num_contexts, tables, settings, key):
     A logit's loss is log(1 + exp(sign · x)). A draw that is the center itself is left out.
     """
     alone = settings.objective == "skipgram" and not settings.shared_negatives
-    if settings.loss == "hierarchical_softmax":
+    nodes, codes = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    if settings.loss in (TREE, BOTH):
         path = slice(tables.path_starts[center], tables.path_starts[center + 1])
-        return [(tables.path_nodes[path], tables.path_signs[path])] * num_contexts
+        nodes, codes = tables.path_nodes[path], tables.path_signs[path]
+    if settings.loss == TREE:
+        return [(nodes, codes)] * num_contexts
     (bits,) = sampling.bits_at(key, [at])
     sets = []
     for number in range(num_contexts if alone else 1):
         noise = sampling.draw_noise(
             bits, number * settings.negative, settings.negative, tables.noise
         )
-        rows = np.concatenate([[center], noise[noise != center]]).astype(np.int64)
-        sets.append((rows, np.where(np.arange(len(rows)) == 0, -1, 1)))
+        words = np.concatenate([[center], noise[noise != center]]).astype(np.int64)
+        signs = np.where(np.arange(len(words)) == 0, -1, 1)
+        sets.append((np.append(words, nodes), np.append(signs, codes)))
     return sets
 
 

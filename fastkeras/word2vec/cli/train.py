@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from fastkeras.word2vec.cli.vectors import FORMATS
+from fastkeras.word2vec.training.settings import LOSSES
 
 
 def add(commands):
@@ -67,7 +68,7 @@ _OPTIONS = [
     ("--objective", {"choices": ["skipgram", "cbow"]}, "what predicts what (default skipgram)"),
     (
         "--loss",
-        {"choices": ["negative_sampling", "hierarchical_softmax", "sampled_softmax"]},
+        {"choices": list(LOSSES)},
         "default negative_sampling",
     ),
     ("--negative", _of(int), "how many words are drawn for each, as noise (default 5)"),

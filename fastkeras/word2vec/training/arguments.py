@@ -5,7 +5,7 @@ import os
 from fastkeras._files import check_writable
 from fastkeras.word2vec import subwords
 from fastkeras.word2vec.arguments import LARGEST, flag, integer, number
-from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES, Settings
+from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES, TREE, Settings
 
 # Default learning rates, for skip-gram and for each gradient of CBOW, by the gradient of subwords
 # (None: no subwords). They are those of word2vec.c and fastText, but larger for exact gradients,
@@ -51,7 +51,7 @@ def checked(config):
     config["ns_exponent"] = number("ns_exponent", config["ns_exponent"])
     if config["early_stopping"] is not None:
         config["early_stopping"] = number("early_stopping", config["early_stopping"])
-    if config["negative"] == 0 and config["loss"] != "hierarchical_softmax":
+    if config["negative"] == 0 and config["loss"] != TREE:
         raise ValueError(f"negative=0 must be at least 1 with loss={config['loss']!r}")
     return config
 
@@ -97,7 +97,7 @@ _CHOICES = {
 
 def settings_of(config):
     """Return the part of the arguments that an engine needs."""
-    tree = config["loss"] == "hierarchical_softmax"
+    tree = config["loss"] == TREE
     skipgram = config["objective"] == "skipgram"
     whole_sentences = config["window"] is None
     return Settings(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastkeras import _engines
+from fastkeras.word2vec.training.settings import BOTH
 
 
 def engine_of(config, engine=None):
@@ -11,8 +12,12 @@ def engine_of(config, engine=None):
     Raises:
         ValueError, ImportError: as `_engines.engine_for`.
     """
-    needs = "SUBWORDS" if config.get("subwords") else None
-    return _engines.engine_for("word2vec", np.empty(0), engine, needs, "subwords")
+    needs, what = None, None
+    if config.get("loss") == BOTH:
+        needs, what = "BOTH_LOSSES", f"loss={BOTH!r}"
+    if config.get("subwords"):  # every engine that takes subwords takes both losses
+        needs, what = "SUBWORDS", "subwords"
+    return _engines.engine_for("word2vec", np.empty(0), engine, needs, what)
 
 
 def begin(engine, ids, matrices, tables, settings, documents=None):

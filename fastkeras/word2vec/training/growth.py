@@ -7,13 +7,12 @@ from fastkeras.word2vec.training.matrices import draw, zero_rows
 NEW = -1  # stands for a row that did not exist
 
 
-def check_tree(known, found):
+def check_tree(loss, known, found):
     """Raise ValueError if there are new words: the hierarchical softmax cannot take any."""
     fresh = sum(word not in known for word in found.words)
     if fresh:
         raise ValueError(
-            f"loss='hierarchical_softmax' cannot take {fresh} new words, its tree is fixed: pass "
-            "new_words=False"
+            f"loss={loss!r} cannot take {fresh} new words, its tree is fixed: pass new_words=False"
         )
 
 

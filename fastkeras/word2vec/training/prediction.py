@@ -4,12 +4,13 @@ import numpy as np
 
 from fastkeras.word2vec.arguments import integer
 from fastkeras.word2vec.training import sampling
+from fastkeras.word2vec.training.settings import BOTH, TREE, first_node
 
 
 def likely_words(model, context_words, topn):
     """Return the most probable words of a window; see `Word2Vec.predict_output_word`."""
     integer("topn", topn, 1, None)
-    if model.config["loss"] == "hierarchical_softmax":
+    if model.config["loss"] == TREE:
         raise ValueError(
             "loss='hierarchical_softmax' has no output vectors of words: predict_output_word needs "
             "negative_sampling or sampled_softmax"
@@ -17,7 +18,7 @@ def likely_words(model, context_words, topn):
     vectors = model.vectors
     words = [context_words] if isinstance(context_words, str) else list(context_words)
     mean = vectors.mean_vector(words, pre_normalize=False)
-    logits = (model.output_embeddings @ mean).astype(np.float64)
+    logits = (model.output_embeddings[: len(vectors)] @ mean).astype(np.float64)
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     best = np.argsort(-probabilities, kind="stable")[:topn]
@@ -26,7 +27,7 @@ def likely_words(model, context_words, topn):
 
 def log_probabilities(model, sentences):
     """Return the log-probability of each sentence; see `Word2Vec.score`."""
-    if model.config["loss"] != "hierarchical_softmax":
+    if model.config["loss"] not in (TREE, BOTH):
         raise ValueError(
             f"loss={model.config['loss']!r} gives no probabilities that sum to 1: score needs "
             "hierarchical_softmax"
@@ -34,6 +35,7 @@ def log_probabilities(model, sentences):
     inputs = model.vectors.matrix.astype(np.float64)
     outputs = model.output_embeddings.astype(np.float64)
     starts, nodes, signs = sampling.huffman_paths(model.vocabulary.counts)
+    nodes = nodes + first_node(len(model.vocabulary), model._settings)
     window, cbow = model.config["window"], model.config["objective"] == "cbow"
     index = model.vocabulary.index
     scores = []

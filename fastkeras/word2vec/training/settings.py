@@ -11,7 +11,8 @@ from fastkeras.word2vec.training import sampling
 CHUNK = 1024  # positions that share a learning rate
 BLOCK, BLOCKS_IN_ROUND = 64, 8  # of a deterministic pass
 OBJECTIVES = ("skipgram", "cbow")
-LOSSES = ("negative_sampling", "hierarchical_softmax", "sampled_softmax")
+TREE, BOTH = "hierarchical_softmax", "hierarchical_softmax_and_negative_sampling"
+LOSSES = ("negative_sampling", TREE, "sampled_softmax", BOTH)
 
 
 class Settings(NamedTuple):
@@ -81,9 +82,10 @@ def tables_of(counts, settings, sample=0.0, ns_exponent=0.75, sampling_correctio
     counts = np.asarray(counts)
     noise, offsets = np.zeros((0, 2), np.uint32), np.zeros(0, np.float32)
     paths = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
-    if settings.loss == "hierarchical_softmax":
-        paths = sampling.huffman_paths(counts)
-    else:
+    if settings.loss in (TREE, BOTH):
+        starts, nodes, signs = sampling.huffman_paths(counts)
+        paths = starts, nodes + np.int32(first_node(len(counts), settings)), signs
+    if settings.loss != TREE:
         weights = np.maximum(counts, 1).astype(np.float64) ** ns_exponent
         noise = sampling.alias_table(weights)
     if settings.loss == "sampled_softmax":
@@ -123,9 +125,14 @@ def reach_of(ids, window, begin=0, end=None):
 
 
 def output_rows(num_words, settings):
-    """Return how many rows the output matrix has: one for each word, or for each inner node."""
-    inner = settings.loss == "hierarchical_softmax"
-    return max(num_words - 1, 1) if inner else num_words
+    """Return how many rows the output matrix has: one for each word, each inner node, or both."""
+    inner = max(num_words - 1, 1) if settings.loss in (TREE, BOTH) else 0
+    return inner if settings.loss == TREE else num_words + inner
+
+
+def first_node(num_words, settings):
+    """Return the output row of the first inner node: with both losses they follow the words."""
+    return num_words if settings.loss == BOTH else 0
 
 
 def padded(vector_size):

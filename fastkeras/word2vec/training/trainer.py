@@ -50,7 +50,8 @@ class Word2Vec:
             sqrt(sample / f) + sample / f; 0 keeps all. None takes 1e-4, or ten times the mean
             frequency if that is more, so that items and small vocabularies are not thinned out.
         objective: "skipgram" or "cbow".
-        loss: "negative_sampling", "hierarchical_softmax", or "sampled_softmax": the softmax over a
+        loss: "negative_sampling"; "hierarchical_softmax"; the sum of both,
+            "hierarchical_softmax_and_negative_sampling"; or "sampled_softmax": the softmax over a
             word and those drawn, ignoring draws that equal the word (with ns_exponent=0 the random
             softmax of Su).
         shared_negatives: for skip-gram: "window" draws one set for all pairs of a window and
@@ -159,7 +160,10 @@ class Word2Vec:
 
     @property
     def output_embeddings(self) -> NDArray[np.float32]:
-        """The output matrix, a row for each word, or inner node of the hierarchical softmax."""
+        """The output matrix, a row for each word, or inner node of the hierarchical softmax.
+
+        With both losses it has the words first, then the inner nodes.
+        """
         return self._fitted()[1][:, : self.config["vector_size"]]
 
     @property
@@ -306,7 +310,7 @@ class Word2Vec:
 
         Raises:
             KeyError: no word has a vector.
-            ValueError: the model has the hierarchical softmax.
+            ValueError: the model has the hierarchical softmax alone.
         """
         return prediction.likely_words(self, context_words, topn)
 
@@ -324,7 +328,7 @@ class Word2Vec:
             float64 array (sentences,).
 
         Raises:
-            ValueError: the model has another loss.
+            ValueError: the model has no hierarchical softmax.
         """
         self._fitted()
         return prediction.log_probabilities(self, sentences)
@@ -392,8 +396,8 @@ class Word2Vec:
 
     def _add_words(self, found):
         known = self.vocabulary
-        if self._settings.loss == "hierarchical_softmax":
-            growth.check_tree(known, found)
+        if self._settings.loss in (settings.TREE, settings.BOTH):
+            growth.check_tree(self._settings.loss, known, found)
             return  # then the counts stay too
         vocabulary, order = growth.merged(known, found)
         orders, of_words = [order, order], bags(vocabulary, self.config)

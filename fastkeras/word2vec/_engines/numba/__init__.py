@@ -13,7 +13,7 @@ from fastkeras.word2vec._engines.numba.steps import HIERARCHICAL_SOFTMAX, step, 
 from fastkeras.word2vec._engines.numba.windows import draw, subsample
 from fastkeras.word2vec.training.settings import CHUNK, LOSSES, reach_of
 
-SUBWORDS = True  # which not every engine takes
+SUBWORDS = BOTH_LOSSES = True  # which not every engine takes
 TASK = 8 * CHUNK
 
 
@@ -49,7 +49,7 @@ def _pass(
     exact_subwords, shrink, key, learning_rate, slope,
 ):  # fmt: skip
     stride = inputs.shape[1]
-    most = longest if loss == HIERARCHICAL_SOFTMAX else negative + 1
+    most = longest + (0 if loss == HIERARCHICAL_SOFTMAX else negative + 1)
     one_set = cbow or shared or loss == HIERARCHICAL_SOFTMAX
     sets = 1 if one_set else 2 * reach
     room = CHUNK + 2 * reach

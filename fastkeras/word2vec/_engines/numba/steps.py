@@ -5,7 +5,7 @@ import numpy as np
 from fastkeras.word2vec._engines.numba.rows import compiled, dot, inlined
 from fastkeras.word2vec.training.settings import LOSSES
 
-NEGATIVE_SAMPLING, HIERARCHICAL_SOFTMAX, SAMPLED_SOFTMAX = range(len(LOSSES))
+NEGATIVE_SAMPLING, HIERARCHICAL_SOFTMAX, SAMPLED_SOFTMAX, BOTH = range(len(LOSSES))
 LARGE = 1e300  # limit of a float64 product whose factors are at most 2
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastkeras.word2vec._engines.numba.rows import compiled, fetch, inlined
-from fastkeras.word2vec._engines.numba.steps import HIERARCHICAL_SOFTMAX
+from fastkeras.word2vec._engines.numba.steps import BOTH, HIERARCHICAL_SOFTMAX
 
 
 @inlined
@@ -70,18 +70,18 @@ def draw(
     rows, signs,
 ):  # fmt: skip
     """Write one set of output rows; return how many."""
-    if loss == HIERARCHICAL_SOFTMAX:
-        count = path_starts[word + 1] - path_starts[word]
-        for j in range(count):
-            rows[j] = path_nodes[path_starts[word] + j]
-            signs[j] = path_signs[path_starts[word] + j]
-    else:
+    count = 0
+    if loss != HIERARCHICAL_SOFTMAX:
         rows[0], signs[0], count = word, -1, 1
         for n in range(number * negative, (number + 1) * negative):
             drawn = _draw_noise(bits, n, noise)
             if drawn != word:
                 rows[count], signs[count] = drawn, 1
                 count += 1
+    if loss in (HIERARCHICAL_SOFTMAX, BOTH):
+        for j in range(path_starts[word], path_starts[word + 1]):
+            rows[count], signs[count] = path_nodes[j], path_signs[j]
+            count += 1
     for j in range(count):
         fetch(outputs, rows[j])
     return count
