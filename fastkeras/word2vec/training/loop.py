@@ -24,6 +24,7 @@ FEW_KEPT, FEW_PREDICTED = 0.2, 0.1  # shares of the words; less is worth a warni
 def train(
     train_slice, ids, state, config, model,
     progress=True, callbacks=(), epoch_callbacks=(), checkpoint=None, checkpoint_minutes=10,
+    block=None,
 ):  # fmt: skip
     """Train from the place in `state` on, with the progress and checkpoints of `Word2Vec.fit`.
 
@@ -33,6 +34,7 @@ def train(
         ids, state, config: as in `run`.
         model: what `epoch_callbacks` get, and what has `save(path)`.
         progress, callbacks, epoch_callbacks, checkpoint, checkpoint_minutes: as in `Word2Vec.fit`.
+        block: as in `run`.
     """
     saved = time.monotonic()
     seen = Seen()
@@ -61,7 +63,7 @@ def train(
         return any([callback(model) is True for callback in epoch_callbacks])
 
     with Interrupted() as interrupted, bar(progress) as show:
-        run(pass_over, ids, state, config, between, after_epoch)
+        run(pass_over, ids, state, config, between, after_epoch, block)
         if checkpoint is not None:
             model.save(checkpoint)
     if interrupted.asked:
@@ -139,7 +141,7 @@ class Interrupted:
         self._restore()
 
 
-def run(pass_over, ids, state, config, between, after_epoch=lambda: False):
+def run(pass_over, ids, state, config, between, after_epoch=lambda: False, block=None):
     """Train from the place in `state` to the end of its epochs.
 
     Args:
@@ -151,18 +153,19 @@ def run(pass_over, ids, state, config, between, after_epoch=lambda: False):
         config: `early_stopping`, and `seed` of the random numbers.
         between: called with a `Status` after each block; returns whether to stop.
         after_epoch: called after each epoch; returns whether to stop.
+        block: positions of a slice; None takes what can be trained in `BLOCK_SECONDS`.
     """
     size = len(ids)
     total = state["epochs"] * size
     first, last, since = (state["schedule"][name] for name in SCHEDULE)
     slope = (last - first) / max(total - since, 1)
-    block, speed, shown_loss = 8 * CUT, 0.0, math.nan
+    size_of_block, speed, shown_loss = block or 8 * CUT, 0.0, math.nan
     while state["epoch"] < state["epochs"]:
         epoch_begin = state["epoch"] * size
         schedule = Schedule(first + slope * (epoch_begin - since), slope)
         key = sampling.key_of(config["seed"], state["first_epoch"] + state["epoch"])
         while (begin := state["position"]) < size:
-            end = min((begin + block) // CUT * CUT, size)
+            end = min((begin + size_of_block) // CUT * CUT, size)
             start = time.perf_counter()
             loss, predictions, _ = pass_over(begin, end, key, schedule)
             seconds = max(time.perf_counter() - start, 1e-6)
@@ -174,7 +177,8 @@ def run(pass_over, ids, state, config, between, after_epoch=lambda: False):
             state["loss"] += loss
             state["predictions"] += predictions
             state["seconds"] += seconds
-            block = max(int((end - begin) / seconds * BLOCK_SECONDS), CUT)
+            if block is None:
+                size_of_block = max(int((end - begin) / seconds * BLOCK_SECONDS), CUT)
             speed = _smooth(speed or math.nan, (end - begin) / seconds)
             if predictions:
                 shown_loss = _smooth(shown_loss, loss / predictions)

@@ -431,7 +431,8 @@ class Word2Vec:
         of_training = self._matrices, self._tables(), self._settings, documents
         try:
             self._elsewhere, train_slice = engines.begin(self._engine, ids, *of_training)
-            loop.train(train_slice, ids, self._state, c, shown or self, **options)
+            block = getattr(self._elsewhere, "block", None)
+            loop.train(train_slice, ids, self._state, c, shown or self, block=block, **options)
         finally:
             self._fetch()
             self._elsewhere = None
