@@ -57,7 +57,7 @@ test-jax: .venv-jax/.built
 test-jax test-torch: test-%: .venv-%/.installed build
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends $(addprefix tests/test_,docs.py public_names.py) \
 	  $(addprefix tests/seq2seq/test_,layers.py compiled_search.py transformer_decoder.py) tests/compat/test_sequence_decoders.py \
-	  tests/optimizers/test_scaled_steps.py
+	  $(addprefix tests/optimizers/test_,scaled_steps.py release.py)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native $(ENGINE_TESTS)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'layer or BIO or (step and keras)' tests/crf/test_kinds.py tests/crf/test_second_order.py
 

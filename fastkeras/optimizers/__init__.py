@@ -22,6 +22,7 @@ _WHERE = {
     "layerwise_decay": "fastkeras.optimizers.fused.multipliers",
     "set_learning_rate_multiplier": "fastkeras.optimizers.fused.multipliers",
     "PiecewiseLinear": "fastkeras.optimizers.fused.schedules",
+    "release_gradients": "fastkeras.optimizers.fused.release",
     "update": "fastkeras.optimizers.functional",
     "transforms": "fastkeras.optimizers.transforms",
 }

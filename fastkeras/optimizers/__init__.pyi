@@ -12,6 +12,7 @@ from fastkeras.optimizers.fused.newer import AdEMAMix as AdEMAMix
 from fastkeras.optimizers.fused.newer import ScheduleFreeAdamW as ScheduleFreeAdamW
 from fastkeras.optimizers.fused.newer import ScheduleFreeSGD as ScheduleFreeSGD
 from fastkeras.optimizers.fused.newer import StableAdamW as StableAdamW
+from fastkeras.optimizers.fused.release import release_gradients as release_gradients
 from fastkeras.optimizers.fused.schedules import PiecewiseLinear as PiecewiseLinear
 from fastkeras.optimizers.fused.soap import SOAP as SOAP
 from fastkeras.optimizers.fused.stock import SGD as SGD

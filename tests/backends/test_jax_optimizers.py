@@ -349,3 +349,10 @@ def test_four_devices():
     command = [sys.executable, program]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_gradients_are_not_released_where_xla_computes_all_first():
+    optimizer = optimizers.SGD()
+    refused = pytest.raises(ValueError, match="XLA computes all gradients first; with moment_bits")
+    with refused, optimizers.release_gradients(optimizer, [keras.Variable(np.ones(3))]):
+        pass

@@ -1,7 +1,7 @@
 """The step of the fused optimizers, in place of Keras' loop over variables."""
 
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -44,6 +44,12 @@ class FusedStep(_OfKeras):
 
     _HYPERPARAMETERS: tuple[str, ...] = ()
     _fusing = False  # outside a step, Keras may call the next two methods for itself
+    _release: Any = None  # what `release_gradients` does with gradients
+
+    def _filter_empty_gradients(self, gradients, variables):
+        if self._release is not None:
+            gradients = self._release.arrived(gradients, variables)
+        return super()._filter_empty_gradients(gradients, variables)
 
     def _clip_gradients(self, gradients):
         return gradients if self._fusing else super()._clip_gradients(gradients)
@@ -211,16 +217,37 @@ class FusedStep(_OfKeras):
     def _step(self, gradients, variables, learning_rate):
         settings = self._settings
         positions = [self._get_variable_index(variable) for variable in variables]
+        if self._release is None:
+            finite, frozen = self._move(gradients, variables, positions, learning_rate)
+        else:  # which refuses what could make a step not finite
+            for part, of_part in self._release.parts(gradients, variables):
+                places = [self._get_variable_index(variable) for variable in of_part]
+                self._move(part, of_part, places, learning_rate)
+            finite, frozen = True, self._frozen(positions)
+        if settings.slow:
+            slow = [settings.slow[position] for position in positions]
+            call, period = self.iterations + 1, self.lookahead_period
+            remainders = [settings.remainders[position] for position in positions]
+            arguments = (period, self.slow_step_size, variables, slow, remainders, frozen)
+            lookahead.follow(self.assign, call, *arguments)
+        self._count(frozen, positions, finite)
+        self._after_step(finite)
+
+    def _frozen(self, positions):
+        return ops.equal(self._of_positions(self._settings.multipliers, positions), 0)
+
+    def _move(self, gradients, variables, positions, learning_rate):
+        """Update variables and their slots; return whether that was done, and which are frozen."""
+        settings = self._settings
         number = wide(self.iterations) + 1
         numbers = self._own_numbers(number, positions)
-        slow = [settings.slow[position] for position in positions] if settings.slow else []
-        if slow:
+        if settings.slow:
+            slow = [settings.slow[position] for position in positions]
             lookahead.begin(self.assign, numbers, variables, slow)
         for k, _ in enumerate(RULES[self._rule()].starts):
             starting = [self._slots(position)[k] for position in positions]
             lookahead.begin(self.assign, numbers, variables, starting)
-        multipliers = self._of_positions(settings.multipliers, positions)
-        frozen = ops.equal(multipliers, 0)
+        frozen = self._frozen(positions)
         chains = self._chains_of(positions)
         gradients, chains = self._directions(gradients, variables, positions, chains, frozen)
         finite = True
@@ -229,13 +256,7 @@ class FusedStep(_OfKeras):
                 [values[i] for i in chosen] for values in (gradients, variables, positions, chains)
             ]
             finite &= self._update(rule, *of_group, learning_rate, factor, number)
-        if slow:
-            call, period = self.iterations + 1, self.lookahead_period
-            remainders = [settings.remainders[position] for position in positions]
-            arguments = (period, self.slow_step_size, variables, slow, remainders, frozen)
-            lookahead.follow(self.assign, call, *arguments)
-        self._count(frozen, positions, finite)
-        self._after_step(finite)
+        return finite, frozen
 
     def _directions(self, gradients, variables, positions, chains, frozen):
         """Return what the rules take for gradients, and the chains that are still to be applied."""

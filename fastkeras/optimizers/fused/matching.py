@@ -1,6 +1,7 @@
 """Settings by variable: which entry of a list of `(target, value)` a variable gets."""
 
 import difflib
+import math
 import re
 
 import keras
@@ -88,3 +89,9 @@ def trainable_of(target):
     if isinstance(target, (list, tuple)):
         return [variable for part in target for variable in trainable_of(part)]
     return list(target.trainable_variables)
+
+
+def bytes_of(variable):
+    """Return the bytes of a variable's values."""
+    bits = int(re.search(r"\d+", str(variable.dtype))[0])
+    return math.prod(variable.shape) * bits // 8

@@ -1,7 +1,6 @@
 """What an optimizer does to each variable, as a table; rich comes with Keras."""
 
 import math
-import re
 
 from rich.console import Console
 from rich.table import Table
@@ -19,10 +18,10 @@ def report(optimizer, model=None, print_fn=print):
     for variable in chosen:
         position = optimizer._get_variable_index(variable)
         held = optimizer._state_of(position)
-        state = sum(map(_bytes, held))
+        state = sum(map(matching.bytes_of, held))
         total += state
-        of_device += sum(_bytes(variable) // sharding.parts_of(variable) for variable in held)
-        of_keras += len(optimizer._slots(position)) * _bytes(variable)
+        of_device += sum(matching.bytes_of(part) // sharding.parts_of(part) for part in held)
+        of_keras += len(optimizer._slots(position)) * matching.bytes_of(variable)
         multiplier = multipliers[position]
         table.add_row(
             matching.path_of(variable),
@@ -51,11 +50,6 @@ def _named(step):
     if callable(step):
         return getattr(step, "__name__", repr(step))
     return f"{step.name}({step.operand:g})" if step.operand else step.name
-
-
-def _bytes(variable):
-    bits = int(re.search(r"\d+", str(variable.dtype))[0])
-    return math.prod(variable.shape) * bits // 8
 
 
 def _size(count):
