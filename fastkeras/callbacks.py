@@ -6,6 +6,7 @@ from fastkeras.training.callbacks.norms import Norms
 from fastkeras.training.callbacks.progress import RichProgress
 from fastkeras.training.callbacks.sample_sheet import SampleSheet
 from fastkeras.training.callbacks.scheduled import PiecewiseLinearRate, ScheduleScalar, Warmup
+from fastkeras.training.callbacks.weight_averaging import StochasticWeightAveraging
 
 __all__ = [
     "Evaluate",
@@ -16,5 +17,6 @@ __all__ = [
     "RichProgress",
     "SampleSheet",
     "ScheduleScalar",
+    "StochasticWeightAveraging",
     "Warmup",
 ]

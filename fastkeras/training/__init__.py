@@ -21,6 +21,8 @@ _WHERE = {
     **dict.fromkeys(("PiecewiseLinearRate", "ScheduleScalar", "Warmup"), "callbacks.scheduled"),
     **dict.fromkeys(("Norms", "gradients_of"), "callbacks.norms"),
     "ExponentialMovingAverage": "callbacks.averages",
+    "StochasticWeightAveraging": "callbacks.weight_averaging",
+    "reestimate_batch_normalization": "statistics",
     "RichProgress": "callbacks.progress",
     "intermediate_outputs": "intermediate",
     "SampleSheet": "callbacks.sample_sheet",

@@ -11,6 +11,9 @@ from fastkeras.training.callbacks.sample_sheet import SampleSheet as SampleSheet
 from fastkeras.training.callbacks.scheduled import PiecewiseLinearRate as PiecewiseLinearRate
 from fastkeras.training.callbacks.scheduled import ScheduleScalar as ScheduleScalar
 from fastkeras.training.callbacks.scheduled import Warmup as Warmup
+from fastkeras.training.callbacks.weight_averaging import (
+    StochasticWeightAveraging as StochasticWeightAveraging,
+)
 from fastkeras.training.gan import SingleLossGAN as SingleLossGAN
 from fastkeras.training.gradients.adversarial import FGM as FGM
 from fastkeras.training.gradients.adversarial import PGD as PGD
@@ -42,6 +45,9 @@ from fastkeras.training.losses.triplet_loss import TripletLossLayer as TripletLo
 from fastkeras.training.metric_layers import MetricLayer as MetricLayer
 from fastkeras.training.metric_layers import add_metric as add_metric
 from fastkeras.training.metric_layers import watch as watch
+from fastkeras.training.statistics import (
+    reestimate_batch_normalization as reestimate_batch_normalization,
+)
 from fastkeras.training.weights.reparameterize import Reparameterize as Reparameterize
 from fastkeras.training.weights.transforms import L2Normalize as L2Normalize
 from fastkeras.training.weights.transforms import LowRank as LowRank

@@ -19,6 +19,7 @@ from test_reparameterize import *  # noqa: F403
 from test_round_trips import *  # noqa: F403
 from test_saved_rules import *  # noqa: F403
 from test_several_gradients import *  # noqa: F403
+from test_statistics import *  # noqa: F403
 
 # NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
