@@ -159,28 +159,30 @@ Dtype DtypeOf(const Name& what, const View& view) {
 // Where arrays are in memory, so that no other array shares the memory of one that is written.
 class Memory {
  public:
-  void AddRead(const View& view) { Add(view, reads_); }
-  void AddWritten(const View& view) { Add(view, written_); }
+  using Stretch = std::pair<const char*, const char*>;
 
-  void CheckNothingIsShared() {
+  void Add(const Stretch& stretch, bool is_written) {
+    if (stretch.first != stretch.second) (is_written ? written_ : reads_).push_back(stretch);
+  }
+  void AddRead(const View& view) { Add({view.data, view.data + view.bytes}, false); }
+  void AddWritten(const View& view) { Add({view.data, view.data + view.bytes}, true); }
+
+  // Null if nothing is.
+  const char* WhatIsShared() {
     std::sort(written_.begin(), written_.end());
     for (size_t i = 1; i < written_.size(); ++i) {
-      Require(written_[i - 1].second <= written_[i].first, "arrays that are written overlap");
+      if (written_[i - 1].second > written_[i].first) return "arrays that are written overlap";
     }
     for (const auto& [begin, end] : reads_) {
       const auto after = std::lower_bound(written_.begin(), written_.end(), Stretch{end, nullptr});
-      Require(after == written_.begin() || std::prev(after)->second <= begin,
-              "a gradient or its rows overlap with what is written");
+      if (after != written_.begin() && std::prev(after)->second > begin) {
+        return "a gradient or its rows overlap with what is written";
+      }
     }
+    return nullptr;
   }
 
  private:
-  using Stretch = std::pair<const char*, const char*>;
-
-  static void Add(const View& view, std::vector<Stretch>& to) {
-    if (view.bytes > 0) to.emplace_back(view.data, view.data + view.bytes);
-  }
-
   std::vector<Stretch> reads_, written_;
 };
 
@@ -242,6 +244,53 @@ void TakeChain(size_t of, const Chains::value_type& chain, Variable& variable) {
     }
     variable.chain.push_back({static_cast<TransformKind>(kind), operand, group});
   }
+}
+
+// Whether arrays need no look by Python: all are of NumPy itself, float32 or all float64, have the
+// shape of their parameter, can be read and written in place, and share no memory.
+bool AreReady(const std::string& name, const py::list& parameters, const py::list& gradients,
+              const py::list& slots) {
+  const std::optional<Rule> rule = FindRule(name);
+  const size_t count = parameters.size();
+  if (!rule.has_value() || count == 0) return false;
+  if (gradients.size() != count || slots.size() != count) return false;
+  const auto* const of_numpy =
+      reinterpret_cast<const PyTypeObject*>(py::module_::import("numpy").attr("ndarray").ptr());
+  const auto is_array = [of_numpy](py::handle array) { return Py_TYPE(array.ptr()) == of_numpy; };
+  if (!is_array(parameters[0])) return false;
+  const auto first = py::reinterpret_borrow<py::array>(parameters[0]);
+  if (!Is<float>(first) && !Is<double>(first)) return false;
+  const PyObject* const dtype = first.dtype().ptr();
+  Memory memory;
+  const auto take = [&](py::handle object, const py::array* like, bool is_written) {
+    if (!is_array(object)) return false;
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    const int flags = array.flags();
+    if (array.dtype().ptr() != dtype || !(flags & py::array::c_style) || !(flags & kAligned)) {
+      return false;
+    }
+    if (is_written && !array.writeable()) return false;
+    if (like != nullptr &&
+        (array.ndim() != like->ndim() ||
+         !std::equal(array.shape(), array.shape() + array.ndim(), like->shape()))) {
+      return false;
+    }
+    auto* const data = static_cast<const char*>(array.data());
+    memory.Add({data, data + array.nbytes()}, is_written);
+    return true;
+  };
+  for (size_t i = 0; i < count; ++i) {
+    if (!take(parameters[i], nullptr, true)) return false;
+    const auto parameter = py::reinterpret_borrow<py::array>(parameters[i]);
+    if (!take(gradients[i], &parameter, false)) return false;
+    const py::handle own = slots[i];
+    if (!PyTuple_Check(own.ptr()) && !PyList_Check(own.ptr())) return false;
+    if (PySequence_Fast_GET_SIZE(own.ptr()) != NumSlots(*rule)) return false;
+    for (int s = 0; s < NumSlots(*rule); ++s) {
+      if (!take(PySequence_Fast_GET_ITEM(own.ptr(), s), &parameter, true)) return false;
+    }
+  }
+  return memory.WhatIsShared() == nullptr;
 }
 
 bool StepArrays(const std::string& name, const Objects& parameters, const Objects& gradients,
@@ -308,7 +357,8 @@ bool StepArrays(const std::string& name, const Objects& parameters, const Object
     }
     TakeChain(of, chains[i], variable);
   }
-  memory.CheckNothingIsShared();
+  const char* const shared = memory.WhatIsShared();
+  Require(shared == nullptr, shared);
   const ReleasedGil released;
   return Step(*rule, variables,
               [num_threads](int64_t tasks, const std::function<void(int64_t)>& fn) {
@@ -346,6 +396,8 @@ void BindOptimizers(py::module_& module) {
              py::arg("decays"), py::arg("chains"), py::arg("rows"), py::arg("remainders"),
              py::arg("adapted"), py::arg("dithered"), py::arg("rates"), py::arg("seeds"),
              py::arg("num_threads") = 0);
+  module.def("optimizer_arrays_are_ready", &AreReady, py::arg("rule"), py::arg("parameters"),
+             py::arg("gradients"), py::arg("slots"));
   module.def("optimizer_count", &Count, py::arg("scalars"), py::arg("by") = 1.0);
   module.def("optimizer_rules", [] {
     std::vector<std::tuple<std::string, int, std::string>> rules;

@@ -240,8 +240,21 @@ __attribute__((noinline)) void Update(R<T> rule, T decay, T scale, T ratio, T* _
 template <typename T, template <typename> class R>
 void ApplyRule(const double* coefficients, double decay, double scale, double ratio, T* parameter,
                const T* gradient, T* const* slots, int64_t size) {
-  Update<T, R>(Coefficients<T, R>(coefficients), static_cast<T>(decay), static_cast<T>(scale),
-               static_cast<T>(ratio), parameter, gradient, slots[0], slots[1], slots[2], size);
+  const auto rule = Coefficients<T, R>(coefficients);
+  const auto update = [&](int64_t begin, int64_t end) FASTKERAS_LAMBDA_INLINE {
+    const auto from = [&](auto* array) { return array == nullptr ? array : array + begin; };
+    Update<T, R>(rule, static_cast<T>(decay), static_cast<T>(scale), static_cast<T>(ratio),
+                 from(parameter), from(gradient), from(slots[0]), from(slots[1]), from(slots[2]),
+                 end - begin);
+  };
+  // Large arrays of NumPy begin 16 bytes after a page does: then each vector would lie on two lines
+  // of the cache.
+  constexpr int64_t kWorthIt = 1024;
+  const auto address = reinterpret_cast<uintptr_t>(parameter);
+  const int64_t head =
+      size < kWorthIt ? 0 : static_cast<int64_t>(-address % FASTKERAS_VECTOR_BYTES / sizeof(T));
+  if (head > 0) update(0, head);
+  update(head, size);
 }
 
 template <typename T, template <typename> class R>

@@ -16,6 +16,15 @@ from fastkeras.optimizers.quantization import scales_of
 from fastkeras.optimizers.rules import RULES, is_quantized
 from fastkeras.optimizers.step import Step
 
+try:  # NumPy arrays of the usual form are checked in C++
+    from fastkeras._core import optimizer_arrays_are_ready
+except ImportError:  # not built
+
+    def optimizer_arrays_are_ready(*arguments):
+        """Leave the check to Python."""
+        return False
+
+
 _name = cache(str)  # of a dtype; cached, since NumPy makes it anew each time
 DTYPES = (*rounding.HALVES, "float32", "float64")
 
@@ -43,7 +52,7 @@ def checked(
         near = get_close_matches(str(rule).lower(), RULES, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"rule={rule!r} is unknown{hint}; these exist: {', '.join(RULES)}")
-    is_random = checked_flag("stochastic_rounding", stochastic_rounding)
+    is_dithered = checked_flag("stochastic_rounding", stochastic_rounding)
     parameters = _list("parameters", parameters)
     count = len(parameters)
     given = {
@@ -64,6 +73,55 @@ def checked(
             raise ValueError(
                 f"{name} must be {count}, one for each parameter, got {len(given[name])}"
             )
+    is_usual = rows is None and remainders is None and isinstance(layer_adaptation, bool)
+    # torch.compile cannot trace the call
+    is_usual = is_usual and count > 0 and type(parameters[0]) is np.ndarray
+    if is_usual and optimizer_arrays_are_ready(
+        rule, parameters, given["gradients"], given["slots"]
+    ):
+        gradients, rows, remainders = given["gradients"], given["rows"], given["remainders"]
+        slots = list(map(tuple, given["slots"]))
+        adapted = [RULES[rule].adapts or layer_adaptation] * count
+    else:
+        parameters, gradients, slots, rows, remainders, adapted = _checked_arrays(
+            rule, parameters, given, any_float
+        )
+    if not RULES[rule].element_wise and any(adapted):
+        raise ValueError(f"layer_adaptation: {rule!r} scales the step of a parameter itself")
+    if RULES[rule].reads_parameter and any(adapted):
+        raise ValueError(f"layer_adaptation: a step of {rule!r} is also that of an average")
+    any_quantized = any(is_quantized(rule, of_parameter) for of_parameter in slots)
+    is_random = is_dithered or any_quantized
+    if step is None and is_random:
+        raise ValueError(
+            "step is missing: 8-bit slots and stochastic_rounding round at random, by bits that "
+            "depend on it; give the number of the step, from 1"
+        )
+    step = 1 if step is None else step
+    numbers = _steps(step, count)
+    number = step if is_traced(numbers) else np.max(numbers, initial=1).astype("int32")
+    return Step(
+        parameters=parameters,
+        gradients=gradients,
+        slots=slots,
+        learning_rate=_numbers("learning_rate", learning_rate, None)[()],
+        numbers=numbers,
+        multipliers=_numbers("multipliers", 1.0 if multipliers is None else multipliers, count, 0),
+        decays=_numbers("weight_decays", 0.0 if weight_decays is None else weight_decays, count),
+        chains=[
+            tuple(map(_of_one_group, transform.chain(c))) if c != () else ()
+            for c in given["transforms"]
+        ],
+        rows=rows,
+        adapted=adapted,
+        remainders=remainders,
+        hyperparameters=_hyperparameters(rule, hyperparameters, count),
+        dithered=[is_dithered] * count,
+        seeds=_seeds(number, count) if is_random else None,
+    )
+
+
+def _checked_arrays(rule, parameters, given, any_float):
     array = _reader_of(parameters[:1])
     parameters = [array(f"parameters[{i}]", p) for i, p in enumerate(parameters)]
     gradients = [array(f"gradients[{i}]", g) for i, g in enumerate(given["gradients"])]
@@ -78,37 +136,15 @@ def checked(
         for i, flag in enumerate(given["layer_adaptation"])
     ]
     adapted = [RULES[rule].adapts or flag for flag in flags]
-    for i in range(count):
+    for i in range(len(parameters)):
         _check_parameter(i, rule, parameters[i], gradients[i], slots[i], any_float)
         _check_extras(i, rule, parameters[i], gradients[i], slots[i], rows[i], remainders[i])
         if rows[i] is not None and adapted[i]:
             raise ValueError(f"rows[{i}] must be None: layer adaptation needs all rows")
-    if not RULES[rule].element_wise and any(adapted):
-        raise ValueError(f"layer_adaptation: {rule!r} scales the step of a parameter itself")
-    if RULES[rule].reads_parameter and any(adapted):
-        raise ValueError(f"layer_adaptation: a step of {rule!r} is also that of an average")
     if array is not _jax_array:
         written = _check_memory(parameters, slots, remainders)
         gradients = [_readable(gradient, written) for gradient in gradients]
-    any_quantized = any(is_quantized(rule, of_parameter) for of_parameter in slots)
-    numbers = _steps(step, count)
-    number = step if is_traced(numbers) else np.max(numbers, initial=1).astype("int32")
-    return Step(
-        parameters=parameters,
-        gradients=gradients,
-        slots=slots,
-        learning_rate=_numbers("learning_rate", learning_rate, None)[()],
-        numbers=numbers,
-        multipliers=_numbers("multipliers", 1.0 if multipliers is None else multipliers, count, 0),
-        decays=_numbers("weight_decays", 0.0 if weight_decays is None else weight_decays, count),
-        chains=[tuple(map(_of_one_group, transform.chain(c))) for c in given["transforms"]],
-        rows=rows,
-        adapted=adapted,
-        remainders=remainders,
-        hyperparameters=_hyperparameters(rule, hyperparameters, count),
-        dithered=[is_random] * count,
-        seeds=_seeds(number, count) if is_random or any_quantized else None,
-    )
+    return parameters, gradients, slots, rows, remainders, adapted
 
 
 def _of_one_group(step):

@@ -24,6 +24,8 @@ def split(chains, fused=FUSED):
         chains: list of tuples of transforms.
         fused: the names of those that the kernel does.
     """
+    if not any(chains):
+        return chains, chains
     ends, before = [0] * len(chains), None
     while before != ends:
         before = ends

@@ -41,7 +41,7 @@ def update(
     slots: Sequence[Sequence[Array]],
     *,
     learning_rate: float | Array,
-    step: int | Sequence[int] | Array = 1,
+    step: int | Sequence[int] | Array | None = None,
     multipliers: Sequence[float] | Array | None = None,
     weight_decays: Sequence[float] | Array | None = None,
     transforms: Sequence[Any] | None = None,
@@ -67,9 +67,10 @@ def update(
             in place. Where the rule has signs (`RULES[rule].signs`), each may be replaced by two
             arrays: uint8 codes and float32 scales, one for each 256 numbers.
         learning_rate: a number.
-        step: the number of the step, from 1; rules with bias correction need it, and what is
-            rounded at random, 8-bit slots too. Or, if some parameters began later, one number for
-            each, counted from its own first update.
+        step: the number of the step, from 1; rules with bias correction need it. By default 1, but
+            for what is rounded at random, 8-bit slots too, it must be given: each step has random
+            bits of its own. Or, if some parameters began later, one number for each, counted from
+            its own first update.
         multipliers: of the learning rate, one for each parameter, at least 0; with 0 a parameter
             and its slots do not change.
         weight_decays: decoupled: a parameter loses the share `weight_decay · learning_rate ·
@@ -131,7 +132,10 @@ def update(
         given = _by_masks(given)
     arrays = array_functions(array)
     *new, finite = do(NUMPY, module, rule, given, _noise, _spread, _gathered, arrays=arrays)
-    for array, value in changed(given, new, (given.parameters, given.slots, given.remainders)):
+    before = given.parameters, given.slots, given.remainders
+    if all(a is b for a, b in zip(new, before, strict=True)):
+        return bool(finite)
+    for array, value in changed(given, new, before):
         array[...] = value
     return bool(finite)
 

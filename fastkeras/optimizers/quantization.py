@@ -39,6 +39,16 @@ LEVELS = {
 }
 
 
+def check_layout(layout):
+    """Raise a ValueError if saved codes, marked by this or None, are not ours."""
+    if layout is None or not np.array_equal(layout, LAYOUT):
+        raise ValueError(
+            "the 8-bit moments in this file were saved by another version, in codes that mean "
+            f"other numbers ({layout}, here {LAYOUT}): load the weights alone, with "
+            "model.load_weights, and begin with new moments"
+        )
+
+
 def scales_of(size):
     """Return how many scales that many numbers have."""
     return -(-size // BLOCK)

@@ -125,7 +125,7 @@ def test_rounding_at_random_is_the_same_everywhere(engine):
 def test_rounding_at_random_keeps_what_is_exact(engine):
     parameter = np.array([0.0, 1.5, -2.0, 3e38, -1e-30], "bfloat16")
     before = parameter.copy()
-    settings = {"learning_rate": 1.0, "stochastic_rounding": True}
+    settings = {"learning_rate": 1.0, "step": 1, "stochastic_rounding": True}
     update("sgd", [parameter], [np.zeros(5, np.float32)], [()], **settings, engine=engine)
     np.testing.assert_array_equal(parameter, before)
 

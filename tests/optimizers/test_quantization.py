@@ -1,8 +1,10 @@
 """Moments in 8 bits: the codes, the engines, and training."""
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -228,6 +230,31 @@ def test_threads_do_not_change_a_bit(rule):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("bits", [32, 8])
+@pytest.mark.parametrize("rule", ["adam", "nadam", "lion", "rmsprop_momentum", "ademamix"])
+def test_where_arrays_begin_in_memory_does_not_change_a_bit(instruction_set, rule, bits):
+    size, results = 1500, []
+    product = {"u_product": 0.5} if rule == "nadam" else {}
+    for offset in (0, 4, 12):  # floats after the begin of a line of the cache
+
+        def placed(values, offset=offset):
+            memory = np.zeros(size + 32, np.float32)
+            begin = -memory.ctypes.data % 64 // 4 + offset
+            memory[begin : begin + size] = values
+            return memory[begin : begin + size]
+
+        parameter, gradient = placed(moments(size)), placed(moments(size, 1))
+        count = len(RULES[rule].slots)
+        slots = empty_slots(size, count) if bits == 8 else tuple(placed(0) for _ in range(count))
+        for step in (1, 2):
+            settings = {"learning_rate": 0.1, "step": step, "engine": "native"} | product
+            update(rule, [parameter], [gradient], [slots], **settings)
+        results.append([parameter, *slots])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("rule", ["adam", "momentum"])
 def test_an_average_moves_as_in_float32(rule):
     """To the nearest, a change of 0.1 or 1 % of a moment in a step would be lost each time."""
@@ -384,6 +411,32 @@ def test_codes_of_another_layout_are_refused():
         changed |= {} if layout is None else {"moment_codes": layout}
         with pytest.raises(ValueError, match=r"8-bit moments .* another version"):
             optimizer.load_own_variables(changed)
+
+
+def test_a_checkpoint_with_other_codes_is_refused(tmp_path, monkeypatch):
+    def built():
+        optimizer = optimizers.SGD(momentum=0.9, moment_bits=8)
+        optimizer.build([keras.Variable(np.zeros((64, 64), np.float32))])
+        return optimizer, tf.train.Checkpoint(optimizer=optimizer)
+
+    optimizer, checkpoint = built()
+    optimizer.momentums[0].assign(np.full((64, 64), 7, "uint8"))
+    path = checkpoint.write(tmp_path / "checkpoint")
+    again, checkpoint = built()
+    checkpoint.read(path).assert_consumed()
+    np.testing.assert_array_equal(again.momentums[0].numpy(), 7)
+    monkeypatch.setattr(quantization, "LAYOUT", quantization.LAYOUT + 1)
+    with pytest.raises(ValueError, match=r"8-bit moments .* another version"):
+        built()[1].read(path)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16"])
+def test_what_is_rounded_at_random_needs_the_number_of_the_step(dtype):
+    parameter = np.zeros(300, np.float32 if dtype == "uint8" else ml_dtypes.bfloat16)
+    slots = empty_slots(300, 1) if dtype == "uint8" else (np.zeros(300, np.float32),)
+    settings = {"learning_rate": 0.1, "stochastic_rounding": dtype == "bfloat16"}
+    with pytest.raises(ValueError, match="step is missing: 8-bit slots and stochastic_rounding"):
+        update("momentum", [parameter], [parameter], [slots], **settings)
 
 
 @pytest.mark.parametrize("name", ["Adafactor", "Adagrad", "SGD"])

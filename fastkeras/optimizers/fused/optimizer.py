@@ -13,7 +13,7 @@ from fastkeras.optimizers.fused import matching, multipliers, per_variable, shar
 from fastkeras.optimizers.fused.fused_step import WIDE, FusedStep
 from fastkeras.optimizers.fused.report import report
 from fastkeras.optimizers.hyperparameters import check_hyperparameter, checked_flag
-from fastkeras.optimizers.quantization import BLOCK, LAYOUT, is_worth_it, scales_of
+from fastkeras.optimizers.quantization import BLOCK, LAYOUT, check_layout, is_worth_it, scales_of
 from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules import RULES
 
@@ -112,6 +112,10 @@ class Fused(FusedStep):
         self._scales = SimpleNamespace(
             of={}, not_for=set()
         )  # of 8-bit moments: by id of the variable of codes
+        if moment_bits == 8 and keras.backend.backend() == "tensorflow":
+            from fastkeras.optimizers.fused.checkpoints import MomentCodes
+
+            self._moment_codes = MomentCodes()  # tracked by tf.train.Checkpoint
         # In namespaces, since Keras tracks lists and variables that are attributes.
         self._given = SimpleNamespace(
             multipliers=multipliers.checked(learning_rate_multipliers),
@@ -283,13 +287,8 @@ class Fused(FusedStep):
         if len(keys - {_BEHIND, _CODES}) != len(variables):
             super().load_own_variables(store)  # warns
             return
-        layout: Any = np.asarray(store[_CODES]) if _CODES in keys else None
-        if self._scales.of and not np.array_equal(layout, LAYOUT):
-            raise ValueError(
-                "the 8-bit moments in this file were saved by another version, in codes that mean "
-                f"other numbers ({layout}, here {LAYOUT}): load the weights alone, with "
-                "model.load_weights, and begin with new moments"
-            )
+        if self._scales.of:
+            check_layout(store[_CODES] if _CODES in keys else None)
         for i, variable in enumerate(variables):
             variable.assign(store[str(i)])
         behind = self._settings and self._settings.behind
