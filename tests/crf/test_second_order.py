@@ -104,6 +104,36 @@ def test_every_function_is_that_of_the_enumeration(kind, engine):
         np.testing.assert_allclose(counts[b], of_pairs, rtol=0, atol=allowed["atol"])
 
 
+@pytest.mark.parametrize("kind", ("all allowed", "dead end", "forbidden triples"))
+def test_the_chain_of_pairs_is_for_every_function(kind):
+    dtype = dtype_of("keras")
+    chain, full = chain_for(kind, dtype)
+    tensors = {
+        n: v if n == "constraints" else keras.ops.convert_to_tensor(v) for n, v in chain.items()
+    }
+    pairs = second_order.pair_chain(**tensors)
+    (states, scores), entropy, drawn = (
+        crf.k_best(k=3, **pairs.arguments),
+        crf.entropy(**pairs.arguments),
+        crf.sample(num_samples=2000, seed=1, **pairs.arguments),
+    )
+    states, scores, entropy, drawn = (
+        as_array(result) for result in (pairs.tags(states), scores, entropy, pairs.tags(drawn))
+    )
+    exact_entropy = []
+    for b, (steps, paths, exact) in enumerate(paths_of(full)):
+        p = probabilities(exact)[1]
+        best = np.sort(exact)[::-1][:3]
+        np.testing.assert_allclose(scores[b, : len(best)], best.astype(float), rtol=1e-5, atol=1e-5)
+        if best[0] > -np.inf:
+            np.testing.assert_array_equal(states[b, 0][steps], paths[exact.argmax()])
+            frequency = (drawn[:, b][:, steps][:, None] == paths).all(axis=2).mean(axis=0)
+            np.testing.assert_allclose(frequency, p.astype(float), rtol=0, atol=0.06)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            exact_entropy.append(float(-np.nansum(p * np.log(p))))
+    np.testing.assert_allclose(entropy, exact_entropy, rtol=1e-4, atol=1e-4)
+
+
 def test_ties_go_to_the_lowest_tags(engine):
     zeros = np.zeros((3, 3), dtype_of(engine)), np.zeros((3, 3, 3), dtype_of(engine))
     tags, _ = second_order.viterbi(

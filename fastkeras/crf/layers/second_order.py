@@ -6,9 +6,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import keras
+import numpy as np
 from keras import ops
 
-from fastkeras.crf import second_order
+from fastkeras._engines import engine_of_family
 from fastkeras.crf.arguments import tags_of
 from fastkeras.crf.layers.crf import CRF
 from fastkeras.crf.layers.decoder import decoded_by
@@ -173,5 +174,8 @@ class SecondOrderCRF(CRF):
 
     def _functions(self, chain):
         """The engine's functions, the triples, and which transitions are allowed."""
-        allowed = None if self.constraints is None else self.constraints.transitions
-        return second_order.engine_and_triples(chain, self.triples, allowed, self.engine)
+        allowed = np.ones((self.num_tags,) * 2, bool)
+        if self.constraints is not None:
+            allowed = self.constraints.transitions
+        functions = engine_of_family("crf.second_order", chain.family, self.engine)
+        return functions, ops.cast(self.triples, chain.emissions.dtype), allowed
