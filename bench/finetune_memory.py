@@ -1,6 +1,6 @@
 """The memory of a fine-tune by setting: BERT and GPT-2 of keras-hub in their base sizes.
 
-    python bench/finetune_memory.py [--json FILE] [--quick] [--only PART]
+    python bench/finetune_memory.py [--json FILE] [--quick] [--only SETTING]
 
 Each setting trains a few steps in a process of its own, under the backend of KERAS_BACKEND, and is
 added to FILE beside those that are there. Measured are the bytes of all variables, and the peak of
@@ -53,7 +53,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="two layers")
-    parser.add_argument("--only", default="", help="settings whose name contains this")
+    parser.add_argument("--only", default="", help="this setting alone")
     parser.add_argument("--model", choices=(*SIZES,), action="append")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -65,7 +65,7 @@ def main():
         results["rows"] = json.loads(options.json.read_text())["rows"]
     for model in options.model or SIZES:
         for setting in SETTINGS:
-            if options.only not in setting:
+            if options.only and options.only != setting:
                 continue
             row = in_a_process(model, setting, options.quick)
             key = [row[name] for name in KEY]

@@ -65,6 +65,12 @@ def main():
         text = f"```\n{segment_report.report(results).strip()}\n```"
         fill(ROOT / "docs" / "speed.md", "demo", text)
         fill(ROOT / "examples" / "README.md", "demo", text)
+    import finetune_memory
+
+    for path in sorted((ROOT / "bench" / "results").glob("memory-by-setting-*.json")):
+        table_of_memory = finetune_memory.table(json.loads(path.read_text()))
+        text = f"{table_of_memory}\n\n[{path.name}](../../bench/results/{path.name})"
+        fill(ROOT / "docs" / "jobs" / "keras_hub.md", "memory", text)
     import finetune_report
 
     for path in sorted((ROOT / "bench" / "results").glob("finetune-*.json")):
