@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,11 @@ OF_CACHE = {  # settings of the passes whose rows are all in the first cache
     "skip-gram, window-shared": {"shared_negatives": True},
     "skip-gram, exact": {},
     "CBOW, exact gradient": {"objective": "cbow"},
+    "hierarchical softmax": {"loss": "hierarchical_softmax"},
+    "subwords, window-shared": {"shared_negatives": True},
 }
+SUBWORDS = 2_000_000, 3, 6  # buckets, and letters of an n-gram
+APART = 13  # rows from one to the next of a word's folded list: at most 39 different ones
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +118,12 @@ def cache(path, rounds):
     """Time the native pass as it is, and with all words mapped onto rows that fill 28 kB.
 
     Both get the text after subsampling. 512 words are few enough for the processor to know all of
-    their pages, and enough for a window to hold hardly any of them twice.
+    their pages, and enough for a window to hold hardly any of them twice. They have as many inner
+    nodes and n-grams as words of the text have.
     """
     from fastkeras.word2vec._engines import native
     from fastkeras.word2vec.corpus import encode
+    from fastkeras.word2vec.subwords import bags_of
     from fastkeras.word2vec.training import matrices, sampling
     from fastkeras.word2vec.training.settings import Schedule, Settings, tables_of
     from fastkeras.word2vec.vocabulary import build
@@ -128,8 +135,11 @@ def cache(path, rounds):
         sampling.stays(sampling.bits_at(sampling.key_of(0, 0), np.arange(len(ids))), keep[ids])
     ]
     folded = np.where(ids < 0, -1, ids % FOLDED).astype(np.int32)
-    in_memory = matrices.new(len(vocabulary), len(vocabulary), SIZE, 1)
+    bags = bags_of(vocabulary.words, *SUBWORDS)
+    in_memory = matrices.new(bags.num_rows, len(vocabulary), SIZE, 1)
     folded_rows = aliased(FOLDED, in_memory[0].shape[1])
+    alike = np.sort(ids[ids >= 0])  # words of the text, of which each folded word gets one
+    alike = alike[np.linspace(0, len(alike) - 1, FOLDED).astype(int)]
     found = {name: {"memory": [], "cache": []} for name in OF_CACHE}
     for _ in range(int(rounds)):
         for name, settings in OF_CACHE.items():
@@ -138,7 +148,12 @@ def cache(path, rounds):
                 ("memory", ids, in_memory, vocabulary.counts),
                 ("cache", folded, folded_rows, np.ones(FOLDED, np.int64)),
             ):
-                tables = tables_of(counts, settings)
+                of_words = bags if name.startswith("subwords") else None
+                if where == "memory":
+                    tables = tables_of(counts, settings, bags=of_words)
+                else:
+                    whole = tables_of(vocabulary.counts, settings, bags=of_words)
+                    tables = folded_lists(whole, tables_of(counts, settings), alike)
                 more = tables, settings, sampling.key_of(1, 0), Schedule(1e-4, 0.0)
                 native.train(words, 0, len(words) // 20, *of, *more)
                 cpu, _ = timed(native.train, words, 0, len(words), *of, *more)
@@ -147,6 +162,20 @@ def cache(path, rounds):
         name: {where: spread(seconds) for where, seconds in of.items()}
         for name, of in found.items()
     }
+
+
+def folded_lists(whole, tables, alike):
+    """Return tables whose words have paths and bags as long as those of `alike`, in few rows."""
+    more = {}
+    for starts, entries in ("path_starts", "path_nodes"), ("bag_starts", "bag_rows"):
+        if len(getattr(whole, starts)):
+            lengths = np.minimum(np.diff(getattr(whole, starts))[alike], FOLDED // APART)
+            rows = [(w + APART * np.arange(n)) % FOLDED for w, n in enumerate(lengths)]
+            more[starts] = np.append(0, np.cumsum(lengths))
+            more[entries] = np.concatenate(rows).astype(np.int32)
+    if "path_nodes" in more:
+        more["path_signs"] = np.ones(len(more["path_nodes"]), np.float32)
+    return replace(tables, **more)
 
 
 def aliased(rows, width):
