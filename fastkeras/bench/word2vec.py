@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 SIZE, WINDOW, NEGATIVE, SAMPLE, MIN_COUNT = 100, 5, 5, 1e-4, 5
-RATES = {"skip-gram": 0.025, "CBOW": 0.05, "hierarchical softmax": 0.025}
+RATES = {"skip-gram": 0.025, "CBOW": 0.05, "hierarchical softmax": 0.025, "documents": 0.025}
 END_RATE = 1e-4
 
 
@@ -82,6 +82,46 @@ def gensim(path, case, num_threads=1):
     return Training(call, lambda: (model.wv.index_to_key, model.wv.vectors), int(words))
 
 
+def documents(path, case, engine="native", num_threads=1):
+    """Words and a vector for each line, as gensim's dm=0 with dbow_words=1."""
+    from fastkeras.word2vec import Doc2Vec
+    from fastkeras.word2vec.vocabulary import build
+
+    vocabulary = build(path, min_count=MIN_COUNT)
+    models = []
+
+    def call(passes):
+        model = Doc2Vec(
+            vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, negative=NEGATIVE, sample=SAMPLE,
+            learning_rate=RATES[case], epochs=passes, neighbors=True, num_threads=num_threads,
+            engine=engine,
+        )  # fmt: skip
+        models[:] = [model]
+        more = {"vocabulary": vocabulary, "progress": False}
+        return timed(model.fit, path, **more, passes=passes)
+
+    vectors = lambda: (vocabulary.words, models[0].vectors.matrix)  # noqa: E731
+    return Training(call, vectors, int(vocabulary.counts.sum()), passes=5)
+
+
+def gensim_documents(path, case, num_threads=1):
+    from gensim.models import Doc2Vec
+
+    model = Doc2Vec(
+        vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, sample=SAMPLE, workers=num_threads,
+        negative=NEGATIVE, dm=0, dbow_words=1, alpha=RATES[case], min_alpha=END_RATE,
+    )  # fmt: skip
+    model.build_vocab(corpus_file=path)
+    counts = {"total_examples": model.corpus_count, "total_words": model.corpus_total_words}
+
+    def call(passes):
+        rates = {"start_alpha": RATES[case], "end_alpha": END_RATE}
+        return timed(model.train, corpus_file=path, epochs=passes, **counts, **rates, passes=passes)
+
+    words = sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key)
+    return Training(call, lambda: (model.wv.index_to_key, model.wv.vectors), int(words))
+
+
 def fasttext(path, case, num_threads=1):
     """It has no call for passes alone: the time of a run without any pass is subtracted."""
     import fasttext as library
@@ -141,4 +181,5 @@ PROVIDERS: dict[str, dict[str, tuple[Callable[..., Training], dict[str, str | No
         "gensim": (gensim, {}),
         "fastText": (fasttext, {}),
     },
+    "documents": {"fastkeras": (documents, {}), "gensim": (gensim_documents, {})},
 }

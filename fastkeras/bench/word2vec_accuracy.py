@@ -61,6 +61,7 @@ def work_of(path):
         "skip-gram": Settings(window=WINDOW),
         "CBOW": Settings("cbow", window=WINDOW),
         "hierarchical softmax": Settings(loss="hierarchical_softmax", window=WINDOW),
+        "documents": Settings(window=WINDOW),
     }.items():
         tables = tables_of(vocabulary.counts, settings, SAMPLE)
         paths = np.diff(tables.path_starts)  # the lengths, if there is a tree
@@ -70,7 +71,8 @@ def work_of(path):
             ids[:looked_at], 0, looked_at, tables, settings, key
         ):
             outputs = paths[center] if len(paths) else 1 + NEGATIVE
-            flops += 6 * SIZE * outputs * (1 if function == "CBOW" else len(contexts))
+            inputs = 1 if function == "CBOW" else len(contexts) + (function == "documents")
+            flops += 6 * SIZE * outputs * inputs
             flops += 4 * SIZE * len(contexts) * (function == "CBOW")  # their mean; its gradient
         found[function] = int(flops * len(ids) / looked_at)
     return found
