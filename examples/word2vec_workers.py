@@ -11,12 +11,14 @@ from pathlib import Path
 from fastkeras.word2vec import Word2Vec
 from fastkeras.word2vec.distributed import fit_with_ray, resume_with_ray
 
+MINUTES = 1  # between two checkpoints
+
 
 def train(corpus, output, num_workers, words_between=None, **settings):
     """Train a model, or go on where a killed run stopped; return it."""
     checkpoint = output / "model.npz"
     options = {"num_workers": num_workers, "words_between": words_between}
-    options |= {"checkpoint": checkpoint, "checkpoint_minutes": 1}
+    options |= {"checkpoint": checkpoint, "checkpoint_minutes": MINUTES}
     if checkpoint.exists():
         return resume_with_ray(Word2Vec.load(checkpoint), corpus, **options)
     return fit_with_ray(Word2Vec(**settings), corpus, **options)
@@ -37,10 +39,9 @@ def main():
     of_run = options.corpus, options.output, options.workers, options.words_between
     model = train(*of_run, **of_model)
     model.vectors.save(options.output / "vectors.npy")
-    for epoch, speed in enumerate(model.history["words_per_second"], 1):
-        print(
-            f"epoch {epoch}  {speed / 1e3:,.0f} k words/s  loss {model.history['loss'][epoch - 1]}"
-        )
+    history = zip(*model.history.values(), strict=True)
+    for epoch, (loss, speed) in enumerate(history, 1):
+        print(f"epoch {epoch}  {speed / 1e3:,.0f} k words/s  loss {loss:.4f}")
     for word in options.words:
         print(word, *(near for near, _ in model.vectors.most_similar(word, topn=8)))
 

@@ -245,6 +245,24 @@ def test_what_is_wrong_is_named(ids, stand_in, monkeypatch):
         fit(small(), ids, **TWO)
 
 
+def test_the_example_goes_on_where_it_was_stopped(stand_in, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
+    example = import_module("word2vec_workers")
+    stand_in(lost=set(range(9, 1000)))
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat on the mat and the dog ran by\n" * 800)
+    arguments = ["example", str(path), "--epochs", "2", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--words", "cat"])
+    monkeypatch.setattr(example, "MINUTES", 0)
+    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="goes on from there"):
+        example.main()
+    assert Word2Vec.load(tmp_path / "model.npz")._state["position"] > 0
+    stand_in()
+    example.main()
+    assert "epoch 2" in capsys.readouterr().out
+    assert len(Word2Vec.load(tmp_path / "model.npz").history["loss"]) == 2
+
+
 @pytest.fixture(scope="module")
 def cluster():
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fastkeras[ray]'")
