@@ -23,6 +23,7 @@ _WHERE = {
     "set_learning_rate_multiplier": "fastkeras.optimizers.fused.multipliers",
     "PiecewiseLinear": "fastkeras.optimizers.fused.schedules",
     "release_gradients": "fastkeras.optimizers.fused.release",
+    "slots_on_disk": "fastkeras.optimizers.offload",
     "update": "fastkeras.optimizers.functional",
     "transforms": "fastkeras.optimizers.transforms",
 }

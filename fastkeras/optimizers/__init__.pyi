@@ -24,3 +24,4 @@ from fastkeras.optimizers.fused.stock import Lamb as Lamb
 from fastkeras.optimizers.fused.stock import Lion as Lion
 from fastkeras.optimizers.fused.stock import Nadam as Nadam
 from fastkeras.optimizers.fused.stock import RMSprop as RMSprop
+from fastkeras.optimizers.offload import slots_on_disk as slots_on_disk

@@ -246,3 +246,18 @@ def test_autograd_finds_out():
 def test_keras_is_not_imported():
     code = "import sys, fastkeras.compat.torch_optim; sys.exit('keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_moments_may_lie_in_a_file(tmp_path):
+    from fastkeras.optimizers import slots_on_disk
+
+    ours, theirs = (groups(torch.float32)[0] for _ in range(2))
+    optimizer = AdamW(ours, lr=0.02)
+    slots = slots_on_disk("adam", [p.detach().numpy() for p in ours], tmp_path)
+    for parameter, moments in zip(ours, slots, strict=True):
+        names = zip(("exp_avg", "exp_avg_sq"), map(torch.from_numpy, moments), strict=True)
+        optimizer.state[parameter] = {"step": torch.tensor(0.0), **dict(names)}
+    train(optimizer, ours, 3)
+    train(AdamW(theirs, lr=0.02), theirs, 3)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert slots[0][0].any()  # the steps were done in the file
