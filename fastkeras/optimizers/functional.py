@@ -64,7 +64,9 @@ def update(
             or float32 for a float16 or bfloat16 one.
         slots: for each parameter a tuple of arrays of its shape, float64 for a float64 parameter
             and else float32: the state of the rule (`RULES[rule].slots`), at first zeros; updated
-            in place. Where the rule has signs (`RULES[rule].signs`), each may be replaced by two
+            in place. Those of "adafactor" and the velocity of "adam_mini" are smaller
+            (`RULES[rule].shape_of_slot`); the latter may have 1 or the parameter's length on each
+            axis, for blocks of any kind. Where the rule has signs (`RULES[rule].signs`), each may be replaced by two
             arrays: uint8 codes and float32 scales, one for each 256 numbers.
         learning_rate: a number.
         step: the number of the step, from 1; rules with bias correction need it. By default 1, but
@@ -85,7 +87,8 @@ def update(
             shape, zeros at first: what its dtype cannot hold of its value; updated in place.
         stochastic_rounding: round bfloat16 up or down at random, with the right mean.
         engine: None for the fastest that is available; "native", "cupy", "numba" or "reference",
-            for CuPy "cupy", for JAX "jax_native" or "keras". The kernels have no Adafactor.
+            for CuPy "cupy", for JAX "jax_native" or "keras". The kernels lack "adafactor" and
+            "adam_mini".
         **hyperparameters: of the rule: `beta_1=0.9, beta_2=0.999, epsilon=1e-7, momentum=0.9,
             rho=0.9`; `u_product` for Nadam, the product of its momentums of all steps.
 
