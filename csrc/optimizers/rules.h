@@ -198,7 +198,7 @@ template <typename T>
 FASTKERAS_INLINE T Measure(const StableAdamw<T>& rule, T g, T, T second) {
   const T velocity = second + (g * g - second) * rule.rest_2;
   const T root = Sqrt(velocity * rule.unbias_2);
-  const T size = g / (root > rule.epsilon ? root : rule.epsilon);
+  const T size = g / (root < rule.epsilon ? rule.epsilon : root);
   return size * size;
 }
 

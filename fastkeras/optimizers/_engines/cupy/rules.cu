@@ -144,7 +144,7 @@ __device__ inline Real Measure(const CautiousLion& rule, Real g, Real a, Real) {
 
 __device__ inline Real Measure(const StableAdamw& rule, Real g, Real, Real b) {
   const Real root = Sqrt((b + (g * g - b) * rule.rest_2) * rule.unbias_2);
-  const Real size = g / (root > rule.epsilon ? root : rule.epsilon);
+  const Real size = g / (root < rule.epsilon ? rule.epsilon : root);
   return size * size;
 }
 
