@@ -142,6 +142,17 @@ class ShapeInference {
     status_.ThrowIfFailed();
     return ranked;
   }
+  Shape Input(int index) {  // of any rank
+    Shape given = New();
+    TF_ShapeInferenceContextGetInput(context_, index, given.get(), status_);
+    status_.ThrowIfFailed();
+    return given;
+  }
+  // -1 if it is unknown.
+  int64_t Rank(const Shape& shape) {
+    if (!TF_ShapeInferenceContextRankKnown(context_, shape.get())) return -1;
+    return TF_ShapeInferenceContextRank(context_, shape.get());
+  }
   Shape Slice(const Shape& shape, int64_t start, int64_t end) {
     Shape slice = New();
     TF_ShapeInferenceContextSubshape(context_, shape.get(), start, end, slice.get(), status_);

@@ -49,11 +49,13 @@ DTYPES = [
 ]
 
 
-def crf_chain(rng, dtype):
+def crf_chain(rng, dtype, may_vary=True):
     batch, steps, tags = rng.integers((0, 0, 1), (5, 7, 6))
+    varies = may_vary and rng.random() < 0.3
+    pairs = (batch, max(steps - 1, 0), tags, tags) if varies else (tags, tags)
     return {
         "emissions": rng.standard_normal((batch, steps, tags)).astype(dtype),
-        "transitions": rng.standard_normal((tags, tags)).astype(dtype),
+        "transitions": rng.standard_normal(pairs).astype(dtype),
         "lengths": rng.integers(0, steps + 1, batch).astype("i4"),
         "mask": rng.random((batch, steps)) < 0.7 if rng.random() < 0.4 else None,
         "start_transitions": rng.standard_normal(tags).astype(dtype),
@@ -104,7 +106,7 @@ def crf_ready_tags(rng):
 def semi_markov(name):
     def call(rng):
         dtype = rng.choice(("f4", "f8"))
-        chain = crf_chain(rng, dtype)
+        chain = crf_chain(rng, dtype, may_vary=False)
         del chain["mask"]
         tags = chain["emissions"].shape[2]
         chain["durations"] = rng.standard_normal((int(rng.integers(1, 5)), tags)).astype(dtype)

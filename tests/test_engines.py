@@ -129,12 +129,12 @@ def test_engine_says_by_what_it_defines_what_it_takes():
         module = _engines.engine_for("crf", array, engine, "VARYING_TRANSITIONS", "such chains")
         return module.__name__.rpartition(".")[2]
 
-    assert answering(EMISSIONS) == "reference"
+    assert answering(EMISSIONS) == "native"
     assert answering(EMISSIONS, "keras") == "keras"
-    assert answering(tf.constant(EMISSIONS)) == "keras"
-    message = "engine='native' does not take such chains; these do: keras, reference$"
+    assert answering(tf.constant(EMISSIONS)) == "tensorflow_native"
+    message = "engine='numba' does not take such chains; these do: .*native, keras, reference$"
     with pytest.raises(ValueError, match=message):
-        answering(EMISSIONS, "native")
+        answering(EMISSIONS, "numba")
     with pytest.raises(ValueError, match=r"'native' does not take hessians; these do: none$"):
         _engines.engine_for("crf", EMISSIONS, "native", "hessians")
     with pytest.raises(ImportError, match="native: does not take hessians; numba: does not"):
@@ -194,7 +194,7 @@ def test_environment_variable_leaves_alone_what_its_engine_is_not_for(monkeypatc
     assert semi_markov.__name__ == "fastkeras.crf.semi_markov._engines.native"
     assert answering(EMISSIONS) == "numba"
     varying = _engines.engine_for("crf", EMISSIONS, needs="VARYING_TRANSITIONS")
-    assert varying.__name__ == "fastkeras.crf._engines.reference"
+    assert varying.__name__ == "fastkeras.crf._engines.native"
     monkeypatch.setenv("FASTKERAS_ENGINE", "")
     assert answering(EMISSIONS) == "native"
 

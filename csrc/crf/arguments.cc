@@ -34,9 +34,16 @@ const int32_t* CheckedLengths(const Argument<int32_t>& lengths, int64_t batch, i
 template <typename T>
 Chains<T> CheckedChains(const Argument<T>& emissions, const Argument<T>& transitions,
                         const Argument<T>& start_transitions, const Argument<T>& end_transitions,
-                        const Argument<int32_t>& lengths, const Argument<bool>* mask) {
+                        const Argument<int32_t>& lengths, const Argument<bool>* mask,
+                        bool may_vary) {
   const auto [batch, steps, num_tags] = CheckedSizes(emissions.shape);
-  ExpectShape("transitions", transitions.shape, {num_tags, num_tags});
+  const bool varies = may_vary && transitions.shape.size() == 4;
+  if (varies) {
+    const int64_t pairs = steps > 1 ? steps - 1 : 0;
+    ExpectShape("transitions", transitions.shape, {batch, pairs, num_tags, num_tags});
+  } else {
+    ExpectShape("transitions", transitions.shape, {num_tags, num_tags});
+  }
   ExpectShape("start_transitions", start_transitions.shape, {num_tags});
   ExpectShape("end_transitions", end_transitions.shape, {num_tags});
   if (mask) ExpectShape("mask", mask->shape, {batch, steps});
@@ -48,7 +55,8 @@ Chains<T> CheckedChains(const Argument<T>& emissions, const Argument<T>& transit
           start_transitions.data,
           end_transitions.data,
           CheckedLengths(lengths, batch, steps),
-          mask ? mask->data : nullptr};
+          mask ? mask->data : nullptr,
+          varies};
 }
 
 template <typename T>
@@ -77,8 +85,8 @@ SemiChains<T> CheckedSemiChains(const Argument<T>& emissions, const Argument<T>&
                                 const Argument<T>& end_transitions) {
   const int64_t num_tags = CheckedSizes(emissions.shape).num_tags;
   const int64_t max_length = CheckedMaxLength(durations.shape, num_tags);
-  const Chains<T> chains =
-      CheckedChains(emissions, transitions, start_transitions, end_transitions, lengths, nullptr);
+  const Chains<T> chains = CheckedChains(emissions, transitions, start_transitions, end_transitions,
+                                         lengths, nullptr, false);
   return {chains.batch,           chains.steps,       num_tags,       max_length,
           chains.emissions,       chains.transitions, durations.data, chains.start_transitions,
           chains.end_transitions, chains.lengths};
@@ -105,7 +113,7 @@ int64_t CheckedNumSamples(const Shape& uniforms, int64_t batch, int64_t steps) {
 #define FASTKERAS_INSTANTIATE(T)                                                                  \
   template Chains<T> CheckedChains<T>(const Argument<T>&, const Argument<T>&, const Argument<T>&, \
                                       const Argument<T>&, const Argument<int32_t>&,               \
-                                      const Argument<bool>*);                                     \
+                                      const Argument<bool>*, bool);                               \
   template const int32_t* CheckedTags<T>(const Chains<T>&, const Argument<int32_t>&);             \
   template SemiChains<T> CheckedSemiChains<T>(const Argument<T>&, const Argument<T>&,             \
                                               const Argument<T>&, const Argument<int32_t>&,       \

@@ -16,11 +16,13 @@ struct Sizes {
 };
 Sizes CheckedSizes(const Shape& emissions);
 
-// Checks the values of the lengths too. `mask` may be null.
+// Checks the values of the lengths too. `mask` may be null; with `may_vary` there may be
+// transitions for each step.
 template <typename T>
 Chains<T> CheckedChains(const Argument<T>& emissions, const Argument<T>& transitions,
                         const Argument<T>& start_transitions, const Argument<T>& end_transitions,
-                        const Argument<int32_t>& lengths, const Argument<bool>* mask);
+                        const Argument<int32_t>& lengths, const Argument<bool>* mask,
+                        bool may_vary = true);
 
 const int32_t* CheckedLengths(const Argument<int32_t>& lengths, int64_t batch, int64_t steps);
 

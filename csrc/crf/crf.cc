@@ -12,6 +12,7 @@
 #include "crf/kernels.h"
 #include "crf/paths.h"
 #include "crf/planner.h"
+#include "crf/varying.h"
 #include "memory.h"
 #include "parallel.h"
 
@@ -28,7 +29,7 @@ void AddGold(const Plan<T>& plan, int64_t b, const int32_t* tags, T weight, T* d
   for (int64_t s = 0; s < plan.counts[b]; ++s) {
     const int64_t t = StepAt(plan, b, s);
     if (d_emissions) d_emissions[(b * chains.steps + t) * chains.num_tags + tags[t]] += weight;
-    if (s > 0) pairs[before * stride + tags[t]] += weight;
+    if (s > 0) PairsInto(plan, b, s, pairs)[before * stride + tags[t]] += weight;
     before = tags[t];
   }
 }
@@ -162,6 +163,10 @@ template <typename T>
 void LogPartitions(const Planner<T>& planner, double* value) {
   const Plan<T>& plan = planner.plan;
   const Kernels<T>& kernels = planner.kernels;
+  if (plan.chains.varies) {
+    VaryingLogPartitions(planner, value);
+    return;
+  }
   const std::vector<Task> tasks = planner.Tasks(planner.block(), 1);
   ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
     const auto [first, last, lanes, group] = tasks[number];
@@ -212,21 +217,29 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
   const int64_t num_tags = chains.num_tags, stride = planner.stride();
   if (!marginals) {
     std::fill(d_emissions, d_emissions + chains.batch * chains.steps * num_tags, T(0));
-    std::fill(d_transitions, d_transitions + num_tags * num_tags, T(0));
+    std::fill_n(d_transitions, chains.NumTransitions(), T(0));
+    const int64_t of_sequence =
+        chains.varies && chains.batch ? chains.NumTransitions() / chains.batch : 0;
     for (int64_t b = 0; b < chains.batch; ++b) {
       if (value[b] == -INFINITY || weights[b] == 0) continue;
       const T weight = std::isfinite(value[b]) ? weights[b] : T(NAN);
-      AddGold(plan, b, tags, weight, d_emissions, d_transitions, num_tags);
+      AddGold(plan, b, tags, weight, d_emissions, d_transitions + b * of_sequence, num_tags);
     }
     AddEnds(plan, d_emissions, d_start, d_end);
     return;
   }
   const bool gold = quantity == Quantity::kLogLikelihood;
+  const std::unique_ptr<double[]> values(new double[chains.batch]);
+  std::copy(value, value + chains.batch, values.get());
+  if (chains.varies) {
+    VaryingSweep(planner, gold ? tags : nullptr, T(gold ? -1 : 1), values.get(), weights,
+                 d_emissions, d_transitions);
+    AddEnds(plan, d_emissions, d_start, d_end);
+    return;
+  }
   const int64_t group_size = planner.group_size();
   const int64_t groups = planner.groups(group_size);
   const Buffer<T> pairs(groups * num_tags * stride);
-  const std::unique_ptr<double[]> values(new double[chains.batch]);
-  std::copy(value, value + chains.batch, values.get());
   Sweep(planner, gold ? tags : nullptr, gold ? -1 : 1, values.get(), weights, d_emissions,
         pairs.data, group_size, false);
   AddEnds(plan, d_emissions, d_start, d_end);
@@ -251,10 +264,15 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   const Planner<T> planner(chains, true, true, workspace.data, num_threads);
   const std::unique_ptr<double[]> value(new double[batch]);
   LogPartitions(planner, value.get());
+  const Buffer<T> ones(batch);
+  std::fill(ones.data, ones.data + batch, T(1));
+  if (chains.varies) {
+    VaryingSweep<T>(planner, nullptr, 1, value.get(), ones.data, unary, counts);
+    return;
+  }
   const int64_t stride = planner.stride();
   const bool padded = stride != num_tags;
-  const Buffer<T> room(padded ? batch * num_tags * stride : 0), ones(batch);
-  std::fill(ones.data, ones.data + batch, T(1));
+  const Buffer<T> room(padded ? batch * num_tags * stride : 0);
   T* pairs = padded ? room.data : counts;
   Sweep(planner, nullptr, 1, value.get(), ones.data, unary, pairs, int64_t{1}, true);
   if (!padded) return;

@@ -17,11 +17,18 @@ struct Chains {
   int64_t steps;
   int64_t num_tags;            // >= 1
   const T* emissions;          // (batch, steps, num_tags)
-  const T* transitions;        // (num_tags, num_tags), [i, j] scores i -> j
+  const T* transitions;        // (num_tags, num_tags), [i, j] scores i -> j; or one for each step
   const T* start_transitions;  // (num_tags)
   const T* end_transitions;    // (num_tags)
   const int32_t* lengths;      // (batch), in 0..steps
   const bool* mask;            // (batch, steps) or null; given, it alone tells the valid steps
+  bool varies = false;         // transitions are (batch, steps - 1, num_tags, num_tags): [b, t - 1]
+                               // into step t, from the valid step before
+
+  // How many transitions there are.
+  int64_t NumTransitions() const {
+    return num_tags * num_tags * (varies ? batch * (steps > 1 ? steps - 1 : 0) : 1);
+  }
 };
 
 // What `Value` computes and `Gradient` differentiates.
@@ -42,15 +49,16 @@ void Value(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* v
            int num_threads);
 
 // Writes the gradients of sum_b weights[b] * value[b]: d_emissions (batch, steps, num_tags),
-// d_transitions (num_tags, num_tags), d_start and d_end (num_tags). Reads the value and the
-// workspace that `Value` wrote for the same chains, tags and quantity. A sequence whose value is
-// -inf, or its weight 0, gets zeros; where its value is NaN they are NaN (soundness.h).
+// d_transitions of the shape of the transitions, d_start and d_end (num_tags). Reads the value and
+// the workspace that `Value` wrote for the same chains, tags and quantity. A sequence whose value
+// is -inf, or its weight 0, gets zeros; where its value is NaN they are NaN (soundness.h).
 template <typename T>
 void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, const T* value,
               const T* workspace, const T* weights, T* d_emissions, T* d_transitions, T* d_start,
               T* d_end, int num_threads);
 
-// Writes unary (batch, steps, num_tags) and counts (batch, num_tags, num_tags).
+// Writes unary (batch, steps, num_tags) and counts (batch, num_tags, num_tags); or, for transitions
+// that vary, the probabilities of the pairs, of the shape of the transitions.
 template <typename T>
 void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads);
 

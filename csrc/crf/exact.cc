@@ -21,16 +21,27 @@ double LargestFinite(const std::vector<double>& scores) {
 // but where these underflow, element by element, by the sum itself.
 class LogProduct {
  public:
+  LogProduct(int64_t num_tags, bool transpose)
+      : num_tags_(num_tags),
+        transpose_(transpose),
+        matrix_(num_tags * num_tags),
+        weights_(num_tags * num_tags) {}
+
+  // Takes the next step's A, unless it is the one that is there.
   template <typename T>
-  LogProduct(const T* transitions, int64_t num_tags, bool transpose)
-      : num_tags_(num_tags), matrix_(num_tags * num_tags), weights_(num_tags * num_tags) {
-    for (int64_t i = 0; i < num_tags; ++i) {
-      for (int64_t j = 0; j < num_tags; ++j) {
-        matrix_[(transpose ? j * num_tags + i : i * num_tags + j)] = transitions[i * num_tags + j];
+  void Take(const T* transitions) {
+    if (taken_ == transitions) return;
+    taken_ = transitions;
+    for (int64_t i = 0; i < num_tags_; ++i) {
+      for (int64_t j = 0; j < num_tags_; ++j) {
+        matrix_[transpose_ ? j * num_tags_ + i : i * num_tags_ + j] =
+            transitions[i * num_tags_ + j];
       }
     }
     peak_ = LargestFinite(matrix_);
-    for (int64_t k = 0; k < num_tags * num_tags; ++k) weights_[k] = std::exp(matrix_[k] - peak_);
+    for (int64_t k = 0; k < num_tags_ * num_tags_; ++k) {
+      weights_[k] = std::exp(matrix_[k] - peak_);
+    }
   }
 
   void operator()(const std::vector<double>& scores, double* out) {
@@ -61,8 +72,10 @@ class LogProduct {
   }
 
   int64_t num_tags_;
+  bool transpose_;
+  const void* taken_ = nullptr;
   std::vector<double> matrix_, weights_;
-  double peak_;
+  double peak_ = 0;
 };
 
 template <typename T>
@@ -99,7 +112,7 @@ double LogSum(const double* scores, int64_t count) {
 template <typename T>
 double Forward(const Sequence<T>& sequence, bool keep, std::vector<double>& alpha) {
   const int64_t num_tags = sequence.num_tags;
-  LogProduct product(sequence.plan.chains.transitions, num_tags, false);
+  LogProduct product(num_tags, false);
   std::vector<double> scores(num_tags);
   alpha.resize((keep ? sequence.steps : 1) * num_tags);
   double total = 0;
@@ -110,6 +123,7 @@ double Forward(const Sequence<T>& sequence, bool keep, std::vector<double>& alph
     } else {
       const double* before = keep ? row - num_tags : row;
       scores.assign(before, before + num_tags);
+      product.Take(TransitionsInto(sequence.plan, sequence.index, s));
       product(scores, row);
     }
     for (int64_t j = 0; j < num_tags; ++j) row[j] += sequence.Emission(s, j);
@@ -134,16 +148,22 @@ void ExactGradient(const Plan<T>& plan, int64_t b, double factor, T* gradient, T
                    int64_t stride) {
   const Sequence<T> sequence(plan, b);
   const int64_t num_tags = sequence.num_tags;
-  const T* transitions = plan.chains.transitions;
   std::vector<double> alpha;
   if (Forward(sequence, true, alpha) == -kInfinity) return;
-  LogProduct product(transitions, num_tags, true);
-  const double transition_peak = *std::max_element(transitions, transitions + num_tags * num_tags);
+  LogProduct product(num_tags, true);
+  const T* transitions = nullptr;
+  double transition_peak = 0;
   std::vector<double> weights(num_tags * num_tags), suffix(num_tags), beta(num_tags, 0.0);
   std::vector<double> joint(num_tags), right(num_tags), pair(num_tags * num_tags);
-  for (int64_t k = 0; k < num_tags * num_tags; ++k) {
-    weights[k] = std::exp(transitions[k] - transition_peak);
-  }
+  const auto take = [&](const T* into) {
+    if (transitions == into) return;
+    transitions = into;
+    transition_peak = *std::max_element(transitions, transitions + num_tags * num_tags);
+    for (int64_t k = 0; k < num_tags * num_tags; ++k) {
+      weights[k] = std::exp(transitions[k] - transition_peak);
+    }
+    product.Take(transitions);
+  };
   for (int64_t s = sequence.steps - 1; s >= 0; --s) {
     const double* row = alpha.data() + s * num_tags;
     for (int64_t j = 0; j < num_tags; ++j) joint[j] = row[j] + beta[j];
@@ -153,6 +173,8 @@ void ExactGradient(const Plan<T>& plan, int64_t b, double factor, T* gradient, T
       marginals[j] += static_cast<T>(factor * std::exp(joint[j] - log_sum));
     }
     if (s == 0) break;
+    take(TransitionsInto(plan, b, s));
+    T* const sums = PairsInto(plan, b, s, pairs);
     const double* before = row - num_tags;
     for (int64_t j = 0; j < num_tags; ++j) suffix[j] = sequence.Emission(s, j) + beta[j];
     product(suffix, beta.data());
@@ -174,7 +196,7 @@ void ExactGradient(const Plan<T>& plan, int64_t b, double factor, T* gradient, T
     }
     for (int64_t i = 0; i < num_tags; ++i) {
       for (int64_t j = 0; j < num_tags; ++j) {
-        pairs[i * stride + j] += static_cast<T>(factor / total * pair[i * num_tags + j]);
+        sums[i * stride + j] += static_cast<T>(factor / total * pair[i * num_tags + j]);
       }
     }
     const double level = *std::max_element(beta.begin(), beta.end());
@@ -193,9 +215,10 @@ void ExactSample(const Plan<T>& plan, int64_t b, int64_t num_samples, const T* u
   for (int64_t k = 0; k < num_samples; ++k) {
     int64_t following = 0;
     for (int64_t s = sequence.steps - 1; s >= 0; --s) {
+      const T* into = s < sequence.steps - 1 ? TransitionsInto(plan, b, s + 1) : nullptr;
       for (int64_t i = 0; i < num_tags; ++i) {
         sums[i] = alpha[s * num_tags + i];
-        if (s < sequence.steps - 1) sums[i] += plan.chains.transitions[i * num_tags + following];
+        if (s < sequence.steps - 1) sums[i] += into[i * num_tags + following];
       }
       const double peak = LargestFinite(sums);
       double total = 0;

@@ -15,7 +15,8 @@ template <typename T>
 double ExactLogPartition(const Plan<T>& plan, int64_t sequence);
 
 // Adds factor * marginals to the gradient (steps, num_tags) of the sequence's emissions and factor
-// * expected counts to pairs (num_tags, stride). Nothing is added if no sequence is possible.
+// * expected counts to pairs (num_tags, stride), or, for transitions that vary, (steps - 1,
+// num_tags, stride). Nothing is added if no sequence is possible.
 template <typename T>
 void ExactGradient(const Plan<T>& plan, int64_t sequence, double factor, T* gradient, T* pairs,
                    int64_t stride);

@@ -55,9 +55,11 @@ struct Plan {
   Panels<T> weights;             // rows i, for the forward sweep
   Panels<T> weights_transposed;  // rows j, for the backward sweep
   T peak;                        // the largest transition
-  bool watched;    // underflow may cost accuracy: look for it, and redo those sequences exactly
-  int64_t period;  // steps between rescalings, and looks
-  T safe;          // elements above this lost no digits since the last look
+  bool watched;      // underflow may cost accuracy: look for it, and redo those sequences exactly
+  int64_t period;    // steps between rescalings, and looks
+  T safe;            // elements above this lost no digits since the last look
+  T harmless_range;  // where transitions vary: if those into a step and those out of it together
+                     // have this range at most, what underflows there cannot be seen
   const uint64_t* allowed_into;  // (num_tags, words) where watched: the tags that may precede each
   int64_t words;                 // numbers that hold a set of tags
   T forbidden_gap;  // nats below the peak of the best transition whose weight counts as zero
@@ -91,6 +93,26 @@ template <typename T>
 inline __attribute__((always_inline)) int64_t StepAt(const Plan<T>& plan, int64_t sequence,
                                                      int64_t s) {
   return plan.step_index ? plan.step_index[sequence * plan.chains.steps + s] : s;
+}
+
+// The transitions into a sequence's valid step s >= 1.
+template <typename T>
+inline __attribute__((always_inline)) const T* TransitionsInto(const Plan<T>& plan,
+                                                               int64_t sequence, int64_t s) {
+  const Chains<T>& chains = plan.chains;
+  if (!chains.varies) return chains.transitions;
+  const int64_t matrix = sequence * (chains.steps - 1) + StepAt(plan, sequence, s) - 1;
+  return chains.transitions + matrix * chains.num_tags * chains.num_tags;
+}
+
+// Where a sequence's pairs at its valid step s >= 1 are counted: in `pairs`, unless transitions
+// vary, of which `pairs` are then those of all steps of the sequence.
+template <typename T>
+inline __attribute__((always_inline)) T* PairsInto(const Plan<T>& plan, int64_t sequence, int64_t s,
+                                                   T* pairs) {
+  const int64_t num_tags = plan.chains.num_tags;
+  if (!plan.chains.varies) return pairs;
+  return pairs + (StepAt(plan, sequence, s) - 1) * num_tags * num_tags;
 }
 
 // The log of a sequence's sum in the scaled domain: log Z, unless too much may be lost in it.
@@ -157,6 +179,15 @@ struct Kernels {
   void (*deal_transitions)(const Plan<T>& plan, T* into);
   void (*draw)(const Plan<T>& plan, const T* into, int64_t place, int64_t num_samples,
                const T* uniforms, int32_t* tags);
+  // Transitions that vary, one sequence with valid steps at a time (sweeps/varying.h). Forward and
+  // viterbi write what theirs above do; `factor` is the weight of the marginals in the gradients of
+  // this sequence's emissions and transitions, of which only those of valid steps are written.
+  void (*varying_forward)(const Plan<T>& plan, int64_t sequence, double* value);
+  void (*varying_backward)(const Plan<T>& plan, int64_t sequence, T factor, T* d_emissions,
+                           T* d_transitions);
+  void (*varying_viterbi)(const Plan<T>& plan, int64_t sequence, int32_t* tags);
+  void (*varying_k_best)(const Plan<T>& plan, int64_t sequence, int64_t k, int32_t* tags,
+                         int64_t* found);
   // Whether no score is NaN or +inf: of an array, or of those that a sequence uses (soundness.h).
   bool (*all_sound)(const T* scores, int64_t count);
   bool (*is_sound)(const Plan<T>& plan, int64_t sequence);

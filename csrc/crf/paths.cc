@@ -37,8 +37,9 @@ T UnsoundScore(const Plan<T>& plan, int64_t b) {
     return chains.emissions[(b * chains.steps + StepAt(plan, b, s)) * chains.num_tags + j];
   };
   const auto no_duration = [](int64_t, int64_t) { return 0.0; };
+  const auto transitions = [&](int64_t s) { return TransitionsInto(plan, b, s); };
   return static_cast<T>(BestUnsoundScore(plan.counts[b], chains.num_tags, 1, emission, no_duration,
-                                         chains.transitions, chains.start_transitions,
+                                         transitions, chains.start_transitions,
                                          chains.end_transitions));
 }
 
@@ -75,7 +76,8 @@ void PathScores(const Plan<T>& plan, int64_t sequence, int64_t paths, const int3
     int32_t tag = 0;
     for (int64_t s = 0; s < steps; ++s) {
       const int64_t t = StepAt(plan, sequence, s);
-      const T* into = s == 0 ? chains.start_transitions : chains.transitions + tag * num_tags;
+      const T* into =
+          s == 0 ? chains.start_transitions : TransitionsInto(plan, sequence, s) + tag * num_tags;
       tag = tags[t];
       of_tags[s & 1] += emissions[t * num_tags + tag];
       of_pairs[s & 1] += into[tag];
@@ -89,12 +91,12 @@ void PathScores(const Plan<T>& plan, int64_t sequence, int64_t paths, const int3
   for (int64_t s = 0; s < steps; ++s) {  // all paths at each step: their sums are independent
     const int64_t t = StepAt(plan, sequence, s);
     const T* emissions = chains.emissions + (sequence * chains.steps + t) * num_tags;
+    const T* into = s == 0 ? nullptr : TransitionsInto(plan, sequence, s);
     for (int64_t r = 0; r < paths; ++r) {
       const int32_t* path = tags + r * chains.steps;
       const int64_t tag = path[t];
       scores[r] += emissions[tag];
-      scores[r] += s == 0 ? chains.start_transitions[tag]
-                          : chains.transitions[path[before] * num_tags + tag];
+      scores[r] += s == 0 ? chains.start_transitions[tag] : into[path[before] * num_tags + tag];
       if (s == steps - 1) scores[r] += chains.end_transitions[tag];
     }
     before = t;
@@ -105,24 +107,32 @@ template <typename T>
 void Viterbi(const Chains<T>& chains, int32_t* tags, T* score, int num_threads) {
   const Planner<T> planner(chains, false, true, nullptr, num_threads);
   const Plan<T>& plan = planner.plan;
-  const std::unique_ptr<T[]> transposed = Transposed(chains);
-  const std::vector<Task> tasks = planner.Tasks(planner.block(), 1);
   const Kernels<T>& kernels = planner.kernels;
   std::fill(tags, tags + chains.batch * chains.steps, 0);
   std::fill(plan.inexact, plan.inexact + chains.batch, false);
+  const auto write_score = [&](int64_t b) {
+    if (plan.inexact[b]) {
+      score[b] = UnsoundScore(plan, b);
+      return;
+    }
+    double exact;
+    PathScores(plan, b, 1, tags + b * chains.steps, &exact);
+    score[b] = static_cast<T>(exact);
+  };
+  if (chains.varies) {
+    ParallelFor(chains.batch, planner.num_threads, [&](int64_t task) {
+      const int64_t b = plan.order[task];
+      if (plan.counts[b] > 0) kernels.varying_viterbi(plan, b, tags);
+      write_score(b);
+    });
+    return;
+  }
+  const std::unique_ptr<T[]> transposed = Transposed(chains);
+  const std::vector<Task> tasks = planner.Tasks(planner.block(), 1);
   ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
     const auto [first, last, lanes, group] = tasks[number];
     (lanes ? kernels.viterbi_lanes : kernels.viterbi)(plan, transposed.get(), first, last, tags);
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t b = plan.order[i];
-      if (plan.inexact[b]) {
-        score[b] = UnsoundScore(plan, b);
-        continue;
-      }
-      double exact;
-      PathScores(plan, b, 1, tags + b * chains.steps, &exact);
-      score[b] = static_cast<T>(exact);
-    }
+    for (int64_t i = first; i < last; ++i) write_score(plan.order[i]);
   });
 }
 
@@ -130,9 +140,10 @@ template <typename T>
 void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num_threads) {
   const Planner<T> planner(chains, false, false, nullptr, num_threads, 10.0 * k);
   const Plan<T>& plan = planner.plan;
-  const std::unique_ptr<T[]> transposed = Transposed(chains);
+  std::unique_ptr<T[]> transposed;
+  if (!chains.varies) transposed = Transposed(chains);
   const std::unique_ptr<int64_t[]> found(new int64_t[chains.batch]);
-  const int64_t block = planner.block(), area = k * chains.steps;
+  const int64_t block = chains.varies ? 1 : planner.block(), area = k * chains.steps;
   ParallelFor((chains.batch + block - 1) / block, planner.num_threads, [&](int64_t task) {
     const int64_t first = task * block, last = std::min(chains.batch, first + block);
     for (int64_t i = first; i < last; ++i) {
@@ -142,7 +153,11 @@ void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num
       found[b] = 1;  // no step is valid: the empty path
       plan.inexact[b] = false;
     }
-    planner.kernels.k_best(plan, transposed.get(), first, last, k, tags, found.get());
+    if (!chains.varies) {
+      planner.kernels.k_best(plan, transposed.get(), first, last, k, tags, found.get());
+    } else if (plan.counts[plan.order[first]] > 0) {
+      planner.kernels.varying_k_best(plan, plan.order[first], k, tags, found.get());
+    }
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = plan.order[i];
       if (plan.inexact[b]) {
@@ -155,9 +170,26 @@ void KBest(const Chains<T>& chains, int64_t k, int32_t* tags, T* scores, int num
   });
 }
 
+// In log space, where each step's exponentials are computed once, as in a sweep.
+template <typename T>
+void SampleVarying(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int32_t* tags,
+                   int num_threads) {
+  const Planner<T> planner(chains, true, false, nullptr, num_threads, 10.0 * num_samples);
+  std::fill_n(tags, num_samples * chains.batch * chains.steps, 0);
+  ParallelFor(chains.batch, planner.num_threads, [&](int64_t task) {
+    const int64_t b = planner.plan.order[task];
+    if (planner.plan.counts[b] == 0 || !planner.kernels.is_sound(planner.plan, b)) return;
+    ExactSample(planner.plan, b, num_samples, uniforms, tags);
+  });
+}
+
 template <typename T>
 void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int32_t* tags,
             int num_threads) {
+  if (chains.varies) {
+    SampleVarying(chains, num_samples, uniforms, tags, num_threads);
+    return;
+  }
   const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
   const Planner<T> planner(chains, true, false, workspace.data, num_threads, 10.0 * num_samples);
   const Plan<T>& plan = planner.plan;

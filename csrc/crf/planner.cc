@@ -19,10 +19,15 @@ Planner<T>::Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T
     : plan{}, kernels(CurrentKernels<T>()), num_threads(1) {
   plan.chains = chains;
   FindValidSteps();
-  ChooseScaling();
-  if (exponentials && plan.watched) ChooseWatch();
-
   const int64_t num_tags = chains.num_tags;
+  plan.sound_ends = kernels.all_sound(chains.start_transitions, num_tags) &&
+                    kernels.all_sound(chains.end_transitions, num_tags);
+  if (chains.varies) {
+    WatchAllSteps();
+  } else {
+    ChooseScaling();
+    if (exponentials && plan.watched) ChooseWatch();
+  }
   plan.workspace = workspace;
   plan.workspace_area = chains.steps * (2 * num_tags + 1);
   if (workspace) {
@@ -33,6 +38,12 @@ Planner<T>::Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T
   }
 
   const int vectors = static_cast<int>((num_tags + kernels.width - 1) / kernels.width);
+  if (chains.varies) {
+    const double matrices = static_cast<double>(num_tags) * num_tags;
+    num_threads =
+        ThreadsThatPay(static_cast<double>(valid_) * (20 + 0.3 * matrices + more_work), threads);
+    return;
+  }
   const int64_t area = int64_t{vectors} * kernels.width * num_tags;
   const int64_t lead = 64 / sizeof(T);  // room to start on a cache line
   panels_.reset(new T[2 * area + lead]);
@@ -89,8 +100,6 @@ void Planner<T>::ChooseScaling() {
   const int64_t num_tags = plan.chains.num_tags, area = num_tags * num_tags;
   const T* transitions = plan.chains.transitions;
   plan.sound_transitions = kernels.all_sound(transitions, area);
-  plan.sound_ends = kernels.all_sound(plan.chains.start_transitions, num_tags) &&
-                    kernels.all_sound(plan.chains.end_transitions, num_tags);
   const T peak = *std::max_element(transitions, transitions + area);
   plan.peak = peak == -INFINITY || !plan.sound_transitions ? 0 : peak;
   double range = 0;
@@ -111,6 +120,20 @@ void Planner<T>::ChooseScaling() {
     plan.period = static_cast<int64_t>(range * (largest_period + 1) <= span ? largest_period
                                                                             : span / range - 1);
   }
+}
+
+// Where transitions vary, each row is rescaled and looked at, which costs little beside its matrix.
+// The bounds are those of ChooseScaling and ChooseWatch for a period of one.
+template <typename T>
+void Planner<T>::WatchAllSteps() {
+  const double num_tags = static_cast<double>(plan.chains.num_tags);
+  const double smallest = std::numeric_limits<T>::min();
+  const double epsilon = std::numeric_limits<T>::epsilon();
+  plan.sound_transitions = true;  // each sequence has its own
+  plan.forbidden_gap = INFINITY;
+  plan.safe = static_cast<T>(smallest / epsilon * num_tags * num_tags);
+  plan.harmless_range =
+      static_cast<T>(std::log(epsilon) - std::log(smallest) - std::log(12 * num_tags * num_tags));
 }
 
 // Within a period, at most (K + 2 g^(k-1)) times the smallest normal number is lost at its step k

@@ -51,6 +51,7 @@ struct Planner {
   void FindValidSteps();
   void ChooseScaling();
   void ChooseWatch();
+  void WatchAllSteps();
   void ChooseLanes();
   void CutIntoLanes(bool exponentials, bool transposed);
 

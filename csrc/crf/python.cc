@@ -5,9 +5,11 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <functional>
 #include <initializer_list>
 #include <limits>
 #include <memory>
+#include <numeric>
 
 #include "crf/crf.h"
 #include "crf/python_arrays.h"
@@ -29,12 +31,14 @@ const int32_t* TagsOf(const Chains<T>& chains, const Array<int32_t>& tags, Quant
 
 // An array of memory that was not read or written yet (memory.h).
 template <typename T>
-Array<T> Uninitialised(int64_t size) {
+Array<T> Uninitialised(const Shape& shape) {
+  const int64_t size =
+      std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<int64_t>());
   auto buffer = std::make_unique<Buffer<T>>(size);
   T* const data = buffer->data;
   const py::capsule owner(buffer.get(), [](void* b) { delete static_cast<Buffer<T>*>(b); });
   buffer.release();
-  return Array<T>(size, data, owner);
+  return Array<T>(shape, data, owner);
 }
 
 template <typename T>
@@ -61,7 +65,7 @@ py::tuple ValueAndWorkspace(const Array<T>& emissions, const Array<int32_t>& tag
   const int32_t* path = TagsOf(chains, tags, asked);
   Array<T> value(chains.batch);
   Array<T> workspace =
-      Uninitialised<T>(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
+      Uninitialised<T>({WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags)});
   T *out = value.mutable_data(), *kept = workspace.mutable_data();
   {
     const ReleasedGil released;
@@ -70,12 +74,21 @@ py::tuple ValueAndWorkspace(const Array<T>& emissions, const Array<int32_t>& tag
   return py::make_tuple(value, workspace);
 }
 
+// An array of the shape of the transitions.
+template <typename T>
+Array<T> OfTransitions(const Chains<T>& chains) {
+  const int64_t num_tags = chains.num_tags;
+  if (!chains.varies) return Array<T>({num_tags, num_tags});
+  return Uninitialised<T>(
+      {chains.batch, std::max<int64_t>(chains.steps - 1, 0), num_tags, num_tags});
+}
+
 // The arrays that `Gradient` writes.
 template <typename T>
 struct Gradients {
   explicit Gradients(const Chains<T>& chains)
       : emissions({chains.batch, chains.steps, chains.num_tags}),
-        transitions({chains.num_tags, chains.num_tags}),
+        transitions(OfTransitions(chains)),
         start(chains.num_tags),
         end(chains.num_tags),
         emissions_out(emissions.mutable_data()),
@@ -145,7 +158,8 @@ py::tuple Marginals(const Array<T>& emissions, const Array<T>& transitions,
                     const Array<T>& end, int num_threads) {
   const Chains<T> chains = ChainsOf(emissions, transitions, lengths, mask, start, end);
   Array<T> unary({chains.batch, chains.steps, chains.num_tags}),
-      counts({chains.batch, chains.num_tags, chains.num_tags});
+      counts(chains.varies ? OfTransitions(chains)
+                           : Array<T>({chains.batch, chains.num_tags, chains.num_tags}));
   T *unary_out = unary.mutable_data(), *counts_out = counts.mutable_data();
   {
     const ReleasedGil released;
@@ -239,7 +253,10 @@ py::object ReadyChainOf(const py::object& emissions, const py::object& transitio
   const int64_t batch = scores.shape(0), steps = scores.shape(1), num_tags = scores.shape(2);
   if (steps > std::numeric_limits<int32_t>::max()) return py::none();
   const auto pairs = py::reinterpret_borrow<Array<T>>(transitions);
-  if (!HasShape(pairs, {num_tags, num_tags})) return py::none();
+  if (!HasShape(pairs, {num_tags, num_tags}) &&
+      !HasShape(pairs, {batch, std::max<int64_t>(steps - 1, 0), num_tags, num_tags})) {
+    return py::none();
+  }
   py::object ends[2] = {start, end};
   for (py::object& scores_of_end : ends) {
     if (scores_of_end.is_none()) {

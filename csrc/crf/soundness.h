@@ -13,19 +13,21 @@
 namespace fastkeras::crf {
 
 // The best score of a chain, linear if max_length is 1, that is not sound: +inf or NaN. emission(t,
-// j) and duration(l, j) are scores of a step and of a segment of l + 1 steps.
-template <typename T, typename Emission, typename Duration>
+// j) and duration(l, j) are scores of a step and of a segment of l + 1 steps; transitions(t) are
+// the (num_tags, num_tags) into a segment that begins at step t >= 1.
+template <typename T, typename Emission, typename Duration, typename Transitions>
 double BestUnsoundScore(int64_t steps, int64_t num_tags, int64_t max_length,
-                        const Emission& emission, const Duration& duration, const T* transitions,
-                        const T* start, const T* end) {
+                        const Emission& emission, const Duration& duration,
+                        const Transitions& transitions, const T* start, const T* end) {
   bool has_nan = false;  // then all the additions would end in NaN
   for (int64_t j = 0; j < num_tags; ++j) {
     has_nan |= std::isnan(start[j]) || std::isnan(end[j]);
     for (int64_t t = 0; t < steps; ++t) has_nan |= std::isnan(emission(t, j));
     for (int64_t l = 0; l < std::min(max_length, steps); ++l) has_nan |= std::isnan(duration(l, j));
   }
-  for (int64_t k = 0; steps > 1 && k < num_tags * num_tags; ++k) {
-    has_nan |= std::isnan(transitions[k]);
+  for (int64_t t = 1; t < steps; ++t) {
+    const T* scores = transitions(t);
+    for (int64_t k = 0; k < num_tags * num_tags; ++k) has_nan |= std::isnan(scores[k]);
   }
   if (has_nan) return NAN;
   const auto raise = [](double& best, double score) {
@@ -36,7 +38,7 @@ double BestUnsoundScore(int64_t steps, int64_t num_tags, int64_t max_length,
     for (int64_t j = 0; t > 0 && j < num_tags; ++j) {
       begun[j] = -INFINITY;
       for (int64_t i = 0; i < num_tags; ++i) {
-        raise(begun[j], ended[t * num_tags + i] + transitions[i * num_tags + j]);
+        raise(begun[j], ended[t * num_tags + i] + transitions(t)[i * num_tags + j]);
       }
     }
     for (int64_t j = 0; j < num_tags; ++j) {

@@ -12,6 +12,7 @@
 #include "crf/sweeps/lanes_forward.h"
 #include "crf/sweeps/lanes_viterbi.h"
 #include "crf/sweeps/sample.h"
+#include "crf/sweeps/varying.h"
 #include "crf/sweeps/viterbi.h"
 #include "math.h"
 #include "simd.h"
@@ -45,11 +46,13 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
 }
 
 template <typename T>
-constexpr crf::Kernels<T> kKernels = {
-    Simd<T>::kWidth,     CutIntoPanels<T>, CutIntoLanes<T>,  Forward<T>,      Backward<T>,
-    Viterbi<T>,          ForwardLanes<T>,  BackwardLanes<T>, ViterbiLanes<T>, KBest<T>,
-    DealTransitions<T>,  Draw<T>,          AllSound<T>,      IsSound<T>,      SegmentSweep,
-    SegmentMarginals<T>, SegmentViterbi};
+constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth,   CutIntoPanels<T>,    CutIntoLanes<T>,
+                                      Forward<T>,        Backward<T>,         Viterbi<T>,
+                                      ForwardLanes<T>,   BackwardLanes<T>,    ViterbiLanes<T>,
+                                      KBest<T>,          DealTransitions<T>,  Draw<T>,
+                                      VaryingForward<T>, VaryingBackward<T>,  VaryingViterbi<T>,
+                                      VaryingKBest<T>,   AllSound<T>,         IsSound<T>,
+                                      SegmentSweep,      SegmentMarginals<T>, SegmentViterbi};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

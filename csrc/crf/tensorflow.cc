@@ -15,17 +15,23 @@ void GradientShapes(ShapeInference& shapes) {
   const auto emissions = CheckRanks(shapes, {2, 1, 1, 1});
   const auto num_tags = shapes.Slice(emissions, 2, 3);
   shapes.SetOutput(0, emissions);
-  shapes.SetOutput(1, shapes.Concatenate(num_tags, num_tags));
+  shapes.SetOutput(1, shapes.Input(1));
   shapes.SetOutput(2, num_tags);
   shapes.SetOutput(3, num_tags);
 }
 
 void MarginalsShapes(ShapeInference& shapes) {
   const auto emissions = CheckRanks(shapes, {});
-  const auto num_tags = shapes.Slice(emissions, 2, 3);
-  const auto pairs = shapes.Concatenate(num_tags, num_tags);
+  const auto transitions = shapes.Input(1);
+  const int64_t rank = shapes.Rank(transitions);
+  if (rank < 0) shapes.SetAllUnknown();
   shapes.SetOutput(0, emissions);
-  shapes.SetOutput(1, shapes.Concatenate(shapes.Slice(emissions, 0, 1), pairs));
+  if (rank == 4) shapes.SetOutput(1, transitions);
+  if (rank == 2) {
+    const auto num_tags = shapes.Slice(emissions, 2, 3);
+    const auto pairs = shapes.Concatenate(num_tags, num_tags);
+    shapes.SetOutput(1, shapes.Concatenate(shapes.Slice(emissions, 0, 1), pairs));
+  }
 }
 
 void ViterbiShapes(ShapeInference& shapes) {

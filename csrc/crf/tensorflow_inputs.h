@@ -56,8 +56,10 @@ struct Inputs {
 // The shape of emissions; the other inputs' ranks are checked on the way.
 inline ShapeInference::Shape CheckRanks(ShapeInference& shapes,
                                         std::initializer_list<int> more_ranks) {
-  int index = 1;
-  for (int rank : {2, 1, 1, 1, 2}) shapes.Input(index++, rank);
+  const int64_t rank_of_transitions = shapes.Rank(shapes.Input(1));
+  if (rank_of_transitions >= 0 && rank_of_transitions != 4) shapes.Input(1, 2);
+  int index = 2;
+  for (int rank : {1, 1, 1, 2}) shapes.Input(index++, rank);
   for (int rank : more_ranks) shapes.Input(index++, rank);
   return shapes.Input(0, 3);
 }

@@ -50,7 +50,7 @@ struct GradientKernel {
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
-    return {inputs[0], {num_tags, num_tags}, {num_tags}, {num_tags}};
+    return {inputs[0], inputs[1], {num_tags}, {num_tags}};
   }
 
   template <typename Context>
@@ -67,7 +67,7 @@ struct GradientKernel {
     ExpectShape("workspace", workspace.shape, {WorkspaceSize<T>(batch, steps, num_tags)});
     ExpectShape("weights", weights.shape, {batch});
     const Tensor d_emissions = Output<T>(context, 0, {batch, steps, num_tags});
-    const Tensor d_transitions = Output<T>(context, 1, {num_tags, num_tags});
+    const Tensor d_transitions = Output<T>(context, 1, inputs.transitions.shape);
     const Tensor d_start = Output<T>(context, 2, {num_tags});
     const Tensor d_end = Output<T>(context, 3, {num_tags});
     Gradient(chains, checked_tags, quantity, value.data<const T>(), workspace.data<const T>(),
@@ -87,7 +87,9 @@ struct MarginalsKernel {
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
-    return {{batch, steps, num_tags}, {batch, num_tags, num_tags}};
+    const Shape& transitions = inputs[1];
+    return {{batch, steps, num_tags},
+            transitions.size() == 4 ? transitions : Shape{batch, num_tags, num_tags}};
   }
 
   template <typename Context>
@@ -95,7 +97,8 @@ struct MarginalsKernel {
     const Inputs<T> inputs(context);
     const Chains<T>& chains = inputs.chains;
     const Tensor unary = Output<T>(context, 0, inputs.emissions.shape);
-    const Tensor counts = Output<T>(context, 1, {chains.batch, chains.num_tags, chains.num_tags});
+    const Tensor counts =
+        Output<T>(context, 1, OutputShapes({inputs.emissions.shape, inputs.transitions.shape})[1]);
     Marginals(chains, unary.data<T>(), counts.data<T>(), num_threads);
   }
 

@@ -57,7 +57,8 @@ def define(schema, like, batch_axes, result_axes, backward=None, keeps=(), not_d
         schema: "name(Tensor x, int k) -> Tensor", as `torch.library` writes it.
         like: a function of the same inputs that returns empty tensors of the shapes and dtypes of
             the results.
-        batch_axes: for each input, the axis of its batch, None if it has none.
+        batch_axes: for each input, the axis of its batch, None if it has none; or a function that
+            returns them, of the mapped axes of the inputs, or None, and the inputs.
         result_axes: the same for each result, None if it is a sum over the batch; or a single None
             for all, if any of them is such a sum.
         backward: a function of the inputs, the results in `keeps`, and the incoming gradient of the
@@ -143,14 +144,15 @@ def _mapped(call, batch_axes, result_axes, keeps_in_one):
 
     def rule(info, in_dims, *inputs):
         size = info.batch_size
+        axes = batch_axes(in_dims, inputs) if callable(batch_axes) else batch_axes
         in_batch = all(
-            dim is None or axis is not None for dim, axis in zip(in_dims, batch_axes, strict=True)
+            dim is None or axis is not None for dim, axis in zip(in_dims, axes, strict=True)
         )
         if result_axes is None or not in_batch:
             return one_by_one(size, in_dims, inputs)
         if keeps_in_one:  # kept results are of the whole batch, and cannot be separated
             inputs = (*inputs[:-1], False)
-        results = call(*map(_into_batch, inputs, in_dims, batch_axes, [size] * len(inputs)))
+        results = call(*map(_into_batch, inputs, in_dims, axes, [size] * len(inputs)))
         results = results if isinstance(results, tuple) else (results,)
         results = tuple(
             r if axis is None else r.unflatten(axis, (size, r.shape[axis] // size))

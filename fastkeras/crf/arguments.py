@@ -47,7 +47,7 @@ def chain_of(
         ready = crf_ready_chain(
             emissions, transitions, lengths, mask, start_transitions, end_transitions
         )
-        if ready is not None:
+        if ready is not None and (may_vary or ready[1].ndim == 2):
             return Chain._make(ready)
     array = array_functions(emissions)
     emissions = _floats(array, f"{prefix}emissions", emissions)
@@ -101,7 +101,7 @@ def for_each_step(transitions, emissions):
     array = array_functions(emissions)
     batch, steps, num_tags = array.shape(emissions)
     into = array.shape(transitions)[0] if rank_of(transitions) == 3 else _one_less(steps)
-    return array.broadcast_to(transitions, (batch, into, num_tags, num_tags))
+    return contiguous(array.broadcast_to(transitions, (batch, into, num_tags, num_tags)))
 
 
 def engine_of(chain, engine=None, needs=None, what=None, checkpoint=False):

@@ -36,8 +36,9 @@ def log_partition(
             end; a result beyond 65,504 is infinite in float16.
         transitions: float, shape (num_tags, num_tags); [i, j] scores i → j; −inf forbids it. Or
             (batch, steps − 1, num_tags, num_tags), or (steps − 1, num_tags, num_tags) for all
-            sequences: […, t − 1, i, j] scores i → j into step t, from the valid step before. Only
-            the engines `keras` and `reference` take such transitions. Or a `LowRank`.
+            sequences: […, t − 1, i, j] scores i → j into step t, from the valid step before. The
+            engines `jax_native`, `numba` and those of GPUs do not take such transitions. Or a
+            `LowRank`.
         lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. Nothing at or past a sequence's
             length is read. None: all steps are valid.
         mask: bool, shape (batch, steps), False at masked steps. The chain skips these, at either

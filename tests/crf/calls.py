@@ -64,7 +64,10 @@ def largest_score(chain, tags=None):
     for b, valid in enumerate(chain.valid_steps()):
         path = tags[b, valid]
         if len(path):
-            steps = (chain.emissions[b, valid, path], chain.transitions[path[:-1], path[1:]])
+            pairs = (path[:-1], path[1:])
+            if chain.varies:
+                pairs = (b, np.flatnonzero(valid)[1:] - 1, *pairs)
+            steps = (chain.emissions[b, valid, path], chain.transitions[pairs])
             ends = [chain.start_transitions[path[0]], chain.end_transitions[path[-1]]]
             scores = np.concatenate([*steps, ends])
             largest = max(largest, _largest(scores[np.isfinite(scores)]))

@@ -28,6 +28,7 @@ ENDS = {"start_transitions": np.array([0.5, -1, 0]), "end_transitions": np.array
 OTHER = {"emissions": EMISSIONS[::-1, ::-1], "start_transitions": None, "end_transitions": None}
 OTHER["transitions"] = np.random.default_rng(3).standard_normal((NUM_TAGS, NUM_TAGS))
 SHAPES = {"plain": (), "by step": (STEPS - 1,), "by step and sequence": (3, STEPS - 1)}
+WITHOUT_VARYING = ("jax_native", "numba", "cupy", "jax_cuda", "torch_cuda")
 
 OPTIONS = {
     "k_best": {"k": NUM_BEST},
@@ -203,10 +204,11 @@ def filled():
     kinds, rows = re.search(r"\| transitions \|(.*)\|\n\|[-:|]+\n((?:\|.*\n)+)", text).groups()
     kinds = [kind.strip() for kind in kinds.split("|")]
     states = fastkeras.engines("crf")
+    marks = {"●": states, "○": [engine for engine in states if engine not in WITHOUT_VARYING]}
     for row in rows.splitlines():
         names, *cells = row.strip("|").split("|")
         for kind, cell in zip(kinds, cells, strict=True):
-            engines = states if cell.strip() == "●" else re.findall(r"`(\w+)`", cell)
+            engines = marks.get(cell.strip()) or re.findall(r"`(\w+)`", cell)
             for function in re.findall(r"`(\w+)`", names):
                 for engine in engines:
                     state = states[engine]

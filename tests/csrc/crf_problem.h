@@ -4,6 +4,7 @@
 #ifndef FASTKERAS_TESTS_CRF_PROBLEM_H_
 #define FASTKERAS_TESTS_CRF_PROBLEM_H_
 
+#include <algorithm>
 #include <cstdio>
 #include <limits>
 #include <memory>
@@ -31,13 +32,14 @@ V PickFrom(std::initializer_list<V> values) {
 
 template <typename T>
 struct Problem {
-  Problem() {
+  explicit Problem(bool may_vary = true) {
     batch = PickFrom({0, 1, 2, 3, 5, 7, 8, 9, 16, 19, 37});  // vectors of sequences, and fewer
     steps = PickFrom({0, 1, 2, 3, 8, 21, 70});
     num_tags = PickFrom({1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 70});
     const double scale = PickFrom({0.1, 1.0, 30.0, 1000.0});
     emissions = Scores(batch * steps * num_tags, scale);
-    transitions = Scores(num_tags * num_tags, scale);
+    varies = may_vary && batch <= 9 && num_tags <= 33 && Pick(0, 2) == 0;
+    transitions = Scores((varies ? batch * (steps - 1) : 1) * num_tags * num_tags, scale);
     start = Scores(num_tags, scale);
     end = Scores(num_tags, scale);
     for (int b = 0; b < batch; ++b) lengths.push_back(Pick(0, steps));
@@ -51,7 +53,7 @@ struct Problem {
 
   // Some of them −inf, or so low that they amount to it.
   std::vector<T> Scores(int size, double scale) {
-    std::vector<T> scores(size);
+    std::vector<T> scores(std::max(size, 0));
     std::normal_distribution<double> normal(0, scale);
     const double forbidden = PickFrom({0.0, -1e4, -std::numeric_limits<double>::infinity()});
     const int percent = forbidden < 0 ? PickFrom({5, 50, 100}) : 0;
@@ -85,16 +87,23 @@ struct Problem {
 
   Chains<T> chains() const {
     return {batch,        steps,      num_tags,       emissions.data(), transitions.data(),
-            start.data(), end.data(), lengths.data(), mask.get()};
+            start.data(), end.data(), lengths.data(), mask.get(),       varies};
+  }
+
+  // The score of i -> j into step t.
+  T Transition(int b, int t, int i, int j) const {
+    const int64_t matrix = varies ? b * (steps - 1) + t - 1 : 0;
+    return transitions[(matrix * num_tags + i) * num_tags + j];
   }
 
   std::string Text() const {
     return "batch " + std::to_string(batch) + ", steps " + std::to_string(steps) + ", num_tags " +
-           std::to_string(num_tags) + (mask ? ", mask, " : ", ") +
+           std::to_string(num_tags) + (mask ? ", mask, " : ", ") + (varies ? "varying, " : "") +
            (sizeof(T) == 4 ? "float" : "double");
   }
 
   int batch, steps, num_tags;
+  bool varies;
   std::vector<T> emissions, transitions, start, end, weights;
   std::vector<int32_t> lengths, tags;
   std::unique_ptr<bool[]> mask;

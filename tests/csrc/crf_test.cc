@@ -56,7 +56,7 @@ Results<T> Run(const Problem<T>& problem, int num_threads) {
     std::vector<T> alone(batch), workspace(WorkspaceSize<T>(batch, steps, num_tags));
     results.value[q].resize(batch);
     results.d_emissions[q].resize(batch * steps * num_tags);
-    results.d_transitions[q].resize(num_tags * num_tags);
+    results.d_transitions[q].resize(problem.transitions.size());
     results.d_start[q].resize(num_tags);
     results.d_end[q].resize(num_tags);
     Value<T>(chains, tags, quantity, alone.data(), nullptr, num_threads);
@@ -66,7 +66,7 @@ Results<T> Run(const Problem<T>& problem, int num_threads) {
              results.d_start[q].data(), results.d_end[q].data(), num_threads);
   }
   results.unary.resize(batch * steps * num_tags);
-  results.counts.resize(batch * num_tags * num_tags);
+  results.counts.resize((problem.varies ? 1 : batch) * problem.transitions.size());
   Marginals(chains, results.unary.data(), results.counts.data(), num_threads);
   results.tags.resize(batch * steps);
   results.score.resize(batch);
@@ -101,7 +101,7 @@ Expected Reference(const Problem<T>& problem, int b) {
       for (int j = 0; j < num_tags; ++j) {
         sum[j] = best[j] = impossible;
         for (int i = 0; i < num_tags; ++i) {
-          const long double pair = problem.transitions[i * num_tags + j];
+          const long double pair = problem.Transition(b, valid[s], i, j);
           sum[j] = LogAddExp(sum[j], sums[i] + pair);
           best[j] = std::max(best[j], bests[i] + pair);
         }
@@ -109,7 +109,7 @@ Expected Reference(const Problem<T>& problem, int b) {
     }
     for (int j = 0; j < num_tags; ++j) sum[j] += x[j], best[j] += x[j];
     expected.gold +=
-        x[gold] + (s ? problem.transitions[previous_gold * num_tags + gold] : problem.start[gold]);
+        x[gold] + (s ? problem.Transition(b, valid[s], previous_gold, gold) : problem.start[gold]);
     previous_gold = gold;
   }
   expected.gold += problem.end[previous_gold];
@@ -158,8 +158,8 @@ void Check(const Problem<T>& problem, const Results<T>& results) {
       Expect(problem.Valid(b, t) ? tag >= 0 && tag < num_tags : tag == 0, "viterbi's tags", where);
     }
     long double pairs = 0;
-    for (int k = 0; k < num_tags * num_tags; ++k)
-      pairs += results.counts[b * num_tags * num_tags + k];
+    const size_t counts = results.counts.size() / problem.batch;
+    for (size_t k = b * counts; k < (b + 1) * counts; ++k) pairs += results.counts[k];
     const int expected_pairs = possible && !valid.empty() ? static_cast<int>(valid.size()) - 1 : 0;
     Expect(std::fabs(pairs - expected_pairs) < 0.02 * (1 + expected_pairs), "counts", where);
   }
@@ -181,9 +181,11 @@ void CheckAlone(const Problem<T>& problem, const Results<T>& results) {
     Chains<T> chains = problem.chains();
     chains.batch = 1;
     chains.emissions += b * area;
+    const int64_t counted = results.counts.size() / problem.batch;
+    if (problem.varies) chains.transitions += b * counted;
     chains.lengths += b;
     if (chains.mask) chains.mask += b * steps;
-    std::vector<T> unary(area), counts(num_tags * num_tags), value(1), score(1);
+    std::vector<T> unary(area), counts(counted), value(1), score(1);
     std::vector<int32_t> tags(steps);
     Value<T>(chains, nullptr, Quantity::kLogPartition, value.data(), nullptr, 1);
     Marginals(chains, unary.data(), counts.data(), 1);

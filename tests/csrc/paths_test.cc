@@ -44,7 +44,7 @@ std::vector<long double> BestScores(const Problem<T>& problem, int b, int k) {
       if (best.empty()) reached[j].push_back(static_cast<long double>(problem.start[j]) + x[j]);
       for (size_t i = 0; i < best.size(); ++i) {
         for (long double score : best[i]) {
-          reached[j].push_back(score + problem.transitions[i * num_tags + j] + x[j]);
+          reached[j].push_back(score + problem.Transition(b, t, i, j) + x[j]);
         }
       }
       keep_best(reached[j]);
@@ -68,7 +68,7 @@ long double ScoreOf(const Problem<T>& problem, int b, const int32_t* tags) {
   for (size_t s = 0; s < valid.size(); ++s) {
     const int tag = tags[valid[s]];
     score += problem.emissions[(b * problem.steps + valid[s]) * problem.num_tags + tag];
-    if (s) score += problem.transitions[tags[valid[s - 1]] * problem.num_tags + tag];
+    if (s) score += problem.Transition(b, valid[s], tags[valid[s - 1]], tag);
   }
   return score + problem.end[tags[valid.back()]];
 }

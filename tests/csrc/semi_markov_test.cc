@@ -29,7 +29,7 @@ long double LogAddExp(long double a, long double b) {
 
 template <typename T>
 struct SemiProblem : Problem<T> {
-  SemiProblem() {
+  SemiProblem() : Problem<T>(false) {
     max_length = PickFrom({1, 2, 3, 9});
     durations = this->Scores(max_length * this->num_tags, PickFrom({1.0, 30.0}));
     for (int32_t& length : this->lengths) length = std::min(length, 21);

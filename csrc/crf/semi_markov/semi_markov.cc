@@ -143,7 +143,8 @@ T UnsoundScore(const SemiChains<T>& chains, int64_t b) {
       chains.lengths[b], chains.num_tags, chains.max_length,
       [&](int64_t t, int64_t j) { return emissions[t * chains.num_tags + j]; },
       [&](int64_t l, int64_t j) { return chains.durations[l * chains.num_tags + j]; },
-      chains.transitions, chains.start_transitions, chains.end_transitions));
+      [&](int64_t) { return chains.transitions; }, chains.start_transitions,
+      chains.end_transitions));
 }
 
 // The marginals of a sequence that is not sound: NaN wherever a segment could be.

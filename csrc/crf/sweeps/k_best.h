@@ -44,7 +44,7 @@ struct PathLists {
   static constexpr T kImpossible = -std::numeric_limits<T>::infinity();
 
   const crf::Plan<T>& plan;
-  const T* transposed;
+  const T* transposed;  // one matrix, or one for each of the sequence's steps but the first
   const Row<T> shape;
   const int64_t prefix_room, node_room;  // of a level
   const Buffer<Prefix<T>> prefixes;
@@ -73,7 +73,9 @@ struct PathLists {
   Node<T>& NodeAt(int64_t s, int32_t i) const { return nodes.data[s * node_room + i]; }
   const T* BestBefore(int64_t s) const { return best + (s - 1) * shape.num_tags; }
   const T* Into(int64_t s, int32_t tag) const {
-    return s == steps ? plan.chains.end_transitions : transposed + tag * shape.num_tags;
+    if (s == steps) return plan.chains.end_transitions;
+    const int64_t matrix = plan.chains.varies ? s - 1 : 0;
+    return transposed + (matrix * shape.num_tags + tag) * shape.num_tags;
   }
 
   FASTKERAS_INLINE int32_t Append(int64_t s, const Prefix<T>& prefix) const {
@@ -179,6 +181,25 @@ struct PathLists {
       }
     }
   }
+
+  // Writes the tags of the k best paths of sequence m of the trellis, and how many were found.
+  void Search(const Trellis<T>& trellis, int m, int64_t k, int32_t* tags, int64_t* found) {
+    sequence = trellis.sequence[m];
+    steps = trellis.steps[m];
+    best = trellis.best[m];
+    subtracted = trellis.subtracted[m];
+    for (int64_t i = 0; i < 2 * (steps + 1); ++i) counts.data[i] = 0;
+    const int32_t end = Find(steps, 0);
+    const Node<T>& results = NodeAt(steps, end);
+    int64_t& paths = found[sequence];
+    paths = 0;
+    while (PrefixAt(steps, results.last).score > kImpossible) {
+      const int64_t rank = paths++;
+      if (rank == k - 1) break;
+      Extend();
+    }
+    WritePaths(paths, tags + sequence * k * plan.chains.steps);
+  }
 };
 
 // For the sorted sequences first..last-1, at most kMaxBlock of them.
@@ -191,22 +212,7 @@ void KBest(const crf::Plan<T>& plan, const T* transposed, int64_t first, int64_t
   TellUnsound(plan, trellis);
   PathLists<T> lists(plan, transposed, trellis.steps[0], k);
   for (int m = 0; m < trellis.count; ++m) {
-    const int64_t b = trellis.sequence[m];
-    if (plan.inexact[b]) continue;
-    lists.sequence = b;
-    lists.steps = trellis.steps[m];
-    lists.best = trellis.best[m];
-    lists.subtracted = trellis.subtracted[m];
-    for (int64_t i = 0; i < 2 * (lists.steps + 1); ++i) lists.counts.data[i] = 0;
-    const int32_t end = lists.Find(lists.steps, 0);
-    const Node<T>& results = lists.NodeAt(lists.steps, end);
-    found[b] = 0;
-    while (lists.PrefixAt(lists.steps, results.last).score > PathLists<T>::kImpossible) {
-      const int64_t rank = found[b]++;
-      if (rank == k - 1) break;
-      lists.Extend();
-    }
-    lists.WritePaths(found[b], tags + b * k * plan.chains.steps);
+    if (!plan.inexact[trellis.sequence[m]]) lists.Search(trellis, m, k, tags, found);
   }
 }
 

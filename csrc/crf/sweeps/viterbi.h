@@ -76,6 +76,9 @@ bool IsSound(const crf::Plan<T>& plan, int64_t sequence) {
   if (count == 0) return true;
   if (!plan.sound_ends || (count > 1 && !plan.sound_transitions)) return false;
   const T* emissions = chains.emissions + sequence * chains.steps * num_tags;
+  for (int64_t s = 1; plan.chains.varies && s < count; ++s) {
+    if (!AllSound(crf::TransitionsInto(plan, sequence, s), num_tags * num_tags)) return false;
+  }
   if (!plan.step_index) return AllSound(emissions, count * num_tags);
   for (int64_t s = 0; s < count; ++s) {
     if (!AllSound(emissions + crf::StepAt(plan, sequence, s) * num_tags, num_tags)) return false;

@@ -133,7 +133,7 @@ _marginals = op(
     "fastkeras_crf_marginals",
     lambda x, a, *_: (
         ShapeDtypeStruct(x.shape, x.dtype),
-        ShapeDtypeStruct((x.shape[0], *a.shape), x.dtype),
+        ShapeDtypeStruct(a.shape if a.ndim == 4 else (x.shape[0], *a.shape), x.dtype),
     ),
     "marginals",
     KERAS,

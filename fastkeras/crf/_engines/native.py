@@ -4,6 +4,7 @@ from fastkeras import _core
 from fastkeras._core import CRF_QUANTITIES
 from fastkeras.crf.chain import Gradients
 
+VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
 LOG_PARTITION, SEQUENCE_SCORE, LOG_LIKELIHOOD = map(
     CRF_QUANTITIES.index, ("log_partition", "sequence_score", "log_likelihood")
 )

@@ -14,6 +14,8 @@ from fastkeras import _build
 from fastkeras._ops.tensorflow import library
 from fastkeras.crf.chain import Gradients
 
+VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
+
 
 def _numbers_of(*quantities):
     """The numbers of these quantities in the compiled library, `kQuantities` in csrc/crf/crf.h."""

@@ -17,6 +17,7 @@ from fastkeras.crf._engines.torch_ops import (  # noqa: F401
     viterbi,
 )
 
+VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
 NUMBERS = [_core.CRF_QUANTITIES.index(quantity) for quantity in QUANTITIES]
 
 

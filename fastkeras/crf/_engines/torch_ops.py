@@ -19,6 +19,16 @@ CHAIN = (  # the inputs that every op begins with, in the order of a `Chain`
 CHAIN_AXES = (0, None, 0, 0, None, None)  # the axis of the batch in each of them
 
 
+def chain_axes(*more):
+    """The axes of an op's inputs; transitions have one if they vary."""
+
+    def axes(dims, inputs):
+        varies = inputs[1].dim() - (dims[1] is not None) == 4
+        return (0, 0, *CHAIN_AXES[2:], *more) if varies else (*CHAIN_AXES, *more)
+
+    return axes
+
+
 def log_partition(chain):
     no_tags = chain.lengths  # never read, but of the right type
     return answer(_value, chain, no_tags, LOG_PARTITION)
@@ -86,7 +96,7 @@ _gradient = define(
     f"crf_gradient({CHAIN}, Tensor tags, Tensor value, Tensor workspace, Tensor weights, "
     "int quantity) -> (Tensor, Tensor, Tensor, Tensor)",
     like=_gradient_shapes,
-    batch_axes=(*CHAIN_AXES, 0, 0, None, 0, None),
+    batch_axes=chain_axes(0, 0, None, 0, None),
     result_axes=None,
     not_differentiable="the gradient of a CRF: engine='keras' can",
 )
@@ -95,7 +105,7 @@ _value_and_gradient = define(
     f"crf_value_and_gradient({CHAIN}, Tensor tags, Tensor weights, int quantity) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor)",
     like=lambda x, *more: (x.new_empty(x.shape[:1]), *_gradient_shapes(x, *more)),
-    batch_axes=(*CHAIN_AXES, 0, 0, None),
+    batch_axes=chain_axes(0, 0, None),
     result_axes=None,
     not_differentiable="the gradient of a CRF: engine='keras' can",
 )
@@ -112,7 +122,7 @@ def _gradient_of_value(*inputs):
 _value_and_workspace = define(
     f"crf_value({CHAIN}, Tensor tags, int quantity, bool keep_workspace) -> (Tensor, Tensor)",
     like=_value_shapes,
-    batch_axes=(*CHAIN_AXES, 0, None, None),
+    batch_axes=chain_axes(0, None, None),
     result_axes=(0, None),
     backward=_gradient_of_value,
     keeps=(0, 1),
@@ -120,8 +130,8 @@ _value_and_workspace = define(
 
 _marginals = define(
     f"crf_marginals({CHAIN}) -> (Tensor, Tensor)",
-    like=lambda x, a, *_: (x.new_empty(x.shape), x.new_empty((x.shape[0], *a.shape))),
-    batch_axes=CHAIN_AXES,
+    like=lambda x, a, *_: (x.new_empty(x.shape), x.new_empty(_shape_of_counts(x, a))),
+    batch_axes=chain_axes(),
     result_axes=(0, 0),
     not_differentiable="marginals: engine='keras' can",
 )
@@ -129,7 +139,7 @@ _marginals = define(
 _viterbi = define(
     f"crf_viterbi({CHAIN}) -> (Tensor, Tensor)",
     like=lambda x, *_: (x.new_empty(x.shape[:2], dtype=torch.int32), x.new_empty(x.shape[:1])),
-    batch_axes=CHAIN_AXES,
+    batch_axes=chain_axes(),
     result_axes=(0, 0),
     not_differentiable="the score of viterbi: take the sequence_score of its tags instead",
 )
@@ -137,7 +147,7 @@ _viterbi = define(
 _sample = define(
     f"crf_sample({CHAIN}, Tensor uniforms) -> Tensor",
     like=lambda *inputs: torch.empty(inputs[-1].shape, dtype=torch.int32, device=inputs[-1].device),
-    batch_axes=(*CHAIN_AXES, 1),
+    batch_axes=chain_axes(1),
     result_axes=(1,),
     not_differentiable="samples",
 )
@@ -145,10 +155,14 @@ _sample = define(
 _k_best = define(
     f"crf_k_best({CHAIN}, int k) -> (Tensor, Tensor)",
     like=lambda x, *more: _shapes_of_k_best(x, more[-1]),
-    batch_axes=(*CHAIN_AXES, None),
+    batch_axes=chain_axes(None),
     result_axes=(0, 0),
     not_differentiable="the scores of k_best: take the sequence_score of its tags instead",
 )
+
+
+def _shape_of_counts(x, a):
+    return a.shape if a.dim() == 4 else (x.shape[0], *a.shape)
 
 
 def _shapes_of_k_best(x, k):

@@ -1,0 +1,96 @@
+#include "crf/varying.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "crf/exact.h"
+#include "parallel.h"
+
+namespace fastkeras::crf {
+namespace {
+
+// Calls fn(b) for every sequence, the longest first.
+template <typename T, typename Function>
+void ForEach(const Planner<T>& planner, const Function& fn) {
+  ParallelFor(planner.plan.chains.batch, planner.num_threads,
+              [&](int64_t task) { fn(planner.plan.order[task]); });
+}
+
+// Fills a sequence's gradients at its valid steps, or at the others. Into the first valid step
+// there are no transitions.
+template <typename T>
+void FillRows(const Plan<T>& plan, int64_t b, bool valid, T fill, T* d_emissions,
+              T* d_transitions) {
+  const Chains<T>& chains = plan.chains;
+  const int64_t num_tags = chains.num_tags, area = num_tags * num_tags;
+  int64_t s = 0;
+  for (int64_t t = 0; t < chains.steps; ++t) {
+    const bool here = s < plan.counts[b] && StepAt(plan, b, s) == t;
+    const bool pairs_here = here && s > 0;
+    s += here;
+    if (here == valid) std::fill_n(d_emissions + t * num_tags, num_tags, fill);
+    if (t > 0 && pairs_here == valid) std::fill_n(d_transitions + (t - 1) * area, area, fill);
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void VaryingLogPartitions(const Planner<T>& planner, double* value) {
+  const Plan<T>& plan = planner.plan;
+  ForEach(planner, [&](int64_t b) {
+    value[b] = 0;
+    plan.inexact[b] = false;
+    if (plan.counts[b] == 0) return;
+    planner.kernels.varying_forward(plan, b, value);
+    if (!plan.inexact[b]) return;
+    value[b] = planner.kernels.is_sound(plan, b) ? ExactLogPartition(plan, b) : NAN;
+  });
+}
+
+template <typename T>
+void VaryingSweep(const Planner<T>& planner, const int32_t* tags, T sign, const double* value,
+                  const T* weights, T* d_emissions, T* d_transitions) {
+  const Plan<T>& plan = planner.plan;
+  const Chains<T>& chains = plan.chains;
+  const int64_t num_tags = chains.num_tags, rows = chains.steps * num_tags;
+  const int64_t matrices = chains.steps > 1 ? chains.steps - 1 : 0;
+  ForEach(planner, [&](int64_t b) {
+    T* const unary = d_emissions + b * rows;
+    T* const pairs = d_transitions + b * matrices * num_tags * num_tags;
+    FillRows(plan, b, false, T(0), unary, pairs);
+    const T weight = plan.counts[b] == 0 || value[b] == -INFINITY ? 0 : weights[b];
+    if (weight == 0) {
+      FillRows(plan, b, true, T(0), unary, pairs);
+      return;
+    }
+    if (std::isnan(value[b]) || !std::isfinite(weight)) {
+      FillRows(plan, b, true, T(NAN), unary, pairs);
+      return;
+    }
+    if (plan.inexact[b]) {
+      FillRows(plan, b, true, T(0), unary, pairs);
+      ExactGradient(plan, b, static_cast<double>(sign * weight), unary, pairs, num_tags);
+    } else {
+      planner.kernels.varying_backward(plan, b, sign * weight, unary, pairs);
+    }
+    if (!tags) return;
+    const int32_t* const path = tags + b * chains.steps;
+    int64_t before = 0;
+    for (int64_t s = 0; s < plan.counts[b]; ++s) {
+      const int64_t t = StepAt(plan, b, s), tag = path[t];
+      unary[t * num_tags + tag] += weight;
+      if (s > 0) PairsInto(plan, b, s, pairs)[before * num_tags + tag] += weight;
+      before = tag;
+    }
+  });
+}
+
+#define FASTKERAS_INSTANTIATE(T)                                                                   \
+  template void VaryingLogPartitions<T>(const Planner<T>&, double*);                               \
+  template void VaryingSweep<T>(const Planner<T>&, const int32_t*, T, const double*, const T*, T*, \
+                                T*);
+FASTKERAS_INSTANTIATE(float)
+FASTKERAS_INSTANTIATE(double)
+
+}  // namespace fastkeras::crf
