@@ -180,6 +180,7 @@ def schedule_free_adamw(xp, p, g, slots, c):
     return step * of_step + (slots[0] - p) * weight, (slots[0] + step, velocity)
 
 
+NOTHING = 1.2e-38  # what is smaller is denormal in float32, and 0 where threads flush it
 SMALLEST_SHARE = 1e-3  # of the numbers of a variable, to which steps are scaled up
 
 
@@ -188,7 +189,8 @@ def cautious(xp, change, direction, g):
 
     "Cautious Optimizers", Liang et al. 2024, https://arxiv.org/abs/2411.16085.
     """
-    agrees = xp.cast(xp.sign(direction) * xp.sign(g) > 0, change.dtype)
+    up = (direction > NOTHING) & (g > NOTHING)
+    agrees = xp.cast(up | ((direction < -NOTHING) & (g < -NOTHING)), change.dtype)
     share = xp.mean(agrees)
     return change * agrees / xp.maximum(share, xp.ones_like(share) * SMALLEST_SHARE)
 

@@ -7,7 +7,9 @@ __device__ inline double Sqrt(double x) { return sqrt(x); }
 
 // 1 where both have the same sign, or else 0, also where one is 0 or NaN.
 __device__ inline Real Agrees(Real x, Real y) {
-  return (x > 0 && y > 0) || (x < 0 && y < 0) ? Real(1) : Real(0);
+  constexpr Real kNothing = Real(1.2e-38);  // below it are denormals, which some threads flush
+  return ((x > kNothing) && (y > kNothing)) || ((x < -kNothing) && (y < -kNothing)) ? Real(1)
+                                                                                    : Real(0);
 }
 
 #define FASTKERAS_DEFINE(Name, slots, ...)                                                \
