@@ -37,7 +37,7 @@ def log_partition(
         transitions: float, shape (num_tags, num_tags); [i, j] scores i → j; −inf forbids it. Or
             (batch, steps − 1, num_tags, num_tags), or (steps − 1, num_tags, num_tags) for all
             sequences: […, t − 1, i, j] scores i → j into step t, from the valid step before. The
-            engines `jax_native`, `numba` and those of GPUs do not take such transitions. Or a
+            engines `numba`, `cupy`, `jax_cuda` and `torch_cuda` do not take such transitions. Or a
             `LowRank`.
         lengths: integers, shape (batch,), 0 ≤ lengths ≤ steps. Nothing at or past a sequence's
             length is read. None: all steps are valid.

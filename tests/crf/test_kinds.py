@@ -28,7 +28,7 @@ ENDS = {"start_transitions": np.array([0.5, -1, 0]), "end_transitions": np.array
 OTHER = {"emissions": EMISSIONS[::-1, ::-1], "start_transitions": None, "end_transitions": None}
 OTHER["transitions"] = np.random.default_rng(3).standard_normal((NUM_TAGS, NUM_TAGS))
 SHAPES = {"plain": (), "by step": (STEPS - 1,), "by step and sequence": (3, STEPS - 1)}
-WITHOUT_VARYING = ("jax_native", "numba", "cupy", "jax_cuda", "torch_cuda")
+WITHOUT_VARYING = ("numba", "cupy", "jax_cuda", "torch_cuda")
 
 OPTIONS = {
     "k_best": {"k": NUM_BEST},

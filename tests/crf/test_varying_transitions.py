@@ -11,7 +11,7 @@ from enumeration import enumerate_paths, probabilities
 from fastkeras import crf
 from strategies import chains, is_valid
 
-WITHOUT = ("jax_native", "numba", "cupy", "jax_cuda", "torch_cuda")
+WITHOUT = ("numba", "cupy", "jax_cuda", "torch_cuda")
 ENGINES = [engine for engine in engines_of("crf") if engine.values[0] not in WITHOUT]
 
 

@@ -13,6 +13,7 @@ from fastkeras._ops.jax import differentiable, function_of, on_numpy_arrays
 from fastkeras._ops.jax import op as op_of_any_domain
 from fastkeras.crf.chain import Gradients, check_values
 
+VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
 op = partial(op_of_any_domain, domain="crf")
 KERAS = "engine='keras' can"
 GOLD = "take the sequence_score of its tags instead"
