@@ -196,15 +196,19 @@ def gensim(path, seed, epochs, settings):
 
 
 def fasttext(path, seed, epochs, settings):
+    """It takes no seed in Python; the lines come in another order for each."""
     import numpy as np
     from fasttext import train_unsupervised
 
     from fastkeras.word2vec.vectors import Vectors
     from fastkeras.word2vec.vocabulary import build
 
+    lines = Path(path).read_text("utf-8").splitlines()
+    own = Path(path).with_name(f"{seed}.txt")
+    own.write_text("\n".join(np.random.default_rng(seed).permutation(lines)), "utf-8")
     model = train_unsupervised(
-        path, dim=SIZE, ws=WINDOW, minCount=MIN_COUNT, neg=NEGATIVE, t=SAMPLE, epoch=epochs,
-        thread=1, verbose=0, seed=seed, **settings,
+        str(own), dim=SIZE, ws=WINDOW, minCount=MIN_COUNT, neg=NEGATIVE, t=SAMPLE, epoch=epochs,
+        thread=1, verbose=0, **settings,
     )  # fmt: skip
     words = build(path, min_count=MIN_COUNT).words
     return Vectors(words, np.array([model.get_word_vector(word) for word in words]))
