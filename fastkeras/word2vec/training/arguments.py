@@ -11,7 +11,8 @@ from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES, TREE, Setti
 # (None: no subwords). They are those of word2vec.c and fastText, but larger for exact gradients,
 # which are smaller.
 LEARNING_RATES = {
-    "skipgram": {None: 0.025, "fasttext": 0.05, "exact": 0.1},
+    "skipgram": {None: 0.025, "fasttext": 0.05, "exact": 0.2},
+    "deterministic": {None: 0.025, "fasttext": 0.05, "exact": 0.1},  # of skip-gram; it sums changes
     "word2vec": {None: 0.05, "fasttext": 0.05, "exact": 0.2},
     "exact": {None: 0.25, "fasttext": 0.25, "exact": 0.5},
 }
@@ -40,9 +41,8 @@ def checked(config):
         config["max_vocab"] = _max_vocab(config["max_vocab"])
     _check_subwords(config)
     if config["learning_rate"] is None:
-        rates = LEARNING_RATES[
-            config["cbow_gradient"] if config["objective"] == "cbow" else "skipgram"
-        ]
+        kind = "deterministic" if config["deterministic"] else "skipgram"
+        rates = LEARNING_RATES[config["cbow_gradient"] if config["objective"] == "cbow" else kind]
         rate_of = config["subword_gradient"] if config["subwords"] else None
         config["learning_rate"] = rates[rate_of]
     for name in ("learning_rate", "end_learning_rate", "sample"):
