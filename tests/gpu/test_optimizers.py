@@ -148,7 +148,7 @@ def test_no_order_of_threads_changes_a_bit(rule, bits, monkeypatch):
         monkeypatch.setattr(cupy_on_cpu, "seed", seed)
         arrays = problem(rule=rule, bits=bits)
         chains = [CHAINS["global norm"]] * len(SIZES)
-        update(*arrays, **settings(len(SIZES), transforms=chains), engine="cupy")
+        update(*arrays, **settings(len(SIZES), transforms=chains), step=1, engine="cupy")
         results.append(results_of(arrays))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -170,7 +170,7 @@ def test_arrays_at_odd_places(offset, dtype, bits):
 
     arrays = problem(sizes=(600,), dtype=dtype, bits=bits)
     odd = mapped(moved, arrays)
-    more = settings(1, transforms=[CHAINS["global norm"]])
+    more = settings(1, transforms=[CHAINS["global norm"]]) | {"step": 1}
     update(*odd, **more, engine="cupy")
     update(*arrays, **more, engine="cupy")
     for result, expected in zip(results_of(odd), results_of(arrays), strict=True):

@@ -102,11 +102,11 @@ def test_nan_in_a_gradient_is_no_disagreement():
     ("SGD", {"cautious": True}, "cautious is for Adam and AdamW, without amsgrad, and for Lion"),
     ("Adam", {"cautious": True, "amsgrad": True}, "not for Adam with the rule amsgrad"),
     ("Adam", {"cautious": "no"}, "cautious must be True or False, got 'no'"),
-    ("Lion", {"cautious": True, "lazy": ["v"]}, "lazy are not for the rule cautious_lion"),
+    ("Lion", {"cautious": True, "lazy": ["v"]}, "lazy are not for Lion with the rule"),
     ("AdamMini", {"blocks": [("(", 0)]}, "blocks must be pairs of a regular expression and axes"),
     ("AdamMini", {"blocks": [("v", 1)]}, "blocks: v has 1 axes, but 'v' names \\(1,\\)"),
     ("AdamMini", {"moment_bits": 8}, "moment_bits=8 is for the rules momentum"),
-    ("StableAdamW", {"layer_adaptation": True}, "lazy are not for the rule stable_adamw"),
+    ("StableAdamW", {"layer_adaptation": True}, "are not for StableAdamW with the rule"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(name, arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -176,8 +176,8 @@ class Fused(FusedStep):
         rule = RULES[self._rule()]
         if not rule.element_wise and any(adapted + lazy):
             raise ValueError(
-                f"layer_adaptation and lazy are not for the rule {self._rule()}, whose steps are "
-                "scaled by a variable as a whole already"
+                f"layer_adaptation and lazy are not for {type(self).__name__} with the rule "
+                f"{self._rule()}, whose steps are scaled by a variable as a whole already"
             )
         if rule.reads_parameter and any(adapted + lazy):
             raise ValueError(
