@@ -37,7 +37,7 @@ OF_UPDATE = {
         "transforms": [(transforms.adaptive_clip(0.1), transforms.clip_by_norm(1.0))] * 4
     },
     "layer adaptation": {"layer_adaptation": True, "step": [1, 2, 3, 4]},
-    "at random": {"stochastic_rounding": True},
+    "at random": {"stochastic_rounding": True, "step": 3},
 }
 
 
