@@ -147,6 +147,7 @@ def ours(dtype="float32", bits=32, rates=None, chain=(), graph=False):
         update,
         *("adam", parameters, gradients, [slots_of(shape, bits) for shape in SHAPES]),
         learning_rate=RATE,
+        step=1,
         epsilon=1e-7 * np.sqrt(1e-3),  # that of m / √v, both unbiased, at the first step
         multipliers=rates,
         weight_decays=[DECAY] * len(SHAPES),

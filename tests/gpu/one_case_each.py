@@ -35,7 +35,9 @@ def of_optimizers():
             tuple(cupy.zeros(-(-size // each), kind) for _ in range(count) for kind, each in kinds)
             for size in sizes
         ]
-        update(rule, parameters, gradients, slots, learning_rate=0.1, transforms=[chain] * 3)
+        update(
+            rule, parameters, gradients, slots, learning_rate=0.1, step=1, transforms=[chain] * 3
+        )
 
 
 def of_word2vec():
