@@ -13,6 +13,7 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from fastkeras._arrays import NUMPY
 from fastkeras.optimizers import quantization, rounding
 
 BLOCK = 256
-ROOT = Path(__file__).resolve().parent.parent
 RULES = {"adam": (0.9, 0.999), "lion": (0.9, 0.99), "momentum": (0.9, None)}
 
 
@@ -203,9 +203,8 @@ def zipf(code, seed, quick, rule="adam", rate=0.01):
 
 
 def text():
-    """The text of the documentation, as numbers of its characters."""
-    files = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-    read = "".join(file.read_text() for file in files)
+    """Python's own explanations of its language, as numbers of their characters."""
+    read = "".join(topics[name] for name in sorted(topics))
     kept = sorted(set(read))
     number = {character: i for i, character in enumerate(kept)}
     return np.array([number[character] for character in read]), len(kept)
