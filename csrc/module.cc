@@ -36,10 +36,16 @@ PYBIND11_MODULE(_core, module) {
     if (fastkeras::SetInstructionSet(name.c_str())) return;
     throw std::invalid_argument("name='" + name + "' is not of this processor");
   });
-  module.def("multiply_adds", [](int64_t times) {
-    const fastkeras::ReleasedGil released;
-    return fastkeras::MultiplyAdds(times);
-  });
+  module.def(
+      "multiply_adds",
+      [](int64_t times) {
+        if (times < 0 || times > 1 << 24) {
+          throw std::invalid_argument("times=" + std::to_string(times) + " must be 0 to 2^24");
+        }
+        const fastkeras::ReleasedGil released;
+        return fastkeras::MultiplyAdds(times);
+      },
+      pybind11::arg("times"));
   module.def("num_threads", [] { return fastkeras::NumThreads(0); });
   module.def("set_num_threads", &fastkeras::SetNumThreads);
   module.def("set_worth_a_thread", &fastkeras::SetWorthAThread);

@@ -195,6 +195,12 @@ def optimizer_step(rng):
     return _core.optimizer_step, arguments
 
 
+def optimizer_arrays_are_ready(rng):
+    arguments = optimizer_step(rng)[1]
+    names = ("rule", "parameters", "gradients", "slots")
+    return _core.optimizer_arrays_are_ready, {name: arguments[name] for name in names}
+
+
 def optimizer_count(rng):
     count = int(rng.integers(4))
     scalars = [np.array(rng.random(), str(rng.choice(("f4", "f8")))) for _ in range(count)]
@@ -368,6 +374,7 @@ CALLS = {
         for name in ("log_partition", "marginals", "viterbi")
     },
     "optimizer_step": optimizer_step,
+    "optimizer_arrays_are_ready": optimizer_arrays_are_ready,
     "optimizer_count": optimizer_count,
     "seq2seq_select": seq2seq_select,
     "word2vec_train": word2vec_train,
@@ -377,6 +384,7 @@ CALLS = {
     "WordCounter": counter,
     "WordEncoder": encoder,
     "set_num_threads": settings,
+    "multiply_adds": lambda rng: (_core.multiply_adds, {"times": int(rng.integers(1000))}),
 }
 COVERED = {"set_worth_a_thread", "set_instruction_set", "Word2VecTables"}  # called by the others
 WITHOUT_ARGUMENTS = {"instruction_set", "num_threads", "optimizer_rules", "optimizer_transforms"}
