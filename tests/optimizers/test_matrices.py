@@ -92,7 +92,7 @@ def test_soap_follows_its_formula(name, largest, frequency, beta):
         frequency,
         beta or BETA_2,
     )
-    np.testing.assert_allclose(trained(optimizer)[i], goal, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(trained(optimizer)[i], goal, rtol=0, atol=1e-5)
 
 
 def apollo(p, gradients, position, rank, scale, by, period):
