@@ -23,9 +23,9 @@ from setuptools.command.build_ext import build_ext
 
 OPS = "fastkeras.libfastkeras_tf_ops"  # "lib", so that Python never takes the file for a module
 FITS_ONE_TENSORFLOW = {  # its headers are needed: variables and XLA are not in the C API
-    "fastkeras.libfastkeras_tf_variable_ops": ("csrc/optimizers/tensorflow.cc",),
-    "fastkeras.libfastkeras_tf_xla": ("csrc/crf/xla.cc", "csrc/seq2seq/xla.cc"),
-    "fastkeras.libfastkeras_tf_variable_xla": ("csrc/optimizers/xla.cc",),
+    "fastkeras.libfastkeras_tf_variable_ops": ("csrc/optimizers/doors/tensorflow.cc",),
+    "fastkeras.libfastkeras_tf_xla": ("csrc/crf/doors/xla.cc", "csrc/seq2seq/doors/xla.cc"),
+    "fastkeras.libfastkeras_tf_variable_xla": ("csrc/optimizers/doors/xla.cc",),
 }
 OF_TENSORFLOW = "fastkeras.libfastkeras_tf_variable_ops"  # the first of them
 CALLS = "fastkeras.libfastkeras_jax"

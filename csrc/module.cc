@@ -5,10 +5,10 @@
 #include <stdexcept>
 #include <string>
 
-#include "instruction_set.h"
-#include "multiply_adds.h"
-#include "parallel.h"
-#include "released_gil.h"
+#include "doors/released_gil.h"
+#include "machine/instruction_set.h"
+#include "machine/multiply_adds.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::crf {
 void BindCrf(pybind11::module_& module);

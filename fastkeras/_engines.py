@@ -74,7 +74,7 @@ AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
     "torch": ("torch_native", "keras"),
     "torch_elsewhere": ("torch_cuda", "keras"),  # tensors that are not on the CPU
 }
-UNDER_XLA = {  # modules with kernels of `tensorflow_native` for XLA, made from csrc/*/xla.cc
+UNDER_XLA = {  # modules with kernels of `tensorflow_native` for XLA, made from csrc/**/xla.cc
     "crf": "fastkeras._ops.tensorflow",
     "crf.semi_markov": "fastkeras._ops.tensorflow",
     "optimizers": "fastkeras._ops.tensorflow_variables",

@@ -170,7 +170,7 @@ runpy.run_path("setup.py", run_name="__main__")
 def test_objects_are_of_one_compiler_and_one_tensorflow(package_copy):
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, package_copy)
-    for name in ("module.cc", "memory.cc", "optimizers/tensorflow.cc"):
+    for name in ("module.cc", "machine/memory.cc", "optimizers/doors/tensorflow.cc"):
         (package_copy / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
         (package_copy / "csrc" / name).touch()
     compiler, log = package_copy / "compiler", package_copy / "log"
@@ -191,13 +191,17 @@ def test_objects_are_of_one_compiler_and_one_tensorflow(package_copy):
         assert "_core" in log.read_text()  # always linked again: its objects may be older
         return set(re.findall(r"csrc/(\S+)\.cc", log.read_text()))
 
-    assert compiled("2.20.0") == {"module", "memory", "optimizers/tensorflow"}
+    assert compiled("2.20.0") == {"module", "machine/memory", "optimizers/doors/tensorflow"}
     assert compiled("2.20.0") == set()
-    assert compiled("2.21.0") == {"optimizers/tensorflow"}
+    assert compiled("2.21.0") == {"optimizers/doors/tensorflow"}
     assert compiled("2.20.0") == set()
-    assert compiled("2.21.0", CXXFLAGS="-g") == {"module", "memory", "optimizers/tensorflow"}
-    (package_copy / "csrc/memory.cc").write_text("int changed;")
-    assert compiled("2.21.0") == {"memory"}
+    assert compiled("2.21.0", CXXFLAGS="-g") == {
+        "module",
+        "machine/memory",
+        "optimizers/doors/tensorflow",
+    }
+    (package_copy / "csrc/machine/memory.cc").write_text("int changed;")
+    assert compiled("2.21.0") == {"machine/memory"}
     for path in (package_copy / "fastkeras").glob("*variable_ops*"):
         path.unlink()
     sites = (str(package_copy / f"site-2.{minor}.0") for minor in (20, 21))
@@ -342,7 +346,7 @@ def test_declarations_agree_with_the_headers_of_tensorflow():
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     flags = ["-std=gnu++17", "-fsyntax-only", "-DFASTKERAS_TENSORFLOW_HEADERS"]
     includes = [f"-I{ROOT / 'csrc'}", f"-I{tf.sysconfig.get_include()}"]
-    source = ROOT / "csrc/crf/tensorflow.cc"
+    source = ROOT / "csrc/crf/doors/tensorflow.cc"
     ran = subprocess.run([*compiler, *flags, *includes, source], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
 

@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-#include "argument_checks.h"
 #include "crf/crf.h"
 #include "crf/semi_markov/semi_markov.h"
+#include "doors/argument_checks.h"
 
 namespace fastkeras::crf {
 

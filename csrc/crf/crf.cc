@@ -13,8 +13,8 @@
 #include "crf/paths.h"
 #include "crf/planner.h"
 #include "crf/varying.h"
-#include "memory.h"
-#include "parallel.h"
+#include "machine/memory.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::crf {
 namespace {

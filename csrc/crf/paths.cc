@@ -12,8 +12,8 @@
 #include "crf/exact.h"
 #include "crf/planner.h"
 #include "crf/soundness.h"
-#include "memory.h"
-#include "parallel.h"
+#include "machine/memory.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::crf {
 namespace {

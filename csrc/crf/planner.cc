@@ -5,8 +5,8 @@
 #include <limits>
 #include <numeric>
 
-#include "instruction_set.h"
-#include "parallel.h"
+#include "machine/instruction_set.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::crf {
 

@@ -14,8 +14,8 @@
 #include "crf/sweeps/sample.h"
 #include "crf/sweeps/varying.h"
 #include "crf/sweeps/viterbi.h"
-#include "math.h"
-#include "simd.h"
+#include "machine/math.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

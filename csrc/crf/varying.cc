@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "crf/exact.h"
-#include "parallel.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::crf {
 namespace {

@@ -5,7 +5,7 @@
 #ifndef FASTKERAS_OPTIMIZERS_BITS_H_
 #define FASTKERAS_OPTIMIZERS_BITS_H_
 
-#include "simd.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "machine/parallel.h"
 #include "optimizers/optimizers.h"
-#include "parallel.h"
 
 namespace fastkeras::optimizers {
 

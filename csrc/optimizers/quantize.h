@@ -9,10 +9,10 @@
 // random bits are those of fastkeras/optimizers/rounding.py, and depend on the place of a number
 // only. Compiled once for each instruction set.
 
+#include "machine/simd.h"
 #include "optimizers/bits.h"
 #include "optimizers/kernels.h"
 #include "optimizers/rules.h"
-#include "simd.h"
 
 FASTKERAS_BEGIN_ISA
 

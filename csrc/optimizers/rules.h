@@ -5,8 +5,8 @@
 #ifndef FASTKERAS_OPTIMIZERS_RULES_H_
 #define FASTKERAS_OPTIMIZERS_RULES_H_
 
+#include "machine/simd.h"
 #include "optimizers/kernels.h"
-#include "simd.h"
 
 FASTKERAS_BEGIN_ISA
 

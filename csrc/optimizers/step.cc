@@ -3,7 +3,7 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "instruction_set.h"
+#include "machine/instruction_set.h"
 #include "optimizers/chains.h"
 #include "optimizers/kernels.h"
 #include "optimizers/pieces.h"

@@ -1,9 +1,9 @@
 // Transforms of a gradient, the norms they need, and the types that variables are stored in.
 // Compiled once for each instruction set.
 
+#include "machine/simd.h"
 #include "optimizers/bits.h"
 #include "optimizers/kernels.h"
-#include "simd.h"
 
 FASTKERAS_BEGIN_ISA
 

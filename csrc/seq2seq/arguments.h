@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "argument_checks.h"
+#include "doors/argument_checks.h"
 #include "seq2seq/seq2seq.h"
 
 namespace fastkeras::seq2seq {

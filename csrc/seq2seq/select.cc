@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <optional>
 
-#include "instruction_set.h"
-#include "memory.h"
-#include "parallel.h"
+#include "machine/instruction_set.h"
+#include "machine/memory.h"
+#include "machine/parallel.h"
 #include "seq2seq/seq2seq.h"
 
 namespace fastkeras::seq2seq {

@@ -5,9 +5,9 @@
 #ifndef FASTKERAS_SEQ2SEQ_SELECT_H_
 #define FASTKERAS_SEQ2SEQ_SELECT_H_
 
-#include "math.h"
+#include "machine/math.h"
+#include "machine/simd.h"
 #include "seq2seq/seq2seq.h"
-#include "simd.h"
 
 FASTKERAS_BEGIN_ISA
 

@@ -3,8 +3,8 @@
 #ifndef FASTKERAS_WORD2VEC_LOSSES_H_
 #define FASTKERAS_WORD2VEC_LOSSES_H_
 
-#include "math.h"
-#include "simd.h"
+#include "machine/math.h"
+#include "machine/simd.h"
 
 namespace fastkeras::word2vec {
 // Compiled apart from every instruction set, since they call the standard library.

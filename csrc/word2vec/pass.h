@@ -1,7 +1,7 @@
 // A pass over a slice of the corpus: draw a window's samples, prefetch its rows, and train it two
 // windows later, when the rows have arrived. Compiled once for each instruction set.
 
-#include "memory.h"
+#include "machine/memory.h"
 #include "word2vec/kernels.h"
 // After the standard headers:
 #include "word2vec/chunk.h"

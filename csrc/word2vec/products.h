@@ -3,7 +3,7 @@
 #ifndef FASTKERAS_WORD2VEC_PRODUCTS_H_
 #define FASTKERAS_WORD2VEC_PRODUCTS_H_
 
-#include "simd.h"
+#include "machine/simd.h"
 #include "word2vec/losses.h"
 
 FASTKERAS_BEGIN_ISA

@@ -4,7 +4,7 @@
 #ifndef FASTKERAS_WORD2VEC_SAMPLING_H_
 #define FASTKERAS_WORD2VEC_SAMPLING_H_
 
-#include "simd.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

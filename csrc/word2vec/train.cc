@@ -7,9 +7,9 @@
 #include <memory>
 #include <vector>
 
-#include "instruction_set.h"
-#include "memory.h"
-#include "parallel.h"
+#include "machine/instruction_set.h"
+#include "machine/memory.h"
+#include "machine/parallel.h"
 #include "word2vec/kernels.h"
 
 namespace fastkeras::word2vec {

@@ -4,7 +4,7 @@
 #ifndef FASTKERAS_WORD2VEC_WINDOWS_H_
 #define FASTKERAS_WORD2VEC_WINDOWS_H_
 
-#include "memory.h"
+#include "machine/memory.h"
 #include "word2vec/kernels.h"
 // After the standard headers:
 #include "word2vec/chunk.h"

@@ -1,6 +1,6 @@
 """The device that records: what the host does for kernels becomes a plan, to be run later by XLA.
 
-csrc/cuda_jax.cc runs plans, and describes their format.
+csrc/doors/cuda_jax.cc runs plans, and describes their format.
 """
 
 import hashlib

@@ -97,7 +97,7 @@ def op(name, results, what, advice, domain=None):
             call = jax.ffi.ffi_call(
                 f"{name}_{arrays[0].dtype}",
                 shapes,
-                vmap_method="expand_dims",  # csrc/xla_call.h handles axes before the given rank
+                vmap_method="expand_dims",  # xla_call.h handles axes before the given rank
             )
             in_c = {key: _as_in_c(value) for key, value in attributes}
             in_c |= {"num_threads": np.int32(0)}  # all processors

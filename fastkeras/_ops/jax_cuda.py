@@ -1,7 +1,7 @@
 """CUDA kernels as calls of XLA for JAX arrays on a GPU: what the host does is recorded as a plan.
 
-One handler of the library runs all plans (csrc/cuda_jax.cc), on XLA's stream, in memory that XLA
-gives; so plans work under all transformations, and XLA may record them in CUDA graphs.
+One handler of the library runs all plans (csrc/doors/cuda_jax.cc), on XLA's stream, in memory that
+XLA gives; so plans work under all transformations, and XLA may record them in CUDA graphs.
 """
 
 from ctypes import c_char_p, c_int, c_void_p

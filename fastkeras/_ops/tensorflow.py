@@ -1,4 +1,4 @@
-"""The ops built from csrc/*/*tensorflow.cc, except that of the optimizers."""
+"""The ops built from csrc/**/tensorflow.cc, except that of the optimizers."""
 
 from fastkeras._ops.library import load, state_under_xla
 

@@ -1,4 +1,4 @@
-"""The op that updates variables, built from csrc/optimizers/tensorflow.cc."""
+"""The op that updates variables, built from csrc/optimizers/doors/tensorflow.cc."""
 
 from fastkeras._ops.library import load, state_under_xla
 

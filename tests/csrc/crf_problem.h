@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "crf/crf.h"
-#include "instruction_set.h"
+#include "machine/instruction_set.h"
 
 using namespace fastkeras;
 using namespace fastkeras::crf;

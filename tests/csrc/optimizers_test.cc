@@ -17,8 +17,8 @@
 #include <string>
 #include <vector>
 
-#include "instruction_set.h"
-#include "parallel.h"
+#include "machine/instruction_set.h"
+#include "machine/parallel.h"
 
 using namespace fastkeras;
 using namespace fastkeras::optimizers;

@@ -1,7 +1,7 @@
 // Runs the pool of threads under the sanitizers: with many callers at once, tasks that throw, forks
 // at any moment, tasks in tasks, and the end of the process while threads are at work.
 
-#include "parallel.h"
+#include "machine/parallel.h"
 
 #include <sched.h>
 #include <sys/wait.h>

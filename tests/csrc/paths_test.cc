@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "crf_problem.h"
-#include "instruction_set.h"
-#include "parallel.h"
+#include "machine/instruction_set.h"
+#include "machine/parallel.h"
 
 namespace {
 

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "parallel.h"
+#include "machine/parallel.h"
 
 using namespace fastkeras::word2vec;
 

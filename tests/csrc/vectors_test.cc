@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel.h"
+#include "machine/parallel.h"
 #include "word2vec/vectors/keep_best.h"
 #include "word2vec/vectors/rows.h"
 

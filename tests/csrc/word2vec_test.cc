@@ -14,8 +14,8 @@
 #include <random>
 #include <vector>
 
-#include "instruction_set.h"
-#include "parallel.h"
+#include "machine/instruction_set.h"
+#include "machine/parallel.h"
 
 using namespace fastkeras;
 using namespace fastkeras::word2vec;

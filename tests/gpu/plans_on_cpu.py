@@ -1,4 +1,4 @@
-"""Runs plans of CUDA kernels (csrc/cuda_jax.cc) on the CPU: JAX arrays, kernels of cupy_on_cpu."""
+"""Runs plans of CUDA kernels (doors/cuda_jax.cc) on the CPU: JAX arrays, kernels of cupy_on_cpu."""
 
 import ctypes
 import traceback

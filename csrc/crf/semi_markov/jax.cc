@@ -1,6 +1,6 @@
 // The kernels of semi-Markov chains for JAX.
 
-#include "jax.h"
+#include "doors/jax.h"
 
 #include "crf/semi_markov/tensorflow_kernels.h"
 

@@ -3,9 +3,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include "crf/python_arrays.h"
+#include "crf/doors/python_arrays.h"
 #include "crf/semi_markov/semi_markov.h"
-#include "released_gil.h"
+#include "doors/released_gil.h"
 
 namespace py = pybind11;
 

@@ -7,9 +7,9 @@
 #include "crf/semi_markov/segment_scores.h"
 #include "crf/sweeps/products.h"
 #include "crf/sweeps/viterbi.h"
-#include "math.h"
-#include "memory.h"
-#include "simd.h"
+#include "machine/math.h"
+#include "machine/memory.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

@@ -11,8 +11,8 @@
 #include "crf/kernels.h"
 #include "crf/semi_markov/segment_scores.h"
 #include "crf/soundness.h"
-#include "memory.h"
-#include "parallel.h"
+#include "machine/memory.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::crf {
 namespace {

@@ -4,8 +4,8 @@
 #ifndef FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_KERNELS_H_
 #define FASTKERAS_CRF_SEMI_MARKOV_TENSORFLOW_KERNELS_H_
 
+#include "crf/doors/tensorflow_inputs.h"
 #include "crf/semi_markov/semi_markov.h"
-#include "crf/tensorflow_inputs.h"
 
 namespace fastkeras::crf {
 

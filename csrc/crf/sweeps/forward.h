@@ -6,9 +6,9 @@
 #include "crf/kernels.h"
 #include "crf/sweeps/products.h"
 #include "crf/sweeps/watch.h"
-#include "math.h"
-#include "memory.h"
-#include "simd.h"
+#include "machine/math.h"
+#include "machine/memory.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

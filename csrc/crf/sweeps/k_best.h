@@ -6,8 +6,8 @@
 #define FASTKERAS_CRF_SWEEPS_K_BEST_H_
 
 #include "crf/sweeps/viterbi.h"
-#include "memory.h"
-#include "simd.h"
+#include "machine/memory.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

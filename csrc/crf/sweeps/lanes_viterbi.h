@@ -7,8 +7,8 @@
 #include "crf/kernels.h"
 #include "crf/sweeps/lanes.h"
 #include "crf/sweeps/viterbi.h"
-#include "memory.h"
-#include "simd.h"
+#include "machine/memory.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

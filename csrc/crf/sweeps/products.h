@@ -4,7 +4,7 @@
 #define FASTKERAS_CRF_SWEEPS_PRODUCTS_H_
 
 #include "crf/kernels.h"
-#include "simd.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

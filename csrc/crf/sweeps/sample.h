@@ -6,8 +6,8 @@
 
 #include "crf/kernels.h"
 #include "crf/sweeps/forward.h"
-#include "memory.h"
-#include "simd.h"
+#include "machine/memory.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

@@ -9,9 +9,9 @@
 #include "crf/sweeps/forward.h"
 #include "crf/sweeps/k_best.h"
 #include "crf/sweeps/viterbi.h"
-#include "math.h"
-#include "memory.h"
-#include "simd.h"
+#include "machine/math.h"
+#include "machine/memory.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

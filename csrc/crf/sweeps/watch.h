@@ -5,7 +5,7 @@
 #define FASTKERAS_CRF_SWEEPS_WATCH_H_
 
 #include "crf/kernels.h"
-#include "simd.h"
+#include "machine/simd.h"
 
 FASTKERAS_BEGIN_ISA
 

@@ -1,8 +1,8 @@
 // The kernels of the Keras layers for JAX: the handlers that fastkeras/_ops/jax.py registers by
 // their names.
 
+#include "doors/xla_call.h"
 #include "word2vec/layers/tensorflow_kernels.h"
-#include "xla_call.h"
 
 #define FASTKERAS_CALL(name, ...)                                                             \
   extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* fastkeras_word2vec_##name( \

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "instruction_set.h"
-#include "memory.h"
-#include "parallel.h"
+#include "machine/instruction_set.h"
+#include "machine/memory.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::word2vec::layers {
 

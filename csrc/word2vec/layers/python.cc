@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <limits>
 
-#include "released_gil.h"
+#include "doors/released_gil.h"
+#include "word2vec/doors/python_arrays.h"
 #include "word2vec/layers/layers.h"
-#include "word2vec/python_arrays.h"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
-// What runs behind the TensorFlow ops of the Keras layers and, as calls of XLA (csrc/xla_call.h),
-// for JAX. Every index that a kernel uses as an address is checked here.
+// What runs behind the TensorFlow ops of the Keras layers and, as calls of XLA
+// (csrc/doors/xla_call.h), for JAX. Every index that a kernel uses as an address is checked here.
 
 #ifndef FASTKERAS_WORD2VEC_LAYERS_TENSORFLOW_KERNELS_H_
 #define FASTKERAS_WORD2VEC_LAYERS_TENSORFLOW_KERNELS_H_
@@ -8,8 +8,8 @@
 #include <limits>
 #include <vector>
 
-#include "memory.h"
-#include "tensorflow.h"
+#include "doors/tensorflow.h"
+#include "machine/memory.h"
 #include "word2vec/layers/layers.h"
 
 namespace fastkeras::word2vec::layers {

@@ -9,8 +9,8 @@
 #include <string_view>
 #include <utility>
 
-#include "released_gil.h"
-#include "word2vec/python_arrays.h"
+#include "doors/released_gil.h"
+#include "word2vec/doors/python_arrays.h"
 #include "word2vec/text/text.h"
 
 namespace py = pybind11;

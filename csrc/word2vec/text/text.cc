@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "parallel.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::word2vec {
 namespace {

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "parallel.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::word2vec {
 

@@ -6,8 +6,8 @@
 #include <limits>
 #include <string_view>
 
-#include "released_gil.h"
-#include "word2vec/python_arrays.h"
+#include "doors/released_gil.h"
+#include "word2vec/doors/python_arrays.h"
 #include "word2vec/vectors/keep_best.h"
 #include "word2vec/vectors/rows.h"
 

@@ -4,7 +4,7 @@
 #include <charconv>
 #include <cstring>
 
-#include "parallel.h"
+#include "machine/parallel.h"
 
 namespace fastkeras::word2vec {
 namespace {

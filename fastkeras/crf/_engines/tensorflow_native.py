@@ -2,7 +2,7 @@
 
 Batch and number of steps may be unknown.
 
-The values are differentiable once, with respect to all scores; see csrc/crf/*tensorflow.cc.
+The values are differentiable once, with respect to all scores; see csrc/crf/doors/tensorflow.cc.
 """
 
 from ctypes import CDLL, c_char_p

@@ -10,7 +10,7 @@ from fastkeras.optimizers._engines.torch_tensors import (  # noqa: F401 - some a
     why_not,
 )
 
-EXCHANGED = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")  # csrc/tensor_exchange.h
+EXCHANGED = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")  # csrc/doors/tensor_exchange.h
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):

@@ -1,0 +1,95 @@
+// TensorFlow ops of the linear-chain CRF.
+
+#include "crf/doors/tensorflow_kernels.h"
+
+namespace fastkeras::crf {
+namespace {
+
+void ValueShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {2});
+  shapes.SetAllUnknown();  // the size of the workspace is the kernel's business
+  shapes.SetOutput(0, shapes.Slice(emissions, 0, 1));
+}
+
+void GradientShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {2, 1, 1, 1});
+  const auto num_tags = shapes.Slice(emissions, 2, 3);
+  shapes.SetOutput(0, emissions);
+  shapes.SetOutput(1, shapes.Input(1));
+  shapes.SetOutput(2, num_tags);
+  shapes.SetOutput(3, num_tags);
+}
+
+void MarginalsShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {});
+  const auto transitions = shapes.Input(1);
+  const int64_t rank = shapes.Rank(transitions);
+  if (rank < 0) shapes.SetAllUnknown();
+  shapes.SetOutput(0, emissions);
+  if (rank == 4) shapes.SetOutput(1, transitions);
+  if (rank == 2) {
+    const auto num_tags = shapes.Slice(emissions, 2, 3);
+    const auto pairs = shapes.Concatenate(num_tags, num_tags);
+    shapes.SetOutput(1, shapes.Concatenate(shapes.Slice(emissions, 0, 1), pairs));
+  }
+}
+
+void ViterbiShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {});
+  shapes.SetOutput(0, shapes.Slice(emissions, 0, 2));
+  shapes.SetOutput(1, shapes.Slice(emissions, 0, 1));
+}
+
+// The shape functions of C see no attributes: Python sets the shapes with k in them.
+void KBestShapes(ShapeInference& shapes) {
+  CheckRanks(shapes, {});
+  shapes.SetAllUnknown();
+}
+
+void SampleShapes(ShapeInference& shapes) {
+  CheckRanks(shapes, {});
+  shapes.SetOutput(0, shapes.Input(6, 3));
+}
+
+const bool registered = [] {
+  const char* type = "T: {float, double}";
+  const char* threads = "num_threads: int = 0";
+  tensorflow::RegisterOp<ValueShapes>(
+      "Fastkeras>CrfValue", {FASTKERAS_CHAINS, "tags: int32"}, {"value: T", "workspace: T"},
+      {type, "quantity: int", "keep_workspace: bool = true", threads});
+  tensorflow::RegisterOp<GradientShapes>(
+      "Fastkeras>CrfGradient",
+      {FASTKERAS_CHAINS, "tags: int32", "value: T", "workspace: T", "weights: T"},
+      {"d_emissions: T", "d_transitions: T", "d_start_transitions: T", "d_end_transitions: T"},
+      {type, "quantity: int", threads});
+  tensorflow::RegisterOp<MarginalsShapes>("Fastkeras>CrfMarginals", {FASTKERAS_CHAINS},
+                                          {"unary: T", "counts: T"}, {type, threads});
+  tensorflow::RegisterOp<ViterbiShapes>("Fastkeras>CrfViterbi", {FASTKERAS_CHAINS},
+                                        {"tags: int32", "score: T"}, {type, threads});
+  tensorflow::RegisterOp<KBestShapes>("Fastkeras>CrfKBest", {FASTKERAS_CHAINS},
+                                      {"tags: int32", "scores: T"}, {type, "k: int", threads});
+  tensorflow::RegisterOp<SampleShapes>("Fastkeras>CrfSample", {FASTKERAS_CHAINS, "uniforms: T"},
+                                       {"tags: int32"}, {type, threads});
+  tensorflow::RegisterKernel<ValueKernel, float>("Fastkeras>CrfValue");
+  tensorflow::RegisterKernel<ValueKernel, double>("Fastkeras>CrfValue");
+  tensorflow::RegisterKernel<GradientKernel, float>("Fastkeras>CrfGradient");
+  tensorflow::RegisterKernel<GradientKernel, double>("Fastkeras>CrfGradient");
+  tensorflow::RegisterKernel<MarginalsKernel, float>("Fastkeras>CrfMarginals");
+  tensorflow::RegisterKernel<MarginalsKernel, double>("Fastkeras>CrfMarginals");
+  tensorflow::RegisterKernel<ViterbiKernel, float>("Fastkeras>CrfViterbi");
+  tensorflow::RegisterKernel<ViterbiKernel, double>("Fastkeras>CrfViterbi");
+  tensorflow::RegisterKernel<KBestKernel, float>("Fastkeras>CrfKBest");
+  tensorflow::RegisterKernel<KBestKernel, double>("Fastkeras>CrfKBest");
+  tensorflow::RegisterKernel<SampleKernel, float>("Fastkeras>CrfSample");
+  tensorflow::RegisterKernel<SampleKernel, double>("Fastkeras>CrfSample");
+  return true;
+}();
+
+}  // namespace
+}  // namespace fastkeras::crf
+
+// The name of a quantity, or null, for fastkeras/crf/_engines/tensorflow_native.py.
+extern "C" __attribute__((visibility("default"))) const char* fastkeras_crf_quantity(int number) {
+  using namespace fastkeras::crf;
+  return number >= 0 && number < kNumQuantities ? kQuantities[number] : nullptr;
+}

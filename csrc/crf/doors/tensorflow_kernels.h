@@ -1,0 +1,180 @@
+// What runs behind the TensorFlow ops of the linear-chain CRF, called with a TF_OpKernelContext, or
+// from a program that XLA has compiled (csrc/doors/xla.h), which asks for the outputs' shapes
+// beforehand.
+
+#ifndef FASTKERAS_CRF_DOORS_TENSORFLOW_KERNELS_H_
+#define FASTKERAS_CRF_DOORS_TENSORFLOW_KERNELS_H_
+
+#include "crf/doors/tensorflow_inputs.h"
+
+namespace fastkeras::crf {
+
+using tensorflow::BoolAttribute;
+using tensorflow::Shapes;
+
+template <typename T>
+struct ValueKernel {
+  template <typename Attributes>
+  explicit ValueKernel(Attributes* attributes)
+      : quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))),
+        keep_workspace(BoolAttribute(attributes, "keep_workspace")),
+        num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
+    return {{batch}, {keep_workspace ? WorkspaceSize<T>(batch, steps, num_tags) : 0}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const Tensor tags = Input(context, 6);
+    const int32_t* checked_tags = inputs.Tags(tags, quantity);
+    const Tensor value = Output<T>(context, 0, {chains.batch});
+    const Tensor workspace = Output<T>(context, 1, OutputShapes({inputs.emissions.shape})[1]);
+    Value(chains, checked_tags, quantity, value.data<T>(),
+          keep_workspace ? workspace.data<T>() : nullptr, num_threads);
+  }
+
+  Quantity quantity;
+  bool keep_workspace;
+  int num_threads;
+};
+
+template <typename T>
+struct GradientKernel {
+  template <typename Attributes>
+  explicit GradientKernel(Attributes* attributes)
+      : quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))),
+        num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
+    return {inputs[0], inputs[1], {num_tags}, {num_tags}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const int64_t batch = chains.batch, steps = chains.steps, num_tags = chains.num_tags;
+    const Tensor tags = Input(context, 6);
+    const int32_t* checked_tags = inputs.Tags(tags, quantity);
+    const Tensor value = Input(context, 7);
+    const Tensor workspace = Input(context, 8);
+    const Tensor weights = Input(context, 9);
+    ExpectShape("value", value.shape, {batch});
+    ExpectShape("workspace", workspace.shape, {WorkspaceSize<T>(batch, steps, num_tags)});
+    ExpectShape("weights", weights.shape, {batch});
+    const Tensor d_emissions = Output<T>(context, 0, {batch, steps, num_tags});
+    const Tensor d_transitions = Output<T>(context, 1, inputs.transitions.shape);
+    const Tensor d_start = Output<T>(context, 2, {num_tags});
+    const Tensor d_end = Output<T>(context, 3, {num_tags});
+    Gradient(chains, checked_tags, quantity, value.data<const T>(), workspace.data<const T>(),
+             weights.data<const T>(), d_emissions.data<T>(), d_transitions.data<T>(),
+             d_start.data<T>(), d_end.data<T>(), num_threads);
+  }
+
+  Quantity quantity;
+  int num_threads;
+};
+
+template <typename T>
+struct MarginalsKernel {
+  template <typename Attributes>
+  explicit MarginalsKernel(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
+    const Shape& transitions = inputs[1];
+    return {{batch, steps, num_tags},
+            transitions.size() == 4 ? transitions : Shape{batch, num_tags, num_tags}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const Tensor unary = Output<T>(context, 0, inputs.emissions.shape);
+    const Tensor counts =
+        Output<T>(context, 1, OutputShapes({inputs.emissions.shape, inputs.transitions.shape})[1]);
+    Marginals(chains, unary.data<T>(), counts.data<T>(), num_threads);
+  }
+
+  int num_threads;
+};
+
+template <typename T>
+struct ViterbiKernel {
+  template <typename Attributes>
+  explicit ViterbiKernel(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
+    return {{batch, steps}, {batch}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const Tensor tags = Output<int32_t>(context, 0, {chains.batch, chains.steps});
+    const Tensor score = Output<T>(context, 1, {chains.batch});
+    Viterbi(chains, tags.data<int32_t>(), score.data<T>(), num_threads);
+  }
+
+  int num_threads;
+};
+
+template <typename T>
+struct KBestKernel {
+  template <typename Attributes>
+  explicit KBestKernel(Attributes* attributes)
+      : k(CheckedK(IntAttribute(attributes, "k"))),
+        num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
+    return {{batch, k, steps}, {batch, k}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const Tensor tags = Output<int32_t>(context, 0, {chains.batch, k, chains.steps});
+    const Tensor scores = Output<T>(context, 1, {chains.batch, k});
+    KBest(chains, k, tags.data<int32_t>(), scores.data<T>(), num_threads);
+  }
+
+  int64_t k;
+  int num_threads;
+};
+
+template <typename T>
+struct SampleKernel {
+  template <typename Attributes>
+  explicit SampleKernel(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const { return {inputs[6]}; }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const Tensor uniforms = Input(context, 6);
+    const int64_t num_samples = CheckedNumSamples(uniforms.shape, chains.batch, chains.steps);
+    const Tensor tags = Output<int32_t>(context, 0, uniforms.shape);
+    Sample(chains, num_samples, uniforms.data<const T>(), tags.data<int32_t>(), num_threads);
+  }
+
+  int num_threads;
+};
+
+}  // namespace fastkeras::crf
+
+#endif  // FASTKERAS_CRF_DOORS_TENSORFLOW_KERNELS_H_
