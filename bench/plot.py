@@ -14,6 +14,7 @@ import seq2seq_summary
 import short_summary
 import word2vec_quality_summary
 import word2vec_summary
+import word2vec_vectors_summary
 
 ROOT = Path(__file__).parents[1]
 PROVIDERS = {  # in the table: name, color
@@ -47,6 +48,9 @@ def main():
         fill(ROOT / "docs" / "speed.md", "word2vec", word2vec_table(path))
         table_of_quality = word2vec_quality_summary.markdown(json.loads(path.read_text()), path)
         fill(ROOT / "docs" / "word2vec.md", "quality", table_of_quality)
+    for path in sorted((ROOT / "bench" / "results").glob("word2vec-vectors-*.json")):
+        table_of_vectors = word2vec_vectors_summary.markdown(json.loads(path.read_text()), path)
+        fill(ROOT / "docs" / "word2vec.md", "vectors", table_of_vectors)
     for path in sorted((ROOT / "bench" / "results").glob("scaling-*.json")):
         results = json.loads(path.read_text())
         scaling_summary.draw(results, ROOT / "docs" / "img" / "scaling.svg")
