@@ -1,6 +1,5 @@
 """The kernels in programs of XLA: the same bits, layouts, gradients, errors."""
 
-
 import keras
 import numpy as np
 import pytest
