@@ -63,11 +63,13 @@ def update(
         gradients: list of arrays of the same shapes, of any strides, in the dtype of the parameter,
             or float32 for a float16 or bfloat16 one.
         slots: for each parameter a tuple of arrays of its shape, float64 for a float64 parameter
-            and else float32: the state of the rule (`RULES[rule].slots`), at first zeros; updated
-            in place. Those of "adafactor" and the velocity of "adam_mini" are smaller
-            (`RULES[rule].shape_of_slot`); the latter may have 1 or the parameter's length on each
-            axis, for blocks of any kind. Where the rule has signs (`RULES[rule].signs`), each may
-            be replaced by two arrays: uint8 codes and float32 scales, one for each 256 numbers.
+            and else float32: the state of the rule (`RULES[rule].slots`), updated in place; at
+            first zeros, or a copy of the parameter where a slot begins as that
+            (`RULES[rule].starts`: the schedule-free ones). Those of "adafactor" and the velocity of
+            "adam_mini" are smaller (`RULES[rule].shape_of_slot`); the latter may have 1 or the
+            parameter's length on each axis, for blocks of any kind. Where the rule has signs
+            (`RULES[rule].signs`), each may be replaced by two arrays: uint8 codes and float32
+            scales, one for each 256 numbers.
         learning_rate: a number.
         step: the number of the step, from 1; rules with bias correction need it. By default 1, but
             for what is rounded at random, 8-bit slots too, it must be given: each step has random

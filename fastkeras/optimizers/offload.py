@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastkeras.optimizers.arguments import DTYPES
 from fastkeras.optimizers.rules import RULES
 
 if TYPE_CHECKING:
@@ -39,11 +40,12 @@ def slots_on_disk(
         folder: where the file is to be: on a disk, not in a file system in memory, as /tmp may be.
 
     Returns:
-        For each parameter a tuple of arrays of zeros, one for each slot of the rule, float64 for a
-        float64 parameter and else float32.
+        For each parameter a tuple of arrays, one for each slot of the rule, float64 for a float64
+        parameter and else float32: zeros, or what the parameter is now where a slot begins as that
+        (`RULES[rule].starts`).
 
     Raises:
-        ValueError: there is no such rule.
+        ValueError: there is no such rule, or a parameter is no array of such a dtype.
         OSError: there is no such folder, it must not be written to, or the disk has too little
             space; nothing is left there.
 
@@ -58,10 +60,15 @@ def slots_on_disk(
         >>> slots[0][0].round(3)
         array([0.1, 0.1, 0.1], dtype=float32)
     """
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     row, places, size = RULES[rule], [], 0
-    for parameter in parameters:
+    for i, parameter in enumerate(parameters):
+        if not isinstance(parameter, np.ndarray) or str(parameter.dtype) not in DTYPES:
+            given = getattr(parameter, "dtype", type(parameter).__name__)
+            raise ValueError(
+                f"parameters[{i}] must be a NumPy array of {', '.join(DTYPES)}, got {given}"
+            )
         dtype = np.dtype(np.float64 if parameter.dtype == np.float64 else np.float32)
         for name in row.slots:
             shape = tuple(row.shape_of_slot(name, parameter.shape))
@@ -73,6 +80,10 @@ def slots_on_disk(
         for shape, dtype, offset in places
     ]
     count = len(row.slots)
+    for i, parameter in enumerate(parameters):
+        for k, name in enumerate(row.slots):
+            if name in row.starts:
+                arrays[i * count + k][...] = parameter
     return [tuple(arrays[i * count : (i + 1) * count]) for i in range(len(parameters))]
 
 

@@ -22,8 +22,16 @@ def test_the_bits_are_those_of_slots_in_memory(rule, rng, tmp_path):
     ours = [rng.normal(size=shape).astype(dtype) for shape in SHAPES for dtype in DTYPES]
     theirs = [parameter.copy() for parameter in ours]
     on_disk = slots_on_disk(rule, ours, tmp_path)
-    in_memory = [tuple(np.zeros_like(slot) for slot in slots) for slots in on_disk]
-    assert not any(slot.any() for slots in on_disk for slot in slots)
+    names, starts = RULES[rule].slots, RULES[rule].starts
+    in_memory = [
+        tuple(
+            parameter.astype(slot.dtype) if name in starts else np.zeros_like(slot)
+            for name, slot in zip(names, slots, strict=True)
+        )
+        for parameter, slots in zip(ours, on_disk, strict=True)
+    ]
+    for one, another in zip(on_disk, in_memory, strict=True):
+        assert [slot.tobytes() for slot in one] == [slot.tobytes() for slot in another]
     more = {"u_product": 0.9} if rule == "nadam" else {}
     for step in (1, 2):
         gradients = [rng.normal(size=p.shape).astype(p.dtype) for p in ours]
