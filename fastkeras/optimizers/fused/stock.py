@@ -1,12 +1,14 @@
 """The optimizers of Keras, fused: the rule of each, and where it keeps its slots."""
 
 import inspect
+from typing import Any
 
 import keras
 from keras import ops
 
 from fastkeras.optimizers.fused.fused_step import FusedStep, wide
 from fastkeras.optimizers.fused.optimizer import Fused
+from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules import product_of_nadam
 
 ARGUMENTS = """\
@@ -190,6 +192,13 @@ class Adafactor(Fused, keras.optimizers.Adafactor):  # noqa: D101
 
     def _rule(self):
         return "adafactor"
+
+    def add_variable(
+        self, shape: Any, initializer: Any = "zeros", dtype: Any = None, **kwargs: Any
+    ) -> keras.Variable:
+        # Keras makes the means of rows and of columns, once there is `_r`, in the variable's dtype
+        is_mean = hasattr(self, "_r") and str(dtype) in HALVES
+        return super().add_variable(shape, initializer, "float32" if is_mean else dtype, **kwargs)
 
     def _slots(self, position):
         return self._r[position], self._c[position], self._v[position]
