@@ -1,6 +1,7 @@
 """The numbers that the rules take: their defaults, and the values allowed."""
 
 import math
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -33,15 +34,15 @@ ALLOWED = {  # values of a hyperparameter, in words; all others must be at least
 }
 
 
-def check_hyperparameter(name, value):
-    """Raise ValueError if a value is not allowed."""
+def check_hyperparameter(name, value, argument=None):
+    """Raise ValueError, which names the argument if it has another name, for a bad value."""
     words, is_allowed = ALLOWED.get(name, ("at least 0", lambda x: 0 <= x < math.inf))
     try:
         fits = is_allowed(float(value))
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        raise ValueError(f"{name} must be a number {words}, got {value!r}")
+        raise ValueError(f"{argument or name} must be a number {words}, got {value!r}")
 
 
 def checked_flag(name, value):
@@ -49,3 +50,40 @@ def checked_flag(name, value):
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return bool(value)
+
+
+def checked_integer(name, value, least):
+    """Return a whole number of at least `least`, those of NumPy too, or raise ValueError."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def checked_number(name, value, allowed, is_allowed=math.isfinite):
+    """Return a number for which `is_allowed` holds, or raise ValueError with `allowed` in words."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not is_allowed(value):
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return value
+
+
+def check_arguments_of_keras(optimizer):
+    """Check what every optimizer of Keras takes, and Keras itself takes whatever it is."""
+    for name in ("clipnorm", "clipvalue", "global_clipnorm"):
+        value = getattr(optimizer, name)
+        if value is not None:
+            checked_number(name, value, "None or a number of at least 0", lambda x: x >= 0)
+    if optimizer.weight_decay is not None and optimizer.weight_decay is not False:
+        checked_number("weight_decay", optimizer.weight_decay, "None or a finite number")
+    if optimizer.loss_scale_factor is not None:
+        allowed = "None or a finite number above 0"
+        factor = optimizer.loss_scale_factor
+        checked_number("loss_scale_factor", factor, allowed, lambda x: 0 < x < math.inf)
+    checked_flag("use_ema", optimizer.use_ema)
+    if optimizer.use_ema:
+        allowed = "a number from 0 to 1"
+        checked_number("ema_momentum", optimizer.ema_momentum, allowed, lambda x: 0 <= x <= 1)
+    steps = optimizer.gradient_accumulation_steps
+    if steps is not None:
+        optimizer.gradient_accumulation_steps = checked_integer(
+            "gradient_accumulation_steps", steps, 2
+        )

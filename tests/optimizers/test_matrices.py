@@ -188,8 +188,9 @@ def test_it_goes_on_from_what_was_saved_and_skips_what_is_not_finite(name, setti
 
 @pytest.mark.parametrize("name, arguments, message", [
     ("SOAP", {"precondition_frequency": 0}, "precondition_frequency must be an integer of at leas"),
-    ("SOAP", {"shampoo_beta": 1.0}, "must be a number from 0 to below 1, got 1.0"),
+    ("SOAP", {"shampoo_beta": 1.0}, "shampoo_beta must be a number from 0 to below 1, got 1.0"),
     ("APOLLO", {"rank": 0.5}, "rank must be an integer of at least 1, got 0.5"),
+    ("APOLLO", {"scale": "1"}, "scale must be a number above 0, got '1'"),
     ("APOLLO", {"by": "row"}, 'by must be "channel" or "matrix", got \'row\''),
     ("APOLLO", {"scale": 0}, "scale must be a number above 0, got 0"),
     ("APOLLO", {"moment_bits": 8}, "moment_bits must be 32 for APOLLO, got 8"),

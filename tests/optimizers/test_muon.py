@@ -1,6 +1,7 @@
 """Muon against its formula in float64, and against the Muon of Keras."""
 
 import inspect
+import math
 
 import keras
 import numpy as np
@@ -137,11 +138,20 @@ def test_the_report_tells_both_decays_and_all_state():
 @pytest.mark.parametrize("arguments, message", [
     ({"ns_steps": 0}, "ns_steps must be an integer of at least 1, got 0"),
     ({"ns_dtype": "float8"}, 'ns_dtype must be "float32" or "bfloat16", got \'float8\''),
-    ({"adam_lr_ratio": 0}, "adam_lr_ratio must be above 0, got 0"),
+    ({"adam_lr_ratio": 0}, "adam_lr_ratio must be a finite number above 0, got 0"),
     ({"exclude_layers": ["("]}, "exclude_layers: '\\(' is no regular expression"),
     ({"moment_bits": 8}, "moment_bits must be 32 for Muon, got 8"),
     ({"lazy": ["wide"]}, "layer_adaptation and lazy are not for Muon"),
-    ({"momentum": 1.5}, "momentum must be a number from 0 to 1, got 1.5"),
+    ({"momentum": 1.0}, "momentum must be a number from 0 to below 1, got 1.0"),
+    ({"adam_beta_2": 1}, "adam_beta_2 must be a number from 0 to below 1, got 1"),
+    ({"adam_lr_ratio": "1"}, "adam_lr_ratio must be a finite number above 0, got '1'"),
+    ({"adam_weight_decay": math.nan}, "adam_weight_decay must be None or a finite number, got n"),
+    ({"rms_rate": "no"}, "rms_rate must be None or a finite number, got 'no'"),
+    ({"muon_a": math.nan}, "muon_a must be a finite number, got nan"),
+    ({"ns_steps": True}, "ns_steps must be an integer of at least 1, got True"),
+    ({"nesterov": "no"}, "nesterov must be True or False, got 'no'"),
+    ({"exclude_embeddings": "no"}, "exclude_embeddings must be True or False, got 'no'"),
+    ({"exclude_layers": "dense"}, r"must be a list of regular expressions, such as \['dense'\]"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):

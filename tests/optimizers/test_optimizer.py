@@ -182,6 +182,16 @@ def test_a_target_that_matches_nothing_is_an_error_with_the_nearest_paths():
     ({"learning_rate_multipliers": [1.0]}, "1 numbers for 4 variables"),
     ({"gradient_transforms": [("body", 3)]}, "transforms must be those of"),
     ({"weight_decay_overrides": [("nothing", 0.1)]}, "weight_decay_overrides: 'nothing' matches"),
+    # what Keras takes whatever it is: a NaN, or a number below 0, would not clip at all
+    ({"clipnorm": float("nan")}, "clipnorm must be None or a number of at least 0, got nan"),
+    ({"global_clipnorm": -1.0}, "global_clipnorm must be None or a number of at least 0, got -1.0"),
+    ({"clipvalue": "1"}, "clipvalue must be None or a number of at least 0, got '1'"),
+    ({"weight_decay": float("nan")}, "weight_decay must be None or a finite number, got nan"),
+    ({"weight_decay": "0.1"}, "weight_decay must be None or a finite number, got '0.1'"),
+    ({"loss_scale_factor": 0.0}, "loss_scale_factor must be None or a finite number above 0"),
+    ({"use_ema": "no"}, "use_ema must be True or False, got 'no'"),
+    ({"use_ema": True, "ema_momentum": float("nan")}, "ema_momentum must be a number from 0 to 1"),
+    ({"gradient_accumulation_steps": 2.5}, "gradient_accumulation_steps must be an integer of at"),
 ])  # fmt: skip
 def test_bad_settings_are_named(bad, message):
     with pytest.raises((ValueError, TypeError), match=message):
@@ -218,6 +228,25 @@ def test_the_average_moves_once_an_update(bias_correction):
         expected = [1, 1.5, 2.25]
     np.testing.assert_allclose(averages[1::2], expected, 1e-6)
     np.testing.assert_array_equal(averages[2::2], averages[1:-1:2])
+
+
+@pytest.mark.parametrize("name", ALL_NAMES)
+def test_narrow_variables_move_as_wide_ones_of_the_same_values(name):
+    settings = {"rank": 2} if name == "APOLLO" else {}
+    moved = []
+    for dtype in ("float32", "bfloat16", "float16"):
+        variables = [
+            keras.Variable(np.ones(shape, "float32"), dtype=dtype, name=f"v{len(shape)}")
+            for shape in ((), (3,), (4, 6), (2, 3, 4))
+        ]
+        optimizer = getattr(optimizers, name)(0.25, **settings)
+        for scale in (0.5, -0.25, 1.0):
+            gradients = [np.full(v.shape, scale, "float32") for v in variables]
+            optimizer.apply([tf.cast(g, dtype) for g in gradients], variables)
+        moved.append([np.array(tf.cast(v.value, "float32")) for v in variables])
+        assert all(np.isfinite(value).all() for value in moved[-1])
+    for narrow, digits in zip(moved[1:], (7, 10), strict=True):
+        assert distance(narrow, moved[0]) <= 4 * 2.0**-digits
 
 
 @pytest.mark.parametrize("name", NAMES)

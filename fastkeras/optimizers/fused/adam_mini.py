@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from numbers import Integral
 from types import MappingProxyType as Table
 from typing import Any
 
 import keras
 
+from fastkeras.optimizers.fused import matching
 from fastkeras.optimizers.fused.matching import path_of
 from fastkeras.optimizers.fused.newer import OF_KERAS, Tabled, described
 from fastkeras.optimizers.fused.optimizer import Fused
@@ -47,7 +49,8 @@ class AdamMini(Fused, Tabled):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.blocks = [_checked(pair) for pair in vars(self)["blocks"] or ()]
+        given = vars(self)["blocks"] or ()
+        self.blocks = [_checked(pair) for pair in matching.listed("blocks", given)]
 
     def _rule(self):
         return "adam_mini"
@@ -77,15 +80,15 @@ def _checked(pair):
     try:
         pattern, axes = pair
         re.compile(pattern)
-        axes = (axes,) if isinstance(axes, int) else tuple(axes)
-        if not all(isinstance(axis, int) for axis in axes):
+        axes = (axes,) if isinstance(axes, Integral) else tuple(axes)
+        if not all(isinstance(axis, Integral) and not isinstance(axis, bool) for axis in axes):
             raise TypeError("axes are integers")
     except (TypeError, ValueError, re.error) as error:
         raise ValueError(
             'blocks must be pairs of a regular expression and axes, as ("query", (1,)), got '
             f"{pair!r}: {error}"
         ) from None
-    return pattern, axes
+    return pattern, tuple(map(int, axes))
 
 
 def blocks_of(path, rank, blocks):

@@ -10,6 +10,7 @@ from keras import ops
 from fastkeras.optimizers import rounding
 from fastkeras.optimizers.fused.matrices import ByMatrices
 from fastkeras.optimizers.fused.newer import OF_KERAS, described
+from fastkeras.optimizers.hyperparameters import checked_integer, checked_number
 
 GROWTH = 1.01  # by which the length of a step may grow from one to the next
 TINY = 1e-8  # is added to lengths that are divided by
@@ -49,11 +50,8 @@ class APOLLO(ByMatrices):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in ("rank", "projection_period"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"scale must be a number above 0, got {self.scale!r}")
+            setattr(self, name, checked_integer(name, getattr(self, name), 1))
+        checked_number("scale", self.scale, "a number above 0", lambda x: 0 < x < float("inf"))
         if self.by not in ("channel", "matrix"):
             raise ValueError(f'by must be "channel" or "matrix", got {self.by!r}')
 

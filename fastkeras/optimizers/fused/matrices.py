@@ -13,6 +13,7 @@ from fastkeras.optimizers.fused.fused_step import wide
 from fastkeras.optimizers.fused.matching import path_of
 from fastkeras.optimizers.fused.newer import Tabled
 from fastkeras.optimizers.fused.optimizer import Fused
+from fastkeras.optimizers.hyperparameters import checked_flag
 from fastkeras.optimizers.rules import RULES
 from fastkeras.optimizers.transforms import sanitize
 
@@ -31,7 +32,13 @@ class ByMatrices(Fused, Tabled):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         given: list[str] | None = vars(self)["exclude_layers"]
+        if isinstance(given, str) or not hasattr(given or [], "__iter__"):  # not letter by letter
+            raise ValueError(
+                f"exclude_layers must be a list of regular expressions, such as [{str(given)!r}], "
+                f"got {given!r}"
+            )
         self.exclude_layers = list(given or [])
+        checked_flag("exclude_embeddings", self.exclude_embeddings)
         if self.moment_bits != 32:
             raise ValueError(
                 f"moment_bits must be 32 for {type(self).__name__}, got {self.moment_bits!r}"

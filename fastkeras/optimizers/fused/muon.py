@@ -10,7 +10,18 @@ from keras import ops
 from fastkeras.optimizers.fused import sparse
 from fastkeras.optimizers.fused.matrices import ByMatrices
 from fastkeras.optimizers.fused.newer import OF_KERAS, described
-from fastkeras.optimizers.hyperparameters import check_hyperparameter
+from fastkeras.optimizers.hyperparameters import (
+    check_hyperparameter,
+    checked_flag,
+    checked_integer,
+    checked_number,
+)
+
+_NUMBERS = (  # arguments, what they may be, in words and as a function
+    ("momentum", "a number from 0 to below 1", lambda x: 0 <= x < 1),
+    ("adam_lr_ratio", "a finite number above 0", lambda x: 0 < x < math.inf),
+    *((name, "a finite number", math.isfinite) for name in ("muon_a", "muon_b", "muon_c")),
+)
 
 
 class Muon(ByMatrices):
@@ -51,16 +62,20 @@ class Muon(ByMatrices):
         | {"ns_dtype": "float32"}
     )
 
+    ns_steps: int
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_hyperparameter("beta_1", self.adam_beta_1)
-        check_hyperparameter("beta_2", self.adam_beta_2)
-        for name in ("epsilon", "momentum"):
-            check_hyperparameter(name, getattr(self, name))
-        if not self.adam_lr_ratio > 0:
-            raise ValueError(f"adam_lr_ratio must be above 0, got {self.adam_lr_ratio!r}")
-        if not isinstance(self.ns_steps, int) or self.ns_steps < 1:
-            raise ValueError(f"ns_steps must be an integer of at least 1, got {self.ns_steps!r}")
+        check_hyperparameter("beta_1", self.adam_beta_1, "adam_beta_1")
+        check_hyperparameter("beta_2", self.adam_beta_2, "adam_beta_2")
+        check_hyperparameter("epsilon", self.epsilon)
+        for name, allowed, is_allowed in _NUMBERS:
+            checked_number(name, getattr(self, name), allowed, is_allowed)
+        for name in ("rms_rate", "adam_weight_decay"):
+            if getattr(self, name) is not None:
+                checked_number(name, getattr(self, name), "None or a finite number")
+        self.ns_steps = checked_integer("ns_steps", self.ns_steps, 1)
+        checked_flag("nesterov", self.nesterov)
         if self.ns_dtype not in ("float32", "bfloat16"):
             raise ValueError(f'ns_dtype must be "float32" or "bfloat16", got {self.ns_dtype!r}')
 

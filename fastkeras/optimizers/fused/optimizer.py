@@ -12,7 +12,13 @@ from keras import ops
 from fastkeras.optimizers.fused import matching, multipliers, per_variable, sharding
 from fastkeras.optimizers.fused.fused_step import WIDE, FusedStep
 from fastkeras.optimizers.fused.report import report
-from fastkeras.optimizers.hyperparameters import check_hyperparameter, checked_flag
+from fastkeras.optimizers.hyperparameters import (
+    check_arguments_of_keras,
+    check_hyperparameter,
+    checked_flag,
+    checked_integer,
+    checked_number,
+)
 from fastkeras.optimizers.quantization import BLOCK, LAYOUT, check_layout, is_worth_it, scales_of
 from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules import RULES
@@ -74,6 +80,7 @@ class Fused(FusedStep):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_arguments_of_keras(self)
         self.cautious = checked_flag("cautious", cautious)
         if cautious and RULES[self._rule()].scaling != "agreement":
             raise ValueError(
@@ -98,13 +105,12 @@ class Fused(FusedStep):
                 f"lookahead_period must be None for {type(self).__name__}, which averages itself, "
                 f"got {lookahead_period!r}"
             )
-        if lookahead_period is not None and not lookahead_period >= 1:
-            raise ValueError(
-                f"lookahead_period must be None or at least 1, got {lookahead_period!r}"
-            )
-        if not 0 < slow_step_size <= 1:
-            raise ValueError(f"slow_step_size must be above 0, at most 1, got {slow_step_size!r}")
-        self.lookahead_period, self.slow_step_size = lookahead_period, slow_step_size
+        self.lookahead_period: int | None = None
+        if lookahead_period is not None:
+            self.lookahead_period = checked_integer("lookahead_period", lookahead_period, 1)
+        self.slow_step_size = checked_number(
+            "slow_step_size", slow_step_size, "a number above 0, at most 1", lambda x: 0 < x <= 1
+        )
         self.master_weights = checked_flag("master_weights", master_weights)
         self.stochastic_rounding = checked_flag("stochastic_rounding", stochastic_rounding)
         if master_weights and stochastic_rounding:

@@ -9,7 +9,7 @@ from keras import ops
 
 from fastkeras.optimizers.fused.matrices import ByMatrices
 from fastkeras.optimizers.fused.newer import OF_KERAS, described
-from fastkeras.optimizers.hyperparameters import check_hyperparameter
+from fastkeras.optimizers.hyperparameters import check_hyperparameter, checked_integer
 
 
 class SOAP(ByMatrices):
@@ -47,11 +47,9 @@ class SOAP(ByMatrices):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.shampoo_beta is not None:
-            check_hyperparameter("beta_2", self.shampoo_beta)
+            check_hyperparameter("beta_2", self.shampoo_beta, "shampoo_beta")
         for name in ("precondition_frequency", "max_precondition_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            setattr(self, name, checked_integer(name, getattr(self, name), 1))
 
     def _goes_by_adam(self, variable):
         return super()._goes_by_adam(variable) or not self._axes_of(variable)
