@@ -3,14 +3,12 @@
 Its tests are the same on every backend, so they are those of tests/training.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "training"))
-
 from test_batch_triplets import *  # noqa: F403
+from test_callback_choices import *  # noqa: F403
+from test_callback_counts import *  # noqa: F403
+from test_callback_messages import *  # noqa: F403
 from test_callback_state import *  # noqa: F403
 from test_callbacks import *  # noqa: F403
 from test_gan import *  # noqa: F403
