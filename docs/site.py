@@ -21,7 +21,10 @@ SECTIONS = {
 SECTION = re.compile(rf"^({'|'.join(SECTIONS)})", re.MULTILINE)
 RESULT = re.compile(r"^(?:Returns|Yields):\n(?: {4}.*\n?)+", re.MULTILINE)
 MORE_LINES = re.compile(r"(?<=\n)( {4})(?! |\w+: )(?<!:\n {4})")  # all but the first, and names
-OPTIMIZERS = tuple(f"fastkeras.optimizers.fused.{n}." for n in ("stock", "newer", "optimizer"))
+OPTIMIZERS = tuple(
+    f"fastkeras.optimizers.fused.{name}."
+    for name in ("classes.stock", "classes.newer", "optimizer")
+)
 ROW = re.compile(r"^\|.*± .*\|$", re.MULTILINE)
 PACKAGE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 

@@ -9,16 +9,16 @@ from importlib import import_module
 _WHERE = {
     **dict.fromkeys(
         ("SGD", "Adam", "AdamW", "Nadam", "Lion", "Lamb", "Adafactor", "RMSprop", "Adagrad"),
-        "fastkeras.optimizers.fused.stock",
+        "fastkeras.optimizers.fused.classes.stock",
     ),
     **dict.fromkeys(
         ("AdEMAMix", "StableAdamW", "ScheduleFreeAdamW", "ScheduleFreeSGD"),
-        "fastkeras.optimizers.fused.newer",
+        "fastkeras.optimizers.fused.classes.newer",
     ),
-    "APOLLO": "fastkeras.optimizers.fused.apollo",
-    "AdamMini": "fastkeras.optimizers.fused.adam_mini",
-    "SOAP": "fastkeras.optimizers.fused.soap",
-    "Muon": "fastkeras.optimizers.fused.muon",
+    "APOLLO": "fastkeras.optimizers.fused.classes.apollo",
+    "AdamMini": "fastkeras.optimizers.fused.classes.adam_mini",
+    "SOAP": "fastkeras.optimizers.fused.classes.soap",
+    "Muon": "fastkeras.optimizers.fused.classes.muon",
     "layerwise_decay": "fastkeras.optimizers.fused.multipliers",
     "set_learning_rate_multiplier": "fastkeras.optimizers.fused.multipliers",
     "PiecewiseLinear": "fastkeras.optimizers.fused.schedules",

@@ -12,7 +12,7 @@ from keras import ops
 
 from fastkeras import optimizers
 from fastkeras.optimizers import set_learning_rate_multiplier, transforms
-from fastkeras.optimizers.fused import stock
+from fastkeras.optimizers.fused.classes import stock
 
 # NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import keras
 
-from fastkeras.optimizers.fused import stock
+from fastkeras.optimizers.fused.classes import stock
 
 
 def pytest_configure():

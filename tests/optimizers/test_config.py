@@ -8,7 +8,7 @@ import pytest
 
 from fastkeras import optimizers
 from fastkeras.optimizers import transforms
-from fastkeras.optimizers.fused import newer, stock
+from fastkeras.optimizers.fused.classes import newer, stock
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

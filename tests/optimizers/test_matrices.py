@@ -7,7 +7,7 @@ import pytest
 from fastkeras import optimizers
 from fastkeras._arrays import NUMPY
 from fastkeras.optimizers import transforms
-from fastkeras.optimizers.fused.apollo import signs_of
+from fastkeras.optimizers.fused.classes.apollo import signs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

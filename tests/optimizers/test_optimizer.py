@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fastkeras import optimizers
 from fastkeras.optimizers import set_learning_rate_multiplier, transforms
-from fastkeras.optimizers.fused import newer, stock
+from fastkeras.optimizers.fused.classes import newer, stock
 from fastkeras.optimizers.fused.engine import why_keras
 
 # NumPy 2 complains about how Keras on TensorFlow makes arrays of variables

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 from fastkeras.optimizers.fused import matching
+from fastkeras.optimizers.fused.classes.newer import OF_KERAS, Tabled, described
 from fastkeras.optimizers.fused.matching import path_of
-from fastkeras.optimizers.fused.newer import OF_KERAS, Tabled, described
 from fastkeras.optimizers.fused.optimizer import Fused
 
 DEFAULT_BLOCKS = (  # the first pattern that is found in a path counts, if it has such axes

@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from fastkeras.optimizers import rounding
-from fastkeras.optimizers.fused.matrices import ByMatrices
-from fastkeras.optimizers.fused.newer import OF_KERAS, described
+from fastkeras.optimizers.fused.classes.matrices import ByMatrices
+from fastkeras.optimizers.fused.classes.newer import OF_KERAS, described
 from fastkeras.optimizers.hyperparameters import checked_integer, checked_number
 
 GROWTH = 1.01  # by which the length of a step may grow from one to the next

@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 from fastkeras.optimizers.fused import sparse
-from fastkeras.optimizers.fused.matrices import ByMatrices
-from fastkeras.optimizers.fused.newer import OF_KERAS, described
+from fastkeras.optimizers.fused.classes.matrices import ByMatrices
+from fastkeras.optimizers.fused.classes.newer import OF_KERAS, described
 from fastkeras.optimizers.hyperparameters import (
     check_hyperparameter,
     checked_flag,

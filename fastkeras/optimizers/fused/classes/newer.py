@@ -10,8 +10,8 @@ import keras
 from keras import ops
 
 from fastkeras.optimizers import rounding
+from fastkeras.optimizers.fused.classes.stock import ARGUMENTS, REST
 from fastkeras.optimizers.fused.optimizer import Fused
-from fastkeras.optimizers.fused.stock import ARGUMENTS, REST
 from fastkeras.optimizers.rules import RULES
 
 OF_KERAS = {  # the arguments of every optimizer of Keras after the learning rate
