@@ -10,7 +10,7 @@ from fastkeras import _engines
 from fastkeras.word2vec.arguments import flag, integer, number, strings
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.training import checkpoint as checkpoints
-from fastkeras.word2vec.training import loop, matrices, model_files, sampling, settings
+from fastkeras.word2vec.training import loop, matrices, model_files, parts, sampling, settings
 from fastkeras.word2vec.training.arguments import check_later, check_options
 from fastkeras.word2vec.training.inputs import as_corpus, counted
 from fastkeras.word2vec.training.trainer import Word2Vec
@@ -135,7 +135,7 @@ class Doc2Vec:
         shape = len(names), settings.padded(self.config["vector_size"])
         vectors = matrices.zero_rows(*shape)
         matrices.draw(vectors[:, : self.config["vector_size"]], [self.config["seed"], 1])
-        self._model._begin(vocabulary)
+        parts.begin(self._model, vocabulary)
         self.documents, self._vectors, self._tables = names, vectors, None
         return self._train(ids, rows, None, options)
 
@@ -157,10 +157,10 @@ class Doc2Vec:
                 f"documents: there are {len(names)}, the training had {len(self.documents)} or "
                 "other names"
             )
-        self._model._check_size(ids)
+        parts.check_size(self._model, ids)
         if rates:
-            state = self._model._state
-            state["schedule"] = loop.schedule_from_here(state, len(ids), rates)
+            place = self._model._state
+            place["schedule"] = loop.schedule_from_here(place, len(ids), rates)
         return self._train(ids, rows, threads, options)
 
     def infer(
@@ -191,7 +191,7 @@ class Doc2Vec:
         last = min(config["end_learning_rate"], first)
         frozen = self._model._settings._replace(frozen=True)
         if self._tables is None:
-            self._tables = self._model._tables()
+            self._tables = parts.tables_of(self._model)
         start = matrices.zero_rows(1, settings.padded(config["vector_size"]))
         matrices.draw(start[:, : config["vector_size"]], [config["seed"], 2])
         found = []
@@ -252,7 +252,8 @@ class Doc2Vec:
         return loaded
 
     def _train(self, ids, rows, threads, options):
-        self._model._train(ids, threads, settings.Documents(rows, self._vectors), self, **options)
+        of_documents = settings.Documents(rows, self._vectors)
+        parts.train(self._model, ids, threads, of_documents, self, **options)
         return self
 
 

@@ -16,7 +16,7 @@ import pytest
 from fastkeras.word2vec import Doc2Vec, Word2Vec
 from fastkeras.word2vec.distributed import averages, fit_with_ray, resume_with_ray, rounds
 from fastkeras.word2vec.subwords import bags_of
-from fastkeras.word2vec.training import matrices, sampling
+from fastkeras.word2vec.training import matrices, parts, sampling
 from fastkeras.word2vec.training.loop import CUT
 from fastkeras.word2vec.training.settings import BOTH, TREE, Schedule, Settings, tables_of
 from fastkeras.word2vec.vocabulary import Vocabulary
@@ -183,10 +183,10 @@ def test_rounds_of_two_workers(ids, stand_in):
     stop = lambda status: True  # noqa: E731
     fit(model, ids, **TWO, callbacks=[stop])
     alone = small(epochs=1)
-    alone._begin(VOCABULARY)
+    parts.begin(alone, VOCABULARY)
     slope = (1e-4 - 0.025) / len(ids)
     key, schedule = sampling.key_of(1, 0), Schedule(2 * 0.025, 2 * slope)
-    work = rounds.Work("native", alone._tables(), alone._settings, 1, False)
+    work = rounds.Work("native", parts.tables_of(alone), alone._settings, 1, False)
     trained, updates = [], []
     for part in rounds.parts_of(ids, 0, 2 * CUT, 2):
         trained.append([matrices.padded_copy(matrix) for matrix in alone._matrices])

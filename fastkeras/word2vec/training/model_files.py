@@ -3,6 +3,7 @@
 from fastkeras.word2vec.training import checkpoint, matrices
 from fastkeras.word2vec.training.engine import engine_of
 from fastkeras.word2vec.training.inputs import bags
+from fastkeras.word2vec.training.parts import rows_of
 from fastkeras.word2vec.vocabulary import Vocabulary
 
 
@@ -42,7 +43,7 @@ def put_together(cls, config, state, words, counts, embeddings, engine, place):
         model._bags = bags(model.vocabulary, model.config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place} is not a Word2Vec model: {error}") from error
-    of_model = model._rows(model.vocabulary, model._bags)
+    of_model = rows_of(model, model.vocabulary, model._bags)
     expected = [(rows, model.config["vector_size"]) for rows in of_model]
     shapes = [matrix.shape for matrix in embeddings]
     if shapes != expected or not words:

@@ -10,16 +10,9 @@ import numpy as np
 from fastkeras import _engines
 from fastkeras.word2vec.arguments import flag, integer
 from fastkeras.word2vec.training import engine as engines
-from fastkeras.word2vec.training import (
-    growth,
-    loop,
-    matrices,
-    model_files,
-    prediction,
-    settings,
-)
+from fastkeras.word2vec.training import loop, matrices, model_files, parts, prediction
 from fastkeras.word2vec.training.arguments import check_later, check_options, checked, settings_of
-from fastkeras.word2vec.training.inputs import as_corpus, bags, counted, encoded
+from fastkeras.word2vec.training.inputs import as_corpus, counted, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -239,8 +232,9 @@ class Word2Vec:
         if not len(vocabulary.words):
             raise ValueError("vocabulary has no words")
         ids = encoded(corpus, vocabulary, self.config["num_threads"])
-        self._begin(vocabulary)
-        return self._train(ids, **options)
+        parts.begin(self, vocabulary)
+        parts.train(self, ids, **options)
+        return self
 
     def resume(self, corpus: Any, **options: Any) -> Self:
         """Go on where the last `fit` or `partial_fit` stopped, or where its checkpoint was written.
@@ -260,10 +254,11 @@ class Word2Vec:
         self._fitted()
         options, threads, rates = check_later(options)
         ids = self._encoded(as_corpus(corpus), threads)
-        self._check_size(ids)
+        parts.check_size(self, ids)
         if rates:
             self._state["schedule"] = loop.schedule_from_here(self._state, len(ids), rates)
-        return self._train(ids, threads, **options)
+        parts.train(self, ids, threads, **options)
+        return self
 
     def partial_fit(
         self, corpus: Any, *, epochs: int = 1, new_words: bool = True, **options: Any
@@ -290,12 +285,13 @@ class Word2Vec:
         epochs, new_words = integer("epochs", epochs, 1), flag("new_words", new_words)
         corpus = as_corpus(corpus)
         if new_words and not isinstance(corpus, np.ndarray):
-            self._add_words(counted(corpus, self.config, options.get("progress", True)))
+            parts.add_words(self, counted(corpus, self.config, options.get("progress", True)))
         ids = self._encoded(corpus, threads)
         first = self._state["first_epoch"] + self._state["epoch"] + 1
         schedule = loop.new_schedule(self.config, **rates)
         self._state = loop.new_state(epochs, schedule, first, self.history)
-        return self._train(ids, threads, **options)
+        parts.train(self, ids, threads, **options)
+        return self
 
     def predict_output_word(
         self, context_words: Sequence[str], topn: int = 10
@@ -354,36 +350,15 @@ class Word2Vec:
         self._fetch()
         return {**vars(self), "_engine": _engines.name_of(self._engine), "_elsewhere": None}
 
-    def __setstate__(self, state):
+    def __setstate__(self, kept):
         """Find the engine, or another where it is missing; align the rows to cache lines again."""
-        vars(self).update(state)
-        if _engines.engines("word2vec").get(state["_engine"]) != "ready":
-            state["_engine"] = None
-        self._engine = engines.engine_of(self.config, state["_engine"])
+        vars(self).update(kept)
+        if _engines.engines("word2vec").get(kept["_engine"]) != "ready":
+            kept["_engine"] = None
+        self._engine = engines.engine_of(self.config, kept["_engine"])
         if self._matrices is not None:
             self._matrices = [matrices.padded_copy(matrix) for matrix in self._matrices]
         self._state = copy.deepcopy(self._state)
-
-    def _begin(self, vocabulary):
-        of_words = bags(vocabulary, self.config)
-        size, seed = self.config["vector_size"], self.config["seed"]
-        in_rows, out_rows = self._rows(vocabulary, of_words)
-        made = matrices.new(in_rows, out_rows, size, seed)
-        # Only now, so that if memory runs out the model stays as it was.
-        self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
-        self._state = loop.new_state(self.config["epochs"], loop.new_schedule(self.config))
-
-    def _check_size(self, ids):
-        if len(ids) != self._corpus_size:
-            raise ValueError(
-                f"corpus has {len(ids)} positions, that of the training had {self._corpus_size}"
-            )
-
-    def _rows(self, vocabulary, of_words):
-        """Return how many rows the input matrix has, and the output matrix."""
-        words = len(vocabulary.words)
-        input_rows = words if of_words is None else of_words.num_rows
-        return input_rows, settings.output_rows(words, self._settings)
 
     def _fitted(self):
         if self._matrices is None:
@@ -395,46 +370,6 @@ class Word2Vec:
         if self._elsewhere is not None:
             self._elsewhere.fetch()
 
-    def _add_words(self, found):
-        known = self.vocabulary
-        if self._settings.loss in (settings.TREE, settings.BOTH):
-            growth.check_tree(self._settings.loss, known, found)
-            return  # then the counts stay too
-        vocabulary, order = growth.merged(known, found)
-        orders, of_words = [order, order], bags(vocabulary, self.config)
-        if of_words is not None:
-            orders[0] = growth.with_buckets(order, self._bags, of_words)
-        size, seed = self.config["vector_size"], self.config["seed"] + len(known)
-        made = growth.grown(self._matrices, orders, size, seed)
-        self.vocabulary, self._bags, self._matrices = vocabulary, of_words, made
-
     def _encoded(self, corpus, threads):
         threads = self.config["num_threads"] if threads is None else threads
         return encoded(corpus, self.vocabulary, threads)
-
-    @property
-    def _sample(self):
-        return settings.sample_of(self.config["sample"], len(self.vocabulary.words))
-
-    def _tables(self):
-        c = self.config
-        return settings.tables_of(
-            self.vocabulary.counts, self._settings,
-            self._sample, c["ns_exponent"], c["sampling_correction"], self._bags,
-        )  # fmt: skip
-
-    def _train(self, ids, threads=None, documents=None, shown=None, **options):
-        """Train; `shown` is the model that callbacks get, and that checkpoints keep."""
-        self._corpus_size = len(ids)
-        c = {**self.config, "sample": self._sample}
-        if threads is not None:
-            c["num_threads"] = threads
-        of_training = self._matrices, self._tables(), self._settings, documents
-        try:
-            self._elsewhere, train_slice = engines.begin(self._engine, ids, *of_training)
-            block = getattr(self._elsewhere, "block", None)
-            loop.train(train_slice, ids, self._state, c, shown or self, block=block, **options)
-        finally:
-            self._fetch()
-            self._elsewhere = None
-        return self
