@@ -86,6 +86,25 @@ def crf(name):
     return call
 
 
+def crf_weighted(name):
+    def call(rng):
+        dtype = rng.choice(("f4", "f8"))
+        chain = crf_chain(rng, dtype)
+        batch, steps, tags = chain["emissions"].shape
+        chain["tags"] = rng.integers(0, tags, (batch, steps)).astype("i4")
+        chain["weights"] = rng.random((batch, steps)).astype(dtype)
+        if name == "crf_weighted_value":
+            chain["keep_workspace"] = bool(rng.integers(2))
+        else:
+            chain["value"] = rng.random(batch).astype(dtype)
+            size = batch * steps * (2 * tags + 2) + batch
+            chain["workspace"] = rng.random(size).astype(dtype)
+            chain["factors"] = rng.random(batch).astype(dtype)
+        return getattr(_core, name), chain
+
+    return call
+
+
 def crf_ready_chain(rng):
     return _core.crf_ready_chain, crf_chain(rng, rng.choice(("f4", "f8")))
 
@@ -366,6 +385,10 @@ CALLS = {
     **{
         f"crf_{name}": crf(f"crf_{name}")
         for name in ("gradient", "marginals", "viterbi", "k_best", "sample")
+    },
+    **{
+        f"crf_{name}": crf_weighted(f"crf_{name}")
+        for name in ("weighted_value", "weighted_gradient")
     },
     "crf_ready_chain": crf_ready_chain,
     "crf_ready_tags": crf_ready_tags,

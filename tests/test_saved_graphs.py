@@ -37,11 +37,17 @@ chain = [emissions, transitions, numbers(tags), numbers(tags), lengths, mask]
 segments = [emissions, transitions, numbers(2, tags), lengths, numbers(tags), numbers(tags)]
 workspace = np.zeros(batch * steps * (2 * tags + 1) + batch, "f4")
 gradient = [path, numbers(batch), workspace, numbers(batch)]
+weighted = [*chain, path, numbers(batch, steps)]
+weighted_workspace = np.zeros(batch * steps * (2 * tags + 2) + batch, "f4")
 places = np.int32([[0, 1], [2, 4], [4, -1]])
 threads = {"num_threads": 1}
 CALLS = {  # for each op: its inputs, and its attributes besides T
     "CrfValue": ([*chain, path], {"quantity": 2, "keep_workspace": True, **threads}),
     "CrfGradient": ([*chain, *gradient], {"quantity": 2, **threads}),
+    "CrfWeightedValue": (weighted, {"keep_workspace": True, **threads}),
+    "CrfWeightedGradient": (
+        [*weighted, numbers(batch), weighted_workspace, numbers(batch)], threads
+    ),
     "CrfMarginals": (chain, threads),
     "CrfViterbi": (chain, threads),
     "CrfKBest": (chain, {"k": 2, **threads}),

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "crf/exact.h"
+#include "crf/gradients.h"
 #include "crf/kernels.h"
 #include "crf/paths.h"
 #include "crf/planner.h"
@@ -31,41 +32,6 @@ void AddGold(const Plan<T>& plan, int64_t b, const int32_t* tags, T weight, T* d
     if (d_emissions) d_emissions[(b * chains.steps + t) * chains.num_tags + tags[t]] += weight;
     if (s > 0) PairsInto(plan, b, s, pairs)[before * stride + tags[t]] += weight;
     before = tags[t];
-  }
-}
-
-// Makes the gradient of a sequence NaN, because a score that it uses, or its weight, is NaN or
-// +inf.
-template <typename T>
-void Spoil(const Plan<T>& plan, int64_t b, T* d_emissions, T* pairs, int64_t stride) {
-  const Chains<T>& chains = plan.chains;
-  for (int64_t s = 0; s < plan.counts[b]; ++s) {
-    const int64_t row = b * chains.steps + StepAt(plan, b, s);
-    std::fill_n(d_emissions + row * chains.num_tags, chains.num_tags, T(NAN));
-  }
-  if (plan.counts[b] > 1) std::fill_n(pairs, chains.num_tags * stride, T(NAN));
-}
-
-// The rows of the gradient that no sweep writes: steps that are not valid, sequences left out.
-template <typename T>
-void ClearRows(const Plan<T>& plan, int64_t b, bool left_out, T* d_emissions) {
-  const int64_t row = plan.chains.num_tags, rows = plan.chains.steps;
-  T* gradient = d_emissions + b * rows * row;
-  const int64_t written = left_out || plan.step_index ? 0 : plan.counts[b];
-  std::fill(gradient + written * row, gradient + rows * row, T(0));
-}
-
-// Turns pairs[i, j] of a group, so far sums of alpha r, into derivatives by the transitions.
-template <typename T>
-void Weigh(const Plan<T>& plan, int width, T factor, T* pairs, int64_t stride) {
-  const Panels<T>& weights = plan.weights;
-  for (int v = 0; v < weights.vectors; v += 2) {
-    const int64_t columns = (v + 2 <= weights.vectors ? 2 : 1) * width;
-    for (int64_t i = 0; i < weights.num_tags; ++i) {
-      const T* row = weights.data + v * width * weights.num_tags + i * columns;
-      T* sums = pairs + i * stride + v * width;
-      for (int64_t k = 0; k < columns; ++k) sums[k] *= factor * row[k];
-    }
   }
 }
 
@@ -140,23 +106,6 @@ void Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const do
       }
     }
   });
-}
-
-// The gradients by start and end are those of the first and last valid emissions, added up.
-template <typename T>
-void AddEnds(const Plan<T>& plan, const T* d_emissions, T* d_start, T* d_end) {
-  const int64_t num_tags = plan.chains.num_tags;
-  const std::unique_ptr<double[]> sums(new double[2 * num_tags]());
-  for (int64_t b = 0; b < plan.chains.batch; ++b) {
-    if (plan.counts[b] == 0) continue;
-    const T* rows = d_emissions + b * plan.chains.steps * num_tags;
-    const T* first = rows + StepAt(plan, b, 0) * num_tags;
-    const T* last = rows + StepAt(plan, b, plan.counts[b] - 1) * num_tags;
-    for (int64_t j = 0; j < num_tags; ++j) sums[j] += first[j];
-    for (int64_t j = 0; j < num_tags; ++j) sums[num_tags + j] += last[j];
-  }
-  std::copy(sums.get(), sums.get() + num_tags, d_start);
-  std::copy(sums.get() + num_tags, sums.get() + 2 * num_tags, d_end);
 }
 
 template <typename T>
@@ -243,18 +192,7 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
   Sweep(planner, gold ? tags : nullptr, gold ? -1 : 1, values.get(), weights, d_emissions,
         pairs.data, group_size, false);
   AddEnds(plan, d_emissions, d_start, d_end);
-  const int64_t rows = std::max<int64_t>(1, 4096 / num_tags);
-  ParallelFor((num_tags + rows - 1) / rows, planner.num_threads, [&](int64_t task) {
-    const std::unique_ptr<double[]> sums(new double[num_tags]);
-    for (int64_t i = task * rows; i < std::min(num_tags, (task + 1) * rows); ++i) {
-      std::fill(sums.get(), sums.get() + num_tags, 0.0);
-      for (int64_t g = 0; g < groups; ++g) {
-        const T* row = pairs.data + (g * num_tags + i) * stride;
-        for (int64_t j = 0; j < num_tags; ++j) sums[j] += row[j];
-      }
-      std::copy(sums.get(), sums.get() + num_tags, d_transitions + i * num_tags);
-    }
-  });
+  AddGroups(planner, groups, pairs.data, false, d_transitions);
 }
 
 template <typename T>

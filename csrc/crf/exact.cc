@@ -135,7 +135,92 @@ double Forward(const Sequence<T>& sequence, bool keep, std::vector<double>& alph
   return total;
 }
 
+// What may follow each tag: scores[s, j] = x_s[j] + the log-sum of all suffixes from there on, and
+// sums[s, i] the log-sum over j of A[i, j] + scores[s, j]; of the first step its own log-sum, once.
+struct Suffixes {
+  template <typename T>
+  explicit Suffixes(const Sequence<T>& sequence)
+      : scores(sequence.steps * sequence.num_tags), sums(scores.size()) {
+    const int64_t num_tags = sequence.num_tags;
+    LogProduct product(num_tags, true);
+    std::vector<double> after(num_tags, 0.0), row(num_tags);
+    for (int64_t s = sequence.steps - 1; s >= 0; --s) {
+      for (int64_t j = 0; j < num_tags; ++j) row[j] = sequence.Emission(s, j) + after[j];
+      std::copy(row.begin(), row.end(), scores.begin() + s * num_tags);
+      double* const sum = sums.data() + s * num_tags;
+      if (s == 0) {
+        sum[0] = LogSum(row.data(), num_tags);
+        return;
+      }
+      product.Take(TransitionsInto(sequence.plan, sequence.index, s));
+      product(row, sum);
+      const double level = *std::max_element(sum, sum + num_tags);
+      if (level == -kInfinity) continue;
+      for (int64_t i = 0; i < num_tags; ++i) after[i] = sum[i] - level;
+    }
+  }
+
+  std::vector<double> scores, sums;
+};
+
 }  // namespace
+
+template <typename T>
+void ExactSteps(const Plan<T>& plan, int64_t b, const int32_t* tags, double* log_p) {
+  const Sequence<T> sequence(plan, b);
+  const Suffixes suffixes(sequence);
+  const int64_t num_tags = sequence.num_tags;
+  int64_t before = 0;
+  for (int64_t s = 0; s < sequence.steps; ++s) {
+    const int64_t tag = tags[StepAt(plan, b, s)];
+    const double transition = s == 0 ? 0.0 : TransitionsInto(plan, b, s)[before * num_tags + tag];
+    const double of_all = suffixes.sums[s * num_tags + before];
+    log_p[s] = of_all == -kInfinity
+                   ? of_all
+                   : std::min(transition + suffixes.scores[s * num_tags + tag] - of_all, 0.0);
+    before = tag;
+  }
+}
+
+template <typename T>
+void ExactStepsGradient(const Plan<T>& plan, int64_t b, const int32_t* tags, const double* weights,
+                        T* gradient, T* pairs, int64_t from, int64_t to) {
+  const Sequence<T> sequence(plan, b);
+  const Suffixes suffixes(sequence);
+  const int64_t num_tags = sequence.num_tags;
+  std::vector<double> reached(num_tags), of_step(num_tags);  // d log p by the sums after each tag
+  int64_t before = 0;
+  for (int64_t s = 0; s < sequence.steps; ++s) {
+    const int64_t t = StepAt(plan, b, s), tag = tags[t];
+    const double* const scores = suffixes.scores.data() + s * num_tags;
+    const double* const sums = suffixes.sums.data() + s * num_tags;
+    std::fill(of_step.begin(), of_step.end(), 0.0);
+    if (s == 0) {
+      for (int64_t j = 0; j < num_tags; ++j) {
+        of_step[j] = -weights[0] * std::exp(scores[j] - sums[0]);
+      }
+    } else {
+      const T* const transitions = TransitionsInto(plan, b, s);
+      T* const counts = PairsInto(plan, b, s, pairs);
+      for (int64_t i = 0; i < num_tags; ++i) {
+        if (reached[i] == 0 || sums[i] == -kInfinity) continue;
+        for (int64_t j = 0; j < num_tags; ++j) {
+          const double pair =
+              reached[i] * std::exp(transitions[i * num_tags + j] + scores[j] - sums[i]);
+          counts[i * from + j * to] += static_cast<T>(pair);
+          of_step[j] += pair;
+        }
+      }
+      counts[before * from + tag * to] += static_cast<T>(weights[s]);
+    }
+    for (int64_t j = 0; j < num_tags; ++j) {
+      gradient[t * num_tags + j] += static_cast<T>(of_step[j] + (j == tag ? weights[s] : 0));
+    }
+    if (s + 1 < sequence.steps) of_step[tag] += weights[s] - weights[s + 1];
+    std::swap(reached, of_step);
+    before = tag;
+  }
+}
 
 template <typename T>
 double ExactLogPartition(const Plan<T>& plan, int64_t sequence) {
@@ -231,9 +316,12 @@ void ExactSample(const Plan<T>& plan, int64_t b, int64_t num_samples, const T* u
   }
 }
 
-#define FASTKERAS_INSTANTIATE(T)                                                      \
-  template void ExactSample<T>(const Plan<T>&, int64_t, int64_t, const T*, int32_t*); \
-  template double ExactLogPartition<T>(const Plan<T>&, int64_t);                      \
+#define FASTKERAS_INSTANTIATE(T)                                                                  \
+  template void ExactSample<T>(const Plan<T>&, int64_t, int64_t, const T*, int32_t*);             \
+  template double ExactLogPartition<T>(const Plan<T>&, int64_t);                                  \
+  template void ExactSteps<T>(const Plan<T>&, int64_t, const int32_t*, double*);                  \
+  template void ExactStepsGradient<T>(const Plan<T>&, int64_t, const int32_t*, const double*, T*, \
+                                      T*, int64_t, int64_t);                                      \
   template void ExactGradient<T>(const Plan<T>&, int64_t, double, T*, T*, int64_t);
 FASTKERAS_INSTANTIATE(float)
 FASTKERAS_INSTANTIATE(double)

@@ -21,6 +21,17 @@ template <typename T>
 void ExactGradient(const Plan<T>& plan, int64_t sequence, double factor, T* gradient, T* pairs,
                    int64_t stride);
 
+// log p of each valid step of the tags (steps) of one sequence, given the tag before it.
+template <typename T>
+void ExactSteps(const Plan<T>& plan, int64_t sequence, const int32_t* tags, double* log_p);
+
+// Adds the gradient of the sum of weights[s] * log_p[s] to that of the emissions (steps, num_tags),
+// and to pairs, where those from i to j are at i * from + j * to; or, for transitions that vary,
+// each step's at its own (num_tags, num_tags).
+template <typename T>
+void ExactStepsGradient(const Plan<T>& plan, int64_t sequence, const int32_t* tags,
+                        const double* weights, T* gradient, T* pairs, int64_t from, int64_t to);
+
 // Draws paths of one sequence, as `Sample` does (crf.h); writes nothing if none is possible.
 template <typename T>
 void ExactSample(const Plan<T>& plan, int64_t sequence, int64_t num_samples, const T* uniforms,

@@ -15,10 +15,10 @@ FASTKERAS_CURRENT_KERNELS(double)
 
 template <typename T>
 Planner<T>::Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T* workspace,
-                    int threads, double more_work)
+                    int threads, double more_work, bool reversed)
     : plan{}, kernels(CurrentKernels<T>()), num_threads(1) {
   plan.chains = chains;
-  FindValidSteps();
+  FindValidSteps(reversed);
   const int64_t num_tags = chains.num_tags;
   plan.sound_ends = kernels.all_sound(chains.start_transitions, num_tags) &&
                     kernels.all_sound(chains.end_transitions, num_tags);
@@ -65,7 +65,7 @@ Planner<T>::Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T
 }
 
 template <typename T>
-void Planner<T>::FindValidSteps() {
+void Planner<T>::FindValidSteps(bool reversed) {
   const Chains<T>& chains = plan.chains;
   counts_.assign(chains.lengths, chains.lengths + chains.batch);
   if (chains.mask) {
@@ -80,6 +80,15 @@ void Planner<T>::FindValidSteps() {
       counts_[b] = end - begin;
     }
   }
+  if (reversed) {
+    const bool listed = !step_index_.empty();
+    step_index_.resize(chains.batch * chains.steps);
+    for (int64_t b = 0; b < chains.batch; ++b) {
+      int32_t* const begin = step_index_.data() + b * chains.steps;
+      if (!listed) std::iota(begin, begin + counts_[b], 0);
+      std::reverse(begin, begin + counts_[b]);
+    }
+  }
   order_.resize(chains.batch);
   std::iota(order_.begin(), order_.end(), 0);
   std::stable_sort(order_.begin(), order_.end(),
@@ -87,7 +96,7 @@ void Planner<T>::FindValidSteps() {
   valid_ = std::accumulate(counts_.begin(), counts_.end(), int64_t{0});
   plan.order = order_.data();
   plan.counts = counts_.data();
-  plan.step_index = chains.mask ? step_index_.data() : nullptr;
+  plan.step_index = chains.mask || reversed ? step_index_.data() : nullptr;
 }
 
 // The scores of two tags' suffixes differ by at most the range R of the transitions. So the mass

@@ -26,9 +26,10 @@ struct Planner {
 
   // `exponentials`: the transitions in the scaled domain, for the sweeps; otherwise as they are,
   // for Viterbi. `in_lanes`: sequences may share vectors. `workspace` has WorkspaceSize elements or
-  // is null. `more_work` is what a step takes beyond a sweep, in nanoseconds.
+  // is null. `more_work` is what a step takes beyond a sweep, in nanoseconds. `reversed`: the valid
+  // steps of each sequence from the last to the first; the scores are those of such chains.
   Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T* workspace, int num_threads,
-          double more_work = 0);
+          double more_work = 0, bool reversed = false);
 
   // Elements of a row of num_tags, rounded up to whole vectors.
   int64_t stride() const { return int64_t{plan.weights.vectors} * kernels.width; }
@@ -48,7 +49,7 @@ struct Planner {
   int64_t groups(int64_t size) const;  // and how many groups that makes
 
  private:
-  void FindValidSteps();
+  void FindValidSteps(bool reversed);
   void ChooseScaling();
   void ChooseWatch();
   void WatchAllSteps();

@@ -6,6 +6,7 @@
 #include "crf/semi_markov/segments.h"
 #include "crf/sweeps/backward.h"
 #include "crf/sweeps/forward.h"
+#include "crf/sweeps/gold.h"
 #include "crf/sweeps/k_best.h"
 #include "crf/sweeps/lanes.h"
 #include "crf/sweeps/lanes_backward.h"
@@ -46,13 +47,12 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
 }
 
 template <typename T>
-constexpr crf::Kernels<T> kKernels = {Simd<T>::kWidth,   CutIntoPanels<T>,    CutIntoLanes<T>,
-                                      Forward<T>,        Backward<T>,         Viterbi<T>,
-                                      ForwardLanes<T>,   BackwardLanes<T>,    ViterbiLanes<T>,
-                                      KBest<T>,          DealTransitions<T>,  Draw<T>,
-                                      VaryingForward<T>, VaryingBackward<T>,  VaryingViterbi<T>,
-                                      VaryingKBest<T>,   AllSound<T>,         IsSound<T>,
-                                      SegmentSweep,      SegmentMarginals<T>, SegmentViterbi};
+constexpr crf::Kernels<T> kKernels = {
+    Simd<T>::kWidth,     CutIntoPanels<T>, CutIntoLanes<T>,  Forward<T>,        Backward<T>,
+    Viterbi<T>,          ForwardLanes<T>,  BackwardLanes<T>, ViterbiLanes<T>,   KBest<T>,
+    DealTransitions<T>,  Draw<T>,          GoldSteps<T>,     VaryingForward<T>, VaryingBackward<T>,
+    VaryingViterbi<T>,   VaryingKBest<T>,  AllSound<T>,      IsSound<T>,        SegmentSweep,
+    SegmentMarginals<T>, SegmentViterbi};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

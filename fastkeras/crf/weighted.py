@@ -33,16 +33,15 @@ def weighted_log_likelihood(
     for rare tags: a weight of 5 has the effect of five examples of that decision.
 
     Args:
-        emissions, transitions, lengths, mask, start_transitions, end_transitions: as in
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
             `log_partition`.
         tags: as in `sequence_score`.
         weights: float, not below 0, shape (num_tags,), one for each tag, or (batch, steps).
-        engine: "keras" or "reference"; None for whichever of them takes the array.
 
     Returns:
         Shape (batch,), dtype of `emissions`, never above 0; −inf, with gradients of zero, for an
-        impossible sequence, whatever its weights. Differentiable by automatic differentiation of
-        the recursion, which keeps num_tags² numbers for each step.
+        impossible sequence, whatever its weights. Differentiable in a tensor engine, by the weights
+        too; `keras` keeps num_tags² numbers for each step.
 
     Raises:
         ValueError: as `sequence_score`, and for weights of another shape or dtype.

@@ -104,6 +104,26 @@ def test_value_and_gradient_are_those_of_the_keras_engine(scores, tags, rng, mas
     assert_same(jax.jit(ours)(*scores), ours(*scores))
 
 
+def test_weights_of_steps_and_their_gradients_are_those_of_the_keras_engine(scores, tags, rng):
+    weights = jnp.asarray(rng.random((BATCH, STEPS)), "float32")
+
+    def total(engine):
+        def function(x, a, start, end, weights):
+            chain = {"start_transitions": start, "end_transitions": end, "engine": engine}
+            of = crf.weighted_log_likelihood(x, tags, a, LENGTHS, weights=weights, **chain)
+            return of.sum()
+
+        return jax.value_and_grad(function, argnums=(0, 1, 2, 3, 4))
+
+    ours, inputs = total("jax_native"), (*scores, weights)
+    found = jax.jit(ours)(*inputs)
+    assert_close(found, total("keras")(*inputs))
+    assert_same(found, ours(*inputs))
+    stacked = jax.tree.map(lambda array: jnp.stack([array, 2 * array]), inputs)
+    each = [ours(*jax.tree.map(lambda array, i=i: array[i], stacked)) for i in range(2)]
+    assert_same(jax.vmap(ours)(*stacked), jax.tree.map(lambda *parts: jnp.stack(parts), *each))
+
+
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 def test_numpy_arrays_get_numpy_arrays_of_their_dtype(scores, tags, dtype):
     x, a, start, end = (np.asarray(score, dtype) for score in scores)

@@ -71,6 +71,38 @@ def test_value_and_gradient_are_those_of_the_keras_engine(chain, tags):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_weights_of_steps_and_their_gradients_are_those_of_the_keras_engine(chain, tags, rng):
+    weights = torch.tensor(rng.random((BATCH, STEPS)), dtype=torch.float32, requires_grad=True)
+    leaves = with_gradients(chain)
+    scores = dict(zip(("emissions", "transitions", "lengths", "mask"), leaves[:4], strict=True))
+    scores |= {"start_transitions": leaves[4], "end_transitions": leaves[5], "tags": tags}
+
+    def total(engine):
+        return crf.weighted_log_likelihood(**scores, weights=weights, engine=engine).sum()
+
+    results = [
+        (total(engine), *torch.autograd.grad(total(engine), (*leaves.scores, weights)))
+        for engine in (None, "keras")
+    ]
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    inputs = (*leaves, tags, weights)
+    torch.library.opcheck(OPS.crf_weighted_value.default, (*inputs, False))
+    with torch.no_grad():
+        value, _, workspace = OPS.crf_weighted_value(*inputs, True)
+    plain = (*chain, tags, weights.detach(), value)
+    for kept in (workspace, workspace[:0]):
+        arguments = (*plain, kept, torch.ones(BATCH))
+        torch.library.opcheck(OPS.crf_weighted_gradient.default, arguments)
+    gradient = torch.func.grad(
+        lambda weights: crf.weighted_log_likelihood(
+            **{name: x.detach() if name in ("emissions", "transitions") else x
+               for name, x in scores.items()}, weights=weights
+        ).sum()
+    )  # fmt: skip
+    torch.testing.assert_close(gradient(weights.detach()).detach(), results[0][-1])
+
+
 def test_opcheck(chain, tags):
     quantity = torch_ops.LOG_LIKELIHOOD
     inputs = (*with_gradients(chain), tags, quantity)

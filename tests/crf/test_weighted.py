@@ -57,19 +57,21 @@ WEIGHTS = {
 }
 
 
+ENGINES = ("native", "reference", "tensorflow_native", "keras")
+
+
 def on(engine, value):
-    return tf.constant(value) if engine == "keras" else value
+    return tf.constant(value) if engine in ("keras", "tensorflow_native") else value
 
 
-@pytest.mark.parametrize("engine", ("reference", "keras"))
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("hard", (False, True))
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_weights_are_those_of_conditional_probabilities(kind, hard, engine, rng):
     scores, weights = chain(rng, hard=hard), WEIGHTS[kind]
     given = {name: on(engine, value) for name, value in scores.items()}
-    got = crf.weighted_log_likelihood(
-        tags=on(engine, TAGS), mask=on(engine, MASK), weights=on(engine, weights), **given
-    )
+    given |= {"tags": on(engine, TAGS), "mask": on(engine, MASK), "weights": on(engine, weights)}
+    got = crf.weighted_log_likelihood(**given, engine=engine)
     for b in range(3):
         path = TAGS[b][MASK[b]]
         of_steps = weights[path] if kind == "by tag" else weights[b][MASK[b]]
@@ -78,24 +80,26 @@ def test_weights_are_those_of_conditional_probabilities(kind, hard, engine, rng)
 
 
 @pytest.mark.parametrize("varying", (False, True))
-@pytest.mark.parametrize("engine", ("reference", "keras"))
+@pytest.mark.parametrize("engine", ENGINES)
 def test_weights_of_one_change_nothing(engine, varying, rng):
     scores = chain(rng)
     tags = rng.integers(0, NUM_TAGS, (3, STEPS))
     if varying:
         scores["transitions"] = rng.standard_normal((3, STEPS - 1, NUM_TAGS, NUM_TAGS))
     given = {name: on(engine, value) for name, value in scores.items()} | {"tags": on(engine, tags)}
-    weighted = crf.weighted_log_likelihood(**given, weights=on(engine, np.ones(NUM_TAGS)))
+    ones = on(engine, np.ones(NUM_TAGS))
+    weighted = crf.weighted_log_likelihood(**given, weights=ones, engine=engine)
     np.testing.assert_allclose(weighted, crf.log_likelihood(**given), rtol=1e-12)
 
 
-@pytest.mark.parametrize("jit_compile", (False, True))
-def test_gradients_are_those_of_differences(jit_compile, rng):
+@pytest.mark.parametrize(("engine", "jit_compile"), ((None, False), ("keras", False), (None, True)))
+def test_gradients_are_those_of_differences(engine, jit_compile, rng):
     scores = chain(rng)
     weights, direction = WEIGHTS["by step"], chain(rng)
 
     def value(scores):
-        return crf.weighted_log_likelihood(tags=TAGS, mask=MASK, weights=weights, **scores).sum()
+        given = {**scores, "tags": TAGS, "mask": MASK, "weights": weights}
+        return crf.weighted_log_likelihood(**given, engine="reference").sum()
 
     def moved(by):
         return value({name: scores[name] + by * direction[name] for name in scores})
@@ -107,9 +111,8 @@ def test_gradients_are_those_of_differences(jit_compile, rng):
     def gradients(tensors):
         with tf.GradientTape() as tape:
             tape.watch(tensors)
-            total = tf.reduce_sum(
-                crf.weighted_log_likelihood(tags=TAGS, mask=MASK, weights=weights, **tensors)
-            )
+            given = {**tensors, "tags": TAGS, "mask": MASK, "weights": weights, "engine": engine}
+            total = tf.reduce_sum(crf.weighted_log_likelihood(**given))
         return tape.gradient(total, tensors)
 
     found = gradients({name: tf.constant(value) for name, value in scores.items()})
@@ -117,13 +120,14 @@ def test_gradients_are_those_of_differences(jit_compile, rng):
     assert total == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("engine", ("reference", "keras"))
+@pytest.mark.parametrize("engine", ENGINES)
 def test_an_impossible_sequence(engine, rng):
     scores = chain(rng, batch=1)
     scores["transitions"][1, 2] = -np.inf
     given = {name: on(engine, value) for name, value in scores.items()}
     tags = on(engine, np.array([[0, 1, 2, 0]]))
     weights = on(engine, np.zeros(NUM_TAGS))
+    given["engine"] = engine
     assert crf.weighted_log_likelihood(tags=tags, weights=weights, **given) == [-np.inf]
     assert crf.smoothed_log_likelihood(tags=tags, label_smoothing=0.1, **given) == [-np.inf]
 
@@ -132,9 +136,11 @@ def test_far_emissions_keep_their_digits():
     """At 200 nats, the probability of the label is 0 in float32, but its logarithm is not lost."""
     emissions = np.array([[[0, -200], [0, -200], [0, -200]]], "float32")
     tags, zeros, weights = np.array([[1, 1, 0]]), np.zeros((2, 2), "float32"), np.array([1.0, 2.0])
-    for engine in ("reference", "keras"):
+    for engine in ENGINES:
         value = crf.weighted_log_likelihood(
-            *(on(engine, x) for x in (emissions, tags, zeros)), weights=on(engine, weights)
+            *(on(engine, x) for x in (emissions, tags, zeros)),
+            weights=on(engine, weights),
+            engine=engine,
         )
         np.testing.assert_array_equal(value, [-800])
 
@@ -206,8 +212,8 @@ def test_errors_name_the_argument(rng):
     scores, tags = chain(rng), np.zeros((3, STEPS), int)
     with pytest.raises(ValueError, match=r"weights must have shape \(num_tags,\) = \(3,\) or"):
         crf.weighted_log_likelihood(tags=tags, weights=np.ones(5), **scores)
-    with pytest.raises(ValueError, match="engine='native' does not take weights of steps"):
-        crf.weighted_log_likelihood(tags=tags, weights=np.ones(3), engine="native", **scores)
+    with pytest.raises(ValueError, match="engine='numba' does not take weights of steps"):
+        crf.weighted_log_likelihood(tags=tags, weights=np.ones(3), engine="numba", **scores)
     for wrong in (-0.1, 1.0):
         with pytest.raises(ValueError, match="label_smoothing must be in 0 <= ε < 1, got"):
             crf.smoothed_log_likelihood(tags=tags, label_smoothing=wrong, **scores)

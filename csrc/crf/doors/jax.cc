@@ -8,6 +8,8 @@
 
 FASTKERAS_CALLS(crf_value, fastkeras::crf::ValueKernel)
 FASTKERAS_CALLS(crf_gradient, fastkeras::crf::GradientKernel)
+FASTKERAS_CALLS(crf_weighted_value, fastkeras::crf::WeightedValueKernel)
+FASTKERAS_CALLS(crf_weighted_gradient, fastkeras::crf::WeightedGradientKernel)
 FASTKERAS_CALLS(crf_marginals, fastkeras::crf::MarginalsKernel)
 FASTKERAS_CALLS(crf_viterbi, fastkeras::crf::ViterbiKernel)
 FASTKERAS_CALLS(crf_k_best, fastkeras::crf::KBestKernel)

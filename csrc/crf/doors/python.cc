@@ -13,6 +13,7 @@
 
 #include "crf/crf.h"
 #include "crf/doors/python_arrays.h"
+#include "crf/weighted.h"
 #include "doors/released_gil.h"
 #include "machine/memory.h"
 
@@ -150,6 +151,54 @@ py::tuple ValueAndGradient(const Array<T>& emissions, const Array<int32_t>& tags
   }
   return py::make_tuple(value, gradients.emissions, gradients.transitions, gradients.start,
                         gradients.end);
+}
+
+// The value, its terms without their weights, and the workspace, which is empty if not kept.
+template <typename T>
+py::tuple WeightedValueOf(const Array<T>& emissions, const Array<T>& transitions,
+                          const Array<int32_t>& lengths, const Mask& mask, const Array<T>& start,
+                          const Array<T>& end, const Array<int32_t>& tags, const Array<T>& weights,
+                          bool keep_workspace, int num_threads) {
+  const Chains<T> chains = ChainsOf(emissions, transitions, lengths, mask, start, end);
+  const int32_t* path = CheckedTags(chains, ArgumentOf("tags", tags));
+  const Argument<T> of_steps = ArgumentOf("weights", weights);
+  ExpectShape("weights", of_steps.shape, {chains.batch, chains.steps});
+  Array<T> value(chains.batch), log_p({chains.batch, chains.steps});
+  Array<T> workspace = Uninitialised<T>(
+      {keep_workspace ? WeightedWorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags) : 0});
+  T *out = value.mutable_data(), *log_p_out = log_p.mutable_data();
+  T* kept = keep_workspace ? workspace.mutable_data() : nullptr;
+  {
+    const ReleasedGil released;
+    WeightedValue<T>(chains, path, of_steps.data, out, log_p_out, kept, num_threads);
+  }
+  return py::make_tuple(value, log_p, workspace);
+}
+
+template <typename T>
+py::tuple WeightedGradientOf(const Array<T>& emissions, const Array<T>& transitions,
+                             const Array<int32_t>& lengths, const Mask& mask, const Array<T>& start,
+                             const Array<T>& end, const Array<int32_t>& tags,
+                             const Array<T>& weights, const Array<T>& value,
+                             const Array<T>& workspace, const Array<T>& factors, int num_threads) {
+  const Chains<T> chains = ChainsOf(emissions, transitions, lengths, mask, start, end);
+  const int32_t* path = CheckedTags(chains, ArgumentOf("tags", tags));
+  const Argument<T> of_steps = ArgumentOf("weights", weights), values = ArgumentOf("value", value),
+                    kept = ArgumentOf("workspace", workspace),
+                    of_sequences = ArgumentOf("factors", factors);
+  ExpectShape("weights", of_steps.shape, {chains.batch, chains.steps});
+  ExpectShape("value", values.shape, {chains.batch});
+  ExpectShape("workspace", kept.shape,
+              {WeightedWorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags)});
+  ExpectShape("factors", of_sequences.shape, {chains.batch});
+  const Gradients<T> gradients(chains);
+  {
+    const ReleasedGil released;
+    WeightedGradient<T>(chains, path, of_steps.data, values.data, kept.data, of_sequences.data,
+                        gradients.emissions_out, gradients.transitions_out, gradients.start_out,
+                        gradients.end_out, num_threads);
+  }
+  return py::make_tuple(gradients.emissions, gradients.transitions, gradients.start, gradients.end);
 }
 
 template <typename T>
@@ -362,6 +411,11 @@ void BindOf(py::module_& module) {  // float and double are overloads, told apar
   BindWithTags(module, "crf_gradient", &GradientOf<T>, py::arg("value").noconvert(),
                py::arg("workspace").noconvert(), weights);
   BindWithTags(module, "crf_value_and_gradient", &ValueAndGradient<T>, weights);
+  const auto path = py::arg("tags").noconvert();
+  Bind(module, "crf_weighted_value", &WeightedValueOf<T>, path, weights, py::arg("keep_workspace"));
+  Bind(module, "crf_weighted_gradient", &WeightedGradientOf<T>, path, weights,
+       py::arg("value").noconvert(), py::arg("workspace").noconvert(),
+       py::arg("factors").noconvert());
   Bind(module, "crf_marginals", &Marginals<T>);
   Bind(module, "crf_viterbi", &Viterbi<T>);
   Bind(module, "crf_k_best", &KBest<T>, py::arg("k"));

@@ -20,6 +20,22 @@ void GradientShapes(ShapeInference& shapes) {
   shapes.SetOutput(3, num_tags);
 }
 
+void WeightedValueShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {2, 2});
+  shapes.SetAllUnknown();
+  shapes.SetOutput(0, shapes.Slice(emissions, 0, 1));
+  shapes.SetOutput(1, shapes.Slice(emissions, 0, 2));
+}
+
+void WeightedGradientShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {2, 2, 1, 1, 1});
+  const auto num_tags = shapes.Slice(emissions, 2, 3);
+  shapes.SetOutput(0, emissions);
+  shapes.SetOutput(1, shapes.Input(1));
+  shapes.SetOutput(2, num_tags);
+  shapes.SetOutput(3, num_tags);
+}
+
 void MarginalsShapes(ShapeInference& shapes) {
   const auto emissions = CheckRanks(shapes, {});
   const auto transitions = shapes.Input(1);
@@ -62,6 +78,14 @@ const bool registered = [] {
       {FASTKERAS_CHAINS, "tags: int32", "value: T", "workspace: T", "weights: T"},
       {"d_emissions: T", "d_transitions: T", "d_start_transitions: T", "d_end_transitions: T"},
       {type, "quantity: int", threads});
+  tensorflow::RegisterOp<WeightedValueShapes>(
+      "Fastkeras>CrfWeightedValue", {FASTKERAS_CHAINS, "tags: int32", "weights: T"},
+      {"value: T", "log_p: T", "workspace: T"}, {type, "keep_workspace: bool = true", threads});
+  tensorflow::RegisterOp<WeightedGradientShapes>(
+      "Fastkeras>CrfWeightedGradient",
+      {FASTKERAS_CHAINS, "tags: int32", "weights: T", "value: T", "workspace: T", "factors: T"},
+      {"d_emissions: T", "d_transitions: T", "d_start_transitions: T", "d_end_transitions: T"},
+      {type, threads});
   tensorflow::RegisterOp<MarginalsShapes>("Fastkeras>CrfMarginals", {FASTKERAS_CHAINS},
                                           {"unary: T", "counts: T"}, {type, threads});
   tensorflow::RegisterOp<ViterbiShapes>("Fastkeras>CrfViterbi", {FASTKERAS_CHAINS},
@@ -74,6 +98,10 @@ const bool registered = [] {
   tensorflow::RegisterKernel<ValueKernel, double>("Fastkeras>CrfValue");
   tensorflow::RegisterKernel<GradientKernel, float>("Fastkeras>CrfGradient");
   tensorflow::RegisterKernel<GradientKernel, double>("Fastkeras>CrfGradient");
+  tensorflow::RegisterKernel<WeightedValueKernel, float>("Fastkeras>CrfWeightedValue");
+  tensorflow::RegisterKernel<WeightedValueKernel, double>("Fastkeras>CrfWeightedValue");
+  tensorflow::RegisterKernel<WeightedGradientKernel, float>("Fastkeras>CrfWeightedGradient");
+  tensorflow::RegisterKernel<WeightedGradientKernel, double>("Fastkeras>CrfWeightedGradient");
   tensorflow::RegisterKernel<MarginalsKernel, float>("Fastkeras>CrfMarginals");
   tensorflow::RegisterKernel<MarginalsKernel, double>("Fastkeras>CrfMarginals");
   tensorflow::RegisterKernel<ViterbiKernel, float>("Fastkeras>CrfViterbi");

@@ -6,6 +6,7 @@
 #define FASTKERAS_CRF_DOORS_TENSORFLOW_KERNELS_H_
 
 #include "crf/doors/tensorflow_inputs.h"
+#include "crf/weighted.h"
 
 namespace fastkeras::crf {
 
@@ -77,6 +78,77 @@ struct GradientKernel {
   }
 
   Quantity quantity;
+  int num_threads;
+};
+
+template <typename T>
+struct WeightedValueKernel {
+  template <typename Attributes>
+  explicit WeightedValueKernel(Attributes* attributes)
+      : keep_workspace(BoolAttribute(attributes, "keep_workspace")),
+        num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
+    return {{batch},
+            {batch, steps},
+            {keep_workspace ? WeightedWorkspaceSize<T>(batch, steps, num_tags) : 0}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const Tensor tags = Input(context, 6);
+    const int32_t* checked_tags = inputs.Tags(tags, Quantity::kLogLikelihood);
+    const Tensor weights = Input(context, 7);
+    ExpectShape("weights", weights.shape, {chains.batch, chains.steps});
+    const Tensor value = Output<T>(context, 0, {chains.batch});
+    const Tensor log_p = Output<T>(context, 1, {chains.batch, chains.steps});
+    const Tensor workspace = Output<T>(context, 2, OutputShapes({inputs.emissions.shape})[2]);
+    WeightedValue(chains, checked_tags, weights.data<const T>(), value.data<T>(), log_p.data<T>(),
+                  keep_workspace ? workspace.data<T>() : nullptr, num_threads);
+  }
+
+  bool keep_workspace;
+  int num_threads;
+};
+
+template <typename T>
+struct WeightedGradientKernel {
+  template <typename Attributes>
+  explicit WeightedGradientKernel(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
+    return {inputs[0], inputs[1], {num_tags}, {num_tags}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const int64_t batch = chains.batch, steps = chains.steps, num_tags = chains.num_tags;
+    const Tensor tags = Input(context, 6);
+    const int32_t* checked_tags = inputs.Tags(tags, Quantity::kLogLikelihood);
+    const Tensor weights = Input(context, 7);
+    const Tensor value = Input(context, 8);
+    const Tensor workspace = Input(context, 9);
+    const Tensor factors = Input(context, 10);
+    ExpectShape("weights", weights.shape, {batch, steps});
+    ExpectShape("value", value.shape, {batch});
+    ExpectShape("workspace", workspace.shape, {WeightedWorkspaceSize<T>(batch, steps, num_tags)});
+    ExpectShape("factors", factors.shape, {batch});
+    const Tensor d_emissions = Output<T>(context, 0, {batch, steps, num_tags});
+    const Tensor d_transitions = Output<T>(context, 1, inputs.transitions.shape);
+    const Tensor d_start = Output<T>(context, 2, {num_tags});
+    const Tensor d_end = Output<T>(context, 3, {num_tags});
+    WeightedGradient(chains, checked_tags, weights.data<const T>(), value.data<const T>(),
+                     workspace.data<const T>(), factors.data<const T>(), d_emissions.data<T>(),
+                     d_transitions.data<T>(), d_start.data<T>(), d_end.data<T>(), num_threads);
+  }
+
   int num_threads;
 };
 

@@ -13,6 +13,8 @@ using xla_call::RegisterCalls;
 const bool registered = [] {
   RegisterCalls<ValueKernel>("Fastkeras>CrfValue");
   RegisterCalls<GradientKernel>("Fastkeras>CrfGradient");
+  RegisterCalls<WeightedValueKernel>("Fastkeras>CrfWeightedValue");
+  RegisterCalls<WeightedGradientKernel>("Fastkeras>CrfWeightedGradient");
   RegisterCalls<MarginalsKernel>("Fastkeras>CrfMarginals");
   RegisterCalls<ViterbiKernel>("Fastkeras>CrfViterbi");
   RegisterCalls<KBestKernel>("Fastkeras>CrfKBest");

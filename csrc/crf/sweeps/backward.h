@@ -24,10 +24,11 @@ struct Returner {
   const T* scales;
   T* gradient;  // its rows of the gradient of the emissions
   const int32_t* tags;
-  T weight;  // over the largest weight of the batch
-  T* pairs;  // of its group
-  T* beta;   // padded row
-  T* r;      // padded rows of one chunk
+  T weight;                         // over the largest weight of the batch
+  const T *step_weights, *sources;  // of its valid steps, or null (kernels.h)
+  T* pairs;                         // of its group
+  T* beta;                          // padded row
+  T* r;                             // padded rows of one chunk
 };
 
 // marginal = alpha * beta and r = E * beta * scale of one step. Tags that no prefix reaches have
@@ -48,6 +49,25 @@ FASTKERAS_INLINE void MarginalRow(const Row<T>& shape, const Returner<T>& back, 
     const Vec<T> suffix = prefix > 0 ? Load(back.beta + v * kWidth) : Vec<T>{};
     shape.StoreVector(gradient, v, prefix * suffix * sign);
     Store(r + v * kWidth, shape.LoadVector(emission, v) * suffix * scale);
+  }
+}
+
+// With weights of steps, marginals of both signs go into the gradient. They should sum to
+// weight * sign: what is missing is added to r in proportion to their magnitudes.
+template <typename T>
+FASTKERAS_INLINE void CorrectDrift(const Row<T>& shape, const T* gradient, T weight, T sign, T* r) {
+  Vec<T> sum = {}, magnitudes = {};
+  for (int v = 0; v < shape.vectors; ++v) {
+    const Vec<T> marginals = shape.LoadVector(gradient, v);
+    sum += marginals;
+    magnitudes += Max(marginals, -marginals);
+  }
+  const T missing = (weight * sign - Sum(sum)) / Sum(magnitudes);
+  const T factor = sign < 0 ? -missing : missing;
+  if (!(factor > T(-0.5) && factor < T(0.5))) return;
+  for (int v = 0; v < shape.vectors; ++v) {
+    T* const element = r + v * Simd<T>::kWidth;
+    Store(element, Load(element) + Max(Load(element), -Load(element)) * factor);
   }
 }
 
@@ -80,6 +100,8 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
     back.gradient = out.emissions + b * chains.steps * num_tags;
     back.tags = out.tags ? out.tags + b * chains.steps : nullptr;
     back.weight = static_cast<T>(out.weights[b]);
+    back.step_weights = out.step_weights ? out.step_weights + b * chains.steps : nullptr;
+    back.sources = out.sources ? out.sources + b * chains.steps : nullptr;
     back.pairs =
         out.pairs + (out.per_sequence ? b : (k - first) / out.group_size) * num_tags * stride;
     back.beta = rows.data + (2 + returning * (kChunk + 1)) * stride;
@@ -101,7 +123,8 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
     for (int64_t s = end - 1; s >= begin; --s) {
       for (; active < returning && returners[active].steps > s; ++active) {
         const Returner<T>& back = returners[active];
-        const T first_beta = back.weight / shape.SumOf(back.alpha + s * num_tags);
+        const T weight = back.step_weights ? back.step_weights[s] : back.weight;
+        const T first_beta = weight / shape.SumOf(back.alpha + s * num_tags);
         for (int v = 0; v < shape.vectors; ++v) {
           Store(back.beta + v * Simd<T>::kWidth, shape.Pad(v, Broadcast(first_beta), 0));
         }
@@ -113,7 +136,13 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
         T* gradient = back.gradient + t * num_tags;
         T* r = back.r + (s - begin) * stride;
         MarginalRow(shape, back, s, sign, gradient, r);
-        if (s == begin) drift[m] = back.weight * sign / shape.SumOf(gradient);
+        if (back.step_weights) {
+          drift[m] = 0;
+          if (s == begin) CorrectDrift(shape, gradient, back.step_weights[s], sign, r);
+          if (s > 0) r[back.tags[t]] += back.sources[s];
+        } else if (s == begin) {
+          drift[m] = back.weight * sign / shape.SumOf(gradient);
+        }
         r_rows[m] = r;
       }
       if (s == 0) continue;
@@ -136,10 +165,12 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
       const Returner<T>& back = returners[m];
       const int64_t to = back.steps < begin + kChunk ? back.steps : begin + kChunk;
       if (back.tags) {  // only now: earlier, the load would have waited for the row's store
-        const T weight = back.weight * static_cast<T>(out.largest_weight);
+        const T largest = static_cast<T>(out.largest_weight);
+        const T weight = back.weight * largest;
         for (int64_t s = begin; s < to; ++s) {
           const int64_t t = crf::StepAt(plan, back.sequence, s);
-          back.gradient[t * num_tags + back.tags[t]] += weight;
+          back.gradient[t * num_tags + back.tags[t]] +=
+              back.step_weights ? back.step_weights[s] * largest : weight;
         }
       }
       const int64_t from = begin > 1 ? begin : 1;

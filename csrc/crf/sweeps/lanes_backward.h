@@ -65,7 +65,37 @@ FASTKERAS_INLINE void AddPairs(const Lanes<T>& lanes, const T* left, const T* ri
   });
 }
 
-template <int kSections, typename T>
+// Weights of steps, for a chunk of them (kernels.h): a vector of each number for a step.
+template <typename T>
+struct LaneWeights {
+  T* weights;
+  T* sources;
+  typename Simd<T>::Int* vectors;  // which vector has the gold tag in this lane; -1: none
+
+  // Reads the steps begin..end-1.
+  void Read(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, const Lanes<T>& lanes,
+            int64_t begin, int64_t end) const {
+    constexpr int kWidth = Simd<T>::kWidth;
+    const int per_section = kWidth / lanes.sections;
+    for (int64_t s = begin; s < end; ++s) {
+      T* const weight = weights + (s - begin) * kWidth;
+      T* const source = sources + (s - begin) * kWidth;
+      typename Simd<T>::Int vector = {};
+      for (int lane = 0; lane < kWidth; ++lane) {
+        const int64_t row = lanes.sequence[lane] * plan.chains.steps;
+        const bool live = s < lanes.counts[lane];
+        weight[lane] = live ? out.step_weights[row + s] : 0;
+        source[lane] = live && s > 0 ? out.sources[row + s] : 0;
+        const int tag = live ? out.tags[row + crf::StepAt(plan, lanes.sequence[lane], s)] : 0;
+        const bool here = lane / per_section == tag / lanes.vectors;
+        vector[lane] = live && here ? tag % lanes.vectors : -1;
+      }
+      vectors[s - begin] = vector;
+    }
+  }
+};
+
+template <bool kWeighted, int kSections, typename T>
 void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out,
                     const Lanes<T>& lanes, int64_t first, T* sums) {
   constexpr int kWidth = Simd<T>::kWidth;
@@ -93,6 +123,9 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
   }
   const T sign = out.marginal_sign * static_cast<T>(out.largest_weight);
 
+  const Buffer<T> of_steps(kWeighted ? 3 * kChunk * kWidth : 0);
+  const LaneWeights<T> gold = {of_steps.data, of_steps.data + kChunk * kWidth,
+                               reinterpret_cast<Int*>(of_steps.data + 2 * kChunk * kWidth)};
   int64_t next_end = lanes.EndBefore(lanes.steps);
   for (int64_t begin = (lanes.steps - 1) / kChunk * kChunk; begin >= 0; begin -= kChunk) {
     const int64_t end = lanes.steps < begin + kChunk ? lanes.steps : begin + kChunk;
@@ -110,6 +143,7 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
       alpha_rows = alphas;
       emission_rows = emissions;
     }
+    if constexpr (kWeighted) gold.Read(plan, out, lanes, begin, end);
     for (int64_t s = end - 1; s >= begin; --s) {
       const T* const alpha = alpha_rows + (s - before) * row;
       const T* const emission = emission_rows + (s - begin) * row;
@@ -118,7 +152,8 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
       if (s == next_end) {
         const Int now = lanes.EndingAt(s);
         const Vec<T> total = SumOfTags(lanes, alpha);
-        const Vec<T> start = (total > 0) & ~left_out ? weights / total : Vec<T>{};
+        const Vec<T> weight = kWeighted ? Load(gold.weights + (s - begin) * kWidth) : weights;
+        const Vec<T> start = (total > 0) & ~left_out ? weight / total : Vec<T>{};
         for (int v = 0; v < vectors; ++v) {
           Store(beta + v * kWidth, lanes.Pad(v, now ? start : Load(beta + v * kWidth), 0));
         }
@@ -136,12 +171,37 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
         Store(gradient + v * kWidth, prefix * suffix * sign);
         Store(r + v * kWidth, Load(emission + v * kWidth) * suffix * scale);
       }
+      if constexpr (kWeighted) {
+        if (s == begin) {  // CorrectDrift, in lanes
+          Vec<T> magnitudes = {};
+          for (int v = 0; v < vectors; ++v) {
+            const Vec<T> marginals = Load(gradient + v * kWidth);
+            magnitudes += Max(marginals, -marginals);
+          }
+          if (kSections == 2) magnitudes += SwappedHalves(magnitudes);
+          const Vec<T> wanted = Load(gold.weights + (s - begin) * kWidth) * sign;
+          const Vec<T> missing = (wanted - SumOfTags(lanes, gradient)) / magnitudes;
+          const Vec<T> signed_part = sign < 0 ? -missing : missing;
+          const Vec<T> factor =
+              (signed_part > T(-0.5)) & (signed_part < T(0.5)) ? signed_part : Vec<T>{};
+          for (int v = 0; v < vectors; ++v) {
+            const Vec<T> element = Load(r + v * kWidth);
+            Store(r + v * kWidth, element + Max(element, -element) * factor);
+          }
+        }
+        const Vec<T> source = Load(gold.sources + (s - begin) * kWidth);
+        const Int vector = gold.vectors[s - begin];
+        for (int v = 0; v < vectors; ++v) {
+          const Vec<T> element = Load(r + v * kWidth);
+          Store(r + v * kWidth, vector == v ? element + source : element);
+        }
+      }
       if (s == 0) continue;
       LaneProduct<SumProduct, kSections>(r, matrix, num_tags, vectors,
                                          [&](int v, Vec<T> product) FASTKERAS_LAMBDA_INLINE {
                                            Store(beta + v * kWidth, product);
                                          });
-      if (s > begin) continue;
+      if (kWeighted || s > begin) continue;
       // How far the marginals' sum is from the weight: the errors of many chunks must not add up.
       const Vec<T> drift = weights * sign / SumOfTags(lanes, gradient);
       const Vec<T> factor = (drift > T(0.5)) & (drift < T(2)) ? drift : Broadcast(T(1));
@@ -154,10 +214,11 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
       for (int lane = 0; lane < lanes.count; ++lane) {
         const int64_t b = lanes.sequence[lane];
         const int64_t to = lanes.counts[lane] < end ? lanes.counts[lane] : end;
-        const T weight = weights[lane] * static_cast<T>(out.largest_weight);
+        const T largest = static_cast<T>(out.largest_weight), weight = weights[lane] * largest;
         for (int64_t s = begin; s < to && weight != 0; ++s) {
           const int64_t t = b * steps_given + crf::StepAt(plan, b, s);
-          out.emissions[t * num_tags + out.tags[t]] += weight;
+          out.emissions[t * num_tags + out.tags[t]] +=
+              kWeighted ? gold.weights[(s - begin) * kWidth + lane] * largest : weight;
         }
       }
     }
@@ -180,8 +241,13 @@ void BackwardLanes(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out,
   const int64_t stride = (num_tags + kWidth - 1) / kWidth * kWidth;
   const Buffer<T> sums(num_tags * row);
   for (int64_t k = 0; k < num_tags * row; ++k) sums.data[k] = 0;
-  lanes.sections == 1 ? SweepLanesBack<1>(plan, out, lanes, first, sums.data)
-                      : SweepLanesBack<2>(plan, out, lanes, first, sums.data);
+  if (out.step_weights) {
+    lanes.sections == 1 ? SweepLanesBack<true, 1>(plan, out, lanes, first, sums.data)
+                        : SweepLanesBack<true, 2>(plan, out, lanes, first, sums.data);
+  } else {
+    lanes.sections == 1 ? SweepLanesBack<false, 1>(plan, out, lanes, first, sums.data)
+                        : SweepLanesBack<false, 2>(plan, out, lanes, first, sums.data);
+  }
   const int parts = out.per_sequence ? lanes.count : 1;
   for (int part = 0; part < parts; ++part) {
     T* const pairs = out.pairs + (out.per_sequence ? lanes.sequence[part] : 0) * num_tags * stride;

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 from jax import ShapeDtypeStruct
+from jax import numpy as jnp
 
 from fastkeras._ops.jax import differentiable, function_of, on_numpy_arrays
 from fastkeras._ops.jax import op as op_of_any_domain
@@ -51,6 +52,10 @@ def log_likelihood(chain, tags):
 def log_likelihood_and_gradients(chain, tags, weights):
     value, *gradients = answer(_value_and_gradients, chain, tags, more=[weights])
     return value, Gradients(*gradients)
+
+
+def weighted_log_likelihood(chain, tags, weights):
+    return answer(_weighted_value, chain, tags, more=[weights])
 
 
 def marginals(chain):
@@ -129,6 +134,44 @@ def _value_and_gradients(*inputs_and_weights):
     value, kept = _forward(attributes, *inputs)
     return value, *_backward(attributes, kept, weights)[:4]
 
+
+def _weighted_value_shapes(x, *_, keep_workspace):
+    batch, steps, _ = x.shape
+    size = workspace_size(x) + batch * steps if keep_workspace else 0  # csrc/crf/weighted.cc
+    return tuple(ShapeDtypeStruct(shape, x.dtype) for shape in ((batch,), (batch, steps), (size,)))
+
+
+_weighted_value_and_workspace = op(
+    "fastkeras_crf_weighted_value", _weighted_value_shapes, "the gradient of a CRF", KERAS
+)
+_weighted_gradient = op(
+    "fastkeras_crf_weighted_gradient",
+    lambda x, a, start, end, *_: tuple(
+        ShapeDtypeStruct(scores.shape, scores.dtype) for scores in (x, a, start, end)
+    ),
+    "the gradient of a CRF",
+    KERAS,
+)
+
+
+def _weighted_value_alone(attributes, *inputs):
+    return _weighted_value_and_workspace(*inputs, keep_workspace=False)[0]
+
+
+def _weighted_forward(attributes, *inputs):
+    value, log_p, workspace = _weighted_value_and_workspace(*inputs, keep_workspace=True)
+    return value, (inputs, value, log_p, workspace)
+
+
+def _weighted_backward(attributes, kept, factors):
+    inputs, value, log_p, workspace = kept
+    gradients = _weighted_gradient(*inputs, value, workspace, factors)
+    of_sequences = factors[:, None]
+    d_weights = jnp.where(of_sequences == 0, 0, of_sequences * log_p)
+    return *gradients, None, None, None, d_weights
+
+
+_weighted_value = differentiable(_weighted_value_alone, _weighted_forward, _weighted_backward)
 
 _marginals = op(
     "fastkeras_crf_marginals",

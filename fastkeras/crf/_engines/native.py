@@ -31,6 +31,10 @@ def log_likelihood_and_gradients(chain, tags, weights):
     return likelihood, Gradients(*gradients)
 
 
+def weighted_log_likelihood(chain, tags, weights):
+    return _core.crf_weighted_value(*chain, tags, weights, False)[0]
+
+
 def marginals(chain):
     return _core.crf_marginals(*chain)
 

@@ -62,6 +62,16 @@ def log_likelihood_and_gradients(chain, tags, weights):
     return value, Gradients(*gradients)
 
 
+def weighted_log_likelihood(chain, tags, weights):
+    return library.fastkeras_crf_weighted_value(
+        *_inputs(chain),
+        tf.convert_to_tensor(tags),
+        tf.convert_to_tensor(weights),
+        keep_workspace=could_possibly_record(),
+        num_threads=_num_threads(),
+    ).value
+
+
 def marginals(chain):
     return tuple(library.fastkeras_crf_marginals(*_inputs(chain), num_threads=_num_threads()))
 
@@ -126,6 +136,22 @@ def _value_gradient(op, d_value, _):
     return d_emissions, d_transitions, d_start, d_end, None, None, None
 
 
+@tf.RegisterGradient("Fastkeras>CrfWeightedValue")
+def _weighted_value_gradient(op, d_value, *_):
+    value, log_p, workspace = op.outputs
+    num_threads = op.get_attr("num_threads")
+    if not op.get_attr("keep_workspace"):
+        value, log_p, workspace = library.fastkeras_crf_weighted_value(
+            *op.inputs, num_threads=num_threads
+        )
+    d_emissions, d_transitions, d_start, d_end = library.fastkeras_crf_weighted_gradient(
+        *op.inputs, value, workspace, d_value, num_threads=num_threads
+    )
+    factors = d_value[:, None]
+    d_weights = tf.where(factors == 0, tf.zeros_like(log_p), factors * log_p)
+    return d_emissions, d_transitions, d_start, d_end, None, None, None, d_weights
+
+
 def _not_differentiable(what, advice):
     def gradient(op, *_):
         raise NotImplementedError(
@@ -138,6 +164,9 @@ def _not_differentiable(what, advice):
 KERAS = "engine='keras' can, named in the call or as FASTKERAS_ENGINE"
 GOLD = "take the sequence_score of its tags instead"
 tf.RegisterGradient("Fastkeras>CrfGradient")(_not_differentiable("the gradient of a CRF", KERAS))
+tf.RegisterGradient("Fastkeras>CrfWeightedGradient")(
+    _not_differentiable("the gradient of a CRF", KERAS)
+)
 tf.RegisterGradient("Fastkeras>CrfMarginals")(_not_differentiable("marginals", KERAS))
 tf.RegisterGradient("Fastkeras>CrfViterbi")(_not_differentiable("the score of viterbi", GOLD))
 tf.RegisterGradient("Fastkeras>CrfKBest")(_not_differentiable("the scores of k_best", GOLD))

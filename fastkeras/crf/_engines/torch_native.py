@@ -15,6 +15,7 @@ from fastkeras.crf._engines.torch_ops import (  # noqa: F401
     sample,
     sequence_score,
     viterbi,
+    weighted_log_likelihood,
 )
 
 VARYING_TRANSITIONS = True  # this engine takes transitions that vary with the step
@@ -44,8 +45,17 @@ def _value_and_gradient(emissions, *more, num_threads):
     return _core.crf_value_and_gradient(*inputs, num_threads)
 
 
+def _weighted_gradient(*inputs, num_threads):
+    *arguments, value, workspace, factors = inputs
+    if not workspace.size:  # as in `_gradient`
+        value, _, workspace = _core.crf_weighted_value(*arguments, True, num_threads)
+    return _core.crf_weighted_gradient(*arguments, value, workspace, factors, num_threads)
+
+
 on_cpu("crf_value", _value_and_workspace)
 on_cpu("crf_gradient", _gradient)
 on_cpu("crf_value_and_gradient", _value_and_gradient)
+on_cpu("crf_weighted_value", _core.crf_weighted_value)
+on_cpu("crf_weighted_gradient", _weighted_gradient)
 for _name in ("crf_marginals", "crf_viterbi", "crf_sample", "crf_k_best"):
     on_cpu(_name, getattr(_core, _name))

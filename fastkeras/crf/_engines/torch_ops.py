@@ -47,6 +47,10 @@ def log_likelihood_and_gradients(chain, tags, weights):
     return value, Gradients(*gradients)
 
 
+def weighted_log_likelihood(chain, tags, weights):
+    return answer(_weighted_value, chain, tags, weights)
+
+
 def marginals(chain):
     return answer(_marginals, chain)
 
@@ -79,6 +83,12 @@ def _value(*inputs):
     scores = inputs[0], inputs[1], inputs[4], inputs[5]
     keep_workspace = torch.is_grad_enabled() and any(x.requires_grad for x in scores)
     return _value_and_workspace(*inputs, keep_workspace)[0]
+
+
+def _weighted_value(*inputs):
+    differentiable = inputs[0], inputs[1], inputs[4], inputs[5], inputs[7]
+    keep_workspace = torch.is_grad_enabled() and any(x.requires_grad for x in differentiable)
+    return _weighted_value_and_workspace(*inputs, keep_workspace)[0]
 
 
 def _gradient_shapes(x, a, lengths, mask, start, end, *_):
@@ -126,6 +136,40 @@ _value_and_workspace = define(
     result_axes=(0, None),
     backward=_gradient_of_value,
     keeps=(0, 1),
+)
+
+_weighted_gradient = define(
+    f"crf_weighted_gradient({CHAIN}, Tensor tags, Tensor weights, Tensor value, Tensor workspace, "
+    "Tensor factors) -> (Tensor, Tensor, Tensor, Tensor)",
+    like=_gradient_shapes,
+    batch_axes=chain_axes(0, 0, 0, None, 0),
+    result_axes=None,
+    not_differentiable="the gradient of a CRF: engine='keras' can",
+)
+
+
+def _gradient_of_weighted_value(*inputs):
+    *arguments, _, value, log_p, workspace, factors = inputs
+    d_x, d_transitions, d_start, d_end = _weighted_gradient(*arguments, value, workspace, factors)
+    of_sequences = factors[:, None]
+    d_weights = torch.where(of_sequences == 0, 0, of_sequences * log_p)
+    return d_x, d_transitions, None, None, d_start, d_end, None, d_weights, None
+
+
+def _weighted_value_shapes(x, *more):
+    batch, steps, num_tags = x.shape
+    size = batch * steps * (2 * num_tags + 2) + batch if more[-1] else 0  # csrc/crf/weighted.cc
+    return x.new_empty(batch), x.new_empty((batch, steps)), x.new_empty(size)
+
+
+_weighted_value_and_workspace = define(
+    f"crf_weighted_value({CHAIN}, Tensor tags, Tensor weights, bool keep_workspace) -> "
+    "(Tensor, Tensor, Tensor)",
+    like=_weighted_value_shapes,
+    batch_axes=chain_axes(0, 0, None),
+    result_axes=(0, 0, None),
+    backward=_gradient_of_weighted_value,
+    keeps=(0, 1, 2),
 )
 
 _marginals = define(

@@ -55,8 +55,7 @@ class CRFLoss(keras.losses.Loss):
         label_smoothing: the share of each label that is spread over all possible sequences, as in
             `fastkeras.crf.smoothed_log_likelihood`; 0 for none.
         tag_weights: num_tags numbers, how much a step with each tag counts, as in
-            `fastkeras.crf.weighted_log_likelihood`; computed by the `keras` engine. None: all the
-            same.
+            `fastkeras.crf.weighted_log_likelihood`. None: all the same.
         ignore_class: a label, such as −100, whose steps the chain skips, like masked steps. None
             for no such label.
         reduction: as in `keras.losses.Loss`; "sum_over_batch_size" is the mean over sequences.
