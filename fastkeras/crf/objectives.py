@@ -13,6 +13,7 @@ import numpy as np
 
 from fastkeras._arrays import array_functions, contiguous
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, like, tags_of
+from fastkeras.training.arguments import is_integer
 
 if TYPE_CHECKING:
     from fastkeras.crf.chain import LowRank
@@ -249,8 +250,9 @@ def max_margin_of(chain, tags, costs, engine=None):
 
 def expected_cost_of(chain, tags, num_paths, cost=None, engine=None):
     """`expected_cost` of a chain, in its dtype."""
-    if isinstance(num_paths, bool) or not isinstance(num_paths, int) or num_paths < 2:
+    if not is_integer(num_paths) or num_paths < 2:
         raise ValueError(f"num_paths={num_paths!r} must be an integer of at least 2")
+    num_paths = int(num_paths)
     functions, array = engine_of(chain, engine), array_functions(chain.emissions)
     best = functions.k_best(chain.with_scores(array.stop_gradient), num_paths)
     paths, scores = (as_array(result, chain.emissions) for result in best)

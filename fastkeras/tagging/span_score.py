@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from fastkeras.tagging.span_loss import labels_of_spans
-from fastkeras.training.arguments import number
+from fastkeras.training.arguments import is_integer, number
 
 if TYPE_CHECKING:
     from typing import Any
@@ -58,11 +58,11 @@ class NestedSpanScore(keras.metrics.Metric):
     ) -> None:
         if measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
-        if kind is not None and (not isinstance(kind, int) or kind < 0):
+        if kind is not None and (not is_integer(kind) or kind < 0):
             raise ValueError(f"kind must be the number of a type, 0 or more, or None, got {kind!r}")
         default = "_".join(["span", measure, *([] if kind is None else [str(kind)])])
         super().__init__(name=default if name is None else name, dtype=dtype)
-        self.measure, self.kind = measure, kind
+        self.measure, self.kind = measure, None if kind is None else int(kind)
         self.threshold = float(number("threshold", threshold, "a number", lambda x: x == x))
         self.total = self.add_variable((3,), initializer="zeros", name="total")
 

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from fastkeras.crf.layers.ragged import filled, padded
+from fastkeras.training.arguments import is_integer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -144,9 +145,9 @@ class WordPooling(keras.layers.Layer):
         super().__init__(**kwargs)
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-        if max_words is not None and (not isinstance(max_words, int) or max_words < 1):
+        if max_words is not None and (not is_integer(max_words) or max_words < 1):
             raise ValueError(f"max_words must be an integer >= 1 or None, got {max_words!r}")
-        self.pooling, self.max_words = pooling, max_words
+        self.pooling, self.max_words = pooling, None if max_words is None else int(max_words)
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:

@@ -23,10 +23,14 @@ def positive(name, value):
     return number(name, value, "above 0", lambda x: x > 0)
 
 
+def is_integer(value):
+    """Whether a value is an integer, of Python or of NumPy; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def integer(name, value, least):
     """Return a whole number of at least `least`, or raise ValueError."""
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_integer or value < least:
+    if not is_integer(value) or value < least:
         raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
     return int(value)
 

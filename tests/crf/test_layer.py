@@ -1,5 +1,7 @@
 """The CRF layer, its loss and its metric in Keras, on TensorFlow."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -334,6 +336,23 @@ def test_config_round_trip():
     config = CRF.from_config(crf.get_config()).get_config()
     assert config == crf.get_config()
     assert config["num_tags"] == 4 and config["transitions_regularizer"]["class_name"] == "L2"
+
+
+def test_numbers_of_numpy_are_taken_and_saved_as_those_of_python():
+    layer = CRF(np.arange(4).max() + 1, transition_rank=np.int32(2))  # np.int64(4)
+    assert json.loads(json.dumps(layer.get_config())) == layer.get_config()
+    again = CRF.from_config(layer.get_config())
+    assert (again.num_tags, again.transition_rank) == (4, 2)
+
+
+def test_transitions_of_a_call_may_be_lists():
+    layer, x = CRF(2), np.ones((1, 3, 2), "float32")
+    given = np.arange(8.0).reshape(2, 2, 2)
+    scores = [
+        layer.log_likelihood(layer(x, transitions=form), [[0, 1, 0]])
+        for form in (given, given.tolist())
+    ]
+    assert float(scores[0][0]) == float(scores[1][0])
 
 
 def test_what_the_layer_refuses():

@@ -269,6 +269,15 @@ def test_wrong_labels_and_arguments(rng):
         SegmentScore(outside=-1)
 
 
+def test_labels_at_masked_steps_may_be_any_number(rng):
+    layer, mask = layer_drawn(rng), np.arange(STEPS) < np.array([[0], [3]])
+    emissions = layer(rng.standard_normal((2, STEPS, layer.units)), mask=mask)
+    losses = [
+        layer.loss(np.where(mask, [0, -1, 1, 0, 0], fill), emissions) for fill in (0, 99, 2**31 - 1)
+    ]
+    assert float(losses[0]) == float(losses[1]) == float(losses[2])
+
+
 def test_configuration(rng):
     rules = Constraints(np.array([[False, True], [True, True]]))
     layer = SemiMarkovCRF(

@@ -3,6 +3,7 @@
 from inspect import signature
 
 from fastkeras._engines import nearest
+from fastkeras.training.arguments import is_integer
 
 ELSEWHERE = {  # what other CRF layers call their arguments
     "units": "num_tags",
@@ -17,7 +18,7 @@ ELSEWHERE = {  # what other CRF layers call their arguments
 def check_scores(transition_rank, learning_rate_multiplier):
     """Raise for arguments of the layer that are out of range."""
     rank = transition_rank
-    if rank is not None and (not isinstance(rank, int) or rank < 1):
+    if rank is not None and (not is_integer(rank) or rank < 1):
         raise ValueError(f"transition_rank must be an integer >= 1 or None, got {rank!r}")
     if not learning_rate_multiplier > 0:
         raise ValueError(

@@ -24,6 +24,7 @@ from fastkeras.crf.objectives import (
     softmax_margin_of,
 )
 from fastkeras.crf.weighted import smoothed_likelihood_of, weighted_likelihood_of
+from fastkeras.training.arguments import is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,10 +130,10 @@ class CRF(keras.layers.Layer):
             super().__init__(**kwargs)
         except ValueError as error:  # Keras only lists the arguments that it does not know
             raise ValueError(f"{error}{what_is_meant(kwargs, CRF.__init__)}") from error
-        if num_tags is not None and (not isinstance(num_tags, int) or num_tags < 1):
+        if num_tags is not None and (not is_integer(num_tags) or num_tags < 1):
             raise ValueError(f"num_tags must be an integer >= 1 or None, got {num_tags!r}")
         check_scores(transition_rank, learning_rate_multiplier)
-        self.num_tags = num_tags
+        self.num_tags = None if num_tags is None else int(num_tags)
         self.use_boundaries = use_boundaries
         self.use_kernel = use_kernel
         self.transitions_initializer = keras.initializers.get(transitions_initializer)
@@ -149,7 +150,7 @@ class CRF(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.learning_rate_multiplier = float(learning_rate_multiplier)
         self.constraints = None if constraints is None else checked(constraints, num_tags)
-        self.transition_rank = transition_rank
+        self.transition_rank = None if transition_rank is None else int(transition_rank)
         self.checkpoint = checkpoint
         self.engine = engine
         self.supports_masking = True
@@ -182,6 +183,8 @@ class CRF(keras.layers.Layer):
         output: str = "emissions",
     ) -> Tensor:
         """See the docstring of the class."""
+        if isinstance(transitions, (list, tuple)):
+            transitions = ops.convert_to_tensor(transitions, self.compute_dtype)
         self._check_transitions(transitions)
         inputs, mask = padded(inputs, mask)
         if self.use_kernel:

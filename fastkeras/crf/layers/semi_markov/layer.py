@@ -262,7 +262,8 @@ class SemiMarkovCRF(keras.layers.Layer):
             )
         scores, durations = scores_of(self), self.durations
         content, begins = self._parts(chain.emissions)
-        segments = Segments.of(ops.where(wrong[:, None], 0, labels), chain.valid)
+        labels = ops.where(chain.valid & ~wrong[:, None], labels, 0)  # others may be any number
+        segments = Segments.of(labels, chain.valid)
         score = score_of(segments, chain.valid, content, begins, scores, durations)
         log_z = semi_markov.log_partition(**self._problem(chain, scores, durations))
         likelihood = ops.where(score > float("-inf"), score - log_z, float("-inf"))

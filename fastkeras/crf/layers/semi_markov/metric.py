@@ -11,6 +11,7 @@ from fastkeras.crf.layers.counting_metric import CountingMetric
 from fastkeras.crf.layers.metrics import MEASURES
 from fastkeras.crf.layers.semi_markov.scores import Segments
 from fastkeras.crf.layers.span_counts import at_the_last
+from fastkeras.training.arguments import is_integer
 
 if TYPE_CHECKING:
     from typing import Any
@@ -61,10 +62,10 @@ class SegmentScore(CountingMetric):
     ) -> None:
         if measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
-        if outside is not None and (not isinstance(outside, int) or outside < 0):
+        if outside is not None and (not is_integer(outside) or outside < 0):
             raise ValueError(f"outside must be a tag, 0 or more, or None, got {outside!r}")
         super().__init__(layer, (3,), None, name or f"segment_{measure}", dtype)
-        self.measure, self.outside = measure, outside
+        self.measure, self.outside = measure, None if outside is None else int(outside)
 
     def counts(self, tags: Tensor, found: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
         """The number of right segments, of those found, and of those in the labels."""
