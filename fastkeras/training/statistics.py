@@ -64,13 +64,7 @@ def reestimate_batch_normalization(
         generalization", section 3.2, arXiv 1803.05407.
     """
     integer("batch_size", batch_size, 1)
-    layers = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.built and layer.trainable
-    ]
-    if not layers:
-        raise ValueError(f"model: {model.name!r} has no trainable BatchNormalization that is built")
+    layers = layers_of(model)
     variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
     sums, count = [np.zeros(tuple(v.shape)) for v in variables], 0
     everything = synced(model).variables
@@ -94,6 +88,18 @@ def reestimate_batch_normalization(
         raise ValueError("data: there is no batch in it")
     restored(variables, [total / count for total in sums])
     return model
+
+
+def layers_of(model):
+    """The layers whose statistics are computed anew; ValueError if there are none."""
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.built and layer.trainable
+    ]
+    if not layers:
+        raise ValueError(f"model: {model.name!r} has no trainable BatchNormalization that is built")
+    return layers
 
 
 class _Assigned(keras.StatelessScope):

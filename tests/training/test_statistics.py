@@ -117,3 +117,9 @@ def test_what_cannot_be_done_is_said():
         reestimate_batch_normalization(network(), X[:0])
     with pytest.raises(ValueError, match="every=0 must be an integer of at least 1"):
         StochasticWeightAveraging(1, every=0)
+    plain.compile("sgd", "mse")
+    before = plain.get_weights()
+    with pytest.raises(ValueError, match="has no trainable BatchNormalization"):
+        plain.fit(X, X[:, :1], verbose=0, callbacks=[StochasticWeightAveraging(0, data=X)])
+    for ours, theirs in zip(plain.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)  # nothing was trained

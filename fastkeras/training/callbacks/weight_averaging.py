@@ -8,7 +8,7 @@ import keras
 
 from fastkeras.training.arguments import integer
 from fastkeras.training.model_state import copied, fits, restored, synced
-from fastkeras.training.statistics import reestimate_batch_normalization
+from fastkeras.training.statistics import layers_of, reestimate_batch_normalization
 
 if TYPE_CHECKING:
     from typing import Any
@@ -35,7 +35,8 @@ class StochasticWeightAveraging(keras.callbacks.Callback):
         epochs: how many ends were averaged, in the last `fit`.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range; or, when `fit` begins, there are `data` and the model
+            has no BatchNormalization.
 
     Example:
         >>> import keras
@@ -70,6 +71,8 @@ class StochasticWeightAveraging(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.epochs, self._means = 0, None
+        if self.data is not None and self.model.built:
+            layers_of(self.model)  # an error now, not after the last epoch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if epoch < self.start or (epoch - self.start) % self.every:
