@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import keras
-from keras import ops
+import numpy as np
+from keras import backend, ops
 
-from fastkeras._arrays import has_values
+from fastkeras._arrays import as_int32, has_values
 from fastkeras._keras_private import get_keras_mask, reduce_weighted_values
 from fastkeras.crf.layers.output import at_least_float32
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastkeras.typing import Tensor
+
+LARGEST = 2.0**31 - 128  # of the float32 numbers, the largest that an int32 holds
 
 
 def multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -35,6 +38,10 @@ def multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tenso
         Losses, shape (…), at least float32; never negative. +inf, without gradients, where
         a label is forbidden.
 
+    Raises:
+        ValueError: y_true has another shape than y_pred, or a number that is not from 0 to 1. In a
+            compiled graph, which cannot raise for a number, the loss is NaN.
+
     Example:
         >>> import numpy as np
         >>> from fastkeras.tagging import multilabel_categorical_crossentropy
@@ -47,12 +54,16 @@ def multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tenso
         https://kexue.fm/archives/7359, and for soft labels https://kexue.fm/archives/9064.
     """
     y_pred = at_least_float32(ops.convert_to_tensor(y_pred))
+    y_true = ops.convert_to_tensor(y_true)
+    check_same_shape(y_true, y_pred)
+    is_right = _are_shares(y_true)
     y_true = ops.cast(y_true, y_pred.dtype)
     forbidden = (y_true > 0) & (y_pred == float("-inf"))
     possible = ~ops.any(forbidden, axis=-1)
     right = ops.where(forbidden, 0, y_pred)
     losses = _log_1_plus_sum(y_pred, 1 - y_true) + _log_1_plus_sum(-right, y_true)
-    return ops.where(possible, losses, float("inf"))
+    losses = ops.where(possible, losses, float("inf"))
+    return losses if is_right is None else ops.where(is_right, losses, float("nan"))
 
 
 def sparse_multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -70,8 +81,8 @@ def sparse_multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -
         As `multilabel_categorical_crossentropy`.
 
     Raises:
-        ValueError: a label is not below the number of classes. In a compiled graph, which cannot
-            raise, the loss is NaN.
+        ValueError: a label is not below the number of classes, or no whole number; or there is
+            another shape. In a compiled graph, which cannot raise for a label, the loss is NaN.
 
     Example:
         >>> import numpy as np
@@ -84,9 +95,57 @@ def sparse_multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -
     Source: https://kexue.fm/archives/8888, but for the sum over the negatives.
     """
     y_pred = ops.convert_to_tensor(y_pred)
-    labels, is_right = labels_of_positions(ops.cast(y_true, "int32"), y_pred, "labels")
+    positions = whole_numbers(y_true, "labels")
+    shape = tuple(positions.shape)
+    if len(shape) != len(y_pred.shape) or not _are_equal(shape[:-1], y_pred.shape[:-1]):
+        raise ValueError(
+            "y_true must be positions of labels, of the shape of y_pred but for the last axis, "
+            f"{(*y_pred.shape[:-1], 'n')}, got {shape}"
+        )
+    labels, is_right = labels_of_positions(positions, y_pred, "labels")
     losses = multilabel_categorical_crossentropy(labels, y_pred)
     return ops.where(is_right, losses, float("nan"))
+
+
+def check_same_shape(y_true, y_pred):
+    """Raise ValueError where labels would be broadcast, or read in another order of axes."""
+    if not _are_equal(y_true.shape, y_pred.shape):
+        raise ValueError(
+            f"y_true must have the shape of y_pred, {tuple(y_pred.shape)}, got "
+            f"{tuple(y_true.shape)}"
+        )
+
+
+def _are_equal(shape, other):
+    """Whether two shapes are the same, as far as they are known."""
+    return len(shape) == len(other) and all(
+        a == b or a is None or b is None for a, b in zip(shape, other, strict=True)
+    )
+
+
+def _are_shares(y_true):
+    """Whether all labels of a row are from 0 to 1; None if they are booleans."""
+    if backend.standardize_dtype(y_true.dtype) == "bool":
+        return None
+    is_share = (y_true >= 0) & (y_true <= 1)
+    if has_values(is_share) and not ops.convert_to_numpy(is_share).all():
+        wrong = ops.convert_to_numpy(y_true)[~ops.convert_to_numpy(is_share)][0]
+        raise ValueError(f"y_true must be numbers from 0 to 1, got {wrong}")
+    return ops.all(is_share, axis=-1)
+
+
+def whole_numbers(given, name):
+    """As int32; in a graph, which cannot raise, what is none becomes the largest, out of range."""
+    if isinstance(given, np.ndarray) and given.dtype.kind in "iu":
+        given = np.clip(given, -(2**31), 2**31 - 1)  # JAX would wrap them
+    given = ops.convert_to_tensor(given)
+    if not backend.is_float_dtype(backend.standardize_dtype(given.dtype)):
+        return as_int32(given)
+    is_whole = given == ops.floor(given)
+    if has_values(is_whole) and not ops.convert_to_numpy(is_whole).all():
+        wrong = ops.convert_to_numpy(given)[~ops.convert_to_numpy(is_whole)][0]
+        raise ValueError(f"{name} must be whole numbers, got {wrong}")
+    return ops.cast(ops.clip(ops.where(is_whole, given, LARGEST), -LARGEST, LARGEST), "int32")
 
 
 def labels_of_positions(positions, y_pred, name):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras.crf.layers.ragged import padded
 from fastkeras.tagging.relative_positions import normalized
 from fastkeras.training.arguments import integer
 
@@ -32,7 +33,7 @@ class SequencePooling(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: float, shape (batch, steps, channels).
+        inputs: float, shape (batch, steps, channels), or a `tf.RaggedTensor` of that shape.
         mask: bool, shape (batch, steps), or None for the mask that comes with the inputs.
 
     Returns:
@@ -75,6 +76,9 @@ class SequencePooling(keras.layers.Layer):
 
     def call(self, inputs: Any, mask: Tensor = None) -> Tensor:
         """See the docstring of the class."""
+        inputs, mask = padded(inputs, mask)
+        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
+            inputs = ops.cast(inputs, self.compute_dtype)  # integers would be cut off at the end
         dtype = inputs.dtype
         wide = ops.cast(inputs, "float32") if dtype in ("float16", "bfloat16") else inputs
         if mask is None:
@@ -83,7 +87,8 @@ class SequencePooling(keras.layers.Layer):
             counts = ops.cast(mask, "bool")
         if self.pooling == "max":
             lowest = ops.cast(float("-inf"), wide.dtype)
-            largest = ops.max(ops.where(counts[..., None], wide, lowest), axis=1)
+            kept = ops.where(counts[..., None], wide, lowest)
+            largest = ops.max(kept, axis=1, initial=float("-inf"))  # also where there is no step
             found = ops.any(counts, axis=1)[:, None]
             return ops.cast(ops.where(found, largest, 0), dtype)
         if self.pooling == "attention":

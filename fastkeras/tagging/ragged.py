@@ -62,6 +62,7 @@ class PadRagged(keras.layers.Layer):
         super().__init__(**kwargs)
         self.steps = None if steps is None else integer("steps", steps, 1)
         self.supports_masking = True
+        self.supports_jit = False  # XLA has to know how many steps there are
 
     def build(self, input_shape: Any) -> None:
         """Nothing to make."""

@@ -122,7 +122,9 @@ class RelativePositionBias(keras.layers.Layer):
     def call(self, queries: Tensor, keys: Tensor = None) -> Tensor:
         """See the docstring of the class."""
         of_queries, of_keys = (ops.shape(queries if x is None else x)[1] for x in (queries, keys))
-        distances = ops.arange(of_queries + of_keys - 1, dtype="int32") - (of_queries - 1)
+        count = of_queries + of_keys - 1
+        count = max(count, 0) if isinstance(count, int) else ops.maximum(count, 0)
+        distances = ops.arange(count, dtype="int32") - (of_queries - 1)
         buckets = relative_position_buckets(
             distances, self.num_buckets, self.max_distance, self.bidirectional
         )

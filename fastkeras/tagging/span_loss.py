@@ -10,7 +10,12 @@ from keras import ops
 from fastkeras._arrays import has_values
 from fastkeras._keras_private import reduce_weighted_values
 from fastkeras.crf.layers.ragged import filled
-from fastkeras.tagging.multilabel import labels_of_positions, multilabel_categorical_crossentropy
+from fastkeras.tagging.multilabel import (
+    check_same_shape,
+    labels_of_positions,
+    multilabel_categorical_crossentropy,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from fastkeras.typing import Tensor
@@ -34,8 +39,9 @@ class SpanCrossentropy(keras.losses.Loss):
         name: name of the loss.
 
     Raises:
-        ValueError: labels of another shape, or spans beyond the steps or types of the scores. In a
-            compiled graph, which cannot raise, the loss of that sequence is NaN.
+        ValueError: labels of another shape, spans beyond the steps or types of the scores, or
+            numbers that are not whole, or not from 0 to 1. In a compiled graph, which cannot raise
+            for a number, the loss of that sequence is NaN.
 
     Example:
         >>> import numpy as np
@@ -59,7 +65,13 @@ class SpanCrossentropy(keras.losses.Loss):
         with keras.name_scope(self.name):
             losses = self.call(y_true, y_pred)
             if sample_weight is not None:  # weight 0 means no loss, but 0 · inf is NaN
-                sample_weight = ops.reshape(ops.cast(sample_weight, losses.dtype), (-1,))
+                sample_weight = ops.cast(sample_weight, losses.dtype)
+                if any(size not in (1, None) for size in sample_weight.shape[1:]):
+                    raise ValueError(
+                        "sample_weight must have shape (batch,), one weight a sequence, got "
+                        f"{tuple(sample_weight.shape)}"
+                    )
+                sample_weight = ops.reshape(sample_weight, (-1,))
                 losses = ops.where(sample_weight == 0, 0, losses)
             return reduce_weighted_values(
                 losses, sample_weight=sample_weight, reduction=self.reduction, dtype=losses.dtype
@@ -90,6 +102,7 @@ def labels_of_spans(y_true, y_pred):
             f"{tuple(y_pred.shape)}"
         )
     if len(shape) == 4:
+        check_same_shape(y_true, y_pred)
         return y_true, ops.ones_like(y_true[:, 0, 0, 0], dtype="bool")
     if len(shape) != 3 or shape[-1] != 3:
         raise ValueError(
@@ -97,7 +110,7 @@ def labels_of_spans(y_true, y_pred):
             f"y_pred, {tuple(y_pred.shape)}, got {shape}"
         )
     steps = ops.shape(y_pred)[2]
-    spans = ops.cast(y_true, "int32")
+    spans = whole_numbers(y_true, "spans")
     start, end, kind = spans[..., 0], spans[..., 1], spans[..., 2]
     given = ops.all(spans >= 0, axis=-1)
     wrong = given & ((kind >= kinds) | (end >= steps) | (start > end))

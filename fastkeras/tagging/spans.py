@@ -45,7 +45,8 @@ def span_labels(
         int32, shape (sequences, largest number of spans, 3), filled up with −1.
 
     Raises:
-        ValueError: a span ends before it begins, begins below 0, or has a type without a name.
+        ValueError: a span ends before it begins, begins below 0, is not made of whole numbers, or
+            has a type without a name; or a name is there twice.
 
     Example:
         >>> from fastkeras.tagging import span_labels
@@ -56,18 +57,31 @@ def span_labels(
     Source: Su et al., 2022, arXiv 2208.03054.
     """
     number_of = None if names is None else {name: k for k, name in enumerate(names)}
+    if names is not None and number_of is not None and len(number_of) < len(names):
+        raise ValueError(f"names must differ, got {list(names)}")
     labels = np.full((len(spans), max([1, *map(len, spans)]), 3), -1, np.int32)
     for row, of_sequence in zip(labels, spans, strict=True):
-        for place, (start, end, kind) in zip(row, of_sequence, strict=False):
-            number = kind if number_of is None else number_of.get(kind, -1)
-            if not 0 <= start <= end or number < 0:
-                raise ValueError(
-                    "a span must be (first step, last step, type) with 0 <= first <= last, and a "
-                    f"type in {'0, 1, 2 …' if names is None else list(names)}, got "
-                    f"{(start, end, kind)!r}"
-                )
-            place[:] = start, end, number
+        for place, span in zip(row, of_sequence, strict=False):
+            place[:] = _checked(span, number_of)
     return labels
+
+
+def _checked(span, number_of):
+    """A span as three integers, or ValueError."""
+    try:
+        start, end, kind = span
+        numbers = [start, end, kind if number_of is None else number_of[kind]]
+        first, last, number = (int(n) for n in numbers)
+        is_right = 0 <= first <= last < 2**31 and number >= 0
+        if not is_right or [first, last, number] != numbers:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError, KeyError):
+        names = "0, 1, 2 …" if number_of is None else list(number_of)
+        raise ValueError(
+            "a span must be (first step, last step, type) with 0 <= first <= last, and a type in "
+            f"{names}, got {span!r}"
+        ) from None
+    return first, last, number
 
 
 def decode_spans(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fastkeras.training.arguments import integer
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -58,9 +60,16 @@ class DocumentWindows(NamedTuple):
                 f"sequences must have the lengths of the documents, {self.lengths.tolist()}, got "
                 f"{[len(array) for array in arrays]}"
             )
-        first = arrays[0] if arrays else np.zeros(0, np.int32)
-        dtype = np.int32 if first.dtype.kind in "iu" else first.dtype
-        result = np.full((len(self.starts), self.size, *first.shape[1:]), padding, dtype)
+        full = [array for array in arrays if len(array)]  # np.asarray([]) is float64
+        dtype = np.result_type(*full) if full else np.dtype(np.int32)
+        limits = np.iinfo(np.int32)
+        if dtype.kind in "iu" and all(
+            limits.min <= array.min(initial=0) and array.max(initial=0) <= limits.max
+            for array in full
+        ):
+            dtype = np.dtype(np.int32)
+        rest = full[0].shape[1:] if full else ()
+        result = np.full((len(self.starts), self.size, *rest), padding, dtype)
         for row, document, start, length in zip(result, *self._each(), strict=True):
             row[:length] = arrays[document][start : start + length]
         return result
@@ -133,7 +142,7 @@ def document_windows(lengths: Sequence[int], size: int, overlap: int) -> Documen
         A `DocumentWindows`. A document without steps has no window.
 
     Raises:
-        ValueError: size or overlap out of range.
+        ValueError: a length, `size` or `overlap` is no integer, or out of range.
 
     Example:
         >>> from fastkeras.tagging import document_windows
@@ -142,11 +151,10 @@ def document_windows(lengths: Sequence[int], size: int, overlap: int) -> Documen
 
     Source: Devlin et al., 2019, whose code for SQuAD cuts documents so.
     """
-    if size < 1 or not 0 <= overlap < size:
-        raise ValueError(
-            f"size must be at least 1 and overlap in 0..size − 1, got size={size!r}, "
-            f"overlap={overlap!r}"
-        )
+    size, overlap = integer("size", size, 1), integer("overlap", overlap, 0)
+    if overlap >= size:
+        raise ValueError(f"overlap={overlap} must be below size={size}")
+    lengths = [integer(f"lengths[{i}]", length, 0) for i, length in enumerate(lengths)]
     documents, starts = [], []
     for document, length in enumerate(lengths):
         if length > 0:

@@ -178,6 +178,16 @@ def test_pooling_of_the_steps_that_are_not_masked(pooling):
     np.testing.assert_allclose(array(layer(X))[0], expected[0], 1e-5, 1e-6)
 
 
+def test_integers_are_pooled_as_numbers_and_no_steps_as_zeros():
+    ones, nothing = np.array([[[1], [2]]]), np.zeros((2, 0, 3), "float32")
+    for pooling, expected in (("mean", 1.5), ("max", 2.0)):
+        assert array(SequencePooling(pooling)(ones)) == expected
+    for pooling in ("mean", "max", "attention"):
+        np.testing.assert_array_equal(array(SequencePooling(pooling)(nothing)), np.zeros((2, 3)))
+        assert SequencePooling(pooling)(np.zeros((0, 2, 3), "float32")).shape == (0, 3)
+    assert RelativePositionBias(2)(nothing).shape == (2, 0, 0)
+
+
 def test_they_train_in_half_precision_and_are_loaded_as_saved(tmp_path):
     keras.utils.set_random_seed(1)
     words = keras.Input((None,), dtype="int32")

@@ -107,6 +107,33 @@ def test_positions_out_of_range():
         tagging.sparse_multilabel_categorical_crossentropy(np.array([[0], [7]]), scores)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([[0.5], [1]]), "labels must be whole numbers, got 0.5"),
+        (np.array([[np.nan], [1]]), "labels must be whole numbers, got nan"),
+        (np.array([[2**32 + 1], [1]]), "labels must be below 3"),
+        (np.array([0, 1]), r"of the shape of y_pred but for the last axis, \(2, 'n'\), got \(2,\)"),
+    ],
+)
+def test_positions_that_are_none(labels, message):
+    with pytest.raises(ValueError, match=message):
+        tagging.sparse_multilabel_categorical_crossentropy(labels, np.zeros((2, 3), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.ones((2, 1)), r"y_true must have the shape of y_pred, \(2, 3\), got \(2, 1\)"),
+        (np.full((2, 3), -100), "y_true must be numbers from 0 to 1, got -100"),
+        (np.full((2, 3), np.nan), "y_true must be numbers from 0 to 1, got nan"),
+    ],
+)
+def test_dense_labels_that_are_none(labels, message):
+    with pytest.raises(ValueError, match=message):
+        tagging.multilabel_categorical_crossentropy(labels, np.zeros((2, 3), "float32"))
+
+
 def test_multilabel_loss_in_fit_heeds_mask_weights_and_positions(rng):
     loss = MultilabelCategoricalCrossentropy(sparse=True)
     words = np.array([[1, 2, 0], [3, 0, 0]])
@@ -294,6 +321,13 @@ def test_wrong_shapes_and_arguments():
     scores = np.zeros((1, TYPES, STEPS, STEPS), "float32")
     with pytest.raises(ValueError, match=r"y_true must be spans, .* got \(1, 6\)"):
         SpanCrossentropy()(np.zeros((1, STEPS), int), scores)
+    with pytest.raises(ValueError, match=r"y_true must have the shape of y_pred, .* got \(1, "):
+        # types last, as others have them: as many numbers, which a reshape would mix up
+        SpanCrossentropy()(np.zeros((1, STEPS, STEPS, TYPES)), scores)
+    with pytest.raises(ValueError, match=r"spans must be whole numbers, got 1\.5"):
+        SpanCrossentropy()(np.array([[[0, 1.5, 0]]]), scores)
+    with pytest.raises(ValueError, match=r"sample_weight must have shape \(batch,\), .*\(1, 2\)"):
+        SpanCrossentropy()(np.array([[[0, 1, 0]]]), scores, np.ones((1, 2)))
     with pytest.raises(ValueError, match="y_pred must be scores of spans"):
         SpanCrossentropy()(np.zeros((1, 1, 3), int), scores[0])
     for kind in LAYERS:
@@ -337,11 +371,13 @@ def test_overlaps():
 
 
 def test_lists_of_spans_that_are_none():
-    for wrong in ((2, 1, 0), (-1, 1, 0), (0, 1, -2)):
+    for wrong in ((2, 1, 0), (-1, 1, 0), (0, 1, -2), (0.5, 1, 0), (0, 1), (0, 1, "LOC"), None):
         with pytest.raises(ValueError, match="a span must be"):
             tagging.span_labels([[wrong]])
     with pytest.raises(ValueError, match=r"a type in \['LOC'\], got \(0, 1, 'ORG'\)"):
         tagging.span_labels([[(0, 1, "ORG")]], ["LOC"])
+    with pytest.raises(ValueError, match=r"names must differ, got \['LOC', 'LOC'\]"):
+        tagging.span_labels([[(0, 1, "LOC")]], ["LOC", "LOC"])
     assert tagging.span_labels([]).shape == (0, 1, 3)
 
 
@@ -385,8 +421,8 @@ def test_configuration(kind):
 def test_a_graph_cannot_raise_and_gives_nan_instead(rng):
     if keras.backend.backend() == "torch":
         pytest.skip("torch runs eagerly, and raises")
-    labels = np.array([[[0, 9, 0]], [[0, 1, 0]]], "int32")
-    scores = rng.standard_normal((2, TYPES, STEPS, STEPS)).astype("float32")
+    labels = np.array([[[0, 9, 0]], [[0, 1, 0]], [[0, 1.5, 0]]], "float32")
+    scores = rng.standard_normal((3, TYPES, STEPS, STEPS)).astype("float32")
     loss = SpanCrossentropy(reduction="none")
     if keras.backend.backend() == "jax":
         import jax
@@ -397,4 +433,4 @@ def test_a_graph_cannot_raise_and_gives_nan_instead(rng):
 
         compiled = tf.function(loss, jit_compile=True)
     losses = array(compiled(labels, scores))
-    assert np.isnan(losses[0]) and np.isfinite(losses[1])
+    np.testing.assert_array_equal(np.isnan(losses), [True, False, True])

@@ -108,7 +108,7 @@ def test_a_length_that_is_given_is_that_of_all_results(tmp_path):
     with pytest.raises(tf.errors.InvalidArgumentError, match="longer than the 6 steps"):
         decoder.predict(longer, verbose=0)
     dense = TOKENS.to_tensor()
-    assert PadRagged()(dense) is not None
+    assert not PadRagged().supports_jit  # so that on a GPU Keras does not compile it by XLA
     np.testing.assert_array_equal(PadRagged()(dense), dense)
     with pytest.raises(ValueError, match="steps=0 must be an integer of at least 1"):
         PadRagged(0)

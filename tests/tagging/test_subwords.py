@@ -112,12 +112,28 @@ def test_steps_in_the_middle_of_a_window_count_more():
 
 
 def test_wrong_windows():
-    for size, overlap in ((0, 0), (3, 3), (3, -1)):
-        with pytest.raises(ValueError, match=f"got size={size}, overlap={overlap}"):
-            tagging.document_windows([5], size, overlap)
+    for lengths, size, overlap, message in (
+        ([5], 0, 0, "size=0 must be an integer of at least 1"),
+        ([5], 2.5, 0, "size=2.5 must be an integer of at least 1"),
+        ([5], 3, 3, "overlap=3 must be below size=3"),
+        ([5], 3, -1, "overlap=-1 must be an integer of at least 0"),
+        ([5, 2.5], 3, 1, r"lengths\[1\]=2.5 must be an integer of at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tagging.document_windows(lengths, size, overlap)
     windows = tagging.document_windows([5], 3, 1)
     with pytest.raises(ValueError, match=r"the lengths of the documents, \[5\], got \[4\]"):
         windows.cut([[1, 2, 3, 4]])
     with pytest.raises(ValueError, match=r"\(2, 3, …\), got \(2, 4\)"):
         windows.join(np.zeros((2, 4)))
     assert tagging.document_windows([], 3, 1).cut([]).shape == (0, 3)
+
+
+def test_windows_hold_what_any_of_the_documents_has():
+    windows = tagging.document_windows([0, 2, 2], 2, 0)
+    tokens = windows.cut([[], [1, 2], [3, 4]])  # a document without steps says nothing of a dtype
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(windows.cut([[], [1, 2], [0.5, 1.5]]), [[1, 2], [0.5, 1.5]])
+    words = windows.cut([[], ["a", "b"], ["long", "longer"]], padding="")
+    np.testing.assert_array_equal(words, [["a", "b"], ["long", "longer"]])
+    assert windows.cut([[], [2**40, 0], [1, 1]])[0, 0] == 2**40
