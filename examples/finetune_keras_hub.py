@@ -48,7 +48,7 @@ def parsed(arguments):
         default="float32",
         help="bfloat16: the weights too, with remainders in float32 beside them",
     )
-    parser.add_argument("--moment-bits", type=int, choices=(8, 32), default=32)
+    parser.add_argument("--moment-bits", type=int, choices=(8, 16, 32), default=32)
     parser.add_argument("--decay", type=float, default=0.9, help="of the rate, a layer down")
     parser.add_argument("--epochs", type=int, default=3, help=f"of {STEPS} steps (default: 3)")
     parser.add_argument("--seed", type=int, default=0)

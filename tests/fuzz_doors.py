@@ -20,6 +20,7 @@ import warnings
 from collections import Counter
 from contextlib import suppress
 
+import ml_dtypes
 import numpy as np
 
 from fastkeras import _core
@@ -182,6 +183,7 @@ def optimizer_step(rng):
         dtype = str(rng.choice(("f4", "f8", "f2")))
         shape = tuple(rng.integers(1, 9, rng.integers(1, 3)))
         quantized = signs and dtype != "f8" and rng.random() < 0.3
+        halved = signs and dtype != "f8" and not quantized and rng.random() < 0.3
         sparse = not quantized and rng.random() < 0.3
         adapted = not quantized and not sparse and rng.random() < 0.2
         wide = "f8" if dtype == "f8" else "f4"
@@ -194,7 +196,7 @@ def optimizer_step(rng):
                 moments.append(rng.integers(0, 256, shape).astype("u1"))
                 moments.append(rng.random(-(-size // 256)).astype("f4"))
             else:
-                moments.append(rng.random(shape).astype(wide))
+                moments.append(rng.random(shape).astype(ml_dtypes.bfloat16 if halved else wide))
         arguments["parameters"].append(rng.standard_normal(shape).astype(dtype))
         arguments["gradients"].append(rng.standard_normal(gradient).astype(dtype))
         arguments["slots"].append(moments)

@@ -53,7 +53,12 @@ constexpr Places kPlaces = [] {
   return places;
 }();
 
+using Floats = Vec<float>;
+using Ints = Simd<float>::Int;
 using Bits = Simd<float>::Bits;
+constexpr int kFloats = Simd<float>::kWidth;
+
+FASTKERAS_INLINE Ints BitsOf(Floats x) { return reinterpret_cast<Ints>(x); }
 
 class RandomBits {
  public:

@@ -40,10 +40,16 @@ struct Kernels {
                 float* remainder);
   void (*dither)(uint32_t seed, const T* from, int64_t first, int64_t size, void* to);
   // The rules on slots of 8 bits, from the first number of a block on, which has the place `first`
-  // in its variable; null if T is double, or if the rule has none. Then what codes stand for.
+  // in its variable; null if T is double, or if the rule has none.
   void (*quantized[kNumRules])(const double* coefficients, double decay, double scale, double ratio,
                                uint32_t seed, int64_t first, T* parameter, const T* gradient,
                                uint8_t* const* codes, float* const* scales, int64_t size);
+  // The rules on slots of bfloat16, from a number on which has the place `first` in its variable;
+  // null as above.
+  void (*halved[kNumRules])(const double* coefficients, double decay, double scale, double ratio,
+                            uint32_t seed, int64_t first, T* parameter, const T* gradient,
+                            uint16_t* const* slots, int64_t size);
+  // What codes stand for.
   void (*dequantize)(bool has_sign, const uint8_t* codes, const float* scales, int64_t size, T* to);
 };
 

@@ -21,9 +21,9 @@ enum class Scaling {
 };
 
 // Every rule that has a kernel: its struct in rules.h, its name in fastkeras/optimizers/rules.py,
-// its number of slots, if these may be of 8 bits, for each an s if it has a sign, or else a u, and
-// its scaling if it has one, which goes before the `adapted` of a variable. The enum, the table of
-// the kernels and the list that Python compares with its own rules are made from this.
+// its number of slots, if these may be of 8 or 16 bits, for each an s if it has a sign, or else a
+// u, and its scaling if it has one, which goes before the `adapted` of a variable. The enum, the
+// table of the kernels and the list that Python compares with its own rules are made from this.
 #define FASTKERAS_OPTIMIZER_RULES(RULE)                               \
   RULE(Sgd, "sgd", 0, "")                                             \
   RULE(Momentum, "momentum", 1, "s")                                  \
@@ -63,7 +63,7 @@ inline constexpr RuleFacts kRuleFacts[] = {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_F
 constexpr const RuleFacts& FactsOf(Rule rule) { return kRuleFacts[static_cast<int>(rule)]; }
 constexpr int NumSlots(Rule rule) { return FactsOf(rule).num_slots; }
 constexpr Scaling ScalingOf(Rule rule) { return FactsOf(rule).scaling; }
-constexpr bool CanQuantize(Rule rule) { return FactsOf(rule).signs[0] != 0; }
+constexpr bool CanBeNarrow(Rule rule) { return FactsOf(rule).signs[0] != 0; }
 constexpr bool HasSign(Rule rule, int slot) { return FactsOf(rule).signs[slot] == 's'; }
 int NumCoefficients(Rule rule);
 std::optional<Rule> FindRule(std::string_view name);
@@ -100,8 +100,13 @@ struct Transform {
 
 enum class Dtype { kFloat32, kFloat64, kFloat16, kBfloat16 };
 
-// Slots are of type double if the parameter is, and else float; or uint8_t, with a scale for each
-// block of kQuantizedBlock numbers, if the parameter is not double.
+// What slots are stored as. The last two are rounded at random, and not for float64 parameters.
+enum class Moments {
+  kWide,  // float64 if the parameter is, and else float32
+  kBfloat16,
+  kCodes,  // uint8, with a float32 scale for each block of kQuantizedBlock numbers
+};
+
 struct Variable {
   void* parameter;
   float* remainder;  // what a half parameter cannot hold of its value; null if that is lost
@@ -111,7 +116,7 @@ struct Variable {
   bool gradient_has_all_rows;  // and not only those, in their order
   void* slots[kMaxSlots];
   float* scales[kMaxSlots];
-  bool quantized;                         // and then without rows
+  Moments moments;                        // if codes, then without rows
   int64_t size;                           // of the parameter
   Dtype dtype;                            // float64 is computed in itself, all others in float32
   Dtype gradient_dtype;                   // float64 if and only if `dtype` is
@@ -121,7 +126,7 @@ struct Variable {
   bool adapted;                           // the step is as long as the parameter, times ...
   double rate;                            // ... this, which the coefficients have too
   bool dithered;                          // a bfloat16 parameter is rounded at random, by ...
-  uint32_t seed;                          // ... this, which 8-bit slots are too
+  uint32_t seed;                          // ... this, which narrow slots are too
   std::vector<Transform> chain;
 };
 

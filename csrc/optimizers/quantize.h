@@ -18,9 +18,6 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-using Floats = Vec<float>;
-using Ints = Simd<float>::Int;
-constexpr int kFloats = Simd<float>::kWidth;
 constexpr int64_t kBlock = optimizers::kQuantizedBlock;
 
 constexpr int kDropped = 21;                 // binary digits of a float32 that a code lacks
@@ -34,8 +31,6 @@ template <bool kSigned>
 constexpr int32_t OffsetOf(int32_t bits_of_last) {
   return bits_of_last - ((kSigned ? 127 : 255) << kDropped);
 }
-
-FASTKERAS_INLINE Ints BitsOf(Floats x) { return reinterpret_cast<Ints>(x); }
 
 // Codes are read by one vector, and written by four together, which takes fewer shuffles. Those
 // below 0 become 0, and those above 255, of NaN, become some code.
@@ -124,29 +119,12 @@ FASTKERAS_INLINE float ScaleOf(uint32_t largest) {
   return scale > 0 && scale < kSmallestScale ? kSmallestScale : scale;
 }
 
-// Calls fn(number of the slot, as a type) for all slots.
-template <int kSlots, typename Function>
-FASTKERAS_INLINE void ForEachSlot(Function fn) {
-  fn(std::integral_constant<int, 0>());
-  if constexpr (kSlots > 1) fn(std::integral_constant<int, 1>());
-  if constexpr (kSlots > 2) fn(std::integral_constant<int, 2>());
-}
-
 // The codes of a block, and its scales.
 template <int kSlots>
 struct Block {
   uint8_t* codes[kSlots];
   float* scales[kSlots];
 };
-
-// Fetches what comes some blocks later, from `place` on, once for each line of the cache: while
-// codes are written, nothing is read, and what the processor fetches by itself is not far enough
-// ahead.
-template <typename T>
-FASTKERAS_INLINE void FetchAhead(const T* array, int place) {
-  constexpr int kAhead = 4 * kBlock, kLine = 64 / sizeof(T);
-  if (place % kLine == 0) __builtin_prefetch(array + place + kAhead);
-}
 
 // As `Update` in rules.h, for a whole block: reads slots from codes, writes them as numbers, and
 // returns the new scales in the block.
@@ -209,15 +187,6 @@ FASTKERAS_INLINE void EncodeBlock(uint32_t seed, int64_t first, const float* num
     }
     for (int s = 0; s < kSlots; ++s) StoreBytes(block.codes[s] + i, codes[s]);
   }
-}
-
-template <template <typename> class R>
-FASTKERAS_INLINE R<Floats> BroadcastOf(const R<float>& rule) {
-  R<Floats> vectors;
-  for (int i = 0; i < CountCoefficients<float, R>(); ++i) {
-    reinterpret_cast<Floats*>(&vectors)[i] = Broadcast(reinterpret_cast<const float*>(&rule)[i]);
-  }
-  return vectors;
 }
 
 template <template <typename> class R, optimizers::Rule kRule>

@@ -218,6 +218,33 @@ R<T> Coefficients(const double* c) {
   return rule;
 }
 
+// The rule for whole vectors.
+template <template <typename> class R>
+FASTKERAS_INLINE R<Vec<float>> BroadcastOf(const R<float>& rule) {
+  R<Vec<float>> vectors;
+  for (int i = 0; i < CountCoefficients<float, R>(); ++i) {
+    reinterpret_cast<Vec<float>*>(&vectors)[i] =
+        Broadcast(reinterpret_cast<const float*>(&rule)[i]);
+  }
+  return vectors;
+}
+
+// Calls fn(number of the slot, as a type) for all slots.
+template <int kSlots, typename Function>
+FASTKERAS_INLINE void ForEachSlot(Function fn) {
+  fn(std::integral_constant<int, 0>());
+  if constexpr (kSlots > 1) fn(std::integral_constant<int, 1>());
+  if constexpr (kSlots > 2) fn(std::integral_constant<int, 2>());
+}
+
+// Fetches what comes some time later, from `place` on, once for each line of the cache: where much
+// is computed between reads, what the processor fetches by itself is not far enough ahead.
+template <typename T>
+FASTKERAS_INLINE void FetchAhead(const T* array, int64_t place) {
+  constexpr int kAhead = 1024, kLine = 64 / sizeof(T);
+  if (place % kLine == 0) __builtin_prefetch(array + place + kAhead);
+}
+
 // Plain loops, which the compiler turns into vectors: one array for each argument, none aliased.
 template <typename T, template <typename> class R>
 __attribute__((noinline)) void Update(R<T> rule, T decay, T scale, T ratio, T* __restrict parameter,

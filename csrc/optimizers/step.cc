@@ -33,19 +33,22 @@ bool IsNative(const Variable& variable) {
   return variable.dtype == Dtype::kFloat32 || variable.dtype == Dtype::kFloat64;
 }
 
-// Slots of a tile as T: where they are, or numbers that 8-bit codes stand for.
+// Slots of a tile as T: where they are, or numbers that codes or bfloat16 stand for.
 template <typename T>
 class SlotsOfTile {
  public:
   SlotsOfTile(Rule rule, const Variable& variable, int64_t first, int64_t size) {
     for (int s = 0; s < NumSlots(rule); ++s) {
-      if (variable.quantized) {
-        pointers_[s] = numbers_[s];
+      pointers_[s] = numbers_[s];
+      if (variable.moments == Moments::kWide) {
+        pointers_[s] = static_cast<T*>(variable.slots[s]) + first;
+      } else if (variable.moments == Moments::kBfloat16) {
+        CurrentKernels<T>().load(Dtype::kBfloat16, variable.slots[s], nullptr, first, size,
+                                 numbers_[s]);
+      } else {
         CurrentKernels<T>().dequantize(
             HasSign(rule, s), static_cast<const uint8_t*>(variable.slots[s]) + first,
             variable.scales[s] + first / kQuantizedBlock, size, numbers_[s]);
-      } else {
-        pointers_[s] = static_cast<T*>(variable.slots[s]) + first;
       }
     }
   }
@@ -232,7 +235,7 @@ class Stepper {
     const Variable& variable = *state.variable;
     const auto lengths = CurrentKernels<T>().lengths[static_cast<int>(rule_)];
     std::array<double, 2> sums = {0, 0};
-    ForEachTile<T>(piece, true, false, !variable.quantized,
+    ForEachTile<T>(piece, true, false, variable.moments == Moments::kWide,
                    [&](const T* parameter, const T* gradient, int64_t first, int64_t size) {
                      const SlotsOfTile<T> slots(rule_, variable, first, size);
                      lengths(variable.coefficients, state.scale, parameter, gradient,
@@ -249,7 +252,14 @@ class Stepper {
     const int rule = static_cast<int>(rule_);
     ForEachTile<T>(
         piece, true, true, true, [&](T* parameter, const T* gradient, int64_t first, int64_t size) {
-          if (variable.quantized) {
+          if (variable.moments == Moments::kBfloat16) {
+            uint16_t* slots[kMaxSlots] = {};
+            for (int s = 0; s < NumSlots(rule_); ++s) {
+              slots[s] = static_cast<uint16_t*>(variable.slots[s]) + first;
+            }
+            kernels.halved[rule](variable.coefficients, variable.decay, state.scale, state.ratio,
+                                 variable.seed, first, parameter, gradient, slots, size);
+          } else if (variable.moments == Moments::kCodes) {
             uint8_t* codes[kMaxSlots] = {};
             float* scales[kMaxSlots] = {};
             for (int s = 0; s < NumSlots(rule_); ++s) {

@@ -1,6 +1,7 @@
 // The table of the kernels as compiled for one instruction set. Included once by each
 // kernels_<set>.cc.
 
+#include "optimizers/halves.h"
 #include "optimizers/quantize.h"
 #include "optimizers/rules.h"
 #include "optimizers/transforms.h"
@@ -17,7 +18,13 @@ constexpr decltype(optimizers::Kernels<T>::dequantize) DequantizeOf() {
 
 template <typename T, template <typename> class R, optimizers::Rule kRule>
 constexpr auto QuantizedOf() -> std::decay_t<decltype(optimizers::Kernels<T>::quantized[0])> {
-  if constexpr (sizeof(T) == 4 && CanQuantize(kRule)) return ApplyQuantized<R, kRule>;
+  if constexpr (sizeof(T) == 4 && CanBeNarrow(kRule)) return ApplyQuantized<R, kRule>;
+  return nullptr;
+}
+
+template <typename T, template <typename> class R, optimizers::Rule kRule>
+constexpr auto HalvedOf() -> std::decay_t<decltype(optimizers::Kernels<T>::halved[0])> {
+  if constexpr (sizeof(T) == 4 && CanBeNarrow(kRule)) return ApplyHalved<R, kRule>;
   return nullptr;
 }
 
@@ -33,6 +40,7 @@ constexpr auto LengthsFor() -> std::decay_t<decltype(optimizers::Kernels<T>::len
 #define FASTKERAS_APPLY(Struct, ...) ApplyRule<T, Struct>,
 #define FASTKERAS_LENGTHS(Struct, ...) LengthsFor<T, Struct, optimizers::Rule::k##Struct>(),
 #define FASTKERAS_QUANTIZED(Struct, ...) QuantizedOf<T, Struct, optimizers::Rule::k##Struct>(),
+#define FASTKERAS_HALVED(Struct, ...) HalvedOf<T, Struct, optimizers::Rule::k##Struct>(),
 #define FASTKERAS_COUNT(Struct, ...) CountCoefficients<T, Struct>(),
 
 template <typename T>
@@ -47,11 +55,13 @@ constexpr optimizers::Kernels<T> kStepKernels = {{FASTKERAS_OPTIMIZER_RULES(FAST
                                                  StoreAs<T>,
                                                  Dither<T>,
                                                  {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_QUANTIZED)},
+                                                 {FASTKERAS_OPTIMIZER_RULES(FASTKERAS_HALVED)},
                                                  DequantizeOf<T>()};
 
 #undef FASTKERAS_APPLY
 #undef FASTKERAS_LENGTHS
 #undef FASTKERAS_QUANTIZED
+#undef FASTKERAS_HALVED
 #undef FASTKERAS_COUNT
 
 }  // namespace fastkeras::FASTKERAS_ISA

@@ -85,6 +85,10 @@ def fastkeras_8_bits(problem, rates, clip):
     return fastkeras_step(problem, rates, clip, moment_bits=8)
 
 
+def fastkeras_16_bits(problem, rates, clip):
+    return fastkeras_step(problem, rates, clip, moment_bits=16)
+
+
 def fastkeras_xla(problem, rates, clip):
     return fastkeras_step(problem, rates, clip, jit_compile=True)
 
@@ -286,6 +290,7 @@ def check(problem, found, rates, clip, epsilon_comes_late):
 PROVIDERS = {
     "fastkeras": fastkeras_step,
     "fastkeras, 8 bits": fastkeras_8_bits,
+    "fastkeras, 16 bits": fastkeras_16_bits,
     "fastkeras, NumPy": fastkeras_numpy,
     "fastkeras, XLA": fastkeras_xla,
     "keras": keras_step,

@@ -13,7 +13,7 @@ from fastkeras.optimizers import rounding
 from fastkeras.optimizers import transforms as transform
 from fastkeras.optimizers.hyperparameters import DEFAULTS, check_hyperparameter, checked_flag
 from fastkeras.optimizers.quantization import scales_of
-from fastkeras.optimizers.rules import RULES, is_quantized
+from fastkeras.optimizers.rules import RULES, are_halves, is_quantized
 from fastkeras.optimizers.step import Step
 
 try:  # NumPy arrays of the usual form are checked in C++
@@ -82,20 +82,21 @@ def checked(
         gradients, rows, remainders = given["gradients"], given["rows"], given["remainders"]
         slots = list(map(tuple, given["slots"]))
         adapted = [RULES[rule].adapts or layer_adaptation] * count
+        is_random = is_dithered
     else:
         parameters, gradients, slots, rows, remainders, adapted = _checked_arrays(
             rule, parameters, given, any_float
         )
+        narrow = (is_quantized(rule, held) or are_halves(rule, held) for held in slots)
+        is_random = is_dithered or any(narrow)
     if not RULES[rule].element_wise and any(adapted):
         raise ValueError(f"layer_adaptation: {rule!r} scales the step of a parameter itself")
     if RULES[rule].reads_parameter and any(adapted):
         raise ValueError(f"layer_adaptation: a step of {rule!r} is also that of an average")
-    any_quantized = any(is_quantized(rule, of_parameter) for of_parameter in slots)
-    is_random = is_dithered or any_quantized
     if step is None and is_random:
         raise ValueError(
-            "step is missing: 8-bit slots and stochastic_rounding round at random, by bits that "
-            "depend on it; give the number of the step, from 1"
+            "step is missing: slots of 8 and 16 bits and stochastic_rounding round at random, by "
+            "bits that depend on it; give the number of the step, from 1"
         )
     step = 1 if step is None else step
     numbers = _steps(step, count)
@@ -252,6 +253,8 @@ def _check_parameter(i, rule, parameter, gradient, slots, any_float):
     quantized = RULES[rule].signs and len(slots) == 2 * len(names) and wide == "float32"
     if len(slots) != len(names) and not quantized:
         raise ValueError(f"slots[{i}] of rule {rule!r} must be {names}, got {len(slots)} arrays")
+    halves = RULES[rule].signs and wide == "float32" and are_halves(rule, slots)
+    wide = "bfloat16" if halves else wide
     for k, slot in enumerate(slots):
         name = f"slots[{i}], {names[k // 2 if quantized else k]},"
         if quantized and k % 2:

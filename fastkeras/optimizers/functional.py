@@ -69,12 +69,12 @@ def update(
             "adam_mini" are smaller (`RULES[rule].shape_of_slot`); the latter may have 1 or the
             parameter's length on each axis, for blocks of any kind. Where the rule has signs
             (`RULES[rule].signs`), each may be replaced by two arrays: uint8 codes and float32
-            scales, one for each 256 numbers.
+            scales, one for each 256 numbers. Or all are bfloat16, and rounded at random.
         learning_rate: a number.
         step: the number of the step, from 1; rules with bias correction need it. By default 1, but
-            for what is rounded at random, 8-bit slots too, it must be given: each step has random
-            bits of its own. Or, if some parameters began later, one number for each, counted from
-            its own first update.
+            for what is rounded at random, slots of 8 and 16 bits too, it must be given: each step
+            has random bits of its own. Or, if some parameters began later, one number for each,
+            counted from its own first update.
         multipliers: of the learning rate, one for each parameter, at least 0; with 0 a parameter
             and its slots do not change.
         weight_decays: decoupled: a parameter loses the share `weight_decay · learning_rate ·

@@ -1,11 +1,14 @@
-"""Variables of float16 and bfloat16: what they hold of a value, what remains, random rounding.
+"""Variables and moments of float16 and bfloat16: what they hold, what remains, random rounding.
 
 A bfloat16 has 8 binary digits, so rounding to nearest loses updates below 1/256 of a variable.
 Either a float32 beside it keeps the remainder, so that both together are a float32 master weight
 (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740); or the variable is rounded up or down
-at random, with the right mean (Gupta et al. 2015, https://arxiv.org/abs/1502.02551).
+at random, with the right mean (Gupta et al. 2015, https://arxiv.org/abs/1502.02551). Moments in
+bfloat16 are always rounded at random: the nearest of an average that moves by a thousandth is what
+it was.
 """
 
+import math
 import re
 
 import numpy as np
@@ -46,6 +49,25 @@ def narrowed(xp, value, dtype, keeps_remainder, random=None):
 def name_of(dtype):
     """Return the name of a dtype of any library: "bfloat16" of torch.bfloat16, for instance."""
     return re.search(r"b?float\d+", str(dtype))[0]
+
+
+def with_wide_slots(xp, p, g, slots, c, update, seed, elements=None):
+    """Do a rule's `update` on slots of bfloat16; return new ones that bfloat16 holds exactly.
+
+    Args:
+        xp: the functions of an array library.
+        p, g, c: the parameter, its gradient, the coefficients.
+        slots: tuple of arrays, bfloat16.
+        update: function (xp, p, g, slots, c).
+        seed: int32 scalar, of this variable and step.
+        elements: the places of the numbers in their variable, int32; by default it is whole.
+    """
+    change, numbers = update(xp, p, g, [xp.cast(slot, "float32") for slot in slots], c)
+    if elements is None:
+        elements = xp.reshape(xp.arange(math.prod(p.shape), dtype="int32"), p.shape)
+    bits = [dither_bits_of_slot(xp, seed, slot, elements) for slot in range(len(numbers))]
+    pairs = zip(numbers, bits, strict=True)
+    return change, tuple(_towards_zero(xp, number, random) for number, random in pairs)
 
 
 def seeds(xp, step, positions):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastkeras.optimizers import rounding
 from fastkeras.optimizers.quantization import with_float_slots
 
 
@@ -31,7 +32,7 @@ class Rule(NamedTuple):
         update: function (xp, p, g, slots, c); returns what is to be added to the parameter, and the
             new slots. Transforms of the gradient come before it.
         by_number: whether the coefficients depend on t.
-        signs: if its slots may be of 8 bits, for each "s" if it has a sign, or else "u".
+        signs: if its slots may be of 8 or 16 bits, for each "s" if it has a sign, or else "u".
         stays: what does not change in a row without gradient: "", "parameter", or "everything".
         adapts: whether the length of its step is always that of its parameter times the rate.
         reads_parameter: whether the update depends on the parameter, so that its length, and the
@@ -457,11 +458,23 @@ def is_quantized(rule, slots):
     return len(slots) > len(RULES[rule].slots)
 
 
-def updater(rule, slots, adapted=False, rate=None, seed=None):
-    """Return the function that updates a variable with such slots, rounded by this seed."""
+def are_halves(rule, slots):
+    """Tell whether slots are given as bfloat16, which are rounded at random (rounding.py)."""
+    is_one_each = RULES[rule].signs and not is_quantized(rule, slots)
+    return bool(is_one_each) and "bfloat16" in str(slots[0].dtype)
+
+
+def updater(rule, slots, adapted=False, rate=None, seed=None, elements=None):
+    """Return the function that updates a variable with such slots, rounded by this seed.
+
+    `elements` are the places of its numbers, if only some rows of the variable are given.
+    """
     update, signs = RULES[rule].update, RULES[rule].signs
     if is_quantized(rule, slots):
         update = partial(with_float_slots, update=update, signs=signs, seed=seed)
+    elif are_halves(rule, slots):
+        halves = {"seed": seed, "elements": elements}
+        update = partial(rounding.with_wide_slots, update=update, **halves)
     return partial(by_trust_ratio, update=update, rate=rate) if adapted else update
 
 

@@ -28,8 +28,8 @@ class Step(NamedTuple):
         remainders: None, or float32, what a float16 or bfloat16 parameter cannot hold of its value.
         hyperparameters: dict.
         dithered: whether to round a parameter at random, if it is bfloat16.
-        seeds: int32, for all that is rounded at random, 8-bit moments too; or None in place of the
-            whole list if nothing is.
+        seeds: int32, for all that is rounded at random, moments of 8 and 16 bits too; or None in
+            place of the whole list if nothing is.
     """
 
     parameters: list

@@ -141,6 +141,7 @@ def of_narrow_states():
     assert scales and all(v.addressable_shards[0].data.nbytes * 4 == v.nbytes for v in scales)
     for one, other in zip(divided.get_weights(), alone.get_weights(), strict=True):
         assert np.abs(one - other).mean() < 0.1 * 0.01 * 8  # of 8 steps of the rate
+    check_copies(trained(moment_bits=16, shard_states=True, units=4096))
     for kind in ("stochastic_rounding", "master_weights"):
         check_copies(trained(dtype="bfloat16", shard_states=True, **{kind: True}))
 

@@ -124,6 +124,7 @@ MALFORMED = {
     r"no kernel for another type\[2,5\]": replaced("held", 0, lambda p: p.astype("int16")),
     r"slot 0 of variable 0 is float32\[5\]": replaced("held", 1, lambda s: s[0]),
     "slot 1 of variable 0 is float16": replaced("held", 2, lambda s: s.astype("float16")),
+    "slot 1 of variable 0 is bfloat16": replaced("held", 2, lambda s: s.astype("bfloat16")),
     "frozen must be bool": replaced("read", 1, lambda f: f.astype("int32")),
     "frozen must be one for each": replaced("read", 1, lambda f: np.zeros(2, bool)),
     "coefficients must be float64, got int32": replaced("read", 2, lambda c: c.astype("int32")),

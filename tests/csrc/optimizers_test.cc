@@ -83,7 +83,9 @@ struct Problem {
     const bool wide = variable.dtype == Dtype::kFloat64;
     variable.gradient_dtype = wide || Pick(0, 1) ? variable.dtype : Dtype::kFloat32;
     variable.frozen = Pick(0, 5) == 0;
-    variable.quantized = !wide && CanQuantize(rule) && Pick(0, 1);
+    variable.moments =
+        !wide && CanBeNarrow(rule) ? static_cast<Moments>(Pick(0, 2)) : Moments::kWide;
+    const bool quantized = variable.moments == Moments::kCodes;
     variable.decay = Pick(0, 1) ? 0.01 : 0;
     for (double& c : variable.coefficients) c = 0.1;
     for (int k = Pick(0, 3); k > 0; --k) {
@@ -99,7 +101,7 @@ struct Problem {
     drawn.parameter = Numbers(variable.dtype, variable.size);
     if (BytesOf(variable.dtype) == 2 && Pick(0, 1)) drawn.remainder.resize(variable.size);
     int64_t of_gradient = variable.size;
-    if (!variable.quantized && !variable.adapted && variable.size % 3 == 0 && Pick(0, 1)) {
+    if (!quantized && !variable.adapted && variable.size % 3 == 0 && Pick(0, 1)) {
       variable.row_size = variable.size < 100 ? 1 : 3;
       for (int64_t row = Pick(0, 2); row * variable.row_size < variable.size; row += Pick(1, 3)) {
         drawn.rows.push_back(row);
@@ -111,8 +113,9 @@ struct Problem {
     drawn.gradient = Numbers(variable.gradient_dtype, of_gradient);
     const int64_t blocks = (variable.size + kQuantizedBlock - 1) / kQuantizedBlock;
     for (int s = 0; s < NumSlots(rule); ++s) {
-      drawn.slots[s].resize(variable.size * (variable.quantized ? 1 : wide ? 8 : 4));
-      if (variable.quantized) drawn.scales[s].resize(blocks * sizeof(float));
+      const int bytes = variable.moments == Moments::kBfloat16 ? 2 : quantized ? 1 : wide ? 8 : 4;
+      drawn.slots[s].resize(variable.size * bytes);
+      if (quantized) drawn.scales[s].resize(blocks * sizeof(float));
     }
     return drawn;
   }

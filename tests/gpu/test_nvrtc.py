@@ -21,20 +21,21 @@ KERNELS = {f"crf-{dtype}-{room}": kernels for (dtype, room), kernels in CRF.item
 for (objective, wide), kernels in WORD2VEC.items():
     KERNELS[f"word2vec-{objective}{'-wide' if wide else ''}"] = kernels
 KERNELS |= {
-    f"{rule}-float32": optimizers.step_kernels(rule, "float32", "float32", False, 200)
+    f"{rule}-float32": optimizers.step_kernels(rule, "float32", "float32", "Plain", 200)
     for rule, row in RULES.items()
     if row.has_kernel
 }
 KERNELS |= {
-    f"adam-{parameter}-{gradient}-{8 if quantized else 32} bits": optimizers.step_kernels(
-        "adam", parameter, gradient, quantized, 200
+    f"adam-{parameter}-{gradient}-{slots}": optimizers.step_kernels(
+        "adam", parameter, gradient, slots, 200
     )
-    for parameter, gradient, quantized in (
-        ("float64", "float64", False),
-        ("bfloat16", "bfloat16", False),
-        ("float16", "float32", False),
-        ("float32", "float32", True),
-        ("bfloat16", "bfloat16", True),
+    for parameter, gradient, slots in (
+        ("float64", "float64", "Plain"),
+        ("bfloat16", "bfloat16", "Plain"),
+        ("float16", "float32", "Plain"),
+        ("float32", "float32", "Codes"),
+        ("bfloat16", "bfloat16", "Codes"),
+        ("float32", "float32", "Bfloat16"),
     )
 }
 KERNELS |= {f"norms-{x}": optimizers.norm_kernels(x, x, 200) for x in ("float32", "bfloat16")}
@@ -44,8 +45,8 @@ CASES = [
 ]  # for other GPUs, the kernels that need the most registers, and those that are used most
 FOR_MORE = (
     *("crf-float32-32", "crf-float64-128", "word2vec-window", "word2vec-pairs-wide"),
-    *("adam-float32", "centered_rmsprop_momentum-float32", "adam-float64-float64-32 bits"),
-    *("adam-bfloat16-bfloat16-8 bits", "norms-float32"),
+    *("adam-float32", "centered_rmsprop_momentum-float32", "adam-float64-float64-Plain"),
+    *("adam-bfloat16-bfloat16-Codes", "norms-float32"),
 )
 CASES += [(name, sm) for name in FOR_MORE for sm in ("sm_80", "sm_100")]
 MOST_REGISTERS = 255

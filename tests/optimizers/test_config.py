@@ -25,7 +25,7 @@ VALUES = {
     "gradient_transforms": [[("body", ())], (), [("bias", transforms.scale(0.0))], {"bias": ONE}],
     "weight_decay_overrides": [[("bias", 0.0)], [(".", 0)], {"kernel": 0.0}, [], [("head", 0.3)]],
     "ema_bias_correction": [False, True],
-    "moment_bits": [32, 8],
+    "moment_bits": [32, 8, 16],
     "lazy": [None, False, [], ["kernel"], True],
     "layer_adaptation": [None, False, [], ["head"], True],
     "lookahead_period": [None, 1, 3],

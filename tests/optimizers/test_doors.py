@@ -7,6 +7,7 @@ it, by the TensorFlow op, and by its call in programs compiled by XLA.
 import numpy as np
 import pytest
 import tensorflow as tf
+from ml_dtypes import bfloat16
 
 from engine_parameters import engines_of
 from fastkeras import _core
@@ -336,6 +337,9 @@ BAD_OF_CORE = [
     {"remainders": []}, {"remainders": [numbers(2, 5)]}, {"adapted": []},
     {"seeds": [1, 2]}, {"seeds": [-1]}, {"seeds": [2**32]}, {"dithered": []}, {"dithered": [True]},
     {"slots": [[B.astype("uint8"), numbers(1), B.astype("uint8"), numbers(1)]]},
+    {"slots": [[B.astype(bfloat16), B.astype(bfloat16)]]},
+    {"slots": [[B.astype(bfloat16), numbers(2, 5)]], "seeds": [1]},
+    {"slots": [[numbers(2, 5), B.astype(bfloat16)]], "seeds": [1]},
 ]  # fmt: skip
 
 
@@ -416,6 +420,7 @@ def rows(*given):
 
 TWICE = variable(2, 5)
 CODES = [tf.Variable(np.zeros(*of)) for of in (((2, 5), "uint8"), (1, "float32")) * 2]
+HALVES = [variable(2, 5, dtype="bfloat16") for _ in range(2)]
 BAD_OF_OP = [
     {"rule": "adafactor"}, {"rule": ""}, {"rule": "sgd"}, {"rule": "lion"},
     {"parameters": [variable(2, 6)]}, {"parameters": [variable(10)]},
@@ -439,7 +444,9 @@ BAD_OF_OP = [
     {"quantized": [False] * 9}, {"quantized": []},
     {"quantized": [True], "slots": [variable(2, 5)] * 4},
     {"seeds": np.zeros(2, np.uint32)}, {"seeds": np.uint32(1)}, {"dithered": []},
-    {"dithered": [True]}, {"quantized": [True], "slots": CODES},
+    {"dithered": [True]}, {"quantized": [True], "slots": CODES}, {"slots": HALVES},
+    {"slots": [HALVES[0], variable(2, 5)], "seeds": np.zeros(1, np.uint32)},
+    {"slots": [variable(2, 5), HALVES[0]], "seeds": np.zeros(1, np.uint32)},
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ CASES = [
     ("Adam", {"amsgrad": True}),
     ("AdamW", {"cautious": True}),
     ("AdamW", {"moment_bits": 8}),
+    ("AdamW", {"moment_bits": 16}),
     ("Nadam", {}),
     ("Nadam", {"beta_1": 0.0}),
     ("Lamb", {}),

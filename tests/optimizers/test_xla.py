@@ -16,6 +16,7 @@ RULES = {
     "SGD, Nesterov": {"momentum": 0.9, "nesterov": True},
     "Adam": {"amsgrad": True},
     "AdamW": {"moment_bits": 8},
+    "AdamW, in 16 bits": {"moment_bits": 16},
     "Nadam": {},
     "Lion": {"moment_bits": 8, "cautious": True},
     "Lamb": {},

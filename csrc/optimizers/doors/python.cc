@@ -204,16 +204,21 @@ void TakeSlots(size_t of, Rule rule, const Objects& slots, const Shape& shape, V
                Memory& memory) {
   const size_t num_slots = NumSlots(rule);
   const bool wide = variable.dtype == Dtype::kFloat64;
+  const bool may_be_narrow = CanBeNarrow(rule) && !wide;
   // A quantized slot is two arrays: its codes and its scales.
-  variable.quantized = slots.size() == 2 * num_slots && CanQuantize(rule) && !wide;
-  Require(slots.size() == num_slots || variable.quantized, Name{"slots", of},
-          " are not of this rule");
+  const bool quantized = slots.size() == 2 * num_slots && may_be_narrow;
+  Require(slots.size() == num_slots || quantized, Name{"slots", of}, " are not of this rule");
+  variable.moments = quantized ? Moments::kCodes : Moments::kWide;
   const Shape blocks = {(variable.size + kQuantizedBlock - 1) / kQuantizedBlock};
-  const Type type = variable.quantized ? Type::kUint8 : wide ? Type::kFloat64 : Type::kFloat32;
+  Type type = quantized ? Type::kUint8 : wide ? Type::kFloat64 : Type::kFloat32;
   for (size_t s = 0; s < num_slots; ++s) {
-    const View slot = ViewOf(Name{"slots", of}, slots[variable.quantized ? 2 * s : s]);
+    const View slot = ViewOf(Name{"slots", of}, slots[quantized ? 2 * s : s]);
+    if (s == 0 && may_be_narrow && !quantized && slot.type == Type::kBfloat16) {
+      variable.moments = Moments::kBfloat16;
+      type = Type::kBfloat16;
+    }
     variable.slots[s] = Written(Name{"slots", of}, slot, slot.Is(type, shape), memory);
-    if (variable.quantized) {
+    if (quantized) {
       const View scales = ViewOf(Name{"scales", of}, slots[2 * s + 1]);
       const bool fits = scales.Is(Type::kFloat32, blocks);
       variable.scales[s] = static_cast<float*>(Written(Name{"scales", of}, scales, fits, memory));
@@ -223,7 +228,7 @@ void TakeSlots(size_t of, Rule rule, const Objects& slots, const Shape& shape, V
 
 void TakeRows(size_t of, const View& rows, const View& parameter, const View& gradient,
               Variable& variable, Memory& memory) {
-  Require(!variable.quantized && !variable.adapted, Name{"rows", of},
+  Require(variable.moments != Moments::kCodes && !variable.adapted, Name{"rows", of},
           " must be None: moments of 8 bits and layer adaptation need all");
   static const int64_t no_rows = 0;  // null is for all rows, and where empty tensors are
   const void* const data = Read(Name{"rows", of}, rows, memory);
@@ -335,8 +340,8 @@ bool StepArrays(const std::string& name, const Objects& parameters, const Object
     Require(wide == (variable.gradient_dtype == Dtype::kFloat64), Name{"gradients", of},
             " must be float64 if and only if the parameter is");
     TakeSlots(of, *rule, slots[i], parameter.shape, variable, memory);
-    Require(!seeds.empty() || !(variable.dithered || variable.quantized), Name{"seeds", of},
-            " must be given: what has 8-bit moments or is dithered is rounded at random");
+    Require(!seeds.empty() || !(variable.dithered || variable.moments != Moments::kWide),
+            Name{"seeds", of}, " must be given: it or its moments are rounded at random");
     Shape of_gradient = parameter.shape;
     if (!rows[i].is_none()) {
       TakeRows(of, ViewOf(Name{"rows", of}, rows[i]), parameter, gradient, variable, memory);

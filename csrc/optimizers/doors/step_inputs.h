@@ -111,7 +111,7 @@ class StepInputs {
     }
     first_slots_ = {count};
     for (const bool quantized : attributes.quantized) {
-      if (quantized && !CanQuantize(rule())) Invalid("the rule has no 8 bits");
+      if (quantized && !CanBeNarrow(rule())) Invalid("the rule has no 8 bits");
       first_slots_.push_back(first_slots_.back() + NumSlots(rule()) * (quantized ? 2 : 1));
     }
     if (first_slots_.back() - count != attributes.num_slots) {
@@ -160,8 +160,8 @@ class StepInputs {
       variable->dithered = attributes_.dithered[i];
       if (settings.seeds.size() > 0) {
         variable->seed = settings.seeds.as<uint32_t>()[i];
-      } else if (variable->dithered || variable->quantized) {
-        Invalid("seeds are missing: variable ", i, " has 8-bit moments or is rounded at random");
+      } else if (variable->dithered || variable->moments != Moments::kWide) {
+        Invalid("seeds are missing: variable ", i, " or its moments are rounded at random");
       }
     }
     TakeChains(settings, &variables);
@@ -237,8 +237,7 @@ class StepInputs {
         Invalid("the remainder of variable ", i, " is ", remainder.Text());
       }
     }
-    variable->quantized = attributes_.quantized[i];
-    if (attributes_.has_rows[i] && (variable->quantized || attributes_.adapted[i])) {
+    if (attributes_.has_rows[i] && (attributes_.quantized[i] || attributes_.adapted[i])) {
       Invalid("rows of variable ", i, ", which has 8-bit moments or layer adaptation");
     }
     ReadSlots(array, i, variable, taken);
@@ -247,18 +246,23 @@ class StepInputs {
   void ReadSlots(const Arrays& array, int i, Variable* variable, Taken* taken) const {
     const Array &parameter = taken->parameter, &held = taken->other;
     const bool wide = parameter.type == Element::kFloat64;
-    const Element wanted = variable->quantized ? Element::kUint8
-                           : wide              ? Element::kFloat64
-                                               : Element::kFloat32;
+    const bool quantized = attributes_.quantized[i];
+    Element wanted = quantized ? Element::kUint8 : wide ? Element::kFloat64 : Element::kFloat32;
+    variable->moments = quantized ? Moments::kCodes : Moments::kWide;
     int next = first_slots_[i];
     for (int s = 0; s < NumSlots(rule()); ++s) {
       array(next++, &taken->other);
       variable->slots[s] = held.data;
+      const bool may_be_halves = CanBeNarrow(rule()) && wanted == Element::kFloat32;
+      if (s == 0 && may_be_halves && held.type == Element::kBfloat16) {
+        wanted = Element::kBfloat16;
+        variable->moments = Moments::kBfloat16;
+      }
       if (held.shape != parameter.shape || held.type != wanted) {
         Invalid("slot ", s, " of variable ", i, " is ", held.Text(), ", the variable ",
                 parameter.Text());
       }
-      if (!variable->quantized) continue;
+      if (!quantized) continue;
       array(next++, &taken->other);
       variable->scales[s] = static_cast<float*>(held.data);
       const int64_t blocks = (variable->size + kQuantizedBlock - 1) / kQuantizedBlock;

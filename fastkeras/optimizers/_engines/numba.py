@@ -19,6 +19,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     active = [i for i in range(len(parameters)) if not frozen[i]]
     halves = any(parameters[i].dtype.itemsize == 2 for i in active)
     quantized = any(rules.is_quantized(rule, slots[i]) for i in active)
+    halves |= any(rules.are_halves(rule, slots[i]) for i in active)
     more = any(rows is not None for rows in extras.rows) or any(extras.adapted)
     if not rules.RULES[rule].element_wise or halves or quantized or more:
         arguments = (parameters, gradients, slots, frozen, coefficients, decays, chains, extras)

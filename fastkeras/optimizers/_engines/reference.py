@@ -36,14 +36,18 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
         lost = wide[i] * dtype(decays[i])
         c = tuple(dtype(value) for value in coefficients[i])
         seed = None if extras.seeds is None else extras.seeds[i]
-        update = updater(rule, slots[i], extras.adapted[i], dtype(extras.rates[i]), seed)
+        places = None
+        if seed is not None:
+            elements = np.arange(parameters[i].size, dtype="int32").reshape(parameters[i].shape)
+            places = elements[chosen[i]]
+        rate = dtype(extras.rates[i])
+        update = updater(rule, slots[i], extras.adapted[i], rate, seed, places)
         old = [slot[chosen[i]] for slot in slots[i]]
         change, new_slots = update(xp, wide[i] - lost, gradient, old, c)
         parameter = wide[i] + (change - lost)  # rounded once
         remainder, random = extras.remainders[i], None
         if extras.dithered[i]:
-            elements = np.arange(parameters[i].size, dtype="int32").reshape(parameters[i].shape)
-            random = rounding.dither_bits(xp, seed, elements[chosen[i]])
+            random = rounding.dither_bits(xp, seed, places)
         dtype = parameters[i].dtype.name
         held, rest = rounding.narrowed(xp, parameter, dtype, remainder is not None, random)
         parameters[i][chosen[i]] = held

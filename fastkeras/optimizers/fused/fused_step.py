@@ -404,7 +404,7 @@ class FusedStep(_OfKeras):
         self.assign_add(settings.behind, missed)
 
     def _seeds(self, positions):
-        if not self.stochastic_rounding and not self._scales.of:
+        if not self.stochastic_rounding and not self._scales.of and self.moment_bits != 16:
             return None
         positions = ops.convert_to_tensor(np.array(positions, "int32"))
         return rounding.seeds(ops, ops.cast(self.iterations, "int32"), positions)

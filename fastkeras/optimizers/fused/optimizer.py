@@ -94,11 +94,13 @@ class Fused(FusedStep):
         for name in self._HYPERPARAMETERS:
             check_hyperparameter(name, getattr(self, name))
         self.ema_bias_correction = checked_flag("ema_bias_correction", ema_bias_correction)
-        if moment_bits not in (8, 32):
-            raise ValueError(f"moment_bits must be 8 or 32, got {moment_bits!r}")
-        if moment_bits == 8 and not RULES[self._rule()].signs:
+        if moment_bits not in (8, 16, 32):
+            raise ValueError(f"moment_bits must be 8, 16 or 32, got {moment_bits!r}")
+        if moment_bits != 32 and not RULES[self._rule()].signs:
             those = ", ".join(name for name, rule in RULES.items() if rule.signs)
-            raise ValueError(f"moment_bits=8 is for the rules {those}, not {self._rule()}")
+            raise ValueError(
+                f"moment_bits={moment_bits} is for the rules {those}, not {self._rule()}"
+            )
         self.moment_bits = moment_bits
         if lookahead_period is not None and RULES[self._rule()].reads_parameter:
             raise ValueError(
@@ -213,7 +215,7 @@ class Fused(FusedStep):
         name: str | None = None,
         initializer: Identifier = "zeros",
     ) -> keras.Variable:
-        """Keep the moments of float16 and bfloat16 variables in float32, or moments in 8 bits.
+        """Keep moments in 8 or 16 bits, or those of float16 and bfloat16 variables in float32.
 
         In bfloat16 a velocity would never move: 0.001 of a change is below its last digit. With
         `shard_states`, each device keeps a part.
@@ -222,21 +224,23 @@ class Fused(FusedStep):
         path = matching.path_of(reference_variable)
         is_wide = name not in ("average", "gradient_accumulator")
         is_moment = is_wide and name not in ("remainder", "slow")
-        in_codes = self.moment_bits == 8 and dtype != "float64" and is_worth_it(shape)
-        in_codes = in_codes and id(reference_variable) not in self._scales.not_for
-        quantized = in_codes and is_moment
+        narrow = self.moment_bits if dtype != "float64" and is_worth_it(shape) else 32
+        in_codes = narrow == 8 and id(reference_variable) not in self._scales.not_for
+        quantized, halved = in_codes and is_moment, narrow == 16 and is_moment
         layout = getattr(reference_variable, "_layout", None)
         if self.shard_states:
             block = BLOCK if in_codes and is_wide else 1
             layout = sharding.layout_of_state(reference_variable, block)
         is_divided = layout is not getattr(reference_variable, "_layout", None)
-        if not quantized and not (is_wide and dtype in HALVES) and not is_divided:
+        is_of_its_dtype = not (quantized or halved or (is_wide and dtype in HALVES))
+        if is_of_its_dtype and not is_divided:
             return super().add_variable_from_reference(reference_variable, name, initializer)
         of_moment = "float32" if is_wide and dtype in HALVES else dtype
+        of_moment = "uint8" if quantized else "bfloat16" if halved else of_moment
         moment = self.add_variable(
             shape=shape,
             initializer=initializer,
-            dtype="uint8" if quantized else of_moment,
+            dtype=of_moment,
             name=f"{path.replace('/', '_').replace(':', '_')}_{name}",
             layout=layout,
         )

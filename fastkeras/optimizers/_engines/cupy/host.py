@@ -180,17 +180,17 @@ class _Given:
                 self._launch(make, "step", count, fields, part, columns, steps, self.not_finite)
 
     def _by_form(self, programs):
-        """The programs by how variables are stored: dtypes, and whether slots are codes."""
+        """The programs by how variables are stored: dtypes, and the form of slots."""
         by_form = {}
         for i, program in programs.items():
-            form = (*self.dtypes[i], is_quantized(self.rule, self.slots[i]))
+            form = (*self.dtypes[i], _form_of(self.rule, self.slots[i]))
             by_form.setdefault(form, {})[i] = program
         return by_form
 
     def _fields(self, form):
-        dtype, _, quantized = form
+        dtype, _, of_slots = form
         real = "f8" if dtype == "float64" else "f4"
-        pointers = len(RULES[self.rule].slots) * (2 if quantized else 1)
+        pointers = len(RULES[self.rule].slots) * (2 if of_slots == "Codes" else 1)
         return step_fields(real, max(1, pointers), self.num_coefficients)
 
     def _tables(self, programs, fields, numbers):
@@ -276,6 +276,13 @@ class _Given:
         capacity = self._capacity(len(rows), fields)
         for begin in range(0, len(rows), capacity):
             yield rows[begin : begin + capacity], capacity, factor_kernels(capacity)
+
+
+def _form_of(rule, slots):
+    """How slots are stored, in the words of step.cu."""
+    if is_quantized(rule, slots):
+        return "Codes"
+    return "Bfloat16" if slots and slots[0].dtype.itemsize == 2 else "Plain"
 
 
 def _columns(fields, rows):

@@ -1,7 +1,16 @@
 // The step of all variables of one launch. They may differ in everything but the rule, and how they
 // are stored.
 
-constexpr bool kQuantized = FASTKERAS_QUANTIZED;
+// The slots are stored as FASTKERAS_SLOTS says: Plain numbers, Bfloat16 or Codes.
+struct Codes {
+  using Stored = unsigned char;
+};
+using Slot = FASTKERAS_SLOTS;
+template <typename, typename>
+constexpr bool kAreSame = false;
+template <typename T>
+constexpr bool kAreSame<T, T> = true;
+constexpr bool kQuantized = kAreSame<Slot, Codes>, kHalved = kAreSame<Slot, Bfloat16>;
 template <int kSlot>
 constexpr bool kHasSign = FASTKERAS_SIGNS >> kSlot & 1;
 constexpr int kPointers = Rule::kSlots == 0 ? 1 : Rule::kSlots * (kQuantized ? 2 : 1);
@@ -27,7 +36,7 @@ struct Record {  // of a variable, as in tables.py
   int round_of_ratio;  // of the factor of the change, or -1
   int first_step, end_step;
   int dithered;  // a bfloat16 parameter is rounded at random, by ...
-  int seed;      // ... this, which 8-bit slots are too
+  int seed;      // ... this, which narrow slots are too
 };
 
 struct Records {
@@ -49,8 +58,8 @@ __device__ inline bool IsAligned(const Record& record) {
   if (Parameter::kIsHalf) aligned = aligned && IsAligned(record.remainder);
 #pragma unroll
   for (int s = 0; s < Rule::kSlots; ++s) {
-    aligned = aligned && (kQuantized ? IsAligned(static_cast<unsigned char*>(record.slots[2 * s]))
-                                     : IsAligned(static_cast<Real*>(record.slots[s])));
+    aligned =
+        aligned && IsAligned(static_cast<Slot::Stored*>(record.slots[kQuantized ? 2 * s : s]));
   }
   return aligned;
 }
@@ -102,7 +111,7 @@ __device__ inline void Read(const Record& record, const Steps& steps, const Fact
 #pragma unroll
       for (int i = 0; i < Place::kCount; ++i) to.slots[s][i] = 0;
     } else if constexpr (!kQuantized) {
-      place.template Read<Plain>(static_cast<const Real*>(record.slots[s]), to.slots[s]);
+      place.template Read<Slot>(static_cast<const Slot::Stored*>(record.slots[s]), to.slots[s]);
     }
   }
   if constexpr (kQuantized) {
@@ -122,6 +131,13 @@ __device__ inline void Read(const Record& record, const Steps& steps, const Fact
             to.gradient);
 }
 
+// The upper half of a number, rounded by 16 random bits; what is not finite stays so.
+__device__ inline unsigned short Dithered(float number, unsigned random) {
+  const unsigned bits = ToBits(number);
+  const bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
+  return is_finite ? static_cast<unsigned short>((bits + random) >> 16) : Bfloat16::Narrow(number);
+}
+
 template <typename Place>
 __device__ inline void WriteParameter(const Real (&from)[Place::kCount], const Record& record,
                                       int seed, Place place) {
@@ -133,12 +149,8 @@ __device__ inline void WriteParameter(const Real (&from)[Place::kCount], const R
     Real rest[Place::kCount];
 #pragma unroll
     for (int i = 0; i < Place::kCount; ++i) {
-      halves[i] = Parameter::Narrow(from[i]);
-      if (dithered) {
-        const unsigned bits = ToBits(from[i]), random = DitherBits(seed, place.Number(i));
-        const bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
-        if (is_finite) halves[i] = static_cast<unsigned short>((bits + random) >> 16);
-      }
+      halves[i] = dithered ? Dithered(from[i], DitherBits(seed, place.Number(i)))
+                           : Parameter::Narrow(from[i]);
       rest[i] = from[i] - Parameter::Wide(halves[i]);
       if (!(rest[i] - rest[i] == 0)) rest[i] = 0;  // where it is infinite nothing remains
     }
@@ -152,7 +164,15 @@ __device__ inline void WriteParameter(const Real (&from)[Place::kCount], const R
 template <int kSlot, typename Place>
 __device__ inline void WriteSlot(const Numbers<Place::kCount>& from, const Record& record, int seed,
                                  Place place) {
-  if constexpr (kSlot < Rule::kSlots) {
+  if constexpr (kSlot < Rule::kSlots && kHalved) {
+    unsigned short halves[Place::kCount];
+#pragma unroll
+    for (int i = 0; i < Place::kCount; ++i) {
+      const unsigned random = DitherBitsOfSlot<kSlot>(seed, place.Number(i));
+      halves[i] = Dithered(from.slots[kSlot][i], random);
+    }
+    place.template Write<Halves>(halves, static_cast<unsigned short*>(record.slots[kSlot]));
+  } else if constexpr (kSlot < Rule::kSlots) {
     WriteCodes<kHasSign<kSlot>, kSlot>(from.slots[kSlot], seed, place,
                                        static_cast<unsigned char*>(record.slots[2 * kSlot]),
                                        static_cast<float*>(record.slots[2 * kSlot + 1]));
@@ -162,7 +182,7 @@ __device__ inline void WriteSlot(const Numbers<Place::kCount>& from, const Recor
 template <typename Place>
 __device__ inline void WriteSlots(const Numbers<Place::kCount>& from, const Record& record,
                                   int seed, Place place) {
-  if constexpr (kQuantized) {
+  if constexpr (kQuantized || kHalved) {
     WriteSlot<0>(from, record, seed, place);
     WriteSlot<1>(from, record, seed, place);
     WriteSlot<2>(from, record, seed, place);

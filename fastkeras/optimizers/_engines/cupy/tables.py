@@ -52,14 +52,17 @@ def step_fields(real, pointers, coefficients):
 
 
 @cache
-def step_kernels(rule, parameter, gradient, quantized, records):
-    """Return `step` and `lengths`, for variables stored in one way, and so many records."""
+def step_kernels(rule, parameter, gradient, slots, records):
+    """Return `step` and `lengths`, for variables stored in one way, and so many records.
+
+    The slots are "Plain", in the dtype that is computed in, "Bfloat16", or "Codes".
+    """
     return Kernels(
         CODE["step"],
         FASTKERAS_RULE=_struct_of(rule),
         FASTKERAS_PARAMETER=parameter.capitalize(),
         FASTKERAS_GRADIENT=gradient.capitalize(),
-        FASTKERAS_QUANTIZED=int(quantized),
+        FASTKERAS_SLOTS=slots,
         FASTKERAS_SIGNS=sum((sign == "s") << s for s, sign in enumerate(RULES[rule].signs)),
         FASTKERAS_SCALING=SCALINGS.index(RULES[rule].scaling),
         FASTKERAS_RECORDS=records,

@@ -27,9 +27,9 @@ ARGUMENTS = """\
         average is one of all values from the start. Under `gradient_accumulation_steps` the average
         moves once an update, where that of Keras moves at each call.
     moment_bits: 8 keeps moments in 8 bits, in blocks of 256 numbers with a common scale, rounded at
-        random with the right mean; not those of lazy variables and of less than 4,096 numbers. For
-        all rules but AMSGrad, centered RMSprop, Adagrad, Adafactor, AdamMini, the schedule-free,
-        Muon, SOAP and APOLLO.
+        random with the right mean; not those of lazy variables and of less than 4,096 numbers. 16
+        keeps them as bfloat16, rounded in the same way; lazy ones too. For all rules but AMSGrad,
+        centered RMSprop, Adagrad, Adafactor, AdamMini, the schedule-free, Muon, SOAP and APOLLO.
     lazy: rows of a variable that have no gradient stay as they are, and so do their moments, which
         would decay: a step costs what its rows cost. True for all embeddings, or a list of targets
         as above. SGD without momentum and Adagrad do so for every sparse gradient, since there it
