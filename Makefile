@@ -58,6 +58,8 @@ test-jax test-torch: test-%: .venv-%/.installed build
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends $(addprefix tests/test_,docs.py public_names.py) \
 	  $(addprefix tests/seq2seq/test_,layers.py compiled_search.py transformer_decoder.py) tests/compat/test_sequence_decoders.py \
 	  $(addprefix tests/optimizers/test_,scaled_steps.py release.py)
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'formula or average' \
+	  $(addprefix tests/optimizers/test_,matrices.py muon.py schedule_free.py)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native $(ENGINE_TESTS)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'layer or BIO or (step and (keras or jax_native or torch_native))' tests/crf/test_kinds.py tests/crf/test_second_order.py
 

@@ -8,6 +8,7 @@ from fastkeras import optimizers
 from fastkeras._arrays import NUMPY
 from fastkeras.optimizers import transforms
 from fastkeras.optimizers.fused.classes.apollo import signs_of
+from optimizer_calls import applied
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -17,27 +18,25 @@ COMMON = {"beta_1": BETA_1, "beta_2": BETA_2, "epsilon": EPSILON, "weight_decay"
 STEPS = 6
 
 
-def variables_of():
+def variables_of(names=tuple(SHAPES)):
     rng = np.random.default_rng(1)
-    return [
-        keras.Variable(rng.standard_normal(shape).astype("float32"), name=name)
-        for name, shape in SHAPES.items()
-    ]
+    start = {name: rng.standard_normal(shape).astype("float32") for name, shape in SHAPES.items()}
+    return [keras.Variable(start[name], name=name) for name in names]
 
 
-def gradients_of(step):
+def gradients_of(step, names=tuple(SHAPES)):
     rng = np.random.default_rng(10 + step)
-    return [rng.standard_normal(shape).astype("float32") for shape in SHAPES.values()]
+    drawn = {name: rng.standard_normal(shape).astype("float32") for name, shape in SHAPES.items()}
+    return [drawn[name] for name in names]
 
 
 def stepped(optimizer, variables, steps):
-    for step in steps:
-        optimizer.apply(gradients_of(step), variables)
-    return [variable.numpy() for variable in variables]
+    names = [variable.name for variable in variables]
+    return applied(optimizer, variables, [gradients_of(step, names) for step in steps])
 
 
-def trained(optimizer):
-    variables = variables_of()
+def trained(optimizer, names=tuple(SHAPES)):
+    variables = variables_of(names)
     optimizer.build(variables)
     return stepped(optimizer, variables, range(STEPS))
 
@@ -77,7 +76,6 @@ def soap(p, gradients, largest, frequency, shampoo_beta=BETA_2):
 )
 def test_soap_follows_its_formula(name, largest, frequency, beta):
     """On axes whose products have full rank: others have bases of which any is right."""
-    i = list(SHAPES).index(name)
     optimizer = optimizers.SOAP(
         RATE,
         **COMMON,
@@ -86,13 +84,13 @@ def test_soap_follows_its_formula(name, largest, frequency, beta):
         max_precondition_size=largest,
     )
     goal = soap(
-        variables_of()[i].numpy().astype("float64"),
-        [gradients_of(step)[i].astype("float64") for step in range(STEPS)],
+        variables_of([name])[0].numpy().astype("float64"),
+        [gradients_of(step, [name])[0].astype("float64") for step in range(STEPS)],
         largest,
         frequency,
         beta or BETA_2,
     )
-    np.testing.assert_allclose(trained(optimizer)[i], goal, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(trained(optimizer, [name])[0], goal, rtol=0, atol=1e-5)
 
 
 def apollo(p, gradients, position, rank, scale, by, period):

@@ -9,6 +9,8 @@ import pytest
 
 from fastkeras import optimizers
 from fastkeras.optimizers import set_learning_rate_multiplier, transforms
+from fastkeras.optimizers.fused.classes import muon
+from optimizer_calls import applied
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -16,11 +18,11 @@ SHAPES = {"wide": (6, 10), "tall": (10, 4), "head": (4, 3), "bias": (5,), "embed
 A, B, C = 3.4445, -4.7750, 2.0315
 
 
-def orthogonal(x):
+def orthogonal(x, steps=5):
     """By the singular values themselves, which the iteration never computes."""
     u, s, v = np.linalg.svd(x, full_matrices=False)
     s = s / (np.linalg.norm(x) + 1e-7)
-    for _ in range(5):
+    for _ in range(steps):
         s = A * s + B * s**3 + C * s**5
     return u * s @ v
 
@@ -51,9 +53,7 @@ def gradients_of(step):
 def trained(optimizer, steps=3):
     variables = variables_of()
     optimizer.build(variables)
-    for step in range(steps):
-        optimizer.apply(gradients_of(step), variables)
-    return [variable.numpy() for variable in variables]
+    return applied(optimizer, variables, [gradients_of(step) for step in range(steps)])
 
 
 @pytest.mark.parametrize("nesterov, rms_rate", [(True, 0.2), (False, None)])
@@ -66,6 +66,16 @@ def test_matrices_follow_the_formula(nesterov, rms_rate):
         rate = 0.05 if name == "wide" else 0.1
         goal = expected(start, steps, rate, 0.3, nesterov, rms_rate)
         np.testing.assert_allclose(found[i], goal, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("columns", [12, 23, 24, 60])
+def test_wide_matrices_of_small_singular_values_lose_no_digits(columns, rng):
+    u, v = (np.linalg.qr(rng.standard_normal((n, 12)))[0] for n in (12, columns))
+    matrix = u * 10.0 ** -np.linspace(0, 4, 12) @ v.T
+    for steps in (1, 3, 5):
+        found = muon.orthogonal(matrix.astype("float32"), (A, B, C), steps)
+        goal = orthogonal(matrix, steps)
+        np.testing.assert_allclose(found, goal, rtol=0, atol=5e-7 * A ** (steps - 1))
 
 
 SETTINGS = (
