@@ -1,7 +1,9 @@
 """The step of each rule that has kernels, beside a loop that only moves the bytes that it must.
 
-Both take turns, and what counts is the ratio of their processor times, pair by pair: the speed of
-the memory drifts. Results are checked against the reference on a part first.
+And that of Muon, beside its products of matrices alone and beside the Muon of Keras. They take
+turns, and what counts is the ratio of their processor times, round by round: the speed of the
+memory drifts. Results are checked against the reference on a part first; those of Muon by
+tests/optimizers/test_muon.py.
 """
 
 import time
@@ -18,6 +20,7 @@ NUMBERS, ROUNDS = 16 * 2**20, 25  # 64 MiB for each array, more than caches hold
 READ_BEFORE = {"cautious_adam": 1, "cautious_lion": 1, "stable_adamw": 1, "lamb": 3}
 MORE = {"nadam": {"u_product": 0.4}}
 KERNELS = [rule for rule, row in RULES.items() if row.has_kernel]
+MATRICES = [(768, 768)] * 4 + [(768, 3072), (3072, 768)]  # a layer of BERT-base
 
 
 def mover(rule):
@@ -98,11 +101,14 @@ def test_rule(benchmark, records, quick, rule):
             lambda: [pair(step, move) for _ in range(ROUNDS // 5 if quick else ROUNDS)], rounds=1
         )
     )
-    low, middle, high = np.percentile(seconds[:, 0] / seconds[:, 1], [20, 50, 80])
-    row = {"p20": low, "median": middle, "p80": high, "bytes": size}
-    row["cpu"] = float(np.median(seconds[:, 0]))
+    row = ratio(*seconds.T) | {"bytes": size, "cpu": float(np.median(seconds[:, 0]))}
     benchmark.extra_info.update(row)
     records.setdefault("optimizer_rules", {})[rule] = row
+
+
+def ratio(ours, other):
+    low, middle, high = np.percentile(ours / other, [20, 50, 80])
+    return {"p20": low, "median": middle, "p80": high}
 
 
 def pair(*calls):
@@ -113,3 +119,64 @@ def pair(*calls):
         call()
         seconds.append(time.process_time() - start)
     return seconds
+
+
+@pytest.mark.parametrize("ns_dtype", ["float32", "bfloat16"])
+def test_muon(benchmark, records, quick, ns_dtype):
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    benchmark.group = "Muon"
+    found = steps_of_muon(ns_dtype)
+    for call in found.values():
+        call()  # traces it
+    rounds = 2 if quick else ROUNDS
+    seconds = np.array(
+        benchmark.pedantic(lambda: [pair(*found.values()) for _ in range(rounds)], rounds=1)
+    )
+    ours, *others = seconds.T
+    row = {"cpu": float(np.median(ours))}
+    row |= {name: ratio(ours, of) for name, of in zip([*found][1:], others, strict=True)}
+    benchmark.extra_info.update(row)
+    records.setdefault("muon", {})[ns_dtype] = row
+
+
+def steps_of_muon(ns_dtype):
+    """Return functions: our step, its products, and the step of Keras, which has no `ns_dtype`."""
+    import keras
+    import tensorflow as tf
+
+    from fastkeras import optimizers
+
+    rng = np.random.default_rng(0)
+    gradients = [tf.constant(rng.standard_normal(shape).astype("f4")) for shape in MATRICES]
+
+    def step_of(optimizer):
+        variables = [keras.Variable(np.zeros(shape, "f4")) for shape in MATRICES]
+        optimizer.build(variables)
+        return tf.function(lambda: optimizer.apply(gradients, variables))
+
+    wide = [tf.transpose(g) if g.shape[0] > g.shape[1] else g for g in gradients]
+    wide = [tf.cast(x / tf.norm(x), ns_dtype) for x in wide]
+    found = {
+        "muon": step_of(optimizers.Muon(ns_dtype=ns_dtype)),
+        "products": tf.function(lambda: [products(x)[0, 0] for x in wide]),
+    }
+    if hasattr(keras.optimizers, "Muon"):
+        found["keras"] = step_of(keras.optimizers.Muon())
+    return found
+
+
+def products(x):
+    """Take the products of `orthogonal` in muon.py, in their order, and nothing between them."""
+    import tensorflow as tf
+
+    from fastkeras.optimizers.fused.classes.muon import stretches
+
+    for count in stretches(5, x):
+        square, factor = tf.matmul(x, x, transpose_b=True), None
+        for step in range(count):
+            last = tf.matmul(square, square)
+            factor = last if factor is None else tf.matmul(last, factor)
+            if step < count - 1:
+                square = tf.matmul(tf.matmul(last, square), last)
+        x = tf.matmul(factor, x)
+    return x
