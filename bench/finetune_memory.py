@@ -61,13 +61,15 @@ def main():
         print(json.dumps(measured(*options.one, options.quick)))
         return
     results = {"machine": machine(), "batch": BATCH, "tokens": LENGTH, "steps": STEPS, "rows": []}
-    if options.json and options.json.exists():
-        results["rows"] = json.loads(options.json.read_text())["rows"]
     for model in options.model or SIZES:
         for setting in SETTINGS:
             if options.only and options.only != setting:
                 continue
             row = in_a_process(model, setting, options.quick)
+            if options.json and options.json.exists():  # another backend may have added to it
+                earlier = json.loads(options.json.read_text())
+                results["rows"] = earlier["rows"]
+                results["machine"]["versions"] |= earlier["machine"]["versions"] | versions()
             key = [row[name] for name in KEY]
             results["rows"] = [r for r in results["rows"] if [r[name] for name in KEY] != key]
             results["rows"].append(row)
@@ -83,8 +85,13 @@ KEY = ("backend", "model", "setting")
 def machine():
     from fastkeras.bench import limits
 
-    versions = {name: version(name) for name in ("keras", "keras-hub", "numpy")}
-    return {"cpu": limits.cpu(), "processors": limits.processors(), "versions": versions}
+    return {"cpu": limits.cpu(), "processors": limits.processors(), "versions": versions()}
+
+
+def versions():
+    packages = {"tensorflow": "tensorflow-cpu", "torch": "torch", "jax": "jax"}
+    backend = packages[os.environ["KERAS_BACKEND"]]
+    return {name: version(name) for name in ("keras", "keras-hub", "numpy", backend)}
 
 
 def in_a_process(model, setting, quick):
