@@ -18,6 +18,7 @@ from pydoc_data.topics import topics
 import numpy as np
 
 from fastkeras._arrays import NUMPY
+from fastkeras.bench import limits
 from fastkeras.optimizers import quantization, rounding
 
 BLOCK = 256
@@ -32,8 +33,8 @@ def in_blocks(x, fn):
     return (fn(flat / largest) * largest).ravel()[: x.size].reshape(x.shape).astype("float32")
 
 
-def minifloat(exponent_bits, digits, is_random, rng, x):
-    """An 8-bit float relative to the largest of its block, never from non-zero to 0."""
+def minifloat(exponent_bits, digits, is_random, has_zero=False, *, rng, x):
+    """An 8-bit float relative to the largest of its block; non-zeros are 0 only with `has_zero`."""
 
     def rounded(relative):
         size = np.abs(relative).astype("float32")
@@ -42,7 +43,8 @@ def minifloat(exponent_bits, digits, is_random, rng, x):
         add = rng.integers(0, 1 << places, size.shape, "int32") if is_random else 1 << places - 1
         codes = (size.view("int32") + np.int32(add)) >> places << places
         kept = np.clip(codes.view("float32"), low, 1)
-        return np.where(size > 0, np.copysign(kept, relative), 0)
+        is_zero = (codes.view("float32") < low) & has_zero | (size == 0)
+        return np.where(is_zero, 0, np.copysign(kept, relative))
 
     return in_blocks(x, rounded)
 
@@ -107,6 +109,7 @@ def codes(rng):
         "dynamic": (partial(dynamic, True), partial(dynamic, False)),
         "E4M3, E5M3, nearest": pair((4, 3, False), (5, 3, False)),
         "E4M3, E5M3, second at random": pair((4, 3, False), (5, 3, True)),
+        "E4M3 with 0, E5M3, at random": pair((4, 3, True, True), (5, 3, True)),
         "E5M2, E5M3, second at random": pair((5, 2, False), (5, 3, True)),
         "E5M2, E5M3, both at random": pair((5, 2, True), (5, 3, True)),
         "E5M2, E6M2, nearest": pair((5, 2, False), (6, 2, False)),
@@ -256,6 +259,7 @@ PROBLEMS = {
     "shrinking gradients": shrinking,
     "Zipf embedding": zipf,
     "language model": language_model,
+    "quadratic, Lion": partial(quadratic, rule="lion", rate=0.003),
     "language model, Lion": partial(language_model, rule="lion", rate=3e-4),
     "language model, momentum": partial(language_model, rule="momentum", rate=0.1),
 }
@@ -263,13 +267,12 @@ PROBLEMS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", help="file to write the results to")
+    parser.add_argument("--json", type=Path, help="file to add the results to")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--codes", nargs="*", help="only these")
     parser.add_argument("--problems", nargs="*", help="only these")
     parser.add_argument("--quick", action="store_true", help="fewer steps, which prove nothing")
     given = parser.parse_args()
-    results = {}
     for problem in given.problems or PROBLEMS:
         for name in given.codes or codes(None):
             rows = []
@@ -277,12 +280,20 @@ def main():
                 code = codes(np.random.default_rng(100 + seed))[name]
                 row = PROBLEMS[problem](code, seed, given.quick)
                 rows.append({key: float(value) for key, value in row.items()})
-            results.setdefault(problem, {})[name] = rows
+                if given.json:
+                    add_to(given.json, problem, name, seed, rows[-1])
             losses = " ".join(f"{row['loss']:.4f}" for row in rows)
             largest = " ".join(f"{row['largest']:.3g}" for row in rows)
             print(f"{problem:25} {name:30} {losses}   largest {largest}", flush=True)
-    if given.json:
-        Path(given.json).write_text(json.dumps(results, indent=1))
+
+
+def add_to(path, problem, code, seed, row):
+    """Put a row into a file of results, which keeps all others that it has."""
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results["machine"] = {"cpu": limits.cpu()}
+    of_code = results.setdefault("problems", {}).setdefault(problem, {}).setdefault(code, [])
+    of_code[seed : seed + 1] = [row]
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("agg")
 import gpu_summary
 import matplotlib.pyplot as plt
+import optimizer_quantization_summary
 import scaling_summary
 import seq2seq_summary
 import short_summary
@@ -37,10 +38,14 @@ def main():
         for path in sorted((ROOT / "bench" / "results").glob(f"crf-on-{backend}-*.json")):
             results = json.loads(path.read_text())
             fill(ROOT / "docs" / "crf.md", backend, backend_table(results, path, backend))
-    for path in sorted((ROOT / "bench" / "results").glob("optimizer-[!q]*.json")):
+    for path in sorted((ROOT / "bench" / "results").glob("optimizer-*.json")):
         results = json.loads(path.read_text())
-        fill(ROOT / "docs" / "speed.md", "optimizer", optimizer_table(results, path))
-        fill(ROOT / "docs" / "optimizers.md", "others", others_table(results, path))
+        if "optimizer" in results:
+            fill(ROOT / "docs" / "speed.md", "optimizer", optimizer_table(results, path))
+            fill(ROOT / "docs" / "optimizers.md", "others", others_table(results, path))
+        if "problems" in results:
+            quality = optimizer_quantization_summary.markdown(results, path)
+            fill(ROOT / "docs" / "optimizers.md", "quality", quality)
     for path in sorted((ROOT / "bench" / "results").glob("seq2seq-*.json")):
         tables = seq2seq_summary.markdown(json.loads(path.read_text()), path)
         fill(ROOT / "docs" / "seq2seq.md", "seq2seq", tables)

@@ -18,6 +18,7 @@ SECTIONS = 2  # of an epoch; each ends with a record of the loss and the validat
 WEIGHT_DECAY = 0.01
 RATE = 2e-4  # at its peak, in all four
 RUNS = ("layered", "one rate", "8 bits", "Keras")
+MOMENT_BITS = {"one rate": 32, "8 bits": 8}
 
 
 class Data(NamedTuple):
@@ -36,10 +37,8 @@ def optimizer(run, model, steps):
     )
     if run == "Keras":
         return keras.optimizers.AdamW(rate, WEIGHT_DECAY)
-    if run == "one rate":
-        return AdamW(rate, WEIGHT_DECAY)
-    if run == "8 bits":
-        return AdamW(rate, WEIGHT_DECAY, moment_bits=8)
+    if run in MOMENT_BITS:
+        return AdamW(rate, WEIGHT_DECAY, moment_bits=MOMENT_BITS[run])
     # The closer a layer is to the words, the more of its knowledge of the language should be kept,
     # whereas the head has yet to learn everything.
     rates = layerwise_decay(model, 0.9, layers=minilm.parts(model))
@@ -53,9 +52,9 @@ def optimizer(run, model, steps):
     )
 
 
-def compiled(run, classes, steps):
+def compiled(run, classes, steps, seed=0):
     """A classifier from the pretrained encoder: (the model to save, the one with an optimizer)."""
-    keras.utils.set_random_seed(0)  # the same head and the same dropout in every run
+    keras.utils.set_random_seed(seed)  # the same head and the same dropout in every run
     model = minilm.classifier(minilm.pretrained(), classes)
     training = keras.Model(model.input, model.output)  # a saved optimizer would treble the file
     training.compile(
@@ -67,7 +66,7 @@ def compiled(run, classes, steps):
     return model, training
 
 
-def train(run, data, classes, epochs, folder):
+def train(run, data, classes, epochs, folder, seed=0):
     """Return the measurements; save the model in `folder`. A finished run is not repeated."""
     folder.mkdir(parents=True, exist_ok=True)
     name = run.replace(" ", "-")
@@ -76,11 +75,11 @@ def train(run, data, classes, epochs, folder):
         print("  done before")
         return json.loads(results_file.read_text())
     tokens, labels = data.training
-    random = np.random.default_rng(0)  # the same batches in every run
+    random = np.random.default_rng(seed)  # the same batches in every run
     order = np.concatenate([random.permutation(len(labels)) for _ in range(epochs)])
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     sections = np.array_split(np.arange(len(batches)), SECTIONS * epochs)
-    model, training = compiled(run, classes, len(batches))
+    model, training = compiled(run, classes, len(batches), seed)
     began, curve, done = time.perf_counter(), [], 0
     for section in filter(len, sections):
         members = np.concatenate([batches[i] for i in section])
@@ -102,6 +101,7 @@ def train(run, data, classes, epochs, folder):
         "test_accuracy": float(test_accuracy),
         "test_loss": float(test_loss),
         "training_loss": curve[-1]["loss"],
+        "largest_weight": max(float(np.abs(w).max()) for w in model.get_weights() if w.size),
         "state_mb": state_bytes(training.optimizer) / 1e6,
         "seconds": time.perf_counter() - began,
         "curve": curve,
