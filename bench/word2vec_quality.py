@@ -12,6 +12,11 @@ worker. The scores are Spearman's coefficients (WordSim-353, SimLex-999) and sol
 the word is sought among the 30,000 most frequent. Rare pairs are those of both sets with a word
 that occurs fewer than 100 times; theirs is the mean of the two coefficients. On texts as small as
 these the scores are low, and differ by seed.
+
+Each seed has an order of lines of its own, the same for all models, and thereby a tree of its own
+too: words of one frequency are put into the tree in the order of their first occurrence, by gensim
+in the reverse. Which of them come together is chance, and with one tree the hierarchical softmax
+solves up to a point more of the analogies than with another.
 """
 
 import argparse
@@ -22,6 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import word2vec_english
 from word2vec_quality_summary import summary
 
@@ -71,9 +77,7 @@ def main():
             # Planted analogies occur so often that one pass is enough.
             epochs = 1 if name == "synthetic" else options.epochs
             if name != "synthetic":
-                for judgements in word2vec_english.judged()[
-                    :2
-                ]:  # before several processes read them
+                for judgements in word2vec_english.judged()[:2]:  # before several processes read
                     of_rare(judgements, path)
             fill(results["texts"][name], pool, path, name == "synthetic", epochs, options.seeds)
     print("\n".join(summary(results)))
@@ -114,8 +118,9 @@ def with_short_lines(source, path):
 
 def fill(of_text, pool, path, planted, epochs, seeds):
     """Train each model with each seed; add the scores, and what is common to all."""
-    cases = list(product(range(1, seeds + 1), [name for _, models in TRAINED for name in models]))
-    asked = [(path, name, seed, epochs, planted) for seed, name in cases]
+    orders = {seed: in_order_of(seed, path) for seed in range(1, seeds + 1)}
+    cases = list(product(orders, [name for _, models in TRAINED for name in models]))
+    asked = [(path, orders[seed], name, seed, epochs, planted) for seed, name in cases]
     for (seed, name), (scores, common) in zip(
         cases, pool.map(score, *zip(*asked, strict=True)), strict=True
     ):
@@ -126,13 +131,29 @@ def fill(of_text, pool, path, planted, epochs, seeds):
         assert of_text.setdefault("common", common) == common, f"{name} has other words"
 
 
-def score(path, name, seed, epochs, planted):
-    """Return the scores of a model by measure, and (vocabulary, pairs, questions) they are of."""
-    from fastkeras.word2vec.evaluation import evaluate_analogies, evaluate_word_pairs
+def in_order_of(seed, path):
+    """Write the lines of a text in the order of a seed; return the path."""
+    lines = Path(path).read_text("utf-8").splitlines()
+    own = Path(path).with_name(f"{seed}.txt")
+    order = np.random.default_rng(seed).permutation(len(lines))
+    own.write_text("".join(f"{lines[i]}\n" for i in order), "utf-8")
+    return str(own)
 
-    vectors = next(
-        train(path, seed, epochs, models[name]) for train, models in TRAINED if name in models
+
+def score(path, own, name, seed, epochs, planted):
+    """Return the scores of a model by measure, and (vocabulary, pairs, questions) they are of.
+
+    It learns from `own`, the lines of `path` in another order; `path` has the order of the words.
+    """
+    from fastkeras.word2vec.evaluation import evaluate_analogies, evaluate_word_pairs
+    from fastkeras.word2vec.vectors import Vectors
+    from fastkeras.word2vec.vocabulary import build
+
+    words = build(path, min_count=MIN_COUNT).words
+    matrix = next(
+        train(own, words, seed, epochs, models[name]) for train, models in TRAINED if name in models
     )
+    vectors = Vectors(words, matrix)
     common = {"vocabulary": len(vectors)}
     if planted:
         return {"planted": word2vec_corpus.analogies((vectors.words, vectors.matrix))}, common
@@ -170,48 +191,36 @@ def of_rare(judgements, text):
     return path
 
 
-def ours(path, seed, epochs, settings):
+def ours(path, words, seed, epochs, settings):
     from fastkeras.word2vec import Word2Vec
 
     model = Word2Vec(
         SIZE, WINDOW, MIN_COUNT, NEGATIVE, sample=SAMPLE, end_learning_rate=END_RATE,
         epochs=epochs, num_threads=1, seed=seed, **settings,
     )  # fmt: skip
-    return model.fit(path, progress=False).vectors
+    return model.fit(path, progress=False).vectors[words]
 
 
-def gensim(path, seed, epochs, settings):
+def gensim(path, words, seed, epochs, settings):
     from gensim.models import Word2Vec
-
-    from fastkeras.word2vec.vectors import Vectors
-    from fastkeras.word2vec.vocabulary import build
 
     model = Word2Vec(
         corpus_file=path, vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT,
         sample=SAMPLE, min_alpha=END_RATE, epochs=epochs, workers=1, seed=seed,
         **{"negative": NEGATIVE, **settings},
     )  # fmt: skip
-    words = build(path, min_count=MIN_COUNT).words  # for our order of equally frequent words
-    return Vectors(words, model.wv[words])
+    return model.wv[words]
 
 
-def fasttext(path, seed, epochs, settings):
-    """It takes no seed in Python; the lines come in another order for each."""
-    import numpy as np
+def fasttext(path, words, seed, epochs, settings):
+    """It takes no seed in Python; the order of the lines differs."""
     from fasttext import train_unsupervised
 
-    from fastkeras.word2vec.vectors import Vectors
-    from fastkeras.word2vec.vocabulary import build
-
-    lines = Path(path).read_text("utf-8").splitlines()
-    own = Path(path).with_name(f"{seed}.txt")
-    own.write_text("\n".join(np.random.default_rng(seed).permutation(lines)), "utf-8")
     model = train_unsupervised(
-        str(own), dim=SIZE, ws=WINDOW, minCount=MIN_COUNT, neg=NEGATIVE, t=SAMPLE, epoch=epochs,
+        path, dim=SIZE, ws=WINDOW, minCount=MIN_COUNT, neg=NEGATIVE, t=SAMPLE, epoch=epochs,
         thread=1, verbose=0, **settings,
     )  # fmt: skip
-    words = build(path, min_count=MIN_COUNT).words
-    return Vectors(words, np.array([model.get_word_vector(word) for word in words]))
+    return np.array([model.get_word_vector(word) for word in words])
 
 
 TRAINED = [(ours, MODELS), (gensim, OF_GENSIM), (fasttext, OF_FASTTEXT)]

@@ -204,6 +204,16 @@ def test_an_ideal_kernel_takes_the_longer_of_arithmetic_and_traffic():
     assert limits.ideal({}, rates) is None
 
 
+def test_a_synthetic_text_has_the_words_asked_for(tmp_path):
+    from fastkeras.bench.word2vec_corpus import LINE, write
+
+    path = tmp_path / "text.txt"
+    size = write(path, 2 * LINE + 1)
+    lines = path.read_text("ascii").splitlines()
+    assert [len(line.split()) for line in lines] == [LINE] * 3
+    assert size == path.stat().st_size
+
+
 def test_a_wrong_update_of_word2vec_is_found(monkeypatch):
     from fastkeras.bench.word2vec_accuracy import check
     from fastkeras.word2vec import Word2Vec

@@ -66,10 +66,21 @@ def gensim(path, case, num_threads=1):
     from gensim.models import Word2Vec
 
     tree = case == "hierarchical softmax"
-    model = Word2Vec(
-        vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, sample=SAMPLE, hs=tree,
-        workers=num_threads, negative=0 if tree else NEGATIVE, sg=case != "CBOW",
-        alpha=RATES[case], min_alpha=END_RATE,
+    of_case = {"hs": tree, "negative": 0 if tree else NEGATIVE, "sg": case != "CBOW"}
+    return _training_of_gensim(Word2Vec, path, case, num_threads, **of_case)
+
+
+def gensim_documents(path, case, num_threads=1):
+    from gensim.models import Doc2Vec
+
+    of_case = {"negative": NEGATIVE, "dm": 0, "dbow_words": 1}
+    return _training_of_gensim(Doc2Vec, path, case, num_threads, **of_case)
+
+
+def _training_of_gensim(kind, path, case, num_threads, **of_case):
+    model = kind(
+        vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, sample=SAMPLE, workers=num_threads,
+        alpha=RATES[case], min_alpha=END_RATE, **of_case,
     )  # fmt: skip
     model.build_vocab(corpus_file=path)
     counts = {"total_examples": model.corpus_count, "total_words": model.corpus_total_words}
@@ -102,24 +113,6 @@ def documents(path, case, engine="native", num_threads=1):
 
     vectors = lambda: (vocabulary.words, models[0].vectors.matrix)  # noqa: E731
     return Training(call, vectors, int(vocabulary.counts.sum()), passes=5)
-
-
-def gensim_documents(path, case, num_threads=1):
-    from gensim.models import Doc2Vec
-
-    model = Doc2Vec(
-        vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, sample=SAMPLE, workers=num_threads,
-        negative=NEGATIVE, dm=0, dbow_words=1, alpha=RATES[case], min_alpha=END_RATE,
-    )  # fmt: skip
-    model.build_vocab(corpus_file=path)
-    counts = {"total_examples": model.corpus_count, "total_words": model.corpus_total_words}
-
-    def call(passes):
-        rates = {"start_alpha": RATES[case], "end_alpha": END_RATE}
-        return timed(model.train, corpus_file=path, epochs=passes, **counts, **rates, passes=passes)
-
-    words = sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key)
-    return Training(call, lambda: (model.wv.index_to_key, model.wv.vectors), int(words))
 
 
 def fasttext(path, case, num_threads=1):

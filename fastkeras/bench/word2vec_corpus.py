@@ -17,7 +17,7 @@ SHARE_OF_PHRASES = 0.1
 
 
 def write(path, words, seed=0):
-    """Write about `words` words of text; returns the size in bytes."""
+    """Write `words` words of text, rounded up to whole lines; return the size in bytes."""
     rng = np.random.default_rng(seed)
     weights = (np.arange(NOISE_WORDS) + SHIFT) ** -EXPONENT
     ends = np.cumsum(weights / weights.sum())
@@ -27,12 +27,13 @@ def write(path, words, seed=0):
               for s in range(SIGNS)]  # fmt: skip
     names = np.array(names)
     with replacing(path, "w", encoding="ascii") as file:
-        for _ in range(0, words, 1000 * LINE):
+        for written in range(0, words, 1000 * LINE):
             text = np.minimum(np.searchsorted(ends, rng.random(1000 * LINE)), NOISE_WORDS - 1)
             phrases = text.reshape(-1, PHRASE)
             chosen = np.flatnonzero(rng.random(len(phrases)) < SHARE_OF_PHRASES)
             phrases[chosen] = rng.permuted(planted(len(chosen), rng), axis=1)
-            for line in names[text.reshape(-1, LINE)]:
+            lines = -(-(words - written) // LINE)
+            for line in names[text.reshape(-1, LINE)[:lines]]:
                 file.write(" ".join(line.tolist()) + "\n")
         return file.tell()
 
