@@ -50,6 +50,7 @@ struct Plan {
   const int64_t* order;       // (batch) sequences, most valid steps first
   const int64_t* counts;      // (batch) valid steps of each sequence
   const int32_t* step_index;  // (batch, steps) the valid steps of each sequence, or null: 0, 1, ...
+  bool reversed;              // these are n - 1, ..., 1, 0
 
   // The scaled domain: weights[i, j] = exp(transitions[i, j] - peak).
   Panels<T> weights;             // rows i, for the forward sweep
@@ -142,10 +143,10 @@ struct GradientOutputs {
   T* pairs;      // (groups, num_tags, stride)
   int64_t group_size;
   bool per_sequence;
-  // Null, or for each valid step s of a sequence (batch, steps) what its marginals weigh in place
-  // of the sequence's weight, and what is then added to r_s of its tag (weighted.cc).
+  // Null, or what each step weighs (batch, steps) beside its sequence, and by the number of the
+  // valid step what gold_steps left behind.
   const T* step_weights;
-  const T* sources;
+  const T* inverses;
 };
 
 struct SegmentScores;  // semi_markov/segment_scores.h
@@ -183,11 +184,11 @@ struct Kernels {
   void (*deal_transitions)(const Plan<T>& plan, T* into);
   void (*draw)(const Plan<T>& plan, const T* into, int64_t place, int64_t num_samples,
                const T* uniforms, int32_t* tags);
-  // After a forward sweep over reversed steps, in lanes or not: log p of each step of the gold
-  // path, given the tag before it, and the sum of what may follow its tag, both by the number of
-  // the valid step in (batch, steps); sets plan.inexact where digits were lost (sweeps/gold.h).
+  // After a forward sweep over reversed steps, in lanes or not: log_p (batch, steps) of the tags,
+  // given the tag before each, their weighted sum (batch), and by the number of the valid step 1 /
+  // (the sum of what may follow its tag); or sets plan.inexact, where digits were lost.
   void (*gold_steps)(const Plan<T>& plan, bool in_lanes, int64_t first, int64_t last,
-                     const int32_t* tags, double* log_p, T* suffixes);
+                     const int32_t* tags, const T* weights, double* value, T* log_p, T* inverses);
   // Transitions that vary, one sequence with valid steps at a time (sweeps/varying.h). Forward and
   // viterbi write what theirs above do; `factor` is the weight of the marginals in the gradients of
   // this sequence's emissions and transitions, of which only those of valid steps are written.

@@ -97,6 +97,7 @@ void Planner<T>::FindValidSteps(bool reversed) {
   plan.order = order_.data();
   plan.counts = counts_.data();
   plan.step_index = chains.mask || reversed ? step_index_.data() : nullptr;
+  plan.reversed = reversed && !chains.mask;
 }
 
 // The scores of two tags' suffixes differ by at most the range R of the transitions. So the mass

@@ -43,16 +43,18 @@ template <typename T>
 void WriteValue(const Plan<T>& plan, int64_t b, const double* of_steps, const T* weights, T* value,
                 T* log_p) {
   const int64_t steps = plan.chains.steps;
-  double sum = 0;
-  bool possible = true;
+  double sums[2] = {};  // since each addition waits for the one before
+  double least = 0;
   for (int64_t s = 0; s < plan.counts[b]; ++s) {
-    sum += static_cast<double>(weights[b * steps + StepAt(plan, b, s)]) * of_steps[s];
-    possible &= of_steps[s] != -INFINITY;
+    const int64_t t = b * steps + StepAt(plan, b, s);
+    sums[s & 1] += static_cast<double>(weights[t]) * of_steps[s];
+    log_p[t] = static_cast<T>(of_steps[s]);
+    least = of_steps[s] < least ? of_steps[s] : least;
   }
-  value[b] = possible ? static_cast<T>(sum) : -std::numeric_limits<T>::infinity();
-  for (int64_t s = 0; possible && s < plan.counts[b]; ++s) {
-    log_p[b * steps + StepAt(plan, b, s)] = static_cast<T>(of_steps[s]);
-  }
+  value[b] = static_cast<T>(sums[0] + sums[1]);
+  if (least > -INFINITY) return;
+  value[b] = -std::numeric_limits<T>::infinity();
+  std::fill_n(log_p + b * steps, steps, T(0));
 }
 
 // One sequence in log space: sets of_steps, for a plan whose steps are not reversed.
@@ -73,23 +75,20 @@ struct Counted {
       : of_sequence(new bool[plan.chains.batch]), spoiled(new bool[plan.chains.batch]) {
     const int64_t steps = plan.chains.steps;
     for (int64_t b = 0; b < plan.chains.batch; ++b) {
-      double most = 0;
-      bool finite = std::isfinite(factors[b]);
+      T zero = 0 * factors[b];  // NaN if it or a weight is not finite
       for (int64_t s = 0; s < plan.counts[b]; ++s) {
-        const double weight = weights[b * steps + StepAt(plan, b, s)];
-        finite &= std::isfinite(weight);
-        most = std::max(most, std::abs(weight));
+        zero += 0 * weights[b * steps + (plan.chains.mask ? StepAt(plan, b, s) : s)];
       }
       of_sequence[b] = plan.counts[b] > 0 && value[b] != -INFINITY && factors[b] != 0;
-      spoiled[b] = of_sequence[b] && (std::isnan(value[b]) || !finite);
+      spoiled[b] = of_sequence[b] && (std::isnan(value[b]) || zero != 0);
       if (of_sequence[b] && !spoiled[b]) {
-        largest = std::max(largest, most * std::abs(static_cast<double>(factors[b])));
+        largest = std::max(largest, std::abs(static_cast<double>(factors[b])));
       }
     }
   }
 
   std::unique_ptr<bool[]> of_sequence, spoiled;
-  double largest = 0;  // magnitude of a weight
+  double largest = 0;  // magnitude of a factor
 };
 
 // The gradient of one sequence in log space, for a plan whose steps are not reversed.
@@ -127,21 +126,6 @@ void VaryingGradient(const Planner<T>& planner, const int32_t* tags, const T* we
       std::fill_n(PairsInto(plan, b, s, d_transitions + b * area), num_tags * num_tags, T(NAN));
     }
   });
-}
-
-// What the backward sweep reads of one sequence: its weights over the largest, and what each step
-// adds to the derivative by the sum after its tag.
-template <typename T>
-void FindSources(const Plan<T>& plan, int64_t b, const T* weights, double factor, const T* suffixes,
-                 T* step_weights, T* sources) {
-  const int64_t steps = plan.chains.steps;
-  double following = 0;
-  for (int64_t s = 0; s < plan.counts[b]; ++s) {
-    const double weight = factor * weights[b * steps + StepAt(plan, b, s)];
-    step_weights[b * steps + s] = static_cast<T>(weight);
-    sources[b * steps + s] = static_cast<T>((following - weight) / suffixes[b * steps + s]);
-    following = weight;
-  }
 }
 
 template <typename T>
@@ -183,25 +167,23 @@ void WeightedValue(const Chains<T>& chains, const int32_t* tags, const T* weight
   const Planner<T> planner(reversed.chains, true, true, room, num_threads, 0, true);
   const Plan<T>& plan = planner.plan;
   const Kernels<T>& kernels = planner.kernels;
-  const std::unique_ptr<double[]> log_partition(new double[batch]);
-  const Buffer<double> of_steps(batch * steps);
+  const std::unique_ptr<double[]> sums(new double[batch]);
   const std::vector<Task> tasks = planner.Tasks(planner.block(), 1);
   ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
     const auto [first, last, lanes, group] = tasks[number];
-    (lanes ? kernels.forward_lanes : kernels.forward)(plan, first, last, log_partition.get());
-    kernels.gold_steps(plan, lanes, first, last, tags, of_steps.data, room + kept);
+    (lanes ? kernels.forward_lanes : kernels.forward)(plan, first, last, sums.get());
+    kernels.gold_steps(plan, lanes, first, last, tags, weights, sums.get(), log_p, room + kept);
   });
   const bool any_inexact =
       std::any_of(plan.inexact, plan.inexact + batch, [](uint8_t b) { return b != 0; });
-  std::unique_ptr<Planner<T>> unscaled;
-  if (any_inexact) unscaled.reset(new Planner<T>(chains, false, false, nullptr, 1));
-  ParallelFor(batch, any_inexact ? planner.num_threads : 1, [&](int64_t b) {
-    if (!plan.inexact[b]) {
-      WriteValue(plan, b, of_steps.data + b * steps, weights, value, log_p);
-      return;
-    }
-    ExactValue(unscaled->plan, kernels, b, tags, of_steps.data + b * steps);
-    WriteValue(unscaled->plan, b, of_steps.data + b * steps, weights, value, log_p);
+  std::copy(sums.get(), sums.get() + batch, value);
+  if (!any_inexact) return;
+  const Planner<T> unscaled(chains, false, false, nullptr, 1);
+  ParallelFor(batch, planner.num_threads, [&](int64_t b) {
+    if (!plan.inexact[b]) return;
+    std::vector<double> of_steps(steps);
+    ExactValue(unscaled.plan, kernels, b, tags, of_steps.data());
+    WriteValue(unscaled.plan, b, of_steps.data(), weights, value, log_p);
   });
 }
 
@@ -217,7 +199,7 @@ void WeightedGradient(const Chains<T>& chains, const int32_t* tags, const T* wei
     AddEnds(planner.plan, d_emissions, d_start, d_end);
     return;
   }
-  const T* const suffixes = workspace + WorkspaceSize<T>(batch, steps, num_tags);
+  const T* const inverses = workspace + WorkspaceSize<T>(batch, steps, num_tags);
   const Reversed<T> reversed(chains);
   const Planner<T> planner(reversed.chains, true, true, const_cast<T*>(workspace), num_threads, 0,
                            true);
@@ -228,13 +210,11 @@ void WeightedGradient(const Chains<T>& chains, const int32_t* tags, const T* wei
       std::any_of(plan.inexact, plan.inexact + batch, [](uint8_t b) { return b != 0; });
   std::unique_ptr<Planner<T>> unscaled;
   if (any_inexact) unscaled.reset(new Planner<T>(chains, false, false, nullptr, 1));
-  const Buffer<T> of_steps(2 * batch * steps);
-  T *const step_weights = of_steps.data, *const sources = step_weights + batch * steps;
   const std::unique_ptr<double[]> swept(new double[batch]);
   for (int64_t b = 0; b < batch; ++b) {
     const bool left_out =
         !counted.of_sequence[b] || counted.spoiled[b] || plan.inexact[b] || largest == 0;
-    swept[b] = left_out ? 0 : 1;
+    swept[b] = left_out ? 0 : factors[b] / largest;
   }
   const int64_t group_size = planner.group_size(), stride = planner.stride();
   const int64_t groups = planner.groups(group_size), area = num_tags * stride;
@@ -252,15 +232,9 @@ void WeightedGradient(const Chains<T>& chains, const int32_t* tags, const T* wei
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
       ClearRows(plan, b, swept[b] == 0, d_emissions);
-      if (swept[b] == 0) {
-        std::fill_n(step_weights + b * steps, plan.counts[b], T(0));
-        std::fill_n(sources + b * steps, plan.counts[b], T(0));
-        continue;
-      }
-      FindSources(plan, b, weights, factors[b] / largest, suffixes, step_weights, sources);
     }
-    GradientOutputs<T> out = {tags,       T(-1),      swept.get(), largest,      d_emissions,
-                              pairs.data, group_size, false,       step_weights, sources};
+    GradientOutputs<T> out = {tags,       T(-1),      swept.get(), largest, d_emissions,
+                              pairs.data, group_size, false,       weights, inverses};
     if (task.lanes) {
       out.pairs = group_of(first);
       planner.kernels.backward_lanes(plan, out, first, last);

@@ -24,11 +24,11 @@ struct Returner {
   const T* scales;
   T* gradient;  // its rows of the gradient of the emissions
   const int32_t* tags;
-  T weight;                         // over the largest weight of the batch
-  const T *step_weights, *sources;  // of its valid steps, or null (kernels.h)
-  T* pairs;                         // of its group
-  T* beta;                          // padded row
-  T* r;                             // padded rows of one chunk
+  T weight;                          // over the largest weight of the batch
+  const T *step_weights, *inverses;  // of its steps, or null (kernels.h)
+  T* pairs;                          // of its group
+  T* beta;                           // padded row
+  T* r;                              // padded rows of one chunk
 };
 
 // marginal = alpha * beta and r = E * beta * scale of one step. Tags that no prefix reaches have
@@ -101,7 +101,7 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
     back.tags = out.tags ? out.tags + b * chains.steps : nullptr;
     back.weight = static_cast<T>(out.weights[b]);
     back.step_weights = out.step_weights ? out.step_weights + b * chains.steps : nullptr;
-    back.sources = out.sources ? out.sources + b * chains.steps : nullptr;
+    back.inverses = out.inverses ? out.inverses + b * chains.steps : nullptr;
     back.pairs =
         out.pairs + (out.per_sequence ? b : (k - first) / out.group_size) * num_tags * stride;
     back.beta = rows.data + (2 + returning * (kChunk + 1)) * stride;
@@ -123,7 +123,8 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
     for (int64_t s = end - 1; s >= begin; --s) {
       for (; active < returning && returners[active].steps > s; ++active) {
         const Returner<T>& back = returners[active];
-        const T weight = back.step_weights ? back.step_weights[s] : back.weight;
+        T weight = back.weight;
+        if (back.step_weights) weight *= back.step_weights[crf::StepAt(plan, back.sequence, s)];
         const T first_beta = weight / shape.SumOf(back.alpha + s * num_tags);
         for (int v = 0; v < shape.vectors; ++v) {
           Store(back.beta + v * Simd<T>::kWidth, shape.Pad(v, Broadcast(first_beta), 0));
@@ -138,8 +139,13 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
         MarginalRow(shape, back, s, sign, gradient, r);
         if (back.step_weights) {
           drift[m] = 0;
-          if (s == begin) CorrectDrift(shape, gradient, back.step_weights[s], sign, r);
-          if (s > 0) r[back.tags[t]] += back.sources[s];
+          const T weight = back.weight * back.step_weights[t];
+          if (s == begin) CorrectDrift(shape, gradient, weight, sign, r);
+          if (s > 0) {
+            const int64_t following = crf::StepAt(plan, back.sequence, s - 1);
+            const T source = back.weight * back.step_weights[following] - weight;
+            r[back.tags[t]] += source * back.inverses[s];
+          }
         } else if (s == begin) {
           drift[m] = back.weight * sign / shape.SumOf(gradient);
         }
@@ -165,12 +171,11 @@ void Backward(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, int6
       const Returner<T>& back = returners[m];
       const int64_t to = back.steps < begin + kChunk ? back.steps : begin + kChunk;
       if (back.tags) {  // only now: earlier, the load would have waited for the row's store
-        const T largest = static_cast<T>(out.largest_weight);
-        const T weight = back.weight * largest;
+        const T weight = back.weight * static_cast<T>(out.largest_weight);
         for (int64_t s = begin; s < to; ++s) {
           const int64_t t = crf::StepAt(plan, back.sequence, s);
           back.gradient[t * num_tags + back.tags[t]] +=
-              back.step_weights ? back.step_weights[s] * largest : weight;
+              back.step_weights ? back.step_weights[t] * weight : weight;
         }
       }
       const int64_t from = begin > 1 ? begin : 1;

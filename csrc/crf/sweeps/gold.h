@@ -66,74 +66,93 @@ void GoldFarBehind(const crf::Plan<T>& plan, const GoldRows<T>& rows, int64_t b,
                  std::log(static_cast<double>(rows.ScaleOf(s))) + std::log(*suffix);
 }
 
-// Writes log_p and suffixes of the valid steps s of one sequence; `room` is for twice as many.
+// Writes what GoldSteps does of one sequence; `room` is for two numbers a step, and one.
 template <typename T>
 void GoldOfSequence(const crf::Plan<T>& plan, const GoldRows<T>& rows, int64_t b,
-                    const int32_t* tags, double* room, double* log_p, T* suffixes) {
-  constexpr double kTiny = std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon();
+                    const int32_t* tags, const T* weights, double* room, double* value, T* log_p,
+                    T* inverses) {
+  constexpr T kTiny = std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   constexpr int kWidth = Simd<double>::kWidth;
   const crf::Chains<T>& chains = plan.chains;
   const int64_t num_tags = chains.num_tags, steps = plan.counts[b];
-  tags += b * chains.steps;
-  double *const reached = room, *const suffix = room + steps;
+  double *const logs = room, *const inverse = room + steps;  // of what may follow
   bool far_behind = false;
+  int64_t until_scaled = rows.period;
+  const T* scales = rows.scales;
   for (int64_t s = 0; s < steps; ++s) {
     const int64_t place = rows.Place(s, tags[crf::StepAt(plan, b, s)]);
-    const double element = rows.alpha[place];
-    const double factor = static_cast<double>(rows.emission[place]) * rows.ScaleOf(s);
-    const bool whole = element > kTiny && rows.emission[place] > static_cast<T>(kTiny);
+    T scale = 1;
+    if (rows.period == 0 || --until_scaled == 0) {
+      scale = *scales;
+      scales += rows.scale;
+      until_scaled = rows.period;
+    }
+    const T element = rows.alpha[place], emission = rows.emission[place];
+    const bool whole = element > kTiny && emission > kTiny;
     far_behind |= !whole;
-    reached[s] = whole ? element : 1;
-    suffix[s] = whole ? factor : 0;
+    logs[s] = whole ? element : T(1);
+    inverse[s] = whole ? emission / element * scale : T(0);
   }
   double total = 0;
   for (int64_t j = 0; j < num_tags; ++j) total += rows.alpha[rows.Place(steps - 1, j)];
+  inverse[steps] = 1 / total;
+  double following, log_reached;
+  for (int64_t s = 0; far_behind && s < steps; ++s) {
+    if (inverse[s] > 0) continue;
+    const int64_t tag = tags[crf::StepAt(plan, b, s)];
+    GoldFarBehind(plan, rows, b, s, tag, &following, &log_reached);
+    inverse[s] = 1 / following;
+    logs[s] = -1;
+  }
   for (int64_t s = 0; s < steps; s += kWidth) {
     const int here = steps - s < kWidth ? static_cast<int>(steps - s) : kWidth;
-    const Vec<double> element = LoadFirst(reached + s, here), factor = LoadFirst(suffix + s, here);
-    const Vec<double> after = element / factor;
-    const auto whole = factor > 0;
-    StoreFirst(suffix + s, after, here);
-    StoreFirst(reached + s, LogOfPositive(whole ? element : Broadcast(1.0)), here);
-    StoreFirst(log_p + s, LogOfPositive(whole ? after : Broadcast(1.0)), here);
+    const Vec<double> reached = LoadFirst(logs + s, here);
+    const Vec<double> share = reached * LoadFirst(inverse + s + 1, here);
+    const Vec<double> log = LogOfPositive(share > 0 ? share : Broadcast(1.0));
+    StoreFirst(logs + s, reached > 0 ? log : Broadcast(kInfinity), here);
   }
   for (int64_t s = 0; far_behind && s < steps; ++s) {
-    if (suffix[s] < std::numeric_limits<double>::infinity()) continue;
-    GoldFarBehind(plan, rows, b, s, tags[crf::StepAt(plan, b, s)], suffix + s, reached + s);
-    log_p[s] = std::log(suffix[s]);
+    if (logs[s] < kInfinity) continue;
+    const int64_t tag = tags[crf::StepAt(plan, b, s)];
+    GoldFarBehind(plan, rows, b, s, tag, &following, &log_reached);
+    logs[s] = log_reached + std::log(inverse[s + 1]);
   }
   // What a look at every element would find only at the next rescaling (watch.h) is seen here.
   for (int64_t s = 1; plan.watched && s < steps; ++s) {
     const T last = rows.LastScale(s, plan.period), before = rows.LastScale(s - 1, plan.period);
     const T scaled_up = last > before ? last : before;
     const double safe = static_cast<double>(plan.safe) * (scaled_up > 1 ? scaled_up : T(1));
-    if (!(suffix[s] >= safe)) plan.inexact[b] = true;
+    if (!(inverse[s] * safe <= 1)) plan.inexact[b] = true;
   }
-  const double log_total = std::log(total);
-  int64_t tag = tags[crf::StepAt(plan, b, 0)];
+  double sums[2] = {}, least = 0;  // two, since each addition waits for the one before
+  int64_t t = crf::StepAt(plan, b, 0);
   for (int64_t s = 0; s < steps; ++s) {
-    suffixes[s] = static_cast<T>(suffix[s]);
-    double log_of_all = log_total, transition = 0;
+    const int64_t step = t;
+    double log = logs[s];
     if (s + 1 < steps) {
-      const int64_t before = tags[crf::StepAt(plan, b, s + 1)];
-      transition = static_cast<double>(chains.transitions[tag * num_tags + before]) - plan.peak;
-      log_of_all = log_p[s + 1];
-      tag = before;
+      t = crf::StepAt(plan, b, s + 1);
+      log += static_cast<double>(chains.transitions[tags[step] * num_tags + tags[t]]) - plan.peak;
     }
-    const double log = transition + reached[s] - log_of_all;
-    log_p[s] = log < 0 ? log : log != log ? log : 0;  // above 0 by rounding only
+    log = log < 0 ? log : log != log ? log : 0;  // above 0 by rounding only
+    least = log < least ? log : least;
+    sums[s & 1] += weights[step] * log;
+    log_p[step] = static_cast<T>(log);
+    inverses[s] = static_cast<T>(inverse[s]);
   }
+  *value = least == -kInfinity ? least : sums[0] + sums[1];
+  for (int64_t s = 0; least == -kInfinity && s < chains.steps; ++s) log_p[s] = 0;
 }
 
-// For the sorted sequences first..last-1, after `forward` or, with `lanes`, `forward_lanes`: by
-// position in the batch and valid step, log_p (batch, steps) and suffixes (batch, steps).
+// For the sorted sequences first..last-1, after `forward` or, with `lanes`, `forward_lanes`.
 template <typename T>
 void GoldSteps(const crf::Plan<T>& plan, bool in_lanes, int64_t first, int64_t last,
-               const int32_t* tags, double* log_p, T* suffixes) {
+               const int32_t* tags, const T* weights, double* value, T* log_p, T* inverses) {
   const int64_t num_tags = plan.chains.num_tags, steps = plan.chains.steps;
-  const Buffer<double> room(2 * plan.counts[plan.order[first]]);
+  const Buffer<double> room(2 * plan.counts[plan.order[first]] + 1);
   const auto compute = [&](const GoldRows<T>& rows, int64_t b) {
-    GoldOfSequence(plan, rows, b, tags, room.data, log_p + b * steps, suffixes + b * steps);
+    GoldOfSequence(plan, rows, b, tags + b * steps, weights + b * steps, room.data, value + b,
+                   log_p + b * steps, inverses + b * steps);
   };
   if (!in_lanes) {
     for (int64_t k = first; k < last; ++k) {

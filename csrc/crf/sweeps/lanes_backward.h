@@ -7,6 +7,7 @@
 #include "crf/sweeps/forward.h"
 #include "crf/sweeps/lanes.h"
 #include "crf/sweeps/lanes_forward.h"
+#include "crf/sweeps/lanes_reversed.h"
 #include "machine/memory.h"
 #include "machine/simd.h"
 
@@ -65,7 +66,8 @@ FASTKERAS_INLINE void AddPairs(const Lanes<T>& lanes, const T* left, const T* ri
   });
 }
 
-// Weights of steps, for a chunk of them (kernels.h): a vector of each number for a step.
+// For a chunk of steps with weights of their own (kernels.h), a vector of each number: what the
+// marginals weigh, and what is added to r of the gold tag.
 template <typename T>
 struct LaneWeights {
   T* weights;
@@ -76,21 +78,28 @@ struct LaneWeights {
   void Read(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, const Lanes<T>& lanes,
             int64_t begin, int64_t end) const {
     constexpr int kWidth = Simd<T>::kWidth;
-    const int per_section = kWidth / lanes.sections;
-    for (int64_t s = begin; s < end; ++s) {
-      T* const weight = weights + (s - begin) * kWidth;
-      T* const source = sources + (s - begin) * kWidth;
-      typename Simd<T>::Int vector = {};
-      for (int lane = 0; lane < kWidth; ++lane) {
-        const int64_t row = lanes.sequence[lane] * plan.chains.steps;
-        const bool live = s < lanes.counts[lane];
-        weight[lane] = live ? out.step_weights[row + s] : 0;
-        source[lane] = live && s > 0 ? out.sources[row + s] : 0;
-        const int tag = live ? out.tags[row + crf::StepAt(plan, lanes.sequence[lane], s)] : 0;
-        const bool here = lane / per_section == tag / lanes.vectors;
-        vector[lane] = live && here ? tag % lanes.vectors : -1;
+    using Number = typename std::remove_reference<decltype(vectors[0][0])>::type;
+    const int64_t size = (end - begin) * kWidth;
+    Number* const vector = reinterpret_cast<Number*>(vectors);
+    for (int64_t k = 0; k < size; ++k) weights[k] = sources[k] = 0, vector[k] = -1;
+    for (int lane = 0; lane < kWidth; ++lane) {
+      const int64_t b = lanes.sequence[lane], row = b * plan.chains.steps;
+      const int64_t to = lanes.counts[lane] < end ? lanes.counts[lane] : end;
+      const int from_tag = lanes.second_section[lane] ? lanes.vectors : 0;
+      const int to_tag = lanes.sections == 1 ? lanes.num_tags : from_tag + lanes.vectors;
+      const T factor = static_cast<T>(out.weights[b]);
+      int64_t t = crf::StepAt(plan, b, begin > 0 ? begin - 1 : 0);
+      T following = begin > 0 ? factor * out.step_weights[row + t] : T(0);
+      for (int64_t s = begin; s < to; ++s) {
+        const int64_t k = (s - begin) * kWidth + lane;
+        t = crf::StepAt(plan, b, s);
+        const int tag = out.tags[row + t];
+        const T weight = factor * out.step_weights[row + t];
+        weights[k] = weight;
+        sources[k] = factor != 0 ? (following - weight) * out.inverses[row + s] : T(0);
+        vector[k] = static_cast<Number>(tag >= from_tag && tag < to_tag ? tag - from_tag : -1);
+        following = weight;
       }
-      vectors[s - begin] = vector;
     }
   }
 };
@@ -209,7 +218,11 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
         Store(beta + v * kWidth, Load(beta + v * kWidth) * factor);
       }
     }
-    WriteRows(plan, lanes, begin, end, gradients, out.emissions);
+    if (IsReversedBlock(plan, lanes, end)) {
+      WriteReversed(plan, lanes, begin, end, gradients, out.emissions);
+    } else {
+      WriteRows(plan, lanes, begin, end, gradients, out.emissions);
+    }
     if (out.tags) {
       for (int lane = 0; lane < lanes.count; ++lane) {
         const int64_t b = lanes.sequence[lane];

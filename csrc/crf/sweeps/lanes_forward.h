@@ -5,6 +5,7 @@
 
 #include "crf/kernels.h"
 #include "crf/sweeps/lanes.h"
+#include "crf/sweeps/lanes_reversed.h"
 #include "crf/sweeps/watch.h"
 #include "machine/math.h"
 #include "machine/memory.h"
@@ -60,11 +61,13 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
   const int64_t row = int64_t{vectors} * kWidth;
   const bool keeps = plan.workspace != nullptr, direct = keeps && lanes.fills_vectors();
   const LaneRows<T> kept(plan, lanes, keeps ? first : 0);
-  const Buffer<T> room((kLaneChunk + 6) * row);
+  // Without a workspace a few rows are kept; with a watch, those since the last look.
+  constexpr int kRows = kWatched ? 8 : 2;
+  const Buffer<T> room((kLaneChunk + 3 + kRows) * row);
   T* const scores = room.data;  // of a chunk of steps
   T* const begins = scores + kLaneChunk * row;
-  T *const finishes = begins + row, *const checked = finishes + row;
-  T *const emission_row = checked + row, *const alphas = emission_row + row;  // two rows
+  T* const finishes = begins + row;
+  T *const emission_row = finishes + row, *const alphas = emission_row + row;  // kRows
   SpreadOverLanes(lanes, plan.chains.start_transitions, begins);
   SpreadOverLanes(lanes, plan.chains.end_transitions, finishes);
   const T* const matrix = plan.lane_weights[kSections - 1];
@@ -73,11 +76,16 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
   double peaks[kWidth] = {};
   Int exponents = {};
   int64_t next_end = lanes.NextEnd(0), until_rescaled = plan.period;
-  Vec<T> power = Broadcast(T(1));  // by which the row was multiplied last
-  const T* previous = nullptr;
+  Vec<T> power = Broadcast(T(1));                     // by which the row was multiplied last
+  const T *previous = nullptr, *looked_at = nullptr;  // the row of the last look
+  int64_t last_look = -1;
   for (int64_t begin = 0; begin < lanes.steps; begin += kLaneChunk) {
     const int64_t end = lanes.steps < begin + kLaneChunk ? lanes.steps : begin + kLaneChunk;
-    ReadEmissions(plan, lanes, begin, end, scores);
+    if (IsReversedBlock(plan, lanes, end)) {
+      ReadReversed(plan, lanes, begin, end, scores);
+    } else {
+      ReadEmissions(plan, lanes, begin, end, scores);
+    }
     for (int64_t s = begin; s < end; ++s) {
       T* const x = scores + (s - begin) * row;
       const bool ending = s == next_end;
@@ -112,7 +120,7 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
       }
       for (int lane = 0; lane < kWidth; ++lane) peaks[lane] += peak[lane];
 
-      T* const alpha = direct ? kept.alpha + s * row : alphas + (s & 1) * row;
+      T* const alpha = direct ? kept.alpha + s * row : alphas + (s & (kRows - 1)) * row;
       if (s == 0) {
         for (int v = 0; v < vectors; ++v) {
           Store(alpha + v * kWidth, Load(emission + v * kWidth));
@@ -139,13 +147,13 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
           if (AnyLess(live ? least : Broadcast(kInfinity), safe)) {
             for (int lane = 0; lane < lanes.count; ++lane) {
               if (!(s < lanes.counts[lane]) || watched[lane].inexact) continue;
+              watched[lane].inspected = last_look;
               Inspect(
-                  plan, s, [&](int64_t j) { return checked[lanes.Place(j) + lane]; },
+                  plan, s, [&](int64_t j) { return looked_at[lanes.Place(j) + lane]; },
                   [&](int64_t j) { return alpha[lanes.Place(j) + lane]; }, safe[lane], sets.data,
                   watched[lane]);
             }
           }
-          for (int lane = 0; rescale && lane < lanes.count; ++lane) watched[lane].inspected = s;
         }
       }
       if (ending) {
@@ -164,10 +172,9 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
         exponents += total > 0 ? exponent : Int{};
         if (keeps) StoreFirst(kept.scale + s / plan.period * lanes.count, power, lanes.count);
         for (int v = 0; v < vectors; ++v) {
-          const Vec<T> element = Load(alpha + v * kWidth) * power;
-          Store(alpha + v * kWidth, element);
-          if constexpr (kWatched) Store(checked + v * kWidth, element);
+          Store(alpha + v * kWidth, Load(alpha + v * kWidth) * power);
         }
+        if constexpr (kWatched) looked_at = alpha, last_look = s;
       }
       if (keeps && !direct) {
         StoreNarrow(lanes, emission, kept.emission + s * kept.step);
