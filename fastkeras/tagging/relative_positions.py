@@ -123,7 +123,7 @@ class RelativePositionBias(keras.layers.Layer):
         """See the docstring of the class."""
         of_queries, of_keys = (ops.shape(queries if x is None else x)[1] for x in (queries, keys))
         count = of_queries + of_keys - 1
-        count = max(count, 0) if isinstance(count, int) else ops.maximum(count, 0)
+        count = max(count, 1) if isinstance(count, int) else ops.maximum(count, 1)  # if no steps
         distances = ops.arange(count, dtype="int32") - (of_queries - 1)
         buckets = relative_position_buckets(
             distances, self.num_buckets, self.max_distance, self.bidirectional
