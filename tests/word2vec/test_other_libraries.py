@@ -1,4 +1,4 @@
-"""What gensim has saved, and the vectors of spaCy's pipelines."""
+"""Training as gensim does it, what gensim has saved, and the vectors of spaCy's pipelines."""
 
 import pickle
 import sys
@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fastkeras.word2vec import Vectors
+from fastkeras.word2vec import Vectors, Word2Vec
+from fastkeras.word2vec._engines import reference
+from fastkeras.word2vec.training import sampling
+from fastkeras.word2vec.training.matrices import new
 from fastkeras.word2vec.vectors.gensim_vectors import from_gensim, load_gensim, to_gensim
 from fastkeras.word2vec.vectors.spacy_vectors import from_spacy
 
@@ -18,6 +21,38 @@ SENTENCES = [["the", "cat", "sat"], ["the", "dog", "sat"]] * 5
 def gensim():
     models = pytest.importorskip("gensim.models", reason="gensim is not installed")
     return models
+
+
+def test_the_hierarchical_softmax_of_one_tree_is_that_of_gensim(gensim, rng, monkeypatch):
+    """From the same vectors, with the table from which gensim reads its sigmoid."""
+
+    def by_table(x, rows, signs, *_):
+        assert abs(x) < 6  # where the table ends
+        place = int((x + 6) * 83)
+        sigmoid = 1 / (1 + np.exp(-6 * (2 * place / 1000 - 1)))
+        return 0.0, np.float32((signs < 0) - sigmoid)
+
+    monkeypatch.setattr(reference, "loss_and_errors", by_table)
+    ids = np.minimum(rng.geometric(0.05, (50, 12)), 60)
+    sentences = [[f"w{i}" for i in line] for line in ids.tolist()]
+    common = {"vector_size": 8, "window": 3, "sample": 0, "epochs": 1, "min_count": 1}
+    common |= {"shrink_windows": False, "seed": 1}
+    rates = {"learning_rate": 0.1, "end_learning_rate": 0.1}
+    ours = Word2Vec(loss="hierarchical_softmax", engine="reference", **rates, **common)
+    ours.fit(sentences, progress=False)
+    words = ours.vocabulary.words
+    theirs = gensim.Word2Vec(sg=1, hs=1, negative=0, workers=1, alpha=0.1, **common)
+    theirs.build_vocab(sentences)
+    first = new(len(words), 1, 8, seed=1)[0][:, :8]
+    starts, nodes, signs = sampling.huffman_paths(ours.vocabulary.counts)
+    for row, word in enumerate(words):
+        at, path = theirs.wv.key_to_index[word], slice(starts[row], starts[row + 1])
+        theirs.wv.vectors[at] = first[row]
+        theirs.wv.expandos["point"][at] = nodes[path].astype(np.uint32)
+        theirs.wv.expandos["code"][at] = (signs[path] > 0).astype(np.uint8)
+    theirs.train(sentences, total_examples=len(sentences), epochs=1, end_alpha=0.1)
+    assert np.abs(ours.input_embeddings - first).max() > 0.1
+    np.testing.assert_allclose(ours.input_embeddings, theirs.wv[words], atol=1e-3)
 
 
 def test_what_gensim_has_saved(tmp_path, gensim):
