@@ -161,3 +161,27 @@ def test_an_impossible_sequence_has_no_gradient(rng):
     assert value[1] == -np.inf and np.isfinite(value.numpy()[[0, 2, 3]]).all()
     assert not np.any(parts[0][1]) and not np.any(parts[-1][1])
     assert all(np.isfinite(part).all() for part in parts)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ("portable", "avx2", "avx512"))
+def test_every_instruction_set_gives_the_same_numbers(name, shape, rng):
+    given = chain(rng, *SHAPES[shape], forbidden=((0, 1), (2, 3)))
+    weights = rng.random(given["tags"].shape)
+    given["start_transitions"][1] = -100.0  # looked at, but its digits are kept
+    chain_and_tags, before = checked(given), _core.instruction_set()
+    results = []
+    try:
+        for each in (before, name):
+            try:
+                _core.set_instruction_set(each)
+            except ValueError as error:
+                pytest.skip(str(error))
+            inputs = (*chain_and_tags[0], chain_and_tags[1], weights)
+            value, log_p, workspace = _core.crf_weighted_value(*inputs, True)
+            rest = value, workspace, np.ones_like(value)
+            results.append((value, log_p, *_core.crf_weighted_gradient(*inputs, *rest)))
+    finally:
+        _core.set_instruction_set(before)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
