@@ -118,3 +118,27 @@ def test_the_docs_have_the_table_of_the_recorded_results(path):
     results, quality = (json.loads(p.read_text()) for p in (speed_path, path))
     table = word2vec_summary.markdown(results, quality, speed_path, path)
     assert table in (ROOT / "docs" / "speed.md").read_text("utf-8"), "run `make figures`"
+
+
+def test_summary_of_several_workers_judges_speed_and_quality(tmp_path):
+    from word2vec_workers_summary import markdown, summary
+
+    def scores(shift):
+        names = ("wordsim", "simlex", "rare", "analogies")
+        return {name: [0.5 + shift, 0.6 + shift, 0.7 + shift] for name in names}
+
+    results = {
+        "settings": {"workers": 2, "between": 2_000_000, "seeds": 3},
+        "words": 4_000_000,
+        "speed": {"load": 0.1, "here": 1.1e6, "one": 1.0e6, "all": 1.9e6},
+        "quality": {"skip-gram": {"1": scores(0.0), "2": scores(-0.05)}},
+    }
+    text = "\n".join(summary(results))
+    assert "2 workers: 1.73 x words/s of one thread without Ray; to reach: 1.8: NO" in text
+    assert "2 workers: 1.90 x words/s of one worker; to reach: 1.8: yes" in text
+    assert "-0.050 to one worker in WordSim-353; to reach: at least -0.100: yes" in text
+    results["quality"]["skip-gram"]["2"] = scores(-0.15)
+    assert text.count(": NO") + 4 == "\n".join(summary(results)).count(": NO")
+    table = markdown(results, tmp_path / "workers.json")
+    assert "1.90 times as many as one and 1.73 times" in table
+    assert "| skip-gram | 2 | 0.450 ± 0.100 |" in table
