@@ -199,6 +199,7 @@ def test_rounds_of_two_workers(factor, given, more, ids, stand_in):
 
 
 def test_spark_gives_the_bits_of_ray(ids, stand_in):
+    ids[CUT : 2 * CUT + 100] = -1  # the part of one worker has no words
     stand_in(Ray)
     of_ray = fit(small(), ids, num_workers=3, words_between=CUT)
     stand_in(Spark)
@@ -287,6 +288,10 @@ def test_what_is_wrong_is_named(kind, ids, stand_in, monkeypatch):
             fit(small(), ids, fit_with, **{**TWO, **bad})
     with pytest.raises(ValueError, match=r"num_threads=5 of each worker"):
         fit(small(num_threads=5), ids, fit_with, **TWO)
+    times = {2: "large, or else rate_factor=2 for it", 1: "large$"}
+    for number, told in times.items():
+        with pytest.raises(FloatingPointError, match=told):
+            fit(small(learning_rate=1e20), ids, fit_with, num_workers=number, words_between=CUT)
     with pytest.raises(TypeError, match=r"must be a fastkeras\.word2vec\.Word2Vec"):
         fit(Doc2Vec(), ids, fit_with, **TWO)
     with pytest.raises(ValueError, match="call fit first"):

@@ -70,6 +70,8 @@ def fit_with_ray(
         ModuleNotFoundError: Ray is not installed.
         TypeError, ValueError: an argument is not allowed, no machine has so many processors, or a
             worker has another version of fastkeras.
+        FloatingPointError: the loss is not finite: the learning rate, or `rate_factor`, is too
+            large.
         RuntimeError: a round lost its workers five times; `resume_with_ray` goes on from the round
             before.
 
@@ -104,8 +106,8 @@ def resume_with_ray(
         The model, unchanged if nothing was left to do.
 
     Raises:
-        ModuleNotFoundError, TypeError, ValueError, RuntimeError: as in `fit_with_ray` and
-            `Word2Vec.resume`.
+        ModuleNotFoundError, TypeError, ValueError, FloatingPointError, RuntimeError: as in
+            `fit_with_ray` and `Word2Vec.resume`.
 
     Example:
         >>> from fastkeras.word2vec import Word2Vec
@@ -149,6 +151,7 @@ def fit_with_spark(
         ModuleNotFoundError: PySpark is not installed.
         TypeError, ValueError: an argument is not allowed, a setting of Spark is too small, or a
             worker has another version of fastkeras.
+        FloatingPointError: as in `fit_with_ray`.
         RuntimeError: Spark gave a round up five times; `resume_with_spark` goes on from the round
             before.
 
@@ -185,8 +188,8 @@ def resume_with_spark(
         The model, unchanged if nothing was left to do.
 
     Raises:
-        ModuleNotFoundError, TypeError, ValueError, RuntimeError: as in `fit_with_spark` and
-            `Word2Vec.resume`.
+        ModuleNotFoundError, TypeError, ValueError, FloatingPointError, RuntimeError: as in
+            `fit_with_spark` and `Word2Vec.resume`.
 
     Example:
         >>> from fastkeras.word2vec import Word2Vec
@@ -230,5 +233,10 @@ def _workers_of(model, where, num_workers, words_between, rate_factor):
     model._engine = SimpleNamespace(__name__=own.__name__, Training=training)
     try:
         yield
+    except FloatingPointError as error:
+        times = min(rate_factor, num_workers)
+        if times == 1:
+            raise
+        raise FloatingPointError(f"{error}, or else rate_factor={times:g} for it") from error
     finally:
         model._engine = own
