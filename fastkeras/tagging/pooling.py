@@ -90,7 +90,9 @@ class SequencePooling(keras.layers.Layer):
             kept = ops.where(counts[..., None], wide, lowest)
             largest = ops.max(kept, axis=1, initial=float("-inf"))  # also where there is no step
             found = ops.any(counts, axis=1)[:, None]
-            return ops.cast(ops.where(found, largest, 0), dtype)
+            # on torch the maximum of an array of no numbers has no axes
+            nothing = ops.zeros((ops.shape(wide)[0], wide.shape[2]), wide.dtype)
+            return ops.cast(ops.where(found, largest, nothing), dtype)
         if self.pooling == "attention":
             weights = normalized(
                 ops.cast(self.score(self.hidden(inputs))[..., 0], wide.dtype), counts
