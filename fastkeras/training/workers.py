@@ -61,7 +61,8 @@ def fit_on_workers(
 
     Raises:
         ValueError: the backend is not TensorFlow; the model is not compiled, not built, or not made
-            in the strategy's scope; `data` is infinite, or its batches cannot be divided equally;
+            in the strategy's scope; `data` is infinite, has no full batch in an epoch, or its
+            batches cannot be divided equally; `validation_data` is something else;
             or `backup` has the state of another model, or not all workers see the same.
 
     Example:
@@ -84,6 +85,9 @@ def fit_on_workers(
         integer("backup_every", backup_every, 1)
     import tensorflow as tf
 
+    if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
+        kind = type(validation_data).__name__
+        raise ValueError(f"validation_data must be a tf.data.Dataset of batches, got {kind}")
     strategy = model.distribute_strategy
     first = data(0) if callable(data) else data
     batch_size = _batch_size("data", first, strategy.num_replicas_in_sync)
@@ -114,11 +118,14 @@ def fit_on_workers(
                 listed.on_epoch_begin(epoch)
                 batches = _full(data(epoch) if callable(data) else data, batch_size)
                 batches = strategy.experimental_distribute_dataset(batches.skip(done))
+                number = done - 1
                 for number, batch in enumerate(batches, done):
                     listed.on_train_batch_begin(number)
                     listed.on_train_batch_end(number, train(batch))
                     if backup_every and (number + 1) % backup_every == 0:
                         save(epoch, number + 1)
+                if number < 0:  # its loss would be 0
+                    raise ValueError(f"data has no full batch of {batch_size} in epoch {epoch}")
                 done = 0
                 logs = _metrics(model)
                 if validation_data is not None:

@@ -125,6 +125,15 @@ def test_what_needs_all_gradients_is_refused(optimizer, message):
     assert getattr(optimizer, "_release", None) is None
 
 
+def test_a_model_in_place_of_its_variables_is_named():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with (
+        pytest.raises(TypeError, match="variables must be a list, got <Sequential"),
+        release_gradients(optimizers.SGD(), model),
+    ):
+        pass
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="backward is torch's")
 def test_a_second_gradient_in_a_step_is_an_error():
     variable = keras.Variable(np.ones(300), name="kernel")

@@ -103,6 +103,16 @@ REFUSED = {
     "no end": (network, {"data": DATA.repeat()}, r"no end: use data.take"),
     "no batches": (network, {"data": DATA.unbatch().map(lambda x, y: y[0])}, "no batches"),
     "nothing": (network, {"data": DATA.take(0)}, "no batches"),
+    "an epoch of nothing": (
+        network,
+        {"data": lambda epoch: DATA.take(1 - epoch), "epochs": 2, "verbose": 0},
+        "data has no full batch of 8 in epoch 1",
+    ),
+    "arrays to validate": (
+        network,
+        {"validation_data": (X, X)},
+        "validation_data must be a tf.data.Dataset of batches, got tuple",
+    ),
     "epochs": (network, {"epochs": -1}, "epochs=-1 must be an integer of at least 0"),
     "no folder": (network, {"backup_every": 3}, "needs a folder"),
     "never": (network, {"backup": "x", "backup_every": 0}, "backup_every=0 must be"),

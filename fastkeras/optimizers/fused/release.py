@@ -54,6 +54,7 @@ def release_gradients(
         Nothing.
 
     Raises:
+        TypeError: `variables` is no list, such as a model.
         ValueError: the optimizer needs all gradients, or is not one of fastkeras; or Keras runs on
             another backend than TensorFlow and torch.
         RuntimeError: on torch, within the context: a variable gets a second gradient in one step.
@@ -72,8 +73,8 @@ def release_gradients(
     Source: Lv et al., 2024, "Full parameter fine-tuning for large language models with limited
     resources", which does so with SGD.
     """
-    variables = list(variables)
     _check(optimizer)
+    variables = matching.listed("variables", variables)
     optimizer.build(variables)
     optimizer._check_variables_are_known(variables)
     _check_transforms(optimizer)
