@@ -1,6 +1,6 @@
 """How well moments in 8 bits fine-tune MiniLM: one more problem of optimizer_quantization_quality.
 
-    python bench/optimizer_quantization_minilm.py [--json FILE] [--seeds 3] [--tweets 1600]
+    python bench/optimizer_quantization_minilm.py [--json FILE] [--seeds 3] [--codes NAME ...]
 
 Runs of examples/finetune_minilm.py, with one rate and moments in float32 or fewer bits. From one
 seed come the head, the dropout and the order of tweets; codes differ in nothing but the moments.
@@ -22,13 +22,18 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from optimizer_quantization_quality import add_to  # noqa: E402 - needs no Keras
 
-RUNS = {"float32": "one rate", "fastkeras": "8 bits"}  # a code: the example's name of it
+RUNS = {  # a code: the example's name of it
+    "float32": "one rate",
+    "fastkeras": "8 bits",
+    "bfloat16, both at random": "16 bits",
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="file to add the results to")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--codes", nargs="*", default=[*RUNS], help="only these")
     parser.add_argument("--tweets", type=int, default=1600)
     parser.add_argument("--epochs", type=int, default=2)
     given = parser.parse_args()
@@ -41,11 +46,11 @@ def main():
     splits = health_tweets.split(health_tweets.read_tweets(), given.tweets, validation=32)
     data = encoded(splits, minilm.Tokenizer(), LENGTH)
     for seed in range(given.seeds):
-        for code, run in RUNS.items():
+        for code in given.codes:
             print(f"MiniLM, {code}, seed {seed}", flush=True)
             with tempfile.TemporaryDirectory() as folder:  # for the model, of 90 MB
                 classes = len(health_tweets.OUTLETS)
-                found = train(run, data, classes, given.epochs, Path(folder), seed)
+                found = train(RUNS[code], data, classes, given.epochs, Path(folder), seed)
             row = {"loss": found["test_loss"], "largest": found["largest_weight"]}
             row["accuracy"] = found["test_accuracy"]
             print(json.dumps(row), flush=True)

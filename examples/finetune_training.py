@@ -18,7 +18,7 @@ SECTIONS = 2  # of an epoch; each ends with a record of the loss and the validat
 WEIGHT_DECAY = 0.01
 RATE = 2e-4  # at its peak, in all four
 RUNS = ("layered", "one rate", "8 bits", "Keras")
-MOMENT_BITS = {"one rate": 32, "8 bits": 8}
+MOMENT_BITS = {"one rate": 32, "16 bits": 16, "8 bits": 8}
 
 
 class Data(NamedTuple):
