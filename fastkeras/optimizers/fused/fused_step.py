@@ -81,7 +81,7 @@ class FusedStep(_OfKeras):
             self._calls_before = None
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        if not ON_TENSORFLOW:
+        if not ON_TENSORFLOW or self._has_one_replica():
             self._step(gradients, variables, learning_rate)
             return
         pairs = self._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
@@ -92,6 +92,11 @@ class FusedStep(_OfKeras):
             list(variables),
             learning_rate,
         )
+
+    def _has_one_replica(self):
+        """Whether there is no strategy, whose sum is one more operation for each gradient."""
+        own = self._distribution_strategy
+        return not tf.distribute.has_strategy() and own is tf.distribute.get_strategy()
 
     def _apply_on_replicas(self, gradients, variables):
         """Apply the sum of the gradients of all replicas to the variables of each.
