@@ -12,6 +12,7 @@
 
 namespace fastkeras::crf {
 void BindCrf(pybind11::module_& module);
+void BindSecondOrder(pybind11::module_& module);
 void BindSemiMarkov(pybind11::module_& module);
 }  // namespace fastkeras::crf
 namespace fastkeras::optimizers {
@@ -50,6 +51,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("set_num_threads", &fastkeras::SetNumThreads);
   module.def("set_worth_a_thread", &fastkeras::SetWorthAThread);
   fastkeras::crf::BindCrf(module);
+  fastkeras::crf::BindSecondOrder(module);
   fastkeras::crf::BindSemiMarkov(module);
   fastkeras::optimizers::BindOptimizers(module);
   fastkeras::seq2seq::BindSeq2Seq(module);

@@ -37,7 +37,7 @@ DOMAINS = {
         "keras",
         "reference",
     ),
-    "crf.second_order": ("keras", "reference"),
+    "crf.second_order": ("native", "keras", "reference"),
     "optimizers": (
         "tensorflow_native",
         "torch_native",

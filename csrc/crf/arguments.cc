@@ -92,6 +92,15 @@ SemiChains<T> CheckedSemiChains(const Argument<T>& emissions, const Argument<T>&
           chains.end_transitions, chains.lengths};
 }
 
+template <typename T>
+SecondOrderChains<T> CheckedSecondOrder(const Chains<T>& chains, const Argument<T>& transitions,
+                                        const Argument<T>& triples) {
+  const int64_t num_tags = chains.num_tags;
+  ExpectShape("transitions", transitions.shape, {num_tags, num_tags});
+  ExpectShape("triples", triples.shape, {num_tags, num_tags, num_tags});
+  return {chains, triples.data};
+}
+
 Quantity CheckedQuantity(int64_t quantity) {
   if (quantity < 0 || quantity >= kNumQuantities) {
     Refuse("quantity must be in 0..", kNumQuantities - 1, ", got ", quantity);
@@ -117,7 +126,9 @@ int64_t CheckedNumSamples(const Shape& uniforms, int64_t batch, int64_t steps) {
   template const int32_t* CheckedTags<T>(const Chains<T>&, const Argument<int32_t>&);             \
   template SemiChains<T> CheckedSemiChains<T>(const Argument<T>&, const Argument<T>&,             \
                                               const Argument<T>&, const Argument<int32_t>&,       \
-                                              const Argument<T>&, const Argument<T>&);
+                                              const Argument<T>&, const Argument<T>&);            \
+  template SecondOrderChains<T> CheckedSecondOrder<T>(const Chains<T>&, const Argument<T>&,       \
+                                                      const Argument<T>&);
 FASTKERAS_INSTANTIATE(float)
 FASTKERAS_INSTANTIATE(double)
 

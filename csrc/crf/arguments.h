@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "crf/crf.h"
+#include "crf/second_order/second_order.h"
 #include "crf/semi_markov/semi_markov.h"
 #include "doors/argument_checks.h"
 
@@ -36,6 +37,11 @@ SemiChains<T> CheckedSemiChains(const Argument<T>& emissions, const Argument<T>&
                                 const Argument<T>& start_transitions,
                                 const Argument<T>& end_transitions);
 int64_t CheckedMaxLength(const Shape& durations, int64_t num_tags);
+
+// The chains are checked already, except that their transitions may vary.
+template <typename T>
+SecondOrderChains<T> CheckedSecondOrder(const Chains<T>& chains, const Argument<T>& transitions,
+                                        const Argument<T>& triples);
 
 Quantity CheckedQuantity(int64_t quantity);
 int64_t CheckedK(int64_t k);

@@ -151,6 +151,10 @@ struct GradientOutputs {
 
 struct SegmentScores;  // semi_markov/segment_scores.h
 struct SegmentSweeps;
+template <typename T>
+struct TriplePlan;  // second_order/triples.h
+template <typename T>
+struct TripleOutputs;
 
 // The kernels of one instruction set and type.
 template <typename T>
@@ -206,6 +210,13 @@ struct Kernels {
   void (*segment_marginals)(const SegmentScores& chain, const SegmentSweeps& sweeps, T* unary,
                             T* segments, T* counts);
   double (*segment_viterbi)(const SegmentScores& chain, int32_t* tags, bool* begins);
+  // Second-order chains: groups of sequences from `first` to last - 1 of their order, with at least
+  // two valid steps each. The first takes scores that are at most 0 to their exponentials.
+  void (*exponentials)(T* scores, int64_t count);
+  void (*triple_forward)(const TriplePlan<T>& triples, int64_t first, int64_t last, double* value);
+  void (*triple_backward)(const TriplePlan<T>& triples, const TripleOutputs<T>& out, int64_t first,
+                          int64_t last);
+  void (*triple_viterbi)(const TriplePlan<T>& triples, int64_t first, int64_t last, int32_t* tags);
 };
 
 // Those of the instruction set that answers now (instruction_set.h).

@@ -2,6 +2,9 @@
 // kernels_<set>.cc.
 
 #include "crf/kernels.h"
+#include "crf/second_order/backward.h"
+#include "crf/second_order/forward.h"
+#include "crf/second_order/viterbi.h"
 #include "crf/semi_markov/segment_scores.h"
 #include "crf/semi_markov/segments.h"
 #include "crf/sweeps/backward.h"
@@ -47,12 +50,22 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
 }
 
 template <typename T>
+void Exponentials(T* scores, int64_t count) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  for (int64_t k = 0; k < count; k += kWidth) {
+    const int left = count - k < kWidth ? static_cast<int>(count - k) : kWidth;
+    StoreFirst(scores + k, ExpOfNonPositive<T>(LoadFirst(scores + k, left)), left);
+  }
+}
+
+template <typename T>
 constexpr crf::Kernels<T> kKernels = {
     Simd<T>::kWidth,     CutIntoPanels<T>, CutIntoLanes<T>,  Forward<T>,        Backward<T>,
     Viterbi<T>,          ForwardLanes<T>,  BackwardLanes<T>, ViterbiLanes<T>,   KBest<T>,
     DealTransitions<T>,  Draw<T>,          GoldSteps<T>,     VaryingForward<T>, VaryingBackward<T>,
     VaryingViterbi<T>,   VaryingKBest<T>,  AllSound<T>,      IsSound<T>,        SegmentSweep,
-    SegmentMarginals<T>, SegmentViterbi};
+    SegmentMarginals<T>, SegmentViterbi,   Exponentials<T>,  TripleForward<T>,  TripleBackward<T>,
+    TripleViterbi<T>};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

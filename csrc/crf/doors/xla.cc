@@ -3,6 +3,7 @@
 #include "doors/xla.h"
 
 #include "crf/doors/tensorflow_kernels.h"
+#include "crf/second_order/tensorflow_kernels.h"
 #include "crf/semi_markov/tensorflow_kernels.h"
 
 namespace fastkeras::crf {
@@ -19,6 +20,10 @@ const bool registered = [] {
   RegisterCalls<ViterbiKernel>("Fastkeras>CrfViterbi");
   RegisterCalls<KBestKernel>("Fastkeras>CrfKBest");
   RegisterCalls<SampleKernel>("Fastkeras>CrfSample");
+  RegisterCalls<SecondOrderValueKernel>("Fastkeras>SecondOrderValue");
+  RegisterCalls<SecondOrderGradientKernel>("Fastkeras>SecondOrderGradient");
+  RegisterCalls<SecondOrderMarginalsKernel>("Fastkeras>SecondOrderMarginals");
+  RegisterCalls<SecondOrderViterbiKernel>("Fastkeras>SecondOrderViterbi");
   RegisterCalls<SemiLogPartitionKernel>("Fastkeras>SemiMarkovLogPartition");
   RegisterCalls<SemiMarginalsKernel>("Fastkeras>SemiMarkovMarginals");
   RegisterCalls<SemiViterbiKernel>("Fastkeras>SemiMarkovViterbi");

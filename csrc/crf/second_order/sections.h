@@ -1,0 +1,222 @@
+// Sequences in lanes and tags in sections (triples.h): where their rows lie, how they are read and
+// written, and the transposition of sections.
+
+#ifndef FASTKERAS_CRF_SECOND_ORDER_SECTIONS_H_
+#define FASTKERAS_CRF_SECOND_ORDER_SECTIONS_H_
+
+#include "crf/second_order/triples.h"
+#include "machine/simd.h"
+
+FASTKERAS_BEGIN_ISA
+
+namespace fastkeras::FASTKERAS_ISA {
+
+template <typename T>
+struct TripleGroup {
+  static constexpr int kWidth = Simd<T>::kWidth;
+  using Int = typename Simd<T>::Int;
+
+  const crf::TriplePlan<T>& triples;
+  const crf::Plan<T>& plan;
+  const int num_tags, sections, lanes, vectors, rows, count;
+  const int64_t area, row;  // elements of a matrix over pairs, and of a row over tags
+  int64_t steps = 0;        // of the longest
+  int64_t sequence[kWidth], counts[kWidth];
+  Int lengths;  // of each lane; 0: not used
+
+  TripleGroup(const crf::TriplePlan<T>& given, int64_t first, int64_t last)
+      : triples(given),
+        plan(*given.plan),
+        num_tags(given.num_tags),
+        sections(given.sections),
+        lanes(given.lanes),
+        vectors(given.vectors),
+        rows(given.rows),
+        count(static_cast<int>(last - first)),
+        area(crf::AreaOf(given, kWidth)),
+        row(int64_t{given.vectors} * kWidth) {
+    for (int place = 0; place < count; ++place) {
+      sequence[place] = given.order[first + place];
+      counts[place] = plan.counts[sequence[place]];
+      if (counts[place] > steps) steps = counts[place];
+    }
+    for (int lane = 0; lane < kWidth; ++lane) {
+      const int place = lane % lanes;
+      lengths[lane] = place < count ? static_cast<decltype(+lengths[0])>(counts[place]) : 0;
+    }
+  }
+
+  // Where the tag of a place begins in a row.
+  int64_t At(int tag, int place) const {
+    return int64_t{tag % vectors} * kWidth + tag / vectors * lanes + place;
+  }
+  FASTKERAS_INLINE Int EndingAt(int64_t step) const {
+    return lengths == static_cast<decltype(+lengths[0])>(step + 1);
+  }
+  bool AnyEndsAt(int64_t step) const {
+    bool any = false;
+    for (int place = 0; place < count; ++place) any |= counts[place] == step + 1;
+    return any;
+  }
+  // One tag of a row, in all sections.
+  FASTKERAS_INLINE Vec<T> Spread(const T* from, int tag) const {
+    from += At(tag, 0);
+    if (sections == 1) return Load(from);
+    if (lanes == 1) return Broadcast(*from);
+    T spread[kWidth];
+    for (int lane = 0; lane < kWidth; ++lane) spread[lane] = from[lane % lanes];
+    return Load(spread);
+  }
+  // The sum of a row in all lanes, tag after tag: where a sequence goes does not change its bits.
+  FASTKERAS_INLINE Vec<T> SumOf(const T* from) const {
+    Vec<T> sum = {};
+    for (int tag = 0; tag < num_tags; ++tag) sum += Spread(from, tag);
+    return sum;
+  }
+  // One number for each place, in all sections.
+  FASTKERAS_INLINE Vec<T> OfPlaces(const T* from) const {
+    T spread[kWidth];
+    for (int lane = 0; lane < kWidth; ++lane) {
+      spread[lane] = lane % lanes < count ? from[lane % lanes] : T(0);
+    }
+    return Load(spread);
+  }
+};
+
+template <int kDistance>
+struct OtherSection {
+  static constexpr int At(int lane) { return lane ^ kDistance; }
+};
+// The even, or the odd, pieces of two vectors: a 2 x 2 transposition of pieces.
+template <int kWidth, int kPiece, int kOdd>
+struct OfBoth {
+  static constexpr int At(int lane) {
+    const bool odd = lane / kPiece % 2 == 1;
+    return kOdd ? (odd ? kWidth + lane : lane + kPiece) : (odd ? kWidth + lane - kPiece : lane);
+  }
+};
+
+// The maximum over all sections, in all of them.
+template <typename T, int kDistance = Simd<T>::kWidth / 2>
+FASTKERAS_INLINE Vec<T> MaxOverSections(Vec<T> v, int lanes) {
+  if constexpr (kDistance > 0) {
+    if (kDistance >= lanes) {
+      v = Max(v, Shuffled<OtherSection<kDistance>>(v, v));
+      return MaxOverSections<T, kDistance / 2>(v, lanes);
+    }
+  }
+  return v;
+}
+
+template <typename T, int kSections, int kDistance = 1>
+FASTKERAS_INLINE void TransposeSections(Vec<T>* square) {
+  if constexpr (kDistance < kSections) {
+    constexpr int kWidth = Simd<T>::kWidth, kPiece = kWidth / kSections * kDistance;
+#pragma GCC unroll 16
+    for (int i = 0; i < kSections; ++i) {
+      if (i & kDistance) continue;
+      const Vec<T> a = square[i], b = square[i + kDistance];
+      square[i] = Shuffled<OfBoth<kWidth, kPiece, 0>>(a, b);
+      square[i + kDistance] = Shuffled<OfBoth<kWidth, kPiece, 1>>(a, b);
+    }
+    TransposeSections<T, kSections, 2 * kDistance>(square);
+  }
+}
+
+// Calls fn(constant) for the number of sections.
+template <typename T, int kSections = Simd<T>::kWidth, typename Function>
+FASTKERAS_INLINE void WithSections(int sections, const Function& fn) {
+  if constexpr (kSections > 1) {
+    if (sections < kSections) return WithSections<T, kSections / 2>(sections, fn);
+  }
+  fn(std::integral_constant<int, kSections>());
+}
+
+// Makes a matrix by rows of one by columns, or the opposite, with fn(vector, v) of each vector v of
+// a row.
+template <bool kToRows, typename T, typename Function>
+FASTKERAS_INLINE void ChangeOrder(const TripleGroup<T>& group, const T* from, T* to,
+                                  const Function& fn) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  const int vectors = group.vectors;
+  WithSections<T>(group.sections, [&](auto sections) FASTKERAS_LAMBDA_INLINE {
+    constexpr int kSections = decltype(sections)::value;
+    const int64_t columns = int64_t{vectors} * kSections;
+    for (int v = 0; v < vectors; ++v) {
+      for (int w = 0; w < vectors; ++w) {
+        Vec<T> square[kSections];
+        const auto by_column = [&](int s) { return (v * columns + s * vectors + w) * kWidth; };
+        const auto by_row = [&](int s) {
+          return (int64_t{s * vectors + v} * vectors + w) * kWidth;
+        };
+#pragma GCC unroll 16
+        for (int s = 0; s < kSections; ++s) {
+          square[s] = Load(from + (kToRows ? by_column(s) : by_row(s)));
+        }
+        TransposeSections<T, kSections>(square);
+#pragma GCC unroll 16
+        for (int s = 0; s < kSections; ++s) {
+          Store(to + (kToRows ? by_row(s) : by_column(s)), fn(square[s], w));
+        }
+      }
+    }
+  });
+}
+
+// The scores of the steps begin..end-1, start and end among them, (end - begin, vectors); -inf
+// where a lane has no such step or tag.
+template <typename T>
+void ReadScores(const TripleGroup<T>& group, int64_t begin, int64_t end, T* into) {
+  const crf::Chains<T>& chains = group.plan.chains;
+  const int64_t num_tags = group.num_tags;
+  const Vec<T> nothing = Broadcast(-std::numeric_limits<T>::infinity());
+  for (int64_t k = 0; k < (end - begin) * group.row; k += group.kWidth) Store(into + k, nothing);
+  for (int place = 0; place < group.count; ++place) {
+    const int64_t b = group.sequence[place], steps = group.counts[place];
+    for (int64_t s = begin; s < end && s < steps; ++s) {
+      const T* const x =
+          chains.emissions + (b * chains.steps + crf::StepAt(group.plan, b, s)) * num_tags;
+      T* const row = into + (s - begin) * group.row + place;
+      for (int tag = 0, section = 0; tag < num_tags; ++section) {
+        T* to = row + section * group.lanes;
+        for (int v = 0; v < group.vectors && tag < num_tags; ++v, ++tag, to += group.kWidth) {
+          *to = x[tag];
+        }
+      }
+      const T* const ends[2] = {s == 0 ? chains.start_transitions : nullptr,
+                                s == steps - 1 ? chains.end_transitions : nullptr};
+      for (const T* const scores : ends) {
+        for (int tag = 0; scores && tag < num_tags; ++tag) row[group.At(tag, 0)] += scores[tag];
+      }
+    }
+  }
+}
+
+// Writes rows of the steps begin..end-1 to those of the sequences whose factor is not 0.
+template <typename T>
+void WriteMarginals(const TripleGroup<T>& group, const crf::TripleOutputs<T>& out, int64_t begin,
+                    int64_t end, const T* from) {
+  const int64_t num_tags = group.num_tags;
+  for (int place = 0; place < group.count; ++place) {
+    const int64_t b = group.sequence[place];
+    const T factor = out.factors[b];
+    if (factor == 0) continue;
+    for (int64_t s = begin; s < end && s < group.counts[place]; ++s) {
+      const int64_t t = b * group.plan.chains.steps + crf::StepAt(group.plan, b, s);
+      T* const to = out.emissions + t * num_tags;
+      const T* const row = from + (s - begin) * group.row + place;
+      for (int tag = 0, section = 0; tag < num_tags; ++section) {
+        const T* p = row + section * group.lanes;
+        for (int v = 0; v < group.vectors && tag < num_tags; ++v, p += group.kWidth) {
+          to[tag++] = factor * *p;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace fastkeras::FASTKERAS_ISA
+
+FASTKERAS_END_ISA
+
+#endif  // FASTKERAS_CRF_SECOND_ORDER_SECTIONS_H_
