@@ -37,7 +37,14 @@ DOMAINS = {
         "keras",
         "reference",
     ),
-    "crf.second_order": ("native", "keras", "reference"),
+    "crf.second_order": (
+        "tensorflow_native",
+        "torch_native",
+        "jax_native",
+        "native",
+        "keras",
+        "reference",
+    ),
     "optimizers": (
         "tensorflow_native",
         "torch_native",
@@ -76,6 +83,7 @@ AUTOMATIC = {  # by the family of the array (_arrays.py), fastest first
 }
 UNDER_XLA = {  # modules with kernels of `tensorflow_native` for XLA, made from csrc/**/xla.cc
     "crf": "fastkeras._ops.tensorflow",
+    "crf.second_order": "fastkeras._ops.tensorflow",
     "crf.semi_markov": "fastkeras._ops.tensorflow",
     "optimizers": "fastkeras._ops.tensorflow_variables",
     "seq2seq": "fastkeras._ops.tensorflow",

@@ -106,6 +106,26 @@ def crf_weighted(name):
     return call
 
 
+def second_order(name):
+    def call(rng):
+        dtype = rng.choice(("f4", "f8"))
+        chain = crf_chain(rng, dtype, may_vary=False)
+        batch, steps, tags = chain["emissions"].shape
+        chain["triples"] = rng.standard_normal((tags, tags, tags)).astype(dtype)
+        if name in ("second_order_value", "second_order_gradient"):
+            chain["tags"] = rng.integers(0, tags, (batch, steps)).astype("i4")
+            chain["quantity"] = int(rng.integers(3))
+        if name == "second_order_value":
+            chain["keep_workspace"] = bool(rng.integers(2))
+        if name == "second_order_gradient":
+            size = batch * ((steps + 5) // 8 * tags**2 + steps + 2)
+            chain["value"], chain["weights"] = rng.random((2, batch)).astype(dtype)
+            chain["workspace"] = rng.random(size).astype(dtype)
+        return getattr(_core, name), chain
+
+    return call
+
+
 def crf_ready_chain(rng):
     return _core.crf_ready_chain, crf_chain(rng, rng.choice(("f4", "f8")))
 
@@ -394,6 +414,10 @@ CALLS = {
     },
     "crf_ready_chain": crf_ready_chain,
     "crf_ready_tags": crf_ready_tags,
+    **{
+        f"second_order_{name}": second_order(f"second_order_{name}")
+        for name in ("value", "gradient", "marginals", "viterbi")
+    },
     **{
         f"semi_markov_{name}": semi_markov(f"semi_markov_{name}")
         for name in ("log_partition", "marginals", "viterbi")

@@ -39,6 +39,8 @@ workspace = np.zeros(batch * steps * (2 * tags + 1) + batch, "f4")
 gradient = [path, numbers(batch), workspace, numbers(batch)]
 weighted = [*chain, path, numbers(batch, steps)]
 weighted_workspace = np.zeros(batch * steps * (2 * tags + 2) + batch, "f4")
+second_order = [*chain, numbers(tags, tags, tags)]
+kept = np.zeros(batch * ((steps + 5) // 8 * tags**2 + steps + 2), "f4")
 places = np.int32([[0, 1], [2, 4], [4, -1]])
 threads = {"num_threads": 1}
 CALLS = {  # for each op: its inputs, and its attributes besides T
@@ -52,6 +54,14 @@ CALLS = {  # for each op: its inputs, and its attributes besides T
     "CrfViterbi": (chain, threads),
     "CrfKBest": (chain, {"k": 2, **threads}),
     "CrfSample": ([*chain, rng.random((2, batch, steps)).astype("f4")], threads),
+    "SecondOrderValue": (
+        [*second_order, path], {"quantity": 2, "keep_workspace": True, **threads}
+    ),
+    "SecondOrderGradient": (
+        [*second_order, path, numbers(batch), kept, numbers(batch)], {"quantity": 2, **threads}
+    ),
+    "SecondOrderMarginals": (second_order, threads),
+    "SecondOrderViterbi": (second_order, threads),
     "SemiMarkovLogPartition": (segments, threads),
     "SemiMarkovMarginals": (segments, threads),
     "SemiMarkovViterbi": (segments, threads),

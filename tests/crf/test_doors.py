@@ -13,6 +13,7 @@ from fastkeras.crf import arguments
 
 BATCH, STEPS, NUM_TAGS, MAX_LENGTH = 2, 3, 4, 2
 WORKSPACE = BATCH * STEPS * (2 * NUM_TAGS + 1) + BATCH
+KEPT = BATCH * (NUM_TAGS**2 + STEPS + 2)  # the workspace of second-order chains
 HUGE = 2**31 - 1
 
 
@@ -36,6 +37,9 @@ def good(dtype="float32"):
         "uniforms": rng.random((5, BATCH, STEPS)).astype(dtype),
         "value": np.zeros(BATCH, dtype),
         "workspace": np.zeros(WORKSPACE, dtype),
+        "triples": scores(NUM_TAGS, NUM_TAGS, NUM_TAGS),
+        "kept": np.zeros(KEPT, dtype),
+        "keep_workspace": True,
         "quantity": 2,
         "k": 3,
     }
@@ -52,6 +56,19 @@ FUNCTIONS = {  # of the extension module: their arguments in order
     "crf_viterbi": ("emissions", *CHAIN),
     "crf_k_best": ("emissions", *CHAIN, "k"),
     "crf_sample": ("emissions", *CHAIN, "uniforms"),
+    "second_order_value": ("emissions", *CHAIN, "triples", "tags", "quantity", "keep_workspace"),
+    "second_order_gradient": (
+        "emissions",
+        *CHAIN,
+        "triples",
+        "tags",
+        "value",
+        "kept",
+        "weights",
+        "quantity",
+    ),
+    "second_order_marginals": ("emissions", *CHAIN, "triples"),
+    "second_order_viterbi": ("emissions", *CHAIN, "triples"),
     "semi_markov_log_partition": ("emissions", *SEMI_CHAIN),
     "semi_markov_marginals": ("emissions", *SEMI_CHAIN),
     "semi_markov_viterbi": ("emissions", *SEMI_CHAIN),
@@ -71,6 +88,13 @@ OPS = {  # their inputs in order, and attributes
     "crf_viterbi": (CHAIN_OF_OP, ()),
     "crf_k_best": (CHAIN_OF_OP, ("k",)),
     "crf_sample": ((*CHAIN_OF_OP, "uniforms"), ()),
+    "second_order_value": ((*CHAIN_OF_OP, "triples", "tags"), ("quantity", "keep_workspace")),
+    "second_order_gradient": (
+        (*CHAIN_OF_OP, "triples", "tags", "value", "kept", "weights"),
+        ("quantity",),
+    ),
+    "second_order_marginals": ((*CHAIN_OF_OP, "triples"), ()),
+    "second_order_viterbi": ((*CHAIN_OF_OP, "triples"), ()),
     "semi_markov_log_partition": (("emissions", *SEMI_CHAIN), ()),
     "semi_markov_marginals": (("emissions", *SEMI_CHAIN), ()),
     "semi_markov_viterbi": (("emissions", *SEMI_CHAIN), ()),
@@ -88,6 +112,8 @@ WRONG_SHAPES = {
     "uniforms": [(), (5,), (5, 2), (5, 3, 3), (5, 2, 2), (2, 3), (5, 2, 3, 1)],
     "value": [(), (1,), (3,), (2, 1)],
     "workspace": [(), (1,), (0,), (56, 1), (57,)],
+    "triples": [(), (4,), (4, 4), (4, 4, 5), (3, 4, 4), (64,), (0, 0, 0), (1, 4, 4, 4)],
+    "kept": [(), (1,), (0,), (42, 1), (43,), (56,)],
 }
 OUT_OF_RANGE = {
     "tags": [np.full((2, 3), tag, "int32") for tag in (-1, NUM_TAGS, HUGE, -HUGE - 1)],
@@ -135,7 +161,8 @@ def test_the_extension_module_refuses_what_does_not_fit(core, function):
     call(*(good()[name] for name in names))
     for name, value in malformed(names):
         arguments = {**good(), name: value}
-        named = r"\w+" if name == "emissions" else name  # others may be blamed for not fitting it
+        # where emissions are wrong, others may be blamed for not fitting them
+        named = {"emissions": r"\w+", "kept": "workspace"}.get(name, name)
         with pytest.raises(ValueError, match=f"^{named} must (have|be in)"):
             call(*(arguments[name] for name in names))
 
@@ -176,7 +203,7 @@ def test_another_layout_is_refused_or_read_right(core, function):
 def same(found, expected):
     found, expected = (a if isinstance(a, tuple) else (a,) for a in (found, expected))
     for part, other in zip(found, expected, strict=True):
-        if part.shape != (WORKSPACE,):  # the workspace is only partly written
+        if part.shape not in ((WORKSPACE,), (KEPT,)):  # workspaces are only partly written
             np.testing.assert_array_equal(part, other)
 
 
@@ -217,12 +244,14 @@ def test_sizes_of_zero(core, function, sizes):
     arguments["uniforms"] = np.zeros((2, batch, steps), "float32")
     arguments["value"] = np.zeros(batch, "float32")
     arguments["workspace"] = np.zeros(batch * steps * (2 * NUM_TAGS + 1) + batch, "float32")
+    kept = batch * ((steps + 5) // 8 * NUM_TAGS**2 + steps + 2)
+    arguments["kept"] = np.zeros(kept, "float32")
     try:
         results = getattr(core, function)(*(arguments[name] for name in FUNCTIONS[function]))
     except ValueError as error:
         assert "steps" in str(error) and steps > HUGE
         return
-    if function == "crf_value_and_workspace":
+    if function in ("crf_value_and_workspace", "second_order_value"):
         results = results[0]
     for result in results if isinstance(results, tuple) else (results,):
         assert not np.nan_to_num(result, neginf=0).any()
@@ -306,7 +335,7 @@ def test_any_number_of_threads_may_be_asked_for(library, num_threads):
         for found, expected in zip(
             *(tf.nest.flatten(function(*tensors)) for function in (call, plain)), strict=True
         ):
-            if op != "crf_value" or found.shape == (BATCH,):  # skips the workspace
+            if "value" not in op or found.shape == (BATCH,):  # skips the workspace
                 np.testing.assert_array_equal(found, expected)
 
 

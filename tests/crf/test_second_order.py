@@ -27,7 +27,7 @@ def engine(request):
 
 def dtype_of(engine):
     """JAX computes in float32 unless told otherwise."""
-    on_jax = engine == "keras" and keras.backend.backend() == "jax"
+    on_jax = engine == "jax_native" or (engine == "keras" and keras.backend.backend() == "jax")
     return "float32" if on_jax else "float64"
 
 

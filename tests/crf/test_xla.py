@@ -8,7 +8,7 @@ import tensorflow as tf
 from fastkeras import _engines, crf
 from fastkeras._ops import library
 from fastkeras._ops import tensorflow as tensorflow_ops
-from fastkeras.crf import semi_markov
+from fastkeras.crf import second_order, semi_markov
 from fastkeras.crf._engines import tensorflow_native
 from fastkeras.crf.chain import Chain
 from fastkeras.layers import CRF
@@ -85,6 +85,24 @@ def test_semi_markov_chains_give_the_same_bits(name):
     function = getattr(semi_markov, name)
     same_bits(tf.function(function, jit_compile=True)(**given), tf.function(function)(**given))
     assert "Fastkeras>SemiMarkov" in program(lambda chain: function(**chain), given)
+
+
+def test_second_order_chains_give_the_same_bits():
+    given = tensors((3, 12, 4)), tags_for((3, 12, 4))
+    given[0]["triples"] = tf.constant(np.random.default_rng(1).standard_normal((4,) * 3), "float32")
+
+    def results(chain, tags):
+        scores = [chain["emissions"], chain["transitions"], chain["triples"]]
+        with tf.GradientTape() as tape:
+            tape.watch(scores)
+            value = second_order.log_likelihood(tags=tags, **chain)
+        decoded = second_order.viterbi(**chain), second_order.marginals(**chain)
+        return value, tape.gradient(value, scores), decoded
+
+    same_bits(tf.function(results, jit_compile=True)(*given), tf.function(results)(*given))
+    text = program(results, *given)
+    assert "Fastkeras>SecondOrderValue/float" in text
+    assert "Fastkeras>SecondOrderGradient/float" in text
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

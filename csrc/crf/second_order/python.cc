@@ -119,7 +119,7 @@ template <typename T>
 void BindOf(py::module_& module) {  // float and double are overloads, told apart by the arrays
   const auto tags = py::arg("tags").noconvert();
   Bind(module, "second_order_value", &ValueOf<T>, tags, py::arg("quantity"),
-       py::arg("keep_workspace"));
+       py::arg("keep_workspace").noconvert());
   Bind(module, "second_order_gradient", &GradientOf<T>, tags, py::arg("value").noconvert(),
        py::arg("workspace").noconvert(), py::arg("weights").noconvert(), py::arg("quantity"));
   Bind(module, "second_order_marginals", &Marginals<T>);

@@ -191,7 +191,7 @@ void Sweep(const SecondOrderChains<T>& given, const Planner<T>& planner,
           if (factor != 0)
             sum += static_cast<double>(factor) * sums.data[at + place % triples.lanes];
         }
-        shared->triples[i * area + j * num_tags + k] += weight * sum;
+        if (sum != 0) shared->triples[i * area + j * num_tags + k] += weight * sum;  // not 0 * NaN
       }
     });
   }

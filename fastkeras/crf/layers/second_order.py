@@ -27,7 +27,7 @@ class SecondOrderCRF(CRF):
 
     It has the usage, loss and decoding of `CRF`, and one weight more for each three tags in a row,
     which begins at 0: as a linear chain. With `constraints`, a step costs as much as there are
-    triples that they allow. Computed by Keras operations on every device.
+    triples that they allow.
 
     Args:
         num_tags, use_boundaries, use_kernel, initializers, regularizers, constraints of weights,
