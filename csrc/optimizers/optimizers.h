@@ -20,7 +20,7 @@ enum class Scaling {
   kClipped,      // to a root mean square of at most 1
 };
 
-// Every rule that has a kernel: its struct in rules.h, its name in fastkeras/optimizers/rules.py,
+// Every rule that has a kernel: its struct in rules.h, its name in fastkeras/optimizers/rules,
 // its number of slots, if these may be of 8 or 16 bits, for each an s if it has a sign, or else a
 // u, and its scaling if it has one, which goes before the `adapted` of a variable. The enum, the
 // table of the kernels and the list that Python compares with its own rules are made from this.

@@ -1,5 +1,5 @@
 // The update rules, one element at a time: each returns the change of the parameter, and updates
-// the slots. The coefficients c are those of fastkeras/optimizers/rules.py. Compiled once for each
+// the slots. The coefficients c are those of fastkeras/optimizers/rules. Compiled once for each
 // instruction set. A rule has one struct here and one line in optimizers.h.
 
 #ifndef FASTKERAS_OPTIMIZERS_RULES_H_

@@ -26,7 +26,7 @@ std::optional<Rule> FindRule(std::string_view name) {
 
 namespace {
 
-constexpr double kSmallestShare = 1e-3;  // as SMALLEST_SHARE in rules.py
+constexpr double kSmallestShare = 1e-3;  // as SMALLEST_SHARE in rules/updates.py
 constexpr int64_t kTile = 2048;          // elements that stay in the first cache between two loops
 
 bool IsNative(const Variable& variable) {

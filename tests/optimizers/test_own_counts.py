@@ -9,7 +9,8 @@ from engine_parameters import engines_of
 from fastkeras import optimizers
 from fastkeras._arrays import NUMPY
 from fastkeras.optimizers import set_learning_rate_multiplier, transforms, update
-from fastkeras.optimizers.rules import RULES, product_of_nadam
+from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.rules.coefficients import product_of_nadam
 from optimizer_steps import has_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

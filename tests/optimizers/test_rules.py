@@ -2,7 +2,7 @@
 
 A rule is an entry of FORMULAS: a function of t, from 1, the parameter p, the gradient g, and the
 state `s`, by name, at first zeros; it returns the new p. The other tests of the optimizers use the
-table of rules.py, and so include a new rule by themselves.
+table of fastkeras/optimizers/rules, and so include a new rule by themselves.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The rules of rules.py, compiled by Numba from the same source, one element at a time."""
+"""The text of rules/updates.py, compiled by Numba, one element at a time."""
 
 from collections.abc import Callable
 
@@ -45,7 +45,7 @@ _COMPILED: dict[str, Callable] = {}
 
 def _compiled(rule):
     if rule not in _COMPILED:
-        update = numba.njit(getattr(rules, rule))
+        update = numba.njit(rules.RULES[rule].update)
         _COMPILED[rule] = _LOOPS[len(rules.RULES[rule].slots)](update)
     return _COMPILED[rule]
 

@@ -2,7 +2,7 @@
 // adds up all sums that it needs, always in the same order.
 
 constexpr int kThreads = 512;
-constexpr double kSmallestShare = 1e-3;  // as SMALLEST_SHARE in rules.py
+constexpr double kSmallestShare = 1e-3;  // as SMALLEST_SHARE in rules/updates.py
 
 // In the order of the numbers in plan.py.
 enum NormKind { kClipBySum, kClipByNorm, kNormalize, kSanitize };

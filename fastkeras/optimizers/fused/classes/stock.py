@@ -9,7 +9,7 @@ from keras import ops
 from fastkeras.optimizers.fused.fused_step import FusedStep, wide
 from fastkeras.optimizers.fused.optimizer import Fused
 from fastkeras.optimizers.rounding import HALVES
-from fastkeras.optimizers.rules import product_of_nadam
+from fastkeras.optimizers.rules.coefficients import product_of_nadam
 
 ARGUMENTS = """\
     learning_rate_multipliers: pairs `(target, multiplier)`; a variable trains at the learning rate
