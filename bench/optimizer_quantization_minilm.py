@@ -1,4 +1,4 @@
-"""How well moments in 8 bits fine-tune MiniLM: one more problem of optimizer_quantization_quality.
+"""How well moments in fewer bits fine-tune MiniLM, one more problem of the quality.
 
     python bench/optimizer_quantization_minilm.py [--json FILE] [--seeds 3] [--codes NAME ...]
 
