@@ -1,4 +1,4 @@
-"""How well moments in fewer bits fine-tune MiniLM, one more problem of the quality.
+"""How well moments in fewer bits fine-tune MiniLM, beside optimizer_quantization_quality.py.
 
     python bench/optimizer_quantization_minilm.py [--json FILE] [--seeds 3] [--codes NAME ...]
 
