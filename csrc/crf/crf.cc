@@ -36,33 +36,64 @@ void AddGold(const Plan<T>& plan, int64_t b, const int32_t* tags, T weight, T* d
 }
 
 // The marginals' part of a gradient, and the gold path's where tags are given: rows of d_emissions,
-// and pairs (groups, num_tags, stride) for every group of sequences (kernels.h).
+// and pairs (groups, num_tags, stride) for every group of sequences (kernels.h). `value` is written
+// before a task is swept, which then reads it.
 template <typename T>
-void Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const double* value,
-           const T* weights, T* d_emissions, T* pairs, int64_t group_size, bool per_sequence) {
-  const Plan<T>& plan = planner.plan;
-  const int64_t batch = plan.chains.batch;
-  const int64_t stride = planner.stride(), group_area = plan.chains.num_tags * stride;
-  const std::unique_ptr<double[]> relative(new double[batch]);
-  const std::unique_ptr<bool[]> spoiled(new bool[batch]);
-  double largest = 0;
-  for (int64_t b = 0; b < batch; ++b) {
-    const bool counts = plan.counts[b] > 0 && value[b] != -INFINITY;
-    relative[b] = counts ? static_cast<double>(weights[b]) : 0;
-    spoiled[b] = relative[b] != 0 && (std::isnan(value[b]) || !std::isfinite(relative[b]));
-    if (!spoiled[b]) largest = std::max(largest, std::abs(relative[b]));
+struct Sweep {
+  const Planner<T>& planner;
+  const int32_t* tags;
+  double sign;
+  const double* value;
+  const T* weights;
+  T *d_emissions, *pairs;
+  int64_t group_size;
+  bool per_sequence;
+  double largest = 0;               // magnitude of a weight that counts
+  std::unique_ptr<double[]> swept;  // (batch) weights / largest
+
+  Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const double* value,
+        const T* weights, T* d_emissions, T* pairs, int64_t group_size, bool per_sequence)
+      : planner(planner),
+        tags(tags),
+        sign(sign),
+        value(value),
+        weights(weights),
+        d_emissions(d_emissions),
+        pairs(pairs),
+        group_size(group_size),
+        per_sequence(per_sequence),
+        swept(new double[planner.plan.chains.batch]) {}
+
+  bool Counts(int64_t b) const { return planner.plan.counts[b] > 0 && value[b] != -INFINITY; }
+  bool Spoiled(int64_t b) const {
+    return Counts(b) && weights[b] != 0 && (std::isnan(value[b]) || !std::isfinite(weights[b]));
   }
-  const std::unique_ptr<double[]> swept(new double[batch]);
-  for (int64_t b = 0; b < batch; ++b) {
-    const bool left_out = plan.inexact[b] || spoiled[b] || largest == 0;
-    swept[b] = left_out ? 0 : relative[b] / largest;
-  }
+
   // Sequences of a group add up chunk by chunk, so their block must not depend on num_threads.
-  const int64_t block = group_size > 1 ? std::min<int64_t>(kMaxBlock, group_size) : planner.block();
-  const std::vector<Task> tasks = planner.Tasks(block, group_size);
-  ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
-    const Task& task = tasks[number];
-    const int64_t first = task.first, last = task.last;
+  int64_t block() const {
+    return group_size > 1 ? std::min<int64_t>(kMaxBlock, group_size) : planner.block();
+  }
+  std::vector<Task> Tasks() const { return planner.Tasks(block(), group_size); }
+
+  double LargestWeight() const {
+    double found = 0;
+    for (int64_t b = 0; b < planner.plan.chains.batch; ++b) {
+      if (Counts(b) && !Spoiled(b)) found = std::max(found, std::abs(double{weights[b]}));
+    }
+    return found;
+  }
+
+  // All tasks, where all values are known.
+  void All() {
+    largest = LargestWeight();
+    const std::vector<Task> tasks = Tasks();
+    ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) { (*this)(tasks[number]); });
+  }
+
+  void operator()(const Task& task) const {
+    const Plan<T>& plan = planner.plan;
+    const int64_t first = task.first, last = task.last, block = this->block();
+    const int64_t stride = planner.stride(), group_area = plan.chains.num_tags * stride;
     const int64_t size_of_group = per_sequence ? 1 : task.lanes ? last - first : group_size;
     const auto group_of = [&](int64_t k) {
       const int64_t group = per_sequence ? plan.order[k] : task.group + (k - first) / size_of_group;
@@ -75,7 +106,9 @@ void Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const do
     }
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
-      ClearRows(plan, b, relative[b] == 0 || plan.inexact[b] || spoiled[b], d_emissions);
+      const bool left_out = !Counts(b) || weights[b] == 0 || plan.inexact[b] || Spoiled(b);
+      swept[b] = left_out || largest == 0 ? 0 : weights[b] / largest;
+      ClearRows(plan, b, left_out, d_emissions);
     }
     if (task.lanes) {
       if (!per_sequence) out.pairs = group_of(first);
@@ -91,40 +124,69 @@ void Sweep(const Planner<T>& planner, const int32_t* tags, double sign, const do
     }
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
-      if (relative[b] == 0) continue;
+      if (!Counts(b) || weights[b] == 0) continue;
       T* group = group_of(k);
-      if (spoiled[b]) {
+      if (Spoiled(b)) {
         Spoil(plan, b, d_emissions, group, stride);
         continue;
       }
       if (plan.inexact[b]) {
-        ExactGradient(plan, b, sign * relative[b],
+        ExactGradient(plan, b, sign * weights[b],
                       d_emissions + b * plan.chains.steps * plan.chains.num_tags, group, stride);
       }
       if (tags) {
         AddGold(plan, b, tags, weights[b], plan.inexact[b] ? d_emissions : nullptr, group, stride);
       }
     }
+  }
+};
+
+// Log Z of the sequences of a task, `block` of which go through time together.
+template <typename T>
+void LogPartitionsOf(const Planner<T>& planner, const Task& task, int64_t block, double* value) {
+  const Plan<T>& plan = planner.plan;
+  const Kernels<T>& kernels = planner.kernels;
+  if (task.lanes) kernels.forward_lanes(plan, task.first, task.last, value);
+  for (int64_t k = task.first; k < task.last && !task.lanes; k += block) {
+    kernels.forward(plan, k, std::min(task.last, k + block), value);
+  }
+  for (int64_t k = task.first; k < task.last; ++k) {
+    const int64_t b = plan.order[k];
+    if (plan.inexact[b]) value[b] = kernels.is_sound(plan, b) ? ExactLogPartition(plan, b) : NAN;
+  }
+}
+
+// Log Z of all sequences; then calls finish(b) for each.
+template <typename T, typename Finish>
+void LogPartitions(const Planner<T>& planner, double* value, const Finish& finish) {
+  const Plan<T>& plan = planner.plan;
+  if (plan.chains.varies) {
+    ParallelFor(plan.chains.batch, planner.num_threads, [&](int64_t task) {
+      VaryingLogPartition(planner, plan.order[task], value);
+      finish(plan.order[task]);
+    });
+    return;
+  }
+  const int64_t block = planner.block();
+  const std::vector<Task> tasks = planner.Tasks(block, 1);
+  ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
+    LogPartitionsOf(planner, tasks[number], block, value);
+    for (int64_t k = tasks[number].first; k < tasks[number].last; ++k) finish(plan.order[k]);
   });
 }
 
+// The quantity of one sequence, of which log Z is known where the quantity needs it.
 template <typename T>
-void LogPartitions(const Planner<T>& planner, double* value) {
-  const Plan<T>& plan = planner.plan;
-  const Kernels<T>& kernels = planner.kernels;
-  if (plan.chains.varies) {
-    VaryingLogPartitions(planner, value);
-    return;
+T ValueOf(const Plan<T>& plan, int64_t b, const int32_t* tags, Quantity quantity,
+          double log_partition) {
+  if (quantity == Quantity::kLogPartition) return static_cast<T>(log_partition);
+  double score;
+  PathScores(plan, b, 1, tags + b * plan.chains.steps, &score);
+  const bool possible = score != -INFINITY || std::isnan(log_partition);
+  if (quantity == Quantity::kLogLikelihood && possible) {
+    score = std::min(score - log_partition, 0.0);  // above 0 by rounding only
   }
-  const std::vector<Task> tasks = planner.Tasks(planner.block(), 1);
-  ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
-    const auto [first, last, lanes, group] = tasks[number];
-    (lanes ? kernels.forward_lanes : kernels.forward)(plan, first, last, value);
-    for (int64_t k = first; k < last; ++k) {
-      const int64_t b = plan.order[k];
-      if (plan.inexact[b]) value[b] = kernels.is_sound(plan, b) ? ExactLogPartition(plan, b) : NAN;
-    }
-  });
+  return static_cast<T>(score);
 }
 
 }  // namespace
@@ -140,20 +202,14 @@ void Value(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* v
   const bool marginals = quantity != Quantity::kSequenceScore;
   const Planner<T> planner(chains, marginals, marginals, workspace, num_threads);
   const std::unique_ptr<double[]> log_partition(new double[chains.batch]());
-  if (marginals) LogPartitions(planner, log_partition.get());
-  for (int64_t b = 0; b < chains.batch; ++b) {
-    if (quantity == Quantity::kLogPartition) {
-      value[b] = static_cast<T>(log_partition[b]);
-      continue;
-    }
-    double score;
-    PathScores(planner.plan, b, 1, tags + b * chains.steps, &score);
-    const bool possible = score != -INFINITY || std::isnan(log_partition[b]);
-    if (quantity == Quantity::kLogLikelihood && possible) {
-      score = std::min(score - log_partition[b], 0.0);  // above 0 by rounding only
-    }
-    value[b] = static_cast<T>(score);
+  const auto finish = [&](int64_t b) {
+    value[b] = ValueOf(planner.plan, b, tags, quantity, log_partition[b]);
+  };
+  if (marginals) {
+    LogPartitions(planner, log_partition.get(), finish);
+    return;
   }
+  for (int64_t b = 0; b < chains.batch; ++b) finish(b);
 }
 
 template <typename T>
@@ -181,16 +237,67 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
   const std::unique_ptr<double[]> values(new double[chains.batch]);
   std::copy(value, value + chains.batch, values.get());
   if (chains.varies) {
-    VaryingSweep(planner, gold ? tags : nullptr, T(gold ? -1 : 1), values.get(), weights,
-                 d_emissions, d_transitions);
+    ParallelFor(chains.batch, planner.num_threads, [&](int64_t task) {
+      VaryingGradient(planner, plan.order[task], gold ? tags : nullptr, T(gold ? -1 : 1),
+                      values.get(), weights, d_emissions, d_transitions);
+    });
     AddEnds(plan, d_emissions, d_start, d_end);
     return;
   }
-  const int64_t group_size = planner.group_size();
-  const int64_t groups = planner.groups(group_size);
+  const int64_t group_size = planner.group_size(), groups = planner.groups(group_size);
   const Buffer<T> pairs(groups * num_tags * stride);
-  Sweep(planner, gold ? tags : nullptr, gold ? -1 : 1, values.get(), weights, d_emissions,
-        pairs.data, group_size, false);
+  Sweep<T> sweep(planner, gold ? tags : nullptr, gold ? -1 : 1, values.get(), weights, d_emissions,
+                 pairs.data, group_size, false);
+  sweep.All();
+  AddEnds(plan, d_emissions, d_start, d_end);
+  AddGroups(planner, groups, pairs.data, false, d_transitions);
+}
+
+template <typename T>
+void ValueAndGradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* value,
+                      const T* weights, T* d_emissions, T* d_transitions, T* d_start, T* d_end,
+                      int num_threads) {
+  if (quantity == Quantity::kSequenceScore) {
+    Value<T>(chains, tags, quantity, value, nullptr, num_threads);
+    Gradient<T>(chains, tags, quantity, value, nullptr, weights, d_emissions, d_transitions,
+                d_start, d_end, num_threads);
+    return;
+  }
+  const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
+  const Planner<T> planner(chains, true, true, workspace.data, num_threads);
+  const Plan<T>& plan = planner.plan;
+  const bool gold = quantity == Quantity::kLogLikelihood;
+  const int32_t* const path = gold ? tags : nullptr;
+  const std::unique_ptr<double[]> values(new double[chains.batch]());
+  const auto finish = [&](int64_t b) {
+    value[b] = ValueOf(plan, b, tags, quantity, values[b]);
+    values[b] = value[b];  // rounded, as `Gradient` reads it
+  };
+  if (chains.varies) {
+    ParallelFor(chains.batch, planner.num_threads, [&](int64_t task) {
+      const int64_t b = plan.order[task];
+      VaryingLogPartition(planner, b, values.get());
+      finish(b);
+      VaryingGradient(planner, b, path, T(gold ? -1 : 1), values.get(), weights, d_emissions,
+                      d_transitions);
+    });
+    AddEnds(plan, d_emissions, d_start, d_end);
+    return;
+  }
+  const int64_t group_size = planner.group_size(), groups = planner.groups(group_size);
+  const Buffer<T> pairs(groups * chains.num_tags * planner.stride());
+  Sweep<T> sweep(planner, path, gold ? -1 : 1, values.get(), weights, d_emissions, pairs.data,
+                 group_size, false);
+  const int64_t block = sweep.block();
+  const std::vector<Task> tasks = sweep.Tasks();
+  sweep.largest = sweep.LargestWeight();  // as if all values were finite
+  ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
+    const Task& task = tasks[number];
+    LogPartitionsOf(planner, task, block, values.get());
+    for (int64_t k = task.first; k < task.last; ++k) finish(plan.order[k]);
+    sweep(task);
+  });
+  if (sweep.LargestWeight() != sweep.largest) sweep.All();
   AddEnds(plan, d_emissions, d_start, d_end);
   AddGroups(planner, groups, pairs.data, false, d_transitions);
 }
@@ -201,18 +308,21 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   const Buffer<T> workspace(WorkspaceSize<T>(batch, chains.steps, num_tags));
   const Planner<T> planner(chains, true, true, workspace.data, num_threads);
   const std::unique_ptr<double[]> value(new double[batch]);
-  LogPartitions(planner, value.get());
+  LogPartitions(planner, value.get(), [](int64_t) {});
   const Buffer<T> ones(batch);
   std::fill(ones.data, ones.data + batch, T(1));
   if (chains.varies) {
-    VaryingSweep<T>(planner, nullptr, 1, value.get(), ones.data, unary, counts);
+    ParallelFor(batch, planner.num_threads, [&](int64_t task) {
+      VaryingGradient<T>(planner, planner.plan.order[task], nullptr, 1, value.get(), ones.data,
+                         unary, counts);
+    });
     return;
   }
   const int64_t stride = planner.stride();
   const bool padded = stride != num_tags;
   const Buffer<T> room(padded ? batch * num_tags * stride : 0);
   T* pairs = padded ? room.data : counts;
-  Sweep(planner, nullptr, 1, value.get(), ones.data, unary, pairs, int64_t{1}, true);
+  Sweep<T>(planner, nullptr, 1, value.get(), ones.data, unary, pairs, 1, true).All();
   if (!padded) return;
   ParallelFor(batch, planner.num_threads, [&](int64_t b) {
     for (int64_t i = 0; i < num_tags; ++i) {
@@ -238,11 +348,13 @@ int64_t FirstTagOutOfRange(int64_t batch, int64_t steps, int64_t num_tags, const
   return -1;
 }
 
-#define FASTKERAS_INSTANTIATE(T)                                                            \
-  template int64_t WorkspaceSize<T>(int64_t, int64_t, int64_t);                             \
-  template void Value<T>(const Chains<T>&, const int32_t*, Quantity, T*, T*, int);          \
-  template void Gradient<T>(const Chains<T>&, const int32_t*, Quantity, const T*, const T*, \
-                            const T*, T*, T*, T*, T*, int);                                 \
+#define FASTKERAS_INSTANTIATE(T)                                                                  \
+  template int64_t WorkspaceSize<T>(int64_t, int64_t, int64_t);                                   \
+  template void Value<T>(const Chains<T>&, const int32_t*, Quantity, T*, T*, int);                \
+  template void Gradient<T>(const Chains<T>&, const int32_t*, Quantity, const T*, const T*,       \
+                            const T*, T*, T*, T*, T*, int);                                       \
+  template void ValueAndGradient<T>(const Chains<T>&, const int32_t*, Quantity, T*, const T*, T*, \
+                                    T*, T*, T*, int);                                             \
   template void Marginals<T>(const Chains<T>&, T*, T*, int);
 FASTKERAS_INSTANTIATE(float)
 FASTKERAS_INSTANTIATE(double)

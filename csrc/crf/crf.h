@@ -57,6 +57,13 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
               const T* workspace, const T* weights, T* d_emissions, T* d_transitions, T* d_start,
               T* d_end, int num_threads);
 
+// Writes what `Value` and then `Gradient` would, bit for bit, in one pass: each thread has a
+// sequence's rows still in its caches when it goes back through them.
+template <typename T>
+void ValueAndGradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, T* value,
+                      const T* weights, T* d_emissions, T* d_transitions, T* d_start, T* d_end,
+                      int num_threads);
+
 // Writes unary (batch, steps, num_tags) and counts (batch, num_tags, num_tags); or, for transitions
 // that vary, the probabilities of the pairs, of the shape of the transitions.
 template <typename T>

@@ -4,17 +4,9 @@
 #include <cmath>
 
 #include "crf/exact.h"
-#include "machine/parallel.h"
 
 namespace fastkeras::crf {
 namespace {
-
-// Calls fn(b) for every sequence, the longest first.
-template <typename T, typename Function>
-void ForEach(const Planner<T>& planner, const Function& fn) {
-  ParallelFor(planner.plan.chains.batch, planner.num_threads,
-              [&](int64_t task) { fn(planner.plan.order[task]); });
-}
 
 // Fills a sequence's gradients at its valid steps, or at the others. Into the first valid step
 // there are no transitions.
@@ -36,60 +28,54 @@ void FillRows(const Plan<T>& plan, int64_t b, bool valid, T fill, T* d_emissions
 }  // namespace
 
 template <typename T>
-void VaryingLogPartitions(const Planner<T>& planner, double* value) {
+void VaryingLogPartition(const Planner<T>& planner, int64_t b, double* value) {
   const Plan<T>& plan = planner.plan;
-  ForEach(planner, [&](int64_t b) {
-    value[b] = 0;
-    plan.inexact[b] = false;
-    if (plan.counts[b] == 0) return;
-    planner.kernels.varying_forward(plan, b, value);
-    if (!plan.inexact[b]) return;
-    value[b] = planner.kernels.is_sound(plan, b) ? ExactLogPartition(plan, b) : NAN;
-  });
+  value[b] = 0;
+  plan.inexact[b] = false;
+  if (plan.counts[b] == 0) return;
+  planner.kernels.varying_forward(plan, b, value);
+  if (!plan.inexact[b]) return;
+  value[b] = planner.kernels.is_sound(plan, b) ? ExactLogPartition(plan, b) : NAN;
 }
 
 template <typename T>
-void VaryingSweep(const Planner<T>& planner, const int32_t* tags, T sign, const double* value,
-                  const T* weights, T* d_emissions, T* d_transitions) {
+void VaryingGradient(const Planner<T>& planner, int64_t b, const int32_t* tags, T sign,
+                     const double* value, const T* weights, T* d_emissions, T* d_transitions) {
   const Plan<T>& plan = planner.plan;
-  const Chains<T>& chains = plan.chains;
-  const int64_t num_tags = chains.num_tags, rows = chains.steps * num_tags;
-  const int64_t matrices = chains.steps > 1 ? chains.steps - 1 : 0;
-  ForEach(planner, [&](int64_t b) {
-    T* const unary = d_emissions + b * rows;
-    T* const pairs = d_transitions + b * matrices * num_tags * num_tags;
-    FillRows(plan, b, false, T(0), unary, pairs);
-    const T weight = plan.counts[b] == 0 || value[b] == -INFINITY ? 0 : weights[b];
-    if (weight == 0) {
-      FillRows(plan, b, true, T(0), unary, pairs);
-      return;
-    }
-    if (std::isnan(value[b]) || !std::isfinite(weight)) {
-      FillRows(plan, b, true, T(NAN), unary, pairs);
-      return;
-    }
-    if (plan.inexact[b]) {
-      FillRows(plan, b, true, T(0), unary, pairs);
-      ExactGradient(plan, b, static_cast<double>(sign * weight), unary, pairs, num_tags);
-    } else {
-      planner.kernels.varying_backward(plan, b, sign * weight, unary, pairs);
-    }
-    if (!tags) return;
-    const int32_t* const path = tags + b * chains.steps;
-    int64_t before = 0;
-    for (int64_t s = 0; s < plan.counts[b]; ++s) {
-      const int64_t t = StepAt(plan, b, s), tag = path[t];
-      unary[t * num_tags + tag] += weight;
-      if (s > 0) PairsInto(plan, b, s, pairs)[before * num_tags + tag] += weight;
-      before = tag;
-    }
-  });
+  const int64_t steps = plan.chains.steps, num_tags = plan.chains.num_tags;
+  T* const unary = d_emissions + b * steps * num_tags;
+  T* const pairs = d_transitions + b * std::max<int64_t>(steps - 1, 0) * num_tags * num_tags;
+  FillRows(plan, b, false, T(0), unary, pairs);
+  const T weight = plan.counts[b] == 0 || value[b] == -INFINITY ? 0 : weights[b];
+  if (weight == 0) {
+    FillRows(plan, b, true, T(0), unary, pairs);
+    return;
+  }
+  if (std::isnan(value[b]) || !std::isfinite(weight)) {
+    FillRows(plan, b, true, T(NAN), unary, pairs);
+    return;
+  }
+  if (plan.inexact[b]) {
+    FillRows(plan, b, true, T(0), unary, pairs);
+    ExactGradient(plan, b, static_cast<double>(sign * weight), unary, pairs, num_tags);
+  } else {
+    planner.kernels.varying_backward(plan, b, sign * weight, unary, pairs);
+  }
+  if (!tags) return;
+  const int32_t* const path = tags + b * steps;
+  int64_t before = 0;
+  for (int64_t s = 0; s < plan.counts[b]; ++s) {
+    const int64_t t = StepAt(plan, b, s), tag = path[t];
+    unary[t * num_tags + tag] += weight;
+    if (s > 0) PairsInto(plan, b, s, pairs)[before * num_tags + tag] += weight;
+    before = tag;
+  }
 }
 
-#define FASTKERAS_INSTANTIATE(T)                                                                   \
-  template void VaryingLogPartitions<T>(const Planner<T>&, double*);                               \
-  template void VaryingSweep<T>(const Planner<T>&, const int32_t*, T, const double*, const T*, T*, \
-                                T*);
+#define FASTKERAS_INSTANTIATE(T)                                                                 \
+  template void VaryingLogPartition<T>(const Planner<T>&, int64_t, double*);                     \
+  template void VaryingGradient<T>(const Planner<T>&, int64_t, const int32_t*, T, const double*, \
+                                   const T*, T*, T*);
 FASTKERAS_INSTANTIATE(float)
 FASTKERAS_INSTANTIATE(double)
 

@@ -7,16 +7,17 @@
 
 namespace fastkeras::crf {
 
-// Writes log Z of each sequence.
+// Writes log Z of a sequence to value[b].
 template <typename T>
-void VaryingLogPartitions(const Planner<T>& planner, double* value);
+void VaryingLogPartition(const Planner<T>& planner, int64_t b, double* value);
 
-// Writes sign * weights * marginals of the tags to d_emissions, and of the pairs to d_transitions,
-// after VaryingLogPartitions with the same workspace. Where tags are given, the weights are added
-// along their paths. A sequence whose value is -inf, or its weight 0, gets zeros.
+// Writes sign * weights[b] * marginals of a sequence's tags to its part of d_emissions, and of its
+// pairs to that of d_transitions, after VaryingLogPartition with the same workspace. Where tags are
+// given, the weight is added along their path. A sequence whose value is -inf, or its weight 0,
+// gets zeros.
 template <typename T>
-void VaryingSweep(const Planner<T>& planner, const int32_t* tags, T sign, const double* value,
-                  const T* weights, T* d_emissions, T* d_transitions);
+void VaryingGradient(const Planner<T>& planner, int64_t b, const int32_t* tags, T sign,
+                     const double* value, const T* weights, T* d_emissions, T* d_transitions);
 
 }  // namespace fastkeras::crf
 

@@ -145,9 +145,9 @@ py::tuple ValueAndGradient(const Array<T>& emissions, const Array<int32_t>& tags
   T* out = value.mutable_data();
   {
     const ReleasedGil released;
-    const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
-    Value<T>(chains, path, asked, out, workspace.data, num_threads);
-    gradients.Compute(chains, path, asked, out, workspace.data, factors.data, num_threads);
+    ValueAndGradient<T>(chains, path, asked, out, factors.data, gradients.emissions_out,
+                        gradients.transitions_out, gradients.start_out, gradients.end_out,
+                        num_threads);
   }
   return py::make_tuple(value, gradients.emissions, gradients.transitions, gradients.start,
                         gradients.end);
