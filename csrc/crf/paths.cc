@@ -74,13 +74,25 @@ void PathScores(const Plan<T>& plan, int64_t sequence, int64_t paths, const int3
     double of_tags[2] = {}, of_pairs[2] = {};
     const T* emissions = chains.emissions + sequence * chains.steps * num_tags;
     int32_t tag = 0;
-    for (int64_t s = 0; s < steps; ++s) {
-      const int64_t t = StepAt(plan, sequence, s);
-      const T* into =
-          s == 0 ? chains.start_transitions : TransitionsInto(plan, sequence, s) + tag * num_tags;
+    int64_t s = 0;
+    const auto step = [&](int64_t t, const T* into) __attribute__((always_inline)) {
       tag = tags[t];
       of_tags[s & 1] += emissions[t * num_tags + tag];
       of_pairs[s & 1] += into[tag];
+    };
+    if (steps > 0) step(StepAt(plan, sequence, 0), chains.start_transitions);
+    if (!plan.step_index && !chains.varies) {  // the usual walk, in pairs of steps
+      for (s = 1; s + 2 <= steps; s += 2) {
+        const int32_t first = tags[s], second = tags[s + 1];
+        of_tags[1] += emissions[s * num_tags + first];
+        of_pairs[1] += chains.transitions[tag * num_tags + first];
+        of_tags[0] += emissions[(s + 1) * num_tags + second];
+        of_pairs[0] += chains.transitions[first * num_tags + second];
+        tag = second;
+      }
+    }
+    for (s = std::max<int64_t>(s, 1); s < steps; ++s) {
+      step(StepAt(plan, sequence, s), TransitionsInto(plan, sequence, s) + tag * num_tags);
     }
     if (steps > 0) of_tags[0] += chains.end_transitions[tag];
     *scores = (of_tags[0] + of_tags[1]) + (of_pairs[0] + of_pairs[1]);

@@ -105,10 +105,27 @@ FASTKERAS_INLINE void Store(T* to, Vec<T> v) {
   *reinterpret_cast<Unaligned<T>*>(to) = v;
 }
 
+// Has a vector that is used many times loaded once: gcc may make each use load it.
+template <typename V>
+FASTKERAS_INLINE void KeepInRegister([[maybe_unused]] V& v) {
+#if defined(FASTKERAS_AVX512) || defined(FASTKERAS_AVX2)
+  asm("" : "+v"(v));
+#endif
+}
+
+// a > b ? a : b, so `b` where either is NaN. Compilers make a comparison and a blend of that, which
+// take twice as long as the one instruction that does it.
 template <typename V>
 FASTKERAS_INLINE V Max(V a, V b) {
   return a > b ? a : b;
 }
+#if defined(FASTKERAS_AVX512)
+FASTKERAS_INLINE Vec<float> Max(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a, b); }
+FASTKERAS_INLINE Vec<double> Max(Vec<double> a, Vec<double> b) { return _mm512_max_pd(a, b); }
+#elif defined(FASTKERAS_AVX2)
+FASTKERAS_INLINE Vec<float> Max(Vec<float> a, Vec<float> b) { return _mm256_max_ps(a, b); }
+FASTKERAS_INLINE Vec<double> Max(Vec<double> a, Vec<double> b) { return _mm256_max_pd(a, b); }
+#endif
 
 // The first `count` elements, 1 <= count <= kWidth, and zeros; nothing past them is touched.
 #if defined(FASTKERAS_AVX512)
@@ -176,6 +193,31 @@ FASTKERAS_INLINE Vec<float> LoadTwice(const float* from) {
 FASTKERAS_INLINE Vec<double> LoadTwice(const double* from) { return Broadcast(*from); }
 #endif
 
+// The first `count` elements, 1 <= count <= kWidth / 2, from two places, in the halves of a vector;
+// nothing past them is touched. Only where masks make that cheap.
+#if defined(FASTKERAS_AVX512)
+FASTKERAS_INLINE Vec<float> LoadPair(const float* low, const float* high, int count) {
+  const __mmask8 first = static_cast<__mmask8>(0xffu >> (8 - count));
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_maskz_loadu_ps(first, low)),
+                            _mm256_maskz_loadu_ps(first, high), 1);
+}
+FASTKERAS_INLINE Vec<double> LoadPair(const double* low, const double* high, int count) {
+  const __mmask8 first = static_cast<__mmask8>(0xfu >> (4 - count));
+  return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_maskz_loadu_pd(first, low)),
+                            _mm256_maskz_loadu_pd(first, high), 1);
+}
+FASTKERAS_INLINE void StorePair(float* low, float* high, Vec<float> v, int count) {
+  const __mmask8 first = static_cast<__mmask8>(0xffu >> (8 - count));
+  _mm256_mask_storeu_ps(low, first, _mm512_castps512_ps256(v));
+  _mm256_mask_storeu_ps(high, first, _mm512_extractf32x8_ps(v, 1));
+}
+FASTKERAS_INLINE void StorePair(double* low, double* high, Vec<double> v, int count) {
+  const __mmask8 first = static_cast<__mmask8>(0xfu >> (4 - count));
+  _mm256_mask_storeu_pd(low, first, _mm512_castpd512_pd256(v));
+  _mm256_mask_storeu_pd(high, first, _mm512_extractf64x4_pd(v, 1));
+}
+#endif
+
 // The elements of two vectors in another order: lane l is that of index Order::At(l), those of `b`
 // counted after those of `a`.
 template <typename Order, typename V, int... kLanes>
@@ -216,42 +258,49 @@ FASTKERAS_INLINE V SwappedHalves(V v) {
   return Shuffled<OtherHalf<sizeof(V) / sizeof(v[0])>>(v, v);
 }
 
-// Transposes a square of kWidth vectors: first the squares of 16 bytes, then their arrangement.
+// One step of a transposition: of a square of pieces, the even pieces of neighbours, and the odd.
+template <typename T>
+FASTKERAS_INLINE void GatherPieces(const Vec<T>* from, Vec<T>* to) {
+  constexpr int kWidth = Simd<T>::kWidth, kPiece = 16 / sizeof(T);
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth / 2; ++i) {
+    const int column = i % kPiece, row = i / kPiece;  // of pairs of rows of pieces
+    const Vec<T> a = from[2 * row * kPiece + column], b = from[(2 * row + 1) * kPiece + column];
+    const int target = row * kPiece + column;
+    to[target] = Shuffled<EverySecond<kWidth, kPiece, 0>>(a, b);
+    to[target + kWidth / 2] = Shuffled<EverySecond<kWidth, kPiece, 1>>(a, b);
+  }
+}
+
+// Transposes a square of kWidth vectors: first the squares of 16 bytes, then their arrangement. No
+// vector is copied: of 16 copies, gcc makes one of the memory.
 template <typename T>
 FASTKERAS_INLINE void Transpose(Vec<T>* rows) {
   constexpr int kWidth = Simd<T>::kWidth, kPiece = 16 / sizeof(T), kPieces = kWidth / kPiece;
+  static_assert(kPieces <= 4, "at most two steps");
   Vec<T> moved[kWidth];
+  Vec<T>* const to = kPieces == 2 ? moved : rows;
 #pragma GCC unroll 8
   for (int i = 0; i < kWidth; i += kPiece) {
-    Vec<T>* square = rows + i;
     if constexpr (kPiece == 2) {
-      const Vec<T> a = square[0], b = square[1];
-      square[0] = Shuffled<Interleaved<kWidth, 2, 1, 0>>(a, b);
-      square[1] = Shuffled<Interleaved<kWidth, 2, 1, 1>>(a, b);
+      const Vec<T> a = rows[i], b = rows[i + 1];
+      to[i] = Shuffled<Interleaved<kWidth, 2, 1, 0>>(a, b);
+      to[i + 1] = Shuffled<Interleaved<kWidth, 2, 1, 1>>(a, b);
     } else {
-      const Vec<T> a = Shuffled<Interleaved<kWidth, 4, 1, 0>>(square[0], square[1]);
-      const Vec<T> b = Shuffled<Interleaved<kWidth, 4, 1, 1>>(square[0], square[1]);
-      const Vec<T> c = Shuffled<Interleaved<kWidth, 4, 1, 0>>(square[2], square[3]);
-      const Vec<T> d = Shuffled<Interleaved<kWidth, 4, 1, 1>>(square[2], square[3]);
-      square[0] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(a, c);
-      square[1] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(a, c);
-      square[2] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(b, d);
-      square[3] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(b, d);
+      const Vec<T> a = Shuffled<Interleaved<kWidth, 4, 1, 0>>(rows[i], rows[i + 1]);
+      const Vec<T> b = Shuffled<Interleaved<kWidth, 4, 1, 1>>(rows[i], rows[i + 1]);
+      const Vec<T> c = Shuffled<Interleaved<kWidth, 4, 1, 0>>(rows[i + 2], rows[i + 3]);
+      const Vec<T> d = Shuffled<Interleaved<kWidth, 4, 1, 1>>(rows[i + 2], rows[i + 3]);
+      to[i] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(a, c);
+      to[i + 1] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(a, c);
+      to[i + 2] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(b, d);
+      to[i + 3] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(b, d);
     }
   }
-  // A square of pieces: gather the even pieces, and the odd ones, of neighbours, again and again.
-#pragma GCC unroll 4
-  for (int pieces = 1; pieces < kPieces; pieces *= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) moved[i] = rows[i];
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth / 2; ++i) {
-      const int column = i % kPiece, row = i / kPiece;  // of pairs of rows of pieces
-      const Vec<T> a = moved[2 * row * kPiece + column], b = moved[(2 * row + 1) * kPiece + column];
-      const int target = row * kPiece + column;
-      rows[target] = Shuffled<EverySecond<kWidth, kPiece, 0>>(a, b);
-      rows[target + kWidth / 2] = Shuffled<EverySecond<kWidth, kPiece, 1>>(a, b);
-    }
+  if constexpr (kPieces == 2) GatherPieces<T>(moved, rows);
+  if constexpr (kPieces == 4) {
+    GatherPieces<T>(rows, moved);
+    GatherPieces<T>(moved, rows);
   }
 }
 

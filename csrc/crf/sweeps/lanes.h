@@ -114,30 +114,24 @@ FASTKERAS_INLINE Vec<T> MaxOfSections(const Lanes<T>& lanes, Vec<T> v) {
 // Calls body(first, constant) for tiles that cover 0..size-1, as even as possible, at most kMost.
 template <int kMost, typename Body>
 FASTKERAS_INLINE void InTiles(int size, const Body& body) {
+  static_assert(kMost <= 8, "no case for it");
   const int tiles = (size + kMost - 1) / kMost;
   for (int first = 0, tile = 0; tile < tiles; ++tile) {
     const int width = (size - first + tiles - tile - 1) / (tiles - tile);
-    switch (width) {
-      case 1:
-        body(first, std::integral_constant<int, 1>());
-        break;
-      case 2:
-        body(first, std::integral_constant<int, 2>());
-        break;
-      case 3:
-        body(first, std::integral_constant<int, 3>());
-        break;
-      default:
-        if constexpr (kMost > 3) {
-          if (width == 4) body(first, std::integral_constant<int, 4>());
-          if constexpr (kMost > 4) {
-            if (width == 5) body(first, std::integral_constant<int, 5>());
-            if (width == 6) body(first, std::integral_constant<int, 6>());
-            if (width == 7) body(first, std::integral_constant<int, 7>());
-            if (width == 8) body(first, std::integral_constant<int, 8>());
-          }
-        }
-    }
+    const auto of_width = [&](auto constant) FASTKERAS_LAMBDA_INLINE {
+      constexpr int kTile = decltype(constant)::value;
+      if constexpr (kTile <= kMost) {
+        if (width == kTile) body(first, constant);
+      }
+    };
+    of_width(std::integral_constant<int, 1>());
+    of_width(std::integral_constant<int, 2>());
+    of_width(std::integral_constant<int, 3>());
+    of_width(std::integral_constant<int, 4>());
+    of_width(std::integral_constant<int, 5>());
+    of_width(std::integral_constant<int, 6>());
+    of_width(std::integral_constant<int, 7>());
+    of_width(std::integral_constant<int, 8>());
     first += width;
   }
 }
@@ -202,6 +196,14 @@ void SpreadOverLanes(const Lanes<T>& lanes, const T* scores, T* into) {
   }
 }
 
+// Whether two steps fill the square that is transposed: each lane has half of its vector for
+// either.
+template <typename T>
+bool CanPair(const crf::Plan<T>& plan, const Lanes<T>& lanes) {
+  return lanes.sections == 2 && lanes.num_tags > 1 && !plan.step_index &&
+         2 * lanes.vectors <= lanes.kWidth;
+}
+
 // Reads the emissions of the steps begin..end-1, transposed, into (end - begin, vectors, kWidth).
 // What a lane has after its last step, and in place of a tag that it lacks, is no score.
 template <typename T>
@@ -233,7 +235,28 @@ FASTKERAS_INLINE void ReadEmissions(const crf::Plan<T>& plan, const Lanes<T>& la
     }
     return;
   }
-  for (int64_t s = begin; s < end; ++s) {
+  int64_t s = begin;
+#if defined(FASTKERAS_AVX512)
+  for (; CanPair(plan, lanes) && s + 2 <= end; s += 2) {
+    const int tags[2] = {lanes.vectors, lanes.vectors - lanes.padded};
+#pragma GCC unroll 16
+    for (int lane = 0; lane < kWidth; ++lane) {
+      const int section = lane / (kWidth / 2);
+      const T* const row = chains.emissions + section * lanes.vectors +
+                           (lanes.sequence[lane] * chains.steps + s) * num_tags;
+      square[lane] = LoadPair(row, row + num_tags, tags[section]);
+    }
+    Transpose<T>(square);
+    T* const to = into + (s - begin) * lanes.vectors * kWidth;
+#pragma GCC unroll 8
+    for (int i = 0; i < kWidth / 2; ++i) {
+      if (i >= lanes.vectors) continue;
+      Store(to + i * kWidth, square[i]);
+      Store(to + (lanes.vectors + i) * kWidth, square[kWidth / 2 + i]);
+    }
+  }
+#endif
+  for (; s < end; ++s) {
     T* const to = into + (s - begin) * lanes.vectors * kWidth;
     for (int lane = 0; lane < kWidth; ++lane) {
       const int64_t step = s < lanes.counts[lane] ? s : 0, b = lanes.sequence[lane];
@@ -298,7 +321,33 @@ FASTKERAS_INLINE void WriteRows(const crf::Plan<T>& plan, const Lanes<T>& lanes,
     }
     return;
   }
-  for (int64_t s = begin; s < end; ++s) {
+  int64_t s = begin;
+#if defined(FASTKERAS_AVX512)
+  for (; CanPair(plan, lanes) && s + 2 <= end; s += 2) {
+    const int tags[2] = {lanes.vectors, lanes.vectors - lanes.padded};
+    const T* const step = from + (s - begin) * lanes.vectors * kWidth;
+#pragma GCC unroll 8
+    for (int i = 0; i < kWidth / 2; ++i) {
+      if (i >= lanes.vectors) continue;
+      square[i] = Load(step + i * kWidth);
+      square[kWidth / 2 + i] = Load(step + (lanes.vectors + i) * kWidth);
+    }
+    Transpose<T>(square);
+#pragma GCC unroll 16
+    for (int lane = 0; lane < kWidth; ++lane) {
+      const int section = lane / (kWidth / 2);
+      const int64_t left = lanes.counts[lane] - s;
+      T* const row =
+          emissions + section * lanes.vectors + (lanes.sequence[lane] * steps + s) * num_tags;
+      if (left >= 2) {
+        StorePair(row, row + num_tags, square[lane], tags[section]);
+      } else if (left == 1) {
+        StoreFirst(row, square[lane], tags[section]);
+      }
+    }
+  }
+#endif
+  for (; s < end; ++s) {
     const T* const step = from + (s - begin) * lanes.vectors * kWidth;
     for (int j = 0; j < lanes.vectors; j += kWidth) {
       const int here = lanes.vectors - j < kWidth ? lanes.vectors - j : kWidth;

@@ -22,25 +22,28 @@ FASTKERAS_INLINE void PairTile(const T* const* left, const T* right, int64_t ste
                                T* sums, int64_t sums_stride) {
   constexpr int kWidth = Simd<T>::kWidth;
   Vec<T> tile[kRows][kColumns];
-#pragma GCC unroll 4
+#pragma GCC unroll 5
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 5
     for (int j = 0; j < kColumns; ++j) tile[i][j] = Vec<T>{};
   }
   for (int64_t s = 0; s < steps; ++s) {
     Vec<T> columns[kColumns];
-#pragma GCC unroll 4
-    for (int j = 0; j < kColumns; ++j) columns[j] = Load(right + s * next + j * kWidth);
-#pragma GCC unroll 4
+#pragma GCC unroll 5
+    for (int j = 0; j < kColumns; ++j) {
+      columns[j] = Load(right + s * next + j * kWidth);
+      KeepInRegister(columns[j]);
+    }
+#pragma GCC unroll 5
     for (int i = 0; i < kRows; ++i) {
       const Vec<T> element = LoadTag<kSections>(left[i] + s * next);
-#pragma GCC unroll 4
+#pragma GCC unroll 5
       for (int j = 0; j < kColumns; ++j) tile[i][j] += element * columns[j];
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 5
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 5
     for (int j = 0; j < kColumns; ++j) {
       T* const sum = sums + i * sums_stride + j * kWidth;
       Store(sum, Load(sum) + tile[i][j]);
@@ -53,7 +56,7 @@ FASTKERAS_INLINE void PairTile(const T* const* left, const T* right, int64_t ste
 template <int kSections, typename T>
 FASTKERAS_INLINE void AddPairs(const Lanes<T>& lanes, const T* left, const T* right, int64_t steps,
                                T* sums) {
-  constexpr int kWidth = Simd<T>::kWidth, kTile = kMaxRows == 8 ? 4 : 3;
+  constexpr int kWidth = Simd<T>::kWidth, kTile = kMaxRows == 8 ? 5 : 3;
   const int64_t row = int64_t{lanes.vectors} * kWidth;
   InTiles<kTile>(lanes.num_tags, [&](int i, auto rows) FASTKERAS_LAMBDA_INLINE {
     constexpr int kRows = decltype(rows)::value;

@@ -51,6 +51,55 @@ struct LaneEnds {
   double peaks[Simd<T>::kWidth];
 };
 
+// The emissions of the steps begin..end-1 below their peaks, exponentiated, which needs no step to
+// wait for the one before: from the rows of `scores` into those of `emissions`, which may be the
+// same. `edges` has the scores of a start and of an end. Adds the peaks up.
+template <typename T>
+FASTKERAS_INLINE void ScaleEmissions(const Lanes<T>& lanes, int64_t begin, int64_t end,
+                                     const T* edges, T* scores, T* emissions, double* peaks,
+                                     LaneEnds<T>& ends) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  using Int = typename Simd<T>::Int;
+  const int vectors = lanes.vectors;
+  const int64_t row = int64_t{vectors} * kWidth;
+  int64_t next_end = lanes.NextEnd(begin);
+  for (int64_t s = begin; s < end; ++s, scores += row, emissions += row) {
+    for (int v = 0; s == 0 && v < vectors; ++v) {
+      Store(scores + v * kWidth, Load(scores + v * kWidth) + Load(edges + v * kWidth));
+    }
+    if (s == next_end) {
+      const Int now = lanes.EndingAt(s);
+      for (int v = 0; v < vectors; ++v) {
+        const Vec<T> score = Load(scores + v * kWidth);
+        Store(scores + v * kWidth, now ? score + Load(edges + row + v * kWidth) : score);
+      }
+    }
+    Vec<T> peak = lanes.Pad(0, Load(scores), -kInfinity);
+    for (int v = 1; v < vectors; ++v) {
+      peak = Max(lanes.Pad(v, Load(scores + v * kWidth), -kInfinity), peak);
+    }
+    peak = MaxOfSections(lanes, peak);
+    peak = peak == -kInfinity ? Vec<T>{} : peak;
+    for (int v = 0; v < vectors; ++v) {
+      const Vec<T> below = lanes.Pad(v, Load(scores + v * kWidth) - peak, -kInfinity);
+      Store(emissions + v * kWidth, ExpOfNonPositive<T>(below));
+    }
+    if (s >= lanes.shortest) {  // a lane that has ended has zeros only, so that no NaN arises
+      const Int live = lanes.Live(s);
+      for (int v = 0; v < vectors; ++v) {
+        Store(emissions + v * kWidth, live ? Load(emissions + v * kWidth) : Vec<T>{});
+      }
+    }
+    for (int lane = 0; lane < kWidth; ++lane) peaks[lane] += peak[lane];
+    if (s != next_end) continue;
+    for (int lane = 0; lane < lanes.count; ++lane) {
+      if (lanes.counts[lane] - 1 == s) ends.peaks[lane] = peaks[lane];
+    }
+    next_end = lanes.NextEnd(s + 1);
+  }
+}
+
 template <bool kWatched, int kSections, typename T>
 void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, Watched<T>* watched,
                 LaneEnds<T>& ends) {
@@ -63,13 +112,12 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
   const LaneRows<T> kept(plan, lanes, keeps ? first : 0);
   // Without a workspace a few rows are kept; with a watch, those since the last look.
   constexpr int kRows = kWatched ? 8 : 2;
-  const Buffer<T> room((kLaneChunk + 3 + kRows) * row);
-  T* const scores = room.data;  // of a chunk of steps
-  T* const begins = scores + kLaneChunk * row;
-  T* const finishes = begins + row;
-  T *const emission_row = finishes + row, *const alphas = emission_row + row;  // kRows
-  SpreadOverLanes(lanes, plan.chains.start_transitions, begins);
-  SpreadOverLanes(lanes, plan.chains.end_transitions, finishes);
+  const Buffer<T> room((kLaneChunk + 2 + kRows) * row);
+  T* const scores = room.data;                 // of a chunk of steps
+  T* const edges = scores + kLaneChunk * row;  // two rows
+  T* const alphas = edges + 2 * row;           // kRows
+  SpreadOverLanes(lanes, plan.chains.start_transitions, edges);
+  SpreadOverLanes(lanes, plan.chains.end_transitions, edges + row);
   const T* const matrix = plan.lane_weights[kSections - 1];
   const Buffer<uint64_t> sets(kWatched ? 3 * plan.words : 0);
 
@@ -86,40 +134,11 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
     } else {
       ReadEmissions(plan, lanes, begin, end, scores);
     }
+    T* const emissions = direct ? kept.emission + begin * row : scores;
+    ScaleEmissions(lanes, begin, end, edges, scores, emissions, peaks, ends);
     for (int64_t s = begin; s < end; ++s) {
-      T* const x = scores + (s - begin) * row;
       const bool ending = s == next_end;
-      if (s == 0) {
-        for (int v = 0; v < vectors; ++v) {
-          Store(x + v * kWidth, Load(x + v * kWidth) + Load(begins + v * kWidth));
-        }
-      }
-      if (ending) {
-        const Int now = lanes.EndingAt(s);
-        for (int v = 0; v < vectors; ++v) {
-          const Vec<T> score = Load(x + v * kWidth);
-          Store(x + v * kWidth, now ? score + Load(finishes + v * kWidth) : score);
-        }
-      }
-      Vec<T> peak = lanes.Pad(0, Load(x), -kInfinity);
-      for (int v = 1; v < vectors; ++v) {
-        peak = Max(lanes.Pad(v, Load(x + v * kWidth), -kInfinity), peak);
-      }
-      peak = MaxOfSections(lanes, peak);
-      peak = peak == -kInfinity ? Vec<T>{} : peak;
-      T* const emission = direct ? kept.emission + s * row : emission_row;
-      for (int v = 0; v < vectors; ++v) {
-        const Vec<T> below = lanes.Pad(v, Load(x + v * kWidth) - peak, -kInfinity);
-        Store(emission + v * kWidth, ExpOfNonPositive<T>(below));
-      }
-      if (s >= lanes.shortest) {  // a lane that has ended has zeros only, so that no NaN arises
-        const Int live = lanes.Live(s);
-        for (int v = 0; v < vectors; ++v) {
-          Store(emission + v * kWidth, live ? Load(emission + v * kWidth) : Vec<T>{});
-        }
-      }
-      for (int lane = 0; lane < kWidth; ++lane) peaks[lane] += peak[lane];
-
+      const T* const emission = emissions + (s - begin) * row;
       T* const alpha = direct ? kept.alpha + s * row : alphas + (s & (kRows - 1)) * row;
       if (s == 0) {
         for (int v = 0; v < vectors; ++v) {
@@ -161,7 +180,6 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
           if (lanes.counts[lane] - 1 != s) continue;
           ends.total[lane] = total[lane];
           ends.exponent[lane] = exponents[lane];
-          ends.peaks[lane] = peaks[lane];
         }
         next_end = lanes.NextEnd(s + 1);
       }
