@@ -13,7 +13,7 @@
 #include "crf/kernels.h"
 #include "crf/paths.h"
 #include "crf/planner.h"
-#include "crf/varying.h"
+#include "crf/varying/varying.h"
 #include "machine/memory.h"
 #include "machine/parallel.h"
 
@@ -162,7 +162,7 @@ void LogPartitions(const Planner<T>& planner, double* value, const Finish& finis
   const Plan<T>& plan = planner.plan;
   if (plan.chains.varies) {
     ParallelFor(plan.chains.batch, planner.num_threads, [&](int64_t task) {
-      VaryingLogPartition(planner, plan.order[task], value);
+      VaryingLogPartition<T>(planner, plan.order[task], nullptr, value);
       finish(plan.order[task]);
     });
     return;
@@ -239,7 +239,7 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
   if (chains.varies) {
     ParallelFor(chains.batch, planner.num_threads, [&](int64_t task) {
       VaryingGradient(planner, plan.order[task], gold ? tags : nullptr, T(gold ? -1 : 1),
-                      values.get(), weights, d_emissions, d_transitions);
+                      values.get(), weights, false, d_emissions, d_transitions);
     });
     AddEnds(plan, d_emissions, d_start, d_end);
     return;
@@ -276,9 +276,10 @@ void ValueAndGradient(const Chains<T>& chains, const int32_t* tags, Quantity qua
   if (chains.varies) {
     ParallelFor(chains.batch, planner.num_threads, [&](int64_t task) {
       const int64_t b = plan.order[task];
-      VaryingLogPartition(planner, b, values.get());
+      const bool keep = KeepsExponentials(planner, b);
+      VaryingLogPartition(planner, b, keep ? d_transitions : nullptr, values.get());
       finish(b);
-      VaryingGradient(planner, b, path, T(gold ? -1 : 1), values.get(), weights, d_emissions,
+      VaryingGradient(planner, b, path, T(gold ? -1 : 1), values.get(), weights, keep, d_emissions,
                       d_transitions);
     });
     AddEnds(plan, d_emissions, d_start, d_end);
@@ -314,7 +315,7 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   if (chains.varies) {
     ParallelFor(batch, planner.num_threads, [&](int64_t task) {
       VaryingGradient<T>(planner, planner.plan.order[task], nullptr, 1, value.get(), ones.data,
-                         unary, counts);
+                         false, unary, counts);
     });
     return;
   }

@@ -193,12 +193,14 @@ struct Kernels {
   // (the sum of what may follow its tag); or sets plan.inexact, where digits were lost.
   void (*gold_steps)(const Plan<T>& plan, bool in_lanes, int64_t first, int64_t last,
                      const int32_t* tags, const T* weights, double* value, T* log_p, T* inverses);
-  // Transitions that vary, one sequence with valid steps at a time (sweeps/varying.h). Forward and
+  // Transitions that vary, one sequence with valid steps at a time (varying/). Forward and
   // viterbi write what theirs above do; `factor` is the weight of the marginals in the gradients of
-  // this sequence's emissions and transitions, of which only those of valid steps are written.
-  void (*varying_forward)(const Plan<T>& plan, int64_t sequence, double* value);
-  void (*varying_backward)(const Plan<T>& plan, int64_t sequence, T factor, T* d_emissions,
-                           T* d_transitions);
+  // this sequence's emissions and transitions, of which only those of valid steps are written. The
+  // way back takes the matrices' exponentials from d_transitions if the way forward left them
+  // there, which it does if `exponentials` is not null: where rows are whole vectors.
+  void (*varying_forward)(const Plan<T>& plan, int64_t sequence, T* exponentials, double* value);
+  void (*varying_backward)(const Plan<T>& plan, int64_t sequence, T factor, bool exponentiated,
+                           T* d_emissions, T* d_transitions);
   void (*varying_viterbi)(const Plan<T>& plan, int64_t sequence, int32_t* tags);
   void (*varying_k_best)(const Plan<T>& plan, int64_t sequence, int64_t k, int32_t* tags,
                          int64_t* found);

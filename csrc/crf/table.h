@@ -16,8 +16,10 @@
 #include "crf/sweeps/lanes_forward.h"
 #include "crf/sweeps/lanes_viterbi.h"
 #include "crf/sweeps/sample.h"
-#include "crf/sweeps/varying.h"
 #include "crf/sweeps/viterbi.h"
+#include "crf/varying/backward.h"
+#include "crf/varying/forward.h"
+#include "crf/varying/paths.h"
 #include "machine/math.h"
 #include "machine/simd.h"
 
