@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from fastkeras import crf
-from fastkeras.bench.crf import draw
+from fastkeras.bench import limits
+from fastkeras.bench.crf import PROVIDERS, draw
+from fastkeras.bench.crf_accuracy import check, exact
 from fastkeras.crf import constraints, semi_markov
 from fastkeras.crf._engines import native
 
@@ -19,6 +21,11 @@ WORKLOADS = {  # batch, steps, tags
     "morphology": (256, 64, 64),
 }
 SEMI_MARKOV = (8, 512, 32, 16)  # batch, steps, tags, longest segment
+VARYING = {  # batch, steps, tags
+    "named entities": (32, 128, 9),
+    "fine-grained tags": (32, 128, 32),
+    "long documents": (8, 1024, 16),
+}
 K, NUM_SAMPLES = 8, 16
 ROUNDS = 40
 
@@ -96,6 +103,40 @@ def test_semi_markov(records, quick):
     for name, row in in_turns(peers, 1 if quick else 3).items():
         rows[f"{name}, flash-semicrf"] = row
     records["semi_markov"] = {"shape": SEMI_MARKOV, **rows}
+
+
+@pytest.mark.parametrize("name", VARYING)
+def test_transitions_that_vary(records, quick, name):
+    problem = draw(*VARYING[name])
+    batch, steps, num_tags = problem.emissions.shape
+    normal = np.random.default_rng(1).standard_normal
+    problem = problem._replace(
+        transitions=normal((batch, steps - 1, num_tags, num_tags), np.float32)
+    )
+    calls = {
+        provider: PROVIDERS[provider](problem)["gradient"]
+        for provider in ("native", "tensorflow_native", "keras, XLA")
+    }
+    right = exact(problem)
+    valid = problem.valid()
+    into = (valid[:, 1:] & valid[:, :-1])[..., None, None]
+    for call in calls.values():
+        value, d_emissions, d_transitions = call()
+        check("log-likelihood", value, problem, right)
+        gradients = right[2]
+        np.testing.assert_allclose(
+            np.where(valid[..., None], d_emissions, 0), gradients.emissions, atol=1e-2
+        )
+        np.testing.assert_allclose(
+            np.where(into, d_transitions, 0), gradients.transitions, atol=1e-2
+        )
+    matrices = 4 * num_tags**2 * int((problem.lengths - 1).sum())
+    rate = limits.measured(touched=2 * problem.transitions.nbytes)["bytes"]
+    records.setdefault("varying", {})[name] = {
+        "shape": VARYING[name],
+        "limit of memory": 2 * matrices / rate,  # scores read once, gradient written once
+        **in_turns(calls, ROUNDS // 10 if quick else ROUNDS),
+    }
 
 
 def in_turns(calls, rounds):

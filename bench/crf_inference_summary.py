@@ -8,6 +8,7 @@ LIMITS = {  # call: (the call it is compared with, the largest ratio)
     "constrained": ("gradient", 1.05),
 }
 SEMI_MARKOV = 10  # times faster than the peer
+VARYING = 10  # loss and gradient, times faster than the keras engine under XLA
 
 
 def summary(results):
@@ -20,6 +21,15 @@ def summary(results):
         for what, (by, limit) in LIMITS.items():
             ratio = rows[what]["median"] / rows[by]["median"]
             yield f"    {what:20} {ratio:5.2f} × {by}{_judged(ratio, limit)}"
+    for name, rows in results.get("varying", {}).items():
+        yield f"  transitions that vary, {name} {'×'.join(map(str, rows['shape']))}"
+        for ours in ("native", "tensorflow_native"):
+            ratio = rows["keras, XLA"]["median"] / rows[ours]["median"]
+            share = rows["limit of memory"] / rows[ours]["median"]
+            yield (
+                f"    {ours:20} {ratio:5.1f} × faster than keras, XLA, at {share:.0%} of what the "
+                f"memory allows ({VARYING}{'' if ratio >= VARYING else ', missed'})"
+            )
     rows = results.get("semi_markov")
     if rows is None:
         yield "  semi-Markov chains: not measured, flash-semicrf is not installed"

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("agg")
+import crf_summary
 import gpu_summary
 import matplotlib.pyplot as plt
 import optimizer_quantization_summary
@@ -124,7 +125,28 @@ def table(results, path):
     )
     if any("steps_scaled_by" in row for row in rows(results)):
         note += " ≈: from an eighth of the steps; all of them need more memory than there is."
+    if "limit" in results:
+        note += f" {of_limits(results)}"
     return "\n".join([*lines, note])
+
+
+def of_limits(results):
+    """How far the kernels are from what the machine can do at best."""
+
+    def times(limit):
+        seconds = [
+            row["gradient"]["native"]["median"] / limit(row, "gradient", results["limit"])
+            for row in results["crf"].values()
+        ]
+        return ", ".join(f"{number:.1f}" for number in seconds)
+
+    return (
+        "Loss and gradient on NumPy arrays take, row by row, "
+        f"{times(crf_summary.arithmetic_limit)} times as long as their multiply-adds in registers "
+        "and exponentials at a library's rate would on all threads, and "
+        f"{times(crf_summary.multiply_add_limit)} times as long as multiply-adds alone, of which "
+        f"an exponential takes {crf_summary.MULTIPLY_ADDS_OF_EXP}."
+    )
 
 
 BACKENDS = {  # by Keras' backend, in the table: name

@@ -178,6 +178,19 @@ def _reference_gradients(function, chain, weights, dtype):
     ]
 
 
+@pytest.mark.parametrize("num_tags", (2, 20))
+def test_the_largest_weight_may_be_that_of_an_impossible_sequence(engine, num_tags, rng):
+    x = rng.standard_normal((8, 3, num_tags)).astype("float32")
+    x[1, 1] = -np.inf
+    chain = {"emissions": x, "tags": np.zeros((8, 3), int)}
+    chain["transitions"] = rng.standard_normal((num_tags, num_tags)).astype("float32")
+    weights = np.array([1e-8, 1e32, *[1e-8] * 6], "float32")
+    found = call("log_likelihood_and_gradients", chain, engine, weights=weights)
+    expected = call("log_likelihood_and_gradients", chain, "reference", weights=weights)
+    for gradient, right in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(1e8 * gradient, 1e8 * right, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 def test_an_impossible_sequence_has_no_gradient_and_harms_no_other(engine, dtype):
     x = np.zeros((3, 3, 2), dtype)

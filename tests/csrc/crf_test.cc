@@ -64,6 +64,17 @@ Results<T> Run(const Problem<T>& problem, int num_threads) {
     Gradient(chains, tags, quantity, results.value[q].data(), workspace.data(),
              problem.weights.data(), results.d_emissions[q].data(), results.d_transitions[q].data(),
              results.d_start[q].data(), results.d_end[q].data(), num_threads);
+    Results<T> at_once;
+    at_once.value[q].resize(batch);
+    at_once.d_emissions[q].resize(results.d_emissions[q].size());
+    at_once.d_transitions[q].resize(results.d_transitions[q].size());
+    at_once.d_start[q].resize(num_tags);
+    at_once.d_end[q].resize(num_tags);
+    ValueAndGradient(chains, tags, quantity, at_once.value[q].data(), problem.weights.data(),
+                     at_once.d_emissions[q].data(), at_once.d_transitions[q].data(),
+                     at_once.d_start[q].data(), at_once.d_end[q].data(), num_threads);
+    const char* const difference = at_once.Difference(results);
+    Expect(!difference, difference ? difference : "at once", problem.Text());
   }
   results.unary.resize(batch * steps * num_tags);
   results.counts.resize((problem.varies ? 1 : batch) * problem.transitions.size());

@@ -37,7 +37,7 @@ void FillRows(const Plan<T>& plan, int64_t b, bool valid, T fill, T* d_emissions
 
 template <typename T>
 bool KeepsExponentials(const Planner<T>& planner, int64_t b) {
-  constexpr int64_t kInCache = int64_t{1} << 19;  // bytes
+  constexpr int64_t kInCache = int64_t{1} << 23;  // bytes, which are then still in the last cache
   const int64_t num_tags = planner.plan.chains.num_tags;
   return num_tags % planner.kernels.width == 0 &&
          planner.plan.counts[b] * num_tags * num_tags * int64_t{sizeof(T)} <= kInCache;
