@@ -99,8 +99,8 @@ struct Sweep {
       const int64_t group = per_sequence ? plan.order[k] : task.group + (k - first) / size_of_group;
       return pairs + group * group_area;
     };
-    GradientOutputs<T> out = {tags,  static_cast<T>(sign), swept.get(), largest, d_emissions,
-                              pairs, group_size,           per_sequence};
+    GradientOutputs<T> out = {tags,  static_cast<T>(sign), swept.get(),  largest, d_emissions,
+                              pairs, group_size,           per_sequence, nullptr, nullptr};
     for (int64_t k = first; k < last; k += size_of_group) {
       std::fill_n(group_of(k), group_area, T(0));
     }

@@ -89,7 +89,9 @@ void GoldOfSequence(const crf::Plan<T>& plan, const GoldRows<T>& rows, int64_t b
       until_scaled = rows.period;
     }
     const T element = rows.alpha[place], emission = rows.emission[place];
-    const bool whole = element > kTiny && emission > kTiny;
+    // In lanes the scale came last: what an element had lost before, it still lacks.
+    const T least = rows.period > 0 && scale > 1 ? kTiny * scale : kTiny;
+    const bool whole = element > least && emission > kTiny;
     far_behind |= !whole;
     logs[s] = whole ? element : T(1);
     inverse[s] = whole ? emission / element * scale : T(0);
