@@ -26,8 +26,9 @@ def markdown(results, path):
             cells = [cell(of_problem.get(code), of_problem["float32"]) for code in CODES]
             lines.append(f"| {title} | {' | '.join(cells)} |")
     note = (
-        "After them: by how much their mean is larger than in float32, and how many times as large "
-        f"the largest weight became, at most. [{path.name}](../bench/results/{path.name})"
+        "After the three numbers: by how much their mean is larger than in float32, and at most "
+        "how many times as large the largest weight became. "
+        f"[{path.name}](../bench/results/{path.name})"
     )
     return "\n".join([*lines, "", note])
 

@@ -50,8 +50,12 @@ def main():
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="little of all; writes nothing")
-    parser.add_argument("--results", type=Path, help="default: bench/results/<machine>.json")
+    parser.add_argument("--results", type=Path, help="default: of this machine, in bench/results")
     options = parser.parse_args()
+    if options.workers < 2:
+        parser.error(
+            f"--workers={options.workers} must be at least 2: one is what it is compared to"
+        )
     if options.quick:
         options.between, options.rounds, options.epochs, options.seeds = 200_000, 2, 1, 1
     results = {"machine": machine(), "settings": {**vars(options), "results": None}}

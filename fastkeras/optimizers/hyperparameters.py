@@ -1,6 +1,7 @@
 """The numbers that the rules take: their defaults, and the values allowed."""
 
 import math
+from contextlib import suppress
 from numbers import Integral, Real
 
 import numpy as np
@@ -61,6 +62,9 @@ def checked_integer(name, value, least):
 
 def checked_number(name, value, allowed, is_allowed=math.isfinite):
     """Return a number for which `is_allowed` holds, or raise ValueError with `allowed` in words."""
+    if getattr(value, "shape", None) == () and not isinstance(value, Real):
+        with suppress(TypeError):  # that of a tensor without a value
+            value = float(value)  # an array or a tensor of one number
     if not isinstance(value, Real) or isinstance(value, bool) or not is_allowed(value):
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
     return value
@@ -71,17 +75,25 @@ def check_arguments_of_keras(optimizer):
     for name in ("clipnorm", "clipvalue", "global_clipnorm"):
         value = getattr(optimizer, name)
         if value is not None:
-            checked_number(name, value, "None or a number of at least 0", lambda x: x >= 0)
+            allowed = "None or a number of at least 0"
+            setattr(optimizer, name, checked_number(name, value, allowed, lambda x: x >= 0))
     if optimizer.weight_decay is not None and optimizer.weight_decay is not False:
-        checked_number("weight_decay", optimizer.weight_decay, "None or a finite number")
+        optimizer.weight_decay = checked_number(
+            "weight_decay", optimizer.weight_decay, "None or a finite number"
+        )
     if optimizer.loss_scale_factor is not None:
         allowed = "None or a finite number above 0"
-        factor = optimizer.loss_scale_factor
-        checked_number("loss_scale_factor", factor, allowed, lambda x: 0 < x < math.inf)
+        optimizer.loss_scale_factor = checked_number(
+            "loss_scale_factor", optimizer.loss_scale_factor, allowed, lambda x: 0 < x < math.inf
+        )
+    if optimizer.use_ema in (None, 0, 1):  # Keras takes these too
+        optimizer.use_ema = bool(optimizer.use_ema)
     checked_flag("use_ema", optimizer.use_ema)
     if optimizer.use_ema:
         allowed = "a number from 0 to 1"
-        checked_number("ema_momentum", optimizer.ema_momentum, allowed, lambda x: 0 <= x <= 1)
+        optimizer.ema_momentum = checked_number(
+            "ema_momentum", optimizer.ema_momentum, allowed, lambda x: 0 <= x <= 1
+        )
     steps = optimizer.gradient_accumulation_steps
     if steps is not None:
         optimizer.gradient_accumulation_steps = checked_integer(

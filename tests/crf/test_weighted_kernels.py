@@ -93,6 +93,27 @@ def test_as_accurate_as_the_reference(shape, hard, spread, rng):
     assert_as_accurate_as_reference(value, exact, rounded, scale, scale * tags.shape[1])
 
 
+@pytest.mark.parametrize("gap, price", ((71.1, 31.5), (71.0, 31.0), (70.9, 30.0)))
+def test_lanes_lift_no_element_that_lost_its_digits(gap, price):
+    """Its row is scaled up just where the gold tag is so far behind that it is a denormal."""
+    emissions, zeros = np.zeros((16, 6, 2), "float32"), np.zeros(2, "float32")
+    emissions[:, :, 1] = -gap
+    transitions = np.array([[-price, -price], [-price, 0]], "float32")
+    tags = np.tile(np.array([0, 0, 0, 1, 0, 0], "int32"), (16, 1))
+    weights = np.tile(np.array([1, 1, 1, 1, 0, 0], "float32"), (16, 1))
+
+    def of_the_first(batch):
+        ones, lengths = np.ones(batch, "float32"), np.full(batch, 6, "int32")
+        scores = emissions[:batch], transitions, lengths, None, zeros, zeros
+        given = *scores, tags[:batch], weights[:batch]
+        value, log_p, kept = _core.crf_weighted_value(*given, True, 1)
+        by_emissions = _core.crf_weighted_gradient(*given, value, kept, ones, 1)[0]
+        return value[0], log_p[0], by_emissions[0]
+
+    for of_lanes, alone in zip(of_the_first(16), of_the_first(1), strict=True):
+        np.testing.assert_allclose(of_lanes, alone, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("num_tags", (5, 21))
 def test_long_chains_keep_their_digits(num_tags, rng):
     """Weights that alternate add to the derivatives at each step, with both signs."""

@@ -152,7 +152,7 @@ def test_the_report_tells_both_decays_and_all_state():
     ({"exclude_layers": ["("]}, "exclude_layers: '\\(' is no regular expression"),
     ({"moment_bits": 8}, "moment_bits must be 32 for Muon, got 8"),
     ({"lazy": ["wide"]}, "layer_adaptation and lazy are not for Muon"),
-    ({"momentum": 1.0}, "momentum must be a number from 0 to below 1, got 1.0"),
+    ({"momentum": 1.5}, "momentum must be a number from 0 to 1, got 1.5"),
     ({"adam_beta_2": 1}, "adam_beta_2 must be a number from 0 to below 1, got 1"),
     ({"adam_lr_ratio": "1"}, "adam_lr_ratio must be a finite number above 0, got '1'"),
     ({"adam_weight_decay": math.nan}, "adam_weight_decay must be None or a finite number, got n"),

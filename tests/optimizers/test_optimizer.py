@@ -198,6 +198,17 @@ def test_bad_settings_are_named(bad, message):
         optimizers.AdamW(**bad).build(network().trainable_variables)
 
 
+def test_numbers_may_be_arrays_of_one_and_flags_what_keras_takes():
+    given = {"weight_decay": np.array(0.5), "clipnorm": np.float32(2), "ema_momentum": np.array(1)}
+    given |= {"loss_scale_factor": keras.ops.convert_to_tensor(4.0), "use_ema": 1}
+    optimizer = optimizers.AdamW(**given)
+    expected = {"weight_decay": 0.5, "clipnorm": 2.0, "ema_momentum": 1.0}
+    expected |= {"loss_scale_factor": 4.0, "use_ema": True}
+    assert {name: optimizer.get_config()[name] for name in expected} == expected
+    assert optimizers.SGD(use_ema=None).use_ema is False
+    assert optimizers.Muon(rms_rate=np.array(0.25)).rms_rate == 0.25
+
+
 def test_accumulated_gradients_are_those_of_the_big_batch():
     def sgd(**settings):
         return optimizers.Adam(

@@ -33,18 +33,22 @@ class Ray(SimpleNamespace):
         return value
 
     def get(self, value):
-        if any(isinstance(part, Exception) for part in value):
-            raise LostError("a worker was killed")
+        for part in value:
+            if isinstance(part, Exception):
+                raise part
         return value
 
     def remote(self, *given, **options):
         def call(function, *arguments):
-            if any(isinstance(argument, Exception) for argument in arguments):
-                return LostError()
+            for argument in arguments:
+                if isinstance(argument, Exception):  # which this task needed
+                    error = self.exceptions.RayTaskError(str(argument))
+                    error.cause = argument
+                    return error
             self.tasks += 1
             results = function(*arguments)
             if self.tasks in self.lost:
-                return [LostError() for _ in results]
+                return [LostError("a worker was killed") for _ in results]
             return results
 
         self.asked.append(options)

@@ -65,7 +65,8 @@ class Column:
                 yield rows[name]
         elif hasattr(source, "toLocalIterator"):  # of Spark
             self._expect(source.columns)
-            for row in source.select(name).toLocalIterator():
+            quoted = name.replace("`", "``")  # a dot would mean a field of a column
+            for row in source.select(f"`{quoted}`").toLocalIterator():
                 yield [row[0]]
         elif hasattr(source, "columns") and hasattr(source, "__getitem__"):  # pandas, polars
             self._expect(source.columns)

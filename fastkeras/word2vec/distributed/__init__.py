@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from fastkeras import _engines
 from fastkeras.word2vec.arguments import integer, number
+from fastkeras.word2vec.distributed import on_ray, on_spark
 from fastkeras.word2vec.training.arguments import default_rate
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def fit_with_ray(
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
+        ImportError: a worker lacks the engine of the model.
         TypeError, ValueError: an argument is not allowed, no machine has so many processors, or a
             worker has another version of fastkeras.
         FloatingPointError: the loss is not finite: the learning rate, or `rate_factor`, is too
@@ -81,7 +82,7 @@ def fit_with_ray(
         >>> model = fit_with_ray(Word2Vec(), "news/*.gz", num_workers=8)  # doctest: +SKIP
         >>> model.vectors.most_similar("bank")  # doctest: +SKIP
     """
-    with _workers_of(model, "on_ray", num_workers, words_between, rate_factor):
+    with _workers_of(model, on_ray, num_workers, words_between, rate_factor):
         return model.fit(corpus, **options)
 
 
@@ -115,7 +116,7 @@ def resume_with_ray(
         >>> model = Word2Vec.load("news.npz")  # doctest: +SKIP
         >>> model = resume_with_ray(model, "news/*.gz", num_workers=8)  # doctest: +SKIP
     """
-    with _workers_of(model, "on_ray", num_workers, words_between, rate_factor):
+    with _workers_of(model, on_ray, num_workers, words_between, rate_factor):
         return model.resume(corpus, **options)
 
 
@@ -149,6 +150,7 @@ def fit_with_spark(
 
     Raises:
         ModuleNotFoundError: PySpark is not installed.
+        ImportError: a worker lacks the engine of the model.
         TypeError, ValueError: an argument is not allowed, a setting of Spark is too small, or a
             worker has another version of fastkeras.
         FloatingPointError: as in `fit_with_ray`.
@@ -163,7 +165,7 @@ def fit_with_spark(
         >>> model = fit_with_spark(Word2Vec(), news, num_workers=8)  # doctest: +SKIP
         >>> model.vectors.most_similar("bank")  # doctest: +SKIP
     """
-    with _workers_of(model, "on_spark", num_workers, words_between, rate_factor):
+    with _workers_of(model, on_spark, num_workers, words_between, rate_factor):
         return model.fit(corpus, **options)
 
 
@@ -197,7 +199,7 @@ def resume_with_spark(
         >>> model = Word2Vec.load("news.npz")  # doctest: +SKIP
         >>> model = resume_with_spark(model, "news/*.gz", num_workers=8)  # doctest: +SKIP
     """
-    with _workers_of(model, "on_spark", num_workers, words_between, rate_factor):
+    with _workers_of(model, on_spark, num_workers, words_between, rate_factor):
         return model.resume(corpus, **options)
 
 
@@ -217,7 +219,7 @@ def _workers_of(model, where, num_workers, words_between, rate_factor):
         if is_exact:  # at 8 times its rate it diverges
             rate_factor = max(math.sqrt(rate_factor - 1), 1)
     rate_factor = number("rate_factor", rate_factor, 1)
-    workers = import_module(f"{__name__}.{where}").Workers()
+    workers = where.Workers()
     own = model._engine
 
     def training(ids, *of_engine):
@@ -240,3 +242,4 @@ def _workers_of(model, where, num_workers, words_between, rate_factor):
         raise FloatingPointError(f"{error}, or else rate_factor={times:g} for it") from error
     finally:
         model._engine = own
+        workers.close()

@@ -50,8 +50,9 @@ def combined(before, trained, ways, rate_factor):
 
     Where all N have moved a row far, it gets the mean of the changes. The other end are rows that
     few updates have moved: the changes of all, one after the other, would be their sum, and so they
-    should get the sum divided by the factor F of the rate. Between the two lies how far workers go
-    apart and together, if an update goes a part of the way: a row gets the sum times
+    should get the sum divided by the factor F of the rate, where that is not too far. Between the
+    two lies how far workers go apart and together, if an update goes a part of the way: a row gets
+    the sum times
 
         (1 − exp(−Σ u)) / Σ (1 − exp(−u)) / F,
 

@@ -43,11 +43,18 @@ class Workers:
     def round(self, parts, matrices, work, key, schedule):
         try:
             return self._round(parts, matrices, work, key, schedule)
-        except self.ray.exceptions.RayTaskError:
-            raise  # an error of the task itself
         except self.ray.exceptions.RayError as error:
+            # A task that needs what a lost one should have made fails too, and this is its cause.
+            of_task = isinstance(error, self.ray.exceptions.RayTaskError)
+            cause = getattr(error, "cause", None)
+            if of_task and not isinstance(cause, self.ray.exceptions.RayError):
+                raise  # an error of the task itself
             self.work = self.shares = None
             raise LostError(str(error)) from error
+
+    def close(self):
+        """Let Ray free what it holds for the training."""
+        self.work = self.shares = None
 
     def _round(self, parts, matrices, work, key, schedule):
         number = len(parts) if self.shares is None else len(self.shares)

@@ -7,6 +7,7 @@ and come back in shares.
 
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from operator import itemgetter
 
@@ -37,7 +38,7 @@ class Workers:
             # Workers on this machine are of this Python, unless the user names another.
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         self.context = SparkSession.builder.getOrCreate().sparkContext
-        self.errors = Py4JError, PySparkException
+        self.errors = Py4JError, PySparkException, ConnectionError  # the last: Java has ended
         self.work = None  # broadcast
 
     def processors(self, num_threads, num_workers):
@@ -58,19 +59,20 @@ class Workers:
                 f"both matrices have {size / 2**30:.1f} GiB, and spark.driver.maxResultSize is "
                 f"{limit}: begin the session with more, or with 0"
             )
-        if self.work is None:
-            self.work = self.context.broadcast(work)
         number = max(len(parts), -(-size // SHARE))
-        shares = self.context.broadcast(cut(matrices, number))
-        train = partial(train_task, shares, self.work, key, schedule)
-        trained = self.context.parallelize(list(enumerate(parts)), len(parts)).flatMap(train)
-        combine = partial(combine_task, shares, work.rate_factor)
+        shares = None
         try:
+            if self.work is None:
+                self.work = self.context.broadcast(work)
+            shares = self.context.broadcast(cut(matrices, number))
+            train = partial(train_task, shares, self.work, key, schedule)
+            trained = self.context.parallelize(list(enumerate(parts)), len(parts)).flatMap(train)
+            combine = partial(combine_task, shares, work.rate_factor)
             made = trained.groupByKey(number).map(combine).collect()
         except self.errors as error:
-            raise LostError(str(error).strip().splitlines()[0]) from error
+            raise LostError((str(error).strip() or repr(error)).splitlines()[0]) from error
         finally:
-            shares.destroy()
+            self._destroy(shares)
         failed = [result for _, result, _ in made if isinstance(result, Exception)]
         if failed:
             raise failed[0]
@@ -79,6 +81,16 @@ class Workers:
         for matrix, of_matrix in zip(matrices, of_matrices, strict=True):
             np.concatenate(of_matrix, out=matrix)
         return made[0][2]
+
+    def close(self):
+        """Let Spark free what it holds for the training."""
+        self._destroy(self.work)
+        self.work = None
+
+    def _destroy(self, broadcast):
+        with suppress(*self.errors):  # with Java or its session all is gone
+            if broadcast is not None:
+                broadcast.destroy()
 
 
 def train_task(shares, work, key, schedule, numbered):

@@ -91,7 +91,10 @@ def train_part(part, matrices, work, key, schedule):
             f"the worker on {socket.gethostname()} has fastkeras {fastkeras.__version__}, the "
             f"calling process {work.version}: install one version on all machines"
         )
-    engine = engines.engine_of({"subwords": len(work.tables.bag_starts) > 0}, work.engine)
+    try:
+        engine = engines.engine_of({"subwords": len(work.tables.bag_starts) > 0}, work.engine)
+    except ImportError as error:
+        raise ImportError(f"the worker on {socket.gethostname()}: {error}") from error
     training, train = engines.begin(engine, part.ids, matrices, work.tables, work.settings)
     key = (key + part.first * sampling.GOLDEN) % (1 << 64)
     schedule = Schedule(schedule.learning_rate + schedule.slope * part.first, schedule.slope)

@@ -18,7 +18,7 @@ from fastkeras.optimizers.hyperparameters import (
 )
 
 _NUMBERS = (  # arguments, what they may be, in words and as a function
-    ("momentum", "a number from 0 to below 1", lambda x: 0 <= x < 1),
+    ("momentum", "a number from 0 to 1", lambda x: 0 <= x <= 1),
     ("adam_lr_ratio", "a finite number above 0", lambda x: 0 < x < math.inf),
     *((name, "a finite number", math.isfinite) for name in ("muon_a", "muon_b", "muon_c")),
 )
@@ -70,10 +70,11 @@ class Muon(ByMatrices):
         check_hyperparameter("beta_2", self.adam_beta_2, "adam_beta_2")
         check_hyperparameter("epsilon", self.epsilon)
         for name, allowed, is_allowed in _NUMBERS:
-            checked_number(name, getattr(self, name), allowed, is_allowed)
+            setattr(self, name, checked_number(name, getattr(self, name), allowed, is_allowed))
         for name in ("rms_rate", "adam_weight_decay"):
             if getattr(self, name) is not None:
-                checked_number(name, getattr(self, name), "None or a finite number")
+                number = checked_number(name, getattr(self, name), "None or a finite number")
+                setattr(self, name, number)
         self.ns_steps = checked_integer("ns_steps", self.ns_steps, 1)
         checked_flag("nesterov", self.nesterov)
         if self.ns_dtype not in ("float32", "bfloat16"):
