@@ -66,6 +66,7 @@ def _names(directive):
 def _text_of(optimizer):
     """The docstring of an optimizer, which its module puts together when it is imported."""
     package = optimizer.module.parent
+    package = package.members.get("classes", package)
     texts = {
         name: ast.literal_eval(str(attribute.value))
         for module in (package["stock"], package["newer"])
