@@ -17,7 +17,7 @@
 
 namespace {
 
-constexpr int kRounds = 40;
+constexpr int kRounds = 25;
 constexpr long double kImpossible = -std::numeric_limits<long double>::infinity();
 
 template <typename T>
