@@ -12,7 +12,14 @@ import time
 import numpy as np
 import pytest
 
-from fastkeras.bench.optimizer import EPSILON_COMES_LATE, ON_JAX, PROVIDERS, check, transformer
+from fastkeras.bench.optimizer import (
+    EPSILON_COMES_LATE,
+    ON_JAX,
+    PROVIDERS,
+    check,
+    of_shapes,
+    transformer,
+)
 
 MODELS = {  # width, inner width, layers, vocabulary
     "BERT-base": (768, 3072, 12, 30522),
@@ -28,6 +35,12 @@ FRAMEWORKS = {  # which share a process: there is not enough memory for all at o
     "tensorflow, torch": [name for name in PROVIDERS if name not in ON_JAX],
     "jax": ON_JAX,
 }
+PARTS = {  # the same numbers in many variables and in one, and what many cost that hold nothing
+    "199 × 25,000": [(25_000,)] * 199,
+    "1 × 4,975,000": [(4_975_000,)],
+    "199 × 1": [(1,)] * 199,
+}
+OF_PARTS = "fastkeras", "fastkeras, NumPy", "fastkeras, XLA", "torch fused", "fastkeras, torch"
 ROUNDS = 25  # every provider makes a step in each, since the speed of the memory drifts
 
 
@@ -35,26 +48,38 @@ ROUNDS = 25  # every provider makes a step in each, since the speed of the memor
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("frameworks", FRAMEWORKS)
 def test_optimizer(benchmark, records, quick, model, case, frameworks):
-    """In a process of its own: TensorFlow does not give back the memory of a function."""
     rounds = ROUNDS // 5 if quick else ROUNDS
-    arguments = [sys.executable, __file__, model, case, str(rounds), frameworks]
-    benchmark.group = f"{model}, {case}, {frameworks}"
+    found = in_a_process_of_its_own(benchmark, model, case, rounds, frameworks)
+    of_model = records.setdefault("optimizer", {}).setdefault(model, {})
+    of_model |= {"variables": found["variables"], "numbers": found["numbers"]}
+    of_model.setdefault(case, {}).update(found["rows"])
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_cost_of_a_variable(benchmark, records, quick, parts):
+    rounds = ROUNDS if quick else 10 * ROUNDS
+    found = in_a_process_of_its_own(benchmark, parts, "one rate", rounds, "parts")
+    records.setdefault("optimizer_parts", {})[parts] = found["rows"]
+
+
+def in_a_process_of_its_own(benchmark, model, case, rounds, providers):
+    """Since TensorFlow does not give back the memory of a function."""
+    arguments = [sys.executable, __file__, model, case, str(rounds), providers]
+    benchmark.group = f"{model}, {case}, {providers}"
     run = benchmark.pedantic(
         subprocess.run, (arguments,), {"capture_output": True, "text": True}, rounds=1
     )
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads(run.stdout.splitlines()[-1])
     benchmark.extra_info.update(found["rows"])
-    of_model = records.setdefault("optimizer", {}).setdefault(model, {})
-    of_model |= {"variables": found["variables"], "numbers": found["numbers"]}
-    of_model.setdefault(case, {}).update(found["rows"])
+    return found
 
 
-def compare(model, case, rounds, frameworks):
+def compare(model, case, rounds, names):
     """Return the rows of one case: the providers that can do it, checked, then timed in turns."""
-    problem, (rates, clip) = transformer(*MODELS[model]), CASES[case]
+    problem, (rates, clip) = problem_of(model), CASES[case]
     steps, rows = {}, {}
-    for name in FRAMEWORKS[frameworks]:
+    for name in names:
         try:
             step = PROVIDERS[name](problem, rates, clip)
         except ImportError as error:
@@ -84,10 +109,16 @@ def compare(model, case, rounds, frameworks):
     return {"rows": rows, "variables": len(problem.parameters), "numbers": numbers}
 
 
+def problem_of(model):
+    if model in MODELS:
+        return transformer(*MODELS[model])
+    return of_shapes(PARTS[model], [0] * len(PARTS[model]))
+
+
 def percentiles(seconds):
     return dict(zip(("p20", "median", "p80"), np.percentile(seconds, [20, 50, 80]), strict=True))
 
 
 if __name__ == "__main__":
     name, of, count, which = sys.argv[1:]
-    print(json.dumps(compare(name, of, int(count), which)))
+    print(json.dumps(compare(name, of, int(count), FRAMEWORKS.get(which, OF_PARTS))))

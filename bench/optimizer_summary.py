@@ -15,6 +15,10 @@ FIRST_CALL = 1.5  # seconds
 QUANTIZED = {"times": 0.75, "memory": 0.27}  # of that in float32
 
 
+A_VARIABLE = 3e-6  # seconds
+IN_PARTS = 1.25
+
+
 def ratio(ours, peer, clock="cpu"):
     """Return (median ratio, its low, its high): the peer's time divided by ours."""
     a, b = ours[clock], peer[clock]
@@ -35,6 +39,31 @@ def summary(results):
                 yield ""
                 yield f"{model} ({count} variables, {numbers / 1e6:.1f} million), {case}"
                 yield from of_case(model, case, of_model[case])
+    yield from of_parts(results.get("optimizer_parts", {}))
+
+
+def of_parts(parts):
+    """What a variable costs beside its numbers, on the clock: alone, and in a model of 199."""
+    if len(parts) < 3:
+        return
+    yield ""
+    yield "5 million numbers in 199 variables and in one; 199 variables of one number"
+    split, whole, empty = (parts[name] for name in ("199 × 25,000", "1 × 4,975,000", "199 × 1"))
+    for provider in empty:
+        each, together, one = (row[provider]["wall"] for row in (empty, split, whole))
+        fixed = each["median"] / 199
+        most = IN_PARTS * one["median"] + 199 * A_VARIABLE
+        yield (
+            f"  {provider:22}a variable {1e6 * fixed:5.2f} us; in 199 parts "
+            f"{1e3 * together['median']:.2f} ms, in one {1e3 * one['median']:.2f} ms"
+        )
+        if provider.startswith(OURS):
+            reached = [fixed <= A_VARIABLE, together["median"] <= most]
+            a, b = ("yes" if each else "NO" for each in reached)
+            yield (
+                f"    to reach: {1e6 * A_VARIABLE:.0f} us: {a}; at most {1e3 * most:.2f} ms "
+                f"(1.25 × one, and 3 us for each): {b}"
+            )
 
 
 def of_case(model, case, rows):

@@ -135,7 +135,7 @@ def test_default_rates_make_up_for_smaller_gradients():
         ]
         for gradient in ("exact", "fasttext")
     }
-    assert rates == {"exact": [0.2, 0.5, 0.2, 0.1], "fasttext": [0.05, 0.25, 0.05, 0.05]}
+    assert rates == {"exact": [0.18, 0.5, 0.2, 0.1], "fasttext": [0.05, 0.25, 0.05, 0.05]}
 
 
 def vectors_of(words, min_n, max_n, buckets=2_000_000):

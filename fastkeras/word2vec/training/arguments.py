@@ -11,7 +11,7 @@ from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES, TREE, Setti
 # (None: no subwords). They are those of word2vec.c and fastText, but larger for exact gradients,
 # which are smaller.
 LEARNING_RATES = {
-    "skipgram": {None: 0.025, "fasttext": 0.05, "exact": 0.2},
+    "skipgram": {None: 0.025, "fasttext": 0.05, "exact": 0.18},
     "deterministic": {None: 0.025, "fasttext": 0.05, "exact": 0.1},  # of skip-gram; it sums changes
     "word2vec": {None: 0.05, "fasttext": 0.05, "exact": 0.2},
     "exact": {None: 0.25, "fasttext": 0.25, "exact": 0.5},

@@ -56,7 +56,7 @@ class Word2Vec:
             to the logits of words drawn, so that on average its partition function equals that of
             the full softmax.
         learning_rate: at the start; by default 0.025 for skip-gram, and for CBOW 0.25 with the
-            exact gradient and 0.05 with word2vec's. With subwords 0.2 (0.1 if
+            exact gradient and 0.05 with word2vec's. With subwords 0.18 (0.1 if
             `deterministic`), 0.5 and 0.2.
         end_learning_rate: at the end; the rate falls linearly over all words of all epochs.
         epochs: passes over the corpus.
