@@ -12,6 +12,7 @@ from fastkeras.bench.crf import PROVIDERS, draw
 from fastkeras.bench.crf_accuracy import check, exact
 from fastkeras.crf import constraints, semi_markov
 from fastkeras.crf._engines import native
+from fastkeras.crf.chain import Chain
 
 WORKLOADS = {  # batch, steps, tags
     "named entities": (32, 128, 9),
@@ -36,13 +37,14 @@ def test_against_viterbi_and_gradient(records, quick, name):
     chain = {"start_transitions": start, "end_transitions": end, "engine": "native"}
     rules = constraints.allowed("BIO", _names(a.shape[0])).apply(a, start, end)
     legal = crf.sample(x, lengths=lengths, **rules, seed=0, engine="native")[0]
+    plain = Chain(x, a, lengths, None, start, end)
     uniforms = np.random.default_rng(0).random((NUM_SAMPLES, *tags.shape), np.float32)
     gradient = crf.log_likelihood_and_gradients
     calls = {
         "viterbi": lambda: crf.viterbi(x, a, lengths, **chain),
         "gradient": lambda: gradient(x, tags, a, lengths, **chain),
         "k_best": lambda: crf.k_best(x, a, K, lengths, **chain),
-        "sample": lambda: native.sample(x, a, lengths, None, start, end, uniforms),
+        "sample": lambda: native.sample(plain, uniforms),
         "sample, numbers too": lambda: crf.sample(
             x, a, lengths, num_samples=NUM_SAMPLES, seed=0, **chain
         ),
