@@ -41,6 +41,40 @@ def summary(results):
         yield f"    {what:14} {ratio:6.1f} × faster than flash-semicrf ({SEMI_MARKOV}{holds})"
 
 
+def markdown(results, path):
+    """docs/crf.md: what inference costs."""
+    title = {"k_best": "the 8 best", "sample": "16 samples, uniform numbers given"}
+    title |= {"sample, numbers too": "16 samples, numbers drawn by NumPy", "marginals": "marginals"}
+    title |= {"constrained": "loss and gradient, BIO constraints"}
+    of = {"viterbi": "Viterbi", "gradient": "loss and gradient"}
+    names = [
+        f"{name} {' × '.join(map(str, rows['shape']))}" for name, rows in results["crf"].items()
+    ]
+    lines = [
+        f"| as many times | {' | '.join(names)} | at most |",
+        "|---|" + "---:|" * (len(names) + 1),
+    ]
+    for what, (by, limit) in LIMITS.items():
+        cells = [
+            f"{rows[what]['median'] / rows[by]['median']:.2f}" for rows in results["crf"].values()
+        ]
+        aim = "" if limit is None else f"{limit:g}"
+        lines.append(f"| {title[what]}: {of[by]} | {' | '.join(cells)} | {aim} |")
+    lines += [
+        "",
+        "| varying transitions, loss and gradient | native | tensorflow_native | keras, XLA |",
+    ]
+    lines.append("|---|" + "---:|" * 3)
+    for name, rows in results["varying"].items():
+        peer = rows["keras, XLA"]["median"]
+        cells = [f"{1e3 * peer:.2f} ms"]
+        for ours in ("tensorflow_native", "native"):
+            each = rows[ours]["median"]
+            cells.insert(0, f"{1e3 * each:.2f} ms · {peer / each:.1f} ×")
+        lines.append(f"| {name} {' × '.join(map(str, rows['shape']))} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"[{path.name}](../bench/results/{path.name})"])
+
+
 def _judged(ratio, limit):
     if limit is None:
         return ""

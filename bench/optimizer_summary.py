@@ -30,7 +30,7 @@ def summary(results):
     machine = results["machine"]
     yield ""
     yield f"AdamW step on {machine['cpu']}, {machine['threads']} threads, float32"
-    for model, of_model in results["optimizer"].items():
+    for model, of_model in results.get("optimizer", {}).items():
         if "variables" not in of_model:
             continue
         count, numbers = of_model["variables"], of_model["numbers"]

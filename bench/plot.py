@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("agg")
+import crf_inference_summary
 import crf_summary
 import gpu_summary
 import matplotlib.pyplot as plt
@@ -36,6 +37,9 @@ def main():
         results = json.loads(path.read_text())
         draw(results, ROOT / "docs" / "img" / "crf.svg")
         fill(ROOT / "docs" / "speed.md", "crf", table(results, path))
+    for path in sorted((ROOT / "bench" / "results").glob("crf-inference-*.json")):
+        table_of_inference = crf_inference_summary.markdown(json.loads(path.read_text()), path)
+        fill(ROOT / "docs" / "crf.md", "inference", table_of_inference)
     for backend in BACKENDS:
         for path in sorted((ROOT / "bench" / "results").glob(f"crf-on-{backend}-*.json")):
             results = json.loads(path.read_text())
