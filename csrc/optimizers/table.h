@@ -1,10 +1,10 @@
 // The table of the kernels as compiled for one instruction set. Included once by each
 // kernels_<set>.cc.
 
-#include "optimizers/halves.h"
-#include "optimizers/quantize.h"
-#include "optimizers/rules.h"
-#include "optimizers/transforms.h"
+#include "optimizers/sweeps/halves.h"
+#include "optimizers/sweeps/quantize.h"
+#include "optimizers/sweeps/rules.h"
+#include "optimizers/sweeps/transforms.h"
 
 FASTKERAS_BEGIN_ISA
 

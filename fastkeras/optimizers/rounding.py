@@ -16,6 +16,7 @@ import numpy as np
 from fastkeras._arrays import NUMPY
 
 HALVES = ("float16", "bfloat16")
+LARGEST_BFLOAT16 = np.float32(255 * 2.0**120)
 
 
 def widened(xp, parameter, remainder):
@@ -71,13 +72,16 @@ def with_wide_slots(xp, p, g, slots, c, update, seed, elements=None):
 
 
 def seeds(xp, step, positions):
-    """Return an int32 for each of the positions of variables, int32, different at each step."""
+    """Return an int32 for each of the positions of variables, int32, different at each step.
+
+    The step is one for all variables, or one of each; int32.
+    """
     of_positions = positions * _signed(0x9E3779B1)
-    return _mixed(xp, xp.bitwise_xor(of_positions, xp.reshape(step, (1,)) * _signed(0x85EBCA77)))
+    return _mixed(xp, xp.bitwise_xor(of_positions, xp.reshape(step, (-1,)) * _signed(0x85EBCA77)))
 
 
 def dither_bits(xp, seed, elements):
-    """Return 16 random bits for each element number, as in csrc/optimizers/bits.h."""
+    """Return 16 random bits for each element number, as in csrc/optimizers/sweeps/bits.h."""
     return _shifted(xp, _hash(xp, seed, elements), 16)
 
 
@@ -123,13 +127,20 @@ def _held(xp, value, dtype):
 
 
 def _towards_zero(xp, value, random):
-    """Add random bits below the last digit of a bfloat16, and truncate."""
+    """Add random bits below the last digit of a bfloat16, and truncate.
+
+    What is larger than the largest bfloat16 is only truncated, so it does not become infinite.
+    """
     if xp is NUMPY:
         bits = value.view("uint32")
         cut = ((bits + random.astype("uint32")) & np.uint32(0xFFFF0000)).view("float32")
+        cut = np.where(np.isfinite(cut), cut, np.copysign(LARGEST_BFLOAT16, value))
         return np.where(np.isfinite(value), cut, value)
     magnitude = xp.abs(value)
     exponent = xp.floor(xp.log2(xp.maximum(magnitude, 2.0**-118)))
+    is_too_large = (xp.power(2.0, exponent) > magnitude) & (exponent > -118)  # log2 was rounded up
+    exponent = exponent - xp.cast(is_too_large, "float32")
     digit = xp.power(2.0, exponent - 7)  # the value of a bfloat16's last digit
     up = xp.floor(magnitude / digit + xp.cast(random, "float32") * 2.0**-16)
-    return xp.where(xp.isfinite(value), xp.sign(value) * up * digit, value)
+    size = xp.minimum(up * digit, LARGEST_BFLOAT16)
+    return xp.where(xp.isfinite(value), xp.sign(value) * size, value)

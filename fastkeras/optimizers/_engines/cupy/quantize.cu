@@ -1,5 +1,5 @@
 // Moments in 8 bits: each stretch of 256 numbers is codes relative to its largest magnitude. The
-// codes are explained in csrc/optimizers/quantize.h, of which this is the same for the threads of a
+// codes are explained in csrc/optimizers/sweeps/quantize.h, of which this is the same for the threads of a
 // warp.
 
 constexpr int kDropped = 21;                 // binary digits of a float32 that a code lacks

@@ -1,6 +1,6 @@
 // The update rules, one number at a time: each returns the change of the parameter, and updates the
 // slots. p is the parameter after its decay. The coefficients are those of
-// fastkeras/optimizers/rules/; as csrc/optimizers/rules.h.
+// fastkeras/optimizers/rules/; as csrc/optimizers/sweeps/rules.h.
 
 __device__ inline float Sqrt(float x) { return sqrtf(x); }
 __device__ inline double Sqrt(double x) { return sqrt(x); }

@@ -131,11 +131,13 @@ __device__ inline void Read(const Record& record, const Steps& steps, const Fact
             to.gradient);
 }
 
-// The upper half of a number, rounded by 16 random bits; what is not finite stays so.
+// The upper half of a number, rounded by 16 random bits. What is larger than the largest bfloat16 is
+// cut off, so that it does not become infinite; what is not finite stays so.
 __device__ inline unsigned short Dithered(float number, unsigned random) {
   const unsigned bits = ToBits(number);
-  const bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
-  return is_finite ? static_cast<unsigned short>((bits + random) >> 16) : Bfloat16::Narrow(number);
+  const bool is_rounded = (bits & 0x7fff0000u) < 0x7f7f0000u;
+  const unsigned half = (bits + (is_rounded ? random : 0u)) >> 16;
+  return static_cast<unsigned short>(number != number ? 0x7fc0u : half);
 }
 
 template <typename Place>

@@ -4,9 +4,9 @@
 // bits are those of fastkeras/optimizers/rounding.py. Compiled once for each instruction set.
 
 #include "machine/simd.h"
-#include "optimizers/bits.h"
 #include "optimizers/kernels.h"
-#include "optimizers/rules.h"
+#include "optimizers/sweeps/bits.h"
+#include "optimizers/sweeps/rules.h"
 
 FASTKERAS_BEGIN_ISA
 
@@ -43,13 +43,13 @@ FASTKERAS_INLINE void StoreWords(uint16_t* to, Bits v) {
 }
 #endif
 
-// The upper halves of numbers, rounded by 16 random bits each. What is not finite stays as it is: a
-// NaN that was computed has its first digit among the upper ones.
+// The upper halves of numbers, rounded by 16 random bits each, but for those that are only cut off:
+// above the largest bfloat16, so that none becomes infinite; and what is not finite, of which a NaN
+// that was computed has its first digit among the upper ones.
 FASTKERAS_INLINE Bits UpperHalves(Floats numbers, Bits random) {
-  constexpr uint32_t kExponent = 0x7f800000u;
   const Bits bits = reinterpret_cast<Bits>(numbers);
-  const auto is_finite = (bits & kExponent) != kExponent;
-  return (bits + (is_finite ? random : Bits{})) >> 16;
+  const auto is_rounded = reinterpret_cast<Ints>(bits & 0x7fff0000u) < kLargestBfloat16;
+  return (bits + (is_rounded ? random : Bits{})) >> 16;
 }
 
 // As `Update` in rules.h, for numbers that fill a vector.

@@ -2,8 +2,8 @@
 // Compiled once for each instruction set.
 
 #include "machine/simd.h"
-#include "optimizers/bits.h"
 #include "optimizers/kernels.h"
+#include "optimizers/sweeps/bits.h"
 
 FASTKERAS_BEGIN_ISA
 
@@ -167,8 +167,10 @@ void Dither(uint32_t seed, const T* __restrict from, int64_t first, int64_t size
     const float value = static_cast<float>(from[i]);
     const uint32_t bits = ToBits(value);
     const uint32_t random = DitherBits(seed, static_cast<uint32_t>(first + i));
-    const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
-    halves[i] = finite ? static_cast<uint16_t>((bits + random) >> 16) : ToBfloat16(value);
+    const bool is_rounded = static_cast<int32_t>(bits & 0x7fff0000u) < kLargestBfloat16;
+    // Those above are cut off, so that none becomes infinite; a NaN keeps a digit.
+    const uint32_t rounded = (bits + (is_rounded ? random : 0)) >> 16;
+    halves[i] = value != value ? 0x7fc0u : static_cast<uint16_t>(rounded);
   }
 }
 

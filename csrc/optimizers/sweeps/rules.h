@@ -2,8 +2,8 @@
 // the slots. The coefficients c are those of fastkeras/optimizers/rules. Compiled once for each
 // instruction set. A rule has one struct here and one line in optimizers.h.
 
-#ifndef FASTKERAS_OPTIMIZERS_RULES_H_
-#define FASTKERAS_OPTIMIZERS_RULES_H_
+#ifndef FASTKERAS_OPTIMIZERS_SWEEPS_RULES_H_
+#define FASTKERAS_OPTIMIZERS_SWEEPS_RULES_H_
 
 #include "machine/simd.h"
 #include "optimizers/kernels.h"
@@ -342,4 +342,4 @@ void MeasuresOf(const double* coefficients, double scale, const T*, const T* __r
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_OPTIMIZERS_RULES_H_
+#endif  // FASTKERAS_OPTIMIZERS_SWEEPS_RULES_H_

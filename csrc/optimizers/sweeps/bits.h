@@ -2,8 +2,8 @@
 // place of a number in its variable, and so the same for any number of threads, as in
 // fastkeras/optimizers/rounding.py. Compiled once for each instruction set.
 
-#ifndef FASTKERAS_OPTIMIZERS_BITS_H_
-#define FASTKERAS_OPTIMIZERS_BITS_H_
+#ifndef FASTKERAS_OPTIMIZERS_SWEEPS_BITS_H_
+#define FASTKERAS_OPTIMIZERS_SWEEPS_BITS_H_
 
 #include "machine/simd.h"
 
@@ -21,6 +21,8 @@ FASTKERAS_INLINE uint32_t ToBits(float value) {
   std::memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
+
+constexpr int32_t kLargestBfloat16 = 0x7f7f0000;  // the bits of the largest finite one, 3.39e38
 
 constexpr uint32_t kOfElements = 0x9e3779b9u;
 
@@ -82,4 +84,4 @@ class RandomBits {
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_OPTIMIZERS_BITS_H_
+#endif  // FASTKERAS_OPTIMIZERS_SWEEPS_BITS_H_

@@ -10,9 +10,9 @@
 // only. Compiled once for each instruction set.
 
 #include "machine/simd.h"
-#include "optimizers/bits.h"
 #include "optimizers/kernels.h"
-#include "optimizers/rules.h"
+#include "optimizers/sweeps/bits.h"
+#include "optimizers/sweeps/rules.h"
 
 FASTKERAS_BEGIN_ISA
 
