@@ -58,8 +58,8 @@ test-jax test-torch: test-%: .venv-%/.installed build
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends $(addprefix tests/test_,docs.py public_names.py) \
 	  $(addprefix tests/seq2seq/test_,layers.py compiled_search.py transformer_decoder.py) tests/compat/test_sequence_decoders.py \
 	  $(addprefix tests/optimizers/test_,scaled_steps.py release.py)
-	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'formula or average' \
-	  $(addprefix tests/optimizers/test_,matrices.py muon.py schedule_free.py)
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'formula or average or same_bits' \
+	  $(addprefix tests/optimizers/test_,matrices.py muon.py schedule_free.py narrow_training.py)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native $(ENGINE_TESTS)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'layer or BIO or (step and (keras or jax_native or torch_native))' tests/crf/test_kinds.py tests/crf/test_second_order.py
 
@@ -99,7 +99,7 @@ sanitize-kernels: $(foreach test,$(SANITIZED),build/sanitize/address/$(test) bui
 	set -e; for test in $^; do $$test; done
 
 sanitize-doors: $(SANITIZED_CORE)
-	$(WITH_SANITIZED_CORE) pytest -p no:faulthandler -q $(wildcard tests/*/test_doors.py) \
+	$(WITH_SANITIZED_CORE) pytest -p no:faulthandler -q $(wildcard tests/*/test_doors.py tests/*/test_unusual_input.py) \
 	  -k 'not (tensorflow or numba or reference or keras_ or xla or jit or an_op or the_op or ops_)'
 	$(WITH_SANITIZED_CORE) fuzz_doors $(FUZZ)
 

@@ -1,0 +1,151 @@
+"""Optimizers of Keras with moments in 8 and 16 bits: training, and what is saved."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from fastkeras import optimizers
+from fastkeras.optimizers import quantization
+from narrow_slots import moments
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def network(optimizer):
+    keras.utils.set_random_seed(7)
+    layers = [
+        keras.layers.Embedding(500, 16, name="words"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(128, "tanh"),
+        keras.layers.Dense(64, "tanh"),
+        keras.layers.Dense(1),
+    ]
+    model = keras.Sequential([keras.Input((8,), dtype="int32"), *layers])
+    model.compile(optimizer, "mse")
+    return model
+
+
+def train(model, epochs):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 500, (512, 8))
+    y = np.sin(x.sum(axis=1) / 300)
+    return model.fit(x, y, epochs=epochs, batch_size=64, shuffle=False, verbose=0).history["loss"]
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Lion", "SGD"])
+def test_training_with_few_bits_is_training(name):
+    settings = {"momentum": 0.9} if name == "SGD" else {}
+    rate = {"AdamW": 2e-3, "Lion": 3e-4, "SGD": 0.05}[name]
+    losses = []
+    for bits in (32, 8, 16):
+        model = network(getattr(optimizers, name)(rate, moment_bits=bits, **settings))
+        losses.append(train(model, 6))
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=0.02)
+    assert losses[1][-1] < 0.7 * losses[1][0]
+
+
+def test_no_weight_explodes_where_the_gradients_are_of_many_sizes():
+    largest = []
+    rng = np.random.default_rng(0)
+    sizes = 10.0 ** rng.uniform(-6, 0, (64, 128))
+    for bits in (32, 8):
+        variable = keras.Variable(np.zeros((64, 128), "float32"), name="kernel")
+        optimizer = optimizers.Adam(0.01, moment_bits=bits)
+        optimizer.build([variable])
+        rng = np.random.default_rng(1)
+        for _ in range(50):
+            gradient = (sizes * (1 + 0.1 * rng.standard_normal(sizes.shape))).astype("float32")
+            optimizer.apply([gradient], [variable])
+        largest.append(np.abs(variable.numpy()).max())
+    assert largest[1] < 2 * largest[0]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("bits, narrow", [(8, "uint8"), (16, "bfloat16")])
+def test_only_large_variables_are_narrow_and_in_8_bits_none_that_is_lazy(bits, narrow, lazy):
+    model = network(optimizers.AdamW(moment_bits=bits, lazy=["words"] if lazy else None))
+    train(model, 1)
+    dtypes = [momentum.dtype for momentum in model.optimizer._momentums]
+    words = "float32" if lazy and bits == 8 else narrow
+    assert dtypes == [words, narrow, "float32", narrow, "float32", "float32", "float32"]
+
+
+def test_states_take_a_quarter_or_half_of_the_memory():
+    def state_bytes(bits):
+        optimizer = optimizers.AdamW(moment_bits=bits)
+        optimizer.build([keras.Variable(np.zeros((1000, 1000), np.float32))])
+        return sum(ops.convert_to_numpy(v.value).nbytes for v in optimizer.variables)
+
+    assert state_bytes(8) < 0.27 * state_bytes(32)
+    assert state_bytes(16) < 0.501 * state_bytes(32)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_saved_model_continues_with_the_same_bits(tmp_path, bits):
+    model = network(optimizers.AdamW(2e-3, moment_bits=bits))
+    train(model, 1)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    train(model, 1), train(again, 1)
+    for a, b in zip(model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_state_of_32_bits_goes_on_in_16_and_back():
+    states = {}
+    for bits, other in ((32, 16), (16, 32)):
+        optimizer, again = (optimizers.Adam(moment_bits=n) for n in (bits, other))
+        for each in (optimizer, again):
+            each.build([keras.Variable(np.zeros((64, 64), np.float32))])
+        optimizer._momentums[0].assign(moments(4096).reshape(64, 64))
+        optimizer.save_own_variables(states)
+        again.load_own_variables(states)
+        one, same = (np.asarray(o._momentums[0], "float32") for o in (optimizer, again))
+        np.testing.assert_allclose(same, one, rtol=2.0**-8)
+
+
+def test_codes_of_another_layout_are_refused():
+    optimizer, store = optimizers.Adam(moment_bits=8), {}
+    optimizer.build([keras.Variable(np.zeros((64, 64), np.float32))])
+    optimizer.save_own_variables(store)
+    optimizer.load_own_variables(store)
+    for layout in (None, quantization.LAYOUT + 1):
+        changed = {name: value for name, value in store.items() if name != "moment_codes"}
+        changed |= {} if layout is None else {"moment_codes": layout}
+        with pytest.raises(ValueError, match=r"8-bit moments .* another version"):
+            optimizer.load_own_variables(changed)
+
+
+def test_a_checkpoint_with_other_codes_is_refused(tmp_path, monkeypatch):
+    tf = pytest.importorskip("tensorflow", reason="the checkpoints are of TensorFlow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the variables are of another backend here")
+
+    def built():
+        optimizer = optimizers.SGD(momentum=0.9, moment_bits=8)
+        optimizer.build([keras.Variable(np.zeros((64, 64), np.float32))])
+        return optimizer, tf.train.Checkpoint(optimizer=optimizer)
+
+    optimizer, checkpoint = built()
+    optimizer.momentums[0].assign(np.full((64, 64), 7, "uint8"))
+    path = checkpoint.write(tmp_path / "checkpoint")
+    again, checkpoint = built()
+    checkpoint.read(path).assert_consumed()
+    np.testing.assert_array_equal(again.momentums[0].numpy(), 7)
+    monkeypatch.setattr(quantization, "LAYOUT", quantization.LAYOUT + 1)
+    with pytest.raises(ValueError, match=r"8-bit moments .* another version"):
+        built()[1].read(path)
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Adagrad", "SGD"])
+def test_rules_without_narrow_moments_say_so(name):
+    for bits in (8, 16):
+        with pytest.raises(ValueError, match=rf"moment_bits={bits} is for the rules .*adam"):
+            getattr(optimizers, name)(moment_bits=bits)
+
+
+def test_bits_are_8_16_or_32():
+    with pytest.raises(ValueError, match="moment_bits must be 8, 16 or 32, got 4"):
+        optimizers.Adam(moment_bits=4)
