@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("tensorflow")
 pytest.importorskip("fastkeras._ops.tensorflow", reason="the ops were not built")
 
-# The op of the optimizers takes variables; tests/optimizers/test_doors.py has its malformed calls.
+# The op of the optimizers takes variables; its malformed calls are in optimizers/test_op_doors.py.
 SCRIPT = """
 import sys
 import numpy as np
