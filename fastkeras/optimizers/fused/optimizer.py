@@ -10,8 +10,9 @@ import numpy as np
 from keras import ops
 
 from fastkeras.optimizers.fused import matching, multipliers, per_variable, sharding
-from fastkeras.optimizers.fused.fused_step import WIDE, FusedStep
+from fastkeras.optimizers.fused.fused_step import FusedStep
 from fastkeras.optimizers.fused.report import report
+from fastkeras.optimizers.fused.scalars import WIDE
 from fastkeras.optimizers.hyperparameters import (
     check_arguments_of_keras,
     check_hyperparameter,
@@ -21,7 +22,7 @@ from fastkeras.optimizers.hyperparameters import (
 )
 from fastkeras.optimizers.quantization import BLOCK, LAYOUT, check_layout, is_worth_it, scales_of
 from fastkeras.optimizers.rounding import HALVES
-from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.rules import RULES, check_moment_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,13 +95,7 @@ class Fused(FusedStep):
         for name in self._HYPERPARAMETERS:
             check_hyperparameter(name, getattr(self, name))
         self.ema_bias_correction = checked_flag("ema_bias_correction", ema_bias_correction)
-        if moment_bits not in (8, 16, 32):
-            raise ValueError(f"moment_bits must be 8, 16 or 32, got {moment_bits!r}")
-        if moment_bits != 32 and not RULES[self._rule()].signs:
-            those = ", ".join(name for name, rule in RULES.items() if rule.signs)
-            raise ValueError(
-                f"moment_bits={moment_bits} is for the rules {those}, not {self._rule()}"
-            )
+        check_moment_bits(self._rule(), moment_bits)
         self.moment_bits = moment_bits
         if lookahead_period is not None and RULES[self._rule()].reads_parameter:
             raise ValueError(

@@ -11,6 +11,9 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
+from fastkeras.optimizers.fused.sparse import ON_JAX
+from fastkeras.optimizers.rules import RULES
+
 ELEMENT_WISE = ("scale", "zero", "clip_by_value", "add_decayed_weights")  # transforms
 
 
@@ -69,6 +72,37 @@ def are_on_one_mesh(layouts):
     if not all(isinstance(layout, keras.distribution.TensorLayout) for layout in layouts):
         return False
     return any(map(is_divided, layouts)) and len({id(x.device_mesh) for x in layouts}) == 1
+
+
+def layouts_of(optimizer, variables, positions):
+    """The layout of each variable's state, if some have parts on several devices of one mesh.
+
+    None where they have not: then nothing has to be divided, and kernels take whole arrays.
+    """
+    if not ON_JAX:
+        return None
+    layouts = []
+    for variable, position in zip(variables, positions, strict=True):
+        shape = tuple(variable.shape)
+        remainder = optimizer._settings.remainders[position]
+        held = [*optimizer._slots(position), remainder, variable]
+        held = next(v for v in held if v is not None and tuple(v.shape) == shape)
+        layouts.append(getattr(held, "_layout", None))
+    return layouts if are_on_one_mesh(layouts) else None
+
+
+def why_whole(optimizer, rule, positions, layouts):
+    """Why kernels cannot run on the parts of variables, in words, or None."""
+    for position, layout in zip(positions, layouts or (), strict=bool(layouts)):
+        if is_divided(layout):
+            if RULES[rule].adapts or optimizer._settings.adapted[position]:
+                return "layer adaptation needs whole variables, and one is spread over devices"
+            if RULES[rule].scaling:
+                return f"{rule} needs whole variables, and one is spread over devices"
+            scales = [optimizer._scales.of.get(id(slot)) for slot in optimizer._slots(position)]
+            if any(s is not None and not is_divided(s._layout) for s in scales):
+                return "8-bit moments are in blocks, which parts on several devices would cut"
+    return None
 
 
 def placed(arrays, layouts):

@@ -10,15 +10,6 @@ if ON_TENSORFLOW:
     import tensorflow as tf
 
 
-def on_mps():
-    """Tell whether Keras, on torch, computes on an Apple GPU."""
-    if not ON_TORCH:
-        return False
-    import torch
-
-    return torch.backends.mps.is_available()
-
-
 def is_sparse(gradient):
     """Tell whether a gradient has only some rows, by number."""
     return ON_TENSORFLOW and isinstance(gradient, tf.IndexedSlices)

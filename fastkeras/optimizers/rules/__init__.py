@@ -182,6 +182,15 @@ RULES = {
 }
 
 
+def check_moment_bits(rule, bits):
+    """Raise a ValueError if the moments of a rule cannot be of so many bits."""
+    if bits not in (8, 16, 32):
+        raise ValueError(f"moment_bits must be 8, 16 or 32, got {bits!r}")
+    if bits != 32 and not RULES[rule].signs:
+        those = ", ".join(name for name, row in RULES.items() if row.signs)
+        raise ValueError(f"moment_bits={bits} is for the rules {those}, not {rule}")
+
+
 def is_quantized(rule, slots):
     """Tell whether slots are given as codes and scales, in turn (quantization.py)."""
     return len(slots) > len(RULES[rule].slots)

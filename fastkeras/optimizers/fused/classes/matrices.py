@@ -10,9 +10,9 @@ from fastkeras.optimizers import chains as of_transforms
 from fastkeras.optimizers import rounding
 from fastkeras.optimizers.fused import sparse
 from fastkeras.optimizers.fused.classes.newer import Tabled
-from fastkeras.optimizers.fused.fused_step import wide
 from fastkeras.optimizers.fused.matching import path_of
 from fastkeras.optimizers.fused.optimizer import Fused
+from fastkeras.optimizers.fused.scalars import wide
 from fastkeras.optimizers.hyperparameters import checked_flag
 from fastkeras.optimizers.rules import RULES
 from fastkeras.optimizers.transforms import sanitize

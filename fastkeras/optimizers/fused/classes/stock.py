@@ -6,8 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from fastkeras.optimizers.fused.fused_step import FusedStep, wide
+from fastkeras.optimizers.fused.fused_step import FusedStep
 from fastkeras.optimizers.fused.optimizer import Fused
+from fastkeras.optimizers.fused.scalars import wide
 from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules.coefficients import product_of_nadam
 
