@@ -40,6 +40,19 @@ def test_warm_up_counts_batches(count):
     np.testing.assert_allclose(seen.seen, [0.1 * min(b, 8) / 8 for b in first], 1e-5)
 
 
+@pytest.mark.parametrize("length", [{"steps": 4}, {"epochs": 1.6}])
+@pytest.mark.parametrize(("by", "batches"), [("calls", 1), ("updates", 2)])
+def test_warm_up_counts_updates_on_request(by, batches, length):
+    from fastkeras import optimizers
+
+    seen = Record(rate)
+    model = network(optimizers.SGD(0.1, gradient_accumulation_steps=2, schedule_by=by))
+    fit(model, seen, callbacks.Warmup(**length), epochs=2)  # 10 batches, 5 updates
+    last = 4 if "steps" in length else 8 // batches
+    expected = [0.1 * min(batch // batches + 1, last) / last for batch in range(10)]
+    np.testing.assert_allclose(seen.seen, expected, 1e-5)
+
+
 def test_a_warm_up_that_ends_inside_of_an_execution_ends_with_the_whole_rate():
     model = executions(network(), 4)
     halve = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch else rate)

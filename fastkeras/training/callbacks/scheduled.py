@@ -126,7 +126,8 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
     Args:
         points: dict of batch and factor, {0: 0, 1000: 1, 9000: 0.1}. Batches count from 1, over all
             fits of one model with one optimizer: at batch 1000 the factor is 1. Before the first
-            point it is that of the first.
+            point it is that of the first. With an optimizer of fastkeras whose `schedule_by` is
+            "updates", it is updates that count, each of `gradient_accumulation_steps` batches.
 
     Raises:
         ValueError: `points` is not a dict of numbers, or is empty; the optimizer has a schedule,
@@ -137,6 +138,8 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
 
     Source: Su Jianlin, 2018, https://kexue.fm/archives/5765.
     """
+
+    _batches = 1  # for each that counts
 
     def __init__(self, points: Mapping[int, float]) -> None:
         super().__init__()
@@ -155,8 +158,10 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
         super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._prepare()
         optimizer = inner_optimizer(synced(self.model))
+        by_updates = getattr(optimizer, "schedule_by", "calls") == "updates"
+        self._batches = (optimizer.gradient_accumulation_steps or 1) if by_updates else 1
+        self._prepare()
         if self._optimizer is not optimizer:  # compiled anew, maybe with another rate
             self._forget()
         if self._rate is None:
@@ -170,18 +175,22 @@ class PiecewiseLinearRate(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._count.begin(batch)
-        number = self._count.done + 1
+        number = self._number(self._count.done)
         if number <= self._last:
             self._set(self.factor(number))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        before = self._count.done
+        before = self._number(self._count.done)
         self._count.end(batch, self.params)
-        if before + 1 < self._last <= self._count.done:  # the last point was inside an execution
+        if before < self._last < self._number(self._count.done):  # it was inside an execution
             self._set(self.points[-1][1])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._count.end_epoch(synced(self.model))
+
+    def _number(self, done):
+        """The number, from 1, of what the batch after so many belongs to: itself, or an update."""
+        return done // self._batches + 1
 
     @property
     def _last(self):
@@ -212,7 +221,8 @@ class Warmup(PiecewiseLinearRate):
 
     Args:
         epochs: how many; may be a fraction.
-        steps: how many batches instead; needed if the number of batches is not known.
+        steps: how many batches instead, or updates if the optimizer's `schedule_by` is "updates";
+            needed if the number of batches is not known.
 
     Raises:
         ValueError: not exactly one of them is given, or it is not a number above 0.
@@ -234,7 +244,7 @@ class Warmup(PiecewiseLinearRate):
         steps = self.params.get("steps")
         if not steps:
             raise ValueError("epochs: the number of batches is not known, give steps")
-        self.points = [(0, 0.0), (max(1, round(self._epochs * steps)), 1.0)]
+        self.points = [(0, 0.0), (max(1, round(self._epochs * steps / self._batches)), 1.0)]
 
 
 def _checked(name, points):
