@@ -9,7 +9,12 @@ import numpy as np
 import torch
 
 from fastkeras import _core, _engines
+from fastkeras._arrays import NUMPY
+from fastkeras.compat import _torch_moments as moments
+from fastkeras.optimizers import rounding
 from fastkeras.optimizers._engines.torch_tensors import CPU, why_not
+from fastkeras.optimizers.quantization import LAYOUT, check_layout, is_worth_it
+from fastkeras.optimizers.rules import check_moment_bits
 from fastkeras.optimizers.step import no_extras
 from fastkeras.optimizers.transforms import clip_by_global_norm
 
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DTYPES = (torch.float32, torch.float64)
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MEANING = "moment_codes"  # key under which it is saved what codes mean
 
 
 class AdamW(torch.optim.Optimizer):
@@ -39,6 +44,11 @@ class AdamW(torch.optim.Optimizer):
         max_norm: in the same call, scale all gradients down so that their common norm is at most
             this, but without changing `.grad`. It replaces `torch.nn.utils.clip_grad_norm_`. None
             for no limit.
+        moment_bits: 16 or 8 keep the moments of float32 parameters of at least 4,096 numbers in
+            two or about one byte each, rounded at random by the number of the step and the place:
+            as bfloat16, or as codes (`exp_avg_codes`, `exp_avg_scales` and so on in the state).
+            A state that was saved with other bits is loaded into these, to the nearest;
+            `torch.optim.AdamW` can load all but codes.
 
     Raises:
         ValueError: an argument is out of range, the kernels cannot update a parameter in place, or
@@ -66,10 +76,13 @@ class AdamW(torch.optim.Optimizer):
         weight_decay: float = 1e-2,
         *,
         max_norm: float | None = None,
+        moment_bits: int = 32,
     ) -> None:
         if max_norm is not None and not 0 < float(max_norm) < math.inf:
             raise ValueError(f"max_norm must be above 0 and finite, or None, got {max_norm!r}")
         self.max_norm = None if max_norm is None else float(max_norm)
+        check_moment_bits("adam", moment_bits)
+        self.moment_bits = moment_bits
         given = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, given)
 
@@ -82,16 +95,39 @@ class AdamW(torch.optim.Optimizer):
             del self.param_groups[-1]
             raise
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as `torch.optim.Optimizer` does; of 8 bits, with what codes mean."""
+        found = super().state_dict()
+        if any(map(moments.are_codes, found["state"].values())):
+            found[_MEANING] = LAYOUT.tolist()
+        return found
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, also one of `torch.optim.AdamW` without `amsgrad` and `maximize`."""
+        """Load a state, also one of `torch.optim.AdamW` without `amsgrad` and `maximize`.
+
+        Raises:
+            ValueError: the state is one with `amsgrad` or `maximize`, of other parameters, or of
+                codes that mean other numbers than those of this version.
+        """
         for group in state_dict["param_groups"]:
             for name in ("amsgrad", "maximize"):
                 if group.get(name):
                     raise ValueError(f"state_dict has {name}=True, which this AdamW does not do")
+        saved = state_dict["state"]
+        if any(map(moments.are_codes, saved.values())):
+            check_layout(state_dict.get(_MEANING))
         super().load_state_dict(state_dict)
+        groups = zip(state_dict["param_groups"], self.param_groups, strict=True)
+        for of_saved, group in groups:  # torch has cast all to the dtype of the parameter
+            for key, parameter in zip(of_saved["params"], group["params"], strict=True):
+                if saved.get(key):
+                    step = self.state[parameter]["step"]
+                    own = moments.converted(saved[key], self._bits_of(parameter), parameter)
+                    self.state[parameter] = {"step": step, **own}
 
     def __getstate__(self):
-        return {**super().__getstate__(), "max_norm": self.max_norm}
+        own = {"max_norm": self.max_norm, "moment_bits": self.moment_bits}
+        return {**super().__getstate__(), **own}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -116,8 +152,8 @@ class AdamW(torch.optim.Optimizer):
             self._update(found, states, numbers)
         except Exception as error:  # nothing else has changed yet
             _count(states, -1.0)
-            tensors = (p for p, _, _ in found), (s[name] for s in states for name in _MOMENTS)
-            reason = why_not([t for kind in tensors for t in kind], _device_of([found[0][0]]))
+            tensors = [p for p, _, _ in found] + [x for s in states for x in moments.of(s)]
+            reason = why_not(tensors, _device_of([found[0][0]]))
             if reason is None:
                 raise
             raise ValueError(_not_in_place(reason)) from error
@@ -133,25 +169,37 @@ class AdamW(torch.optim.Optimizer):
             rows.append(of_step[key])
         decays, coefficients = np.split(np.array(rows), [1], axis=1)
         chain = () if self.max_norm is None else (clip_by_global_norm(self.max_norm),)
+        extras = no_extras(len(found))
+        if self.moment_bits != 32:
+            extras = extras._replace(seeds=self._seeds([p for p, _, _ in found], numbers))
         _engine_for(found[0][0].device).step(
             "adam",
             [p for p, _, _ in found],
             [gradient for _, gradient, _ in found],
-            [[state[name] for name in _MOMENTS] for state in states],
+            [moments.of(state) for state in states],
             np.zeros(len(found), bool),
             coefficients,
             decays[:, 0],
             [chain] * len(found),
-            no_extras(len(found)),
+            extras,
         )
+
+    def _seeds(self, parameters, numbers):
+        """Those of random bits: of each parameter's step, and of its place among all of them."""
+        every = (p for group in self.param_groups for p in group["params"])
+        places = {id(p): place for place, p in enumerate(every)}
+        positions = np.array([places[id(p)] for p in parameters], "int32")
+        return rounding.seeds(NUMPY, np.array(numbers).astype("int32"), positions)
+
+    def _bits_of(self, parameter):
+        is_narrow = parameter.dtype is torch.float32 and is_worth_it(parameter.shape)
+        return self.moment_bits if is_narrow else 32
 
     def _state_of(self, parameter):
         state = self.state[parameter]
         if not state:
             state["step"] = torch.tensor(0.0)
-            for name in _MOMENTS:
-                like = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-                state[name] = like.detach()
+            state |= moments.zeros(self._bits_of(parameter), parameter)
         if state["step"].device != CPU:  # in the state of a fused torch.optim.AdamW
             state["step"] = state["step"].cpu()
         return state

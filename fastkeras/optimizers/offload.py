@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras.optimizers.arguments import DTYPES
-from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.quantization import is_worth_it, scales_of
+from fastkeras.optimizers.rules import RULES, check_moment_bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,11 @@ _ALIGNMENT = 64  # bytes, of a cache line
 
 
 def slots_on_disk(
-    rule: str, parameters: Sequence[np.ndarray], folder: str | os.PathLike[str]
+    rule: str,
+    parameters: Sequence[np.ndarray],
+    folder: str | os.PathLike[str],
+    *,
+    moment_bits: int = 32,
 ) -> list[tuple[np.ndarray, ...]]:
     """Return slots for `update` that lie in a file, which the system reads and writes as needed.
 
@@ -32,20 +37,25 @@ def slots_on_disk(
     they were in memory, and assign the saved ones (`slot[...] = saved`).
 
     On the CPU torch can use the same memory: `torch.from_numpy(slot)` as `exp_avg` and
-    `exp_avg_sq` in the `state` of `fastkeras.compat.torch_optim.AdamW`.
+    `exp_avg_sq` in the `state` of `fastkeras.compat.torch_optim.AdamW`. It takes no bfloat16 from
+    NumPy, but `torch.from_numpy(slot.view("int16")).view(torch.bfloat16)` is the same memory.
 
     Args:
         rule: a key of `fastkeras.optimizers.rules.RULES`.
         parameters: list of NumPy arrays.
         folder: where the file is to be: on a disk, not in a file system in memory, as /tmp may be.
+        moment_bits: 32; or 16 or 8, for parameters of at least 4,096 numbers that are not float64.
 
     Returns:
         For each parameter a tuple of arrays, one for each slot of the rule, float64 for a float64
         parameter and else float32: zeros, or what the parameter is now where a slot begins as that
-        (`RULES[rule].starts`).
+        (`RULES[rule].starts`). With 16 bits bfloat16, and with 8 two arrays for each slot: codes,
+        and their scales.
 
     Raises:
-        ValueError: there is no such rule, or a parameter is no array of such a dtype.
+        ValueError: there is no such rule, a parameter is no array of such a dtype, or the slots of
+            the rule cannot be of so many bits.
+        ModuleNotFoundError: 16 bits need the package ml_dtypes, which comes with Keras.
         OSError: there is no such folder, it must not be written to, or the disk has too little
             space; nothing is left there.
 
@@ -62,6 +72,7 @@ def slots_on_disk(
     """
     if not isinstance(rule, str) or rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    check_moment_bits(rule, moment_bits)
     row, places, size = RULES[rule], [], 0
     for i, parameter in enumerate(parameters):
         if not isinstance(parameter, np.ndarray) or str(parameter.dtype) not in DTYPES:
@@ -69,9 +80,7 @@ def slots_on_disk(
             raise ValueError(
                 f"parameters[{i}] must be a NumPy array of {', '.join(DTYPES)}, got {given}"
             )
-        dtype = np.dtype(np.float64 if parameter.dtype == np.float64 else np.float32)
-        for name in row.slots:
-            shape = tuple(row.shape_of_slot(name, parameter.shape))
+        for shape, dtype in _forms(row, parameter, moment_bits):
             places.append((shape, dtype, size))
             size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
     memory = _reserved(size, folder)
@@ -79,12 +88,29 @@ def slots_on_disk(
         np.frombuffer(memory, dtype, math.prod(shape), offset).reshape(shape)
         for shape, dtype, offset in places
     ]
-    count = len(row.slots)
-    for i, parameter in enumerate(parameters):
-        for k, name in enumerate(row.slots):
+    slots, arrays = [], iter(arrays)
+    for parameter in parameters:
+        of_one = tuple(next(arrays) for _ in _forms(row, parameter, moment_bits))
+        for slot, name in zip(of_one, row.slots, strict=False):  # of 8 bits, none is in `starts`
             if name in row.starts:
-                arrays[i * count + k][...] = parameter
-    return [tuple(arrays[i * count : (i + 1) * count]) for i in range(len(parameters))]
+                slot[...] = parameter
+        slots.append(of_one)
+    return slots
+
+
+def _forms(row, parameter, bits):
+    """The shape and dtype of each array that a parameter's slots are."""
+    is_double = parameter.dtype == np.float64
+    bits = 32 if is_double or not is_worth_it(parameter.shape) else bits
+    if bits == 8:
+        scales = (scales_of(parameter.size),), np.dtype(np.float32)
+        return [(parameter.shape, np.dtype(np.uint8)), scales] * len(row.slots)
+    dtype = np.dtype(np.float64 if is_double else np.float32)
+    if bits == 16:
+        import ml_dtypes
+
+        dtype = np.dtype(ml_dtypes.bfloat16)
+    return [(tuple(row.shape_of_slot(name, parameter.shape)), dtype) for name in row.slots]
 
 
 def _reserved(size, folder):

@@ -4,7 +4,7 @@ A code is an 8-bit float: two binary digits after the first, and the exponent. W
 reaches down to 2^-32, and code 0 is 0. Without, it reaches down to 2^-64, and there is no 0, since
 with a second moment of 0 the next step would divide by epsilon alone. The last one is 1, so that
 the largest of a block, which is its scale, is kept exactly. Bytes are laid out as in
-csrc/optimizers/quantize.h.
+csrc/optimizers/sweeps/quantize.h.
 
 Numbers are rounded up or down at random, with the right mean (Zamirai et al. 2020,
 https://arxiv.org/abs/2010.06192): the change of an average in one step is smaller than the
@@ -44,7 +44,7 @@ def check_layout(layout):
     if layout is None or not np.array_equal(layout, LAYOUT):
         raise ValueError(
             "the 8-bit moments in this file were saved by another version, in codes that mean "
-            f"other numbers ({layout}, here {LAYOUT}): load the weights alone, with "
+            f"other numbers ({layout}, here {LAYOUT}): load the weights alone, in Keras with "
             "model.load_weights, and begin with new moments"
         )
 

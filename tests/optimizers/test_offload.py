@@ -44,6 +44,24 @@ def test_the_bits_are_those_of_slots_in_memory(rule, rng, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("bits", "narrow"), [(16, ["bfloat16"] * 2), (8, ["uint8", "float32"] * 2)]
+)
+def test_narrow_slots_on_disk(bits, narrow, rng, tmp_path):
+    ours = [rng.normal(size=s).astype(d) for s in ((80, 60), (7,)) for d in DTYPES]
+    theirs = [parameter.copy() for parameter in ours]
+    on_disk = slots_on_disk("adam", ours, tmp_path, moment_bits=bits)
+    wide = ["float32"] * 2
+    expected = [["float64"] * 2, narrow, narrow, ["float64"] * 2, wide, wide]
+    assert [[slot.dtype.name for slot in slots] for slots in on_disk] == expected
+    in_memory = [tuple(np.zeros_like(slot) for slot in slots) for slots in on_disk]
+    gradients = [rng.normal(size=p.shape).astype(p.dtype) for p in ours]
+    for parameters, slots in ((ours, on_disk), (theirs, in_memory)):
+        update("adam", parameters, gradients, slots, learning_rate=0.1, step=1)
+    for one, another in zip((ours, *on_disk), (theirs, *in_memory), strict=True):
+        assert [array.tobytes() for array in one] == [array.tobytes() for array in another]
+
+
 def test_a_full_disk_is_an_error_before_anything_is_trained(tmp_path, monkeypatch):
     def full(descriptor, offset, size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -59,6 +77,8 @@ def test_bad_arguments_are_named(tmp_path):
         slots_on_disk("adm", [], tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         slots_on_disk("adam", [np.ones(3)], tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"moment_bits=8 is for the rules .* not adagrad"):
+        slots_on_disk("adagrad", [np.ones(3)], tmp_path, moment_bits=8)
     assert slots_on_disk("sgd", [np.ones(3)], tmp_path) == [()]
 
 
