@@ -16,6 +16,7 @@ from fastkeras.bench.optimizer import (
     EPSILON_COMES_LATE,
     ON_JAX,
     PROVIDERS,
+    Step,
     check,
     of_shapes,
     transformer,
@@ -41,6 +42,7 @@ PARTS = {  # the same numbers in many variables and in one, and what many cost t
     "199 × 1": [(1,)] * 199,
 }
 OF_PARTS = "fastkeras", "fastkeras, NumPy", "fastkeras, XLA", "torch fused", "fastkeras, torch"
+NOTHING = "tensorflow, nothing"
 ROUNDS = 25  # every provider makes a step in each, since the speed of the memory drifts
 
 
@@ -75,13 +77,13 @@ def in_a_process_of_its_own(benchmark, model, case, rounds, providers):
     return found
 
 
-def compare(model, case, rounds, names):
+def compare(model, case, rounds, providers):
     """Return the rows of one case: the providers that can do it, checked, then timed in turns."""
     problem, (rates, clip) = problem_of(model), CASES[case]
     steps, rows = {}, {}
-    for name in names:
+    for name, provider in providers.items():
         try:
-            step = PROVIDERS[name](problem, rates, clip)
+            step = provider(problem, rates, clip)
         except ImportError as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
@@ -115,10 +117,32 @@ def problem_of(model):
     return of_shapes(PARTS[model], [0] * len(PARTS[model]))
 
 
+def nothing(problem, rates, clip):
+    """An empty function with the arguments of a step: variables, two moments each, gradients."""
+    import tensorflow as tf
+
+    variables = [tf.Variable(p) for p in problem.parameters for _ in range(3)]
+    given = [v.handle for v in variables] + [tf.constant(g) for g in problem.gradients]
+
+    @tf.function
+    def step():
+        for argument in given:
+            tf.identity(argument)  # so that it is an argument; the operation is pruned
+        return given[0]
+
+    return Step(step, None)
+
+
+def chosen(which):
+    if which in FRAMEWORKS:
+        return {name: PROVIDERS[name] for name in FRAMEWORKS[which]}
+    return {name: PROVIDERS[name] for name in OF_PARTS} | {NOTHING: nothing}
+
+
 def percentiles(seconds):
     return dict(zip(("p20", "median", "p80"), np.percentile(seconds, [20, 50, 80]), strict=True))
 
 
 if __name__ == "__main__":
     name, of, count, which = sys.argv[1:]
-    print(json.dumps(compare(name, of, int(count), FRAMEWORKS.get(which, OF_PARTS))))
+    print(json.dumps(compare(name, of, int(count), chosen(which))))

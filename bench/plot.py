@@ -11,6 +11,7 @@ import crf_inference_summary
 import crf_summary
 import gpu_summary
 import matplotlib.pyplot as plt
+import optimizer_aims
 import optimizer_quantization_summary
 import scaling_summary
 import seq2seq_summary
@@ -49,6 +50,7 @@ def main():
         if "optimizer" in results:
             fill(ROOT / "docs" / "speed.md", "optimizer", optimizer_table(results, path))
             fill(ROOT / "docs" / "optimizers.md", "others", others_table(results, path))
+            fill(ROOT / "docs" / "optimizers.md", "aims", aims_table(results, path))
         if "problems" in results:
             quality = optimizer_quantization_summary.markdown(results, path)
             fill(ROOT / "docs" / "optimizers.md", "quality", quality)
@@ -233,6 +235,13 @@ def others_table(results, path):
                 cells = [optimizer_cell(rows, name, ours) for name, (_, ours) in OTHERS.items()]
                 lines.append(f"| {model}, {case} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"[{path.name}](../bench/results/{path.name})"])
+
+
+def aims_table(results, path):
+    """The table of docs/optimizers.md: the aims, from two files, of which one may lack."""
+    of_rules = path.with_name(path.name.replace("optimizer-", "optimizer-rules-"))
+    rules = json.loads(of_rules.read_text()) if of_rules.exists() else None
+    return optimizer_aims.markdown(results, path, rules, of_rules)
 
 
 def optimizer_cell(rows, name, of="fastkeras"):

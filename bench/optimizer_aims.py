@@ -1,0 +1,155 @@
+"""The table of docs/optimizers.md: what the steps are to reach, what they reach, and why not."""
+
+from typing import NamedTuple
+
+from optimizer_rules_summary import KERAS_OVER_MUON, MUON_OVER_PRODUCTS
+from optimizer_summary import (
+    A_VARIABLE,
+    FIRST_CALL,
+    IN_PARTS,
+    LARGEST_SWEEPS,
+    OF_OPTAX,
+    OURS,
+    OURS_ON_JAX,
+    QUANTIZED,
+    SMALL,
+    TARGETS,
+    ratio,
+)
+
+SWEEPS = ("schedule_free_sgd", "schedule_free_adamw", "ademamix")
+PEERS = {
+    "keras": "Keras",
+    "keras, XLA": "Keras under XLA",
+    "keras MultiOptimizer": "Keras' MultiOptimizer",
+    "torch fused": "torch, fused",
+}
+ON = {"fastkeras": "TensorFlow", "fastkeras, XLA": "XLA", "fastkeras, NumPy": "NumPy arrays"}
+ON |= {"fastkeras, torch": "torch"}
+
+OF_ARGUMENTS = (
+    "a variable is four arguments of a `tf.function`, and an empty one with as many takes nearly "
+    "as long{nothing}. One argument for all would save it, but by those of an operation TensorFlow "
+    "orders reads and writes, SavedModels find their variables, and XLA compiles"
+)
+OF_MEMORY = "a step already takes {sweeps:.2f} × the time of moving its bytes"
+OF_PRODUCTS = (
+    "both take the same products, nearly all of the time, and no framework has one on CPUs that "
+    "computes only half of a symmetric matrix"
+)
+OF_CALLS = "what a call costs besides the numbers, as in the rows of one variable"
+
+
+class Aim(NamedTuple):
+    """One row: a number that is to be at most, or at least, another; and why it may not be."""
+
+    name: str
+    value: float
+    aim: float
+    at_most: bool
+    text: str = "{:.2f} ×"
+    scale: float = 1.0
+    reason: str = ""
+
+    @property
+    def reached(self):
+        return self.value <= self.aim if self.at_most else self.value >= self.aim
+
+
+def markdown(results, path, of_rules=None, rules_path=None):
+    """The table, from the results of bench_optimizer.py and bench_optimizer_rules.py."""
+    aims = [*of_steps(results["optimizer"]), *of_parts(results.get("optimizer_parts", {}))]
+    aims += of_other_rules(of_rules or {})
+    lines = ["| | aim | reached | if not, why |", "|---|---:|---:|---|"]
+    for aim in aims:
+        bound = "at most" if aim.at_most else "at least"
+        limit, value = (aim.text.format(aim.scale * x) for x in (aim.aim, aim.value))
+        mark = value if aim.reached else f"**{value}**"
+        why = "" if aim.reached else aim.reason
+        lines.append(f"| {aim.name} | {bound} {limit} | {mark} | {why} |")
+    files = [each for each in (path, rules_path if of_rules else None) if each]
+    links = ", ".join(f"[{each.name}](../bench/results/{each.name})" for each in files)
+    missed = sum(not aim.reached for aim in aims)
+    return "\n".join([*lines, "", f"{len(aims) - missed} of {len(aims)} are reached; {links}."])
+
+
+def of_steps(models):
+    """Steps of AdamW beside peers, in processor time; those of 8 bits on the clock."""
+    for model, of_model in models.items():
+        for case, peers in TARGETS.items():
+            rows = of_model.get(case, {})
+            if OURS in rows:
+                yield from of_case(model, case, rows, peers)
+    rows = models["BERT-base"]["one rate"]
+    if "first_call" in rows[OURS]:
+        name = "BERT-base: first call of a `tf.function`"
+        yield Aim(name, rows[OURS]["first_call"], FIRST_CALL, True, "{:.2f} s")
+
+
+def of_case(model, case, rows, peers):
+    sweeps = rows["bytes moved"]
+    reason = OF_CALLS
+    if model == "BERT-base":
+        reason = OF_MEMORY.format(sweeps=ratio(sweeps, rows[OURS])[0])
+    for peer, aim in peers.items():
+        if peer in rows:
+            least = SMALL.get(peer, aim) if model == "small" else aim
+            name = f"{model}, {case}: times as fast as {PEERS[peer]}"
+            yield Aim(name, ratio(rows[OURS], rows[peer])[0], least, False, reason=reason)
+    ours = rows.get("fastkeras, torch")
+    if ours and "torch fused" in rows and "norm" not in case:
+        name = f"{model}, {case}: `compat.torch_optim`, times as fast as torch, fused"
+        yield Aim(name, ratio(ours, rows["torch fused"])[0], 1.0, False, reason=reason)
+    if OURS_ON_JAX in rows and "optax" in rows:
+        name = f"{model}, {case}: on JAX, times as fast as optax"
+        value = ratio(rows[OURS_ON_JAX], rows["optax"])[0]
+        yield Aim(name, value, OF_OPTAX[case], False, reason=reason)
+    if model == "BERT-base" and "norm" not in case:
+        name = f"{model}, {case}: of the time of moving the bytes, on the clock"
+        yield Aim(name, ratio(sweeps, rows[OURS], "wall")[0], LARGEST_SWEEPS, True)
+    eight = rows.get("fastkeras, 8 bits")
+    if model == "BERT-base" and eight:
+        name = f"{model}, {case}: 8 bits, of the time of float32 on the clock"
+        yield Aim(name, ratio(rows[OURS], eight, "wall")[0], QUANTIZED["times"], True)
+        if case == "one rate":
+            value = eight["state_bytes"] / rows[OURS]["state_bytes"]
+            yield Aim("8 bits, of the memory of float32", value, QUANTIZED["memory"], True)
+
+
+def of_parts(parts):
+    """What a variable costs besides its numbers, on the clock."""
+    if len(parts) < 3:
+        return
+    split, whole, empty = (parts[name] for name in ("199 × 25,000", "1 × 4,975,000", "199 × 1"))
+    nothing = ""
+    if "tensorflow, nothing" in empty:
+        seconds = empty["tensorflow, nothing"]["wall"]["median"] / 199
+        nothing = f" ({1e6 * seconds:.1f} µs)"
+    for provider, where in ON.items():
+        if provider not in empty:
+            continue
+        on_tensorflow = where in ("TensorFlow", "XLA")
+        reason = OF_ARGUMENTS.format(nothing=nothing) if on_tensorflow else OF_CALLS
+        each, together, one = (row[provider]["wall"]["median"] for row in (empty, split, whole))
+        name = f"a variable of one number, {where}"
+        yield Aim(name, each / 199, A_VARIABLE, True, "{:.1f} µs", 1e6, reason)
+        most = IN_PARTS * one + 199 * A_VARIABLE
+        name = f"5 M numbers in 199 variables, {where}: of {IN_PARTS} × one variable, and 3 µs each"
+        reason = "the variables' own cost, in the row above"
+        yield Aim(name, together, most, True, "{:.2f} ms", 1e3, reason)
+
+
+def of_other_rules(results):
+    """Rules beside the time of their bytes, and Muon."""
+    for rule in SWEEPS:
+        row = results.get("optimizer_rules", {}).get(rule)
+        if row:
+            name = f"`{rule}`: of the time of moving its bytes"
+            yield Aim(name, row["median"], LARGEST_SWEEPS, True)
+    for ns_dtype, row in results.get("muon", {}).items():
+        name = f"Muon, {ns_dtype}: of the time of its products"
+        yield Aim(name, row["products"]["median"], MUON_OVER_PRODUCTS, True)
+        if "keras" in row:
+            name = f"Muon, {ns_dtype}: times as fast as that of Keras"
+            value = 1 / row["keras"]["median"]
+            yield Aim(name, value, KERAS_OVER_MUON, False, reason=OF_PRODUCTS)
