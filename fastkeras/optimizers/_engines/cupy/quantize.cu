@@ -1,6 +1,6 @@
 // Moments in 8 bits: each stretch of 256 numbers is codes relative to its largest magnitude. The
-// codes are explained in csrc/optimizers/sweeps/quantize.h, of which this is the same for the threads of a
-// warp.
+// codes are explained in csrc/optimizers/sweeps/quantize.h, of which this is the same for the
+// threads of a warp.
 
 constexpr int kDropped = 21;                 // binary digits of a float32 that a code lacks
 constexpr float kSmallestScale = 0x1p-124f;  // a smaller one would make 4 / scale infinite

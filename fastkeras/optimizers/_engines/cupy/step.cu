@@ -131,8 +131,8 @@ __device__ inline void Read(const Record& record, const Steps& steps, const Fact
             to.gradient);
 }
 
-// The upper half of a number, rounded by 16 random bits. What is larger than the largest bfloat16 is
-// cut off, so that it does not become infinite; what is not finite stays so.
+// The upper half of a number, rounded by 16 random bits. What is larger than the largest bfloat16
+// is cut off, so that it does not become infinite; what is not finite stays so.
 __device__ inline unsigned short Dithered(float number, unsigned random) {
   const unsigned bits = ToBits(number);
   const bool is_rounded = (bits & 0x7fff0000u) < 0x7f7f0000u;
