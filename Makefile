@@ -11,7 +11,7 @@ CUDA_FILES := $(shell find fastkeras tests/gpu -name '*.cu' -o -name '*.cuh' -o 
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda test-arm lint types format bench gpu figures docs links clean
+.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda sanitize-cuda-crf sanitize-cuda-others sanitize-cuda-order test-arm lint types format bench gpu figures docs links clean
 
 build: .venv/.built
 
@@ -92,8 +92,9 @@ SANITIZED_CORE := build/sanitize/python/_core.so
 CORE := $(KERNELS) $(filter %module.cc %python.cc,$(CSRC)) tests/csrc/operator_new.cc
 FUZZ := --cases 100000 --seconds 240
 
+# The longest first; in parallel also if make was started without --jobs.
 sanitize: build
-	$(MAKE) --jobs=2 sanitize-kernels sanitize-doors sanitize-cuda
+	$(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,--jobs=2) sanitize-cuda sanitize-kernels sanitize-doors
 
 sanitize-kernels: $(foreach test,$(SANITIZED),build/sanitize/address/$(test) build/sanitize/thread/$(test))
 	set -e; for test in $^; do $$test; done
@@ -110,11 +111,16 @@ WITH_SANITIZED_CORE = \
   $(BIN)/python tests/csrc/sanitized.py
 
 # The CUDA kernels, emulated (docs/gpu.md).
-sanitize-cuda: build
+sanitize-cuda: sanitize-cuda-crf sanitize-cuda-others sanitize-cuda-order
+
+sanitize-cuda-crf: CUDA_TESTS = crf crf_sections
+sanitize-cuda-others: CUDA_TESTS = optimizers word2vec
+sanitize-cuda-crf sanitize-cuda-others: build
 	CUDA_ON_CPU=address LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0:detect_odr_violation=0 \
-	  $(BIN)/python -m pytest -p no:faulthandler -q tests/gpu/test_crf.py tests/gpu/test_crf_sections.py \
-	  tests/gpu/test_optimizers.py tests/gpu/test_word2vec.py
+	  $(BIN)/python -m pytest -p no:faulthandler -q $(CUDA_TESTS:%=tests/gpu/test_%.py)
+
+sanitize-cuda-order: build
 	CUDA_ON_CPU=thread LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" \
 	  TSAN_OPTIONS=report_signal_unsafe=0:ignore_noninstrumented_modules=1 \
 	  $(BIN)/python -m pytest -p no:faulthandler -q tests/gpu/test_optimizers.py -k order

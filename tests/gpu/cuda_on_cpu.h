@@ -32,7 +32,7 @@
 #define ON_CPU_HIDDEN
 #endif
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 
 #define FASTKERAS_ON_CPU 1
@@ -99,15 +99,18 @@ struct Block {
 };
 
 inline Block* block = nullptr;
-inline std::vector<std::unique_ptr<char[]>> stacks;  // of finished fibers, to be reused
+inline std::vector<std::unique_ptr<char[]>> stacks;        // of finished fibers, to be reused
+[[maybe_unused]] inline const void* host_stack = nullptr;  // of the thread that launches, for ASan
+[[maybe_unused]] inline size_t host_stack_bytes = 0;
 
 [[noreturn]] inline void Fail(const std::string& message) {
   throw std::runtime_error("block " + std::to_string(block->index.x) + "," +
                            std::to_string(block->index.y) + ": " + message);
 }
 
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-// Faster than swapcontext, which makes a system call for signals each time: 35 ns against 480.
+#if defined(__x86_64__)
+// Faster than swapcontext, which makes a system call for signals each time: 35 ns against 480. And
+// ASan takes swapcontext for the start of a stack, and forgets what it knew of the frames there.
 #define ON_CPU_SWITCH 1
 extern "C" void fastkeras_switch(void** from, void* to);
 asm(R"(
@@ -138,18 +141,17 @@ ON_CPU_HIDDEN inline void ToScheduler([[maybe_unused]] bool done) {
   Fiber* self = block->current;
 #if defined(__SANITIZE_THREAD__)
   __tsan_switch_to_fiber(block->scheduler_tsan, __tsan_switch_to_fiber_no_sync);
+#elif defined(__SANITIZE_ADDRESS__)
+  void* fake;
+  __sanitizer_start_switch_fiber(done ? nullptr : &fake, host_stack, host_stack_bytes);
 #endif
 #if defined(ON_CPU_SWITCH)
   fastkeras_switch(&self->stack_pointer, block->scheduler_pointer);
 #else
-#if defined(__SANITIZE_ADDRESS__)
-  void* fake;
-  __sanitizer_start_switch_fiber(done ? nullptr : &fake, nullptr, 0);
-#endif
   swapcontext(&self->context, &block->scheduler);
+#endif
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(done ? nullptr : fake, nullptr, nullptr);
-#endif
 #endif
 }
 
@@ -157,24 +159,23 @@ ON_CPU_HIDDEN inline void Resume(Fiber& fiber) {
   block->current = &fiber;
 #if defined(__SANITIZE_THREAD__)
   __tsan_switch_to_fiber(fiber.tsan, __tsan_switch_to_fiber_no_sync);
+#elif defined(__SANITIZE_ADDRESS__)
+  void* fake;
+  __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), kStack);
 #endif
 #if defined(ON_CPU_SWITCH)
   fastkeras_switch(&block->scheduler_pointer, fiber.stack_pointer);
 #else
-#if defined(__SANITIZE_ADDRESS__)
-  void* fake;
-  __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), kStack);
-#endif
   swapcontext(&block->scheduler, &fiber.context);
+#endif
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-#endif
 #endif
 }
 
 ON_CPU_HIDDEN inline void RunFiber() {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+  __sanitizer_finish_switch_fiber(nullptr, &host_stack, &host_stack_bytes);
 #endif
   (*block->kernel)();
 #if defined(__SANITIZE_THREAD__)
@@ -208,15 +209,16 @@ ON_CPU_HIDDEN inline bool ReleaseWarp(Fiber* lanes, int count) {
   for (int first = 0; first < count; ++first) {
     if (lanes[first].waits != Waits::kWarp) continue;
     const unsigned mask = lanes[first].mask;
-    const std::string place = lanes[first].place;
-    if (!(mask >> first & 1))
-      Fail(place + ": lane " + std::to_string(first) + " is not in its mask");
+    const char* place = lanes[first].place;
+    if (!(mask >> first & 1)) {
+      Fail(std::string(place) + ": lane " + std::to_string(first) + " is not in its mask");
+    }
     unsigned arrived = 0, votes = 0;
     uint64_t largest = 0;
     for (int l = 0; l < count; ++l) {
       if (lanes[l].waits != Waits::kWarp || lanes[l].mask != mask) continue;
-      if (place != lanes[l].place) {
-        Fail(place + " in lane " + std::to_string(first) + " meets " + lanes[l].place +
+      if (std::strcmp(place, lanes[l].place) != 0) {
+        Fail(std::string(place) + " in lane " + std::to_string(first) + " meets " + lanes[l].place +
              " in lane " + std::to_string(l));
       }
       arrived |= 1u << l;
@@ -229,7 +231,7 @@ ON_CPU_HIDDEN inline bool ReleaseWarp(Fiber* lanes, int count) {
       Fiber& lane = lanes[l];
       if (lane.exchange == Exchange::kShuffle) {
         if (!(arrived >> lane.source & 1)) {
-          Fail(place + ": lane " + std::to_string(l) + " reads lane " +
+          Fail(std::string(place) + ": lane " + std::to_string(l) + " reads lane " +
                std::to_string(lane.source) + ", which takes no part");
         }
         lane.out = lanes[lane.source].in;
@@ -261,17 +263,19 @@ ON_CPU_HIDDEN inline void Prepare(Fiber& fiber, int number) {
   fiber.number = number;
   fiber.thread = {number % block->size.x, number / block->size.x % block->size.y,
                   number / block->size.x / block->size.y};
-#if defined(ON_CPU_SWITCH)
   if (stacks.empty()) stacks.emplace_back(new char[kStack]);
   fiber.stack = std::move(stacks.back());
   stacks.pop_back();
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(fiber.stack.get(), kStack);  // RunFiber has not left its frame
+#endif
+#if defined(ON_CPU_SWITCH)
   const auto end = reinterpret_cast<uintptr_t>(fiber.stack.get()) + kStack - 64;
   void** top = reinterpret_cast<void**>(end & ~uintptr_t{15});
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&RunFiber);
   fiber.stack_pointer = top - 6;
 #else
-  fiber.stack.reset(new char[kStack]);  // not a used one, which sanitizers would remember
   getcontext(&fiber.context);
   fiber.context.uc_stack = {fiber.stack.get(), 0, kStack};
   fiber.context.uc_link = nullptr;
@@ -343,10 +347,10 @@ ON_CPU_HIDDEN inline void Launch(dim3 grid, dim3 size, unsigned seed,
 #endif
     if (seed) std::shuffle(threads.begin(), threads.end(), random);
     RunBlock(threads);
-#if defined(ON_CPU_SWITCH)
+#if !defined(__SANITIZE_THREAD__)
+    // TSan would take the next fiber on a stack for the last one, and it forgets freed memory, and
+    // so would miss conflicts of blocks.
     for (Fiber& fiber : block->fibers) stacks.push_back(std::move(fiber.stack));
-#endif
-#if !defined(__SANITIZE_THREAD__)  // which forgets freed memory, and would miss conflicts of blocks
     used.clear();
 #endif
   }
