@@ -7,12 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from accuracy import assert_as_accurate_as_reference
 from fastkeras.word2vec import Vectors, Word2Vec
 from fastkeras.word2vec._engines import reference
-from fastkeras.word2vec.training import sampling
-from fastkeras.word2vec.training.matrices import new
+from fastkeras.word2vec.corpus import encode
+from fastkeras.word2vec.training import parts, sampling
+from fastkeras.word2vec.training.matrices import draw
+from fastkeras.word2vec.training.settings import Schedule
 from fastkeras.word2vec.vectors.gensim_vectors import from_gensim, load_gensim, to_gensim
 from fastkeras.word2vec.vectors.spacy_vectors import from_spacy
+from fastkeras.word2vec.vocabulary import build
 
 SENTENCES = [["the", "cat", "sat"], ["the", "dog", "sat"]] * 5
 
@@ -23,37 +27,50 @@ def gensim():
     return models
 
 
-def test_the_hierarchical_softmax_of_one_tree_is_that_of_gensim(gensim, rng, monkeypatch):
-    """From the same vectors, with the table from which gensim reads its sigmoid."""
+def test_the_hierarchical_softmax_of_one_tree_is_that_of_gensim(gensim, monkeypatch):
+    """From the same vectors, with the table of 1,000 places from which gensim reads its sigmoid."""
 
     def by_table(x, rows, signs, *_):
-        assert abs(x) < 6  # where the table ends
-        place = int((x + 6) * 83)
-        sigmoid = 1 / (1 + np.exp(-6 * (2 * place / 1000 - 1)))
-        return 0.0, np.float32((signs < 0) - sigmoid)
+        place = (x + 6) * 83
+        assert 0 < place < 1000
+        # So far from the next entry, which is 0.003 away, that rounding reads the same one.
+        assert x.dtype == np.float32 or 1e-4 < place % 1 < 1 - 1e-4
+        sigmoid = 1 / (1 + np.exp(-6 * (2 * int(place) / 1000 - 1)))
+        return 0.0, x.dtype.type((signs < 0) - sigmoid)
 
     monkeypatch.setattr(reference, "loss_and_errors", by_table)
-    ids = np.minimum(rng.geometric(0.05, (50, 12)), 60)
+    ids = np.minimum(np.random.default_rng(0).geometric(0.15, (8, 6)), 14)
     sentences = [[f"w{i}" for i in line] for line in ids.tolist()]
-    common = {"vector_size": 8, "window": 3, "sample": 0, "epochs": 1, "min_count": 1}
-    common |= {"shrink_windows": False, "seed": 1}
-    rates = {"learning_rate": 0.1, "end_learning_rate": 0.1}
-    ours = Word2Vec(loss="hierarchical_softmax", engine="reference", **rates, **common)
-    ours.fit(sentences, progress=False)
-    words = ours.vocabulary.words
-    theirs = gensim.Word2Vec(sg=1, hs=1, negative=0, workers=1, alpha=0.1, **common)
+    common = {"vector_size": 8, "window": 3, "sample": 0, "min_count": 1, "shrink_windows": False}
+    model = Word2Vec(loss="hierarchical_softmax", **common)
+    parts.begin(model, build(sentences, 1))
+    draw(model.output_embeddings, 2)  # not zeros, whose logits are where an entry ends
+    words, tables, rate = model.vocabulary.words, parts.tables_of(model), 0.5
+    of_pass = tables, model._settings, sampling.key_of(1, 0), Schedule(rate, 0.0)
+    encoded = encode(sentences, model.vocabulary)
+
+    def ours(dtype):
+        matrices = [matrix.astype(dtype) for matrix in model._matrices]
+        reference.train(encoded, 0, len(encoded), *matrices, *of_pass)
+        return matrices[0][:, :8]
+
+    theirs = gensim.Word2Vec(sg=1, hs=1, negative=0, workers=1, epochs=1, alpha=rate, **common)
     theirs.build_vocab(sentences)
-    first = new(len(words), 1, 8, seed=1)[0][:, :8]
-    starts, nodes, signs = sampling.huffman_paths(ours.vocabulary.counts)
     for row, word in enumerate(words):
-        at, path = theirs.wv.key_to_index[word], slice(starts[row], starts[row + 1])
-        theirs.wv.vectors[at] = first[row]
-        theirs.wv.expandos["point"][at] = nodes[path].astype(np.uint32)
-        theirs.wv.expandos["code"][at] = (signs[path] > 0).astype(np.uint8)
-    theirs.train(sentences, total_examples=len(sentences), epochs=1, end_alpha=0.1)
-    assert np.abs(ours.input_embeddings - first).max() > 0.1
-    # Rounding may read the entry beside: the sigmoid differs by up to 0.003, a step by 0.0003.
-    np.testing.assert_allclose(ours.input_embeddings, theirs.wv[words], atol=1e-3)
+        at = theirs.wv.key_to_index[word]
+        path = slice(tables.path_starts[row], tables.path_starts[row + 1])
+        theirs.wv.vectors[at] = model.input_embeddings[row]
+        theirs.wv.expandos["point"][at] = tables.path_nodes[path].astype(np.uint32)
+        theirs.wv.expandos["code"][at] = (tables.path_signs[path] > 0).astype(np.uint8)
+    theirs.syn1[: len(words) - 1] = model.output_embeddings
+    theirs.train(sentences, total_examples=len(sentences), epochs=1, end_alpha=rate)
+    exact = ours("float64")
+    assert np.abs(exact - model.input_embeddings).max() > 0.1
+    windows = reference.windows(encoded, 0, len(encoded), *of_pass[:3])
+    pairs = sum(len(contexts) for _, _, contexts in windows)
+    scale = np.abs(exact).max()
+    found = theirs.wv[words]
+    assert_as_accurate_as_reference(found, exact, ours("float32"), scale, steps=pairs)
 
 
 def test_what_gensim_has_saved(tmp_path, gensim):
