@@ -100,7 +100,8 @@ sanitize-kernels: $(foreach test,$(SANITIZED),build/sanitize/address/$(test) bui
 	set -e; for test in $^; do $$test; done
 
 sanitize-doors: $(SANITIZED_CORE)
-	$(WITH_SANITIZED_CORE) pytest -p no:faulthandler -q $(wildcard tests/*/test_doors.py tests/*/test_unusual_input.py) \
+	$(WITH_SANITIZED_CORE) pytest -p no:faulthandler -q \
+	  $(wildcard tests/*/test_doors.py tests/*/doors/test_*.py tests/*/test_unusual_input.py) \
 	  -k 'not (tensorflow or numba or reference or keras_ or xla or jit or an_op or the_op or ops_)'
 	$(WITH_SANITIZED_CORE) fuzz_doors $(FUZZ)
 
