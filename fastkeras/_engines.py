@@ -185,7 +185,7 @@ def check_domain(domain):
 def check_engine(domain, engine):
     """Raise ValueError if a domain has no engine of this name; None is for the fastest."""
     names = DOMAINS[domain]
-    if engine is not None and engine not in names:
+    if engine is not None and not (isinstance(engine, str) and engine in names):
         raise ValueError(
             f"engine={engine!r} is none of {domain}{near(engine, names)}; "
             f"these are: {', '.join(names)}"

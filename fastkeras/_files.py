@@ -54,6 +54,8 @@ def replacing(path, mode="wb", **options):
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode={mode!r} must be 'wb' or 'w'")
+    if not isinstance(path, str | os.PathLike):  # an int would be a file that is open already
+        raise TypeError(f"path={path!r} must be a path")
     before = _status(path)
     if before is not None and not stat.S_ISREG(before.st_mode):
         with open(path, mode, **options) as file:

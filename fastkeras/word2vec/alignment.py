@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastkeras.word2vec.arguments import flag, instance, shown
 from fastkeras.word2vec.vectors.search import unit_rows
 from fastkeras.word2vec.vectors.vectors import Vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
 ROWS = 1 << 14  # multiplied at a time
@@ -42,7 +42,9 @@ def translation(
 
     Raises:
         KeyError: a word is unknown.
-        ValueError: there is no pair, or the sizes differ and `orthogonal` is true.
+        TypeError: `source` or `target` are no `Vectors`, or a pair is none of two words.
+        ValueError: there is no pair, a vector is not finite, or the sizes differ and `orthogonal`
+            is true.
 
     Example:
         >>> import numpy as np
@@ -55,7 +57,9 @@ def translation(
         >>> np.allclose(found, turn)
         True
     """
-    chosen = [(w, w) for w in source if w in target] if pairs is None else list(pairs)
+    instance("source", source, Vectors), instance("target", target, Vectors)
+    orthogonal = flag("orthogonal", orthogonal)
+    chosen = [(w, w) for w in source if w in target] if pairs is None else _pairs(pairs)
     if not chosen:
         raise ValueError(
             "source and target have no word in common: pass pairs of words"
@@ -68,12 +72,32 @@ def translation(
             "needs equal ones: pass orthogonal=False"
         )
     from_words, to_words = zip(*chosen, strict=True)
-    x = unit_rows(source[list(from_words)].astype(np.float64))
-    y = unit_rows(target[list(to_words)].astype(np.float64))
+    x = _unit_rows("source", source, from_words)
+    y = _unit_rows("target", target, to_words)
     if not orthogonal:
         return np.linalg.lstsq(x, y, None)[0]
     left, _, right = np.linalg.svd(x.T @ y)
     return left @ right
+
+
+def _pairs(pairs):
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
+        raise TypeError(f"pairs={shown(pairs)} must be a list of pairs of words")
+    pairs = list(pairs)
+    for pair in pairs:
+        is_pair = isinstance(pair, tuple | list | np.ndarray) and len(pair) == 2
+        if not (is_pair and all(isinstance(word, str) for word in pair)):
+            raise TypeError(f"pairs has {shown(pair)}, which is no pair of words")
+    return pairs
+
+
+def _unit_rows(name, vectors, words):
+    rows = unit_rows(vectors[words].astype(np.float64))
+    finite = np.isfinite(rows).all(1)
+    if not finite.all():
+        word = words[int(finite.argmin())]
+        raise ValueError(f"{name}: the vector of {word!r} has nan or inf")
+    return rows
 
 
 def align(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastkeras import _engines
-from fastkeras.word2vec.arguments import flag, integer, number, strings
+from fastkeras.word2vec.arguments import flag, integer, number, shown, strings
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.training import checkpoint as checkpoints
 from fastkeras.word2vec.training import loop, matrices, model_files, parts, sampling, settings
 from fastkeras.word2vec.training.arguments import check_later, check_options
-from fastkeras.word2vec.training.inputs import as_corpus, counted
+from fastkeras.word2vec.training.inputs import as_corpus, vocabulary_of
 from fastkeras.word2vec.training.trainer import Word2Vec
 from fastkeras.word2vec.vectors import Vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import Any, Self
 
     from numpy.typing import NDArray
@@ -129,8 +131,8 @@ class Doc2Vec:
         """
         check_options(options)
         corpus = _as_documents(corpus)
-        if vocabulary is None:
-            vocabulary = counted(corpus, self.config, options.get("progress", True))
+        progress = options.get("progress", True)
+        vocabulary = vocabulary_of(corpus, vocabulary, self.config, progress)
         names, ids, rows = _encoded(corpus, vocabulary, documents)
         shape = len(names), settings.padded(self.config["vector_size"])
         vectors = matrices.zero_rows(*shape)
@@ -183,6 +185,8 @@ class Doc2Vec:
             float32 (documents, vector_size); zeros for a document without a known word.
         """
         self._model._fitted()
+        if not isinstance(documents, str | os.PathLike | Corpus):
+            documents = _listed(documents)
         config = self.config
         epochs = config["epochs"] if epochs is None else integer("epochs", epochs, 1)
         if learning_rate is None:
@@ -262,6 +266,17 @@ def _as_documents(corpus):
     if not isinstance(corpus, Corpus):
         raise TypeError("corpus is an array of ids; documents are strings or lists of words")
     return corpus
+
+
+def _listed(documents):
+    """Return a list of documents, checked."""
+    if isinstance(documents, bytes) or not isinstance(documents, Iterable):
+        raise TypeError(f"documents={shown(documents)} must be strings or lists of words")
+    documents = list(documents)
+    for document in documents:
+        if not isinstance(document, str):
+            strings("documents", document)
+    return documents
 
 
 def _known(words, index):

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastkeras.word2vec.arguments import integer
+from fastkeras.word2vec.arguments import flag, instance, integer
 from fastkeras.word2vec.corpus.text_files import lines_of
-from fastkeras.word2vec.vectors import unit_rows
+from fastkeras.word2vec.vectors import Vectors, unit_rows
 
 if TYPE_CHECKING:
     from fastkeras.typing import FilePath
-    from fastkeras.word2vec.vectors.vectors import Vectors
 
 CANDIDATES = 5  # nearest words; the first that is no word of the question, in any case, answers it
 
@@ -93,6 +92,7 @@ def evaluate_word_pairs(
         ...     evaluate_word_pairs(vectors, file.name).spearman
         1.0
     """
+    count_unknown = flag("count_unknown", count_unknown)
     rows = _known(vectors, restrict_vocab, case_insensitive)
     people, cosines, unknown = [], [], 0
     for a, b, score in _pairs(path):
@@ -152,6 +152,7 @@ def evaluate_analogies(
         ...     evaluate_analogies(Vectors(words, matrix), file.name).accuracy
         1.0
     """
+    count_unknown = flag("count_unknown", count_unknown)
     rows = _known(vectors, restrict_vocab, case_insensitive)
     names, questions, unknown = [], [], 0
     for name, words in _questions(path):
@@ -192,6 +193,7 @@ def _right(vectors, questions, same, restrict_vocab):
 
 def _known(vectors, restrict_vocab, case_insensitive):
     """Return the row of each known word; for words that differ only in case, the first row."""
+    instance("vectors", vectors, Vectors), flag("case_insensitive", case_insensitive)
     if restrict_vocab is not None:
         integer("restrict_vocab", restrict_vocab, 1, None)
     rows = {}

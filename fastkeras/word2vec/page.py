@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.arguments import integer
+from fastkeras.word2vec.arguments import choice, instance, integer, string, strings
 from fastkeras.word2vec.projection import principal_components
 from fastkeras.word2vec.vectors.search import unit_rows
+from fastkeras.word2vec.vectors.vectors import Vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
     from fastkeras.typing import FilePath
-    from fastkeras.word2vec.vectors.vectors import Vectors
 
 LAYOUTS = ("pca", "tsne")
 
@@ -57,14 +57,14 @@ def write_page(
         >>> vectors = Vectors(["cat", "dog", "car"], np.float32([[1, 1], [1, 0.9], [-1, 0.8]]))
         >>> write_page(vectors, tempfile.mkdtemp() + "/animals.html", topn=2)
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout={layout!r} must be one of {LAYOUTS}")
+    choice("layout", layout, LAYOUTS)
     integer("topn", topn, 1, None)
+    instance("vectors", vectors, Vectors), string("title", title)
     if isinstance(words, (int, np.integer)):
         integer("words", words, 3, None)
         shown = vectors.words[:words]
     else:
-        shown = list(words)
+        shown = strings("words", words)
     if len(shown) < 3:
         raise ValueError(f"words has {len(shown)} words; a map needs 3 at least")
     rows = [vectors.row(word) for word in shown]

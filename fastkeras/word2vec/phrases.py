@@ -7,18 +7,19 @@ Bouma 2009, Normalized (Pointwise) Mutual Information in Collocation Extraction.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.arguments import integer, number, strings
+from fastkeras.word2vec.arguments import integer, number, shown, string, strings
 from fastkeras.word2vec.corpus import Corpus, encode
 from fastkeras.word2vec.corpus.text_files import lines_of
 from fastkeras.word2vec.vocabulary import build
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Self
 
     from fastkeras.typing import FilePath
@@ -39,6 +40,9 @@ class Phrases:
             last): score`.
         delimiter: what stands between the words of a joined phrase.
 
+    Raises:
+        TypeError: `scores` is no dict of tuples of words, or `delimiter` no string.
+
     Example:
         >>> from fastkeras.word2vec.phrases import Phrases
         >>> Phrases({("new", "york"): 0.9}).join(["to", "new", "york"])
@@ -46,7 +50,13 @@ class Phrases:
     """
 
     def __init__(self, scores: Mapping[tuple[str, ...], float], delimiter: str = "_") -> None:
-        self.scores, self.delimiter = scores, delimiter
+        if not isinstance(scores, Mapping):
+            raise TypeError(f"scores={shown(scores)} must be a dict of phrases and their scores")
+        for phrase in scores:
+            is_tuple = isinstance(phrase, tuple) and len(phrase) > 1
+            if not (is_tuple and all(isinstance(word, str) for word in phrase)):
+                raise TypeError(f"scores has {shown(phrase)}, which is no tuple of two words")
+        self.scores, self.delimiter = scores, string("delimiter", delimiter)
         self._first = {phrase[0] for phrase in scores}
         self._between = {word for phrase in scores for word in phrase[1:-1]}
 
@@ -61,6 +71,9 @@ class Phrases:
             >>> Phrases({("new", "york"): 1, ("york", "city"): 1}).join(["new", "york", "city"])
             ['new_york', 'city']
         """
+        return self._join(strings("words", words))
+
+    def _join(self, words):
         joined, i = [], 0
         while i < len(words):
             length = self._length(words, i) if words[i] in self._first else 1
@@ -117,7 +130,7 @@ class _Joined:
         self.phrases, self.corpus = phrases, corpus
 
     def __iter__(self):
-        return map(self.phrases.join, self.corpus)
+        return map(self.phrases._join, self.corpus)
 
 
 def find_phrases(
@@ -175,15 +188,16 @@ def find_phrases(
     if callable(scoring):
         if threshold is None:
             raise ValueError("threshold=None must be a number, since scoring is a function")
-    elif scoring not in THRESHOLDS:
-        raise ValueError(f"scoring={scoring!r} must be one of {sorted(THRESHOLDS)}, or a function")
+    elif not isinstance(scoring, str) or scoring not in THRESHOLDS:
+        raise ValueError(
+            f"scoring={shown(scoring)} must be one of {sorted(THRESHOLDS)}, or a function"
+        )
     elif threshold is None:
         threshold = THRESHOLDS[scoring]
     integer("min_count", min_count, 1, None)
-    if threshold != -math.inf:
+    string("delimiter", delimiter)
+    if not (isinstance(threshold, float) and threshold == -math.inf):
         number("threshold", threshold)
-    if isinstance(connector_words, str):
-        raise TypeError(f"connector_words={connector_words!r} must be strings, not one string")
     connectors = {*strings("connector_words", connector_words)}
     corpus = _opened(corpus)
     # Rare words are kept too: without them, the words around one would look like neighbours.

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.vectors import unit_rows
+from fastkeras.word2vec.arguments import (
+    file_path,
+    floats,
+    instance,
+    integer,
+    number,
+    shown,
+    string,
+    strings,
+)
+from fastkeras.word2vec.vectors import Vectors, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastkeras.typing import ArrayLike, FilePath
-    from fastkeras.word2vec.vectors.vectors import Vectors
 
 # Common system fonts with Chinese, Japanese and Korean characters, the plainest first.
 CJK_FONTS = (
@@ -44,7 +53,7 @@ def principal_components(
         from 0 is positive, so that a map does not depend on the library's choice of signs.
 
     Raises:
-        ValueError: there are fewer rows or columns than dimensions.
+        ValueError: there are fewer rows or columns than dimensions, or a number is not finite.
 
     Example:
         >>> import numpy as np
@@ -54,8 +63,12 @@ def principal_components(
         >>> coordinates[:, 0].round(3) + 0.0, shares
         (array([-1.,  2., -1.]), array([1.]))
     """
-    matrix = np.asarray(matrix, np.float64)
-    if not 1 <= dimensions <= min(matrix.shape):
+    matrix = floats("matrix", matrix)
+    if matrix.ndim != 2 or not np.isfinite(matrix).all():
+        raise ValueError(
+            f"matrix has shape {matrix.shape}; it must be (rows, size), of finite numbers"
+        )
+    if not 1 <= integer("dimensions", dimensions) <= min(matrix.shape):
         raise ValueError(
             f"dimensions={dimensions} must be from 1 to {min(matrix.shape)}, the lesser of "
             f"matrix's shape {matrix.shape}"
@@ -103,12 +116,18 @@ def draw_map(
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("a map is drawn with Matplotlib: pip install matplotlib") from None
-    format = Path(path).suffix[1:].lower()
+    instance("vectors", vectors, Vectors)
+    format = Path(file_path("path", path)).suffix[1:].lower()
     if format not in FigureCanvasAgg.get_supported_filetypes():
         raise ValueError(f"path={str(path)!r} must end in .png, .svg or .pdf")
-    words = list(words)
+    words = strings("words", words)
+    if np.shape(size) != (2,) or not all(number("size", side) > 0 for side in size):
+        raise ValueError(f"size={shown(size)} must be a width and a height")
+    if title is not None:
+        string("title", title)
     if len(words) < 3:
         raise ValueError(f"words has {len(words)} words; a map needs 3 at least")
+    groups = None if groups is None else strings("groups", groups)
     if groups is not None and len(groups) != len(words):
         raise ValueError(f"groups has {len(groups)} names for {len(words)} words")
     points, shares = principal_components(unit_rows(vectors[words].astype(np.float64)))
@@ -194,6 +213,7 @@ def fonts_with(text: str) -> list[str]:
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
+    string("text", text)
     default = font_manager.FontProperties(family=["sans-serif"])
     family = [font_manager.get_font(font_manager.findfont(default)).family_name]
     signs = {ord(sign) for sign in text if not sign.isspace()}

@@ -7,9 +7,12 @@ are fastText's own, so that its buckets can be used.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from fastkeras.word2vec.arguments import integer, string, strings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +45,7 @@ def ngrams(word: str, min_n: int = 3, max_n: int = 6) -> list[str]:
         ['<ca', '<cat', 'cat', 'cat>', 'at>']
     """
     check(1, min_n, max_n)
-    letters = f"<{word}>"
+    letters = f"<{string('word', word)}>"
     return [
         letters[begin : begin + n]
         for begin in range(len(letters))
@@ -78,6 +81,7 @@ def ngram_ids(
         array([174, 408, 106], dtype=int32)
     """
     check(buckets, min_n, max_n)
+    words = strings("words", words)
     letters = sum(map(len, words)) + 2 * len(words)
     if letters * (max_n - min_n + 1) >= 2**31:  # else there are certainly fewer
         total = sum(_count_ngrams(len(word) + 2, min_n, max_n) for word in words)
@@ -141,9 +145,9 @@ def means(matrix: NDArray[Any], bags: Bags) -> NDArray[Any]:
 
 def check(buckets: int, min_n: int, max_n: int) -> None:
     """Raise ValueError if an argument is out of range."""
-    if not 1 <= buckets < 2**31:
+    if not 1 <= integer("buckets", buckets, -math.inf, None) < 2**31:
         raise ValueError(f"buckets={buckets} must be from 1 to 2147483647")
-    if not 1 <= min_n <= max_n:
+    if not 1 <= integer("min_n", min_n) <= integer("max_n", max_n):
         raise ValueError(f"min_n={min_n}, max_n={max_n}: it must be 1 <= min_n <= max_n")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.arguments import integer, strings
+from fastkeras.word2vec.arguments import integer, shown, strings, whole_numbers
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.corpus.text_files import BYTE_ORDER_MARK, lines_of
 
@@ -49,13 +49,7 @@ class Vocabulary:
 
     def __init__(self, words: Sequence[str], counts: ArrayLike) -> None:
         self.words: list[str] = strings("words", words)
-        given = np.asarray(counts)
-        whole = given.dtype.kind in "iu" or (given.dtype.kind == "f" and (given % 1 == 0).all())
-        if not whole or not ((given >= 0) & (given < 2**63)).all():
-            raise ValueError(
-                f"counts must be integers from 0 to 2⁶³ − 1, got {given.tolist()[:3]}…"
-            )
-        self.counts: NDArray[np.int64] = np.array(given, np.int64)
+        self.counts: NDArray[np.int64] = np.array(whole_numbers("counts", counts))
         self.index: dict[str, int] = {word: i for i, word in enumerate(self.words)}
         if self.counts.shape != (len(self.words),):
             raise ValueError(f"counts has shape {self.counts.shape}, words {len(self.words)} words")
@@ -71,8 +65,8 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def __contains__(self, word: str) -> bool:
-        return word in self.index
+    def __contains__(self, word: object) -> bool:
+        return isinstance(word, str) and word in self.index
 
     def __repr__(self) -> str:
         return f"<Vocabulary of {len(self)} words, {int(self.counts.sum())} in the corpus>"
@@ -152,6 +146,9 @@ def build(
     integer("min_count", min_count, 1, None)
     integer("table_size", table_size, 1, None)
     integer("num_threads", num_threads)
+    for name, function in {"trim_rule": trim_rule, "progress": progress}.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name}={shown(function)} must be a function")
     corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
     counter = _counter(corpus)
     floor = 0

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from fastkeras.word2vec.arguments import flag, integer, number
+from fastkeras.word2vec.arguments import choice, flag, instance, integer, number
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.corpus.encoding import id_arrays, mapped
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import OBJECTIVES, reach_of
+from fastkeras.word2vec.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
-
-    from fastkeras.word2vec.vocabulary import Vocabulary
 
 POSITIONS = 1 << 18  # at a time, so that their random bits stay in the cache
 
@@ -86,15 +85,14 @@ class Windows(keras.utils.PyDataset):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective={objective!r} must be one of {OBJECTIVES}")
+        choice("objective", objective, OBJECTIVES)
         window = integer("window", window, 1)
         batch_size = integer("batch_size", batch_size, 1)
         seed = integer("seed", seed, 0, None)
         shrink_windows, shuffle = flag("shrink_windows", shrink_windows), flag("shuffle", shuffle)
         if number("sample", sample) < 0:
             raise ValueError(f"sample={sample} must be at least 0")
-        self.ids = _ids(corpus, vocabulary)
+        self.ids = _ids(corpus, instance("vocabulary", vocabulary, Vocabulary))
         self.keep = sampling.keep_thresholds(vocabulary.counts, sample)
         self.objective, self.window, self.shrink_windows = objective, window, shrink_windows
         self.reach = reach_of(self.ids, window)

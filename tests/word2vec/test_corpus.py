@@ -133,7 +133,7 @@ def test_errors(source, error, message):
 
 
 def test_errors_argument():
-    with pytest.raises(ValueError, match="errors='ignore' must be 'strict' or 'replace'"):
+    with pytest.raises(ValueError, match="errors='ignore' must be one of 'strict', 'replace'"):
         Corpus(["a"], errors="ignore")
 
 

@@ -15,6 +15,7 @@ from fastkeras.word2vec import (
     fasttext,
     phrases,
     subwords,
+    vocabulary,
 )
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.vectors import gensim_vectors, unit_rows
@@ -56,10 +57,11 @@ def ours(tmp_path):
         "Corpus": Corpus,
         "fasttext": fasttext,
     }
-    for module in evaluation, alignment, gensim_vectors, subwords, phrases:
+    for module in evaluation, alignment, gensim_vectors, subwords, vocabulary, phrases:
         names |= vars(module)
     names |= {name: str(tmp_path / name[:-5]) for name in ("text_file", "pairs_file")}
     names |= {"unit_rows": unit_rows, "path": str(tmp_path / "ours")}
+    names["vocabulary_file"] = tmp_path / "our_words"
     return names | {
         "questions_file": str(tmp_path / "questions"),
         "fasttext_file": str(tmp_path / "fasttext.bin"),
@@ -94,7 +96,11 @@ def theirs(ours, tmp_path):
         "TaggedDocument": gensim.models.doc2vec.TaggedDocument,
         "LineSentence": gensim.models.word2vec.LineSentence,
         "WordEmbeddingSimilarityIndex": WordEmbeddingSimilarityIndex,
+        "CallbackAny2Vec": gensim.models.callbacks.CallbackAny2Vec,
+        **vars(gensim.utils),
+        "np": np,
         "path": str(tmp_path / "theirs"),
+        "vocabulary_file": str(tmp_path / "their_words"),
         "model": model,
         "wv": model.wv,
         "tree": tree,
@@ -117,6 +123,7 @@ def assert_same(left, right, row):
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated `init_sims`")  # of gensim by itself
+@pytest.mark.filterwarnings("ignore:Adding single vectors to a KeyedVectors")
 @pytest.mark.parametrize("title", ["Training", "Documents", "Vectors", "Files"])
 def test_gensim(theirs, ours, title):
     rows = rows_of(title)

@@ -112,7 +112,7 @@ def test_connectors_are_kept_in_files(tmp_path):
     [
         ({"scoring": len}, "threshold=None must be a number"),
         ({"scoring": lambda *_: 1.0, "threshold": 0}, r"shape \(\); it must have a score"),
-        ({"connector_words": "of"}, "connector_words='of' must be strings"),
+        ({"connector_words": "of"}, "connector_words='of' must be a list of strings"),
         ({"connector_words": [3]}, "connector_words"),
     ],
 )

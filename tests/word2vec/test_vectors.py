@@ -52,7 +52,7 @@ def test_nearest_is_a_sort_of_the_cosines(seed, num_words, topn, dtype, restrict
         patch.setattr(module, "ROWS", 16)
         patch.setattr(module, "QUERIES", 3)
         patch.setattr(module, "GROUP", 3)
-        rows, cosines = Vectors(range(num_words), matrix).nearest(
+        rows, cosines = Vectors(map(str, range(num_words)), matrix).nearest(
             queries, topn, excluded, restrict_vocab
         )
     among = min(restrict_vocab or num_words, num_words)

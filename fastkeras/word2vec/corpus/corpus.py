@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras._files import copy_of_stream
+from fastkeras.word2vec.arguments import choice, file_path, integer, strings
 from fastkeras.word2vec.corpus.columns import Column, table_format
 from fastkeras.word2vec.corpus.encoding import id_arrays, mapped
 from fastkeras.word2vec.corpus.text_files import (
@@ -86,8 +87,7 @@ class Corpus:
     """
 
     def __init__(self, source: Any, errors: str = "strict", column: str | None = None) -> None:
-        if errors not in ("strict", "replace"):
-            raise ValueError(f"errors={errors!r} must be 'strict' or 'replace'")
+        choice("errors", errors, ("strict", "replace"))
         if hasattr(source, "read"):
             self._copy = copy_of_stream(source)  # which it removes with itself
             source = Path(self._copy.name)
@@ -236,8 +236,12 @@ def encode(
         >>> encode(["the cat sat", "", "a dog", "the cat"], Vocabulary(["the", "cat"], [2, 2]))
         array([ 0,  1, -1,  0,  1, -1], dtype=int32)
     """
+    integer("num_threads", num_threads)
+    if folder is not None:
+        file_path("folder", folder)
+    words = strings("vocabulary.words", getattr(vocabulary, "words", None))
     corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
-    arrays = id_arrays(corpus, vocabulary.words, num_threads)
+    arrays = id_arrays(corpus, words, num_threads)
     if corpus.files is not None or getattr(corpus.source, "files", None):
         return mapped(arrays, folder)
     arrays = list(arrays)

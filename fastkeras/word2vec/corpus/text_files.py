@@ -7,6 +7,8 @@ import os
 import zlib
 from stat import S_ISREG
 
+from fastkeras.word2vec.arguments import file_path
+
 WHITESPACE = b" \t\n\r\v\f"
 LONGEST_WORD = 64 << 20  # bytes; a file with a longer one is not text
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -75,7 +77,7 @@ def lines_of(path):
     Raises:
         ValueError: a line is not UTF-8.
     """
-    with open(path, "rb") as file:
+    with open(file_path("path", path), "rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1:
                 line = line.removeprefix(BYTE_ORDER_MARK)

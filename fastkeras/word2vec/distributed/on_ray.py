@@ -50,7 +50,8 @@ class Workers:
             if of_task and not isinstance(cause, self.ray.exceptions.RayError):
                 raise  # an error of the task itself
             self.work = self.shares = None
-            raise LostError(str(error)) from error
+            told = str(cause if of_task else error).strip() or repr(error)
+            raise LostError(told.splitlines()[0]) from error
 
     def close(self):
         """Let Ray free what it holds for the training."""

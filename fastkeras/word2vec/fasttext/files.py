@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastkeras.word2vec.arguments import file_path
 from fastkeras.word2vec.fasttext.quantized import CODES, Books, QuantizedRows
 
 MAGIC, VERSION = 793712314, 12
@@ -55,7 +56,7 @@ def read(path):
         ValueError: it is not such a file, is damaged, or contradicts itself; the message names what
             and where. Whatever sizes it states, memory stays in proportion to its own.
     """
-    file = _File(path)
+    file = _File(file_path("path", path))
     magic, version, *numbers, threshold = file.take(HEADER, "its header")
     if magic != MAGIC:
         raise ValueError(f"{path} is not a model of fastText: it begins with another number")

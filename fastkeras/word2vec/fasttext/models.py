@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.arguments import integer
+from fastkeras.word2vec.arguments import choice, flag, integer
 from fastkeras.word2vec.fasttext import files as formats
 from fastkeras.word2vec.subwords import Bags, bags_of, means, ngram_ids
 from fastkeras.word2vec.vectors.files import check_finite, check_words
@@ -58,6 +58,7 @@ def load_vectors(
     """
     if limit is not None:
         limit = integer("limit", limit, 1, None)
+    supervised = flag("supervised", supervised)
     contents = formats.read(path)
     if contents.arguments["model"] == 3 and not supervised:
         labels = ", ".join(label.decode("utf-8", "replace") for label in contents.labels[:3])
@@ -257,8 +258,7 @@ def _rows_of(vectors):
 
 def _words_of(contents, limit, errors, path):
     """Return words as strings, each once, and their rows."""
-    if errors not in ("strict", "replace"):
-        raise ValueError(f"errors={errors!r} must be 'strict' or 'replace'")
+    choice("errors", errors, ("strict", "replace"))
     first = {}
     for row, word in enumerate(contents.words[:limit]):
         try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras.word2vec.arguments import choice
 from fastkeras.word2vec.layers.sampled_layer import SampledLayer
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class SkipGram(SampledLayer):
         The hidden vectors, (batch, vector_size). A word drawn that equals the target is ignored.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: an argument out of range, or inputs of other shapes.
 
     Example:
@@ -100,6 +102,7 @@ class CBOW(SampledLayer):
             the hidden vectors.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: an argument is out of range.
 
     Example:
@@ -122,9 +125,7 @@ class CBOW(SampledLayer):
         self, vocabulary: Vocabulary | int, *args: Any, combiner: str = "sum", **options: Any
     ) -> None:
         super().__init__(vocabulary, *args, **options)
-        if combiner not in ("sum", "mean"):
-            raise ValueError(f"combiner={combiner!r} must be 'sum' or 'mean'")
-        self.combiner = combiner
+        self.combiner = choice("combiner", combiner, ("sum", "mean"))
 
     def _parts(self, centers, contexts):
         dtype = keras.backend.result_type(self.embeddings.dtype, "float32")

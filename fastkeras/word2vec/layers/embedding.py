@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from fastkeras.word2vec.arguments import integer
+from fastkeras.word2vec.arguments import flag, instance, integer, shown
 from fastkeras.word2vec.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def to_keras_embedding(
         A built `WordEmbedding`, which keeps the words and is saved with them.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: `num_oov_indices` is negative.
 
     Example:
@@ -79,8 +80,9 @@ def to_keras_embedding(
         >>> vectors_of(layer).words
         ['cat', 'dog']
     """
+    instance("vectors", vectors, Vectors), flag("trainable", trainable)
     num_oov_indices = integer("num_oov_indices", num_oov_indices)
-    rows_before = num_oov_indices + bool(mask_zero)
+    rows_before = num_oov_indices + flag("mask_zero", mask_zero)
     layer = WordEmbedding(
         input_dim=len(vectors) + rows_before,
         output_dim=vectors.size,
@@ -108,6 +110,7 @@ def vectors_of(layer: keras.Layer, words: Sequence[str] | None = None) -> Vector
         `Vectors` with a copy of the matrix.
 
     Raises:
+        TypeError: `layer` is no layer of Keras.
         ValueError: the layer is not built, has no `embeddings`, or knows no words and none were
             given.
 
@@ -118,6 +121,8 @@ def vectors_of(layer: keras.Layer, words: Sequence[str] | None = None) -> Vector
         >>> vectors_of(layer, ["cat", "dog"])
         <Vectors of 2 words, size 8, float32>
     """
+    if not isinstance(layer, keras.Layer):
+        raise TypeError(f"layer={shown(layer)} must be a layer of Keras")
     if not layer.built:
         raise ValueError(f"layer: {layer.name!r} has no weights yet: call it or `build` it first")
     if not hasattr(layer, "embeddings"):

@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 
 from fastkeras._arrays import as_int32
-from fastkeras._engines import engine_for
+from fastkeras._engines import check_engine, engine_for
 from fastkeras.training.metric_layers import MetricLayer
+from fastkeras.word2vec.arguments import choice, flag, integer, number, shown
 from fastkeras.word2vec.layers.embedding import vectors_of
 from fastkeras.word2vec.training.settings import Settings, tables_of
 from fastkeras.word2vec.vocabulary import Vocabulary
@@ -48,22 +49,28 @@ class SampledLayer(keras.layers.Layer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        if not (isinstance(vocabulary, Vocabulary) or _is_int(vocabulary)):
+            raise TypeError(
+                f"vocabulary={shown(vocabulary)} must be a fastkeras.word2vec.Vocabulary or the "
+                "number of words"
+            )
         self.vocabulary = vocabulary
         self.vocabulary_size = vocabulary if _is_int(vocabulary) else len(vocabulary)
         self.vector_size, self.negative = vector_size, negative
         for name in ("vocabulary_size", "vector_size", "negative"):
             value = getattr(self, name)
             if not _is_int(value) or value < 1:
-                raise ValueError(f"{name}={value!r} must be an integer of at least 1")
-        if loss not in LOSSES:
-            raise ValueError(f"loss={loss!r} must be one of {', '.join(map(repr, LOSSES))}")
+                raise ValueError(f"{name}={shown(value)} must be an integer of at least 1")
+        choice("loss", loss, LOSSES)
+        check_engine("word2vec.layers", engine)
+        self.sampling_correction = flag("sampling_correction", sampling_correction)
+        self.shared_negatives = flag("shared_negatives", shared_negatives)
+        self.tied, self.use_bias = flag("tied", tied), flag("use_bias", use_bias)
         if sampling_correction and loss != "sampled_softmax":
             raise ValueError(f"sampling_correction=True must be False with loss={loss!r}")
-        if not np.isfinite(ns_exponent):
-            raise ValueError(f"ns_exponent={ns_exponent!r} must be a finite number")
-        self.loss, self.ns_exponent = loss, ns_exponent
-        self.sampling_correction, self.shared_negatives = sampling_correction, shared_negatives
-        self.tied, self.use_bias, self.seed, self.engine = tied, use_bias, seed, engine
+        self.loss, self.ns_exponent = loss, number("ns_exponent", ns_exponent)
+        self.seed = None if seed is None else integer("seed", seed, 0, None)
+        self.engine = engine
         if embeddings_initializer is None:  # that of word2vec.c
             reach = 0.5 / vector_size
             embeddings_initializer = keras.initializers.RandomUniform(-reach, reach, seed)

@@ -4,7 +4,7 @@ import os
 
 from fastkeras._files import check_writable
 from fastkeras.word2vec import subwords
-from fastkeras.word2vec.arguments import LARGEST, flag, integer, number
+from fastkeras.word2vec.arguments import LARGEST, choice, flag, integer, number
 from fastkeras.word2vec.training.settings import LOSSES, OBJECTIVES, TREE, Settings
 
 # Default learning rates, for skip-gram and for each gradient of CBOW, by the gradient of subwords
@@ -34,9 +34,7 @@ def checked(config):
     for name in _FLAGS:
         config[name] = flag(name, config[name])
     for name, allowed in _CHOICES.items():
-        if not any(config[name] is value or config[name] == value for value in allowed):
-            names = ", ".join(map(repr, allowed))
-            raise ValueError(f"{name}={config[name]!r} must be one of {names}")
+        choice(name, config[name], allowed)
     if config["max_vocab"] is not None:
         config["max_vocab"] = _max_vocab(config["max_vocab"])
     _check_subwords(config)

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 
 from fastkeras._files import replacing
+from fastkeras.word2vec.arguments import file_path
 from fastkeras.word2vec.training.loop import SCHEDULE
 from fastkeras.word2vec.vectors import array_files
 
@@ -59,7 +60,7 @@ def load(path, members):
         ValueError: the file is not such a model, is damaged, or is of a newer version. However
             wrong its headers, memory use stays in proportion to the size of the file.
     """
-    with open(path, "rb") as file:
+    with open(file_path("path", path), "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 types = {**_TYPES, **members}

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fastkeras.word2vec.arguments import instance
 from fastkeras.word2vec.subwords import bags_of
 from fastkeras.word2vec.training.progress import counting
 
@@ -22,6 +23,17 @@ def counted(corpus, config, progress):
     of_config = {name: config[name] for name in ("min_count", "max_vocab", "num_threads")}
     with counting(progress) as show:
         return vocabulary.build(corpus, **of_config, progress=show)
+
+
+def vocabulary_of(corpus, given, config, progress):
+    """Return the `Vocabulary` that was given, or that of a corpus."""
+    from fastkeras.word2vec.vocabulary import Vocabulary
+
+    if given is None:
+        return counted(corpus, config, progress)
+    if not instance("vocabulary", given, Vocabulary).words:
+        raise ValueError("vocabulary has no words")
+    return given
 
 
 def encoded(corpus, vocabulary, num_threads):

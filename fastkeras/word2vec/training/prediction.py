@@ -1,8 +1,10 @@
 """What a trained model predicts: words from their contexts, and how probable sentences are."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from fastkeras.word2vec.arguments import integer
+from fastkeras.word2vec.arguments import integer, shown, strings
 from fastkeras.word2vec.training import sampling
 from fastkeras.word2vec.training.settings import BOTH, TREE, first_node
 
@@ -16,7 +18,10 @@ def likely_words(model, context_words, topn):
             "negative_sampling or sampled_softmax"
         )
     vectors = model.vectors
-    words = [context_words] if isinstance(context_words, str) else list(context_words)
+    is_one = isinstance(context_words, str)
+    words = [context_words] if is_one else strings("context_words", context_words)
+    if not any(map(vectors._has_vector, words)):
+        raise KeyError(f"context_words has no known word: {shown(words)}")
     mean = vectors.mean_vector(words, pre_normalize=False)
     logits = (model.output_embeddings[: len(vectors)] @ mean).astype(np.float64)
     probabilities = np.exp(logits - logits.max())
@@ -32,6 +37,8 @@ def log_probabilities(model, sentences):
             f"loss={model.config['loss']!r} gives no probabilities that sum to 1: score needs "
             "hierarchical_softmax"
         )
+    if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
+        raise TypeError(f"sentences={shown(sentences)} must be a list of sentences")
     inputs = model.vectors.matrix.astype(np.float64)
     outputs = model.output_embeddings.astype(np.float64)
     starts, nodes, signs = sampling.huffman_paths(model.vocabulary.counts)
@@ -40,7 +47,7 @@ def log_probabilities(model, sentences):
     index = model.vocabulary.index
     scores = []
     for sentence in sentences:
-        words = sentence.split() if isinstance(sentence, str) else sentence
+        words = sentence.split() if isinstance(sentence, str) else strings("sentences", sentence)
         ids = [index[word] for word in words if word in index]
         reach = len(ids) if window is None else window
         score = 0.0

@@ -12,7 +12,7 @@ from fastkeras.word2vec.arguments import flag, integer
 from fastkeras.word2vec.training import engine as engines
 from fastkeras.word2vec.training import loop, matrices, model_files, parts, prediction
 from fastkeras.word2vec.training.arguments import check_later, check_options, checked, settings_of
-from fastkeras.word2vec.training.inputs import as_corpus, counted, encoded
+from fastkeras.word2vec.training.inputs import as_corpus, counted, encoded, vocabulary_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -225,12 +225,7 @@ class Word2Vec:
         }
         check_options(options)
         corpus = as_corpus(corpus)
-        if vocabulary is not None and not hasattr(vocabulary, "words"):
-            raise TypeError(f"vocabulary={vocabulary!r} must be a fastkeras.word2vec.Vocabulary")
-        if vocabulary is None:
-            vocabulary = counted(corpus, self.config, progress)
-        if not len(vocabulary.words):
-            raise ValueError("vocabulary has no words")
+        vocabulary = vocabulary_of(corpus, vocabulary, self.config, progress)
         ids = encoded(corpus, vocabulary, self.config["num_threads"])
         parts.begin(self, vocabulary)
         parts.train(self, ids, **options)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastkeras.word2vec.arguments import integer
+from fastkeras._files import replacing
+from fastkeras.word2vec.arguments import file_path, instance, integer
+from fastkeras.word2vec.vectors.queries import checked_rows
 from fastkeras.word2vec.vectors.search import unit_rows
 from fastkeras.word2vec.vectors.vectors import Vectors
 
@@ -52,6 +54,7 @@ class ApproximateVectors(Vectors):
         search: int = 64,
         index: FilePath | None = None,
     ) -> None:
+        instance("vectors", vectors, Vectors)
         super().__init__(vectors.words, vectors.matrix, vectors.counts)
         faiss = _faiss()
         neighbors = integer("neighbors", neighbors, 2, 1024)
@@ -63,7 +66,7 @@ class ApproximateVectors(Vectors):
                 self.graph.add(np.ascontiguousarray(unit_rows(rows)))
         else:
             try:
-                self.graph = faiss.read_index(str(index))
+                self.graph = faiss.read_index(str(file_path("index", index)))
             except RuntimeError as error:
                 raise ValueError(f"index={str(index)!r} is no index of FAISS: {error}") from None
             if (self.graph.ntotal, self.graph.d) != (len(self), self.size):
@@ -85,6 +88,7 @@ class ApproximateVectors(Vectors):
         if restrict_vocab is not None or not len(self):
             return super().nearest(queries, topn, excluded, restrict_vocab)
         unit = unit_rows(self._checked(queries)).astype(np.float32)
+        excluded = checked_rows(excluded, len(unit))
         without = [set() for _ in unit] if excluded is None else [set(rows) for rows in excluded]
         wanted = min(topn, len(self))
         count = min(wanted + max(map(len, without), default=0), len(self))
@@ -110,7 +114,9 @@ class ApproximateVectors(Vectors):
 
     def save_index(self, path: FilePath) -> None:
         """Write the graph, as FAISS does; the vectors themselves are written by `save`."""
-        _faiss().write_index(self.graph, str(path))
+        faiss = _faiss()
+        with replacing(path) as file:
+            faiss.write_index(self.graph, faiss.PyCallbackIOWriter(file.write))
 
 
 def _faiss() -> Any:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastkeras.word2vec.arguments import shown
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -27,6 +29,9 @@ class EightBitRows:
         rows: array (words,) of a scale, float32, and codes, int8 (size,), as `dtype_of` says; it
             may be mapped from a file.
 
+    Raises:
+        ValueError: `rows` has another dtype.
+
     Example:
         >>> import numpy as np
         >>> EightBitRows.of(np.array([[1, -0.5], [0, 0]]))[[0, 1]]
@@ -37,11 +42,15 @@ class EightBitRows:
     dtype, ndim = np.dtype(np.float32), 2
 
     def __init__(self, rows: NDArray[Any]) -> None:
+        if not is_of_rows(getattr(rows, "dtype", None)):
+            raise ValueError(f"rows={shown(rows)} must be an array of scales and codes")
         self.rows, self.codes = rows, rows["codes"]
 
     @classmethod
     def of(cls, matrix: NDArray[Any]) -> EightBitRows:
         """Round a matrix; ValueError if a number is not finite."""
+        if len(getattr(matrix, "shape", ())) != 2:
+            raise ValueError(f"matrix={shown(matrix)} must be an array (rows, size)")
         rows = np.empty(len(matrix), dtype_of(matrix.shape[1]))
         for begin in range(0, len(matrix), ROWS):
             block = np.asarray(matrix[begin : begin + ROWS], np.float32)
@@ -83,6 +92,8 @@ def dtype_of(size: int) -> np.dtype[Any]:
     return np.dtype([("scale", "<f4"), ("codes", "i1", (size,))])
 
 
-def is_of_rows(dtype: np.dtype[Any]) -> bool:
+def is_of_rows(dtype: np.dtype[Any] | None) -> bool:
     """Return whether a dtype is that of such rows, of whatever size."""
-    return dtype.names == ("scale", "codes") and dtype == dtype_of(sum(dtype["codes"].shape))
+    if dtype is None or dtype.names != ("scale", "codes"):
+        return False
+    return dtype == dtype_of(sum(dtype["codes"].shape))

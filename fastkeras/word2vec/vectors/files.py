@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.arguments import integer, strings
+from fastkeras.word2vec.arguments import choice, file_path, floats, integer, strings
 from fastkeras.word2vec.corpus.text_files import DAMAGED, uncompressed
 from fastkeras.word2vec.vectors import array_files, row_files
 
@@ -66,8 +66,15 @@ def save(
         dog 3 0.5
         <BLANKLINE>
     """
-    path = Path(path)
+    path = Path(file_path("path", path))
     format = format_of(path, format)
+    words = strings("words", words)
+    matrix = matrix if hasattr(matrix, "codes") else floats("matrix", matrix, None)
+    if matrix.ndim != 2 or len(matrix) != len(words) or matrix.dtype.kind != "f":
+        raise ValueError(
+            f"matrix is of {matrix.dtype} with shape {matrix.shape}; it must have floats, and a "
+            f"row for each of {len(words)} words"
+        )
     zipped = path.suffix == ".gz"
     check_words(words, {"npy": "\n", "projector": "\t\n"}.get(format, " \n"), path)
     check_finite(words, matrix, f"{path} would not be read again", lambda row: f"row {row}")
@@ -98,8 +105,8 @@ def format_of(path, format=None):
     path = Path(path)
     zipped = path.suffix == ".gz"
     suffix = Path(path.stem).suffix if zipped else path.suffix
-    found = format or SUFFIXES.get(suffix)
-    if found not in SUFFIXES.values():
+    found = SUFFIXES.get(suffix) if format is None else format
+    if not isinstance(found, str) or found not in SUFFIXES.values():
         raise ValueError(
             f"format={format!r} of {path}: it must be one of {sorted(set(SUFFIXES.values()))}, or "
             f"the path must end in one of {', '.join(SUFFIXES)}"
@@ -143,11 +150,10 @@ def load(
         >>> words, matrix.tolist()
         (['cat', 'dog'], [[1.0, 2.0], [3.0, 0.5]])
     """
-    path = Path(path)
+    path = Path(file_path("path", path))
     if limit is not None:
         limit = integer("limit", limit, 1, None)
-    if errors not in ("strict", "replace"):
-        raise ValueError(f"errors={errors!r} must be 'strict' or 'replace'")
+    choice("errors", errors, ("strict", "replace"))
     if path.suffix == ".npy":
         words, matrix, place_of_words = array_files.load_with_words(path)
         words, matrix = words[:limit], matrix[:limit]

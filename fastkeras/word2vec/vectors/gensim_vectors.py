@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastkeras.word2vec.arguments import file_path, instance, shown
 from fastkeras.word2vec.subwords import bags_of
 from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
 from fastkeras.word2vec.vectors.vectors import Vectors
@@ -23,21 +24,26 @@ def to_gensim(vectors: Vectors) -> Any:
     includes these rows in the mean of an unknown word, so there its vector has the same direction
     but is shorter.
 
+    Raises:
+        ImportError: gensim is not installed.
+        TypeError: `vectors` are no `Vectors`.
+
     Example:
         >>> from fastkeras.word2vec import Vectors
         >>> vectors = Vectors(["cat", "dog"], np.eye(2))
         >>> to_gensim(vectors).most_similar("cat")  # doctest: +SKIP
         [('dog', 0.0)]
     """
-    dtype = vectors.matrix.dtype
-    if not isinstance(vectors, SubwordVectors):
+    dtype = instance("vectors", vectors, Vectors).matrix.dtype
+    try:
         from gensim.models import KeyedVectors
-
+        from gensim.models.fasttext import FastTextKeyedVectors
+    except ImportError:
+        raise ImportError("to_gensim makes objects of gensim: pip install gensim") from None
+    if not isinstance(vectors, SubwordVectors):
         keyed = KeyedVectors(vectors.size, dtype=dtype)
         keyed.add_vectors(vectors.words, np.asarray(vectors.matrix))
         return _with_counts(keyed, vectors)
-    from gensim.models.fasttext import FastTextKeyedVectors
-
     lengths = vectors.min_n, vectors.max_n
     keyed = FastTextKeyedVectors(vectors.size, *lengths, vectors.num_buckets, dtype=dtype)
     keyed.add_vectors(vectors.words, np.asarray(vectors.matrix))
@@ -54,11 +60,18 @@ def from_gensim(keyed: Any) -> Vectors:
     Args:
         keyed: `KeyedVectors` or `FastTextKeyedVectors`, such as the `wv` of a model.
 
+    Raises:
+        TypeError: `keyed` is something else.
+
     Example:
         >>> from gensim.models import KeyedVectors  # doctest: +SKIP
         >>> keyed = KeyedVectors.load("vectors.kv")  # doctest: +SKIP
         >>> from_gensim(keyed).save("vectors.bin")  # doctest: +SKIP
     """
+    if not (hasattr(keyed, "index_to_key") and hasattr(keyed, "expandos")):
+        raise TypeError(
+            f"keyed={shown(keyed)} must be KeyedVectors of gensim, such as the `wv` of a model"
+        )
     counts = keyed.expandos.get("count")
     if not hasattr(keyed, "vectors_ngrams"):
         return Vectors(keyed.index_to_key, keyed.vectors, counts)
@@ -106,7 +119,7 @@ def load_gensim(path: FilePath) -> Vectors:
     import pickle
 
     try:
-        loaded = SaveLoad.load(str(path))
+        loaded = SaveLoad.load(str(file_path("path", path)))
     except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError) as error:
         raise ValueError(f"{path} is no file of gensim's `save`: {error}") from error
     keyed = getattr(loaded, "wv", loaded)

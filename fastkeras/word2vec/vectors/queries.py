@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastkeras.word2vec.arguments import integer
+from fastkeras.word2vec.arguments import (
+    flag,
+    floats,
+    integer,
+    shown,
+    string,
+    strings,
+    whole_numbers,
+)
 from fastkeras.word2vec.vectors import search
 from fastkeras.word2vec.vectors.search import unit_rows
 
@@ -42,8 +52,9 @@ class Queries:
 
     def similarity(self, a: str, b: str) -> float:
         """Return the cosine of the angle between two words' vectors, 0 if one is zero."""
-        a, b = unit_rows(self[[a, b]].astype(np.float64))
-        return float(a @ b)
+        words = [string("a", a), string("b", b)]
+        first, second = unit_rows(self[words].astype(np.float64))
+        return float(first @ second)
 
     def distance(self, a: str, b: str) -> float:
         """Return 1 − the cosine of the angle between two words' vectors, from 0 to 2."""
@@ -68,15 +79,17 @@ class Queries:
             >>> vectors.distances("cat")
             array([0., 0., 1.])
         """
-        unit = unit_rows(self._vector(word)[None])
+        unit = unit_rows(self._vector("word", word)[None])
         if others is None:
             return 1 - self._cosines(unit)[0]
-        others = list(others)
+        others = strings("others", others)
         return 1 - (unit_rows(self[others].astype(np.float64)) @ unit[0] if others else np.empty(0))
 
     def most_similar(
         self,
-        positive: str | NDArray[Any] | Sequence[str | NDArray[Any]] = (),
+        positive: str
+        | NDArray[Any]
+        | Sequence[str | NDArray[Any] | tuple[str | NDArray[Any], float]] = (),
         negative: str | NDArray[Any] | Sequence[str | NDArray[Any]] = (),
         topn: int = 10,
         restrict_vocab: int | None = None,
@@ -84,9 +97,10 @@ class Queries:
         """Return the words nearest to the mean of some vectors and of the negatives of others.
 
         Args:
-            positive: word or vector, or a list of them.
-            negative: the same; their vectors enter the mean with a minus. All vectors are scaled to
-                length 1 first, as in gensim.
+            positive: word or vector, or a list of them and of pairs `(word or vector, weight)`.
+            negative: word or vector, or a list of them; they enter the mean with a minus. The
+                vectors of words are scaled to length 1 first, others enter as they are, as in
+                gensim.
             topn: how many words to return, at least 1; fewer if there are not so many.
             restrict_vocab: search only the first so many words; None searches all.
 
@@ -95,13 +109,20 @@ class Queries:
 
         Raises:
             KeyError: a word has no vector.
-            ValueError: both are empty, or a vector has another size or is not finite.
+            ValueError: both are empty, all weights are 0, or a vector has another size or is not
+                finite.
+            TypeError: one is neither a word nor a vector.
         """
         positive, negative = _terms(positive, negative)
-        terms = np.stack([self._vector(term) for term in [*positive, *negative]])
-        signs = np.repeat([1.0, -1.0], [len(positive), len(negative)])
-        query = signs @ unit_rows(terms) / len(signs)
-        excluded = self._rows_of([*positive, *negative])
+        weighted = [_with_weight(term) for term in positive]
+        rows = [self._vector("positive", term, unit=True) for term, _ in weighted]
+        rows += [self._vector("negative", term, unit=True) for term in negative]
+        weights = np.array([weight for _, weight in weighted] + [-1.0] * len(negative))
+        total = np.abs(weights).sum()
+        if not 0 < total < np.inf:
+            raise ValueError(f"positive has weights whose sum is {total}; they must be finite")
+        query = weights @ np.stack(rows) / total
+        excluded = self._rows_of([term for term, _ in weighted] + negative)
         rows, cosines = self.nearest(query[None], topn, [excluded], restrict_vocab)
         found = np.isfinite(cosines[0])
         return self._named(rows[0][found], cosines[0][found])
@@ -140,7 +161,9 @@ class Queries:
         if restrict_vocab is not None:
             integer("restrict_vocab", restrict_vocab, 1, None)
         positive, negative = _terms(positive, negative)
-        unit = unit_rows(np.stack([self._vector(term) for term in [*positive, *negative]]))
+        rows = [self._vector("positive", term) for term in positive]
+        rows += [self._vector("negative", term) for term in negative]
+        unit = unit_rows(np.stack(rows))
         shifted = (1 + self._cosines(unit, restrict_vocab)) / 2
         products = shifted[: len(positive)].prod(0)
         products /= shifted[len(positive) :].prod(0) + COSMUL_EPSILON
@@ -160,6 +183,7 @@ class Queries:
             >>> Vectors(words, matrix).analogy("man", "king", "woman", topn=1)[0][0]
             'queen'
         """
+        a, b, c = string("a", a), string("b", b), string("c", c)
         return self.most_similar([b, c], [a], topn)
 
     def closer_than(self, a: str, b: str) -> list[str]:
@@ -172,7 +196,8 @@ class Queries:
             >>> vectors.closer_than("cat", "sea"), vectors.rank("cat", "sea")
             (['dog'], 2)
         """
-        cosines = self._cosines(unit_rows(self._vector(a)[None]))[0]
+        a, b = string("a", a), string("b", b)
+        cosines = self._cosines(unit_rows(self._vector("a", a)[None]))[0]
         limit = cosines[self.index[b]] if b in self.index else self.similarity(a, b)
         nearer = np.flatnonzero(cosines > limit)
         return [self.words[row] for row in nearer if self.words[row] not in (a, b)]
@@ -190,7 +215,7 @@ class Queries:
         Raises:
             ValueError: `a` has no other word near it.
         """
-        near = self.most_similar(a, topn=topn)
+        near = self.most_similar(string("a", a), topn=topn)
         if not near:
             raise ValueError(f"a={a!r} is the only word, so that none is near it")
         return self.similarity(a, b) / sum(cosine for _, cosine in near)
@@ -228,23 +253,24 @@ class Queries:
             >>> vectors.mean_vector(["cat", "dog"]), vectors.mean_vector(["dog"], [-2])
             (array([0.5, 0.5]), array([ 0., -1.]))
         """
-        words = _listed(words)
+        pre_normalize = flag("pre_normalize", pre_normalize)
+        post_normalize = flag("post_normalize", post_normalize)
+        words = _listed("words", words)
         if not words:
             raise ValueError("words is empty; it must have a word at least")
-        weights = np.ones(len(words)) if weights is None else np.asarray(weights, np.float64)
+        weights = np.ones(len(words)) if weights is None else floats("weights", weights)
         if weights.shape != (len(words),) or not np.isfinite(weights).all():
             raise ValueError(
                 f"weights has shape {weights.shape}; it must be a finite number for each of "
                 f"{len(words)} words"
             )
         total, mean, found = 0.0, np.zeros(self.size), False
+        ignore_missing = flag("ignore_missing", ignore_missing)
         for word, weight in zip(words, weights, strict=True):
-            named = isinstance(word, str)
-            if named and ignore_missing and not self._has_vector(word):
+            if isinstance(word, str) and ignore_missing and not self._has_vector(word):
                 continue
-            vector, found = self._vector(word), True
-            mean += weight * (unit_rows(vector[None])[0] if named and pre_normalize else vector)
-            total += abs(weight)
+            mean += weight * self._vector("words", word, pre_normalize)
+            total, found = total + abs(weight), True
         if not found:
             raise KeyError(f"words has no known word: {words[:5]!r}")
         mean = mean / total if total else mean
@@ -260,7 +286,10 @@ class Queries:
             >>> round(vectors.n_similarity(["cat", "dog"], ["sea"]), 6)
             1.0
         """
-        means = [self.mean_vector(each, pre_normalize=False) for each in (words, others)]
+        if not strings("others", others):
+            raise ValueError("others is empty; it must have a word at least")
+        lists = strings("words", words), others
+        means = [self.mean_vector(each, pre_normalize=False) for each in lists]
         a, b = unit_rows(np.stack(means).astype(np.float64))
         return float(a @ b)
 
@@ -271,7 +300,7 @@ class Queries:
             KeyError: a word has no vector.
             ValueError: `words` is empty.
         """
-        words = list(words)
+        words = strings("words", words)
         if not words:
             raise ValueError("words is empty; it must have a word at least")
         unit = unit_rows(self[words].astype(np.float64))
@@ -300,17 +329,19 @@ class Queries:
             words, the nearest first. If too few rows are left, the remaining cosines are −inf.
 
         Raises:
-            ValueError: a query has another size, or is not finite.
+            ValueError: a query has another size, or is not finite; or `excluded` has not a list of
+                rows for each.
         """
         integer("topn", topn, 1, None)
         if restrict_vocab is not None:
             integer("restrict_vocab", restrict_vocab, 1, None)
         matrix = self.matrix[:restrict_vocab]
         unit = unit_rows(self._checked(queries)).astype(self.norms.dtype)
+        excluded = checked_rows(excluded, len(unit))
         return search.nearest(matrix, self.norms, unit, min(topn, len(matrix)), excluded)
 
     def _checked(self, queries: ArrayLike) -> NDArray[Any]:
-        queries = np.asarray(queries)
+        queries = floats("queries", queries, None)
         if queries.ndim != 2 or queries.shape[1] != self.size:
             raise ValueError(
                 f"queries has shape {queries.shape}; it must be (queries, {self.size})"
@@ -330,25 +361,58 @@ class Queries:
     def _rows_of(self, terms):
         return [self.index[term] for term in terms if isinstance(term, str) and term in self.index]
 
-    def _vector(self, term):
+    def _vector(self, name, term, unit=False):
+        """Return a word's vector, of length 1 if `unit`, or a vector that was given, as it is."""
         if isinstance(term, str):
-            return np.asarray(self[term], np.float64)
-        vector = np.asarray(term, np.float64)
+            vector = np.asarray(self[term], np.float64)
+            return unit_rows(vector) if unit else vector
+        if not hasattr(term, "__len__"):
+            raise TypeError(f"{name} has {shown(term)}, which is neither a word nor a vector")
+        vector = floats(name, term)
         if vector.shape != (self.size,):
-            raise ValueError(f"a vector has shape {vector.shape}; it must be ({self.size},)")
+            raise ValueError(
+                f"{name}: a vector has shape {vector.shape}; it must be ({self.size},)"
+            )
         if not np.isfinite(vector).all():
-            raise ValueError("a vector has nan or inf; all its numbers must be finite")
+            raise ValueError(f"{name}: a vector has nan or inf; all its numbers must be finite")
         return vector
 
 
+def checked_rows(excluded, number):
+    """Return the rows that each of some queries leaves out, checked; None stays."""
+    if excluded is None or (
+        isinstance(excluded, np.ndarray) and excluded.dtype.kind in "iu" and excluded.ndim == 2
+    ):
+        rows = excluded
+    elif isinstance(excluded, Iterable):
+        rows = [whole_numbers("excluded", of_query).ravel() for of_query in excluded]
+    else:
+        raise TypeError(f"excluded={shown(excluded)} must be a list of rows for each query")
+    if rows is not None and len(rows) != number:
+        raise ValueError(f"excluded has rows of {len(rows)} queries; there are {number}")
+    return rows
+
+
+def _with_weight(term):
+    """Return (word or vector, weight) of one of them, or of such a pair."""
+    is_pair = isinstance(term, tuple) and len(term) == 2 and isinstance(term[1], Real)
+    return term if is_pair and not isinstance(term[0], Real) else (term, 1.0)
+
+
 def _terms(positive, negative):
-    positive, negative = _listed(positive), _listed(negative)
+    positive, negative = _listed("positive", positive), _listed("negative", negative)
     if not positive and not negative:
         raise ValueError("positive and negative are both empty; one must have a word")
     return positive, negative
 
 
-def _listed(terms):
-    if isinstance(terms, str) or (isinstance(terms, np.ndarray) and terms.ndim == 1):
+def _listed(name, terms):
+    """Return a list of words and vectors; an array of one dimension is a vector if not of words."""
+    is_array = isinstance(terms, np.ndarray) and terms.ndim == 1 and terms.dtype.kind not in "OUT"
+    if isinstance(terms, str) or is_array:
         return [terms]
+    if isinstance(terms, bytes) or not isinstance(terms, Iterable):
+        raise TypeError(
+            f"{name}={shown(terms)} must be a word, a vector, or a list of words and vectors"
+        )
     return list(terms)

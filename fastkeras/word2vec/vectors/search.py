@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from fastkeras.word2vec.arguments import floats
+
 ROWS, QUERIES = 1 << 13, 1 << 10  # of one matrix product: 32 MiB of scores
 INSERTED = 1024  # best ones at most that the compiled part keeps, one insertion after the other
 GROUP = 64  # scores, of which `_floor` looks only at the highest
@@ -9,6 +11,9 @@ GROUP = 64  # scores, of which `_floor` looks only at the highest
 
 def unit_rows(matrix):
     """Return the rows scaled to length 1; rows of zeros stay."""
+    matrix = floats("matrix", matrix, None)
+    if not matrix.ndim:
+        raise ValueError(f"matrix={matrix} must have one dimension at least")
     return matrix * inverse(np.linalg.norm(matrix, axis=-1, keepdims=True))
 
 

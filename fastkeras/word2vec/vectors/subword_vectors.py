@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastkeras.word2vec.subwords import means, ngram_ids
-from fastkeras.word2vec.vectors.vectors import Vectors
+from fastkeras.word2vec.arguments import floats, integer, shown
+from fastkeras.word2vec.subwords import Bags, check, means, ngram_ids
+from fastkeras.word2vec.vectors.vectors import Vectors, named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastkeras.typing import ArrayLike
-    from fastkeras.word2vec.subwords import Bags
 
 
 class SubwordVectors(Vectors):
@@ -61,6 +61,15 @@ class SubwordVectors(Vectors):
         max_n: int = 6,
         counts: ArrayLike | None = None,
     ) -> None:
+        if not isinstance(bags, Bags):
+            raise TypeError(f"bags={shown(bags)} must be Bags of `fastkeras.word2vec.subwords`")
+        matrix = floats("matrix", matrix, None)
+        if matrix.ndim != 2 or len(matrix) != bags.num_rows:
+            raise ValueError(
+                f"matrix has shape {matrix.shape}; it must have a row for each of {bags.num_rows} "
+                "words and buckets"
+            )
+        check(integer("num_buckets", num_buckets, 1), min_n, max_n)
         super().__init__(words, means(matrix, bags), counts)
         self.word_matrix, self.bucket_matrix = matrix[: len(self)], matrix[len(self) :]
         self.buckets, self.num_buckets = bags.buckets, num_buckets
@@ -97,7 +106,7 @@ class SubwordVectors(Vectors):
 
     def __getitem__(self, words: str | Sequence[str]) -> NDArray[Any]:
         if not isinstance(words, str):
-            rows = [self[word] for word in words]
+            rows = [self[word] for word in named(words)]
             return np.array(rows, self.matrix.dtype).reshape(-1, self.size)
         return self.matrix[self.index[words]] if words in self.index else self._of_unknown(words)
 

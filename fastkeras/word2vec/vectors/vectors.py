@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastkeras.word2vec.arguments import strings
+from fastkeras.word2vec.arguments import (
+    file_path,
+    flag,
+    floats,
+    shown,
+    string,
+    strings,
+    whole_numbers,
+)
 from fastkeras.word2vec.vectors import files, search
 from fastkeras.word2vec.vectors.queries import Queries
 
@@ -57,7 +65,7 @@ class Vectors(Queries):
     def __init__(
         self, words: Iterable[str], matrix: NDArray[Any], counts: ArrayLike | None = None
     ) -> None:
-        self.words: list[str] = list(words)
+        self.words: list[str] = strings("words", words)
         self.matrix: Any = matrix if hasattr(matrix, "codes") else np.asanyarray(matrix)
         self.index: dict[str, int] = {word: i for i, word in enumerate(self.words)}
         self._norms: NDArray[Any] | None = None
@@ -72,7 +80,7 @@ class Vectors(Queries):
             raise ValueError(f"words has {_repeated(self.words)!r} twice")
         self.counts: NDArray[np.int64] | None = None
         if counts is not None:
-            self.counts = np.asarray(counts, np.int64)
+            self.counts = whole_numbers("counts", counts)
             if self.counts.shape != (len(self.words),):
                 raise ValueError(
                     f"counts has shape {self.counts.shape}; it must be ({len(self.words)},)"
@@ -85,12 +93,12 @@ class Vectors(Queries):
         return iter(self.words)
 
     def __contains__(self, word: object) -> bool:
-        return word in self.index
+        return isinstance(word, str) and word in self.index
 
     def __getitem__(self, words: str | Sequence[str]) -> NDArray[Any]:
         if isinstance(words, str):
             return self.matrix[self.row(words)]
-        return self.matrix[[self.row(word) for word in words]]
+        return self.matrix[[self.row(word) for word in named(words)]]
 
     def __repr__(self) -> str:
         return f"<Vectors of {len(self)} words, size {self.size}, {self.matrix.dtype}>"
@@ -104,8 +112,8 @@ class Vectors(Queries):
         """Return the word's row; KeyError suggests words of like spelling."""
         try:
             return self.index[word]
-        except KeyError:
-            raise KeyError(self._unknown(word)) from None
+        except (KeyError, TypeError):  # the latter of a list, for instance
+            raise KeyError(self._unknown(string("word", word))) from None
 
     @property
     def index_to_key(self) -> list[str]:
@@ -119,8 +127,7 @@ class Vectors(Queries):
 
     def __setitem__(self, words: str | Sequence[str], vectors: ArrayLike) -> None:
         """Set the vector of a word, or those of many; unknown words are added."""
-        rows = np.asarray(vectors)
-        self.add_vectors(words, rows[None] if isinstance(words, str) else rows, replace=True)
+        self.add_vectors(words, vectors, replace=True)
 
     def add_vectors(
         self,
@@ -132,7 +139,7 @@ class Vectors(Queries):
         """Add words with their vectors after the others.
 
         Args:
-            words: list of strings.
+            words: list of strings; or one of them, with a vector (size,).
             vectors: array-like (words, size); it is copied, in the dtype of the matrix.
             counts: as many ints, if the vectors here have `counts`; 0 by default.
             replace: whether words that are here already get the new vectors (in place, if the array
@@ -150,9 +157,13 @@ class Vectors(Queries):
             >>> vectors.words, vectors["cat"], vectors["cow"]
             (['cat', 'dog', 'cow'], array([0., 0.]), array([5., 6.]))
         """
-        words = strings("words", [words] if isinstance(words, str) else words)
-        rows = np.asarray(vectors, self.matrix.dtype)
-        counts = np.zeros(len(words), np.int64) if counts is None else np.asarray(counts)
+        rows = floats("vectors", vectors, self.matrix.dtype)
+        if isinstance(words, str):
+            words, rows = [words], rows[None] if rows.ndim == 1 else rows
+        words = strings("words", words)
+        replace = flag("replace", replace)
+        counts = np.zeros(len(words), np.int64) if counts is None else counts
+        counts = whole_numbers("counts", counts)
         if rows.shape != (len(words), self.size) or counts.shape != (len(words),):
             raise ValueError(
                 f"vectors has shape {rows.shape} and counts {counts.shape}; {len(words)} words "
@@ -190,7 +201,9 @@ class Vectors(Queries):
             >>> Vectors(["cat", "dog"], np.eye(2)).vectors_for_all(["dog", "cow", "dog"]).words
             ['dog']
         """
+        allow_inference = flag("allow_inference", allow_inference)
         has = self._has_vector if allow_inference else self.index.__contains__
+        words = strings("words", words)
         found = {word: self[word] for word in dict.fromkeys(words) if has(word)}
         matrix = np.array(list(found.values()), self.matrix.dtype).reshape(-1, self.size)
         if self.counts is None:
@@ -246,7 +259,7 @@ class Vectors(Queries):
 
         A model of fastText, see `fastkeras.word2vec.fasttext.load_vectors`, gives `SubwordVectors`.
         """
-        if not files.is_of_fasttext(path):
+        if not files.is_of_fasttext(file_path("path", path)):
             return Vectors(*files.load(path, limit, errors))
         from fastkeras.word2vec.fasttext.models import load_vectors
 
@@ -257,12 +270,21 @@ class Vectors(Queries):
 
     def _unknown(self, word):
         message = f"{word!r} is none of the {len(self)} words"
-        if not isinstance(word, str):
-            return message
         cases = [w for w in (word.lower(), word.capitalize(), word.upper()) if w in self.index]
         near = difflib.get_close_matches(word, self.words[:NEAR_SPELLINGS_AMONG], 3, 0.7)
         near = list(dict.fromkeys([*cases, *near]))[:3]
         return message + (f"; near it are {', '.join(map(repr, near))}" if near else "")
+
+
+def named(words):
+    """Return a list of words, whether or not they are known."""
+    try:
+        return strings("words", words)
+    except TypeError:
+        raise TypeError(
+            f"words={shown(words)} must be a word or a list of words; rows by number are in "
+            "`vectors.matrix`"
+        ) from None
 
 
 def _repeated(words):
