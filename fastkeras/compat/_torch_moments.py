@@ -21,6 +21,14 @@ def of(state):
     return [state[name] for name in (CODES if CODES[0] in state else WIDE)]
 
 
+def of_all(states):
+    """The moments in each of these states."""
+    try:  # the quick way, since it is part of every step
+        return [(state["exp_avg"], state["exp_avg_sq"]) for state in states]
+    except KeyError:  # some are codes
+        return [of(state) for state in states]
+
+
 def zeros(bits, parameter):
     """New moments of so many bits."""
     dtype = torch.bfloat16 if bits == 16 else parameter.dtype

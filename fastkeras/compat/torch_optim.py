@@ -137,21 +137,23 @@ class AdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         found = [
-            (p, p.grad, group)
+            (p, gradient, group)
             for group in self.param_groups
             for p in group["params"]
-            if p.grad is not None
+            if (gradient := p.grad) is not None
         ]
         if not found:
             return loss
-        if any(gradient.layout is not torch.strided for _, gradient, _ in found):
-            raise ValueError("gradients must be dense: make them so with .to_dense()")
-        states = [self._state_of(p) for p, _, _ in found]
+        of_all = self.state
+        states = [of_all[p] or self._new_state_of(p) for p, _, _ in found]
         numbers = _count(states, 1.0)
         try:
             self._update(found, states, numbers)
         except Exception as error:  # nothing else has changed yet
             _count(states, -1.0)
+            if any(gradient.layout is not torch.strided for _, gradient, _ in found):
+                what = "gradients must be dense: make them so with .to_dense()"
+                raise ValueError(what) from error
             tensors = [p for p, _, _ in found] + [x for s in states for x in moments.of(s)]
             reason = why_not(tensors, _device_of([found[0][0]]))
             if reason is None:
@@ -160,14 +162,13 @@ class AdamW(torch.optim.Optimizer):
         return loss
 
     def _update(self, found, states, numbers):
-        of_step = {}  # cached: most parameters are at the same step, of few groups
-        rows = []
-        for number, (_, _, group) in zip(numbers, found, strict=True):
-            key = number, id(group)
-            if key not in of_step:
-                of_step[key] = _coefficients(number, group)
-            rows.append(of_step[key])
-        decays, coefficients = np.split(np.array(rows), [1], axis=1)
+        places = {}  # most are at the same step, of few groups
+        place_of = [
+            places.setdefault((number, id(group)), len(places))
+            for number, (_, _, group) in zip(numbers, found, strict=True)
+        ]
+        groups = {id(group): group for group in self.param_groups}
+        rows = np.array([_coefficients(number, groups[key]) for number, key in places])[place_of]
         chain = () if self.max_norm is None else (clip_by_global_norm(self.max_norm),)
         extras = no_extras(len(found))
         if self.moment_bits != 32:
@@ -176,10 +177,10 @@ class AdamW(torch.optim.Optimizer):
             "adam",
             [p for p, _, _ in found],
             [gradient for _, gradient, _ in found],
-            [moments.of(state) for state in states],
+            moments.of_all(states),
             np.zeros(len(found), bool),
-            coefficients,
-            decays[:, 0],
+            rows[:, 1:],
+            rows[:, 0],
             [chain] * len(found),
             extras,
         )
@@ -195,13 +196,9 @@ class AdamW(torch.optim.Optimizer):
         is_narrow = parameter.dtype is torch.float32 and is_worth_it(parameter.shape)
         return self.moment_bits if is_narrow else 32
 
-    def _state_of(self, parameter):
+    def _new_state_of(self, parameter):
         state = self.state[parameter]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            state |= moments.zeros(self._bits_of(parameter), parameter)
-        if state["step"].device != CPU:  # in the state of a fused torch.optim.AdamW
-            state["step"] = state["step"].cpu()
+        state |= {"step": torch.tensor(0.0), **moments.zeros(self._bits_of(parameter), parameter)}
         return state
 
 
@@ -209,9 +206,9 @@ def _count(states, by):
     """Add to the step of each state; return the steps as numbers."""
     try:
         return _core.optimizer_count([state["step"] for state in states], by)
-    except (TypeError, ValueError):  # an old torch without tensor exchange, or an old state
-        for state in states:
-            state["step"] = state["step"] + by
+    except (TypeError, ValueError):  # an old torch without tensor exchange, or an old state, or
+        for state in states:  # that of a fused torch.optim.AdamW, on a GPU
+            state["step"] = torch.as_tensor(state["step"], device=CPU) + by
         return [float(state["step"]) for state in states]
 
 

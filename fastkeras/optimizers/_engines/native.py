@@ -21,13 +21,22 @@ def step_by(
         rule,
         parameters,
         gradients,
-        [list(of_variable) for of_variable in slots],
+        slots,
         list(frozen),
         coefficients,
         decays,
-        [[encode(transform) for transform in steps] for steps in chains],
+        _encoded(chains),
         *extras[:-1],
         [] if extras.seeds is None else extras.seeds.view("uint32"),
         num_threads,
     )
     return parameters, slots, extras.remainders, finite
+
+
+def _encoded(chains):
+    """What the kernels know chains by; variables mostly share them."""
+    known = {}
+    for steps in chains:
+        if id(steps) not in known:
+            known[id(steps)] = [encode(transform) for transform in steps]
+    return [known[id(steps)] for steps in chains]

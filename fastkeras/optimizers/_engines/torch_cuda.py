@@ -4,6 +4,8 @@ The host never waits for the GPU: numbers of the step that are there, as those o
 there. NumPy arrays go to the GPU and come back, by the engine `cupy`.
 """
 
+from itertools import chain
+
 import numpy as np
 import torch
 
@@ -22,7 +24,8 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     numbers = [frozen, coefficients, decays, extras.rates, extras.seeds]
     frozen, coefficients, decays, rates, seeds = (_numbers(x, where) for x in numbers)
     extras = extras._replace(rates=rates, seeds=seeds)
-    written = [*parameters, *(s for of_one in slots for s in of_one), *extras.remainders]
+    remainders = [r for r in extras.remainders if r is not None]
+    written = [*parameters, *chain.from_iterable(slots), *remainders]
     gradients = [as_read(g, p) for g, p in zip(gradients, parameters, strict=True)]
     gradients = apart(gradients, written) or gradients
     dtypes = [

@@ -1,5 +1,7 @@
 """The C++ kernels on tensors of torch on the CPU, updated in place."""
 
+from itertools import chain
+
 import torch
 
 from fastkeras.optimizers._engines import native
@@ -17,7 +19,8 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
     def memory(tensors):
         return tensors if EXCHANGED else [_array_of(tensor) for tensor in tensors]
 
-    written = [*parameters, *(s for of_one in slots for s in of_one), *extras.remainders]
+    remainders = [r for r in extras.remainders if r is not None]
+    written = [*parameters, *chain.from_iterable(slots), *remainders]
 
     def do(gradients):
         return native.step_by(
@@ -25,7 +28,7 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
             rule,
             memory(parameters),
             memory(gradients),
-            [memory(of_parameter) for of_parameter in slots],
+            slots if EXCHANGED else [memory(of_parameter) for of_parameter in slots],
             _array_of(frozen).tolist(),
             _array_of(coefficients),
             _array_of(decays),
@@ -38,12 +41,12 @@ def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chain
             ),
         )[-1]
 
-    gradients = [as_read(g, p) for g, p in zip(gradients, parameters, strict=True)]
     try:
         finite = do(gradients)
-    except ValueError:  # before anything was written
-        copied = apart(gradients, written)
-        if copied is None:
+    except (TypeError, ValueError):  # before anything was written
+        read = [as_read(g, p) for g, p in zip(gradients, parameters, strict=True)]
+        copied = apart(read, written) or read
+        if all(one is other for one, other in zip(copied, gradients, strict=True)):
             raise
         finite = do(copied)
     have_changed(written)

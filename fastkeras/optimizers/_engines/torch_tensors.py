@@ -1,5 +1,6 @@
 """What the torch engines do with tensors that their kernels update in place."""
 
+from contextlib import suppress
 from itertools import pairwise
 
 import torch
@@ -22,12 +23,12 @@ _VERSIONS_OF_LISTS = _takes_lists()
 
 def have_changed(written):
     """Tell autograd of the change, so that it raises if it still needs the old values."""
-    tensors = [t for t in written if isinstance(t, torch.Tensor)]
     if _VERSIONS_OF_LISTS:
-        torch.autograd.graph.increment_version(tensors)
-        return
-    for tensor in tensors:
-        if not tensor.is_inference():
+        with suppress(TypeError):  # some are arrays of NumPy, or None
+            torch.autograd.graph.increment_version(written)
+            return
+    for tensor in written:
+        if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
             torch.autograd.graph.increment_version(tensor)
 
 
