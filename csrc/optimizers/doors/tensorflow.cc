@@ -121,9 +121,8 @@ class OptimizerStep : public tf::OpKernel {
   void Compute(tf::OpKernelContext* context) override {
     std::vector<tf::core::RefCountPtr<tf::Var>> held;
     OP_REQUIRES_OK(context, Lookup(context, &held));
-    Locks locks(held);
-    OP_REQUIRES(context, locks.are_of_different_variables(),
-                absl::InvalidArgumentError("a variable is given twice"));
+    std::vector<std::unique_ptr<tf::mutex_lock>> locks;
+    OP_REQUIRES_OK(context, Lock(held, &locks));
     const auto array = [&](int i, Array* it) {
       Take(i < inputs_.num_held() ? Own(context, held[i].get()) : context->input(i), it);
     };
@@ -173,42 +172,25 @@ class OptimizerStep : public tf::OpKernel {
   absl::Status Lookup(tf::OpKernelContext* context,
                       std::vector<tf::core::RefCountPtr<tf::Var>>* held) const {
     held->resize(inputs_.num_held());
-    std::vector<const tf::ResourceHandle*> handles(held->size());
     for (size_t i = 0; i < held->size(); ++i) {
-      handles[i] = &tf::HandleFromInput(context, static_cast<int>(i));
-    }
-    TF_RETURN_IF_ERROR(tf::LookupResources<tf::Var>(context, handles, held));
-    for (size_t i = 0; i < held->size(); ++i) {  // not found by name
-      if ((*held)[i] != nullptr) continue;
-      TF_RETURN_IF_ERROR(tf::LookupResource(context, *handles[i], &(*held)[i]));
+      TF_RETURN_IF_ERROR(tf::LookupResource(
+          context, tf::HandleFromInput(context, static_cast<int>(i)), &(*held)[i]));
     }
     return absl::OkStatus();
   }
 
-  // Of all variables, in the order of their addresses, so that two steps never wait for each other.
-  // Nothing is locked if a variable is there twice.
-  class Locks {
-   public:
-    explicit Locks(const std::vector<tf::core::RefCountPtr<tf::Var>>& held) {
-      mutexes_.reserve(held.size());
-      for (const auto& variable : held) mutexes_.push_back(variable->mu());
-      std::sort(mutexes_.begin(), mutexes_.end());
-      are_different_ = std::adjacent_find(mutexes_.begin(), mutexes_.end()) == mutexes_.end();
-      if (!are_different_) mutexes_.clear();
-      for (tf::mutex* const mutex : mutexes_) mutex->lock();
+  // In the order of their addresses, so that two steps never wait for each other.
+  static absl::Status Lock(const std::vector<tf::core::RefCountPtr<tf::Var>>& held,
+                           std::vector<std::unique_ptr<tf::mutex_lock>>* locks) {
+    std::vector<tf::mutex*> mutexes;
+    for (const auto& variable : held) mutexes.push_back(variable->mu());
+    std::sort(mutexes.begin(), mutexes.end());
+    if (std::adjacent_find(mutexes.begin(), mutexes.end()) != mutexes.end()) {
+      return absl::InvalidArgumentError("a variable is given twice");
     }
-    ~Locks() {
-      for (tf::mutex* const mutex : mutexes_) mutex->unlock();
-    }
-    Locks(const Locks&) = delete;
-    Locks& operator=(const Locks&) = delete;
-
-    bool are_of_different_variables() const { return are_different_; }
-
-   private:
-    std::vector<tf::mutex*> mutexes_;
-    bool are_different_;
-  };
+    for (tf::mutex* mutex : mutexes) locks->push_back(std::make_unique<tf::mutex_lock>(*mutex));
+    return absl::OkStatus();
+  }
 
   // Makes sure that nobody else reads the variable's buffer. This copies it only if somebody still
   // holds the tensor; a variable in copy-on-read mode never shares its buffer.

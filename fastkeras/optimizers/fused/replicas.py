@@ -15,7 +15,10 @@ def is_on_one():
 
 
 def are_none(optimizer):
-    """Whether there is no strategy, whose sum is one more operation for each gradient."""
+    """Whether there is no strategy, whose sum is one more operation for each gradient.
+
+    Which eager steps would do; in a graph they are pruned.
+    """
     own = optimizer._distribution_strategy
     return not tf.distribute.has_strategy() and own is tf.distribute.get_strategy()
 
