@@ -24,7 +24,7 @@ _VERSIONS_OF_LISTS = _takes_lists()
 def have_changed(written):
     """Tell autograd of the change, so that it raises if it still needs the old values."""
     if _VERSIONS_OF_LISTS:
-        with suppress(TypeError):  # some are arrays of NumPy, or None
+        with suppress(TypeError, RuntimeError):  # some are arrays of NumPy, or of inference
             torch.autograd.graph.increment_version(written)
             return
     for tensor in written:
