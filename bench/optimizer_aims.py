@@ -28,9 +28,10 @@ ON = {"fastkeras": "TensorFlow", "fastkeras, XLA": "XLA", "fastkeras, NumPy": "N
 ON |= {"fastkeras, torch": "torch"}
 
 OF_ARGUMENTS = (
-    "a variable is four arguments of a `tf.function`, and an empty one with as many takes nearly "
-    "as long{nothing}. One argument for all would save it, but by those of an operation TensorFlow "
-    "orders reads and writes, SavedModels find their variables, and XLA compiles"
+    "a variable is four arguments of a `tf.function`, and most of the time goes into passing them: "
+    "an empty one with as many takes more than half as long{nothing}. One argument for all would "
+    "save it, but by those of an operation TensorFlow orders reads and writes, SavedModels find "
+    "their variables, and XLA compiles"
 )
 OF_MEMORY = "a step already takes {sweeps:.2f} × the time of moving its bytes once"
 OF_NORMS = OF_MEMORY + ", and reads the gradients twice"
