@@ -323,3 +323,27 @@ def test_adamw_of_torch_on_a_gpu(max_norm, rng, monkeypatch):
             optimizer.step()
         results.append((parameters, optimizer.state_dict()["state"]))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", (16, 8))
+def test_narrow_moments_of_adamw_on_a_gpu(bits, rng, monkeypatch):
+    """They are rounded by the random bits that they have on a CPU."""
+    from fastkeras.compat import _torch_moments, torch_optim
+    from fastkeras.optimizers._engines import torch_cuda
+
+    value, gradient = (torch.tensor(rng.normal(size=(80, 60)), dtype=torch.float32) for _ in "ab")
+    results = []
+    for is_on_gpu in (True, False):
+        if not is_on_gpu:
+            monkeypatch.undo()
+        else:
+            monkeypatch.setattr(torch_optim, "_engine_for", lambda device: torch_cuda)
+        parameter = torch.nn.Parameter(value.clone())
+        optimizer = torch_optim.AdamW([parameter], moment_bits=bits)
+        parameter.grad = gradient
+        optimizer.step()
+        results.append((parameter.detach(), *_torch_moments.of(optimizer.state[parameter])))
+    (ours, *on_gpu), (theirs, *on_cpu) = results
+    torch.testing.assert_close(ours, theirs)
+    # what is next to where it is rounded up or down may be rounded otherwise
+    assert sum(int((a != b).sum()) for a, b in zip(on_gpu, on_cpu, strict=True)) <= 2
