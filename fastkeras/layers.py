@@ -8,11 +8,12 @@ from fastkeras.seq2seq.layers.attention_decoder import AttentionDecoder
 from fastkeras.seq2seq.layers.conditional_normalization import ConditionalLayerNormalization
 from fastkeras.seq2seq.layers.copy_prior import CopyPrior
 from fastkeras.seq2seq.layers.transformer_decoder import TransformerDecoder
-from fastkeras.tagging.gated_attention import GatedAttentionUnit
+from fastkeras.tagging.encoders.gated_attention import GatedAttentionUnit
+from fastkeras.tagging.encoders.pooling import SequencePooling
+from fastkeras.tagging.encoders.relative_attention import RelativeMultiHeadAttention
+from fastkeras.tagging.encoders.relative_positions import RelativePositionBias
 from fastkeras.tagging.global_pointer import EfficientGlobalPointer, GlobalPointer
-from fastkeras.tagging.pooling import SequencePooling
 from fastkeras.tagging.ragged import PadRagged
-from fastkeras.tagging.relative_positions import RelativeMultiHeadAttention, RelativePositionBias
 from fastkeras.tagging.subwords import WordPooling
 from fastkeras.training.gradients.reversal import GradientReversal
 from fastkeras.training.losses.center_loss import CenterDistances, CenterLossLayer

@@ -22,8 +22,8 @@ _WHERE = {
     **dict.fromkeys(("DocumentWindows", "document_windows"), "windows"),
     "NestedSpanScore": "span_score",
     "SpanCrossentropy": "span_loss",
-    "relative_position_buckets": "relative_positions",
-    "rotary_positions": "rotary",
+    "relative_position_buckets": "encoders.relative_positions",
+    "rotary_positions": "encoders.rotary",
 }
 
 __all__ = sorted(_WHERE)

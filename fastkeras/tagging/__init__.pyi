@@ -1,4 +1,8 @@
 # For type checkers and editors: what __init__.py loads on first use.
+from fastkeras.tagging.encoders.relative_positions import (
+    relative_position_buckets as relative_position_buckets,
+)
+from fastkeras.tagging.encoders.rotary import rotary_positions as rotary_positions
 from fastkeras.tagging.global_pointer import EfficientGlobalPointer as EfficientGlobalPointer
 from fastkeras.tagging.global_pointer import GlobalPointer as GlobalPointer
 from fastkeras.tagging.multilabel import (
@@ -10,10 +14,6 @@ from fastkeras.tagging.multilabel import (
 from fastkeras.tagging.multilabel import (
     sparse_multilabel_categorical_crossentropy as sparse_multilabel_categorical_crossentropy,
 )
-from fastkeras.tagging.relative_positions import (
-    relative_position_buckets as relative_position_buckets,
-)
-from fastkeras.tagging.rotary import rotary_positions as rotary_positions
 from fastkeras.tagging.span_loss import SpanCrossentropy as SpanCrossentropy
 from fastkeras.tagging.span_score import NestedSpanScore as NestedSpanScore
 from fastkeras.tagging.spans import Span as Span

@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from fastkeras.crf.layers.ragged import padded
-from fastkeras.tagging.rotary import rotary_positions
-from fastkeras.training.arguments import integer
+from fastkeras.tagging.encoders.masking import without_masked
+from fastkeras.tagging.encoders.rotary import rotary_positions
+from fastkeras.training.arguments import flag, integer
 
 if TYPE_CHECKING:
     from typing import Any
@@ -34,7 +35,8 @@ class _SpanScores(keras.layers.Layer):
         self.head_size = integer("head_size", head_size, 2)
         if head_size % 2:
             raise ValueError(f"head_size={head_size} must be even, for rotary positions")
-        self.use_rotary, self.use_bias = bool(use_rotary), bool(use_bias)
+        self.use_rotary = flag("use_rotary", use_rotary)
+        self.use_bias = flag("use_bias", use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
@@ -131,6 +133,7 @@ class GlobalPointer(_SpanScores):
     def call(self, inputs: Any, mask: Tensor = None) -> Tensor:
         """See the docstring of the class."""
         inputs, mask = padded(inputs, mask)
+        inputs = without_masked(inputs, mask)
         batch, steps = ops.shape(inputs)[:2]
         both = ops.reshape(self.dense(inputs), (batch, steps, self.num_types, 2, self.head_size))
         scores = self._inner_products(both[..., 0, :], both[..., 1, :], "bmkd,bnkd->bkmn")
@@ -182,7 +185,7 @@ class EfficientGlobalPointer(_SpanScores):
     def call(self, inputs: Any, mask: Tensor = None) -> Tensor:
         """See the docstring of the class."""
         inputs, mask = padded(inputs, mask)
-        both = self.dense(inputs)
+        both = self.dense(without_masked(inputs, mask))
         of_types = ops.transpose(self.of_types(both), (0, 2, 1)) / 2
         scores = self._inner_products(
             both[..., : self.head_size], both[..., self.head_size :], "bmd,bnd->bmn"

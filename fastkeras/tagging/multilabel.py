@@ -11,6 +11,7 @@ from keras import backend, ops
 from fastkeras._arrays import as_int32, has_values
 from fastkeras._keras_private import get_keras_mask, reduce_weighted_values
 from fastkeras.crf.layers.output import at_least_float32
+from fastkeras.training.arguments import flag
 
 if TYPE_CHECKING:
     from typing import Any
@@ -186,6 +187,9 @@ class MultilabelCategoricalCrossentropy(keras.losses.Loss):
         reduction: as in `keras.losses.Loss`.
         name: name of the loss.
 
+    Raises:
+        ValueError: `sparse` is neither True nor False; and as the functions.
+
     Example:
         >>> import keras
         >>> import numpy as np
@@ -204,7 +208,7 @@ class MultilabelCategoricalCrossentropy(keras.losses.Loss):
         name: str = "multilabel_categorical_crossentropy",
     ) -> None:
         super().__init__(reduction=reduction, name=name)
-        self.sparse = bool(sparse)
+        self.sparse = flag("sparse", sparse)
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         """The loss of a batch, reduced."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from fastkeras.crf.layers.ragged import is_ragged
-from fastkeras.training.arguments import integer
+from fastkeras.training.arguments import optional_integer
 
 if TYPE_CHECKING:
     from typing import Any
@@ -60,7 +60,7 @@ class PadRagged(keras.layers.Layer):
 
     def __init__(self, steps: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.steps = None if steps is None else integer("steps", steps, 1)
+        self.steps = optional_integer("steps", steps, 1)
         self.supports_masking = True
         self.supports_jit = False  # XLA has to know how many steps there are
 

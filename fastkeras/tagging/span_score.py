@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from fastkeras.tagging.span_loss import labels_of_spans
-from fastkeras.training.arguments import is_integer, number
+from fastkeras.training.arguments import number, one_of, optional_integer
 
 if TYPE_CHECKING:
     from typing import Any
@@ -56,13 +56,11 @@ class NestedSpanScore(keras.metrics.Metric):
         name: str | None = None,
         dtype: str | None = None,
     ) -> None:
-        if measure not in MEASURES:
-            raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
-        if kind is not None and (not is_integer(kind) or kind < 0):
-            raise ValueError(f"kind must be the number of a type, 0 or more, or None, got {kind!r}")
+        one_of("measure", measure, MEASURES)
+        kind = optional_integer("kind", kind, 0)
         default = "_".join(["span", measure, *([] if kind is None else [str(kind)])])
         super().__init__(name=default if name is None else name, dtype=dtype)
-        self.measure, self.kind = measure, None if kind is None else int(kind)
+        self.measure, self.kind = measure, kind
         self.threshold = float(number("threshold", threshold, "a number", lambda x: x == x))
         self.total = self.add_variable((3,), initializer="zeros", name="total")
 

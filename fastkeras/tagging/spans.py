@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastkeras.training.arguments import number, one_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -104,7 +106,7 @@ def decode_spans(
         together the longest first. `end` is the last step of the span.
 
     Raises:
-        ValueError: another shape, or `overlap` is none of these.
+        ValueError: another shape, `overlap` is none of these, or `threshold` is no number.
 
     Example:
         >>> import numpy as np
@@ -127,8 +129,8 @@ def decode_spans(
         )
     if names is not None and len(names) != scores.shape[1]:
         raise ValueError(f"names must be {scores.shape[1]} names, one a type, got {list(names)}")
-    if overlap not in OVERLAPS:
-        raise ValueError(f"overlap must be one of {', '.join(OVERLAPS)}, got {overlap!r}")
+    one_of("overlap", overlap, OVERLAPS)
+    number("threshold", threshold, "a number", lambda x: x == x)
     found = []
     for of_sequence in scores:
         kinds, starts, ends = np.nonzero(of_sequence > threshold)

@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 
 from fastkeras.crf.layers.ragged import filled, padded
-from fastkeras.training.arguments import is_integer
+from fastkeras.tagging.encoders.masking import without_masked
+from fastkeras.training.arguments import is_integer, one_of, optional_integer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -82,7 +83,7 @@ def subword_labels(
         int32, shape (batch, steps).
 
     Raises:
-        ValueError: a word without a tag.
+        ValueError: a word without a tag, or `ignored` is no integer.
 
     Example:
         >>> import numpy as np
@@ -92,6 +93,8 @@ def subword_labels(
 
     Source: Devlin et al., 2019, "BERT", section 5.3.
     """
+    if not is_integer(ignored):
+        raise ValueError(f"ignored={ignored!r} must be an integer, such as -100")
     numbers = np.asarray(word_numbers)
     labels = np.full(numbers.shape, ignored, np.int32)
     for row, words, is_first, of in zip(
@@ -143,11 +146,8 @@ class WordPooling(keras.layers.Layer):
 
     def __init__(self, pooling: str = "first", max_words: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-        if max_words is not None and (not is_integer(max_words) or max_words < 1):
-            raise ValueError(f"max_words must be an integer >= 1 or None, got {max_words!r}")
-        self.pooling, self.max_words = pooling, None if max_words is None else int(max_words)
+        self.pooling = one_of("pooling", pooling, POOLINGS)
+        self.max_words = optional_integer("max_words", max_words, 1)
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
@@ -165,6 +165,7 @@ class WordPooling(keras.layers.Layer):
                 order = steps - order
             best = ops.max(ops.where(is_of, order + 1, 0), axis=-1, keepdims=True)
             is_of = is_of & (order + 1 == best)
+        vectors = without_masked(vectors, ops.any(is_of, axis=1))
         weights = ops.cast(is_of, vectors.dtype)
         total = ops.sum(weights, axis=-1, keepdims=True)
         return ops.matmul(weights / ops.maximum(total, 1), vectors)

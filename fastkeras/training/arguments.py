@@ -2,6 +2,8 @@
 
 import numbers
 
+import numpy as np
+
 
 def number(name, value, allowed, is_allowed):
     """Return a real number, or raise ValueError.
@@ -23,6 +25,11 @@ def positive(name, value):
     return number(name, value, "above 0", lambda x: x > 0)
 
 
+def share(name, value):
+    """Return a number from 0 to below 1 as a float, or raise ValueError."""
+    return float(number(name, value, "from 0 to below 1", lambda x: 0 <= x < 1))
+
+
 def is_integer(value):
     """Whether a value is an integer, of Python or of NumPy; True and False are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -33,6 +40,47 @@ def integer(name, value, least):
     if not is_integer(value) or value < least:
         raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
     return int(value)
+
+
+def optional_integer(name, value, least):
+    """Return None, or a whole number of at least `least`; raise ValueError for anything else."""
+    if value is None:
+        return None
+    if not is_integer(value) or value < least:
+        raise ValueError(f"{name}={value!r} must be None or an integer of at least {least}")
+    return int(value)
+
+
+def not_negative(name, values, axes):
+    """Return a number, or nested lists, of finite numbers of at least 0, or raise ValueError.
+
+    Args:
+        name: name of the argument.
+        values: an array, or lists; or a number.
+        axes: how many axes are allowed, a tuple.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    fits = array.ndim in axes and array.size > 0 and array.dtype.kind in "iuf"
+    if not fits or not (np.isfinite(array) & (array >= 0)).all():
+        raise ValueError(f"{name}={values!r} must be finite and at least 0")
+    return array.astype(float).tolist()
+
+
+def flag(name, value):
+    """Return True or False; raise ValueError for anything else, as "no", which counts as true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}={value!r} must be True or False")
+    return bool(value)
+
+
+def one_of(name, value, allowed):
+    """Return a value that is among those allowed, or raise ValueError."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
+    return value
 
 
 def function(name, value):

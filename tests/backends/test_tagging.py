@@ -9,5 +9,6 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "tagging"))
 
 from test_encoders import *  # noqa: F403
+from test_masked_steps import *  # noqa: F403
 from test_nested_spans import *  # noqa: F403
 from test_subwords import *  # noqa: F403

@@ -88,7 +88,7 @@ def softmax(x):
 
 def gated_attention(layer, x, mask, dtype):
     """One sequence and one step at a time."""
-    x, size = x.astype(dtype), layer.size
+    x, size = np.where(mask[..., None], x, 0).astype(dtype), layer.size
     w, wo = (array(dense.kernel).astype(dtype) for dense in (layer.inner, layer.outer))
     gamma, beta = array(layer.gamma).astype(dtype), array(layer.beta).astype(dtype)
     inner = x @ w
@@ -160,6 +160,39 @@ def test_attention_of_keras_with_relative_positions():
     np.testing.assert_allclose(array(result), np.einsum("btnh,nhc->btc", mixed, o) + wo, 1e-4, 1e-5)
 
 
+@pytest.mark.parametrize("positions", ["sinusoids", "vectors"])
+def test_attention_with_a_vector_for_each_distance(positions):
+    layer = RelativeMultiHeadAttention(
+        2, 4, max_distance=3, value_dim=5, positions=positions, dtype="float32"
+    )
+    layer = with_random_weights(layer, X.shape, X.shape)
+    weights = [w.astype(float) for w in layer.get_weights()]
+    tables, (q, wq, k, wk, v, wv, o, wo) = weights[:-8], weights[-8:]
+    if positions == "sinusoids":  # NEZHA's, row by row
+        tables = [np.zeros((7, size)) for size in (4, 5)]
+        for table in tables:
+            size = table.shape[1]
+            for row in range(7):
+                for i in range(size // 2):
+                    angle = row / 10000 ** (2 * i / size)
+                    table[row, 2 * i : 2 * i + 2] = math.sin(angle), math.cos(angle)
+    x, mask = X.astype(float), MASK[:2]
+    q, k, v = (
+        np.einsum("btc,cnh->btnh", y, w) + b
+        for y, w, b in ((x, q, wq), (x[:, :5], k, wk), (x[:, :5], v, wv))
+    )
+    expected = np.zeros((2, 7, 6))
+    for b, t in np.argwhere(mask):
+        for head in range(2):
+            seen = np.flatnonzero(mask[b, :5])
+            rows = np.clip(seen - t, -3, 3) + 3
+            keys, values = k[b, seen, head] + tables[0][rows], v[b, seen, head] + tables[1][rows]
+            expected[b, t] += softmax(keys @ q[b, t, head] / 2) @ values @ o[head]
+    masks = {"query_mask": mask, "value_mask": mask[:, :5]}
+    result = array(layer(X[:2], X[:2, :5], **masks))
+    np.testing.assert_allclose(result[mask], (expected + wo)[mask], 1e-4, 1e-5)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max", "attention"])
 def test_pooling_of_the_steps_that_are_not_masked(pooling):
     layer = with_random_weights(SequencePooling(pooling, 4, dtype="float32"), X.shape)
@@ -195,6 +228,7 @@ def test_they_train_in_half_precision_and_are_loaded_as_saved(tmp_path):
     options = {"dropout": 0.1, "num_buckets": 8, "causal": True, "activation": "gelu"}
     x = x + GatedAttentionUnit(5, 4, "laplace", dtype="mixed_float16", **options)(x)
     x = x + RelativeMultiHeadAttention(2, 4, 8, dropout=0.1, dtype="mixed_float16")(x, x)
+    x = x + RelativeMultiHeadAttention(2, 4, positions="vectors", dtype="mixed_float16")(x, x)
     x = SequencePooling("attention", dtype="mixed_float16")(x)
     model = keras.Model(words, keras.layers.Dense(1, dtype="float32")(x))
     model.compile("adam", "mse")
@@ -219,16 +253,23 @@ def test_half_precision_has_no_overflow_of_its_own():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GatedAttentionUnit(0), "intermediate_dim=0 must be an integer of at least 1"),
+        (
+            lambda: GatedAttentionUnit(0),
+            "intermediate_dim=0 must be None or an integer of at least 1",
+        ),
         (lambda: GatedAttentionUnit(key_dim=3), "key_dim=3 must be even"),
         (lambda: GatedAttentionUnit(normalization="relu"), "normalization='relu' must be one of"),
         (lambda: GatedAttentionUnit(dropout=1), "dropout=1 must be from 0 to below 1"),
         (lambda: GatedAttentionUnit(num_buckets=3), "num_buckets=3 must be an integer of at least"),
         (lambda: RelativePositionBias(1, 5), "num_buckets=5 must be even"),
+        (lambda: RelativeMultiHeadAttention(1, 2, positions="nezha"), "positions='nezha' must be"),
         (lambda: RelativePositionBias(1, 32, 8), "max_distance=8 must be an integer of at least 9"),
         (lambda: RelativeMultiHeadAttention(1, 2)(*np.ones((2, 1, 2, 3, 4))), "query must have"),
-        (lambda: SequencePooling("min"), "pooling must be one of mean, max, attention, got 'min'"),
-        (lambda: SequencePooling("attention", 0), "units=0 must be an integer of at least 1"),
+        (lambda: SequencePooling("min"), "pooling='min' must be one of mean, max, attention"),
+        (
+            lambda: SequencePooling("attention", 0),
+            "units=0 must be None or an integer of at least 1",
+        ),
     ],
 )
 def test_arguments_are_named_with_what_is_allowed(make, message):

@@ -334,9 +334,9 @@ def test_wrong_shapes_and_arguments():
         for wrong in ({"num_types": 0}, {"num_types": 2.0}, {"num_types": 1, "head_size": 3}):
             with pytest.raises(ValueError, match=f"{list(wrong)[-1]}={list(wrong.values())[-1]}"):
                 kind(**wrong)
-    with pytest.raises(ValueError, match="measure must be one of f1, precision, recall"):
+    with pytest.raises(ValueError, match="measure='accuracy' must be one of f1, precision, recall"):
         NestedSpanScore("accuracy")
-    with pytest.raises(ValueError, match="kind must be the number of a type"):
+    with pytest.raises(ValueError, match="kind='LOC' must be None or an integer"):
         NestedSpanScore(kind="LOC")
 
 
@@ -362,7 +362,7 @@ def test_overlaps():
     assert kept("any") == [(0, 3), (1, 2), (2, 5), (4, 5)]
     assert kept("nested") == [(0, 3), (1, 2), (4, 5)]
     assert kept("none") == [(0, 3), (4, 5)]
-    with pytest.raises(ValueError, match="overlap must be one of any, nested, none"):
+    with pytest.raises(ValueError, match="overlap='some' must be one of any, nested, none"):
         kept("some")
     with pytest.raises(ValueError, match="names must be 1 names"):
         tagging.decode_spans(scores, names=["a", "b"])

@@ -73,9 +73,9 @@ def test_a_crf_over_words_skips_what_is_no_word(tmp_path, rng):
 
 
 def test_wrong_pooling():
-    with pytest.raises(ValueError, match="pooling must be one of first, last, mean, got 'sum'"):
+    with pytest.raises(ValueError, match="pooling='sum' must be one of first, last, mean"):
         WordPooling("sum")
-    with pytest.raises(ValueError, match="max_words must be an integer >= 1 or None, got 0"):
+    with pytest.raises(ValueError, match="max_words=0 must be None or an integer of at least 1"):
         WordPooling(max_words=0)
 
 

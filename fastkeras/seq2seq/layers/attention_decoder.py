@@ -9,6 +9,7 @@ from keras import ops
 
 from fastkeras.seq2seq.arguments import integer
 from fastkeras.seq2seq.layers.copy_prior import copy_prior_of, name_of, tokens_in
+from fastkeras.tagging.encoders.masking import without_masked
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -135,6 +136,7 @@ class AttentionDecoder(keras.layers.Layer):
         if not self.built:  # if a search comes before any call
             self.build((None, None), encoded.shape)
         batch, steps = ops.shape(encoded)[0], ops.shape(encoded)[1]
+        encoded = without_masked(encoded, encoded_mask)
         if encoded_mask is None:
             encoded_mask = ops.ones((batch, steps), "bool")
         context = {

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras.seq2seq.arguments import number
+from fastkeras.tagging.encoders.masking import without_masked
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -25,11 +28,11 @@ class ConditionalLayerNormalization(keras.layers.Layer):
         **options: those of `keras.layers.Layer`.
 
     Call:
-        inputs: (batch, …, size).
+        inputs: (batch, …, size); their mask goes on to the result.
         condition: (batch, condition size), the same for all steps, or (batch, …, condition size).
 
     Raises:
-        ValueError: the condition has more axes than the inputs.
+        ValueError: the condition has more axes than the inputs, or ε is below 0.
 
     Example:
         >>> import numpy as np
@@ -44,7 +47,8 @@ class ConditionalLayerNormalization(keras.layers.Layer):
 
     def __init__(self, epsilon: float = 1e-3, **options: Any) -> None:
         super().__init__(**options)
-        self.epsilon = epsilon
+        self.epsilon = number("epsilon", epsilon, lambda value: value >= 0, " of at least 0")
+        self.supports_masking = True
 
     def build(self, inputs_shape: Any, condition_shape: Any) -> None:
         size, sizes = inputs_shape[-1], (condition_shape[-1], inputs_shape[-1])
@@ -54,7 +58,15 @@ class ConditionalLayerNormalization(keras.layers.Layer):
         self.to_beta = self.add_weight(name="to_beta", shape=sizes, initializer="zeros")
         self.built = True
 
-    def call(self, inputs: Tensor, condition: Tensor) -> Tensor:
+    def call(
+        self,
+        inputs: Tensor,
+        condition: Tensor,
+        inputs_mask: Tensor = None,
+        condition_mask: Tensor = None,
+    ) -> Tensor:
+        inputs = without_masked(inputs, inputs_mask)
+        condition = without_masked(condition, condition_mask)
         missing = len(inputs.shape) - len(condition.shape)
         if missing < 0:
             raise ValueError(

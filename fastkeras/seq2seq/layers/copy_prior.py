@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras.seq2seq.arguments import integer
+from fastkeras.training.arguments import flag
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -39,7 +42,7 @@ class CopyPrior(keras.layers.Layer):
         hidden: (batch, steps, size), for the gate.
 
     Raises:
-        ValueError: `hidden` is missing, or given without a gate.
+        ValueError: `hidden` is missing, or given without a gate; an argument out of range.
 
     Example:
         >>> import numpy as np
@@ -55,10 +58,10 @@ class CopyPrior(keras.layers.Layer):
 
     def __init__(self, padding: int = 0, gated: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self.padding = padding
-        self.gated = gated
+        self.padding = integer("padding", padding, 0)
+        self.gated = flag("gated", gated)
         self.gate: Any = None
-        if gated:
+        if self.gated:
             self.gate = keras.layers.Dense(
                 1,
                 activation="sigmoid",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras.seq2seq.arguments import integer
 from fastkeras.training.losses.smoothed_crossentropy import SmoothedCrossentropy
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class SequenceCrossentropy(SmoothedCrossentropy):
         y_true: integers, (batch, steps); y_pred: logits, (batch, steps, vocabulary).
 
     Raises:
-        ValueError: `smoothing` is out of range.
+        ValueError: `smoothing` or `padding` is out of range.
 
     Example:
         >>> import numpy as np
@@ -53,7 +54,7 @@ class SequenceCrossentropy(SmoothedCrossentropy):
         name: str = "sequence_crossentropy",
     ) -> None:
         super().__init__(smoothing, reduction=reduction, name=name)
-        self.padding = padding
+        self.padding = integer("padding", padding, 0)
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         """The loss of a batch, reduced; `sample_weight` is for sentences or tokens."""

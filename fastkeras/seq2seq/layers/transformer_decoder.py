@@ -12,6 +12,8 @@ from keras import ops
 from fastkeras.seq2seq.arguments import integer
 from fastkeras.seq2seq.layers.copy_prior import copy_prior_of, name_of, tokens_in
 from fastkeras.seq2seq.states import step_number
+from fastkeras.tagging.encoders.masking import without_masked
+from fastkeras.training.arguments import share
 
 if TYPE_CHECKING:
     from typing import Any
@@ -33,7 +35,7 @@ class TransformerDecoder(keras.layers.Layer):
         num_heads: the heads of each attention.
         num_layers: the number of blocks.
         feed_forward: the size of the layer inside of a block; None for 4 · `units`.
-        dropout: from 0 to 1: the share of each block's results that is dropped in training.
+        dropout: from 0 to below 1: the share of each block's results that is dropped in training.
         copy_prior: "averaged" or "gated": the logits go through a `CopyPrior`; None: they do not.
         **options: those of `keras.layers.Layer`.
 
@@ -88,7 +90,7 @@ class TransformerDecoder(keras.layers.Layer):
         self.num_layers = integer("num_layers", num_layers, 1)
         feed_forward = 4 * units if feed_forward is None else feed_forward
         self.feed_forward = integer("feed_forward", feed_forward, 1)
-        self.dropout = dropout
+        self.dropout = share("dropout", dropout)
         self.embedding = keras.layers.Embedding(
             vocabulary_size, units, name="embedding", dtype=self.dtype_policy
         )
@@ -203,6 +205,7 @@ class TransformerDecoder(keras.layers.Layer):
         encoded = ops.convert_to_tensor(encoded)
         if mask is None:
             mask = getattr(encoded, "_keras_mask", None)
+        encoded = without_masked(encoded, mask)
         if mask is None:
             mask = ops.ones(ops.shape(encoded)[:2], "bool")
         mask = ops.cast(ops.convert_to_tensor(mask), "bool")

@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 from fastkeras.crf.layers.ragged import padded
-from fastkeras.tagging.relative_positions import normalized
-from fastkeras.training.arguments import integer
+from fastkeras.tagging.encoders.masking import normalized, without_masked
+from fastkeras.training.arguments import one_of, optional_integer
 
 if TYPE_CHECKING:
     from typing import Any
@@ -57,10 +57,8 @@ class SequencePooling(keras.layers.Layer):
 
     def __init__(self, pooling: str = "mean", units: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-        self.pooling = pooling
-        self.units = None if units is None else integer("units", units, 1)
+        self.pooling = one_of("pooling", pooling, POOLINGS)
+        self.units = optional_integer("units", units, 1)
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
@@ -80,6 +78,7 @@ class SequencePooling(keras.layers.Layer):
         if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
             inputs = ops.cast(inputs, self.compute_dtype)  # integers would be cut off at the end
         dtype = inputs.dtype
+        inputs = inputs if self.pooling == "max" else without_masked(inputs, mask)
         wide = ops.cast(inputs, "float32") if dtype in ("float16", "bfloat16") else inputs
         if mask is None:
             counts = ops.ones_like(inputs[..., 0], dtype="bool")
@@ -100,8 +99,7 @@ class SequencePooling(keras.layers.Layer):
         else:
             weights = ops.cast(counts, wide.dtype)
             weights = weights / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1)
-        kept = ops.where(counts[..., None], wide, 0)  # a masked NaN counts for nothing
-        return ops.cast(ops.einsum("bt,btc->bc", weights, kept), dtype)
+        return ops.cast(ops.einsum("bt,btc->bc", weights, wide), dtype)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """No mask: there are no steps any more."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from keras import ops
 
+from fastkeras.training.arguments import positive
+
 if TYPE_CHECKING:
     from fastkeras.typing import ArrayLike, Tensor
 
@@ -29,7 +31,7 @@ def rotary_positions(
         A tensor of the shape and dtype of x. Angles are computed in float32 or wider.
 
     Raises:
-        ValueError: x has fewer than three axes, or an odd size.
+        ValueError: x has fewer than three axes, or an odd size; base is not above 0.
 
     Example:
         >>> import numpy as np
@@ -45,6 +47,7 @@ def rotary_positions(
     shape = tuple(x.shape)
     if len(shape) < 3 or shape[-1] is None or shape[-1] % 2:
         raise ValueError(f"x must have shape (batch, steps, …, an even size), got {shape}")
+    positive("base", base)
     half = shape[-1] // 2
     wide = "float64" if x.dtype == "float64" else "float32"
     if positions is None:

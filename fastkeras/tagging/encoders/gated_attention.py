@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from fastkeras.tagging.relative_positions import RelativePositionBias, normalized
-from fastkeras.tagging.rotary import rotary_positions
-from fastkeras.training.arguments import integer, number
+from fastkeras.tagging.encoders.masking import normalized, without_masked
+from fastkeras.tagging.encoders.relative_positions import RelativePositionBias
+from fastkeras.tagging.encoders.rotary import rotary_positions
+from fastkeras.training.arguments import flag, integer, one_of, optional_integer, share
 
 if TYPE_CHECKING:
     from typing import Any
@@ -94,19 +95,16 @@ class GatedAttentionUnit(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if intermediate_dim is not None:
-            integer("intermediate_dim", intermediate_dim, 1)
-        self.intermediate_dim = intermediate_dim
+        self.intermediate_dim = optional_integer("intermediate_dim", intermediate_dim, 1)
         self.key_dim = integer("key_dim", key_dim, 1)
-        if use_rotary and key_dim % 2:
+        self.normalization = one_of("normalization", normalization, NORMALIZATIONS)
+        self.use_rotary, self.causal = flag("use_rotary", use_rotary), flag("causal", causal)
+        if self.use_rotary and key_dim % 2:
             raise ValueError(f"key_dim={key_dim} must be even, for rotary positions")
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(f"normalization={normalization!r} must be one of {NORMALIZATIONS}")
-        self.normalization = normalization
-        self.use_rotary, self.num_buckets, self.causal = bool(use_rotary), num_buckets, bool(causal)
-        self.dropout = number("dropout", dropout, "from 0 to below 1", lambda share: 0 <= share < 1)
+        self.num_buckets = num_buckets
+        self.dropout = share("dropout", dropout)
         self.activation = keras.activations.get(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag("use_bias", use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.positions = None
         if num_buckets is not None:
@@ -146,7 +144,7 @@ class GatedAttentionUnit(keras.layers.Layer):
 
     def call(self, inputs: Any, mask: Tensor = None, training: bool | None = None) -> Tensor:
         """See the docstring of the class."""
-        inner = self.activation(self.inner(inputs))
+        inner = self.activation(self.inner(without_masked(inputs, mask)))
         u, v, z = (
             inner[..., : self.size],
             inner[..., self.size : 2 * self.size],

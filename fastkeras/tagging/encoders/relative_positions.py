@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from fastkeras.training.arguments import integer
+from fastkeras.training.arguments import flag, integer
 
 if TYPE_CHECKING:
     from typing import Any
@@ -52,7 +52,7 @@ def relative_position_buckets(
     Source: Raffel et al., 2020, "Exploring the limits of transfer learning with a unified
         text-to-text transformer", section 2.1.
     """
-    starts, exact, half = _ranges(num_buckets, max_distance, bidirectional)
+    starts, exact, half = ranges(num_buckets, max_distance, bidirectional)
     distances = ops.cast(distances, "int32")
     far = ops.abs(distances) if bidirectional else ops.maximum(-distances, 0)
     buckets = ops.minimum(far, exact)
@@ -105,8 +105,8 @@ class RelativePositionBias(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads = integer("num_heads", num_heads, 1)
-        _ranges(num_buckets, max_distance, bidirectional)
-        self.num_buckets, self.max_distance = num_buckets, max_distance
+        ranges(num_buckets, max_distance, bidirectional)
+        self.num_buckets, self.max_distance = int(num_buckets), int(max_distance)
         self.bidirectional = bool(bidirectional)
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
 
@@ -147,107 +147,14 @@ class RelativePositionBias(keras.layers.Layer):
         return {**super().get_config(), **config, "embeddings_initializer": initializer}
 
 
-@keras.saving.register_keras_serializable("fastkeras")
-class RelativeMultiHeadAttention(keras.layers.MultiHeadAttention):
-    """`keras.layers.MultiHeadAttention` whose scores also depend on how far apart two steps are.
-
-        score = ⟨q, k⟩ / √key_dim + b[head, bucket of (position of k − position of q)]
-
-    Everything else is that of Keras' layer: arguments, masks, dropout, `use_causal_mask`,
-    `return_attention_scores`. The b are initially 0, so that it starts as that layer.
-
-    Args:
-        num_heads, key_dim: as in `keras.layers.MultiHeadAttention`.
-        num_buckets, max_distance, bidirectional: as in
-            `fastkeras.tagging.relative_position_buckets`.
-        **kwargs: of `keras.layers.MultiHeadAttention`.
-
-    Call arguments:
-        query: (batch, steps, channels); value, key and masks as in Keras' layer.
+def ranges(num_buckets, max_distance, bidirectional):
+    """Check the arguments of the buckets of T5.
 
     Returns:
-        Shape (batch, steps, channels).
-
-    Raises:
-        ValueError: an argument out of range, or a query with more axes.
-
-    Example:
-        >>> import numpy as np
-        >>> from fastkeras.layers import RelativeMultiHeadAttention
-        >>> x = np.ones((2, 7, 16), "float32")
-        >>> RelativeMultiHeadAttention(num_heads=2, key_dim=8)(x, x).shape == (2, 7, 16)
-        True
-
-    Source: Raffel et al., 2020, section 2.1.
+        The distances where a further bucket begins, the number of distances that have a bucket of
+        their own, and the number of buckets of one direction.
     """
-
-    def __init__(
-        self,
-        num_heads: int,
-        key_dim: int,
-        num_buckets: int = 32,
-        max_distance: int = 128,
-        bidirectional: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(num_heads, key_dim, **kwargs)
-        _ranges(num_buckets, max_distance, bidirectional)
-        self.num_buckets, self.max_distance = num_buckets, max_distance
-        self.bidirectional = bool(bidirectional)
-
-    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
-        """Create the weights."""
-        if len(query_shape) != 3:
-            raise ValueError(f"query must have shape (batch, steps, channels), got {query_shape}")
-        super().build(query_shape, value_shape, key_shape)
-        settings = (self.num_heads, self.num_buckets, self.max_distance, self.bidirectional)
-        self.relative_positions = RelativePositionBias(*settings, dtype=self.dtype_policy)
-        self.relative_positions.build(query_shape)
-
-    def _compute_attention(
-        self,
-        query,
-        key,
-        value,
-        attention_mask=None,
-        training=None,
-        return_attention_scores=False,
-        use_causal_mask=False,
-    ):
-        """Keras' hook for attention of another kind: of projected (batch, steps, heads, size)."""
-        scores = ops.einsum("btnh,bsnh->bnts", query, key) * query.shape[-1] ** -0.5
-        scores = scores + self.relative_positions(query, key)
-        steps, keys = ops.shape(scores)[-2:]
-        if attention_mask is not None:
-            attention_mask = ops.cast(attention_mask, "bool")[:, None]
-        if use_causal_mask:
-            before = ops.arange(steps)[:, None] >= ops.arange(keys)[None]
-            attention_mask = before if attention_mask is None else attention_mask & before
-        weights = normalized(scores, attention_mask)
-        dropped = weights
-        if self._dropout > 0:
-            dropped = self._dropout_layer(weights, training=training)
-        return ops.einsum("bnts,bsnh->btnh", dropped, value), weights
-
-    def get_config(self) -> dict[str, Any]:
-        """The configuration."""
-        own = ("num_buckets", "max_distance", "bidirectional")
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
-
-
-def normalized(scores, allowed=None):
-    """Softmax of scores over the last axis in at least float32; 0 where nothing is allowed."""
-    dtype = scores.dtype
-    wide = ops.cast(scores, "float32") if dtype in ("float16", "bfloat16") else scores
-    if allowed is None:
-        return ops.cast(ops.softmax(wide, axis=-1), dtype)
-    lowest = ops.cast(-1e30, wide.dtype)  # not −inf, whose softmax is NaN where all are
-    weights = ops.softmax(ops.where(allowed, wide, lowest), axis=-1)
-    return ops.cast(ops.where(allowed, weights, 0), dtype)
-
-
-def _ranges(num_buckets, max_distance, bidirectional):
-    """Where the ranges begin but the first, how many near distances, buckets of a direction."""
+    flag("bidirectional", bidirectional)
     integer("num_buckets", num_buckets, 4 if bidirectional else 2)
     if bidirectional and num_buckets % 2:
         raise ValueError(f"num_buckets={num_buckets} must be even, half for each direction")
