@@ -238,6 +238,60 @@ def test_the_table_of_kinds_is_true(function, kind, engine):
         np.testing.assert_allclose(result, exact, **allowed(engine))
 
 
+def other_chains():
+    """Yield function and engine of what the table of other chains says there is."""
+    text = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
+    names, rows = re.search(r"\| of other chains \|(.*)\|\n\|[-:|]+\n((?:\|.*\n)+)", text).groups()
+    engines = re.findall(r"`(\w+)`", names)
+    for row in rows.splitlines():
+        functions, *cells = row.strip("|").split("|")
+        for function in re.findall(r"`([\w.]+)`", functions):
+            domain = f"crf.{function.partition('.')[0]}"
+            for engine, cell in zip(engines, cells, strict=True):
+                state = fastkeras.engines(domain)[engine]
+                skip = [] if state == "ready" else [pytest.mark.skip(reason=state)]
+                if cell.strip() == "●":
+                    yield pytest.param(domain, function, engine, marks=skip)
+
+
+@pytest.mark.parametrize(("domain", "function", "engine"), list(other_chains()))
+def test_the_table_of_other_chains_is_true(domain, function, engine):
+    module, name = function.split(".")
+    emissions = EMISSIONS.astype("float32" if rounds(engine) else "float64")
+    arguments = {"emissions": emissions, "transitions": transitions_of("plain")[0], **ENDS}
+    if module == "semi_markov":
+        arguments["durations"] = np.array([[0.5, 0, -1], [1, 0.25, 0]])
+    else:
+        arguments["triples"] = np.random.default_rng(5).standard_normal((NUM_TAGS,) * 3)
+    if re.search("score|likelihood", name):
+        arguments["tags"] = np.maximum(TAGS, 0)
+    results, exact = (
+        [np.asarray(part) for part in keras.tree.flatten(of_engine)]
+        for of_engine in (
+            getattr(getattr(crf, module), name)(**arguments, engine=one)
+            for one in (engine, "reference")
+        )
+    )
+    for result, expected_result in zip(results, exact, strict=True):
+        np.testing.assert_allclose(result, expected_result, **allowed(engine))
+
+
+def test_the_table_of_other_chains_has_all_functions_and_engines():
+    there = {param.values for param in other_chains()}
+    functions = {
+        f"{domain}.{name}"
+        for domain in ("semi_markov", "second_order")
+        for name in getattr(crf, domain).__all__
+        if "engine" in getattr(getattr(getattr(crf, domain), name), "__annotations__", ())
+    }
+    domains = {function: f"crf.{function.partition('.')[0]}" for function in functions}
+    assert there == {
+        (domain, function, engine)
+        for function, domain in domains.items()
+        for engine in fastkeras.engines(domain)
+    }
+
+
 def test_the_table_has_every_function_and_kind():
     there = {(param.values[0], param.values[1]) for param in filled()}
     kinds = {kind for _, kind in there}
