@@ -9,6 +9,7 @@ import numpy as np
 
 from fastkeras.seq2seq import BeamSearch, sample
 from fastkeras.seq2seq.arguments import integer
+from fastkeras.training.arguments import flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +49,8 @@ class AutoRegressiveDecoder:
     """
 
     def __init__(self, start_id: int | None, end_id: int, maxlen: int, minlen: int = 1) -> None:
-        self.start_id, self.end_id = start_id, integer("end_id", end_id, 0)
+        self.start_id = None if start_id is None else integer("start_id", start_id, 0)
+        self.end_id = integer("end_id", end_id, 0)
         self.maxlen = integer("maxlen", maxlen, 1)
         self.minlen = integer("minlen", minlen, 0)
         self.models: dict[keras.Model, keras.Model] = {}
@@ -64,10 +66,12 @@ class AutoRegressiveDecoder:
             use_states: whether it returns a pair of these and states.
 
         Raises:
-            ValueError: another `default_rtype`, now, or `rtype`, in a call of the result.
+            ValueError: another `default_rtype` or `use_states`, now, or `rtype`, in a call of the
+                result.
         """
         if default_rtype not in ("probas", "logits"):
             raise ValueError(f"default_rtype={default_rtype!r} must be 'probas' or 'logits'")
+        flag("use_states", use_states)
 
         def decorate(predict):
             @wraps(predict)

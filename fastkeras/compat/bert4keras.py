@@ -11,6 +11,7 @@ from keras import ops
 from fastkeras import crf
 from fastkeras.compat.autoregressive import AutoRegressiveDecoder
 from fastkeras.crf.layers.output import at_least_float32
+from fastkeras.training.arguments import positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,9 @@ class ConditionalRandomField(keras.layers.Layer):
             used, so that under Adam they change so many times faster.
         **kwargs: of `keras.layers.Layer`.
 
+    Raises:
+        ValueError: the multiplier is not above 0.
+
     Example:
         >>> import keras
         >>> import numpy as np
@@ -54,7 +58,7 @@ class ConditionalRandomField(keras.layers.Layer):
 
     def __init__(self, lr_multiplier: float = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.lr_multiplier = lr_multiplier
+        self.lr_multiplier = positive("lr_multiplier", lr_multiplier)
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:

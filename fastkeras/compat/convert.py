@@ -10,6 +10,7 @@ import numpy as np
 
 from fastkeras._files import replacing
 from fastkeras.compat.checkpoints import read_checkpoint
+from fastkeras.training.arguments import flag, positive
 
 if TYPE_CHECKING:
     from typing import Any
@@ -72,7 +73,7 @@ def crf_weights(
 
     Raises:
         ValueError: the file has no CRF, or several, or one of another source; the message names
-            what was found.
+            what was found. Or `right_boundary` or `lr_multiplier` is out of range.
 
     Example:
         >>> import tempfile
@@ -83,6 +84,9 @@ def crf_weights(
     """
     if source not in (None, *TRANSITIONS):
         raise ValueError(f"source={source!r} must be one of {', '.join(TRANSITIONS)}")
+    flag("right_boundary", right_boundary)
+    if lr_multiplier is not None:
+        positive("lr_multiplier", lr_multiplier)
     arrays, config = read_checkpoint(path)
     name = _transitions_of(path, arrays, source, layer)
     folder, _, leaf = name.rpartition("/")

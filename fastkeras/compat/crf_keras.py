@@ -9,6 +9,7 @@ from keras import ops
 
 from fastkeras import crf
 from fastkeras.crf.layers.output import at_least_float32
+from fastkeras.training.arguments import flag
 
 if TYPE_CHECKING:
     from typing import Any
@@ -24,6 +25,9 @@ class CRF(keras.layers.Layer):
         ignore_last_label: whether the last label is not a tag but marks padding: then labels and
             inputs have one more channel than there are tags.
         **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `ignore_last_label` is neither True nor False.
 
     Example:
         >>> import keras
@@ -42,7 +46,7 @@ class CRF(keras.layers.Layer):
 
     def __init__(self, ignore_last_label: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.ignore_last_label = bool(ignore_last_label)
+        self.ignore_last_label = flag("ignore_last_label", ignore_last_label)
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:

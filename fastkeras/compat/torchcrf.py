@@ -1,12 +1,12 @@
 """pytorch-crf's `CRF`, computed by the kernels for tensors of torch; it does not need Keras."""
 
-import numbers
 from functools import partial
 
 import numpy as np
 import torch
 
 from fastkeras import _engines, crf
+from fastkeras.training.arguments import flag, integer
 
 try:
     from fastkeras.crf._engines.torch_native import LOG_LIKELIHOOD
@@ -25,7 +25,7 @@ class CRF(torch.nn.Module):
         batch_first: whether tensors are (batch, steps, …) rather than (steps, batch, …).
 
     Raises:
-        ValueError: a shape, a dtype or the reduction is not what a call takes.
+        ValueError: an argument, a shape, a dtype or the reduction is not what it takes.
 
     A mask may have holes, which the chain bridges, but must not begin with a masked step. Results
     are at least float32. With CuPy, tensors on a GPU of NVIDIA are computed there, except in what
@@ -53,11 +53,10 @@ class CRF(torch.nn.Module):
     """
 
     def __init__(self, num_tags: int, batch_first: bool = False) -> None:
-        if not isinstance(num_tags, (int, numbers.Integral)) or int(num_tags) < 1:
-            raise ValueError(f"num_tags must be at least 1, got {num_tags!r}")
+        num_tags = integer("num_tags", num_tags, 1)
         super().__init__()
         self.num_tags = num_tags
-        self.batch_first = batch_first
+        self.batch_first = flag("batch_first", batch_first)
         self.start_transitions = torch.nn.Parameter(torch.empty(num_tags))
         self.end_transitions = torch.nn.Parameter(torch.empty(num_tags))
         self.transitions = torch.nn.Parameter(torch.empty(num_tags, num_tags))

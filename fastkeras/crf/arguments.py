@@ -9,6 +9,7 @@ import numpy as np
 from fastkeras._arrays import Spoken, array_functions, as_int32, contiguous, dtype_of, family_of
 from fastkeras._engines import engine_of_family
 from fastkeras.crf.chain import Chain, LowRank, check_lengths, check_tags
+from fastkeras.training.arguments import flag
 
 try:  # NumPy arrays that need no conversion are checked in C++, in a tenth of the time
     from fastkeras._core import crf_ready_chain, crf_ready_tags
@@ -112,7 +113,10 @@ def engine_of(chain, engine=None, needs=None, what=None, checkpoint=False):
     if needs is None and chain.varies:
         needs, what = "VARYING_TRANSITIONS", "transitions that vary with the step"
     functions = engine_of_family("crf", chain.family, engine, needs, what)
-    return getattr(functions, "checkpointed", functions) if checkpoint else functions
+    if checkpoint is False:  # the quick way, since every call comes here
+        return functions
+    flag("checkpoint", checkpoint)
+    return getattr(functions, "checkpointed", functions)
 
 
 def tags_of(chain, tags, name="tags"):

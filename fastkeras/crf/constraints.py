@@ -13,6 +13,7 @@ import numpy as np
 from fastkeras._arrays import array_functions, dtype_of
 from fastkeras.crf.chain import LowRank
 from fastkeras.crf.tag_schemes import LETTERS, OUTSIDE, parse, rule_of
+from fastkeras.training.arguments import integer, is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,6 +182,9 @@ def bitmap_of_tags(tags: ArrayLike, num_tags: int, unknown: int = -100) -> Tenso
         bool, shape (batch, steps, num_tags), for `restrict` and `log_likelihood_of_sets`. Where a
         tag is out of range, but not `unknown`, nothing is allowed.
 
+    Raises:
+        ValueError: `num_tags` or `unknown` is no integer, or `num_tags` is below 1.
+
     Example:
         >>> import numpy as np
         >>> from fastkeras.crf import constraints
@@ -188,6 +192,9 @@ def bitmap_of_tags(tags: ArrayLike, num_tags: int, unknown: int = -100) -> Tenso
         array([[[False,  True],
                 [ True,  True]]])
     """
+    integer("num_tags", num_tags, 1)
+    if not is_integer(unknown):
+        raise ValueError(f"unknown={unknown!r} must be an integer")
     array = array_functions(tags)
     tags = array.expand_dims(tags, -1)
     return (tags == array.arange(num_tags, dtype=tags.dtype)) | (tags == unknown)

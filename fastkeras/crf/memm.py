@@ -24,6 +24,7 @@ from fastkeras._arrays import array_functions, dtype_of, family_of
 from fastkeras.crf import paths
 from fastkeras.crf.arguments import chain_of, like, tags_of
 from fastkeras.crf.chain import LowRank, check_values
+from fastkeras.training.arguments import flag
 
 if TYPE_CHECKING:
     from typing import Any
@@ -88,6 +89,7 @@ def log_likelihood(
 
 def log_likelihood_of(chain, tags, bidirectional=True):
     """`log_likelihood` of a chain, whose transitions may be a `LowRank`; in its dtype."""
+    flag("bidirectional", bidirectional)
     array = array_functions(chain.emissions)
     steps = _Compact(chain)
     in_range, tags = _clipped(chain, tags_of(chain, tags))
@@ -203,6 +205,7 @@ def locally_normalized(
 
 def normalized(chain, bidirectional=True):
     """The chain with the emissions of `locally_normalized`."""
+    flag("bidirectional", bidirectional)
     array, transitions = array_functions(chain.emissions), chain.transitions
     steps = _Compact(chain)
     alone = _log_sum_exp(array, steps.x)[..., None]

@@ -6,14 +6,16 @@ the chain with other emissions, and the scores of given paths.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastkeras._arrays import array_functions, contiguous
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, like, tags_of
-from fastkeras.training.arguments import is_integer
+from fastkeras.training.arguments import integer, number
 
 if TYPE_CHECKING:
     from fastkeras.crf.chain import LowRank
@@ -250,9 +252,7 @@ def max_margin_of(chain, tags, costs, engine=None):
 
 def expected_cost_of(chain, tags, num_paths, cost=None, engine=None):
     """`expected_cost` of a chain, in its dtype."""
-    if not is_integer(num_paths) or num_paths < 2:
-        raise ValueError(f"num_paths={num_paths!r} must be an integer of at least 2")
-    num_paths = int(num_paths)
+    num_paths = integer("num_paths", num_paths, 2)
     functions, array = engine_of(chain, engine), array_functions(chain.emissions)
     best = functions.k_best(chain.with_scores(array.stop_gradient), num_paths)
     paths, scores = (as_array(result, chain.emissions) for result in best)
@@ -298,9 +298,8 @@ def _share_of_wrong_steps(tags, paths, valid):
 def _with_costs(chain, tags, costs):
     """The chain in which each wrong tag scores more, by what it costs."""
     array, num_tags = array_functions(chain.emissions), chain.emissions.shape[-1]
-    if isinstance(costs, (int, float)):
-        if not costs >= 0:
-            raise ValueError(f"costs must not be below 0, got {costs!r}")
+    if isinstance(costs, Real):
+        number("costs", costs, "a finite number of at least 0", lambda cost: 0 <= cost < math.inf)
         costs = float(costs) * (1 - np.eye(num_tags))
     shape = tuple(getattr(costs, "shape", None) or np.shape(costs))
     if shape != (num_tags, num_tags):

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastkeras._arrays import array_functions, dtype_of
 from fastkeras.crf.arguments import chain_of, engine_of, like
+from fastkeras.training.arguments import integer
 
 if TYPE_CHECKING:
     from typing import Any
@@ -101,8 +102,7 @@ def sample(
 
     Source: Scott, 2002, "Bayesian methods for hidden Markov models", section 2.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples={num_samples} must be at least 1")
+    num_samples = integer("num_samples", num_samples, 1)
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     return engine_of(chain, engine).sample(chain, _uniforms(chain, num_samples, seed))
 
@@ -153,10 +153,9 @@ def k_best(
     Source: Seshadri & Sundberg, 1994, "List Viterbi decoding algorithms with applications"; Huang &
     Chiang, 2005, "Better k-best parsing", algorithm 3.
     """
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise ValueError(f"k={k!r} must be an integer of at least 1")
+    k = integer("k", k, 1)
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    tags, scores = engine_of(chain, engine).k_best(chain, int(k))
+    tags, scores = engine_of(chain, engine).k_best(chain, k)
     return tags, like(scores, emissions)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastkeras.crf.tag_schemes import parse, scheme_of
+from fastkeras.training.arguments import integer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,7 +130,7 @@ def span_evaluation(
         span_f1_TYPE of each type.
 
     Raises:
-        ImportError, ValueError: as `span_scores`, when it is called.
+        ImportError, ValueError: as `span_scores`, when it is called; `batch_size` is below 1.
 
     Example:
         >>> from fastkeras.callbacks import Evaluate
@@ -140,6 +141,7 @@ def span_evaluation(
 
     Source: Tjong Kim Sang & Buchholz, 2000.
     """
+    integer("batch_size", batch_size, 1)
     # kept for each model, since a new one would be compiled at each epoch
     decoders: dict[keras.Model, keras.Model] = {}
 

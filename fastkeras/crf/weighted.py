@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastkeras._arrays import array_functions
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, like, tags_of
 from fastkeras.crf.information import cross_entropy_of, uniform_over_possible
+from fastkeras.training.arguments import share
 
 if TYPE_CHECKING:
     from fastkeras.crf.chain import LowRank
@@ -111,8 +112,7 @@ def smoothed_log_likelihood(
     Source: Szegedy, Vanhoucke, Ioffe, Shlens & Wojna, 2016, "Rethinking the inception architecture
         for computer vision", section 7.
     """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in 0 <= ε < 1, got {label_smoothing!r}")
+    label_smoothing = share("label_smoothing", label_smoothing)
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
     tags = tags_of(chain, tags)
     return like(smoothed_likelihood_of(chain, tags, label_smoothing, weights, engine), emissions)

@@ -22,6 +22,7 @@ from fastkeras.seq2seq.states import (
     to_numpy,
 )
 from fastkeras.seq2seq.tokens import TokenRules
+from fastkeras.training.arguments import flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,6 +125,8 @@ class BeamSearch:
         number("prefix_bias", self.prefix_bias, lambda b: 0 < b <= 1, " above 0 and at most 1")
         if self.patience is not None:
             positive("patience", self.patience)
+        flag("early_stopping", self.early_stopping)
+        flag("return_attention", self.return_attention)
         self._rules()
 
     def __call__(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastkeras.training.arguments import number
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -50,6 +52,7 @@ def sequence_padding(
         raise ValueError(f"side={side!r} must be 'right' or 'left'")
     if isinstance(axes, bool) or not isinstance(axes, (int, np.integer)) or axes < 1:
         raise ValueError(f"axes={axes!r} must be an integer of at least 1")
+    number("value", value, "a number", lambda value: True)
     sequences = list(sequences)
     sizes = np.array([_sizes(s, axes) for s in sequences], int).reshape(-1, axes)
     if lengths is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from fastkeras.training.arguments import integer, positive
+from fastkeras.training.arguments import flag, integer, one_of, positive
 from fastkeras.training.gradients.reversal import (
     gradient_after_loss,
     gradient_reversal,
@@ -86,8 +86,8 @@ class SingleLossGAN(keras.Model):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if not isinstance(loss, str) or loss not in LOSSES:
-            raise ValueError(f"loss={loss!r} must be one of {sorted(LOSSES)}")
+        one_of("loss", loss, LOSSES)
+        flag("reverse", reverse)
         positive("generator_weight", generator_weight)
         if reverse and loss != "wasserstein":
             raise ValueError(f'reverse=True needs loss="wasserstein", got {loss!r}')

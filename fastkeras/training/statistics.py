@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from fastkeras.training.arguments import integer
+from fastkeras.training.arguments import integer, optional_integer
 from fastkeras.training.model_state import restored, synced
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import value_of
@@ -67,6 +67,7 @@ def reestimate_batch_normalization(
     layers = layers_of(model)
     variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
     sums, count = [np.zeros(tuple(v.shape)) for v in variables], 0
+    steps = optional_integer("steps", steps, 1)
     everything = synced(model).variables
     values, noise = [value_of(variable) for variable in everything], noise_state()
     momenta = [layer.momentum for layer in layers]

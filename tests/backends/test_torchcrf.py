@@ -341,5 +341,5 @@ def test_wrong_arguments_of_the_torch_module_are_named(wrong, torch, rng):
 def test_there_is_at_least_one_tag(torch):
     from fastkeras.compat.torchcrf import CRF
 
-    with pytest.raises(ValueError, match="num_tags must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_tags=0 must be an integer of at least 1"):
         CRF(0)

@@ -162,11 +162,11 @@ def test_impossible_labels_have_an_infinite_loss_and_no_gradient():
 
 
 def test_wrong_arguments(rng):
-    with pytest.raises(ValueError, match="mode must be one of marginal, softmax_margin"):
+    with pytest.raises(ValueError, match="mode='join' must be one of marginal, softmax_margin"):
         CRFObjective(mode="join")
     with pytest.raises(ValueError, match="num_paths=1 must be"):
         CRFObjective(num_paths=1)
-    with pytest.raises(ValueError, match="costs must not be below 0"):
+    with pytest.raises(ValueError, match=r"costs=-1.0 must be finite and at least 0"):
         CRFObjective(costs=-1.0)
     tags = np.zeros((1, 2), int)
     emissions = rng.standard_normal((1, 2, 2)).astype("float32")

@@ -110,7 +110,7 @@ def test_long_sequences_keep_the_margin():
 def test_wrong_arguments(rng):
     chain = chain_drawn(rng, False)
     for function in (crf.softmax_margin_loss, crf.max_margin_loss):
-        with pytest.raises(ValueError, match="costs must not be below 0, got -1"):
+        with pytest.raises(ValueError, match="costs=-1 must be a finite number of at least 0"):
             function(**chain, costs=-1)
         with pytest.raises(ValueError, match=r"\(num_tags, num_tags\) = \(3, 3\), got \(2,\)"):
             function(**chain, costs=np.ones(2))

@@ -192,7 +192,7 @@ def test_in_graphs_of_unknown_shape(jit_compile, rng):
 
 def test_bad_numbers_raise(engine):
     chain = {"emissions": np.zeros((2, 3, 4)), "transitions": np.zeros((4, 4)), "engine": engine}
-    with pytest.raises(ValueError, match=r"^num_samples=0 must be at least 1"):
+    with pytest.raises(ValueError, match=r"^num_samples=0 must be an integer of at least 1"):
         crf.sample(**chain, num_samples=0)
     for k in (0, 2.0, True, None):
         with pytest.raises(ValueError, match=f"^k={k!r} must be an integer of at least 1"):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
         (lambda: callbacks.Evaluate(None), r"fn=None must be a function"),
         (lambda: callbacks.Evaluate(len, every=0), r"every=0 must be an integer of at least 1"),
         (lambda: callbacks.Evaluate(len, every=1.5), r"every=1.5 must be an integer"),
-        (lambda: callbacks.Evaluate(len, mode="auto"), r'mode=\'auto\' must be "max" or "min"'),
+        (lambda: callbacks.Evaluate(len, mode="auto"), "mode='auto' must be one of max, min"),
         (lambda: callbacks.PrintSamples("fn"), r"fn='fn' must be a function"),
         (lambda: callbacks.Norms(every=None), r"every=None must be an integer"),
         (lambda: callbacks.Norms(X), r"data must be \(x, y\) or .* got ndarray"),

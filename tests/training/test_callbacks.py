@@ -142,7 +142,7 @@ def test_a_schedule_by_batch_may_be_any_function():
     given = [callbacks.ScheduleScalar(layer.weight, schedule, by="batch"), seen]
     model.fit(X, batch_size=4, epochs=2, verbose=0, callbacks=given)
     assert seen.seen == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
-    with pytest.raises(ValueError, match='by=\'step\' must be "epoch" or "batch"'):
+    with pytest.raises(ValueError, match="by='step' must be one of epoch, batch"):
         callbacks.ScheduleScalar(layer.weight, schedule, by="step")
 
 

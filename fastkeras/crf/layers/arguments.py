@@ -1,4 +1,4 @@
-"""Checks for the arguments of the CRF layer, and the names that other libraries have for them."""
+"""Arguments of the CRF layers: what other libraries call them, and a check that they share."""
 
 from inspect import signature
 
@@ -15,20 +15,16 @@ ELSEWHERE = {  # what other CRF layers call their arguments
 }
 
 
-def check_scores(transition_rank, learning_rate_multiplier):
-    """Raise for arguments of the layer that are out of range."""
-    rank = transition_rank
-    if rank is not None and (not is_integer(rank) or rank < 1):
-        raise ValueError(f"transition_rank must be an integer >= 1 or None, got {rank!r}")
-    if not learning_rate_multiplier > 0:
-        raise ValueError(
-            f"learning_rate_multiplier must be above 0, got {learning_rate_multiplier!r}"
-        )
-
-
 def what_is_meant(unknown, function):
     """The part of an error message that suggests known arguments for unknown ones."""
     known = [name for name in signature(function).parameters if name not in ("self", "kwargs")]
     found = {name: ELSEWHERE.get(name) or nearest(name, known) for name in unknown}
     meant = [f"{name!r} may mean {near!r}" for name, near in found.items() if near]
     return f" ({'; '.join(meant)})" if meant else ""
+
+
+def ignored_class(label):
+    """Return the label of steps that do not count, or None; raise ValueError for anything else."""
+    if label is None or is_integer(label):
+        return label if label is None else int(label)
+    raise ValueError(f"ignore_class={label!r} must be an integer, such as -100, or None")

@@ -9,6 +9,7 @@ import keras
 from keras import backend, ops
 
 from fastkeras._keras_private import get_stateless_scope, in_symbolic_scope
+from fastkeras.crf.layers.arguments import ignored_class
 from fastkeras.crf.layers.output import (
     integer_tags,
     layer_of,
@@ -38,6 +39,7 @@ class CountingMetric(keras.metrics.Metric):
     """
 
     weighs_steps = False  # whether `sample_weight` may have shape (batch, steps)
+    decoded_as = "tags"  # the output of the layer that is compared with the labels
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class CountingMetric(keras.metrics.Metric):
         dtype: str | None,
     ) -> None:
         super().__init__(name=name, dtype=dtype)
-        self.ignore_class = ignore_class
+        self.ignore_class = ignored_class(ignore_class)
         if layer is None or isinstance(layer, str):
             self._layer, self._layer_name = None, layer
         else:
@@ -102,7 +104,7 @@ class CountingMetric(keras.metrics.Metric):
 
     def _count(self, tags, y_pred, sample_weight):
         mask = steps_that_count(tags, mask_of(y_pred), self.ignore_class)
-        found = self._layer_of(y_pred).decoded(y_pred, mask)
+        found = self._layer_of(y_pred).decoded(y_pred, mask, self.decoded_as)
         valid = ops.ones_like(found, dtype="bool") if mask is None else ops.cast(mask, "bool")
         weights = ops.ones_like(found[:, 0], dtype=self.dtype)
         if sample_weight is not None:

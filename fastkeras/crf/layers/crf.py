@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras._engines import check_engine
 from fastkeras.crf.arguments import chain_of, engine_of, tags_of
 from fastkeras.crf.constraints import checked
-from fastkeras.crf.layers.arguments import check_scores, what_is_meant
-from fastkeras.crf.layers.decoder import decoded, decoding_model
+from fastkeras.crf.layers.arguments import what_is_meant
+from fastkeras.crf.layers.decoder import OUTPUTS, decoded, decoding_model
 from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.metrics import CRFAccuracy
 from fastkeras.crf.layers.objective import MODES
@@ -24,7 +25,7 @@ from fastkeras.crf.objectives import (
     softmax_margin_of,
 )
 from fastkeras.crf.weighted import smoothed_likelihood_of, weighted_likelihood_of
-from fastkeras.training.arguments import is_integer
+from fastkeras.training.arguments import flag, one_of, optional_integer, positive, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
     from fastkeras.crf.constraints import Constraints
     from fastkeras.typing import ArrayLike, Identifier, Tensor
-
-OUTPUTS = ("emissions", "tags", "confidence", "posterior_tags", "posterior_confidence")
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -130,12 +129,9 @@ class CRF(keras.layers.Layer):
             super().__init__(**kwargs)
         except ValueError as error:  # Keras only lists the arguments that it does not know
             raise ValueError(f"{error}{what_is_meant(kwargs, CRF.__init__)}") from error
-        if num_tags is not None and (not is_integer(num_tags) or num_tags < 1):
-            raise ValueError(f"num_tags must be an integer >= 1 or None, got {num_tags!r}")
-        check_scores(transition_rank, learning_rate_multiplier)
-        self.num_tags = None if num_tags is None else int(num_tags)
-        self.use_boundaries = use_boundaries
-        self.use_kernel = use_kernel
+        self.num_tags = optional_integer("num_tags", num_tags, 1)
+        self.use_boundaries = flag("use_boundaries", use_boundaries)
+        self.use_kernel = flag("use_kernel", use_kernel)
         self.transitions_initializer = keras.initializers.get(transitions_initializer)
         self.boundary_initializer = keras.initializers.get(boundary_initializer)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -148,10 +144,12 @@ class CRF(keras.layers.Layer):
         self.boundary_constraint = keras.constraints.get(boundary_constraint)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.learning_rate_multiplier = float(learning_rate_multiplier)
+        multiplier = positive("learning_rate_multiplier", learning_rate_multiplier)
+        self.learning_rate_multiplier = float(multiplier)
         self.constraints = None if constraints is None else checked(constraints, num_tags)
-        self.transition_rank = None if transition_rank is None else int(transition_rank)
-        self.checkpoint = checkpoint
+        self.transition_rank = optional_integer("transition_rank", transition_rank, 1)
+        self.checkpoint = flag("checkpoint", checkpoint)
+        check_engine("crf", engine)
         self.engine = engine
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
@@ -205,8 +203,7 @@ class CRF(keras.layers.Layer):
     ) -> Any:
         """Shapes and dtypes of what `call` returns."""
         self._check_transitions(transitions)
-        if output not in OUTPUTS:
-            raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")
+        one_of("output", output, ("emissions", *OUTPUTS))
         batch, steps, _ = inputs.shape
         dtype = self.compute_dtype
         if output == "emissions":
@@ -265,6 +262,7 @@ class CRF(keras.layers.Layer):
         chain = self._chain(emissions, mask)
         tags = tags_of(chain, tags)
         if label_smoothing:
+            label_smoothing = share("label_smoothing", label_smoothing)
             return smoothed_likelihood_of(chain, tags, label_smoothing, tag_weights, self.engine)
         if tag_weights is not None:
             return weighted_likelihood_of(chain, tags, tag_weights, self.engine)

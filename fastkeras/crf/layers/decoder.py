@@ -11,6 +11,7 @@ from fastkeras._keras_private import is_exporting
 from fastkeras.crf._engines.keras.paths import first_largest
 from fastkeras.crf.arguments import engine_of
 from fastkeras.crf.layers.output import layer_of, mask_of
+from fastkeras.training.arguments import flag, one_of
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from fastkeras.typing import Tensor
 
 
+OUTPUTS = ("tags", "confidence", "posterior_tags", "posterior_confidence")
+
+
 def decoding_model(layer, model, confidence, posterior=False):
     """`CRF.decode`: a functional model with another last call; other models are wrapped."""
+    confidence, posterior = flag("confidence", confidence), flag("posterior", posterior)
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"model must be a keras.Model that ends with this layer, {layer.name!r}, got {model!r}"
@@ -64,8 +69,8 @@ class CRFDecoder(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         self.model = model
-        self.confidence = confidence
-        self.posterior = posterior
+        self.confidence = flag("confidence", confidence)
+        self.posterior = flag("posterior", posterior)
 
     def call(self, inputs: Any) -> Tensor:
         """Tags, or [tags, probabilities]."""
@@ -96,6 +101,7 @@ def decoded(chain, output, engine):
 
 def decoded_by(functions, chain, output):
     """The same by an engine's functions."""
+    one_of("output", output, OUTPUTS)
     if output.startswith("posterior"):
         unary, _ = functions.marginals(chain)
         return first_largest(unary) if output == "posterior_tags" else ops.max(unary, axis=-1)

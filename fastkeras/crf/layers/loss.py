@@ -15,6 +15,7 @@ from fastkeras._keras_private import (
     reduce_weighted_values,
     training_call,
 )
+from fastkeras.crf.layers.arguments import ignored_class
 from fastkeras.crf.layers.counting_metric import update_inside_loss
 from fastkeras.crf.layers.output import (
     integer_tags,
@@ -23,6 +24,7 @@ from fastkeras.crf.layers.output import (
     sequence_and_step_weights,
     steps_that_count,
 )
+from fastkeras.training.arguments import not_negative, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,13 +91,11 @@ class CRFLoss(keras.losses.Loss):
         name: str = "crf_loss",
     ) -> None:
         super().__init__(name=name, reduction=reduction)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in 0 <= ε < 1, got {label_smoothing!r}")
-        if tag_weights is not None and not all(weight >= 0 for weight in tag_weights):
-            raise ValueError(f"tag_weights must not be below 0, got {tag_weights!r}")
-        self.label_smoothing = float(label_smoothing)
-        self.tag_weights = None if tag_weights is None else [float(w) for w in tag_weights]
-        self.ignore_class = ignore_class
+        self.label_smoothing = share("label_smoothing", label_smoothing)
+        self.tag_weights = (
+            None if tag_weights is None else not_negative("tag_weights", tag_weights, (1,))
+        )
+        self.ignore_class = ignored_class(ignore_class)
         self._layer = None if layer is None else ref(layer)  # so that it is not saved with the loss
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:

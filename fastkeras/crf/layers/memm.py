@@ -8,6 +8,7 @@ import keras
 
 from fastkeras.crf import memm
 from fastkeras.crf.layers.crf import CRF
+from fastkeras.training.arguments import flag
 
 if TYPE_CHECKING:
     from typing import Any
@@ -58,7 +59,7 @@ class MEMM(CRF):
         self, num_tags: int | None = None, bidirectional: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(num_tags, **kwargs)
-        self.bidirectional = bidirectional
+        self.bidirectional = flag("bidirectional", bidirectional)
 
     may_vary = False
 

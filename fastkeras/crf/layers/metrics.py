@@ -9,6 +9,7 @@ from keras import ops
 
 from fastkeras.crf.layers.counting_metric import CountingMetric
 from fastkeras.crf.layers.span_counts import counted_spans, span_tables
+from fastkeras.training.arguments import flag, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ MEASURES = ("f1", "precision", "recall")
 
 @keras.saving.register_keras_serializable(package="fastkeras")
 class CRFAccuracy(CountingMetric):
-    """Share of the valid steps at which the best tag sequence has the right tag.
+    """Share of the valid steps with the right tag, in the best sequence or the best of each step.
 
     `crf.accuracy` is one. Layer and mask come with y_pred, as for `CRFLoss`. With JAX it works in
     `fit` and `evaluate` of a model compiled with `crf.loss`.
@@ -30,11 +31,13 @@ class CRFAccuracy(CountingMetric):
     Args:
         layer: the `CRF` layer, or its name; needed only if y_pred is not the direct output of one.
         ignore_class: a label whose steps are left out, as in `CRFLoss`; None for no such label.
+        posterior: False for the tags of the best sequence; True for the most probable tag of each
+            step, as in `CRF.decode`.
         name: name of the metric.
         dtype: dtype of its state.
 
     Raises:
-        ValueError: as `CRFLoss`.
+        ValueError: as `CRFLoss`; `posterior` is neither True nor False.
 
     Example:
         >>> import numpy as np
@@ -55,10 +58,13 @@ class CRFAccuracy(CountingMetric):
         self,
         layer: CRFLayer | str | None = None,
         ignore_class: int | None = None,
+        posterior: bool = False,
         name: str = "accuracy",
         dtype: str | None = None,
     ) -> None:
         super().__init__(layer, (2,), ignore_class, name, dtype)
+        self.posterior = flag("posterior", posterior)
+        self.decoded_as = "posterior_tags" if self.posterior else "tags"
 
     def counts(self, tags: Tensor, found: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
         """The number of right steps and of all steps."""
@@ -70,6 +76,10 @@ class CRFAccuracy(CountingMetric):
     def result(self) -> Tensor:
         """The accuracy so far; 0 before the first valid step."""
         return ops.divide_no_nan(*ops.unstack(ops.convert_to_tensor(self.total), 2))
+
+    def get_config(self) -> dict[str, Any]:
+        """The configuration."""
+        return {**super().get_config(), "posterior": self.posterior}
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -167,8 +177,7 @@ class CRFSpanScore(CountingMetric):
         name: str | None = None,
         dtype: str | None = None,
     ) -> None:
-        if measure not in MEASURES:
-            raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
+        one_of("measure", measure, MEASURES)
         self._tables = span_tables(names, scheme)
         if kind is not None and kind not in self._tables.kinds:
             raise ValueError(

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.span_counts import span_tables, spans_of_sequences
-from fastkeras.training.arguments import is_integer
+from fastkeras.training.arguments import integer, not_negative, one_of
 
 if TYPE_CHECKING:
     from fastkeras.crf.layers.crf import CRF
@@ -75,14 +74,9 @@ class CRFObjective(CRFLoss):
         name: str = "crf_objective",
     ) -> None:
         super().__init__(layer, ignore_class=ignore_class, reduction=reduction, name=name)
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        if not is_integer(num_paths) or num_paths < 2:
-            raise ValueError(f"num_paths={num_paths!r} must be an integer of at least 2")
-        costs = np.asarray(costs, float).tolist()
-        if not np.min(costs) >= 0:
-            raise ValueError(f"costs must not be below 0, got {costs!r}")
-        self.mode, self.costs, self.num_paths = mode, costs, int(num_paths)
+        self.mode = one_of("mode", mode, MODES)
+        self.costs = not_negative("costs", costs, (0, 2))
+        self.num_paths = integer("num_paths", num_paths, 2)
         self.names = None if names is None else list(names)
         self.scheme = scheme
         self._tables = None if names is None else span_tables(self.names, scheme)

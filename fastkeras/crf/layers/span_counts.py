@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from fastkeras.crf.tag_schemes import LETTERS, OUTSIDE, parse, scheme_of
+from fastkeras.training.arguments import one_of
 
 SCHEMES = [scheme for scheme in LETTERS if scheme != "IOB1"]  # that needs more than two tags
 
@@ -23,9 +24,11 @@ class SpanTables(NamedTuple):
 
 def span_tables(names, scheme=None):
     """The tables for these names of tags, strictly by a scheme, or by the rules of conlleval."""
-    if scheme is not None and scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, or None, got {scheme!r}")
-    if not names:
+    if scheme is not None:
+        one_of("scheme", scheme, SCHEMES)
+    if isinstance(names, str):
+        raise ValueError(f"names must be a list of the names of the tags, got {names!r}")
+    if not len(names):
         raise ValueError("names must be the names of the tags, got none")
     tags = [*(parse(name, scheme or scheme_of(names)) for name in names), OUTSIDE]
     kinds = tuple(sorted({kind or "_" for letter, kind in tags if letter != "O"})) or ("_",)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastkeras.training.arguments import optional_integer
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,7 +33,8 @@ def segment_labels(
         step; −1 inside of a segment; −2 past the end of the sequence.
 
     Raises:
-        ValueError: segments that leave a gap or overlap, with a tag below 0, or too long.
+        ValueError: segments that leave a gap or overlap, with a tag below 0, or too long; or
+            `max_length` is out of range.
 
     Example:
         >>> from fastkeras.crf import semi_markov
@@ -41,6 +44,7 @@ def segment_labels(
 
     Source: Sarawagi & Cohen, 2004.
     """
+    optional_integer("max_length", max_length, 1)
     lengths = [max((end + 1 for _, end, _ in of), default=0) for of in segmentations]
     labels = np.full((len(segmentations), max(lengths, default=0)), NO_STEP, np.int32)
     for row, segments in zip(labels, segmentations, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from fastkeras.training.arguments import number
+from fastkeras.training.arguments import flag, number
 from fastkeras.training.callbacks.batches import BatchCount, batches_seen_by, inner_optimizer
 from fastkeras.training.model_state import (
     HOLDING,
@@ -78,7 +78,8 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.momentum = number("momentum", momentum, "from 0 to below 1", lambda m: 0 <= m < 1)
-        self.validate, self.apply_at_end = validate, apply_at_end
+        self.validate = flag("validate", validate)
+        self.apply_at_end = flag("apply_at_end", apply_at_end)
         self._forget()
 
     def _forget(self):

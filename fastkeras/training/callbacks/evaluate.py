@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from fastkeras.training.arguments import function, integer
+from fastkeras.training.arguments import flag, function, integer, one_of
 from fastkeras.training.model_state import copied, fits, release, restored, scoring, synced
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Evaluate(keras.callbacks.Callback):
         every: int = 1,
     ) -> None:
         super().__init__()
-        if mode not in ("max", "min"):
-            raise ValueError(f'mode={mode!r} must be "max" or "min"')
+        one_of("mode", mode, ("max", "min"))
+        flag("keep_best", keep_best)
         self.fn, self.every = function("fn", fn), integer("every", every, 1)
         self.data, self.monitor, self.mode, self.keep_best = data, monitor, mode, keep_best
         self.best: Any = None

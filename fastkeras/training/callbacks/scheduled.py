@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import backend, ops
 
+from fastkeras.training.arguments import one_of, optional_integer
 from fastkeras.training.callbacks.batches import BatchCount, inner_optimizer
 from fastkeras.training.model_state import retraced, synced
 
@@ -57,8 +58,7 @@ class ScheduleScalar(keras.callbacks.Callback):
         super().__init__()
         if not hasattr(variable, "assign"):
             raise ValueError(f"variable={variable!r} must be a keras.Variable, or have `assign`")
-        if by not in ("epoch", "batch"):
-            raise ValueError(f'by={by!r} must be "epoch" or "batch"')
+        one_of("by", by, ("epoch", "batch"))
         if isinstance(schedule, dict):
             _checked("schedule", schedule)
             if min(schedule, default=1) > 0:
@@ -235,6 +235,7 @@ class Warmup(PiecewiseLinearRate):
         given: Any = steps if epochs is None else epochs
         if (epochs is None) == (steps is None) or not _is_number(given) or not given > 0:
             raise ValueError(f"epochs={epochs!r} or steps={steps!r}: give one of them, above 0")
+        optional_integer("steps", steps, 1)
         super().__init__({0: 0.0, steps or 1: 1.0})
         self._epochs = epochs
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from fastkeras.training.arguments import integer
+from fastkeras.training.arguments import integer, optional_integer
 from fastkeras.training.model_state import copied, fits, restored, synced
 from fastkeras.training.statistics import layers_of, reestimate_batch_normalization
 
@@ -66,7 +66,7 @@ class StochasticWeightAveraging(keras.callbacks.Callback):
         super().__init__()
         self.start, self.every = integer("start", start, 0), integer("every", every, 1)
         self.data, self.batch_size = data, integer("batch_size", batch_size, 1)
-        self.steps, self.epochs = steps, 0
+        self.steps, self.epochs = optional_integer("steps", steps, 1), 0
         self._means: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from fastkeras.training.arguments import integer, number, positive
+from fastkeras.training.arguments import flag, integer, number, positive
 from fastkeras.training.gradients.rules import Rule, moved, norm
 from fastkeras.training.gradients.several_gradients import train_with
 
@@ -195,6 +195,7 @@ class VirtualAdversarial(Rule):
             positive(name, getattr(self, name))
         integer("rounds", self.rounds, 1)
         number("weight", self.weight, "a number", lambda weight: True)
+        flag("from_logits", self.from_logits)
 
     def __call__(self, objective: Objective, values: Sequence[Tensor]) -> list[Tensor]:
         """The gradients."""

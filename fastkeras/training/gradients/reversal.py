@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from fastkeras.training.arguments import number
+from fastkeras.training.arguments import flag, number
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import Substitution, value_of
 
@@ -90,7 +90,7 @@ def stop_gradient_through(
         state: pairs of such a variable and its value in this call; others have their present value.
 
     Raises:
-        ValueError: the layer is not built.
+        ValueError: the layer is not built, or `keep_updates` is neither True nor False.
 
     Example:
         >>> import keras
@@ -101,6 +101,7 @@ def stop_gradient_through(
         >>> fixed(ops.ones((1, 3))).shape
         TensorShape([1, 2])
     """
+    keep_updates = flag("keep_updates", keep_updates)
     if not layer.built:
         raise ValueError(f"layer: {layer.name!r} is not built yet; call it or `build` it first")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from fastkeras.training.arguments import number
+from fastkeras.training.arguments import number, one_of
 
 if TYPE_CHECKING:
     from fastkeras.typing import Tensor
@@ -64,10 +64,8 @@ class BatchTripletLoss(keras.losses.Loss):
         name: str = "batch_triplet_loss",
     ) -> None:
         super().__init__(reduction=reduction, name=name)
-        if mining not in MININGS:
-            raise ValueError(f"mining={mining!r} must be one of {', '.join(MININGS)}")
-        if distance not in DISTANCES:
-            raise ValueError(f"distance={distance!r} must be one of {', '.join(DISTANCES)}")
+        one_of("mining", mining, MININGS)
+        one_of("distance", distance, DISTANCES)
         if margin is not None:
             number("margin", margin, "at least 0, or None", lambda margin: margin >= 0)
         self.mining, self.margin, self.distance = mining, margin, distance

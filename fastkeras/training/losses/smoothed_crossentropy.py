@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from fastkeras.training.arguments import number
+from fastkeras.training.arguments import flag, number
 from fastkeras.training.losses.labels import positions
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class SmoothedCrossentropy(keras.losses.Loss):
         self.smoothing = keras.Variable(
             smoothing, trainable=False, dtype="float32", name="smoothing"
         )
-        self.from_logits, self.sparse = from_logits, sparse
+        self.from_logits = flag("from_logits", from_logits)
+        self.sparse = flag("sparse", sparse)
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         """The loss of a batch, reduced."""

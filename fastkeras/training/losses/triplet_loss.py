@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from fastkeras.training.arguments import number
+from fastkeras.training.arguments import number, one_of
 from fastkeras.training.losses.loss_layers import LossLayer
 
 if TYPE_CHECKING:
@@ -47,10 +47,8 @@ class TripletLossLayer(LossLayer):
         self, margin: float = 0.1, distance: str = "cosine", weight: float = 1.0, **options: Any
     ) -> None:
         super().__init__(weight=weight, **options)
-        if not isinstance(distance, str) or distance not in _DISTANCES:
-            raise ValueError(f"distance={distance!r} must be one of {sorted(_DISTANCES)}")
         self.margin = number("margin", margin, "at least 0", lambda margin: margin >= 0)
-        self.distance = distance
+        self.distance = one_of("distance", distance, _DISTANCES)
 
     def compute_loss(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Losses of shape (batch,)."""

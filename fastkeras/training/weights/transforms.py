@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from fastkeras.training.arguments import integer, number
+from fastkeras.training.arguments import flag, integer, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,7 @@ class SpectralNorm(WeightTransform):
     ) -> None:
         super().__init__(**options)
         self.iterations = integer("iterations", iterations, 1)
-        self.persistent, self.axis = persistent, axis
+        self.persistent, self.axis = flag("persistent", persistent), axis
 
     def build(self, shape: Any) -> None:
         """Make the vector."""

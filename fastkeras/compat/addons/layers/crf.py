@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from fastkeras.compat.addons.text.crf import crf_decode
+from fastkeras.training.arguments import flag, integer, is_integer
 
 if TYPE_CHECKING:
     from typing import Any
@@ -40,7 +41,8 @@ class CRF(keras.layers.Layer):
 
     Raises:
         TypeError: units is not an integer.
-        ValueError: the rank of a mask is not 2.
+        ValueError: units are below 1, a flag is neither True nor False, or the rank of a mask is
+            not 2.
         NotImplementedError: a mask begins with False, in eager calls; graphs do not check this.
 
     Example:
@@ -64,12 +66,12 @@ class CRF(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # the CRF computes in the dtype of its weights
-        if not isinstance(units, int) or isinstance(units, bool):
+        if not is_integer(units):
             raise TypeError(f"units must be an int, got {units!r}")
         self.supports_masking = True
-        self.units = units
-        self.use_boundary = use_boundary
-        self.use_kernel = use_kernel
+        self.units = units = integer("units", units, 1)
+        self.use_boundary = flag("use_boundary", use_boundary)
+        self.use_kernel = flag("use_kernel", use_kernel)
         self.chain_initializer = keras.initializers.get(chain_initializer)
         self.boundary_initializer = keras.initializers.get(boundary_initializer)
         self.chain_kernel = self._add_scores("chain_kernel", (units, units), self.chain_initializer)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from fastkeras._arrays import has_values
+from fastkeras._engines import check_engine
 from fastkeras._keras_private import is_exporting
 from fastkeras.crf import semi_markov
 from fastkeras.crf.constraints import checked
@@ -20,7 +21,7 @@ from fastkeras.crf.layers.scores import add_scores, scores_of
 from fastkeras.crf.layers.semi_markov.scores import Segments, score_of, with_begins
 from fastkeras.crf.layers.span_counts import at_the_last
 from fastkeras.crf.semi_markov.labels import INSIDE, NO_STEP
-from fastkeras.training.arguments import integer, positive
+from fastkeras.training.arguments import flag, integer, one_of, positive
 
 if TYPE_CHECKING:
     from typing import Any
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from fastkeras.crf.constraints import Constraints
     from fastkeras.typing import ArrayLike, Identifier, Tensor
 
-OUTPUTS = ("emissions", "tags", "confidence")
+OUTPUTS = ("tags", "confidence")
 WEIGHTS = ("transitions", "boundary", "durations", "kernel", "bias")
 
 
@@ -131,8 +132,9 @@ class SemiMarkovCRF(keras.layers.Layer):
         given = locals()
         self.num_tags = integer("num_tags", num_tags, 1)
         self.max_length = integer("max_length", max_length, 1)
-        self.use_begins, self.use_boundaries = use_begins, use_boundaries
-        self.use_kernel = use_kernel
+        self.use_begins = flag("use_begins", use_begins)
+        self.use_boundaries = flag("use_boundaries", use_boundaries)
+        self.use_kernel = flag("use_kernel", use_kernel)
         for name in WEIGHTS:
             initializer = keras.initializers.get(given[f"{name}_initializer"])
             regularizer = keras.regularizers.get(given[f"{name}_regularizer"])
@@ -142,6 +144,7 @@ class SemiMarkovCRF(keras.layers.Layer):
         multiplier = positive("learning_rate_multiplier", learning_rate_multiplier)
         self.learning_rate_multiplier = float(multiplier)
         self.constraints = None if constraints is None else checked(constraints, num_tags)
+        check_engine("crf.semi_markov", engine)
         self.engine = engine
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
@@ -190,8 +193,7 @@ class SemiMarkovCRF(keras.layers.Layer):
         self, inputs: Any, mask: Tensor = None, output: str = "emissions"
     ) -> Any:
         """Shapes and dtypes of what `call` returns."""
-        if output not in OUTPUTS:
-            raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")
+        one_of("output", output, ("emissions", *OUTPUTS))
         batch, steps, _ = inputs.shape
         dtype = self.compute_dtype
         if output == "emissions":
@@ -284,6 +286,7 @@ class SemiMarkovCRF(keras.layers.Layer):
 
     def decoded(self, emissions: ArrayLike, mask: ArrayLike, output: str = "tags") -> Tensor:
         """What `call` returns for the outputs "tags" and "confidence"; without gradients."""
+        one_of("output", output, OUTPUTS)
         scores = {
             name: score if score is None else ops.stop_gradient(score)
             for name, score in scores_of(self).items()

@@ -11,7 +11,7 @@ from fastkeras.crf.layers.counting_metric import CountingMetric
 from fastkeras.crf.layers.metrics import MEASURES
 from fastkeras.crf.layers.semi_markov.scores import Segments
 from fastkeras.crf.layers.span_counts import at_the_last
-from fastkeras.training.arguments import is_integer
+from fastkeras.training.arguments import one_of, optional_integer
 
 if TYPE_CHECKING:
     from typing import Any
@@ -60,12 +60,10 @@ class SegmentScore(CountingMetric):
         name: str | None = None,
         dtype: str | None = None,
     ) -> None:
-        if measure not in MEASURES:
-            raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
-        if outside is not None and (not is_integer(outside) or outside < 0):
-            raise ValueError(f"outside must be a tag, 0 or more, or None, got {outside!r}")
+        one_of("measure", measure, MEASURES)
+        outside = optional_integer("outside", outside, 0)
         super().__init__(layer, (3,), None, name or f"segment_{measure}", dtype)
-        self.measure, self.outside = measure, None if outside is None else int(outside)
+        self.measure, self.outside = measure, outside
 
     def counts(self, tags: Tensor, found: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
         """The number of right segments, of those found, and of those in the labels."""
