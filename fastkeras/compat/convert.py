@@ -10,7 +10,7 @@ import numpy as np
 
 from fastkeras._files import replacing
 from fastkeras.compat.checkpoints import read_checkpoint
-from fastkeras.training.arguments import flag, positive
+from fastkeras.training.arguments import flag, number
 
 if TYPE_CHECKING:
     from typing import Any
@@ -86,7 +86,7 @@ def crf_weights(
         raise ValueError(f"source={source!r} must be one of {', '.join(TRANSITIONS)}")
     flag("right_boundary", right_boundary)
     if lr_multiplier is not None:
-        positive("lr_multiplier", lr_multiplier)
+        number("lr_multiplier", lr_multiplier, "a number above 0", lambda x: 0 < x < np.inf)
     arrays, config = read_checkpoint(path)
     name = _transitions_of(path, arrays, source, layer)
     folder, _, leaf = name.rpartition("/")
