@@ -69,7 +69,7 @@ def main():
     if options.quick:
         options.epochs = options.seeds = 1
     results = {"machine": machine(), "epochs": options.epochs, "texts": {}}
-    results["seeds"] = options.seeds
+    results |= {"seeds": options.seeds, "order_by_seed": True}
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.jobs) as pool:
         for name, path, words in texts(folder, options.corpus, options.quick):
             size = os.path.getsize(path)

@@ -73,4 +73,10 @@ def markdown(results, path):
         title = name if name in PEERS.values() else f"**{name}**"
         cells = (mean(row.get(key, []), digits) for key, (_, digits) in MEASURES.items())
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"[{path.name}](../bench/results/{path.name})"])
+    order = (
+        "Each seed has an order of lines of its own, and so a Huffman tree of its own"
+        if results.get("order_by_seed")
+        else "The seeds share one order of lines, and so one Huffman tree, which is chance (see "
+        "above): their deviations do not have that of the trees in them"
+    )
+    return "\n".join([*lines, "", f"{order}; [{path.name}](../bench/results/{path.name})."])

@@ -114,6 +114,14 @@ def test_lines_of_both_runs_name_the_same_misses(speed, quality):
     )
 
 
+def test_the_note_on_quality_tells_whether_seeds_share_the_order_of_lines(quality):
+    from word2vec_quality_summary import markdown
+
+    assert "The seeds share one order of lines" in markdown(quality, Path("b.json"))
+    table = markdown({**quality, "order_by_seed": True}, Path("b.json"))
+    assert "Each seed has an order of lines of its own" in table
+
+
 def recorded():
     return sorted((ROOT / "bench" / "results").glob("word2vec-quality-*.json"))
 
