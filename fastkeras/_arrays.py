@@ -119,6 +119,16 @@ def has_values(array):
     return family != "torch_elsewhere" or array.device.type != "meta"
 
 
+def as_numpy(tensor):
+    """The values of a tensor of Keras' backend as a NumPy array.
+
+    On TensorFlow NumPy itself, and so `ops.convert_to_numpy`, takes no bfloat16 without axes.
+    """
+    if family_of(tensor) == "tensorflow" and len(tensor.shape) == 0:
+        return np.asarray(tensor.numpy())
+    return array_functions(tensor).convert_to_numpy(tensor)
+
+
 def as_int32(array):
     """Integers as int32; those out of range become the nearest int32, where a cast would wrap.
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from keras import backend, ops
 
+from fastkeras._arrays import as_numpy
+
 if TYPE_CHECKING:
     import keras
 
@@ -23,7 +25,7 @@ def synced(model):
 
 def copied(variables):
     """Copies as NumPy arrays (torch gives views, which the next step would change)."""
-    return [np.array(ops.convert_to_numpy(ops.stop_gradient(v.value))) for v in variables]
+    return [np.array(as_numpy(ops.stop_gradient(v.value))) for v in variables]
 
 
 def restored(variables, values):

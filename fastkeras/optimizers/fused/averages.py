@@ -21,7 +21,7 @@ def update(optimizer, variables):
     for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
         if average is not None:
             m = ops.cast(momentum, variable.dtype)
-            average.assign(ops.add(ops.multiply(m, average), ops.multiply(1 - m, variable)))
+            average.assign(ops.multiply(m, average) + ops.multiply(1 - m, variable))
 
 
 def overwrite_every(optimizer, frequency):

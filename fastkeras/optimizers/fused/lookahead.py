@@ -45,7 +45,8 @@ def follow(assign, number, period, slow_step_size, variables, slow, remainders, 
             fast, before = ops.convert_to_tensor(variable), ops.convert_to_tensor(slow[i])
             keeps = remainders[i] is not None
             rest = ops.convert_to_tensor(remainders[i]) if keeps else None
-            now = before + (rounding.widened(ops, fast, rest) - before) * slow_step_size
+            way = (rounding.widened(ops, fast, rest) - before) * slow_step_size
+            now = way + before  # in this order: Keras adds no variables of no elements
             rounded, new_rest = rounding.narrowed(ops, now, rounding.name_of(fast.dtype), keeps)
             pairs += [(slow[i], ops.where(frozen[i], before, ops.cast(now, before.dtype)))]
             pairs += [(variable, ops.where(frozen[i], fast, rounded))]

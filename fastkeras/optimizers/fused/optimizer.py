@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fastkeras._arrays import as_numpy
 from fastkeras.optimizers.fused import matching, multipliers, per_variable, sharding
 from fastkeras.optimizers.fused.fused_step import FusedStep
 from fastkeras.optimizers.fused.report import report
@@ -375,7 +376,7 @@ def _untrained(value, dtype="float32"):
 
 def _numpy(variable):
     # A tensor, not the variable, whose conversion by Keras makes NumPy 2 warn on TensorFlow.
-    return ops.convert_to_numpy(sharding.of_host(ops.stop_gradient(variable)))
+    return as_numpy(sharding.of_host(ops.stop_gradient(variable)))
 
 
 def _any_has(chains, name):

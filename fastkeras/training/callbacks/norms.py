@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fastkeras._arrays import as_numpy
 from fastkeras.training.arguments import integer
 from fastkeras.training.callbacks.event_files import summary_writer
 from fastkeras.training.gradients.several_gradients import Objective
@@ -145,4 +146,4 @@ def gradients_of(
     others = [(variable, ops.stop_gradient(value_of(variable))) for variable in others]
     values = [ops.stop_gradient(value_of(variable)) for variable in model.trainable_variables]
     gradients = Objective(model, data, others).gradients(values)
-    return [np.array(ops.convert_to_numpy(gradient)) for gradient in gradients]
+    return [np.array(as_numpy(gradient)) for gradient in gradients]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import backend, ops
 
+from fastkeras._arrays import as_numpy
 from fastkeras.training.arguments import one_of, optional_integer
 from fastkeras.training.callbacks.batches import BatchCount, inner_optimizer
 from fastkeras.training.model_state import retraced, synced
@@ -260,4 +261,4 @@ def _is_number(value):
 
 
 def _float(value):
-    return float(ops.convert_to_numpy(ops.convert_to_tensor(value)))
+    return float(as_numpy(ops.convert_to_tensor(value)))

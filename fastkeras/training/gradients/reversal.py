@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras._arrays import as_numpy
 from fastkeras.training.arguments import flag, number
 from fastkeras.training.noise import noise_state, repeat_noise
 from fastkeras.training.substitution import Substitution, value_of
@@ -151,5 +152,5 @@ class GradientReversal(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The configuration."""
-        scale = float(ops.convert_to_numpy(ops.convert_to_tensor(self.scale)))
+        scale = float(as_numpy(ops.convert_to_tensor(self.scale)))
         return {**super().get_config(), "scale": scale}
