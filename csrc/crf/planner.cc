@@ -26,7 +26,6 @@ Planner<T>::Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T
     WatchAllSteps();
   } else {
     ChooseScaling();
-    if (exponentials && plan.watched) ChooseWatch();
   }
   plan.workspace = workspace;
   plan.workspace_area = chains.steps * (2 * num_tags + 1);
@@ -52,6 +51,7 @@ Planner<T>::Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T
   plan.weights = {start, num_tags, vectors};
   plan.weights_transposed = {start + area, num_tags, vectors};
   kernels.cut_into_panels(chains.transitions, num_tags, false, exponentials, plan.peak, start);
+  if (exponentials && plan.watched) ChooseWatch();
   if (exponentials && workspace) {
     kernels.cut_into_panels(chains.transitions, num_tags, true, true, plan.peak, start + area);
   }
@@ -146,40 +146,53 @@ void Planner<T>::WatchAllSteps() {
       static_cast<T>(std::log(epsilon) - std::log(smallest) - std::log(12 * num_tags * num_tags));
 }
 
-// Within a period, at most (K + 2 g^(k-1)) times the smallest normal number is lost at its step k
-// from each element, and what was lost grows by at most g a step, where g is the largest number of
-// allowed transitions from, or into, a tag (docs/crf.md, "When the scaled domain is enough").
+// What can be lost between two looks, p steps apart. Let m be the smallest normal number, and g >=
+// 1 the largest sum of a row or column of W. W and E are at most 1, so a row that sums to S <= K,
+// or to less than 2 where it was rescaled, becomes one that sums to at most g S. An element of the
+// k-th step loses less than m in each of K products, in the one with its scale and in the one with
+// E, and S m where an entry of W, or E, is a zero that should be less than m: less than (3 K + 2)
+// g^(k-1) m in all. What it lost grows by at most g in each further step, the sum of a column. So
+// at the look each element lacks less than (3 K + 2) p g^(p-1) m: one above (K + 2)^2 p g^(p-1) m /
+// epsilon has all its digits, whatever happened on the way to it, and Inspect (sweeps/watch.h) asks
+// of all others whether they should be zero. So no mass that survives is lost unseen, whatever p
+// is.
 template <typename T>
 void Planner<T>::ChooseWatch() {
-  constexpr double kMostLost = 4096;  // 8.3 nats closer to the bound than looking at each step
+  // A tag may be behind its row by so many nats, before it is below what is safe: on the way to a
+  // look, rows shrink by the mean distance of an allowed transition from the peak, and by
+  // emissions.
+  constexpr double kRoom = 40, kOfEmissions = 1;
   const int64_t num_tags = plan.chains.num_tags;
   plan.words = (num_tags + 63) / 64;
   allowed_into_.assign(num_tags * plan.words, 0);
-  std::vector<int64_t> into(num_tags);
-  int64_t most = 1;
-  double range = 0;
+  std::vector<double> into(num_tags);
+  double largest_sum = 1, gaps = 0, allowed = 0;
   for (int64_t i = 0; i < num_tags; ++i) {
-    int64_t from = 0;
+    double from = 0;
     for (int64_t j = 0; j < num_tags; ++j) {
       const T gap = plan.peak - plan.chains.transitions[i * num_tags + j];
       if (!(gap <= kForbidden<T>)) continue;
       allowed_into_[j * plan.words + i / 64] |= uint64_t{1} << i % 64;
-      range = std::max<double>(range, gap);
-      most = std::max({most, ++from, ++into[j]});
+      const double weight = EntryOf(plan.weights, kernels.width, i, j);
+      from += weight, into[j] += weight;
+      gaps += gap, allowed += 1;
     }
+    largest_sum = std::max(largest_sum, from);
   }
+  largest_sum = std::max(largest_sum, *std::max_element(into.begin(), into.end()));
+  largest_sum *= 1 + 1e-5;  // the weights are rounded
   plan.allowed_into = allowed_into_.data();
-  const auto lost = [&](int64_t period) {
-    return static_cast<double>(period) * std::pow(static_cast<double>(most), period - 1);
+  const double shrinks = (allowed > 0 ? gaps / allowed : 0) + kOfEmissions;
+  const double of_one = std::log(static_cast<double>(std::numeric_limits<T>::min())) -
+                        std::log(static_cast<double>(std::numeric_limits<T>::epsilon())) +
+                        2 * std::log(static_cast<double>(num_tags + 2));
+  const auto log_safe = [&](double period) {
+    return of_one + std::log(period) + (period - 1) * std::log(largest_sum);
   };
-  // In a period a row may shrink by the range of the allowed transitions at each step.
-  plan.period = 4;
-  while (plan.period > 1 && (lost(plan.period) > kMostLost || plan.period * range > 20)) {
-    plan.period /= 2;
-  }
-  const double digits = 1 / static_cast<double>(std::numeric_limits<T>::epsilon());
-  plan.safe = static_cast<T>(std::numeric_limits<T>::min() * digits * num_tags * num_tags *
-                             lost(plan.period));
+  const auto room = [&](double period) { return -log_safe(period) - period * shrinks; };
+  plan.period = 8;
+  while (plan.period > 1 && room(static_cast<double>(plan.period)) < kRoom) plan.period /= 2;
+  plan.safe = static_cast<T>(std::exp(log_safe(static_cast<double>(plan.period))));
 }
 
 // A lane for each sequence, where enough of them are of about the same length: from `least` on they

@@ -168,6 +168,29 @@ def test_components_apart_while_a_third_leads_a_while(engine, function, dtype):
 
 
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("function", ("log_partition", "marginals"))
+def test_what_underflowed_does_not_grow_unseen(engine, function, dtype):
+    # Tags 1 to 8 begin below the smallest number, and tag 0 just above it. What is kept of these
+    # grows ninefold a step, so its size tells nothing of its digits; then tag 9, which leads, ends.
+    underflow = -np.log(np.finfo(dtype).tiny)
+    kept, steps = (values.ravel() for values in np.meshgrid(np.linspace(0.5, 14, 14), (2, 5, 7)))
+    x = np.zeros((len(kept), 10, 10), dtype)
+    x[:, 0, 1:9] = -underflow - 1
+    x[:, 0, 0] = kept - underflow
+    for one, ends in zip(x, steps.astype(int), strict=True):
+        one[ends:, 9] = -np.inf
+    transitions = np.zeros((10, 10), dtype)
+    transitions[:9, 9] = transitions[9, :9] = -np.inf
+    for scores in (x, x[30:31]):
+        chain = chain_of(scores[0], transitions)
+        check(
+            function,
+            {**chain, "emissions": scores, "tags": np.zeros(scores.shape[:2], int)},
+            engine,
+        )
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_only_path_falls_behind_anywhere_between_two_looks(engine, function, dtype, rng):
     # An engine that looks for lost digits every few steps must find them wherever they are lost, in

@@ -52,10 +52,16 @@ struct Row {  // how a row of num_tags elements lies in vectors
     for (int v = 0; v < vectors; ++v) sum += LoadVector(row, v);
     return Sum(sum);
   }
-  FASTKERAS_INLINE bool AnyBelow(const T* row, T bound) const {
+  // Whether an element is below the bound, except where `end` forbids it; null: nowhere.
+  FASTKERAS_INLINE bool AnyBelow(const T* row, T bound, const T* end) const {
     bool any = false;
     for (int v = 0; v < vectors; ++v) {
-      any |= AnyLess(Pad(v, LoadVector(row, v), bound), Broadcast(bound));
+      Vec<T> element = LoadVector(row, v);
+      if (end) {
+        const Vec<T> none = Broadcast(-std::numeric_limits<T>::infinity());
+        element = LoadVector(end, v) == none ? Broadcast(bound) : element;
+      }
+      any |= AnyLess(Pad(v, element, bound), Broadcast(bound));
     }
     return any;
   }
@@ -197,7 +203,8 @@ void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count,
             // What was lost before a row was scaled up grew with it.
             const T scaled_up = traveller.scale_of_period;
             const T safe = scaled_up > 1 ? plan.safe * scaled_up : plan.safe;
-            if (shape.AnyBelow(alpha[m], safe) && !traveller.inexact) {
+            const T* const end = s + 1 == traveller.steps ? plan.chains.end_transitions : nullptr;
+            if (shape.AnyBelow(alpha[m], safe, end) && !traveller.inexact) {
               const T *const before = traveller.inspected_row, *const now = alpha[m];
               Inspect(
                   plan, s, [&](int64_t j) { return before[j]; }, [&](int64_t j) { return now[j]; },

@@ -111,7 +111,7 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
   const bool keeps = plan.workspace != nullptr, direct = keeps && lanes.fills_vectors();
   const LaneRows<T> kept(plan, lanes, keeps ? first : 0);
   // Without a workspace a few rows are kept; with a watch, those since the last look.
-  constexpr int kRows = kWatched ? 8 : 2;
+  constexpr int kRows = kWatched ? 16 : 2;
   const Buffer<T> room((kLaneChunk + 2 + kRows) * row);
   T* const scores = room.data;                 // of a chunk of steps
   T* const edges = scores + kLaneChunk * row;  // two rows
@@ -157,15 +157,19 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
         if constexpr (kWatched) {
           // What was lost before a row was scaled up grew with it.
           const Vec<T> safe = plan.safe * (power > 1 ? power : Broadcast(T(1)));
+          const Int now = lanes.EndingAt(s), looked = rescale ? lanes.Live(s) : now;
           Vec<T> least = Broadcast(kInfinity);
           for (int v = 0; v < vectors; ++v) {
-            const Vec<T> element = lanes.Pad(v, Load(alpha + v * kWidth), kInfinity);
+            Vec<T> element = lanes.Pad(v, Load(alpha + v * kWidth), kInfinity);
+            if (ending) {  // what must not be the last tag is zero for good reason
+              const Vec<T> end = now ? Load(edges + row + v * kWidth) : Vec<T>{};
+              element = end == -kInfinity ? Broadcast(kInfinity) : element;
+            }
             least = element < least ? element : least;
           }
-          const Int live = lanes.Live(s);
-          if (AnyLess(live ? least : Broadcast(kInfinity), safe)) {
+          if (AnyLess(looked ? least : Broadcast(kInfinity), safe)) {
             for (int lane = 0; lane < lanes.count; ++lane) {
-              if (!(s < lanes.counts[lane]) || watched[lane].inexact) continue;
+              if (!looked[lane] || watched[lane].inexact) continue;
               watched[lane].inspected = last_look;
               Inspect(
                   plan, s, [&](int64_t j) { return looked_at[lanes.Place(j) + lane]; },
