@@ -10,8 +10,8 @@
 
 namespace fastkeras::crf {
 
-// Makes the gradient of a sequence NaN, because a score that it uses, or its weight, is NaN or
-// +inf.
+// Makes the gradient of a sequence NaN, because a score that it uses is NaN or +inf, or its weight,
+// or that of one of its steps, is not finite.
 template <typename T>
 void Spoil(const Plan<T>& plan, int64_t b, T* d_emissions, T* pairs, int64_t stride);
 

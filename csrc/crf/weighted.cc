@@ -51,7 +51,8 @@ void WriteValue(const Plan<T>& plan, int64_t b, const double* of_steps, const T*
     log_p[t] = static_cast<T>(of_steps[s]);
     least = of_steps[s] < least ? of_steps[s] : least;
   }
-  value[b] = static_cast<T>(sums[0] + sums[1]);
+  const double sum = sums[0] + sums[1];  // not finite where a weight is not
+  value[b] = std::isfinite(sum) ? static_cast<T>(sum) : std::numeric_limits<T>::quiet_NaN();
   if (least > -INFINITY) return;
   value[b] = -std::numeric_limits<T>::infinity();
   std::fill_n(log_p + b * steps, steps, T(0));

@@ -15,9 +15,9 @@ template <typename T>
 int64_t WeightedWorkspaceSize(int64_t batch, int64_t steps, int64_t num_tags);
 
 // Writes value (batch) and log_p (batch, steps), the terms without their weights: 0 where a step is
-// not valid or the sequence impossible, whose value is -inf. Reads weights (batch, steps) and tags
-// (batch, steps) at valid steps, the tags in range. workspace may be null when no gradient will be
-// asked for.
+// not valid or the sequence impossible, whose value is -inf; else a weight that is not finite makes
+// the value NaN. Reads weights (batch, steps) and tags (batch, steps) at valid steps, the tags in
+// range. workspace may be null when no gradient will be asked for.
 template <typename T>
 void WeightedValue(const Chains<T>& chains, const int32_t* tags, const T* weights, T* value,
                    T* log_p, T* workspace, int num_threads);

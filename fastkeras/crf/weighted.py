@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fastkeras._arrays import array_functions
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, like, tags_of
 from fastkeras.crf.information import cross_entropy_of, uniform_over_possible
@@ -37,7 +39,9 @@ def weighted_log_likelihood(
         emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
             `log_partition`.
         tags: as in `sequence_score`.
-        weights: float, not below 0, shape (num_tags,), one for each tag, or (batch, steps).
+        weights: float, finite and not below 0, shape (num_tags,), one for each tag, or (batch,
+            steps), of which only those of valid steps count. Checked in NumPy arrays; in tensors, a
+            weight that is not finite makes the likelihood of its sequence NaN.
 
     Returns:
         Shape (batch,), dtype of `emissions`, never above 0; −inf, with gradients of zero, for an
@@ -45,7 +49,7 @@ def weighted_log_likelihood(
         too; `keras` keeps num_tags² numbers for each step.
 
     Raises:
-        ValueError: as `sequence_score`, and for weights of another shape or dtype.
+        ValueError: as `sequence_score`, and for weights of another shape, dtype or range.
         ImportError: the named engine is not ready here.
 
     Example:
@@ -144,6 +148,7 @@ def _of_steps(weights, chain, tags):
     *batch_and_steps, num_tags = chain.emissions.shape
     shape = tuple(weights.shape)
     if shape == (num_tags,):
+        _check(weights, np.True_)
         return array.take(weights, array.clip(tags, 0, num_tags - 1), axis=0)
     if len(shape) != 2 or any(
         None not in (got, want) and got != want
@@ -153,4 +158,16 @@ def _of_steps(weights, chain, tags):
             f"weights must have shape (num_tags,) = ({num_tags},) or (batch, steps) = "
             f"{tuple(batch_and_steps)}, got {shape}"
         )
+    if chain.family == "numpy":
+        _check(weights, chain.valid_steps())
     return weights
+
+
+def _check(weights, valid):
+    """Raise ValueError for weights of NumPy arrays that are out of range."""
+    if not isinstance(weights, np.ndarray):
+        return
+    wrong = valid & ~((weights >= 0) & (weights < np.inf))  # NaN too
+    if wrong.any():
+        at = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(f"weights must be finite and not below 0, got {weights[at]} at {[*at]}")

@@ -132,6 +132,26 @@ def test_an_impossible_sequence(engine, rng):
     assert crf.smoothed_log_likelihood(tags=tags, label_smoothing=0.1, **given) == [-np.inf]
 
 
+@pytest.mark.parametrize("exact", (False, True))
+@pytest.mark.parametrize("engine", ("tensorflow_native", "keras"))
+def test_a_weight_that_is_not_finite_makes_its_sequence_nan(engine, exact, rng):
+    """It is no −inf, which would be that of an impossible sequence, without a gradient."""
+    scores, weights = chain(rng), np.ones((3, STEPS))
+    weights[1, 2] = np.inf
+    if exact:  # behind by more than the scaled domain holds
+        scores["emissions"][:, 1, 2], scores["transitions"][:, :2] = -2000, -np.inf
+    given = {name: on(engine, value) for name, value in scores.items()}
+    with tf.GradientTape() as tape:
+        tape.watch(given["emissions"])
+        value = crf.weighted_log_likelihood(
+            tags=on(engine, np.full((3, STEPS), 2)), weights=on(engine, weights), **given,
+            engine=engine,
+        )  # fmt: skip
+    gradient = tape.gradient(value, given["emissions"])
+    for part in (value, gradient):
+        assert np.isnan(part[1]).any() and np.isfinite(part.numpy()[[0, 2]]).all()
+
+
 def test_far_emissions_keep_their_digits():
     """At 200 nats, the probability of the label is 0 in float32, but its logarithm is not lost."""
     emissions = np.array([[[0, -200], [0, -200], [0, -200]]], "float32")
@@ -215,6 +235,17 @@ def test_errors_name_the_argument(rng):
         crf.weighted_log_likelihood(tags=tags, weights=np.ones(5), **scores)
     with pytest.raises(ValueError, match="engine='numba' does not take weights of steps"):
         crf.weighted_log_likelihood(tags=tags, weights=np.ones(3), engine="numba", **scores)
+    for wrong in (-1.0, np.inf, np.nan):
+        of_tags, of_steps = np.array([1, 1, wrong]), np.ones((3, STEPS))
+        of_steps[1, 2] = wrong
+        for weights, place in ((of_tags, r"\[2\]"), (of_steps, r"\[1, 2\]")):
+            message = f"weights must be finite and not below 0, got {wrong} at {place}"
+            with pytest.raises(ValueError, match=message):
+                crf.weighted_log_likelihood(tags=tags, weights=weights, **scores)
+        given = {**scores, "tags": tags, "lengths": np.array([4, 2, 4]), "weights": of_steps}
+        assert np.isfinite(crf.weighted_log_likelihood(**given)).all()  # it is not of a valid step
+        with pytest.raises(ValueError, match=r"tag_weights=.* must be finite and at least 0"):
+            CRFLoss(tag_weights=of_tags)
     for wrong in (-0.1, 1.0):
         with pytest.raises(ValueError, match=r"label_smoothing=.* must be from 0 to below 1"):
             crf.smoothed_log_likelihood(tags=tags, label_smoothing=wrong, **scores)

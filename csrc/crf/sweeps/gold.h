@@ -142,7 +142,9 @@ void GoldOfSequence(const crf::Plan<T>& plan, const GoldRows<T>& rows, int64_t b
     log_p[step] = static_cast<T>(log);
     inverses[s] = static_cast<T>(inverse[s]);
   }
-  *value = least == -kInfinity ? least : sums[0] + sums[1];
+  const double sum = sums[0] + sums[1];  // not finite where a weight is not
+  const double sound = sum - sum == 0 ? sum : std::numeric_limits<double>::quiet_NaN();
+  *value = least == -kInfinity ? least : sound;
   for (int64_t s = 0; least == -kInfinity && s < chains.steps; ++s) log_p[s] = 0;
 }
 

@@ -1,5 +1,6 @@
 """Likelihoods of single steps, by a backward scan in the domain of logarithms."""
 
+import numpy as np
 from keras import ops
 
 from fastkeras.crf._engines.keras.eager import engine_function
@@ -37,6 +38,7 @@ def weighted_log_likelihood(chain, tags, weights):
     log_p = of_tags - log_sum_exp(logits, axis=-1)
     log_p = log_p - ops.stop_gradient(ops.where(log_p > 0, log_p, 0))  # above 0 by rounding
     weights = ops.transpose(ops.convert_to_tensor(weights, dtype=log_p.dtype))
+    weights = ops.where(ops.isfinite(weights), weights, np.nan)  # else a sum of −inf: impossible
     return settle(sum_over_steps(ops.where(scores.valid, weights * log_p, 0)), gold)
 
 
