@@ -87,6 +87,23 @@ def crf(name):
     return call
 
 
+def crf_entropy(name):
+    def call(rng):
+        dtype = rng.choice(("f4", "f8"))
+        chain = crf_chain(rng, dtype)
+        batch, steps, tags = chain["emissions"].shape
+        if name == "crf_entropy":
+            chain["keep_workspace"] = bool(rng.integers(2))
+        else:
+            chain["value"] = rng.random(batch).astype(dtype)
+            size = batch * steps * (4 * tags + 1) + batch
+            chain["workspace"] = rng.random(size).astype(dtype)
+            chain["weights"] = rng.random(batch).astype(dtype)
+        return getattr(_core, name), chain
+
+    return call
+
+
 def crf_weighted(name):
     def call(rng):
         dtype = rng.choice(("f4", "f8"))
@@ -412,6 +429,7 @@ CALLS = {
         f"crf_{name}": crf_weighted(f"crf_{name}")
         for name in ("weighted_value", "weighted_gradient")
     },
+    **{name: crf_entropy(name) for name in ("crf_entropy", "crf_entropy_gradient")},
     "crf_ready_chain": crf_ready_chain,
     "crf_ready_tags": crf_ready_tags,
     **{

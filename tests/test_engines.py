@@ -53,7 +53,8 @@ def test_every_engine_is_ready():
     assert states == dict.fromkeys([name for name in ENGINES if name in states], "ready")
 
 
-OF_SOME = {"weighted_log_likelihood"}  # need not be in all engines: the reference and one more
+# need not be in all engines: the reference and one more
+OF_SOME = {"weighted_log_likelihood", "entropy", "entropy_and_gradients"}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

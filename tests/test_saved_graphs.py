@@ -39,6 +39,7 @@ workspace = np.zeros(batch * steps * (2 * tags + 1) + batch, "f4")
 gradient = [path, numbers(batch), workspace, numbers(batch)]
 weighted = [*chain, path, numbers(batch, steps)]
 weighted_workspace = np.zeros(batch * steps * (2 * tags + 2) + batch, "f4")
+entropy_workspace = np.zeros(batch * steps * (4 * tags + 1) + batch, "f4")
 second_order = [*chain, numbers(tags, tags, tags)]
 kept = np.zeros(batch * ((steps + 5) // 8 * tags**2 + steps + 2), "f4")
 places = np.int32([[0, 1], [2, 4], [4, -1]])
@@ -49,6 +50,10 @@ CALLS = {  # for each op: its inputs, and its attributes besides T
     "CrfWeightedValue": (weighted, {"keep_workspace": True, **threads}),
     "CrfWeightedGradient": (
         [*weighted, numbers(batch), weighted_workspace, numbers(batch)], threads
+    ),
+    "CrfEntropy": (chain, {"keep_workspace": True, **threads}),
+    "CrfEntropyGradient": (
+        [*chain, numbers(batch), entropy_workspace, numbers(batch)], threads
     ),
     "CrfMarginals": (chain, threads),
     "CrfViterbi": (chain, threads),

@@ -222,6 +222,66 @@ void ExactStepsGradient(const Plan<T>& plan, int64_t b, const int32_t* tags, con
   }
 }
 
+// By the surprises of the tags, each given the one before: -log p(y) = sum of -log p(y_t |
+// y_{t-1}). What a surprise adds, together with the change of what is expected to follow, has the
+// mean 0 given y_{t-1}. So `derivative` needs what came before alone, and nothing large cancels.
+template <typename T>
+double ExactEntropy(const Plan<T>& plan, int64_t b, double factor, T* gradient, T* pairs,
+                    int64_t stride) {
+  const Sequence<T> sequence(plan, b);
+  const Suffixes suffixes(sequence);
+  const int64_t num_tags = sequence.num_tags, steps = sequence.steps;
+  for (int64_t s = 0; s < steps; ++s) {  // where none is possible, no tag of some step is
+    const double* const sums = suffixes.sums.data() + s * num_tags;
+    if (*std::max_element(sums, sums + (s > 0 ? num_tags : 1)) == -kInfinity) return 0;
+  }
+  const auto log_p = [&](const T* transitions, int64_t s, int64_t i, int64_t j) {
+    return (s > 0 ? double{transitions[i * num_tags + j]} : 0.0) +
+           suffixes.scores[s * num_tags + j] - suffixes.sums[s * num_tags + i];
+  };
+  std::vector<double> following(steps * num_tags);  // the entropy of what may follow each tag
+  double entropy = 0;
+  for (int64_t s = steps - 1; s >= 0; --s) {
+    const T* const transitions = s > 0 ? TransitionsInto(plan, b, s) : nullptr;
+    for (int64_t i = 0; i < (s > 0 ? num_tags : 1); ++i) {
+      double sum = 0;
+      for (int64_t j = 0; j < num_tags && suffixes.sums[s * num_tags + i] > -kInfinity; ++j) {
+        const double log = log_p(transitions, s, i, j), p = std::exp(log);
+        if (p > 0) sum += p * (following[s * num_tags + j] - log);
+      }
+      (s > 0 ? following[(s - 1) * num_tags + i] : entropy) = sum;
+    }
+  }
+  if (!gradient) return entropy;
+  std::vector<double> reached(num_tags), before(num_tags);
+  std::vector<double> derivative(num_tags), derivative_before(num_tags);
+  before[0] = factor;
+  for (int64_t s = 0; s < steps; ++s) {
+    const T* const transitions = s > 0 ? TransitionsInto(plan, b, s) : nullptr;
+    T* const counts = s > 0 ? PairsInto(plan, b, s, pairs) : nullptr;
+    std::fill(reached.begin(), reached.end(), 0.0);
+    std::fill(derivative.begin(), derivative.end(), 0.0);
+    for (int64_t i = 0; i < (s > 0 ? num_tags : 1); ++i) {
+      if (before[i] == 0) continue;
+      const double expected = s > 0 ? following[(s - 1) * num_tags + i] : entropy;
+      for (int64_t j = 0; j < num_tags; ++j) {
+        const double log = log_p(transitions, s, i, j), p = std::exp(log);
+        if (!(p > 0)) continue;
+        const double surprise = following[s * num_tags + j] - log - expected;
+        const double pair = p * (derivative_before[i] + before[i] * surprise);
+        if (counts) counts[i * stride + j] += static_cast<T>(pair);
+        derivative[j] += pair;
+        reached[j] += p * before[i];
+      }
+    }
+    T* const row = gradient + StepAt(plan, b, s) * num_tags;
+    for (int64_t j = 0; j < num_tags; ++j) row[j] += static_cast<T>(derivative[j]);
+    std::swap(reached, before);
+    std::swap(derivative, derivative_before);
+  }
+  return entropy;
+}
+
 template <typename T>
 double ExactLogPartition(const Plan<T>& plan, int64_t sequence) {
   std::vector<double> alpha;
@@ -319,6 +379,7 @@ void ExactSample(const Plan<T>& plan, int64_t b, int64_t num_samples, const T* u
 #define FASTKERAS_INSTANTIATE(T)                                                                  \
   template void ExactSample<T>(const Plan<T>&, int64_t, int64_t, const T*, int32_t*);             \
   template double ExactLogPartition<T>(const Plan<T>&, int64_t);                                  \
+  template double ExactEntropy<T>(const Plan<T>&, int64_t, double, T*, T*, int64_t);              \
   template void ExactSteps<T>(const Plan<T>&, int64_t, const int32_t*, double*);                  \
   template void ExactStepsGradient<T>(const Plan<T>&, int64_t, const int32_t*, const double*, T*, \
                                       T*, int64_t, int64_t);                                      \

@@ -32,6 +32,12 @@ template <typename T>
 void ExactStepsGradient(const Plan<T>& plan, int64_t sequence, const int32_t* tags,
                         const double* weights, T* gradient, T* pairs, int64_t from, int64_t to);
 
+// The entropy of one sequence, 0 if none is possible. If gradient is not null, adds factor * its
+// derivatives as ExactGradient does.
+template <typename T>
+double ExactEntropy(const Plan<T>& plan, int64_t sequence, double factor, T* gradient, T* pairs,
+                    int64_t stride);
+
 // Draws paths of one sequence, as `Sample` does (crf.h); writes nothing if none is possible.
 template <typename T>
 void ExactSample(const Plan<T>& plan, int64_t sequence, int64_t num_samples, const T* uniforms,

@@ -29,13 +29,18 @@ struct Panels {
   int vectors;  // of a padded row
 };
 
-// The entry (i, j) of the matrix that was cut into panels of vectors `width` wide.
+// Where the entry (i, j) of a matrix is that was cut into panels of vectors `width` wide.
+template <typename T>
+inline __attribute__((always_inline)) int64_t PlaceOf(const Panels<T>& panels, int width, int64_t i,
+                                                      int64_t j) {
+  const int64_t v = j / (2 * width) * 2;
+  const int64_t columns = (v + 2 <= panels.vectors ? 2 : 1) * width;
+  return v * width * panels.num_tags + i * columns + j - v * width;
+}
 template <typename T>
 inline __attribute__((always_inline)) T EntryOf(const Panels<T>& panels, int width, int64_t i,
                                                 int64_t j) {
-  const int64_t v = j / (2 * width) * 2;
-  const int64_t columns = (v + 2 <= panels.vectors ? 2 : 1) * width;
-  return panels.data[v * width * panels.num_tags + i * columns + j - v * width];
+  return panels.data[PlaceOf(panels, width, i, j)];
 }
 
 // In how many sections the tags of a step are split where `count` sequences share vectors of
@@ -149,6 +154,24 @@ struct GradientOutputs {
   const T* inverses;
 };
 
+// What the sweeps of the entropy read and write beside the plan (sweeps/entropy.h).
+template <typename T>
+struct EntropyRows {
+  Panels<T> weighted_logs;             // exp(A - peak) * (A - peak), rows i
+  Panels<T> weighted_logs_transposed;  // rows j
+  T* rows;                             // two of them for each step of each sorted sequence
+
+  // What a prefix is expected to lack (num_tags), with and without the emission of its last step.
+  inline __attribute__((always_inline)) T* After(const Plan<T>& plan, int64_t place,
+                                                 int64_t step) const {
+    return rows + (2 * place * plan.chains.steps + step) * plan.chains.num_tags;
+  }
+  inline __attribute__((always_inline)) T* Before(const Plan<T>& plan, int64_t place,
+                                                  int64_t step) const {
+    return After(plan, place, plan.chains.steps + step);
+  }
+};
+
 struct SegmentScores;  // semi_markov/segment_scores.h
 struct SegmentSweeps;
 template <typename T>
@@ -193,6 +216,11 @@ struct Kernels {
   // (the sum of what may follow its tag); or sets plan.inexact, where digits were lost.
   void (*gold_steps)(const Plan<T>& plan, bool in_lanes, int64_t first, int64_t last,
                      const int32_t* tags, const T* weights, double* value, T* log_p, T* inverses);
+  // The entropy of one sorted sequence after `forward`, and its gradient (sweeps/entropy.h).
+  void (*entropy_forward)(const Plan<T>& plan, const EntropyRows<T>& entropy, int64_t place,
+                          double* value);
+  void (*entropy_backward)(const Plan<T>& plan, const EntropyRows<T>& entropy, int64_t place,
+                           T weight, T factor, T* gradients, T* pairs, T* plain_pairs);
   // Transitions that vary, one sequence with valid steps at a time (varying/). Forward and
   // viterbi write what theirs above do; `factor` is the weight of the marginals in the gradients of
   // this sequence's emissions and transitions, of which only those of valid steps are written. The

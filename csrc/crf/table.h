@@ -8,6 +8,7 @@
 #include "crf/semi_markov/segment_scores.h"
 #include "crf/semi_markov/segments.h"
 #include "crf/sweeps/backward.h"
+#include "crf/sweeps/entropy.h"
 #include "crf/sweeps/forward.h"
 #include "crf/sweeps/gold.h"
 #include "crf/sweeps/k_best.h"
@@ -62,12 +63,13 @@ void Exponentials(T* scores, int64_t count) {
 
 template <typename T>
 constexpr crf::Kernels<T> kKernels = {
-    Simd<T>::kWidth,     CutIntoPanels<T>, CutIntoLanes<T>,  Forward<T>,        Backward<T>,
-    Viterbi<T>,          ForwardLanes<T>,  BackwardLanes<T>, ViterbiLanes<T>,   KBest<T>,
-    DealTransitions<T>,  Draw<T>,          GoldSteps<T>,     VaryingForward<T>, VaryingBackward<T>,
-    VaryingViterbi<T>,   VaryingKBest<T>,  AllSound<T>,      IsSound<T>,        SegmentSweep,
-    SegmentMarginals<T>, SegmentViterbi,   Exponentials<T>,  TripleForward<T>,  TripleBackward<T>,
-    TripleViterbi<T>};
+    Simd<T>::kWidth,    CutIntoPanels<T>,  CutIntoLanes<T>,     Forward<T>,
+    Backward<T>,        Viterbi<T>,        ForwardLanes<T>,     BackwardLanes<T>,
+    ViterbiLanes<T>,    KBest<T>,          DealTransitions<T>,  Draw<T>,
+    GoldSteps<T>,       EntropyForward<T>, EntropyBackward<T>,  VaryingForward<T>,
+    VaryingBackward<T>, VaryingViterbi<T>, VaryingKBest<T>,     AllSound<T>,
+    IsSound<T>,         SegmentSweep,      SegmentMarginals<T>, SegmentViterbi,
+    Exponentials<T>,    TripleForward<T>,  TripleBackward<T>,   TripleViterbi<T>};
 
 }  // namespace fastkeras::FASTKERAS_ISA
 

@@ -11,7 +11,13 @@ from fastkeras.crf import constraints, memm, second_order, semi_markov
 from fastkeras.crf.chain import Gradients, LowRank
 from fastkeras.crf.constraints import Constraints
 from fastkeras.crf.inference import marginals, posterior_decode, span_confidence
-from fastkeras.crf.information import cross_entropy, entropy, kl_divergence, log_count
+from fastkeras.crf.information import (
+    cross_entropy,
+    entropy,
+    entropy_and_gradients,
+    kl_divergence,
+    log_count,
+)
 from fastkeras.crf.likelihoods import (
     log_likelihood,
     log_likelihood_and_gradients,
@@ -39,6 +45,7 @@ __all__ = [
     "constraints",
     "cross_entropy",
     "entropy",
+    "entropy_and_gradients",
     "expected_cost",
     "k_best",
     "kl_divergence",

@@ -12,9 +12,10 @@ import numpy as np
 
 from fastkeras._arrays import array_functions
 from fastkeras.crf.arguments import as_array, chain_of, engine_of, for_each_step, like
+from fastkeras.crf.likelihoods import gradients_by, weights_of
 
 if TYPE_CHECKING:
-    from fastkeras.crf.chain import LowRank
+    from fastkeras.crf.chain import Gradients, LowRank
     from fastkeras.typing import ArrayLike, Tensor
 
 
@@ -38,7 +39,8 @@ def entropy(
 
     Returns:
         H, shape (batch,), dtype of `emissions`: between 0 and `log_count`; 0 where no step is valid
-        or no sequence is possible. Differentiable by `engine="keras"`.
+        or no sequence is possible. Differentiable in a tensor engine, but on GPUs only by
+        `engine="keras"`.
 
     Raises:
         ValueError, ImportError: as `log_partition`.
@@ -53,7 +55,59 @@ def entropy(
         conditional random fields".
     """
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return like(cross_entropy_of(engine_of(chain, engine), chain, chain), emissions)
+    functions = engine_of(chain, engine)
+    if hasattr(functions, "entropy"):
+        return like(functions.entropy(chain), emissions)
+    return like(cross_entropy_of(functions, chain, chain), emissions)
+
+
+def entropy_and_gradients(
+    emissions: ArrayLike,
+    transitions: ArrayLike | LowRank,
+    lengths: ArrayLike | None = None,
+    *,
+    mask: ArrayLike | None = None,
+    start_transitions: ArrayLike | None = None,
+    end_transitions: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    engine: str | None = None,
+) -> tuple[Tensor, Gradients]:
+    """The entropy and, in the same call, the gradient of its weighted sum.
+
+    For training loops without automatic differentiation. The gradient is
+        ∂H / ∂x[t, j] = −Σ_{y: y_t = j} p(y) (log p(y) + H),
+    likewise with counts of pairs for the transitions, and zero where no sequence is possible.
+
+    Args:
+        emissions, transitions, lengths, mask, start_transitions, end_transitions, engine: as in
+            `log_partition`.
+        weights: float, shape (batch,): the gradients are those of Σ weights · H. None: ones.
+
+    Returns:
+        H, shape (batch,), not weighted, and `Gradients(emissions, transitions, start_transitions,
+        end_transitions)`, of the shapes of the arguments.
+
+    Raises:
+        ValueError: as `log_partition`; for weights of another shape or dtype; for an engine that
+            has no gradient of its own, such as `keras`, which differentiates `entropy`.
+        ImportError: the named engine is not ready here.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastkeras.crf import entropy_and_gradients
+        >>> scores = np.log([[[0.8, 0.2]]])
+        >>> h, gradients = entropy_and_gradients(scores, np.zeros((2, 2)))
+        >>> h.round(6), gradients.emissions.round(6)  # p log(0.2 / 0.8) (1 − p) of the first
+        (array([0.500402]), array([[[-0.221807,  0.221807]]]))
+
+    Source: Mann & McCallum, 2007, "Efficient computation of entropy gradient for semi-supervised
+        conditional random fields".
+    """
+    chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
+    weights = weights_of(weights, chain)
+    functions = engine_of(chain, engine, "entropy_and_gradients", "the gradient of an entropy")
+    value, gradients = functions.entropy_and_gradients(chain, weights)
+    return like(value, emissions), gradients_by(transitions, gradients, emissions)
 
 
 def cross_entropy(

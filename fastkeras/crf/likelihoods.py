@@ -202,9 +202,14 @@ def log_likelihood_and_gradients(
     Source: Lafferty, McCallum & Pereira, 2001, "Conditional random fields", section 3.
     """
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    arguments = tags_of(chain, tags), _weights(weights, chain)
+    arguments = tags_of(chain, tags), weights_of(weights, chain)
     functions = engine_of(chain, engine)
     likelihood, gradients = functions.log_likelihood_and_gradients(chain, *arguments)
+    return like(likelihood, emissions), gradients_by(transitions, gradients, emissions)
+
+
+def gradients_by(transitions, gradients, emissions):
+    """The gradients of a chain as those by the arguments that it was made of."""
     if isinstance(transitions, LowRank):
         factors = transitions.gradients(gradients.transitions)
         gradients = gradients._replace(transitions=factors)
@@ -212,16 +217,16 @@ def log_likelihood_and_gradients(
         of_sequences = gradients.transitions
         summed = array_functions(of_sequences).sum(of_sequences, axis=0)
         gradients = gradients._replace(transitions=summed)
-    gradients = (
+    return Gradients._make(
         LowRank(*(like(factor, emissions) for factor in g))
         if isinstance(g, LowRank)
         else like(g, emissions)
         for g in gradients
     )
-    return like(likelihood, emissions), Gradients(*gradients)
 
 
-def _weights(weights, chain):
+def weights_of(weights, chain):
+    """The checked weights of the sequences, (batch,), in the dtype of the chain."""
     array, batch = array_functions(chain.emissions), chain.emissions.shape[0]
     if weights is None:
         return array.ones(array.shape(chain.emissions)[:1], chain.emissions.dtype)

@@ -124,6 +124,27 @@ def test_weights_of_steps_and_their_gradients_are_those_of_the_keras_engine(scor
     assert_same(jax.vmap(ours)(*stacked), jax.tree.map(lambda *parts: jnp.stack(parts), *each))
 
 
+def test_the_gradient_of_the_entropy_is_that_of_the_keras_engine(scores):
+    def total(engine):
+        def function(x, a, start, end):
+            ends = {"start_transitions": start, "end_transitions": end}
+            return crf.entropy(x, a, LENGTHS, **ends, engine=engine) @ jnp.array([1, -2, 0.5])
+
+        return jax.value_and_grad(function, argnums=SUM_BY_SCORES)
+
+    found = jax.jit(total("jax_native"))(*scores)
+    assert_close(found, total("keras")(*scores))
+    assert_same(found, total("jax_native")(*scores))
+    x, a, start, end = scores
+    _, gradients = crf.entropy_and_gradients(
+        *(x, a, LENGTHS),
+        start_transitions=start,
+        end_transitions=end,
+        weights=jnp.array([1, -2, 0.5]),
+    )
+    assert_same(tuple(gradients), found[1])
+
+
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 def test_numpy_arrays_get_numpy_arrays_of_their_dtype(scores, tags, dtype):
     x, a, start, end = (np.asarray(score, dtype) for score in scores)

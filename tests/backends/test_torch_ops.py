@@ -103,6 +103,37 @@ def test_weights_of_steps_and_their_gradients_are_those_of_the_keras_engine(chai
     torch.testing.assert_close(gradient(weights.detach()).detach(), results[0][-1])
 
 
+def test_the_gradient_of_the_entropy_is_that_of_the_keras_engine(chain):
+    leaves = with_gradients(chain)
+    x, a, lengths, _, start, end = leaves
+    ends = {"start_transitions": start, "end_transitions": end}
+    weights = torch.tensor([1.0, -2.0, 0.5])
+    results = []
+    for engine in (None, "keras"):
+        value = crf.entropy(x, a, lengths, **ends, engine=engine)
+        results.append((value, *torch.autograd.grad(value @ weights, leaves.scores)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    value, gradients = crf.entropy_and_gradients(
+        *chain[:3], start_transitions=chain[4], end_transitions=chain[5], weights=weights
+    )
+    for one, other in zip((value, *gradients), results[0], strict=True):
+        torch.testing.assert_close(one, other)
+    torch.library.opcheck(OPS.crf_entropy.default, (*leaves, False))
+    with torch.no_grad():
+        value, workspace = OPS.crf_entropy(*chain, True)
+    for kept in (workspace, workspace[:0]):
+        torch.library.opcheck(OPS.crf_entropy_gradient.default, (*chain, value, kept, weights))
+    compiled = torch.compile(
+        lambda x: crf.entropy(x, chain.transitions).sum(), fullgraph=True, backend="aot_eager"
+    )
+    of_compiled, of_eager = (
+        torch.autograd.grad(f(x), x)[0]
+        for f in (compiled, lambda x: crf.entropy(x, chain.transitions).sum())
+    )
+    torch.testing.assert_close(of_compiled, of_eager)
+
+
 def test_opcheck(chain, tags):
     quantity = torch_ops.LOG_LIKELIHOOD
     inputs = (*with_gradients(chain), tags, quantity)

@@ -59,6 +59,19 @@ class Paths(NamedTuple):
         return (probabilities(self.scores)[0] - self.scores)[self.p > 0]
 
     @property
+    def entropy(self):
+        return self.p[self.p > 0] @ self.surprise
+
+    @property
+    def entropy_by_emissions(self):
+        result = np.zeros((STEPS, NUM_TAGS))
+        for path, p, surprise in zip(
+            self.paths[self.p > 0], self.p[self.p > 0], self.surprise, strict=True
+        ):
+            result[self.steps, path] += p * (surprise - self.entropy)
+        return result
+
+    @property
     def cross_entropy(self):
         return (self.p * (probabilities(self.others)[0] - self.others)).sum()
 
@@ -136,9 +149,10 @@ EXPECTED = {
     "posterior_decode": lambda s: (s.unary.argmax(axis=1), s.unary.max(axis=1)),
     "span_confidence": lambda s: s.p[s.right[:, s.steps < 2].all(axis=1)].sum(),
     "k_best": lambda s: (s.best_paths, s.best_scores),
-    "entropy": lambda s: s.p[s.p > 0] @ s.surprise,
+    "entropy": lambda s: s.entropy,
+    "entropy_and_gradients": lambda s: (s.entropy, s.entropy_by_emissions),
     "cross_entropy": lambda s: s.cross_entropy,
-    "kl_divergence": lambda s: s.cross_entropy - s.p[s.p > 0] @ s.surprise,
+    "kl_divergence": lambda s: s.cross_entropy - s.entropy,
     "log_count": lambda s: np.log((s.p > 0).sum()),
     "log_likelihood_of_sets": lambda s: np.log(s.share),
     "weighted_log_likelihood": lambda s: s.weighted,

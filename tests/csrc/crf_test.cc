@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "crf/entropy.h"
 #include "crf_problem.h"
 #include "machine/instruction_set.h"
 #include "machine/parallel.h"
@@ -23,7 +24,7 @@ constexpr int kRounds = 250;
 template <typename T>
 struct Results {
   std::vector<T> value[3], d_emissions[3], d_transitions[3], d_start[3], d_end[3];
-  std::vector<T> unary, counts, score;
+  std::vector<T> unary, counts, score, entropy, entropy_gradient;
   std::vector<int32_t> tags;
 
   // The name of the first array whose bits differ, or null.
@@ -40,6 +41,8 @@ struct Results {
     }
     if (differ(unary, other.unary)) return "unary";
     if (differ(counts, other.counts)) return "counts";
+    if (differ(entropy, other.entropy)) return "entropy";
+    if (differ(entropy_gradient, other.entropy_gradient)) return "gradient of the entropy";
     if (differ(score, other.score)) return "score";
     return differ(tags, other.tags) ? "tags" : nullptr;
   }
@@ -79,6 +82,18 @@ Results<T> Run(const Problem<T>& problem, int num_threads) {
   results.unary.resize(batch * steps * num_tags);
   results.counts.resize((problem.varies ? 1 : batch) * problem.transitions.size());
   Marginals(chains, results.unary.data(), results.counts.data(), num_threads);
+  const int64_t rows = batch * steps * num_tags, pairs = problem.transitions.size();
+  std::vector<T> alone(batch), workspace(EntropyWorkspaceSize<T>(batch, steps, num_tags));
+  results.entropy.resize(batch);
+  results.entropy_gradient.resize(rows + pairs + 2 * num_tags);
+  Entropy<T>(chains, alone.data(), nullptr, num_threads);
+  Entropy<T>(chains, results.entropy.data(), workspace.data(), num_threads);
+  Expect(batch == 0 || std::memcmp(alone.data(), results.entropy.data(), batch * sizeof(T)) == 0,
+         "entropy with and without a workspace", problem.Text());
+  T* const gradient = results.entropy_gradient.data();
+  EntropyGradient<T>(chains, results.entropy.data(), workspace.data(), problem.weights.data(),
+                     gradient, gradient + rows, gradient + rows + pairs,
+                     gradient + rows + pairs + num_tags, num_threads);
   results.tags.resize(batch * steps);
   results.score.resize(batch);
   Viterbi(chains, results.tags.data(), results.score.data(), num_threads);
@@ -156,6 +171,10 @@ void Check(const Problem<T>& problem, const Results<T>& results) {
     Expect(Near(results.value[1][b], expected.gold, magnitude), "sequence_score", where);
     Expect(Near(results.value[2][b], log_likelihood, magnitude), "log_likelihood", where);
     Expect(results.value[2][b] <= 0, "log_likelihood is not positive", where);
+    // The log of the number of sequences bounds it; scores of 1e4 leave few digits in float.
+    const long double most = problem.ValidSteps(b).size() * std::log((long double)num_tags);
+    Expect(results.entropy[b] >= 0 && results.entropy[b] <= most + 0.01 * (1 + most), "entropy",
+           where);
     Expect(Near(results.score[b], expected.best, magnitude), "score of viterbi", where);
     const std::vector<int> valid = problem.ValidSteps(b);
     for (int t = 0; t < problem.steps; ++t) {
@@ -177,7 +196,7 @@ void Check(const Problem<T>& problem, const Results<T>& results) {
   for (int q = 0; q < 3; ++q) {
     for (const auto* array :
          {&results.d_emissions[q], &results.d_transitions[q], &results.d_start[q],
-          &results.d_end[q], &results.unary, &results.counts}) {
+          &results.d_end[q], &results.unary, &results.counts, &results.entropy_gradient}) {
       Expect(std::all_of(array->begin(), array->end(), [](T x) { return std::isfinite(x); }),
              "gradients and marginals are finite", where);
     }

@@ -13,6 +13,7 @@
 
 #include "crf/crf.h"
 #include "crf/doors/python_arrays.h"
+#include "crf/entropy.h"
 #include "crf/weighted.h"
 #include "doors/released_gil.h"
 #include "machine/memory.h"
@@ -197,6 +198,46 @@ py::tuple WeightedGradientOf(const Array<T>& emissions, const Array<T>& transiti
     WeightedGradient<T>(chains, path, of_steps.data, values.data, kept.data, of_sequences.data,
                         gradients.emissions_out, gradients.transitions_out, gradients.start_out,
                         gradients.end_out, num_threads);
+  }
+  return py::make_tuple(gradients.emissions, gradients.transitions, gradients.start, gradients.end);
+}
+
+// The entropy, and the workspace, which is empty if not kept.
+template <typename T>
+py::tuple EntropyOf(const Array<T>& emissions, const Array<T>& transitions,
+                    const Array<int32_t>& lengths, const Mask& mask, const Array<T>& start,
+                    const Array<T>& end, bool keep_workspace, int num_threads) {
+  const Chains<T> chains = ChainsOf(emissions, transitions, lengths, mask, start, end);
+  Array<T> value(chains.batch);
+  Array<T> workspace = Uninitialised<T>(
+      {keep_workspace ? EntropyWorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags) : 0});
+  T* out = value.mutable_data();
+  T* kept = keep_workspace ? workspace.mutable_data() : nullptr;
+  {
+    const ReleasedGil released;
+    Entropy<T>(chains, out, kept, num_threads);
+  }
+  return py::make_tuple(value, workspace);
+}
+
+template <typename T>
+py::tuple EntropyGradientOf(const Array<T>& emissions, const Array<T>& transitions,
+                            const Array<int32_t>& lengths, const Mask& mask, const Array<T>& start,
+                            const Array<T>& end, const Array<T>& value, const Array<T>& workspace,
+                            const Array<T>& weights, int num_threads) {
+  const Chains<T> chains = ChainsOf(emissions, transitions, lengths, mask, start, end);
+  const Argument<T> values = ArgumentOf("value", value), kept = ArgumentOf("workspace", workspace),
+                    factors = ArgumentOf("weights", weights);
+  ExpectShape("value", values.shape, {chains.batch});
+  ExpectShape("workspace", kept.shape,
+              {EntropyWorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags)});
+  ExpectShape("weights", factors.shape, {chains.batch});
+  const Gradients<T> gradients(chains);
+  {
+    const ReleasedGil released;
+    EntropyGradient<T>(chains, values.data, kept.data, factors.data, gradients.emissions_out,
+                       gradients.transitions_out, gradients.start_out, gradients.end_out,
+                       num_threads);
   }
   return py::make_tuple(gradients.emissions, gradients.transitions, gradients.start, gradients.end);
 }
@@ -416,6 +457,9 @@ void BindOf(py::module_& module) {  // float and double are overloads, told apar
   Bind(module, "crf_weighted_gradient", &WeightedGradientOf<T>, path, weights,
        py::arg("value").noconvert(), py::arg("workspace").noconvert(),
        py::arg("factors").noconvert());
+  Bind(module, "crf_entropy", &EntropyOf<T>, py::arg("keep_workspace"));
+  Bind(module, "crf_entropy_gradient", &EntropyGradientOf<T>, py::arg("value").noconvert(),
+       py::arg("workspace").noconvert(), weights);
   Bind(module, "crf_marginals", &Marginals<T>);
   Bind(module, "crf_viterbi", &Viterbi<T>);
   Bind(module, "crf_k_best", &KBest<T>, py::arg("k"));

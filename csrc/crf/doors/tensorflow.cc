@@ -36,6 +36,20 @@ void WeightedGradientShapes(ShapeInference& shapes) {
   shapes.SetOutput(3, num_tags);
 }
 
+void EntropyShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {});
+  shapes.SetOutput(0, shapes.Slice(emissions, 0, 1));
+}
+
+void EntropyGradientShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {1, 1, 1});
+  const auto num_tags = shapes.Slice(emissions, 2, 3);
+  shapes.SetOutput(0, emissions);
+  shapes.SetOutput(1, shapes.Input(1));
+  shapes.SetOutput(2, num_tags);
+  shapes.SetOutput(3, num_tags);
+}
+
 void MarginalsShapes(ShapeInference& shapes) {
   const auto emissions = CheckRanks(shapes, {});
   const auto transitions = shapes.Input(1);
@@ -86,6 +100,13 @@ const bool registered = [] {
       {FASTKERAS_CHAINS, "tags: int32", "weights: T", "value: T", "workspace: T", "factors: T"},
       {"d_emissions: T", "d_transitions: T", "d_start_transitions: T", "d_end_transitions: T"},
       {type, threads});
+  tensorflow::RegisterOp<EntropyShapes>("Fastkeras>CrfEntropy", {FASTKERAS_CHAINS},
+                                        {"value: T", "workspace: T"},
+                                        {type, "keep_workspace: bool = true", threads});
+  tensorflow::RegisterOp<EntropyGradientShapes>(
+      "Fastkeras>CrfEntropyGradient", {FASTKERAS_CHAINS, "value: T", "workspace: T", "weights: T"},
+      {"d_emissions: T", "d_transitions: T", "d_start_transitions: T", "d_end_transitions: T"},
+      {type, threads});
   tensorflow::RegisterOp<MarginalsShapes>("Fastkeras>CrfMarginals", {FASTKERAS_CHAINS},
                                           {"unary: T", "counts: T"}, {type, threads});
   tensorflow::RegisterOp<ViterbiShapes>("Fastkeras>CrfViterbi", {FASTKERAS_CHAINS},
@@ -102,6 +123,10 @@ const bool registered = [] {
   tensorflow::RegisterKernel<WeightedValueKernel, double>("Fastkeras>CrfWeightedValue");
   tensorflow::RegisterKernel<WeightedGradientKernel, float>("Fastkeras>CrfWeightedGradient");
   tensorflow::RegisterKernel<WeightedGradientKernel, double>("Fastkeras>CrfWeightedGradient");
+  tensorflow::RegisterKernel<EntropyKernel, float>("Fastkeras>CrfEntropy");
+  tensorflow::RegisterKernel<EntropyKernel, double>("Fastkeras>CrfEntropy");
+  tensorflow::RegisterKernel<EntropyGradientKernel, float>("Fastkeras>CrfEntropyGradient");
+  tensorflow::RegisterKernel<EntropyGradientKernel, double>("Fastkeras>CrfEntropyGradient");
   tensorflow::RegisterKernel<MarginalsKernel, float>("Fastkeras>CrfMarginals");
   tensorflow::RegisterKernel<MarginalsKernel, double>("Fastkeras>CrfMarginals");
   tensorflow::RegisterKernel<ViterbiKernel, float>("Fastkeras>CrfViterbi");

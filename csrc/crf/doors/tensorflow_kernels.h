@@ -6,6 +6,7 @@
 #define FASTKERAS_CRF_DOORS_TENSORFLOW_KERNELS_H_
 
 #include "crf/doors/tensorflow_inputs.h"
+#include "crf/entropy.h"
 #include "crf/weighted.h"
 
 namespace fastkeras::crf {
@@ -147,6 +148,65 @@ struct WeightedGradientKernel {
     WeightedGradient(chains, checked_tags, weights.data<const T>(), value.data<const T>(),
                      workspace.data<const T>(), factors.data<const T>(), d_emissions.data<T>(),
                      d_transitions.data<T>(), d_start.data<T>(), d_end.data<T>(), num_threads);
+  }
+
+  int num_threads;
+};
+
+template <typename T>
+struct EntropyKernel {
+  template <typename Attributes>
+  explicit EntropyKernel(Attributes* attributes)
+      : keep_workspace(BoolAttribute(attributes, "keep_workspace")),
+        num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
+    return {{batch}, {keep_workspace ? EntropyWorkspaceSize<T>(batch, steps, num_tags) : 0}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Tensor value = Output<T>(context, 0, {inputs.chains.batch});
+    const Tensor workspace = Output<T>(context, 1, OutputShapes({inputs.emissions.shape})[1]);
+    Entropy(inputs.chains, value.data<T>(), keep_workspace ? workspace.data<T>() : nullptr,
+            num_threads);
+  }
+
+  bool keep_workspace;
+  int num_threads;
+};
+
+template <typename T>
+struct EntropyGradientKernel {
+  template <typename Attributes>
+  explicit EntropyGradientKernel(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
+    return {inputs[0], inputs[1], {num_tags}, {num_tags}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const int64_t batch = chains.batch, steps = chains.steps, num_tags = chains.num_tags;
+    const Tensor value = Input(context, 6);
+    const Tensor workspace = Input(context, 7);
+    const Tensor weights = Input(context, 8);
+    ExpectShape("value", value.shape, {batch});
+    ExpectShape("workspace", workspace.shape, {EntropyWorkspaceSize<T>(batch, steps, num_tags)});
+    ExpectShape("weights", weights.shape, {batch});
+    const Tensor d_emissions = Output<T>(context, 0, {batch, steps, num_tags});
+    const Tensor d_transitions = Output<T>(context, 1, inputs.transitions.shape);
+    const Tensor d_start = Output<T>(context, 2, {num_tags});
+    const Tensor d_end = Output<T>(context, 3, {num_tags});
+    EntropyGradient(chains, value.data<const T>(), workspace.data<const T>(),
+                    weights.data<const T>(), d_emissions.data<T>(), d_transitions.data<T>(),
+                    d_start.data<T>(), d_end.data<T>(), num_threads);
   }
 
   int num_threads;

@@ -16,6 +16,8 @@ const bool registered = [] {
   RegisterCalls<GradientKernel>("Fastkeras>CrfGradient");
   RegisterCalls<WeightedValueKernel>("Fastkeras>CrfWeightedValue");
   RegisterCalls<WeightedGradientKernel>("Fastkeras>CrfWeightedGradient");
+  RegisterCalls<EntropyKernel>("Fastkeras>CrfEntropy");
+  RegisterCalls<EntropyGradientKernel>("Fastkeras>CrfEntropyGradient");
   RegisterCalls<MarginalsKernel>("Fastkeras>CrfMarginals");
   RegisterCalls<ViterbiKernel>("Fastkeras>CrfViterbi");
   RegisterCalls<KBestKernel>("Fastkeras>CrfKBest");

@@ -58,6 +58,15 @@ def weighted_log_likelihood(chain, tags, weights):
     return answer(_weighted_value, chain, tags, more=[weights])
 
 
+def entropy(chain):
+    return answer(_entropy, chain)
+
+
+def entropy_and_gradients(chain, weights):
+    value, *gradients = answer(_entropy_and_gradients, chain, more=[weights])
+    return value, Gradients(*gradients)
+
+
 def marginals(chain):
     return answer(_marginals, chain)
 
@@ -172,6 +181,49 @@ def _weighted_backward(attributes, kept, factors):
 
 
 _weighted_value = differentiable(_weighted_value_alone, _weighted_forward, _weighted_backward)
+
+
+def _entropy_shapes(x, *_, keep_workspace):
+    batch, steps, num_tags = x.shape
+    size = workspace_size(x) + 2 * batch * steps * num_tags if keep_workspace else 0
+    return tuple(ShapeDtypeStruct(shape, x.dtype) for shape in ((batch,), (size,)))
+
+
+_entropy_and_workspace = op(
+    "fastkeras_crf_entropy", _entropy_shapes, "the gradient of an entropy", KERAS
+)
+_entropy_gradient = op(
+    "fastkeras_crf_entropy_gradient",
+    lambda x, a, start, end, *_: tuple(
+        ShapeDtypeStruct(scores.shape, scores.dtype) for scores in (x, a, start, end)
+    ),
+    "the gradient of an entropy",
+    KERAS,
+)
+
+
+def _entropy_alone(attributes, *inputs):
+    return _entropy_and_workspace(*inputs, keep_workspace=False)[0]
+
+
+def _entropy_forward(attributes, *inputs):
+    value, workspace = _entropy_and_workspace(*inputs, keep_workspace=True)
+    return value, (inputs, value, workspace)
+
+
+def _entropy_backward(attributes, kept, weights):
+    inputs, value, workspace = kept
+    return *_entropy_gradient(*inputs, value, workspace, weights), None, None
+
+
+_entropy = differentiable(_entropy_alone, _entropy_forward, _entropy_backward)
+
+
+def _entropy_and_gradients(*inputs_and_weights):
+    *inputs, weights = inputs_and_weights
+    value, kept = _entropy_forward((), *inputs)
+    return value, *_entropy_backward((), kept, weights)[:4]
+
 
 _marginals = op(
     "fastkeras_crf_marginals",

@@ -35,6 +35,15 @@ def weighted_log_likelihood(chain, tags, weights):
     return _core.crf_weighted_value(*chain, tags, weights, False)[0]
 
 
+def entropy(chain):
+    return _core.crf_entropy(*chain, False)[0]
+
+
+def entropy_and_gradients(chain, weights):
+    value, workspace = _core.crf_entropy(*chain, True)
+    return value, Gradients(*_core.crf_entropy_gradient(*chain, value, workspace, weights))
+
+
 def marginals(chain):
     return _core.crf_marginals(*chain)
 

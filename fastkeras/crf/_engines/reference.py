@@ -80,6 +80,7 @@ def log_likelihood_and_gradients(chain, tags, weights):
 def weighted_log_likelihood(chain, tags, weights):
     value = np.where(np.isneginf(log_likelihood(chain, tags)), -np.inf, 0)
     value = value.astype(chain.emissions.dtype)
+    weights = np.where(np.isfinite(weights), weights, np.nan)  # else −inf, as if impossible
     for b, steps in enumerate(_valid_steps(chain)):
         if len(steps) == 0 or np.isneginf(value[b]):
             continue
@@ -91,6 +92,49 @@ def weighted_log_likelihood(chain, tags, weights):
             scores = leaving + x[t] + beta[t]  # of each tag here, with all that can follow it
             value[b] += of_steps[t] * min(scores[path[t]] - _log_sum_exp(scores), 0)
     return value
+
+
+@_nan_is_an_answer
+def entropy(chain):
+    return entropy_and_gradients(chain, np.zeros(len(chain.emissions)))[0]
+
+
+@_nan_is_an_answer
+def entropy_and_gradients(chain, weights):
+    log_z = log_partition(chain)
+    entropy = np.where(np.isnan(log_z), log_z, 0)
+    gradients = Gradients(*map(np.zeros_like, chain.scores))
+    for b, steps in enumerate(_valid_steps(chain)):
+        if len(steps) == 0 or np.isneginf(log_z[b]):
+            continue
+        log_p = _conditionals(chain, b, steps)
+        p = [np.exp(row) for row in log_p]
+        # remaining[t][i]: entropy of all that may follow tag i at the step before t
+        remaining = [np.zeros(chain.emissions.shape[2], chain.emissions.dtype)]
+        for t in reversed(range(len(steps))):
+            surprise = np.where(p[t] == 0, 0, remaining[0] - log_p[t])
+            remaining.insert(0, (p[t] * surprise).sum(axis=1))
+        entropy[b] += remaining[0][0]
+        if weights[b] == 0:
+            continue
+        # the probability of each tag, weighted; NaN where log Z is, so that all derivatives are
+        reached = np.full(1, weights[b] + 0 * log_z[b])
+        slope = np.zeros_like(reached)  # derivatives by the emissions of the step before
+        for t, (step, p_of_step) in enumerate(zip(steps, p, strict=True)):
+            # what log p(y_t | y_{t−1}) adds to −log p(y) beyond its expectation given y_{t−1}
+            surprise = remaining[t + 1] - log_p[t] - remaining[t][:, None]
+            surprise = np.where(p_of_step == 0, 0, surprise)
+            pairs = p_of_step * (slope[:, None] + reached[:, None] * surprise)
+            reached, slope = reached @ p_of_step, pairs.sum(axis=0)
+            gradients.emissions[b, step] = slope
+            if t == 0:
+                gradients.start_transitions[:] += slope
+            elif chain.varies:
+                gradients.transitions[b, step - 1] = pairs
+            else:
+                gradients.transitions[:] += pairs
+        gradients.end_transitions[:] += slope
+    return entropy, gradients
 
 
 @_nan_is_an_answer
@@ -230,6 +274,22 @@ def _backward(x, pairs, end_transitions):
     for t in range(len(x) - 1, 0, -1):
         beta[t - 1] = _log_sum_exp((pairs[t - 1] + (x[t] + beta[t])[None, :]).T)
     return beta
+
+
+def _conditionals(chain, b, steps):
+    """For each step log p(y_t = j | y_{t−1} = i): a row for each i, a single one at the first step.
+
+    A row of −inf where i has no sequence after it.
+    """
+    x, pairs = chain.emissions[b, steps], _pairs(chain.transitions, b, steps)
+    beta = _backward(x, pairs, chain.end_transitions)
+    rows = []
+    for t in range(len(steps)):
+        before = pairs[t - 1] if t else chain.start_transitions[None]
+        scores = before + x[t] + beta[t]
+        log_sums = _log_sum_exp(scores.T)[:, None]
+        rows.append(scores - np.where(np.isneginf(log_sums), 0, log_sums))
+    return rows
 
 
 def _probabilities(scores, log_z):

@@ -72,6 +72,21 @@ def weighted_log_likelihood(chain, tags, weights):
     ).value
 
 
+def entropy(chain):
+    return library.fastkeras_crf_entropy(
+        *_inputs(chain), keep_workspace=could_possibly_record(), num_threads=_num_threads()
+    ).value
+
+
+def entropy_and_gradients(chain, weights):
+    inputs = _inputs(chain)
+    value, workspace = library.fastkeras_crf_entropy(*inputs, num_threads=_num_threads())
+    gradients = library.fastkeras_crf_entropy_gradient(
+        *inputs, value, workspace, tf.convert_to_tensor(weights), num_threads=_num_threads()
+    )
+    return value, Gradients(*gradients)
+
+
 def marginals(chain):
     return tuple(library.fastkeras_crf_marginals(*_inputs(chain), num_threads=_num_threads()))
 
@@ -152,6 +167,18 @@ def _weighted_value_gradient(op, d_value, *_):
     return d_emissions, d_transitions, d_start, d_end, None, None, None, d_weights
 
 
+@tf.RegisterGradient("Fastkeras>CrfEntropy")
+def _entropy_gradient(op, d_value, _):
+    value, workspace = op.outputs
+    num_threads = op.get_attr("num_threads")
+    if not op.get_attr("keep_workspace"):
+        value, workspace = library.fastkeras_crf_entropy(*op.inputs, num_threads=num_threads)
+    d_emissions, d_transitions, d_start, d_end = library.fastkeras_crf_entropy_gradient(
+        *op.inputs, value, workspace, d_value, num_threads=num_threads
+    )
+    return d_emissions, d_transitions, d_start, d_end, None, None
+
+
 def _not_differentiable(what, advice):
     def gradient(op, *_):
         raise NotImplementedError(
@@ -166,6 +193,9 @@ GOLD = "take the sequence_score of its tags instead"
 tf.RegisterGradient("Fastkeras>CrfGradient")(_not_differentiable("the gradient of a CRF", KERAS))
 tf.RegisterGradient("Fastkeras>CrfWeightedGradient")(
     _not_differentiable("the gradient of a CRF", KERAS)
+)
+tf.RegisterGradient("Fastkeras>CrfEntropyGradient")(
+    _not_differentiable("the gradient of an entropy", KERAS)
 )
 tf.RegisterGradient("Fastkeras>CrfMarginals")(_not_differentiable("marginals", KERAS))
 tf.RegisterGradient("Fastkeras>CrfViterbi")(_not_differentiable("the score of viterbi", GOLD))

@@ -7,6 +7,8 @@ from fastkeras._ops.torch import on_cpu
 from fastkeras.crf._engines.torch_ops import (  # noqa: F401
     LOG_LIKELIHOOD,
     QUANTITIES,
+    entropy,
+    entropy_and_gradients,
     k_best,
     log_likelihood,
     log_likelihood_and_gradients,
@@ -52,10 +54,19 @@ def _weighted_gradient(*inputs, num_threads):
     return _core.crf_weighted_gradient(*arguments, value, workspace, factors, num_threads)
 
 
+def _entropy_gradient(*inputs, num_threads):
+    *chain, value, workspace, weights = inputs
+    if not workspace.size:  # as in `_gradient`
+        value, workspace = _core.crf_entropy(*chain, True, num_threads)
+    return _core.crf_entropy_gradient(*chain, value, workspace, weights, num_threads)
+
+
 on_cpu("crf_value", _value_and_workspace)
 on_cpu("crf_gradient", _gradient)
 on_cpu("crf_value_and_gradient", _value_and_gradient)
 on_cpu("crf_weighted_value", _core.crf_weighted_value)
 on_cpu("crf_weighted_gradient", _weighted_gradient)
+on_cpu("crf_entropy", _core.crf_entropy)
+on_cpu("crf_entropy_gradient", _entropy_gradient)
 for _name in ("crf_marginals", "crf_viterbi", "crf_sample", "crf_k_best"):
     on_cpu(_name, getattr(_core, _name))

@@ -51,6 +51,15 @@ def weighted_log_likelihood(chain, tags, weights):
     return answer(_weighted_value, chain, tags, weights)
 
 
+def entropy(chain):
+    return answer(_entropy, chain)
+
+
+def entropy_and_gradients(chain, weights):
+    value, *gradients = answer(_entropy_and_gradients, chain, weights)
+    return value, Gradients(*gradients)
+
+
 def marginals(chain):
     return answer(_marginals, chain)
 
@@ -89,6 +98,18 @@ def _weighted_value(*inputs):
     differentiable = inputs[0], inputs[1], inputs[4], inputs[5], inputs[7]
     keep_workspace = torch.is_grad_enabled() and any(x.requires_grad for x in differentiable)
     return _weighted_value_and_workspace(*inputs, keep_workspace)[0]
+
+
+def _entropy(*chain):
+    scores = chain[0], chain[1], chain[4], chain[5]
+    keep_workspace = torch.is_grad_enabled() and any(x.requires_grad for x in scores)
+    return _entropy_and_workspace(*chain, keep_workspace)[0]
+
+
+def _entropy_and_gradients(*inputs):
+    *chain, weights = inputs
+    value, workspace = _entropy_and_workspace(*chain, True)
+    return value, *_entropy_gradient(*chain, value, workspace, weights)
 
 
 def _gradient_shapes(x, a, lengths, mask, start, end, *_):
@@ -170,6 +191,37 @@ _weighted_value_and_workspace = define(
     result_axes=(0, 0, None),
     backward=_gradient_of_weighted_value,
     keeps=(0, 1, 2),
+)
+
+_entropy_gradient = define(
+    f"crf_entropy_gradient({CHAIN}, Tensor value, Tensor workspace, Tensor weights) -> "
+    "(Tensor, Tensor, Tensor, Tensor)",
+    like=_gradient_shapes,
+    batch_axes=chain_axes(0, None, 0),
+    result_axes=None,
+    not_differentiable="the gradient of an entropy: engine='keras' can",
+)
+
+
+def _gradient_of_entropy(*inputs):
+    *chain, _, value, workspace, weights = inputs
+    d_x, d_transitions, d_start, d_end = _entropy_gradient(*chain, value, workspace, weights)
+    return d_x, d_transitions, None, None, d_start, d_end, None
+
+
+def _entropy_shapes(x, *more):
+    batch, steps, num_tags = x.shape
+    size = batch * steps * (4 * num_tags + 1) + batch if more[-1] else 0  # csrc/crf/entropy.cc
+    return x.new_empty(batch), x.new_empty(size)
+
+
+_entropy_and_workspace = define(
+    f"crf_entropy({CHAIN}, bool keep_workspace) -> (Tensor, Tensor)",
+    like=_entropy_shapes,
+    batch_axes=chain_axes(None),
+    result_axes=(0, None),
+    backward=_gradient_of_entropy,
+    keeps=(0, 1),
 )
 
 _marginals = define(
