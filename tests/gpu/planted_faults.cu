@@ -1,4 +1,4 @@
-// Nine faults, one per kernel, which the emulation has to find (test_emulation.py).
+// Ten faults, one per kernel, which the emulation has to find (test_emulation.py).
 // Compiled as a program; its arguments are the name of the kernel and the seed of the order.
 #include <cstdio>
 
@@ -77,6 +77,15 @@ __global__ void shared_memory_never_written(float* out) {
   out[threadIdx.x] = values[threadIdx.x];
 }
 FASTKERAS_KERNEL(shared_memory_never_written);
+
+__global__ void out_of_a_local_array(float* out) {  // after a switch to other threads, and back
+  float local[4] = {1, 2, 3, 4};
+  __syncthreads();
+  float* volatile values = local;  // UBSan does not know what it points to
+  values[4 + threadIdx.x / 64] = 5;
+  out[threadIdx.x] = values[1];
+}
+FASTKERAS_KERNEL(out_of_a_local_array);
 
 // Prints what two blocks of 64 threads wrote; returns 1 if the emulation found a fault.
 int main(int, char** arguments) {

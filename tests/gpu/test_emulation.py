@@ -15,6 +15,7 @@ FOUND = {  # kernel: the build that finds its fault, and the message
     "divergent_shuffle": ("plain", f"{MEETING}; thread 0 waits at __shfl_xor_sync"),
     "shuffle_from_no_one": ("plain", "lane 0 reads lane 16, which takes no part"),
     "out_of_bounds": ("address", "heap-buffer-overflow"),
+    "out_of_a_local_array": ("address", "stack-buffer-overflow"),
     "missing_syncwarp": ("plain", "nan"),
     "missing_syncthreads": ("thread", "data race"),
     "add_without_atomic": ("thread", "data race"),
