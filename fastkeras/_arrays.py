@@ -126,7 +126,9 @@ def as_numpy(tensor):
     """
     if family_of(tensor) == "tensorflow" and len(tensor.shape) == 0:
         return np.asarray(tensor.numpy())
-    return array_functions(tensor).convert_to_numpy(tensor)
+    from keras import ops
+
+    return ops.convert_to_numpy(tensor)
 
 
 def as_int32(array):

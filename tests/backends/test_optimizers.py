@@ -13,6 +13,7 @@ from keras import ops
 from fastkeras import optimizers
 from fastkeras.optimizers import set_learning_rate_multiplier, transforms
 from fastkeras.optimizers.fused.classes import stock
+from fastkeras.training import model_state
 
 # NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -408,3 +409,20 @@ def test_small_steps_of_bfloat16_add_up(settings):
 
     assert moved() == 0
     assert abs(moved(**settings) - 0.02) < (2.0**-8 if "master_weights" in settings else 4e-4)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
+def test_bfloat16_is_saved_and_copied(shape):
+    """NumPy makes no array of one without axes on TensorFlow, and of none at all on torch."""
+    settings = {"gradient_accumulation_steps": 2, "use_ema": True}
+    variable = keras.Variable(np.full(shape, 2.0), dtype="bfloat16")
+    ours, loaded = (optimizers.Nadam(0.5, **settings) for _ in range(2))
+    for optimizer in (ours, loaded):
+        optimizer.build([variable])
+    ours.apply([ops.full(shape, 3.0, "bfloat16")])
+    store = {}
+    ours.save_own_variables(store)
+    loaded.load_own_variables(store)
+    for mine, theirs in zip(ours.variables, loaded.variables, strict=True):
+        assert ops.all(ops.convert_to_tensor(mine) == ops.convert_to_tensor(theirs))
+    np.testing.assert_array_equal(model_state.copied([variable])[0], np.full(shape, 2.0))

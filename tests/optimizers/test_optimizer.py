@@ -12,7 +12,6 @@ from fastkeras import optimizers
 from fastkeras.optimizers import set_learning_rate_multiplier, transforms
 from fastkeras.optimizers.fused.classes import newer, stock
 from fastkeras.optimizers.fused.engine import why_keras
-from fastkeras.training import model_state
 
 # NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -104,22 +103,6 @@ def test_a_saved_model_continues_with_the_same_bits(name, tmp_path):
     assert type(again.optimizer) is type(optimizer)
     assert again.optimizer.learning_rate_multipliers == [0.3, 1, 1, 1]
     assert distance(train(model), train(again)) == 0
-
-
-def test_bfloat16_without_axes_is_saved():
-    """TensorFlow has NumPy make no array of it: Nadam keeps one, and so do sums and averages."""
-    settings = {"gradient_accumulation_steps": 2, "use_ema": True}
-    scalar = keras.Variable(2.0, dtype="bfloat16")
-    ours, loaded = (optimizers.Nadam(0.5, **settings) for _ in range(2))
-    for optimizer in (ours, loaded):
-        optimizer.build([scalar])
-    ours.apply([tf.constant(3.0, "bfloat16")])
-    store = {}
-    ours.save_own_variables(store)
-    loaded.load_own_variables(store)
-    pairs = zip(ours.variables, loaded.variables, strict=True)
-    assert all(float(mine) == float(theirs) for mine, theirs in pairs)
-    assert model_state.copied([scalar])[0] == 2.0
 
 
 def test_variables_without_elements_are_averaged_and_looked_ahead():
