@@ -7,7 +7,7 @@ change in Keras a test fails, and not a user's model.
 import sys
 
 import keras
-from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
@@ -27,6 +27,7 @@ __all__ = [
     "is_exporting",
     "metric_names",
     "reduce_weighted_values",
+    "set_global_attribute",
     "set_keras_mask",
     "set_tensor_attr",
     "training_call",

@@ -14,8 +14,9 @@ REGISTERED = {  # name that Keras saves: the module whose import registers the c
         "layers": "AttentionDecoder CBOW CRF CRFDecoder CenterDistances CenterLossLayer "
         "ConditionalLayerNormalization CopyPrior EfficientGlobalPointer "
         "GatedAttentionUnit GlobalPointer GradientReversal LossLayer MEMM MetricLayer "
-        "PadRagged RelativeMultiHeadAttention RelativePositionBias Reparameterize "
-        "SecondOrderCRF SemiMarkovCRF SequencePooling SkipGram TransformerDecoder TripletLossLayer "
+        "PadRagged RelativeMultiHeadAttention RelativePositionBias Rematerialize "
+        "Reparameterize SecondOrderCRF SemiMarkovCRF SequencePooling SkipGram TransformerDecoder "
+        "TripletLossLayer "
         "WordEmbedding WordPooling "
         "L2Normalize LowRank Masked SpectralNorm WeightNorm WeightStandardization",
         "losses": "BatchTripletLoss CRFLoss CRFObjective CenterLoss SequenceCrossentropy "

@@ -20,6 +20,7 @@ from fastkeras.training.losses.center_loss import CenterDistances, CenterLossLay
 from fastkeras.training.losses.loss_layers import LossLayer
 from fastkeras.training.losses.triplet_loss import TripletLossLayer
 from fastkeras.training.metric_layers import MetricLayer
+from fastkeras.training.rematerialize import Rematerialize
 from fastkeras.training.weights.reparameterize import Reparameterize
 from fastkeras.word2vec.layers import CBOW, SkipGram
 
@@ -41,6 +42,7 @@ __all__ = [
     "PadRagged",
     "RelativeMultiHeadAttention",
     "RelativePositionBias",
+    "Rematerialize",
     "Reparameterize",
     "SecondOrderCRF",
     "SemiMarkovCRF",

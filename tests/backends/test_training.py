@@ -13,6 +13,7 @@ from test_callback_state import *  # noqa: F403
 from test_callbacks import *  # noqa: F403
 from test_gan import *  # noqa: F403
 from test_losses import *  # noqa: F403
+from test_rematerialize import *  # noqa: F403
 from test_reparameterize import *  # noqa: F403
 from test_round_trips import *  # noqa: F403
 from test_saved_rules import *  # noqa: F403

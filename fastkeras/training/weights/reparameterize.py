@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING
 
 import keras
@@ -11,6 +10,7 @@ from keras import backend, ops
 from fastkeras._keras_private import get_global_attribute, get_stateless_scope
 from fastkeras.training.substitution import Substitution, value_of
 from fastkeras.training.weights.transforms import WeightTransform
+from fastkeras.training.wrapper import LayerWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @keras.saving.register_keras_serializable("fastkeras")
-class Reparameterize(keras.layers.Wrapper):
+class Reparameterize(LayerWrapper):
     """Call a layer with some of its weights transformed; gradients flow through the transform.
 
     The weights before the transform are trained and saved. (Keras' constraints, in contrast, change
@@ -62,28 +62,16 @@ class Reparameterize(keras.layers.Wrapper):
         **options: Any,
     ) -> None:
         super().__init__(layer, **options)
-        self._call_signature = inspect.signature(layer.call)  # Keras passes masks by it
         if not callable(transform):
             raise ValueError(f"transform must be a function or a WeightTransform, got {transform}")
         self.weight_names = [weights] if isinstance(weights, str) else list(weights)
         if not self.weight_names:
             raise ValueError(f"weights={weights!r} must name at least one")
         self._transform = [transform]  # in a list: only its copies are parts of this layer
-        self.supports_masking = True
-
-    def __call__(self, *inputs: Any, **options: Any) -> Tensor:
-        """The layer's output; the layer is built by its first inputs."""
-        if not self.layer.built and _count(inputs) + _count(options) > 1:
-            # `build` gets only one shape; calling a layer of several inputs builds it
-            with keras.name_scope(self.name, caller=self):
-                specs = keras.tree.map_structure(_spec, (inputs, options))
-                self.layer(*specs[0], **specs[1])
-        return super().__call__(*inputs, **options)
 
     def build(self, input_shape: Any = None) -> None:
         """Build the layer and a transform for each weight."""
-        if not self.layer.built:
-            self.layer.build(input_shape)
+        super().build(input_shape)
         raw = _named(self.layer, self.weight_names)
         self._raw = lambda: raw  # not a list, whose variables Keras would count as our own
         self.transforms = [self._copy_for(variable) for variable in raw]
@@ -138,18 +126,6 @@ class Reparameterize(keras.layers.Wrapper):
         """The weights as the layer uses them, by path."""
         return {variable.path: value for variable, value in self._transformed()}
 
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        """That of the layer."""
-        return self.layer.compute_mask(inputs, previous_mask)
-
-    def compute_output_shape(self, *shapes: Any, **named: Any) -> tuple[int | None, ...]:
-        """That of the layer, with the same arguments."""
-        return self.layer.compute_output_shape(*shapes, **named)
-
-    def compute_output_spec(self, *inputs: Any, **options: Any) -> Any:
-        """That of the layer."""
-        return self.layer.compute_output_spec(*inputs, **options)
-
     def get_config(self) -> dict[str, Any]:
         """The configuration; a function by its registered name."""
         transform = keras.saving.serialize_keras_object(self._transform[0])
@@ -163,18 +139,6 @@ class Reparameterize(keras.layers.Wrapper):
         read = keras.saving.deserialize_keras_object
         config = {key: read(x) if key in ("layer", "transform") else x for key, x in config.items()}
         return cls(**config)
-
-
-def _is_tensor(value):
-    return hasattr(value, "shape") and hasattr(value, "dtype")
-
-
-def _count(arguments):
-    return sum(_is_tensor(value) for value in keras.tree.flatten(arguments))
-
-
-def _spec(value):
-    return keras.KerasTensor(value.shape, dtype=value.dtype) if _is_tensor(value) else value
 
 
 def _named(layer, names):
