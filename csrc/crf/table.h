@@ -2,9 +2,9 @@
 // kernels_<set>.cc.
 
 #include "crf/kernels.h"
-#include "crf/second_order/backward.h"
-#include "crf/second_order/forward.h"
-#include "crf/second_order/viterbi.h"
+#include "crf/second_order/sweeps/backward.h"
+#include "crf/second_order/sweeps/forward.h"
+#include "crf/second_order/sweeps/viterbi.h"
 #include "crf/semi_markov/segment_scores.h"
 #include "crf/semi_markov/segments.h"
 #include "crf/sweeps/backward.h"

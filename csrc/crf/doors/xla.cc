@@ -3,7 +3,7 @@
 #include "doors/xla.h"
 
 #include "crf/doors/tensorflow_kernels.h"
-#include "crf/second_order/tensorflow_kernels.h"
+#include "crf/second_order/doors/tensorflow_kernels.h"
 #include "crf/semi_markov/tensorflow_kernels.h"
 
 namespace fastkeras::crf {

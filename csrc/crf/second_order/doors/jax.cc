@@ -2,7 +2,7 @@
 
 #include "doors/jax.h"
 
-#include "crf/second_order/tensorflow_kernels.h"
+#include "crf/second_order/doors/tensorflow_kernels.h"
 
 FASTKERAS_CALLS(second_order_value, fastkeras::crf::SecondOrderValueKernel)
 FASTKERAS_CALLS(second_order_gradient, fastkeras::crf::SecondOrderGradientKernel)

@@ -1,8 +1,8 @@
 // What runs behind the TensorFlow ops of second-order chains; every op begins with the six inputs
 // of a linear chain, and the triples.
 
-#ifndef FASTKERAS_CRF_SECOND_ORDER_TENSORFLOW_KERNELS_H_
-#define FASTKERAS_CRF_SECOND_ORDER_TENSORFLOW_KERNELS_H_
+#ifndef FASTKERAS_CRF_SECOND_ORDER_DOORS_TENSORFLOW_KERNELS_H_
+#define FASTKERAS_CRF_SECOND_ORDER_DOORS_TENSORFLOW_KERNELS_H_
 
 #include "crf/doors/tensorflow_inputs.h"
 #include "crf/second_order/second_order.h"
@@ -145,4 +145,4 @@ struct SecondOrderViterbiKernel {
 
 }  // namespace fastkeras::crf
 
-#endif  // FASTKERAS_CRF_SECOND_ORDER_TENSORFLOW_KERNELS_H_
+#endif  // FASTKERAS_CRF_SECOND_ORDER_DOORS_TENSORFLOW_KERNELS_H_

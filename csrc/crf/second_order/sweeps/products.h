@@ -1,8 +1,8 @@
 // The products of a second-order chain's step: for each middle tag, those before it times its
 // triples, or those after it; and the sums of the triples' probabilities.
 
-#ifndef FASTKERAS_CRF_SECOND_ORDER_PRODUCTS_H_
-#define FASTKERAS_CRF_SECOND_ORDER_PRODUCTS_H_
+#ifndef FASTKERAS_CRF_SECOND_ORDER_SWEEPS_PRODUCTS_H_
+#define FASTKERAS_CRF_SECOND_ORDER_SWEEPS_PRODUCTS_H_
 
 #include "crf/second_order/triples.h"
 #include "crf/sweeps/lanes.h"
@@ -116,4 +116,4 @@ void SumTriples(const crf::TriplePlan<T>& triples, int64_t steps, const T* alpha
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_SECOND_ORDER_PRODUCTS_H_
+#endif  // FASTKERAS_CRF_SECOND_ORDER_SWEEPS_PRODUCTS_H_

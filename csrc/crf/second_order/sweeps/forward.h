@@ -1,10 +1,10 @@
 // The sums of a second-order chain's prefixes in the scaled domain.
 
-#ifndef FASTKERAS_CRF_SECOND_ORDER_FORWARD_H_
-#define FASTKERAS_CRF_SECOND_ORDER_FORWARD_H_
+#ifndef FASTKERAS_CRF_SECOND_ORDER_SWEEPS_FORWARD_H_
+#define FASTKERAS_CRF_SECOND_ORDER_SWEEPS_FORWARD_H_
 
-#include "crf/second_order/products.h"
-#include "crf/second_order/sections.h"
+#include "crf/second_order/sweeps/products.h"
+#include "crf/second_order/sweeps/sections.h"
 #include "crf/sweeps/lanes_forward.h"
 #include "machine/math.h"
 #include "machine/memory.h"
@@ -246,4 +246,4 @@ void TripleForward(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_SECOND_ORDER_FORWARD_H_
+#endif  // FASTKERAS_CRF_SECOND_ORDER_SWEEPS_FORWARD_H_

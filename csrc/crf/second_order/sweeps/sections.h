@@ -1,8 +1,8 @@
 // Sequences in lanes and tags in sections (triples.h): where their rows lie, how they are read and
 // written, and the transposition of sections.
 
-#ifndef FASTKERAS_CRF_SECOND_ORDER_SECTIONS_H_
-#define FASTKERAS_CRF_SECOND_ORDER_SECTIONS_H_
+#ifndef FASTKERAS_CRF_SECOND_ORDER_SWEEPS_SECTIONS_H_
+#define FASTKERAS_CRF_SECOND_ORDER_SWEEPS_SECTIONS_H_
 
 #include "crf/second_order/triples.h"
 #include "machine/simd.h"
@@ -219,4 +219,4 @@ void WriteMarginals(const TripleGroup<T>& group, const crf::TripleOutputs<T>& ou
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_SECOND_ORDER_SECTIONS_H_
+#endif  // FASTKERAS_CRF_SECOND_ORDER_SWEEPS_SECTIONS_H_

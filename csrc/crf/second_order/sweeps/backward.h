@@ -1,10 +1,10 @@
 // The marginals of a second-order chain's pairs and triples. The pairs of each step are computed
 // once more, from those that were kept of every few steps: all of them would not stay in a cache.
 
-#ifndef FASTKERAS_CRF_SECOND_ORDER_BACKWARD_H_
-#define FASTKERAS_CRF_SECOND_ORDER_BACKWARD_H_
+#ifndef FASTKERAS_CRF_SECOND_ORDER_SWEEPS_BACKWARD_H_
+#define FASTKERAS_CRF_SECOND_ORDER_SWEEPS_BACKWARD_H_
 
-#include "crf/second_order/forward.h"
+#include "crf/second_order/sweeps/forward.h"
 
 FASTKERAS_BEGIN_ISA
 
@@ -149,4 +149,4 @@ void TripleBackward(const crf::TriplePlan<T>& triples, const crf::TripleOutputs<
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_SECOND_ORDER_BACKWARD_H_
+#endif  // FASTKERAS_CRF_SECOND_ORDER_SWEEPS_BACKWARD_H_

@@ -1,6 +1,6 @@
 // TensorFlow ops of second-order chains.
 
-#include "crf/second_order/tensorflow_kernels.h"
+#include "crf/second_order/doors/tensorflow_kernels.h"
 
 namespace fastkeras::crf {
 namespace {

@@ -1,10 +1,10 @@
 // The best paths of second-order chains.
 
-#ifndef FASTKERAS_CRF_SECOND_ORDER_VITERBI_H_
-#define FASTKERAS_CRF_SECOND_ORDER_VITERBI_H_
+#ifndef FASTKERAS_CRF_SECOND_ORDER_SWEEPS_VITERBI_H_
+#define FASTKERAS_CRF_SECOND_ORDER_SWEEPS_VITERBI_H_
 
-#include "crf/second_order/products.h"
-#include "crf/second_order/sections.h"
+#include "crf/second_order/sweeps/products.h"
+#include "crf/second_order/sweeps/sections.h"
 #include "machine/memory.h"
 
 FASTKERAS_BEGIN_ISA
@@ -88,4 +88,4 @@ void TripleViterbi(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
 
 FASTKERAS_END_ISA
 
-#endif  // FASTKERAS_CRF_SECOND_ORDER_VITERBI_H_
+#endif  // FASTKERAS_CRF_SECOND_ORDER_SWEEPS_VITERBI_H_
