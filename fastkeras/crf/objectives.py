@@ -62,7 +62,8 @@ def marginal_log_likelihood(
     Source: Kakade, Teh & Roweis, 2002, "An alternate objective function for Markovian fields".
     """
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return like(marginal_likelihood_of(chain, tags_of(chain, tags), engine), emissions)
+    functions = engine_of(chain, differentiable(chain, engine))
+    return like(marginal_likelihood_of(functions, chain, tags_of(chain, tags)), emissions)
 
 
 def softmax_margin_loss(
@@ -110,7 +111,8 @@ def softmax_margin_loss(
         functions".
     """
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return like(softmax_margin_of(chain, tags_of(chain, tags), costs, engine), emissions)
+    functions = engine_of(chain, engine)
+    return like(softmax_margin_of(functions, chain, tags_of(chain, tags), costs), emissions)
 
 
 def max_margin_loss(
@@ -154,7 +156,8 @@ def max_margin_loss(
         for hidden Markov models".
     """
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    return like(max_margin_of(chain, tags_of(chain, tags), costs, engine), emissions)
+    functions = engine_of(chain, engine)
+    return like(max_margin_of(functions, chain, tags_of(chain, tags), costs), emissions)
 
 
 def expected_cost(
@@ -203,16 +206,19 @@ def expected_cost(
         al., 2016, "Minimum risk training for neural machine translation", section 3.
     """
     chain = chain_of(emissions, transitions, lengths, mask, start_transitions, end_transitions)
-    value = expected_cost_of(chain, tags_of(chain, tags), num_paths, cost, engine)
-    return like(value, emissions)
+    functions, tags = engine_of(chain, engine), tags_of(chain, tags)
+    return like(expected_cost_of(functions, chain, tags, num_paths, cost), emissions)
 
 
-def marginal_likelihood_of(chain, tags, engine=None):
-    """`marginal_log_likelihood` of a chain, in its dtype."""
-    if engine is None and chain.family not in ("numpy", "cupy"):
-        engine = "keras"
+def differentiable(chain, engine):
+    """The engine for marginals that are to be differentiated, unless one is named."""
+    return "keras" if engine is None and chain.family not in ("numpy", "cupy") else engine
+
+
+def marginal_likelihood_of(functions, chain, tags):
+    """`marginal_log_likelihood` of a chain by an engine's functions, in its dtype."""
     array = array_functions(chain.emissions)
-    unary, _ = engine_of(chain, engine).marginals(chain)
+    unary, _ = functions.marginals(chain)
     unary = as_array(unary, chain.emissions)
     num_tags, valid = chain.emissions.shape[-1], chain.valid_steps()
     places = array.clip(tags, 0, num_tags - 1)[..., None]
@@ -231,16 +237,15 @@ def marginal_likelihood_of(chain, tags, engine=None):
     return array.where(impossible, array.stop_gradient(total), total)
 
 
-def softmax_margin_of(chain, tags, costs, engine=None):
-    """`softmax_margin_loss` of a chain, in its dtype."""
-    functions = engine_of(chain, engine)
+def softmax_margin_of(functions, chain, tags, costs):
+    """`softmax_margin_loss` of a chain by an engine's functions, in its dtype."""
     value = functions.log_likelihood(_with_costs(chain, tags, costs), tags)
     return -as_array(value, chain.emissions)
 
 
-def max_margin_of(chain, tags, costs, engine=None):
-    """`max_margin_loss` of a chain, in its dtype."""
-    functions, array = engine_of(chain, engine), array_functions(chain.emissions)
+def max_margin_of(functions, chain, tags, costs):
+    """`max_margin_loss` of a chain by an engine's functions, in its dtype."""
+    array = array_functions(chain.emissions)
     chain = _with_costs(chain, tags, costs)
     best, _ = functions.viterbi(chain.with_scores(array.stop_gradient))
     best = as_array(best, chain.emissions)
@@ -250,10 +255,10 @@ def max_margin_of(chain, tags, costs, engine=None):
     return array.where(right == -float("inf"), array.ones_like(loss) * float("inf"), loss)
 
 
-def expected_cost_of(chain, tags, num_paths, cost=None, engine=None):
-    """`expected_cost` of a chain, in its dtype."""
+def expected_cost_of(functions, chain, tags, num_paths, cost=None):
+    """`expected_cost` of a chain by an engine's functions, in its dtype."""
     num_paths = integer("num_paths", num_paths, 2)
-    functions, array = engine_of(chain, engine), array_functions(chain.emissions)
+    array = array_functions(chain.emissions)
     best = functions.k_best(chain.with_scores(array.stop_gradient), num_paths)
     paths, scores = (as_array(result, chain.emissions) for result in best)
     batch, steps, _ = array.shape(chain.emissions)

@@ -126,7 +126,7 @@ def weighted_likelihood_of(chain, tags, weights, engine=None):
     """`weighted_log_likelihood` of a chain, in its dtype."""
     needs = "weighted_log_likelihood", "weights of steps"
     functions = engine_of(chain, engine, *needs)
-    return functions.weighted_log_likelihood(chain, tags, _of_steps(weights, chain, tags))
+    return functions.weighted_log_likelihood(chain, tags, weights_of_steps(weights, chain, tags))
 
 
 def smoothed_likelihood_of(chain, tags, label_smoothing, weights=None, engine=None):
@@ -141,7 +141,7 @@ def smoothed_likelihood_of(chain, tags, label_smoothing, weights=None, engine=No
     return (1 - label_smoothing) * value - label_smoothing * spread
 
 
-def _of_steps(weights, chain, tags):
+def weights_of_steps(weights, chain, tags):
     """The weight of each step, (batch, steps), in the dtype of the emissions."""
     array = array_functions(chain.emissions)
     weights = array.cast(array.convert_to_tensor(weights), chain.emissions.dtype)

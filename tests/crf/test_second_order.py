@@ -10,6 +10,7 @@ from fastkeras import crf
 from fastkeras.crf import second_order
 from fastkeras.crf.second_order.blocks import states_of
 from fastkeras.layers import SecondOrderCRF
+from fastkeras.losses import CRFLoss, CRFObjective
 
 # NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -176,8 +177,14 @@ def test_arguments_are_checked():
         second_order.viterbi(
             emissions, transitions, np.zeros((3, 3, 3)), constraints=crf.Constraints(np.eye(4) > 0)
         )
+    scores = emissions, transitions, np.zeros((3, 3, 3))
+    wrong = np.full((1, 4), 3)
     with pytest.raises(ValueError, match=r"tags must be in 0\.\.2"):
-        second_order.log_likelihood(emissions, np.full((1, 4), 3), transitions, np.zeros((3, 3, 3)))
+        second_order.log_likelihood(emissions, wrong, *scores[1:])
+    for array in (np.asarray, keras.ops.convert_to_tensor):
+        pairs = second_order.pair_chain(*map(array, scores))
+        with pytest.raises(ValueError, match=r"tags must be in 0\.\.2 at valid steps, got 3"):
+            pairs.states(array(wrong))
 
 
 def test_the_layer_learns_what_depends_on_two_tags(tmp_path):
@@ -205,8 +212,83 @@ def test_the_layer_learns_what_depends_on_two_tags(tmp_path):
     found, p = loaded.layers[-1].decode(loaded, confidence=True).predict(x, verbose=0)
     np.testing.assert_array_equal(found[as_array(chain["mask"])], tags[as_array(chain["mask"])])
     assert ((p > 0.5) == as_array(chain["mask"])).all()
-    with pytest.raises(ValueError, match="SecondOrderCRF has neither"):
-        layer.log_likelihood(model(x), tags, tag_weights=[1, 2])
+
+
+TAG_WEIGHTS = np.array([1.0, 2.0, 0.5])
+
+
+def losses_of(scores, paths, gold):
+    """All losses of a sequence by the enumeration of its paths."""
+    log_z, p = probabilities(scores)
+    p = p.astype(float)
+    right = (paths == gold).all(axis=1)
+    costs = (paths != gold).sum(axis=1)
+    best = np.argsort(-scores, kind="stable")[:3]
+    follows = [p[(paths[:, :t] == gold[:t]).all(axis=1)].sum() for t in range(len(gold) + 1)]
+    of_steps = [p[paths[:, t] == gold[t]].sum() for t in range(len(gold))]
+    weighted = -TAG_WEIGHTS[gold] @ np.log(np.divide(follows[1:], follows[:-1]))
+    possible = scores > -np.inf
+    return {
+        "softmax_margin": float(probabilities(scores + costs)[0] - scores[right][0]),
+        "max_margin": float((scores + costs).max() - scores[right][0]),
+        "perceptron": float(scores.max() - scores[right][0]),
+        "marginal": -np.log(of_steps).sum(),
+        "risk": p[best] @ costs[best] / p[best].sum() / max(len(gold), 1),
+        "weighted": weighted,
+        "smoothed": 0.9 * weighted - 0.1 * float((scores[possible] - log_z).mean()),
+    }
+
+
+def test_all_losses_are_those_of_the_enumeration():
+    rng, normal = np.random.default_rng(7), keras.initializers.RandomNormal(stddev=1.0, seed=1)
+    x = rng.standard_normal((5, 4, 3)).astype("float32")
+    names = ("transitions", "boundary", "triples")
+    initializers = {f"{name}_initializer": normal.clone() for name in names}
+    layer = SecondOrderCRF(3, constraints=BIO, **initializers)
+    emissions = layer(keras.ops.convert_to_tensor(x), mask=keras.ops.convert_to_tensor(MASKS))
+    given = layer.arguments(emissions)
+    full = {n: as_array(v) for n, v in given.items() if n not in ("constraints", "engine")}
+    scores = ("transitions", "start_transitions", "end_transitions")
+    full |= BIO.apply(*(full[name] for name in scores))
+    tags = np.array([[1, 2, 0, 1], [-1, 1, -1, 2], [1, -1, 2, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    objectives = {
+        mode: CRFObjective(layer, mode, num_paths=3, reduction="none")
+        for mode in ("softmax_margin", "max_margin", "perceptron", "marginal", "risk")
+    }
+    objectives["weighted"] = CRFLoss(layer, tag_weights=TAG_WEIGHTS, reduction="none")
+    objectives["smoothed"] = CRFLoss(layer, 0.1, TAG_WEIGHTS, reduction="none")
+    found = {name: as_array(loss(tags, emissions)) for name, loss in objectives.items()}
+    for b, (steps, paths, scores) in enumerate(paths_of({**full, "lengths": None})):
+        for name, expected in losses_of(scores, paths, tags[b, steps]).items():
+            np.testing.assert_allclose(found[name][b], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    impossible = np.where(MASKS, [0, 2, 2, 2], 0)  # I after O
+    for name in ("weighted", "smoothed", "max_margin"):
+        assert np.isposinf(as_array(objectives[name](impossible, emissions))[0])
+
+
+def test_the_layer_is_exported_without_ops_of_its_own(monkeypatch):
+    layer = SecondOrderCRF(2, engine="reference")  # which takes no tensors
+    emissions = layer(keras.ops.zeros((1, 3, 2)))
+    with pytest.raises(ValueError, match="does not take"):
+        layer.decoded(emissions, None)
+    monkeypatch.setattr("fastkeras.crf.layers.crf.is_exporting", lambda: True)
+    assert tuple(layer.decoded(emissions, None).shape) == (1, 3)
+
+
+def test_the_layer_learns_the_triples_by_other_losses():
+    class Sum(keras.losses.Loss):
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            of_modes = [CRFObjective(layer, mode) for mode in ("max_margin", "risk")]
+            of_labels = CRFLoss(layer, 0.1, [1.0, 2.0])
+            return sum(loss(y_true, y_pred) for loss in (*of_modes, of_labels))
+
+    tags = np.tile([0, 0, 1, 1], (2, 1))
+    layer = SecondOrderCRF(2)
+    model = keras.Sequential([keras.Input((4, 2)), layer])
+    model.compile(keras.optimizers.Adam(0.1), loss=Sum())
+    losses = [float(model.train_on_batch(np.zeros((2, 4, 2), "float32"), tags)) for _ in range(3)]
+    assert losses[2] < losses[1] < losses[0]
+    assert (np.abs(as_array(layer.triples)) > 0.05).any()
 
 
 def as_array(tensor):

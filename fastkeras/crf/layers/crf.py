@@ -8,10 +8,11 @@ import keras
 from keras import ops
 
 from fastkeras._engines import check_engine
+from fastkeras._keras_private import is_exporting
 from fastkeras.crf.arguments import chain_of, engine_of, tags_of
 from fastkeras.crf.constraints import checked
 from fastkeras.crf.layers.arguments import what_is_meant
-from fastkeras.crf.layers.decoder import OUTPUTS, decoded, decoding_model
+from fastkeras.crf.layers.decoder import OUTPUTS, decoded_by, decoding_model
 from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.metrics import CRFAccuracy
 from fastkeras.crf.layers.objective import MODES
@@ -19,6 +20,7 @@ from fastkeras.crf.layers.output import mark, mask_of, transitions_of
 from fastkeras.crf.layers.ragged import padded
 from fastkeras.crf.layers.scores import add_scores, scores_of
 from fastkeras.crf.objectives import (
+    differentiable,
     expected_cost_of,
     marginal_likelihood_of,
     max_margin_of,
@@ -266,8 +268,7 @@ class CRF(keras.layers.Layer):
             return smoothed_likelihood_of(chain, tags, label_smoothing, tag_weights, self.engine)
         if tag_weights is not None:
             return weighted_likelihood_of(chain, tags, tag_weights, self.engine)
-        functions = engine_of(chain, self.engine, checkpoint=self.checkpoint)
-        return functions.log_likelihood(chain, tags)
+        return self._functions(chain, checkpoint=self.checkpoint).log_likelihood(chain, tags)
 
     def objective(
         self,
@@ -292,12 +293,14 @@ class CRF(keras.layers.Layer):
         chain = self._chain(emissions, mask)
         tags = tags_of(chain, tags)
         if mode == "marginal":
-            return -marginal_likelihood_of(chain, tags, self.engine)
+            functions = self._functions(chain, differentiable(chain, self.engine))
+            return -marginal_likelihood_of(functions, chain, tags)
+        functions = self._functions(chain)
         if mode == "softmax_margin":
-            return softmax_margin_of(chain, tags, costs, self.engine)
+            return softmax_margin_of(functions, chain, tags, costs)
         if mode == "risk":
-            return expected_cost_of(chain, tags, num_paths, cost, self.engine)
-        return max_margin_of(chain, tags, 0 if mode == "perceptron" else costs, self.engine)
+            return expected_cost_of(functions, chain, tags, num_paths, cost)
+        return max_margin_of(functions, chain, tags, 0 if mode == "perceptron" else costs)
 
     def viterbi(self, emissions: ArrayLike, mask: ArrayLike | None = None) -> tuple[Tensor, Tensor]:
         """`fastkeras.crf.viterbi` with this layer's weights: (tags, score).
@@ -309,7 +312,7 @@ class CRF(keras.layers.Layer):
             int32 tags, shape (batch, steps), and scores, shape (batch,), at least float32.
         """
         chain = self._chain(emissions, mask)
-        return engine_of(chain, self.engine).viterbi(chain)
+        return self._functions(chain).viterbi(chain)
 
     def marginals(
         self, emissions: ArrayLike, mask: ArrayLike | None = None
@@ -324,7 +327,7 @@ class CRF(keras.layers.Layer):
             shape (batch, num_tags, num_tags), at least float32.
         """
         chain = self._chain(emissions, mask)
-        return engine_of(chain, self.engine).marginals(chain)
+        return self._functions(chain).marginals(chain)
 
     def arguments(self, emissions: ArrayLike, mask: ArrayLike | None = None) -> dict[str, Any]:
         """The chains of a batch, as keyword arguments for any function of `fastkeras.crf`.
@@ -385,7 +388,9 @@ class CRF(keras.layers.Layer):
 
     def decoded(self, emissions: ArrayLike, mask: ArrayLike, output: str = "tags") -> Tensor:
         """What `call` returns for other outputs than "emissions"; without gradients."""
-        return decoded(self._chain(emissions, mask), output, self.engine)
+        chain = self._chain(emissions, mask).with_scores(ops.stop_gradient)
+        functions = self._functions(chain, "keras" if is_exporting() else None)
+        return ops.stop_gradient(decoded_by(functions, chain, output))
 
     def __dir__(self):
         # Keras saves the state of all that dir() lists, but these two are new at each access
@@ -426,6 +431,10 @@ class CRF(keras.layers.Layer):
                 "transitions must have shape (batch, steps - 1, num_tags, num_tags) with num_tags "
                 f"= {self.num_tags}, or without the batch, got {shape}"
             )
+
+    def _functions(self, chain, engine=None, checkpoint=False):
+        """The functions of an engine, or of the layer's, for chains of this layer."""
+        return engine_of(chain, engine or self.engine, checkpoint=checkpoint)
 
     def _chain(self, emissions, mask, keep_factors=False):
         """The chain of these emissions and of the layer's scores, in at least float32."""

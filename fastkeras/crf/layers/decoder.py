@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from fastkeras._keras_private import is_exporting
 from fastkeras.crf._engines.keras.paths import first_largest
-from fastkeras.crf.arguments import engine_of
 from fastkeras.crf.layers.output import layer_of, mask_of
 from fastkeras.training.arguments import flag, one_of
 
@@ -93,14 +91,8 @@ class CRFDecoder(keras.Model):
         return cls(model, **config)
 
 
-def decoded(chain, output, engine):
-    """Tags, or their probabilities, without gradients."""
-    chain = chain.with_scores(ops.stop_gradient)
-    return decoded_by(engine_of(chain, "keras" if is_exporting() else engine), chain, output)
-
-
 def decoded_by(functions, chain, output):
-    """The same by an engine's functions."""
+    """Tags, or their probabilities, by an engine's functions."""
     one_of("output", output, OUTPUTS)
     if output.startswith("posterior"):
         unary, _ = functions.marginals(chain)

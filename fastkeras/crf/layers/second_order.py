@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import keras
@@ -12,8 +11,14 @@ from keras import ops
 from fastkeras._engines import engine_of_family
 from fastkeras.crf.arguments import tags_of
 from fastkeras.crf.layers.crf import CRF
-from fastkeras.crf.layers.decoder import decoded_by
 from fastkeras.crf.layers.scores import add_score
+from fastkeras.crf.second_order.functions import WithTriples
+from fastkeras.crf.second_order.pairs import pairs_of
+from fastkeras.crf.weighted import (
+    smoothed_likelihood_of,
+    weighted_likelihood_of,
+    weights_of_steps,
+)
 
 if TYPE_CHECKING:
     from typing import Any
@@ -27,7 +32,9 @@ class SecondOrderCRF(CRF):
 
     It has the usage, loss and decoding of `CRF`, and one weight more for each three tags in a row,
     which begins at 0: as a linear chain. With `constraints`, a step costs as much as there are
-    triples that they allow.
+    triples that they allow. A loss with label smoothing, with weights of tags or steps, or by
+    `CRFObjective` of the mode "risk" runs on the chain over pairs of tags instead
+    (`fastkeras.crf.second_order.pair_chain`), where a step costs the square of the allowed pairs.
 
     Args:
         num_tags, use_boundaries, use_kernel, initializers, regularizers, constraints of weights,
@@ -38,7 +45,7 @@ class SecondOrderCRF(CRF):
             `fastkeras.engines("crf.second_order")`.
 
     Raises:
-        ValueError: as `CRF`, and for a label smoothing or tag weights in its loss.
+        ValueError: as `CRF`.
 
     Call arguments and returns: as for `CRF`, without `transitions`.
 
@@ -57,7 +64,6 @@ class SecondOrderCRF(CRF):
         sequence labeling and segmentation".
     """
 
-    objectives = ()
     may_vary = False
 
     def __init__(
@@ -94,23 +100,21 @@ class SecondOrderCRF(CRF):
         """`fastkeras.crf.second_order.log_likelihood` with this layer's weights.
 
         Args:
-            emissions, tags, mask: as in `CRF.log_likelihood`.
-            label_smoothing, tag_weights: must be 0 and None; it supports neither.
+            emissions, tags, mask, label_smoothing, tag_weights: as in `CRF.log_likelihood`.
 
         Returns:
             Shape (batch,), at least float32.
-
-        Raises:
-            ValueError: label smoothing or weights of tags are given.
         """
-        if label_smoothing or tag_weights is not None:
-            raise ValueError(
-                "label_smoothing and tag_weights are of the CRF layer; SecondOrderCRF has neither, "
-                f"got label_smoothing={label_smoothing!r}, tag_weights={tag_weights!r}"
-            )
+        if not label_smoothing and tag_weights is None:
+            return super().log_likelihood(emissions, tags, mask)
         chain = self._chain(emissions, mask)
-        functions, *more = self._functions(chain)
-        return functions.log_likelihood(chain, tags_of(chain, tags), *more)
+        tags = tags_of(chain, tags)
+        of_pairs, pairs = pairs_of(chain, *self._functions(chain)[1:])
+        states = pairs.states(tags)
+        weights = None if tag_weights is None else weights_of_steps(tag_weights, chain, tags)
+        if label_smoothing:
+            return smoothed_likelihood_of(of_pairs, states, label_smoothing, weights, self.engine)
+        return weighted_likelihood_of(of_pairs, states, weights, self.engine)
 
     def viterbi(self, emissions: ArrayLike, mask: ArrayLike | None = None) -> tuple[Tensor, Tensor]:
         """`fastkeras.crf.second_order.viterbi` with this layer's weights: (tags, score).
@@ -122,24 +126,9 @@ class SecondOrderCRF(CRF):
             int32 tags, shape (batch, steps), and scores, shape (batch,), at least float32.
         """
         chain = self._chain(emissions, mask)
-        functions, *more = self._functions(chain)
+        engine, *more = self._functions(chain)
+        functions = engine_of_family("crf.second_order", chain.family, engine)
         return functions.viterbi(chain, *more)
-
-    def marginals(
-        self, emissions: ArrayLike, mask: ArrayLike | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """`fastkeras.crf.second_order.marginals` with this layer's weights.
-
-        Args:
-            emissions, mask: as in `log_likelihood`.
-
-        Returns:
-            Probabilities, shape (batch, steps, num_tags), and expected numbers of transitions,
-            shape (batch, num_tags, num_tags), at least float32.
-        """
-        chain = self._chain(emissions, mask)
-        functions, *more = self._functions(chain)
-        return functions.marginals(chain, *more)
 
     def arguments(self, emissions: ArrayLike, mask: ArrayLike | None = None) -> dict[str, Any]:
         """The chains of a batch, as keyword arguments for `fastkeras.crf.second_order`.
@@ -153,17 +142,6 @@ class SecondOrderCRF(CRF):
         more = {"triples": self.triples, "constraints": self.constraints}
         return {**super().arguments(emissions, mask), **more}
 
-    def decoded(self, emissions: ArrayLike, mask: ArrayLike, output: str = "tags") -> Tensor:
-        """What `call` returns for other outputs than "emissions"; without gradients."""
-        chain = self._chain(emissions, mask).with_scores(ops.stop_gradient)
-        functions, triples, allowed = self._functions(chain)
-        more = ops.stop_gradient(triples), allowed
-        of_chain = SimpleNamespace(
-            viterbi=lambda chain: functions.viterbi(chain, *more),
-            marginals=lambda chain: functions.marginals(chain, *more),
-        )
-        return decoded_by(of_chain, chain, output)
-
     def get_config(self) -> dict[str, Any]:
         """The configuration."""
         config = super().get_config()
@@ -172,10 +150,9 @@ class SecondOrderCRF(CRF):
             config[f"triples_{kind}"] = serialize(getattr(self, f"triples_{kind}"))
         return config
 
-    def _functions(self, chain):
-        """The engine's functions, the triples, and which transitions are allowed."""
+    def _functions(self, chain, engine=None, checkpoint=False):
         allowed = np.ones((self.num_tags,) * 2, bool)
         if self.constraints is not None:
             allowed = self.constraints.transitions
-        functions = engine_of_family("crf.second_order", chain.family, self.engine)
-        return functions, ops.cast(self.triples, chain.emissions.dtype), allowed
+        triples = ops.cast(self.triples, chain.emissions.dtype)
+        return WithTriples(engine or self.engine, triples, allowed)

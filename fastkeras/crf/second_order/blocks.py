@@ -33,6 +33,7 @@ class States(NamedTuple):
     triples_into: Any  # (states, most): as in `Blocks`
     pairs_into: Any  # (states, 1): as in `Blocks`
     leaving: Any  # (states,): the place of each among the sources of all blocks, or their number
+    state_of_pair: Any  # (num_tags + 1, num_tags): as in `PairChain`
 
     @property
     def num_triples(self):
@@ -80,6 +81,9 @@ def states_of(allowed, num_tags):
     sources = [source for block in blocks for source in block.sources.ravel()]
     leaving = np.full(len(states), len(sources), "int32")
     leaving[sources] = np.arange(len(sources))
+    state_of_pair = np.tile(np.arange(len(pairs), len(states), dtype="int32"), (num_tags + 1, 1))
+    for n, (j, k) in enumerate(pairs):
+        state_of_pair[j, k] = n
     return States(
         np.array([k for _, k in states], "int32"),
         tuple(blocks),
@@ -88,4 +92,5 @@ def states_of(allowed, num_tags):
         triples_into,
         np.array([[0 if i == num_tags else i * num_tags + j] for i, j in states], "int32"),
         leaving,
+        state_of_pair,
     )
