@@ -10,7 +10,7 @@ from fastkeras import crf
 from fastkeras.bench import limits
 from fastkeras.bench.crf import PROVIDERS, draw
 from fastkeras.bench.crf_accuracy import check, exact
-from fastkeras.crf import constraints, semi_markov
+from fastkeras.crf import constraints, second_order, semi_markov
 from fastkeras.crf._engines import native
 from fastkeras.crf.chain import Chain
 
@@ -26,6 +26,11 @@ VARYING = {  # batch, steps, tags
     "named entities": (32, 128, 9),
     "fine-grained tags": (32, 128, 32),
     "long documents": (8, 1024, 16),
+}
+SECOND_ORDER = {  # batch, steps, tags, and the scheme of rules, if there are any
+    "named entities": (32, 128, 9, None),
+    "part of speech": (32, 64, 17, None),
+    "fine-grained tags": (64, 32, 41, "BIOES"),
 }
 K, NUM_SAMPLES = 8, 16
 ROUNDS = 40
@@ -141,6 +146,57 @@ def test_transitions_that_vary(records, quick, name):
     }
 
 
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_second_order(records, quick, name):
+    tf = pytest.importorskip("tensorflow")
+    *shape, scheme = SECOND_ORDER[name]
+    x, tags, a, lengths, start, end = draw(*shape)
+    num_tags = shape[-1]
+    c = np.random.default_rng(1).standard_normal((num_tags,) * 3, np.float32)
+    rules = None if scheme is None else constraints.allowed(scheme, _names(num_tags, "BIES"))
+    allowed = np.ones((num_tags, num_tags), bool) if rules is None else rules.transitions
+    if rules is not None:
+        legal = rules.apply(a, start, end)
+        tags = crf.sample(x, lengths=lengths, **legal, seed=0, engine="native")[0]
+
+    def gradient_of(engine, jit_compile):
+        given, y, n = tuple(map(tf.constant, (x, a, c, start, end))), tf.constant(tags), lengths
+
+        @partial(tf.function, jit_compile=jit_compile)
+        def gradient(x, a, c, start, end):
+            with tf.GradientTape() as tape:
+                tape.watch((x, a, c, start, end))
+                ends = {"start_transitions": start, "end_transitions": end}
+                more = {**ends, "constraints": rules, "engine": engine}
+                value = second_order.log_likelihood(x, y, a, c, n, **more)
+                total = tf.reduce_sum(value)
+            return value, *tape.gradient(total, (x, a, c, start, end))
+
+        return lambda: [result.numpy() for result in gradient(*given)]
+
+    chain = {"start_transitions": start, "end_transitions": end, "constraints": rules}
+    chain["engine"] = "native"
+    calls = {
+        "gradient": gradient_of("tensorflow_native", False),
+        "gradient, keras, XLA": gradient_of("keras", True),
+        "log-likelihood": lambda: second_order.log_likelihood(x, tags, a, c, lengths, **chain),
+        "marginals": lambda: second_order.marginals(x, a, c, lengths, **chain),
+        "viterbi": lambda: second_order.viterbi(x, a, c, lengths, **chain),
+    }
+    ours, peers = calls["gradient"](), calls["gradient, keras, XLA"]()
+    for found, expected in zip(ours, peers, strict=True):
+        finite = np.isfinite(expected)
+        np.testing.assert_allclose(found[finite], expected[finite], rtol=1e-3, atol=1e-2)
+    triples = int((allowed[:, :, None] & allowed[None]).sum()) * int((lengths - 2).sum())
+    products = {"log-likelihood": 1, "viterbi": 1, "gradient": 3, "marginals": 2}  # of all triples
+    rate = limits.measured()["flops"]
+    records.setdefault("second_order", {})[name] = {
+        "shape": shape,
+        "limits of arithmetic": {what: 2 * n * triples / rate for what, n in products.items()},
+        **in_turns(calls, ROUNDS // 10 if quick else ROUNDS),
+    }
+
+
 def in_turns(calls, rounds):
     """Time all calls once in each round, so that other load on the machine affects all alike."""
     seconds = {name: [] for name in calls}
@@ -159,6 +215,7 @@ def in_turns(calls, rounds):
     }
 
 
-def _names(num_tags):
+def _names(num_tags, letters="BI"):
     """O, B-0, I-0, B-1, …"""
-    return ["O", *(f"{'BI'[k % 2]}-{k // 2}" for k in range(num_tags - 1))]
+    number = len(letters)
+    return ["O", *(f"{letters[k % number]}-{k // number}" for k in range(num_tags - 1))]

@@ -9,6 +9,7 @@ LIMITS = {  # call: (the call it is compared with, the largest ratio)
 }
 SEMI_MARKOV = 10  # times faster than the peer
 VARYING = 10  # loss and gradient, times faster than the keras engine under XLA
+SECOND_ORDER = 2.5  # times the limit of arithmetic, loss and gradient
 
 
 def summary(results):
@@ -30,6 +31,14 @@ def summary(results):
                 f"    {ours:20} {ratio:5.1f} × faster than keras, XLA, at {share:.0%} of what the "
                 f"memory allows ({VARYING}{'' if ratio >= VARYING else ', missed'})"
             )
+    for name, rows in results.get("second_order", {}).items():
+        yield f"  second-order chains, {name} {'×'.join(map(str, rows['shape']))}"
+        for what, limit in rows["limits of arithmetic"].items():
+            ratio = rows[what]["median"] / limit
+            judged = _judged(ratio, SECOND_ORDER if what == "gradient" else None)
+            yield f"    {what:20} {ratio:5.2f} × what the arithmetic takes{judged}"
+        ratio = rows["gradient, keras, XLA"]["median"] / rows["gradient"]["median"]
+        yield f"    {'gradient':20} {ratio:5.1f} × faster than keras, XLA"
     rows = results.get("semi_markov")
     if rows is None:
         yield "  semi-Markov chains: not measured, flash-semicrf is not installed"

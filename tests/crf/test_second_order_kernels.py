@@ -1,5 +1,8 @@
 """The C++ kernels of second-order chains: against the reference, and the same bits in all lanes."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -174,6 +177,28 @@ def test_paths_that_survive_because_others_are_forbidden_keep_their_digits(instr
         expected = second_order.marginals(**chain, engine="reference")
         for result, p in zip(results, expected, strict=True):
             np.testing.assert_allclose(result, p, rtol=0, atol=allowed)
+
+
+def test_memory_for_triples_does_not_grow_with_the_batch():
+    """A cube of the tags for each of a few blocks of sequences, in a process of its own."""
+    code = """
+import resource
+import numpy as np
+from fastkeras import _core
+batch, steps, num_tags = 2048, 3, 32
+ends = [np.zeros(num_tags, "float32")] * 2
+x, triples = np.zeros((batch, steps, num_tags), "float32"), np.zeros((num_tags,) * 3, "float32")
+lengths, tags = np.full(batch, steps, "int32"), np.zeros((batch, steps), "int32")
+inputs = x, triples[0], lengths, None, *ends, triples, tags
+value, workspace = _core.second_order_value(*inputs, 0, True)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+gradients = _core.second_order_gradient(*inputs, value, workspace, np.ones(batch, "float32"), 0)
+np.testing.assert_allclose(gradients[-1], batch / num_tags**3, rtol=1e-4)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) * 1024 < 2048 * 32**3 * 4 / 3  # a third of a cube for each sequence
 
 
 def test_forbidden_triples_cost_nothing():

@@ -7,7 +7,8 @@
 namespace fastkeras::crf {
 namespace {
 
-constexpr int kTile = 8;  // kTripleTile of products.h
+constexpr int kTile = 8;     // kTripleTile of products.h
+constexpr int kThreads = 2;  // for which sums are cut: not those there are, or bits would differ
 
 // Calls fn(first, width) for the tiles that InTiles (sweeps/lanes.h) makes.
 template <typename Function>
@@ -24,7 +25,7 @@ void ForTiles(int size, const Function& fn) {
 
 template <typename T>
 TripleLayout<T>::TripleLayout(const Planner<T>& planner, const T* triples, bool exponentials,
-                              T* workspace, uint8_t* inexact)
+                              bool for_sums, T* workspace, uint8_t* inexact)
     : plan{},
       planner_(planner),
       num_tags_(planner.plan.chains.num_tags),
@@ -61,7 +62,7 @@ TripleLayout<T>::TripleLayout(const Planner<T>& planner, const T* triples, bool 
   plan.scores = scores_.data();
   plan.workspace = workspace;
   plan.inexact = inexact;
-  ChooseSections();
+  ChooseSections(for_sums ? kThreads : planner.num_threads);
   CutIntoBlocks();
   CutByRows(first_, nothing_,
             *(first_rows_ = std::make_unique<Buffer<T>>(AreaOf(plan, planner.kernels.width))));
@@ -85,15 +86,23 @@ void TripleLayout<T>::TakeExponentials(const T* transitions, const T* triples) {
   constexpr double kSoft = sizeof(T) == 4 ? 70 : 600;  // kTripleSoft of forward.h
   const int64_t area = num_tags_ * num_tags_;
   plan.forbidden_gap = std::numeric_limits<T>::infinity();
-  const auto take = [&](std::vector<T>& into, const auto& score, double* peak, double* range,
+  std::vector<double> sums(scores_.size());
+  for (int64_t i = 0; i < num_tags_; ++i) {
+    for (int64_t k = 0; k < area; ++k) {
+      sums[i * area + k] = static_cast<double>(triples[i * area + k]) + transitions[k];
+    }
+  }
+  const auto take = [&](std::vector<T>& into, const auto* scores, double* peak, double* range,
                         bool* spread) {
     const int64_t size = static_cast<int64_t>(into.size());
     double largest = -INFINITY;
-    for (int64_t k = 0; k < size; ++k) largest = std::max(largest, score(k));
+    for (int64_t k = 0; k < size; ++k) {
+      largest = std::max(largest, static_cast<double>(scores[k]));
+    }
     if (!std::isfinite(largest)) largest = 0;
     *range = 0;
     for (int64_t k = 0; k < size; ++k) {
-      const double below = largest - score(k);
+      const double below = largest - static_cast<double>(scores[k]);
       *range = std::max(*range, below);
       into[k] = static_cast<T>(-below);
       if (!(below > kSoft) || below == INFINITY) continue;
@@ -107,12 +116,8 @@ void TripleLayout<T>::TakeExponentials(const T* transitions, const T* triples) {
     *peak = largest;
   };
   double range_of_first, range;
-  take(
-      first_, [&](int64_t k) { return static_cast<double>(transitions[k]); }, &plan.first_peak,
-      &range_of_first, &spread_first_);
-  take(
-      scores_, [&](int64_t k) { return static_cast<double>(triples[k]) + transitions[k % area]; },
-      &plan.peak, &range, &spread_);
+  take(first_, transitions, &plan.first_peak, &range_of_first, &spread_first_);
+  take(scores_, sums.data(), &plan.peak, &range, &spread_);
   ChooseWatch(range, range_of_first);
 }
 
@@ -120,7 +125,10 @@ template <typename T>
 void TripleLayout<T>::TakeScores(const T* transitions, const T* triples) {
   const int64_t area = num_tags_ * num_tags_;
   first_.assign(transitions, transitions + area);
-  for (int64_t k = 0; k < area * num_tags_; ++k) scores_[k] = triples[k] + transitions[k % area];
+  for (int64_t i = 0; i < num_tags_; ++i) {
+    for (int64_t k = 0; k < area; ++k)
+      scores_[i * area + k] = triples[i * area + k] + transitions[k];
+  }
 }
 
 // A pair whose share of all prefixes is below r, because its emissions are low, has at most r K^2
@@ -142,8 +150,10 @@ void TripleLayout<T>::ChooseWatch(double range, double range_of_first) {
   first_floors_.resize(area);
   floors_.assign(area, T(0));
   for (int64_t k = 0; k < area; ++k) first_floors_[k] = first_[k] > 0 ? safe : T(0);
-  for (int64_t k = 0; k < area * num_tags_; ++k) {
-    if (scores_[k] > 0) floors_[k % area] = safe;
+  for (int64_t i = 0; i < num_tags_; ++i) {
+    for (int64_t k = 0; k < area; ++k) {
+      if (scores_[i * area + k] > 0) floors_[k] = safe;
+    }
   }
 }
 
@@ -172,9 +182,9 @@ int64_t TripleLayout<T>::Work(int vectors) const {
 
 // A lane for each sequence wastes nothing where there are many; sections of tags let few sequences
 // fill the vectors, but have an entry for each, which has to be read, and are transposed at each
-// step. Results do not depend on it.
+// step. Results of single sequences do not depend on it; sums do.
 template <typename T>
-void TripleLayout<T>::ChooseSections() {
+void TripleLayout<T>::ChooseSections(int threads) {
   const int width = planner_.kernels.width;
   const int64_t sequences = std::max<int64_t>(1, num_sequences());
   double least = INFINITY;
@@ -183,12 +193,12 @@ void TripleLayout<T>::ChooseSections() {
     const int vectors = static_cast<int>((num_tags_ + sections - 1) / sections);
     const double work = static_cast<double>(Work(vectors));
     const double bytes = work * static_cast<double>(sections == 1 ? sizeof(T) : sizeof(T) * width);
-    const double loads = bytes < (1 << 15) ? 1 : bytes < (1 << 20) ? 1.6 : 4;
+    const double loads = sections == 1 || bytes < (1 << 15) ? 1 : bytes < (1 << 20) ? 1.6 : 4;
     double shuffles = 0;
     for (int s = sections; s > 1; s /= 2) shuffles += double{1} * vectors * vectors * sections;
     const double step = work * (3 * loads + 1) + 3 * shuffles + 12.0 * vectors * num_tags_;
     const int64_t groups = (sequences + lanes - 1) / lanes;
-    const int64_t rounds = (groups + planner_.num_threads - 1) / planner_.num_threads;
+    const int64_t rounds = (groups + threads - 1) / threads;
     if (step * static_cast<double>(rounds) >= least) continue;
     least = step * static_cast<double>(rounds);
     plan.sections = sections;
@@ -203,17 +213,16 @@ void TripleLayout<T>::CutIntoBlocks() {
   const int width = planner_.kernels.width, vectors = plan.vectors, sections = plan.sections;
   const int64_t area = num_tags_ * num_tags_;
   std::vector<std::vector<int32_t>> before(vectors), after(vectors);
-  int64_t offsets = 0;
-  sums = 0;
+  int64_t offsets = 0, triples = 0;
   for (int v = 0; v < vectors; ++v) {
     before[v] = Beside(true, vectors, v);
     after[v] = Beside(false, vectors, v);
     offsets += static_cast<int64_t>(before[v].size() + after[v].size());
-    sums += static_cast<int64_t>(before[v].size() * after[v].size());
+    triples += static_cast<int64_t>(before[v].size() * after[v].size());
   }
   const int64_t entry = sections == 1 ? 1 : width;
   offsets_.reserve(offsets);
-  entries_ = std::make_unique<Buffer<T>>(2 * sums * entry + 1);
+  entries_ = std::make_unique<Buffer<T>>(2 * triples * entry + 1);
   T* to = entries_->data;
   const auto write = [&](int64_t i, int v, int64_t k) {
     for (int64_t lane = 0; lane < entry; ++lane) {
@@ -221,14 +230,14 @@ void TripleLayout<T>::CutIntoBlocks() {
       *to++ = j < num_tags_ ? scores_[i * area + j * num_tags_ + k] : nothing_;
     }
   };
-  int64_t counts = 0;
+  sums = 0;
   for (int v = 0; v < vectors; ++v) {
     const auto &sources = before[v], &targets = after[v];
     TripleBlock<T> block{};
     block.num_before = static_cast<int32_t>(sources.size());
     block.num_after = static_cast<int32_t>(targets.size());
-    block.counts = counts;
-    counts += static_cast<int64_t>(sources.size() * targets.size());
+    block.counts = sums;
+    sums += sections * block.num_before * TilesOf(block.num_after, width) * width;
     block.before = offsets_.data() + offsets_.size();
     for (int32_t i : sources) offsets_.push_back((i * vectors + v) * width);
     block.after = offsets_.data() + offsets_.size();

@@ -16,13 +16,13 @@ namespace fastkeras::crf {
 template <typename T>
 struct TripleLayout {
   TriplePlan<T> plan;
-  int64_t sums;  // vectors that hold the sums of all blocks' triples
+  int64_t sums;  // how many numbers TripleOutputs has for all triples
 
   // `exponentials`: in the scaled domain; otherwise the scores as they are, for Viterbi. Sequences
   // that the kernels cannot answer are marked in `inexact` (batch), the others taken up in the
-  // order.
-  TripleLayout(const Planner<T>& planner, const T* triples, bool exponentials, T* workspace,
-               uint8_t* inexact);
+  // order. `for_sums`: over sequences.
+  TripleLayout(const Planner<T>& planner, const T* triples, bool exponentials, bool for_sums,
+               T* workspace, uint8_t* inexact);
 
   int64_t groups() const { return (num_sequences() + plan.lanes - 1) / plan.lanes; }
   int64_t num_sequences() const { return static_cast<int64_t>(order_.size()); }
@@ -34,7 +34,7 @@ struct TripleLayout {
   void TakeExponentials(const T* transitions, const T* triples);
   void TakeScores(const T* transitions, const T* triples);
   void ChooseWatch(double range, double range_of_first);
-  void ChooseSections();
+  void ChooseSections(int threads);
   void CutIntoBlocks();
   void CutByRows(const std::vector<T>& matrix, T padding, Buffer<T>& into) const;
   // The tags that may stand before, or after, any of the middle tags of a vector.

@@ -27,8 +27,13 @@ struct TripleBlock {
   int32_t num_before, num_after;
   const T* forward;   // by tiles of tags after: (before, tile), an entry each, or a vector
   const T* backward;  // by tiles of tags before: (after, tile)
-  int64_t counts;     // where (before, after) begins among the sums of all blocks, in vectors
+  int64_t counts;     // where the sums of its triples begin (TripleOutputs)
 };
+
+// Vectors for so many tags.
+inline __attribute__((always_inline)) int64_t TilesOf(int64_t tags, int64_t width) {
+  return (tags + width - 1) / width;
+}
 
 template <typename T>
 struct TriplePlan {
@@ -71,7 +76,11 @@ struct TripleOutputs {
   const T* factors;  // (batch) of the marginals in the gradient; 0 leaves a sequence out
   T* emissions;      // (batch, steps, num_tags), of which valid steps are written
   T* pairs;          // (batch, num_tags, num_tags): p of the first pair, or the sums over all steps
-  T* triples;        // the sums of all blocks, for the group; null: all pairs are summed instead
+  // Null: all pairs are summed. Or the sums over all sequences of a block's triples, block after
+  // block, (sections, before, tiles of tags after); `shares` (batch) are the factors over the
+  // largest of them.
+  const T* shares;
+  T* triples;
 };
 
 }  // namespace fastkeras::crf

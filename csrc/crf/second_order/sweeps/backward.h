@@ -47,12 +47,20 @@ void TripleBackwardOf(const crf::TriplePlan<T>& triples, const crf::TripleOutput
   constexpr int kWidth = Simd<T>::kWidth, kChunk = crf::kTripleChunk;
   const TripleGroup<T> group(triples, first, last);
   const int64_t area = group.area, row = group.row, num_tags = group.num_tags;
-  const Buffer<T> room((2 * kChunk + 6) * area + (2 * kChunk + 4) * row);
+  const bool in_lanes = !kSumsPairs && num_tags <= kMostTagsForLanes;
+  const int64_t of_for_sums = kSumsPairs ? 0
+                              : in_lanes
+                                  ? num_tags * num_tags * row
+                                  : kChunk * crf::TilesOf(num_tags, kWidth) * kWidth * kWidth;
+  const Buffer<T> room((2 * kChunk + 6) * area + (2 * kChunk + 4) * row + of_for_sums);
   T *const alphas = room.data, *const r = alphas + (kChunk + 1) * area;
   T *const by_columns = r + (kChunk + 1) * area, *const by_rows = by_columns + area;
   T *const product = by_rows + area, *const pairs = product + area;
   T *const emissions = pairs + area, *const unary = emissions + (kChunk + 2) * row;
+  T* const for_sums = unary + (kChunk + 2) * row;
+  for (int64_t k = 0; k < (kChunk + 1) * area; k += kWidth) Store(alphas + k, Vec<T>{});
   for (int64_t k = 0; k < 4 * area; k += kWidth) Store(by_columns + k, Vec<T>{});
+  for (int64_t k = 0; in_lanes && k < of_for_sums; k += kWidth) Store(for_sums + k, Vec<T>{});
   const crf::KeptTriples kept(group.plan.chains.steps, num_tags);
   const auto workspace = [&](int place) {
     return triples.workspace + group.sequence[place] * kept.size;
@@ -67,16 +75,13 @@ void TripleBackwardOf(const crf::TriplePlan<T>& triples, const crf::TripleOutput
   for (int64_t chunk = (group.steps - 3 + kChunk) / kChunk - 1; chunk >= 0; --chunk) {
     const int64_t begin = 2 + chunk * kChunk;
     const int64_t end = begin + kChunk < group.steps ? begin + kChunk : group.steps;
-    for (int64_t k = 0; k < area; k += kWidth) Store(alphas + k, Vec<T>{});
-    for (int place = 0; place < group.count; ++place) {
-      if (group.counts[place] <= begin) continue;
-      const T* const from = workspace(place) + kept.pairs + chunk * num_tags * num_tags;
-      for (int i = 0; i < num_tags; ++i) {
-        for (int k = 0; k < num_tags; ++k) {
-          alphas[i * row + group.At(k, place)] = from[i * num_tags + k];
-        }
-      }
-    }
+    const int64_t at = kept.pairs + chunk * num_tags * num_tags;
+    GatherPairs(
+        group,
+        [&](int place) -> const T* {
+          return begin < group.counts[place] ? workspace(place) + at : nullptr;
+        },
+        alphas);
     ReadScores(group, begin, end, emissions);
     for (int64_t s = begin; s < end; ++s) {
       T* const emission = emissions + (s - begin) * row;
@@ -110,9 +115,13 @@ void TripleBackwardOf(const crf::TriplePlan<T>& triples, const crf::TripleOutput
         correction = (sum > T(0.5)) & (sum < T(2)) ? 1 / sum : correction;
       }
     }
-    if constexpr (!kSumsPairs) SumTriples(triples, end - begin, alphas, r, out.triples);
+    if constexpr (!kSumsPairs) {
+      in_lanes ? SumTriplesOfLanes(group, end - begin, alphas, r, for_sums)
+               : SumTriples(group, out, end - begin, alphas, r, for_sums);
+    }
     WriteMarginals(group, out, begin, end, unary);
   }
+  if (in_lanes) AddLanes(group, out, for_sums);
   ReadScores(group, 0, 2, emissions);
   ExpOfScores(group, emissions);
   ExpOfScores(group, emissions + row);

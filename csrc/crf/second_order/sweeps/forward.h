@@ -4,7 +4,7 @@
 #define FASTKERAS_CRF_SECOND_ORDER_SWEEPS_FORWARD_H_
 
 #include "crf/second_order/sweeps/products.h"
-#include "crf/second_order/sweeps/sections.h"
+#include "crf/second_order/sweeps/rows.h"
 #include "crf/sweeps/lanes_forward.h"
 #include "machine/math.h"
 #include "machine/memory.h"
@@ -51,11 +51,19 @@ FASTKERAS_INLINE void FirstPairs(const TripleGroup<T>& group, const T* first, co
   }
 }
 
-// One step: alpha by rows, from that of the step before.
+// One step: alpha by rows, from that of the step before. Pairs that nothing leads to stay as they
+// are, 0, in alpha, or in by_columns if there is more than one section: with one, both orders are
+// the same.
 template <typename T>
-FASTKERAS_INLINE void NextPairs(const TripleGroup<T>& group, const T* before, const T* emission,
-                                T* by_columns, T* alpha) {
-  TriplesForward<SumProduct>(group.triples, before, by_columns);
+void NextPairs(const TripleGroup<T>& group, const T* before, const T* emission, T* by_columns,
+               T* alpha) {
+  if (group.sections == 1) {
+    return TriplesForward<SumProduct>(
+        group.triples, before, alpha,
+        [&](Vec<T> sum, int64_t k) FASTKERAS_LAMBDA_INLINE { return sum * Load(emission + k); });
+  }
+  TriplesForward<SumProduct>(group.triples, before, by_columns,
+                             [&](Vec<T> sum, int64_t) FASTKERAS_LAMBDA_INLINE { return sum; });
   ChangeOrder<true>(group, by_columns, alpha, [&](Vec<T> sum, int v) FASTKERAS_LAMBDA_INLINE {
     return sum * Load(emission + v * group.kWidth);
   });
@@ -87,6 +95,7 @@ struct TripleWatch {
 
   // Emissions that are exponentiated now.
   void Emissions(const T* row) {
+    if (!AnyIsLow(row)) return;
     for (int place = 0; place < group.count; ++place) {
       T peak = -std::numeric_limits<T>::infinity();
       for (int tag = 0; tag < group.num_tags; ++tag) {
@@ -103,6 +112,23 @@ struct TripleWatch {
         }
       }
     }
+  }
+
+  // Whether some tag's score is far below the largest of its step, but not -inf.
+  bool AnyIsLow(const T* row) const {
+    Vec<T> peak = Load(row);
+    for (int64_t k = group.kWidth; k < group.row; k += group.kWidth) {
+      peak = Max(Load(row + k), peak);
+    }
+    peak = MaxOverSections<T>(peak, group.lanes);
+    typename TripleGroup<T>::Int low = {};
+    for (int64_t k = 0; k < group.row; k += group.kWidth) {
+      const Vec<T> below = peak - Load(row + k);
+      low |= (below > kTripleSoft<T>)&(below <= std::numeric_limits<T>::max());
+    }
+    bool any = false;
+    for (int lane = 0; lane < group.kWidth; ++lane) any |= low[lane] != 0;
+    return any;
   }
 
   // alpha of a step; `before` that of the step before, and its sums over the tags before, or null
@@ -153,11 +179,11 @@ void TripleForward(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
   using Int = typename Simd<T>::Int;
   const TripleGroup<T> group(triples, first, last);
   const int64_t area = group.area, row = group.row, num_tags = group.num_tags;
-  const Buffer<T> room(3 * area + (kChunk + 2) * row + 2 * row);
-  T *alpha = room.data, *next = alpha + area, *const by_columns = next + area;
-  T* const emissions = by_columns + area;
+  const Buffer<T> room(4 * area + (kChunk + 2) * row + 2 * row);
+  T *alpha = room.data, *next = alpha + area, *after_next = next + area;  // alpha: of step 1 alone
+  T *const by_columns = after_next + area, *const emissions = by_columns + area;
   T *sums = emissions + (kChunk + 2) * row, *next_sums = sums + row;
-  for (int64_t k = 0; k < area; k += kWidth) Store(by_columns + k, Vec<T>{});
+  for (int64_t k = 0; k < 3 * area; k += kWidth) Store(next + k, Vec<T>{});
   TripleWatch<T> watch(group);
   const crf::KeptTriples kept(group.plan.chains.steps, num_tags);
   const auto workspace = [&](int place) {
@@ -204,14 +230,11 @@ void TripleForward(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
     if (in_chunk == 0) {
       const int64_t end = s + kChunk < group.steps ? s + kChunk : group.steps;
       read(s, end);
-      for (int place = 0; triples.workspace && place < group.count; ++place) {
-        if (group.counts[place] <= s) continue;
-        T* const to = workspace(place) + kept.pairs + (s - 2) / kChunk * num_tags * num_tags;
-        for (int i = 0; i < num_tags; ++i) {
-          for (int k = 0; k < num_tags; ++k) {
-            to[i * num_tags + k] = alpha[i * row + group.At(k, place)];
-          }
-        }
+      if (triples.workspace) {
+        const int64_t at = kept.pairs + (s - 2) / kChunk * num_tags * num_tags;
+        ScatterPairs(group, alpha, [&](int place) -> T* {
+          return s < group.counts[place] ? workspace(place) + at : nullptr;
+        });
       }
     }
     Vec<T> largest = Load(sums);
@@ -232,9 +255,9 @@ void TripleForward(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
     NextPairs(group, alpha, emission, by_columns, next);
     SumOfRows(group, next, next_sums);
     if (triples.floors) watch.Pairs(s, alpha, sums, emission, next);
-    T* const old = alpha;
     alpha = next;
-    next = old;
+    next = after_next;
+    after_next = alpha;
     T* const old_sums = sums;
     sums = next_sums;
     next_sums = old_sums;

@@ -1,5 +1,5 @@
-// Sequences in lanes and tags in sections (triples.h): where their rows lie, how they are read and
-// written, and the transposition of sections.
+// Sequences in lanes and tags in sections (triples.h): where their rows lie, and the transposition
+// of sections.
 
 #ifndef FASTKERAS_CRF_SECOND_ORDER_SWEEPS_SECTIONS_H_
 #define FASTKERAS_CRF_SECOND_ORDER_SWEEPS_SECTIONS_H_
@@ -22,7 +22,8 @@ struct TripleGroup {
   const int64_t area, row;  // elements of a matrix over pairs, and of a row over tags
   int64_t steps = 0;        // of the longest
   int64_t sequence[kWidth], counts[kWidth];
-  Int lengths;  // of each lane; 0: not used
+  int first_tag[kWidth], tags_in[kWidth];  // of each lane's section
+  Int lengths;                             // of each lane; 0: not used
 
   TripleGroup(const crf::TriplePlan<T>& given, int64_t first, int64_t last)
       : triples(given),
@@ -43,6 +44,9 @@ struct TripleGroup {
     for (int lane = 0; lane < kWidth; ++lane) {
       const int place = lane % lanes;
       lengths[lane] = place < count ? static_cast<decltype(+lengths[0])>(counts[place]) : 0;
+      first_tag[lane] = lane / lanes * vectors;
+      const int left = num_tags - first_tag[lane];
+      tags_in[lane] = left < 0 ? 0 : left < vectors ? left : vectors;
     }
   }
 
@@ -161,58 +165,6 @@ FASTKERAS_INLINE void ChangeOrder(const TripleGroup<T>& group, const T* from, T*
       }
     }
   });
-}
-
-// The scores of the steps begin..end-1, start and end among them, (end - begin, vectors); -inf
-// where a lane has no such step or tag.
-template <typename T>
-void ReadScores(const TripleGroup<T>& group, int64_t begin, int64_t end, T* into) {
-  const crf::Chains<T>& chains = group.plan.chains;
-  const int64_t num_tags = group.num_tags;
-  const Vec<T> nothing = Broadcast(-std::numeric_limits<T>::infinity());
-  for (int64_t k = 0; k < (end - begin) * group.row; k += group.kWidth) Store(into + k, nothing);
-  for (int place = 0; place < group.count; ++place) {
-    const int64_t b = group.sequence[place], steps = group.counts[place];
-    for (int64_t s = begin; s < end && s < steps; ++s) {
-      const T* const x =
-          chains.emissions + (b * chains.steps + crf::StepAt(group.plan, b, s)) * num_tags;
-      T* const row = into + (s - begin) * group.row + place;
-      for (int tag = 0, section = 0; tag < num_tags; ++section) {
-        T* to = row + section * group.lanes;
-        for (int v = 0; v < group.vectors && tag < num_tags; ++v, ++tag, to += group.kWidth) {
-          *to = x[tag];
-        }
-      }
-      const T* const ends[2] = {s == 0 ? chains.start_transitions : nullptr,
-                                s == steps - 1 ? chains.end_transitions : nullptr};
-      for (const T* const scores : ends) {
-        for (int tag = 0; scores && tag < num_tags; ++tag) row[group.At(tag, 0)] += scores[tag];
-      }
-    }
-  }
-}
-
-// Writes rows of the steps begin..end-1 to those of the sequences whose factor is not 0.
-template <typename T>
-void WriteMarginals(const TripleGroup<T>& group, const crf::TripleOutputs<T>& out, int64_t begin,
-                    int64_t end, const T* from) {
-  const int64_t num_tags = group.num_tags;
-  for (int place = 0; place < group.count; ++place) {
-    const int64_t b = group.sequence[place];
-    const T factor = out.factors[b];
-    if (factor == 0) continue;
-    for (int64_t s = begin; s < end && s < group.counts[place]; ++s) {
-      const int64_t t = b * group.plan.chains.steps + crf::StepAt(group.plan, b, s);
-      T* const to = out.emissions + t * num_tags;
-      const T* const row = from + (s - begin) * group.row + place;
-      for (int tag = 0, section = 0; tag < num_tags; ++section) {
-        const T* p = row + section * group.lanes;
-        for (int v = 0; v < group.vectors && tag < num_tags; ++v, p += group.kWidth) {
-          to[tag++] = factor * *p;
-        }
-      }
-    }
-  }
 }
 
 }  // namespace fastkeras::FASTKERAS_ISA

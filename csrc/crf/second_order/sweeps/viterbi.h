@@ -4,7 +4,7 @@
 #define FASTKERAS_CRF_SECOND_ORDER_SWEEPS_VITERBI_H_
 
 #include "crf/second_order/sweeps/products.h"
-#include "crf/second_order/sweeps/sections.h"
+#include "crf/second_order/sweeps/rows.h"
 #include "machine/memory.h"
 
 FASTKERAS_BEGIN_ISA
@@ -44,14 +44,28 @@ void TripleViterbi(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
       Store(best_at(1) + at, before + Load(triples.first + at) + Load(scores + row + k));
     }
   }
+  bool leads_everywhere = true;  // so that every pair is written at each step
+  for (int v = 0; v < group.vectors; ++v) {
+    leads_everywhere &= triples.blocks[v].num_after == num_tags;
+  }
   for (int64_t s = 2; s < group.steps; ++s) {
     const int64_t in_chunk = (s - 2) % kChunk;
     if (in_chunk == 0) {
       ReadScores(group, s, s + kChunk < group.steps ? s + kChunk : group.steps, scores);
       Centre(group, best_at(s - 1));
     }
-    TriplesForward<MaxPlus>(triples, best_at(s - 1), by_columns);
     const T* const x = scores + in_chunk * row;
+    if (group.sections == 1) {  // both orders are the same
+      for (int64_t k = 0; !leads_everywhere && k < area; k += kWidth) {
+        Store(best_at(s) + k, Broadcast(kNothing));
+      }
+      TriplesForward<MaxPlus>(triples, best_at(s - 1), best_at(s),
+                              [&](Vec<T> best, int64_t k)
+                                  FASTKERAS_LAMBDA_INLINE { return best + Load(x + k); });
+      continue;
+    }
+    TriplesForward<MaxPlus>(triples, best_at(s - 1), by_columns,
+                            [&](Vec<T> best, int64_t) FASTKERAS_LAMBDA_INLINE { return best; });
     ChangeOrder<true>(group, by_columns, best_at(s),
                       [&](Vec<T> best, int v)
                           FASTKERAS_LAMBDA_INLINE { return best + Load(x + v * kWidth); });
