@@ -115,3 +115,28 @@ def test_words_are_segments(corpus, capsys):
     found = module.main(["--paragraphs", "120", "--epochs", "12"])
     assert all(min(scores) > 0.9 for scores in found.values())
     assert "120 paragraphs to train on, 20 to test" in capsys.readouterr().out
+
+
+def test_losses_of_the_crf_are_compared(corpus, monkeypatch, capsys):
+    module = import_module("training_modes")
+    kept = {name: module.MODES[name] for name in ("max-margin",)}
+    monkeypatch.setattr(module, "MODES", kept)
+    found = module.main(["--paragraphs", "120", "--epochs", "10"])
+    (best, _) = found["max-margin"]
+    assert min(best) > 0.9
+    assert "120 paragraphs to train on, 20 to test" in capsys.readouterr().out
+
+
+def test_parts_of_speech_are_found_from_characters(corpus, monkeypatch, rng, capsys):
+    module = import_module("subword_tagger")
+    lines = [
+        f"{who}/r  在/p  {where}/n  。/w"
+        for who, where in zip(
+            rng.choice(["我们", "他们"], 200), rng.choice(["图书馆", "大学堂"], 200), strict=True
+        )
+    ]
+    monkeypatch.setattr(corpus, "read_paragraphs", lambda parse: [parse(line) for line in lines])
+    monkeypatch.setattr(module, "MODELS", {"labels": None})
+    found = module.main(["--paragraphs", "150", "--epochs", "8"])
+    assert all(shares[0] > 0.95 for shares in found.values()) and len(found) == 3
+    assert "20 with 80 words to test, 4 tags" in capsys.readouterr().out
