@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-_OF = {"torch": ("compat/torch*.py",), "jax": (), "cupy": ("*/_engines/cupy/*.py",)}
+_OF = {"torch": ("compat/*torch*.py",), "jax": (), "cupy": ("*/_engines/cupy/*.py",)}
 _OF["gensim"] = ("word2vec/vectors/gensim_vectors.py",)
 collect_ignore_glob = [
     f"fastkeras/{pattern}"

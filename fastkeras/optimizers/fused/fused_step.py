@@ -283,7 +283,7 @@ class FusedStep(_OfKeras):
         if self.clipnorm and self.clipnorm > 0:
             clipping = (transforms.clip_by_norm(self.clipnorm),)
         elif self.clipvalue and self.clipvalue > 0:
-            clipping = (transforms.clip_byvalue_of(self.clipvalue),)
+            clipping = (transforms.clip_by_value(self.clipvalue),)
         elif self.global_clipnorm and self.global_clipnorm > 0:
             step = transforms.clip_by_global_norm(self.global_clipnorm)
             clipping = (step._replace(of=OF_KERAS),)
