@@ -78,7 +78,7 @@ def test_a_wheel_takes_the_place_of_one_for_the_same_machines_alone(script):
         (PARTS[2], {}, {"libfastkeras_jax": "no g++"}, "libfastkeras_jax is missing: no g++"),
         (None, {"libtensorflow_framework": b""}, {}, "libtensorflow_framework does not belong"),
         (None, {PARTS[0]: b"\0.symtab\0"}, {}, f"fastkeras/{PARTS[0]}.so is not stripped"),
-        (None, {PARTS[0]: bytes(10_000_001)}, {}, "bytes, more than 10,000,000"),
+        (None, {PARTS[0]: bytes(8_000_001)}, {}, "bytes, more than 8,000,000"),
     ],
 )
 def test_faults_of_a_wheel_are_named(tmp_path, script, without, more, failed, fault):

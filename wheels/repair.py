@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-LIMIT = 10e6  # bytes
+LIMIT = 8e6  # bytes
 FOR_EACH_TENSORFLOW = ("variable_ops", "xla", "variable_xla")
 LEFT_OUT = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 

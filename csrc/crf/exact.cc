@@ -236,8 +236,9 @@ double ExactEntropy(const Plan<T>& plan, int64_t b, double factor, T* gradient, 
     if (*std::max_element(sums, sums + (s > 0 ? num_tags : 1)) == -kInfinity) return 0;
   }
   const auto log_p = [&](const T* transitions, int64_t s, int64_t i, int64_t j) {
-    return (s > 0 ? double{transitions[i * num_tags + j]} : 0.0) +
-           suffixes.scores[s * num_tags + j] - suffixes.sums[s * num_tags + i];
+    const double log = (s > 0 ? double{transitions[i * num_tags + j]} : 0.0) +
+                       suffixes.scores[s * num_tags + j] - suffixes.sums[s * num_tags + i];
+    return std::min(log, 0.0);  // above 0 by rounding only, and the entropy would be below
   };
   std::vector<double> following(steps * num_tags);  // the entropy of what may follow each tag
   double entropy = 0;

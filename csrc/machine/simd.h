@@ -55,6 +55,8 @@
 #define FASTKERAS_JOIN(set, T) set##_##T
 
 #define FASTKERAS_INLINE inline __attribute__((always_inline))
+// Of what is large and called once in many steps: the kernels share one, or libraries would grow.
+#define FASTKERAS_SHARED __attribute__((noinline))
 #define FASTKERAS_LAMBDA_INLINE __attribute__((always_inline))
 
 FASTKERAS_BEGIN_ISA

@@ -173,8 +173,8 @@ void Check(const Problem<T>& problem, const Results<T>& results) {
     Expect(results.value[2][b] <= 0, "log_likelihood is not positive", where);
     // The log of the number of sequences bounds it; scores of 1e4 leave few digits in float.
     const long double most = problem.ValidSteps(b).size() * std::log((long double)num_tags);
-    const long double slack = 0.01 * (1 + most);
-    Expect(results.entropy[b] >= -slack && results.entropy[b] <= most + slack, "entropy", where);
+    Expect(results.entropy[b] >= 0 && results.entropy[b] <= most + 0.01 * (1 + most), "entropy",
+           where);
     Expect(Near(results.score[b], expected.best, magnitude), "score of viterbi", where);
     const std::vector<int> valid = problem.ValidSteps(b);
     for (int t = 0; t < problem.steps; ++t) {

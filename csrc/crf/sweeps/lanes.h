@@ -207,7 +207,7 @@ bool CanPair(const crf::Plan<T>& plan, const Lanes<T>& lanes) {
 // Reads the emissions of the steps begin..end-1, transposed, into (end - begin, vectors, kWidth).
 // What a lane has after its last step, and in place of a tag that it lacks, is no score.
 template <typename T>
-FASTKERAS_INLINE void ReadEmissions(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t begin,
+FASTKERAS_SHARED void ReadEmissions(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t begin,
                                     int64_t end, T* into) {
   constexpr int kWidth = Simd<T>::kWidth;
   const crf::Chains<T>& chains = plan.chains;
@@ -284,7 +284,7 @@ FASTKERAS_INLINE void ReadEmissions(const crf::Plan<T>& plan, const Lanes<T>& la
 // The opposite: writes (end - begin, vectors, kWidth) to the rows of the steps begin..end-1, where
 // they are steps of a lane.
 template <typename T>
-FASTKERAS_INLINE void WriteRows(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t begin,
+FASTKERAS_SHARED void WriteRows(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t begin,
                                 int64_t end, const T* from, T* emissions) {
   constexpr int kWidth = Simd<T>::kWidth;
   const int64_t num_tags = lanes.num_tags, steps = plan.chains.steps;

@@ -54,7 +54,7 @@ FASTKERAS_INLINE void PairTile(const T* const* left, const T* right, int64_t ste
 // sums (num_tags, vectors, kWidth) += left^T right of each lane, over rows of (steps, vectors,
 // kWidth).
 template <int kSections, typename T>
-FASTKERAS_INLINE void AddPairs(const Lanes<T>& lanes, const T* left, const T* right, int64_t steps,
+FASTKERAS_SHARED void AddPairs(const Lanes<T>& lanes, const T* left, const T* right, int64_t steps,
                                T* sums) {
   constexpr int kWidth = Simd<T>::kWidth, kTile = kMaxRows == 8 ? 5 : 3;
   const int64_t row = int64_t{lanes.vectors} * kWidth;

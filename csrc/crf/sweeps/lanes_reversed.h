@@ -38,7 +38,7 @@ FASTKERAS_INLINE void OverReversedSteps(const Lanes<T>& lanes, int64_t steps, co
 }
 
 template <typename T>
-FASTKERAS_INLINE void ReadReversed(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t begin,
+FASTKERAS_SHARED void ReadReversed(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t begin,
                                    int64_t end, T* into) {
   constexpr int kWidth = Simd<T>::kWidth;
   const int64_t num_tags = lanes.num_tags, steps = plan.chains.steps;
@@ -67,7 +67,7 @@ FASTKERAS_INLINE void ReadReversed(const crf::Plan<T>& plan, const Lanes<T>& lan
 }
 
 template <typename T>
-FASTKERAS_INLINE void WriteReversed(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t begin,
+FASTKERAS_SHARED void WriteReversed(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t begin,
                                     int64_t end, const T* from, T* emissions) {
   constexpr int kWidth = Simd<T>::kWidth;
   const int64_t num_tags = lanes.num_tags, steps = plan.chains.steps;
