@@ -51,9 +51,9 @@ def trained(wrap, eager=False):
 def test_values_gradients_and_state_are_those_of_the_layer(tmp_path):
     model, losses, weights = trained(Rematerialize)
     _, expected_losses, expected = trained(lambda block: block)
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)
     for weight, wanted in zip(weights, expected, strict=True):
-        np.testing.assert_allclose(weight, wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(weight, wanted, rtol=1e-6, atol=1e-7)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     tokens = np.ones((2, 4), "int32")
