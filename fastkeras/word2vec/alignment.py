@@ -112,7 +112,7 @@ def align(
         source, target, pairs, orthogonal: as in `translation`.
 
     Returns:
-        `Vectors` of the words of `source`.
+        `Vectors` of the words of `source`; n-grams of `SubwordVectors` are left behind.
 
     Example:
         >>> import numpy as np

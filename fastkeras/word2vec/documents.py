@@ -12,7 +12,7 @@ from fastkeras import _engines
 from fastkeras.word2vec.arguments import flag, integer, number, shown, strings
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.training import checkpoint as checkpoints
-from fastkeras.word2vec.training import loop, matrices, model_files, parts, sampling, settings
+from fastkeras.word2vec.training import inference, loop, matrices, model_files, parts, settings
 from fastkeras.word2vec.training.arguments import check_later, check_options
 from fastkeras.word2vec.training.inputs import as_corpus, vocabulary_of
 from fastkeras.word2vec.training.trainer import Word2Vec
@@ -182,7 +182,11 @@ class Doc2Vec:
             learning_rate: at the start; None takes that of the model.
 
         Returns:
-            float32 (documents, vector_size); zeros for a document without a known word.
+            float32 (documents, vector_size); zeros for a document without a known word, or of which
+            `sample` has left none.
+
+        Raises:
+            FloatingPointError: the loss is not finite: the learning rate is too large.
         """
         self._model._fitted()
         if not isinstance(documents, str | os.PathLike | Corpus):
@@ -193,26 +197,13 @@ class Doc2Vec:
             learning_rate = config["learning_rate"]
         first = number("learning_rate", learning_rate, 0)
         last = min(config["end_learning_rate"], first)
-        frozen = self._model._settings._replace(frozen=True)
         if self._tables is None:
             self._tables = parts.tables_of(self._model)
-        start = matrices.zero_rows(1, settings.padded(config["vector_size"]))
-        matrices.draw(start[:, : config["vector_size"]], [config["seed"], 2])
-        found = []
-        for words in _as_documents(documents).documents():
-            ids = np.array([*_known(words, self.vocabulary.index), -1], np.int32)
-            of_ids = settings.Documents(np.zeros(len(ids), np.int32), start.copy())
-            if len(ids) == 1:
-                of_ids.vectors[:] = 0
-            slope = (last - first) / (epochs * len(ids))
-            for epoch in range(epochs if len(ids) > 1 else 0):
-                self._model._engine.train(
-                    ids, 0, len(ids), *self._model._matrices, self._tables, frozen,
-                    sampling.key_of(config["seed"], epoch),
-                    settings.Schedule(first + slope * epoch * len(ids), slope), 1,
-                    documents=of_ids,
-                )  # fmt: skip
-            found.append(of_ids.vectors[0, : config["vector_size"]])
+        ids = (
+            np.array([*_known(words, self.vocabulary.index), -1], np.int32)
+            for words in _as_documents(documents).documents()
+        )
+        found = [*inference.vectors_of(self._model, self._tables, ids, epochs, first, last)]
         return np.stack(found) if found else np.zeros((0, config["vector_size"]), np.float32)
 
     def save(self, path: FilePath) -> None:

@@ -225,3 +225,19 @@ def test_the_door_of_the_kernels_checks_documents():
     ):
         with pytest.raises(ValueError, match=message):
             train(**{**good, **bad})
+
+
+def test_a_document_of_which_no_word_stays_has_no_vector(rng):
+    corpus, names = texts(rng, of_each=3)
+    model = small(sample=1e-15, epochs=1)
+    with pytest.warns(RuntimeWarning, match="sample=1e-15 left 0 of"):
+        model.fit(corpus, names, **QUIET)
+    np.testing.assert_array_equal(model.infer(corpus[:3]), 0)
+
+
+def test_inference_that_diverges_is_an_error(rng):
+    corpus, names = texts(rng, of_each=3)
+    model = small(epochs=2).fit(corpus, names, **QUIET)
+    for rate in 1e20, 1e38:
+        with pytest.raises(FloatingPointError, match=r"document 1: .* learning_rate=.* too large"):
+            model.infer([[], corpus[0]], learning_rate=rate)

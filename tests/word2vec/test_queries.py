@@ -210,3 +210,17 @@ def test_errors(vectors, call, message):
     ):
         with pytest.raises(KeyError):
             unknown()
+
+
+def test_no_vectors_have_no_neighbors():
+    empty = Vectors([], np.empty((0, 5), "f4"))
+    for topn in 1, 10:
+        rows, cosines = empty.nearest(np.ones((3, 5)), topn)
+        assert rows.shape == cosines.shape == (3, 0)
+    assert empty.most_similar(np.ones(5)) == empty.most_similar_cosmul(np.ones(5)) == []
+
+
+def test_relative_similarity_without_a_neighbor_on_any_side():
+    around = Vectors(["a", "b", "c"], np.array([[1, 0], [0, 1], [0, -1.0]]))
+    with pytest.raises(ValueError, match=r"a='a': the cosines of the 2 words .* sum to 0"):
+        around.relative_cosine_similarity("a", "b")

@@ -230,3 +230,23 @@ def test_gensims_objects(gensim_models):
     assert keyed.most_similar("the") == [
         (word, pytest.approx(cosine, abs=1e-6)) for word, cosine in VECTORS.most_similar("the")
     ]
+
+
+def test_a_file_of_no_vectors_has_none_whatever_the_limit(tmp_path):
+    path = tmp_path / "vectors"
+    path.write_bytes(b"0 5\n")
+    for limit in None, 3:
+        loaded = load(path, limit=limit)
+        assert len(loaded) == 0 and loaded.size == 5
+        assert loaded.most_similar(np.ones(5)) == []
+    path.write_bytes(b"0 5\na 1 2 3 4 5\n")
+    with pytest.raises(ValueError, match="goes on after its 0 words"):
+        load(path, limit=3)
+
+
+def test_an_array_of_others_that_repeats_a_word(tmp_path):
+    names = [f"w{i}" for i in range(100_000)]
+    np.save(tmp_path / "v.npy", np.zeros((len(names) + 1, 1), "f4"))
+    (tmp_path / "v.words").write_text("".join(f"{name}\n" for name in [*names, names[-1]]))
+    with pytest.raises(ValueError, match=r"v\.words has the word 'w99999' twice"):
+        load(tmp_path / "v.npy")

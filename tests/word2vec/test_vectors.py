@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastkeras.word2vec import Word2Vec
 from fastkeras.word2vec.vectors import Vectors
 from fastkeras.word2vec.vectors import search as module
 
@@ -158,3 +159,14 @@ def test_questions_that_are_not_finite(number):
         vectors.most_similar([np.array([number, 1.0])])
     with pytest.raises(ValueError, match="queries: row 1 has nan or inf"):
         vectors.nearest([[1, 0], [0, number]])
+
+
+def test_counts_are_a_copy(tmp_path):
+    model = Word2Vec(vector_size=4, min_count=1, epochs=1, sample=0)
+    model.fit(["a a a b b c"] * 9, progress=False)
+    vectors = model.vectors
+    vectors.counts[vectors.index["c"]] = 70
+    assert vectors.counts.tolist() == [27, 18, 70]
+    assert model.vocabulary.counts.tolist() == [27, 18, 9]
+    model.save(tmp_path / "model.npz")  # which `load` would refuse if they did not descend
+    assert Word2Vec.load(tmp_path / "model.npz").vectors.counts.tolist() == [27, 18, 9]

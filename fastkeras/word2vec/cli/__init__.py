@@ -7,6 +7,9 @@ import warnings
 
 from fastkeras.word2vec.cli import ask, train, vectors
 
+# What a user can mend; anything else is a fault of ours, and shows its traceback.
+ERRORS = (ArithmeticError, ImportError, KeyError, MemoryError, OSError, TypeError, ValueError)
+
 
 def main(arguments=None):
     """Run one sub-command of `fastkeras word2vec`.
@@ -33,7 +36,7 @@ def main(arguments=None):
     except BrokenPipeError:  # as with `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
+    except ERRORS as error:
         message = error.args[0] if isinstance(error, KeyError) else error  # str of one has quotes
         print(f"fastkeras word2vec {given.command}: error: {message}", file=sys.stderr)
         return 1

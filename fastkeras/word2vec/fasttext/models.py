@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 END_OF_LINE = "</s>"  # fastText's own word, the only one without n-grams
 ROWS = 1 << 14  # written at a time
 WORDS = 1 << 14  # whose n-grams are in memory at a time
+WHOLE_SENTENCE = 2**31 - 1  # the window that `window=None` is in a file
 
 
 def load_vectors(
@@ -143,7 +144,7 @@ def load_model(path: FilePath, engine: str | None = None, errors: str = "strict"
         words, kept = [word for word in words if word != END_OF_LINE], np.delete(kept, place)
     config = {
         "vector_size": given["dim"],
-        "window": given["ws"],
+        "window": None if given["ws"] == WHOLE_SENTENCE else given["ws"],
         "min_count": max(given["minCount"], 1),
         "negative": given["neg"],
         "ns_exponent": 0.5,
@@ -172,7 +173,8 @@ def save(source: Word2Vec | Vectors, path: FilePath) -> None:
         source: a trained `Word2Vec` with negative sampling, of which both matrices are written; or
             `Vectors` or `SubwordVectors`, whose output matrix is then zeros.
         path: where to. The file has a row for each bucket, zeros for those that no word has:
-            2,000,000 buckets of 100 numbers take 800 MB.
+            2,000,000 buckets of 100 numbers take 800 MB. What fastText has no place for, such as
+            `shrink_windows=False` and the learning rate, is not in it.
 
     Raises:
         ValueError: a word has a zero character or none at all, a vector is not finite, or the model
@@ -201,7 +203,7 @@ def save(source: Word2Vec | Vectors, path: FilePath) -> None:
                 "save its vectors alone: fasttext.save(model.vectors, path)"
             )
         arguments = {
-            "ws": config["window"] or 2**31 - 1,  # None: the whole sentence
+            "ws": config["window"] or WHOLE_SENTENCE,
             "epoch": config["epochs"],
             "minCount": config["min_count"],
             "neg": config["negative"],

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fastkeras.typing import ArrayLike, FilePath
 
 ROWS = 1 << 16  # added at a time
+COMPARED = 16  # rows of an index that is read
+FARTHEST = 0.15  # from such a row to the vector: those in 8 bits are nearer
 
 
 class ApproximateVectors(Vectors):
@@ -29,7 +31,7 @@ class ApproximateVectors(Vectors):
     The graph (Malkov & Yashunin 2018, Hierarchical Navigable Small World, arXiv 1603.09320) finds
     most of the nearest ones, and the cosines it gives are right. Other questions, and searches with
     `restrict_vocab`, look at all vectors as always. The graph has a copy of the vectors, of length
-    1 and 32 bits.
+    1 and 32 bits. Of `SubwordVectors` it has the words, not the n-grams: unknown words have none.
 
     Args:
         vectors: `Vectors`; their matrix is kept, not copied.
@@ -39,7 +41,8 @@ class ApproximateVectors(Vectors):
 
     Raises:
         ImportError: FAISS is not installed.
-        ValueError: an argument is out of range, or the index is of other vectors.
+        ValueError: an argument is out of range, a vector is not finite, or the index is of another
+            kind or of other vectors.
 
     Example:
         >>> vectors = ApproximateVectors(Vectors(["cat", "dog"], np.eye(2)))  # doctest: +SKIP
@@ -60,21 +63,41 @@ class ApproximateVectors(Vectors):
         neighbors = integer("neighbors", neighbors, 2, 1024)
         search = integer("search", search, 1)
         if index is None:
+            _ = self.norms  # which raises if one is not finite
             self.graph = faiss.IndexHNSWFlat(self.size, neighbors, faiss.METRIC_INNER_PRODUCT)
             for begin in range(0, len(self), ROWS):
                 rows = self.matrix[begin : begin + ROWS].astype(np.float32)
                 self.graph.add(np.ascontiguousarray(unit_rows(rows)))
         else:
-            try:
-                self.graph = faiss.read_index(str(file_path("index", index)))
-            except RuntimeError as error:
-                raise ValueError(f"index={str(index)!r} is no index of FAISS: {error}") from None
-            if (self.graph.ntotal, self.graph.d) != (len(self), self.size):
-                raise ValueError(
-                    f"index={str(index)!r} has {self.graph.ntotal} vectors of size {self.graph.d}, "
-                    f"not {len(self)} of {self.size}"
-                )
+            self.graph = self._read(faiss, index)
         self.graph.hnsw.efSearch = search
+
+    def _read(self, faiss, index):
+        """Return the graph of a file, if it is one of these vectors."""
+        place = f"index={str(index)!r}"
+        try:
+            graph = faiss.read_index(str(file_path("index", index)))
+        except RuntimeError as error:
+            raise ValueError(f"{place} is no index of FAISS: {error}") from None
+        is_graph = isinstance(graph, faiss.IndexHNSWFlat)
+        if not (is_graph and graph.metric_type == faiss.METRIC_INNER_PRODUCT):
+            raise ValueError(
+                f"{place} is a {type(graph).__name__} of FAISS; it must be a graph of inner "
+                "products, as save_index writes it"
+            )
+        if (graph.ntotal, graph.d) != (len(self), self.size):
+            raise ValueError(
+                f"{place} has {graph.ntotal} vectors of size {graph.d}, not {len(self)} of "
+                f"{self.size}"
+            )
+        for row in np.linspace(0, len(self) - 1, min(len(self), COMPARED)).astype(int).tolist():
+            unit = unit_rows(np.asarray(self.matrix[row], np.float32))
+            if not np.linalg.norm(graph.reconstruct(row) - unit) < FARTHEST:
+                raise ValueError(
+                    f"{place} is of other vectors: that of {self.words[row]!r} (row {row}) is "
+                    "another there"
+                )
+        return graph
 
     def nearest(
         self,

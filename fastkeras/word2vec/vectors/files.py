@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import warnings
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,7 +159,7 @@ def load(
         words, matrix, place_of_words = array_files.load_with_words(path)
         words, matrix = words[:limit], matrix[:limit]
         if len(set(words)) < len(words):
-            twice = next(word for i, word in enumerate(words) if word in words[:i])
+            twice = Counter(words).most_common(1)[0][0]
             raise ValueError(f"{place_of_words} has the word {twice!r} twice")
         if place_of_words != path:  # `save` checks what it writes
             check_finite(words, matrix, path, lambda row: f"row {row}")

@@ -213,12 +213,18 @@ class Queries:
         Embeddings: above 1 / topn, `b` is nearer than an arbitrary one of them.
 
         Raises:
-            ValueError: `a` has no other word near it.
+            ValueError: `a` has no other word near it, or the cosines sum to 0.
         """
         near = self.most_similar(string("a", a), topn=topn)
         if not near:
             raise ValueError(f"a={a!r} is the only word, so that none is near it")
-        return self.similarity(a, b) / sum(cosine for _, cosine in near)
+        total = sum(cosine for _, cosine in near)
+        if total == 0:
+            raise ValueError(
+                f"a={a!r}: the cosines of the {len(near)} words nearest to it sum to 0, by which "
+                "nothing can be divided"
+            )
+        return self.similarity(a, b) / total
 
     def mean_vector(
         self,

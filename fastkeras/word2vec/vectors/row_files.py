@@ -142,7 +142,8 @@ def read(reader, limit, errors):
         raise ValueError(
             f"{reader.path}, line 1: vectors of size {size}; at most {LARGEST_SIZE} is possible"
         )
-    wanted = num_words if limit is None else min(limit, num_words or limit)
+    given = [number for number in (num_words, limit) if number is not None]
+    wanted = min(given, default=None)
     words, numbers = [], bytearray()
     most = math.inf if wanted is None else wanted
     _read_plain_rows(reader, size, most, is_text, errors, words, numbers)

@@ -62,6 +62,8 @@ def nearest(matrix, norms, unit, topn, excluded=None):
     """
     best = np.full((len(unit), topn), -np.inf, unit.dtype)
     best_rows = np.zeros(best.shape, np.int64)
+    if not topn:  # there are no rows
+        return best_rows, best
     keep = _keeper(topn)
     for first in range(0, len(unit), QUERIES):
         part = slice(first, first + QUERIES)

@@ -40,6 +40,7 @@ class SubwordVectors(Vectors):
 
     Raises:
         KeyError: a word is unknown, and so are all its n-grams.
+        ValueError: the n-grams of an unknown word have nan or inf, as a file may have them.
 
     Example:
         >>> import numpy as np
@@ -129,7 +130,13 @@ class SubwordVectors(Vectors):
         rows = self._rows_of_ngrams(word)
         if not len(rows):
             raise KeyError(f"{self._unknown(word)}; nor has it an n-gram that one of them has")
-        return self.bucket_matrix[rows].mean(axis=0)
+        with np.errstate(all="ignore"):
+            vector = self.bucket_matrix[rows].mean(axis=0)
+        if not np.isfinite(vector).all():  # of a file whose buckets are mapped, and not read before
+            raise ValueError(
+                f"the n-grams of {word!r} have nan or inf in their rows; all numbers must be finite"
+            )
+        return vector
 
     def _rows_of_ngrams(self, word):
         ids, _ = ngram_ids([word], self.num_buckets, self.min_n, self.max_n)

@@ -37,7 +37,7 @@ class Vectors(Queries):
         words: sequence of different strings, the most frequent first if they come from training.
         matrix: float array of shape (words, size); it is kept, not copied, and may be mapped from a
             file.
-        counts: as many ints, how often the corpus has each word; None if that is not known.
+        counts: as many ints, how often the corpus has each word, copied; None if that is not known.
 
     Attributes:
         words: list of strings.
@@ -80,7 +80,7 @@ class Vectors(Queries):
             raise ValueError(f"words has {_repeated(self.words)!r} twice")
         self.counts: NDArray[np.int64] | None = None
         if counts is not None:
-            self.counts = whole_numbers("counts", counts)
+            self.counts = np.array(whole_numbers("counts", counts))  # a copy: ours can be changed
             if self.counts.shape != (len(self.words),):
                 raise ValueError(
                     f"counts has shape {self.counts.shape}; it must be ({len(self.words)},)"
@@ -214,7 +214,8 @@ class Vectors(Queries):
     def quantized(self) -> Vectors:
         """Return the vectors in 8 bits: a quarter of the memory, and of a `.npy` file.
 
-        Cosines change by less than about 0.01. See `eight_bits.EightBitRows`.
+        Cosines change by less than about 0.01. See `eight_bits.EightBitRows`. `SubwordVectors` lose
+        their n-grams: unknown words have no vectors here.
 
         Raises:
             ValueError: a vector is not finite.
