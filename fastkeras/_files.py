@@ -138,6 +138,28 @@ def copy_of_stream(stream):
     return copy
 
 
+@contextlib.contextmanager
+def rereadable(path):
+    """Yield a path that can be read from its start as often as need be: of a pipe that of a copy.
+
+    The copy is a temporary file, removed afterwards; who has mapped it keeps it. A `ValueError`
+    names the pipe, not the copy.
+
+    Example:
+        >>> with rereadable(__file__) as path:
+        ...     path == __file__
+        True
+    """
+    if stat.S_ISREG(os.stat(path).st_mode):
+        yield path
+        return
+    with open(path, "rb") as stream, copy_of_stream(stream) as copy:
+        try:
+            yield copy.name
+        except ValueError as error:
+            raise ValueError(str(error).replace(copy.name, str(path))) from error
+
+
 def _status(path):
     """Return the status of the path, None if nothing is there; raise if it cannot be replaced."""
     try:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fastkeras.cli import main
+from fastkeras.word2vec import Word2Vec
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.vectors import Vectors
 from fastkeras.word2vec.vocabulary import build
@@ -344,3 +345,24 @@ def test_warnings_are_one_line(tmp_path, capsys):
     assert main([*train, "--vector-size", "4", "--num-threads", "1"]) == 0
     warning = next(line for line in capsys.readouterr().err.splitlines() if "warning" in line)
     assert warning.startswith("fastkeras word2vec: warning: an epoch made 0 predictions: 60 words")
+
+
+def test_a_training_that_diverges_is_an_error_in_one_line(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat\n" * 300)
+    train = ["word2vec", "train", str(text), "-o", str(tmp_path / "v.bin"), "--sample", "0"]
+    assert main([*train, "--learning-rate", "1e30", "--num-threads", "1"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fastkeras word2vec train: error: the loss is ")
+    assert error.endswith("is too large")
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_limit_is_positive_for_vectors_and_models(tmp_path, capsys, vectors_file, limit):
+    model = Word2Vec(vector_size=4, min_count=1, sample=0, epochs=1)
+    model.fit(["the cat sat"] * 9, progress=False).save(tmp_path / "model.npz")
+    for source in vectors_file, str(tmp_path / "model.npz"):
+        for form in [], ["--fasttext"]:
+            export = ["word2vec", "export", source, str(tmp_path / "v.bin"), "--limit", limit]
+            assert main([*export, *form]) == 1
+            assert f"limit={limit} must be at least 1" in capsys.readouterr().err

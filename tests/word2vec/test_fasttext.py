@@ -357,3 +357,45 @@ def test_the_command_exports(tmp_path, models, capsys):
         small = ["export", "--eight-bits", str(tmp_path / "m"), str(tmp_path / "small.npy")]
         assert main(small) == 0
         assert hasattr(Vectors.load(tmp_path / "small.npy").matrix, "codes")
+
+
+def test_whole_sentences_stay_windows(path):
+    model = Word2Vec(vector_size=4, min_count=1, window=None, epochs=1, sample=0)
+    fasttext.save(model.fit(TEXT, progress=False), path)
+    assert formats.read(path).arguments["ws"] == 2**31 - 1
+    again = fasttext.load_model(path)
+    assert again.config["window"] is None
+    for name in "window", "shrink_windows":
+        assert getattr(again._settings, name) == getattr(model._settings, name)
+
+
+def test_ngrams_that_are_not_finite_are_found_when_they_are_used(path):
+    model = Word2Vec(vector_size=4, min_count=1, subwords=True, buckets=5000, epochs=1, sample=0)
+    fasttext.save(model.fit(TEXT, progress=False), path)
+    contents = formats.read(path)
+    (bucket, *_), _ = ngram_ids(["zebra"], 5000)
+    assert bucket not in model.vectors.buckets
+    rows = np.array(contents.input)
+    rows[len(contents.words) + bucket, 2] = np.inf
+    with open(path, "wb") as file:
+        of_words = contents.words, contents.counts.tolist()
+        formats.write(file, contents.arguments, *of_words, [rows], contents.output)
+    vectors = fasttext.load_vectors(path)
+    np.testing.assert_array_equal(vectors["cat"], model.vectors["cat"])
+    with pytest.raises(ValueError, match="n-grams of 'zebra' have nan or inf"):
+        vectors["zebra"]
+    with pytest.raises(ValueError, match="n-grams of 'zebra'"):
+        vectors.most_similar("zebra")
+
+
+def test_the_first_words_of_a_model_are_exported_with_all_ngrams(tmp_path, models):
+    from fastkeras.word2vec.cli import main
+
+    model, path = models[2], str(tmp_path / "model.npz")
+    model.save(path)
+    for name, limit in {"all": [], "some": ["--limit", "2"]}.items():
+        assert main(["export", "--fasttext", *limit, path, str(tmp_path / name)]) == 0
+    some, whole = Vectors.load(tmp_path / "some"), Vectors.load(tmp_path / "all")
+    assert some.words == whole.words[:2] == model.vectors.words[:2]
+    np.testing.assert_array_equal(some["unseen"], whole["unseen"])
+    assert some["unseen"].any()

@@ -48,6 +48,7 @@ def add(commands):
 
 
 def _similar(given):
+    _check_input(given)
     vectors = load(given)
     if not given.words:
         return _answer("word", lambda line: vectors.most_similar(line, topn=given.topn))
@@ -58,6 +59,7 @@ def _similar(given):
 
 
 def _analogy(given):
+    _check_input(given)
     vectors = load(given)
 
     def ask(words):
@@ -68,6 +70,11 @@ def _analogy(given):
     if not given.words:
         return _answer("A B C", lambda line: ask(line.split()))
     _print_words(ask(given.words))
+
+
+def _check_input(given):
+    if given.vectors == "-" and not given.words:
+        raise ValueError("standard input has the vectors, so the words must be named: WORD")
 
 
 def _answer(prompt, ask):
@@ -100,6 +107,7 @@ def _print_words(words):
 def _page(given):
     check_writable(given.output, f"{given.output} cannot be written")
     vectors = load(given)
-    title = given.title or Path(given.vectors).name
+    of_source = "Word vectors" if given.vectors == "-" else Path(given.vectors).name
+    title = given.title or of_source
     write_page(vectors, given.output, given.words, given.topn, given.layout, title)
     print(f"{given.output}: a map of {min(given.words, len(vectors))} words; open it in a browser")

@@ -4,9 +4,10 @@ import argparse
 import os
 import sys
 import tempfile
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
-from fastkeras.word2vec.cli.vectors import FORMATS
+from fastkeras.word2vec.cli.vectors import FORMATS, STDOUT, add_format, output_of, tell
 from fastkeras.word2vec.training.settings import LOSSES
 
 
@@ -31,6 +32,7 @@ def add(commands):
     train.add_argument(
         "-o", "--output", required=True, help=f"where the vectors are written, {FORMATS}"
     )
+    add_format(train)
     train.add_argument("--vocabulary", help="where the words and their counts are written too")
     train.add_argument(
         "--checkpoint", help="a file to go on from if it is there, and to write to now and then"
@@ -44,7 +46,7 @@ def add(commands):
     model = train.add_argument_group("model and training")
     for flag, kind, text in _OPTIONS:
         model.add_argument(flag, default=argparse.SUPPRESS, help=text, **kind)
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_run)
 
 
 def _of(kind, metavar="N"):
@@ -107,6 +109,13 @@ _OPTIONS = [
 ]
 
 
+def _run(given):
+    given.output = output_of(given.output)
+    progress = redirect_stdout(sys.stderr) if given.output == STDOUT else nullcontext()
+    with progress:
+        _train(given)
+
+
 def _train(given):
     from fastkeras._files import check_writable
     from fastkeras.word2vec.corpus import Corpus
@@ -114,10 +123,10 @@ def _train(given):
     from fastkeras.word2vec.vectors.files import format_of
 
     # Fail now rather than after the training.
-    format_of(given.output)
+    format_of(given.output, given.format)
     for path in filter(None, [given.output, given.vocabulary, given.checkpoint]):
         folder = Path(path).parent
-        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        if path != STDOUT and not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise OSError(
                 f"{path} cannot be written: there is no folder {str(folder)!r} to write in"
             )
@@ -137,18 +146,18 @@ def _train(given):
         model = Word2Vec(**options)
         model.fit(corpus, checkpoint=given.checkpoint, progress=True)
     try:
-        model.vectors.save(given.output)
+        model.vectors.save(given.output, given.format)
     except OSError as error:  # do not lose hours of training
         raise OSError(f"{error}; the vectors are in {_rescued(model.vectors, given)}") from error
     if given.vocabulary:
         model.vocabulary.save(given.vocabulary)
-    print(f"{given.output}: {len(model.vectors)} words, vectors of size {model.vectors.size}")
+    tell(given.output, model.vectors)
 
 
 def _rescued(vectors, given):
     """Write the vectors to the folder for temporary files, and return where."""
     path = Path(tempfile.mkdtemp(prefix="fastkeras-")) / Path(given.output).name
-    vectors.save(path)
+    vectors.save(path, given.format)
     return path
 
 

@@ -1,11 +1,17 @@
 """`fastkeras word2vec evaluate` and `export`, and the files of vectors that commands take."""
 
+import sys
 from zipfile import is_zipfile
+
+from fastkeras._files import rereadable
+from fastkeras.word2vec.arguments import integer
 
 FORMATS = (
     "by its suffix: .bin (word2vec's binary), .txt or .vec (its text), all three also with .gz, "
-    ".npy (mapped into memory), .tsv (for projector.tensorflow.org)"
+    ".npy (mapped into memory), .tsv (for projector.tensorflow.org); - is standard output, with "
+    "--format"
 )
+STDIN, STDOUT = "/dev/stdin", "/dev/stdout"
 
 
 def add(commands):
@@ -43,8 +49,11 @@ def add(commands):
     export.add_argument("output", help=f"the form is found {FORMATS}")
     export.add_argument("--limit", type=int, metavar="N", help="write the first N words only")
     form = export.add_mutually_exclusive_group()
+    add_format(form)
     form.add_argument(
-        "--fasttext", action="store_true", help="write a model of fastText, with its n-grams"
+        "--fasttext",
+        action="store_true",
+        help="write a model of fastText, with its n-grams, which all other forms leave out",
     )
     form.add_argument(
         "--eight-bits", action="store_true", help="round to 8 bits; a .npy file gets a quarter"
@@ -58,20 +67,66 @@ def add_vectors(command):
         "vectors",
         metavar="VECTORS",
         help="a file of vectors, of any form, or a model that `train --checkpoint` has written: if "
-        "it has subwords, unknown words have vectors too",
+        "it has subwords, unknown words have vectors too; - reads from standard input",
     )
+
+
+def add_format(command):
+    """Add the option that tells the form of an output whose name does not."""
+    command.add_argument(
+        "--format",
+        choices=["binary", "text"],
+        help="of the vectors, word2vec's: for standard output, pipes, and names of no known suffix",
+    )
+
+
+def output_of(name):
+    """Return the path to write to."""
+    return STDOUT if name == "-" else name
+
+
+def tell(output, vectors):
+    """Tell what was written; not where the vectors themselves went."""
+    file = sys.stderr if output == STDOUT else sys.stdout
+    print(f"{output}: {len(vectors)} words, vectors of size {vectors.size}", file=file)
 
 
 def load(given, limit=None):
     """Read the file of vectors, or the vectors of a model."""
     from fastkeras.word2vec.vectors import Vectors
 
-    if not is_zipfile(given.vectors):
-        return Vectors.load(given.vectors, limit)
-    from fastkeras.word2vec.training.trainer import Word2Vec
+    source = _source(given, limit)
+    return source if isinstance(source, Vectors) else _first(source.vectors, limit)
 
-    vectors = Word2Vec.load(given.vectors).vectors
-    return vectors if limit is None else Vectors(vectors.words[:limit], vectors.matrix[:limit])
+
+def _source(given, limit):
+    """Return the vectors of a file, or the model."""
+    if limit is not None:
+        limit = integer("limit", limit, 1, None)
+    with rereadable(STDIN if given.vectors == "-" else given.vectors) as path:
+        if is_zipfile(path):
+            from fastkeras.word2vec.training.trainer import Word2Vec
+
+            return Word2Vec.load(path)
+        from fastkeras.word2vec.vectors import Vectors
+
+        return Vectors.load(path, limit)
+
+
+def _first(vectors, limit):
+    """Return the first vectors, with all n-grams."""
+    from fastkeras.word2vec.vectors import Vectors
+    from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
+
+    if limit is None:
+        return vectors
+    words, matrix, counts = vectors.words[:limit], vectors.matrix[:limit], vectors.counts[:limit]
+    if not isinstance(vectors, SubwordVectors):
+        return Vectors(words, matrix, counts)
+    of_ngrams = vectors.buckets, vectors.bucket_matrix
+    lengths = vectors.num_buckets, vectors.min_n, vectors.max_n
+    of_words = words, matrix, vectors.word_matrix[:limit]
+    return SubwordVectors.of_parts(*of_words, *of_ngrams, *lengths, counts)
 
 
 def _evaluate(given):
@@ -100,28 +155,23 @@ def _evaluate(given):
 
 
 def _export(given):
+    from fastkeras.word2vec import fasttext
+    from fastkeras.word2vec.vectors import Vectors
     from fastkeras.word2vec.vectors.files import format_of
 
-    if given.fasttext:
-        _export_to_fasttext(given)
-        return
-    format_of(given.output)
-    vectors = load(given, given.limit)
-    vectors = vectors.quantized() if given.eight_bits else vectors
-    vectors.save(given.output)
-    print(f"{given.output}: {len(vectors)} words, vectors of size {vectors.size}")
-
-
-def _export_to_fasttext(given):
-    from fastkeras.word2vec import fasttext
-
-    if given.limit is None and is_zipfile(given.vectors):  # with its output matrix, if it has one
-        from fastkeras.word2vec.training.trainer import Word2Vec
-
-        model = Word2Vec.load(given.vectors)
-        trained = model.config["loss"] == "negative_sampling"
-        vectors, source = model.vectors, model if trained else model.vectors
-    else:
-        vectors = source = load(given, given.limit)
-    fasttext.save(source, given.output)
-    print(f"{given.output}: {len(vectors)} words, vectors of size {vectors.size}")
+    output = output_of(given.output)
+    if not given.fasttext:
+        format_of(output, given.format)
+        vectors = load(given, given.limit)
+        vectors = vectors.quantized() if given.eight_bits else vectors
+        vectors.save(output, given.format)
+        return tell(output, vectors)
+    source = _source(given, given.limit)
+    vectors = source
+    if not isinstance(source, Vectors):
+        vectors = _first(source.vectors, given.limit)
+        trained = source.config["loss"] == "negative_sampling"
+        # With its output matrix, if it has one of just these words.
+        source = source if trained and given.limit is None else vectors
+    fasttext.save(source, output)
+    tell(output, vectors)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastkeras._files import rereadable
 from fastkeras.word2vec.arguments import (
     file_path,
     flag,
@@ -259,12 +260,14 @@ class Vectors(Queries):
         """Read vectors in any of the formats; see `fastkeras.word2vec.vectors.files.load`.
 
         A model of fastText, see `fastkeras.word2vec.fasttext.load_vectors`, gives `SubwordVectors`.
+        A pipe, such as `/dev/stdin`, is copied to a temporary file first.
         """
-        if not files.is_of_fasttext(file_path("path", path)):
-            return Vectors(*files.load(path, limit, errors))
-        from fastkeras.word2vec.fasttext.models import load_vectors
+        with rereadable(file_path("path", path)) as file:
+            if not files.is_of_fasttext(file):
+                return Vectors(*files.load(file, limit, errors))
+            from fastkeras.word2vec.fasttext.models import load_vectors
 
-        return load_vectors(path, limit=limit, errors=errors)
+            return load_vectors(file, limit=limit, errors=errors)
 
     def _has_vector(self, word):
         return word in self.index
