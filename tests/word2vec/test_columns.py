@@ -75,7 +75,8 @@ def files(tmp_path, pyarrow):
     from pyarrow import feather, parquet
 
     table = pyarrow.table({"text": TEXT, "words": [t.split() if t else [] for t in TEXT]})
-    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=2)
+    for name in "t.parquet", "whole.parquet":
+        parquet.write_table(table, tmp_path / name, row_group_size=2)
     feather.write_feather(table, tmp_path / "t.feather")
     with pyarrow.ipc.new_stream(tmp_path / "t.arrow", table.schema) as writer:
         writer.write_table(table)
@@ -83,6 +84,8 @@ def files(tmp_path, pyarrow):
 
 
 def test_files_of_tables(files):
+    from pyarrow import dataset
+
     folder, table = files
     for name in ("t.parquet", "t.feather", "t.arrow"):
         path = folder / name
@@ -103,9 +106,11 @@ def test_files_of_tables(files):
             list(corpus)
         with pytest.raises(ValueError, match="is a damaged"):
             list(Corpus(path, column="text"))
-    for source in (table, table.to_batches()[0]):
-        if hasattr(source, "to_batches"):
+    for source in table, dataset.dataset(folder / "whole.parquet"):
+        for _ in range(2):
             assert list(Corpus(source, column="text")) == EXPECTED
+        with pytest.raises(ValueError, match="none of the columns of corpus: 'text', 'words'"):
+            Corpus(source, column="body")
     (folder / "t.txt").write_text("a b\n")
     with pytest.raises(ValueError, match="is no Parquet or Arrow file"):
         Corpus(folder / "t.txt", column="text")
