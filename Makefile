@@ -11,7 +11,7 @@ CUDA_FILES := $(shell find fastkeras tests/gpu -name '*.cu' -o -name '*.cuh' -o 
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: build demo test test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda sanitize-cuda-crf sanitize-cuda-others sanitize-cuda-order test-arm lint types format bench gpu figures docs links clean
+.PHONY: build demo test test-slow test-base test-backends test-jax test-torch sanitize sanitize-kernels sanitize-doors sanitize-cuda sanitize-cuda-crf sanitize-cuda-others sanitize-cuda-order test-arm lint types format bench gpu figures docs links clean
 
 build: .venv/.built
 
@@ -35,6 +35,16 @@ demo: build .venv/.demo
 
 test: build
 	$(BIN)/python -m pytest -n 2 --ignore=tests/backends
+
+# What takes minutes, or packages that nothing else needs: Ray, Spark, FAISS, fastText, spaCy and
+# others themselves, in an environment of their own. Spark needs Java; without it its tests skip.
+test-slow: .venv-slow/.installed build
+	.venv-slow/bin/python -m pytest -m slow $(addprefix tests/word2vec/test_,migration.py real_libraries.py real_workers.py)
+
+.venv-slow/.installed: pyproject.toml setup.py
+	test -x .venv-slow/bin/python || $(PYTHON) -m venv .venv-slow
+	.venv-slow/bin/python $(PIP) --editable '.[test,word2vec,ray,spark,nearest,slow]'
+	touch $@
 
 # Installed as by a user, beside NumPy and Numba alone. `python -m pytest` would put this folder on
 # the path, and so import the sources, not what is installed.

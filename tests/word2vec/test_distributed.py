@@ -1,11 +1,6 @@
-"""Training in rounds of several workers: by stand-ins, and, where they are, by Ray and Spark."""
+"""Training in rounds of several workers, by stand-ins for Ray and Spark."""
 
-import os
-import shutil
-import signal
 import sys
-import threading
-import time
 from importlib import import_module
 from pathlib import Path
 
@@ -14,29 +9,15 @@ import pytest
 
 import fastkeras
 from fastkeras.word2vec import Doc2Vec, Word2Vec
-from fastkeras.word2vec.corpus import Corpus
-from fastkeras.word2vec.distributed import (
-    WAY,
-    averages,
-    fit_with_ray,
-    fit_with_spark,
-    on_spark,
-    resume_with_ray,
-    resume_with_spark,
-    rounds,
-)
+from fastkeras.word2vec.distributed import WAY, averages, fit_with_spark, on_spark, rounds
 from fastkeras.word2vec.subwords import bags_of
 from fastkeras.word2vec.training import matrices, parts, sampling
 from fastkeras.word2vec.training.loop import CUT
 from fastkeras.word2vec.training.settings import BOTH, TREE, Schedule, Settings, tables_of
-from fastkeras.word2vec.vocabulary import Vocabulary
 from word2vec.stand_ins import Ray, Spark
+from word2vec.workers import COUNTS, FUNCTIONS, VOCABULARY, WORDS, assert_same, fit, small
 
-WORDS = 300
-COUNTS = np.sort(np.random.default_rng(0).integers(5, 1000, WORDS))[::-1].astype(np.int64)
-VOCABULARY = Vocabulary([f"w{i}" for i in range(WORDS)], COUNTS)
 ONE, TWO = ({"num_workers": n, "words_between": CUT} for n in (1, 2))
-FUNCTIONS = {Ray: (fit_with_ray, resume_with_ray), Spark: (fit_with_spark, resume_with_spark)}
 
 
 @pytest.fixture
@@ -44,32 +25,6 @@ def ids(rng):
     ids = rng.choice(WORDS, 5 * CUT + 700, p=COUNTS / COUNTS.sum()).astype(np.int32)
     ids[rng.random(len(ids)) < 0.05] = -1
     return ids
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """Put a stand-in in the place of what is installed, or is not."""
-
-    def replaced(kind, **of_it):
-        made = kind(**of_it)
-        for name, module in made.modules().items():
-            monkeypatch.setitem(sys.modules, name, module)
-        return made
-
-    return replaced
-
-
-def small(**more):
-    return Word2Vec(**{"vector_size": 12, "num_threads": 1, "epochs": 2, **more})
-
-
-def fit(model, ids, function=fit_with_ray, **more):
-    return function(model, ids, vocabulary=VOCABULARY, progress=False, **more)
-
-
-def assert_same(a, b):
-    np.testing.assert_array_equal(a.input_embeddings, b.input_embeddings)
-    np.testing.assert_array_equal(a.output_embeddings, b.output_embeddings)
 
 
 @pytest.mark.parametrize("loss", ["negative_sampling", TREE, BOTH])
@@ -322,71 +277,3 @@ def test_the_example_goes_on_where_it_was_stopped(
     example.main()
     assert "epoch 2" in capsys.readouterr().out
     assert len(Word2Vec.load(tmp_path / "model.npz").history["loss"]) == 2
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fastkeras[ray]'")
-    memory = {"object_store_memory": 100 << 20, "include_dashboard": False}
-    ray.init(num_cpus=2, **memory, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def session():
-    sql = pytest.importorskip(
-        "pyspark.sql", reason="PySpark is not installed: pip install 'fastkeras[spark]'"
-    )
-    if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
-        pytest.skip("Spark needs Java, which is not installed")
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    builder = sql.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-    session = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
-    session.sparkContext.setLogLevel("OFF")
-    yield session
-    session.stop()
-
-
-def kill_one(mark, killed, done):
-    """Kill the first process with this mark in its command line that has loaded the kernels."""
-    while not (killed or done.is_set()):
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                is_worker = mark in (folder / "cmdline").read_bytes()
-                if is_worker and b"fastkeras/_core" in (folder / "maps").read_bytes():
-                    os.kill(int(folder.name), signal.SIGKILL)
-                    return killed.append(folder.name)
-            except (FileNotFoundError, PermissionError, ProcessLookupError):
-                pass
-        time.sleep(0.005)
-    return None
-
-
-@pytest.mark.parametrize(
-    "kind, running, mark",
-    [(Ray, "cluster", b"ray::train_task"), (Spark, "session", b"pyspark.daemon")],
-)
-@pytest.mark.filterwarnings("ignore::Warning")  # of Ray, of Spark, and of the lost round
-def test_the_same_though_a_worker_is_killed(kind, running, mark, rng, request, stand_in):
-    request.getfixturevalue(running)
-    ids = np.tile(rng.choice(WORDS, 100_000, p=COUNTS / COUNTS.sum()).astype(np.int32), 8)
-    ids[::12] = -1
-    options = {"num_workers": 2, "words_between": len(ids) // 4}
-    model, killed, done = small(vector_size=50, epochs=1), [], threading.Event()
-    killer = threading.Thread(target=kill_one, args=(mark, killed, done))
-    killer.start()
-    fit(model, ids, FUNCTIONS[kind][0], **options)
-    done.set()
-    killer.join()
-    assert killed
-    stand_in(kind)
-    assert_same(model, fit(small(vector_size=50, epochs=1), ids, FUNCTIONS[kind][0], **options))
-
-
-def test_a_data_frame_of_spark_is_a_corpus(session):
-    lines = ["the cat sat", None, "on the mat"]
-    frame = session.createDataFrame([(line,) for line in lines], "text string")
-    assert list(Corpus(frame, column="text")) == [["the", "cat", "sat"], ["on", "the", "mat"]]
-    with pytest.raises(ValueError, match="column='body' is none of the columns of corpus: 'text'"):
-        Corpus(frame, column="body")

@@ -138,14 +138,3 @@ def test_spacy_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(ImportError, match="source='en_core_web_md' is read by spaCy"):
         from_spacy("en_core_web_md")
-
-
-def test_a_pipeline_of_spacy(tmp_path):
-    spacy = pytest.importorskip("spacy", reason="spaCy is not installed")
-    nlp = spacy.blank("en")
-    for word, vector in (("cat", [1, 2]), ("dog", [3, 4])):
-        nlp.vocab.set_vector(word, np.float32(vector))
-    nlp.to_disk(tmp_path / "pipeline")
-    for source in nlp, tmp_path / "pipeline", tmp_path / "pipeline" / "vocab":
-        vectors = from_spacy(source)
-        np.testing.assert_array_equal(vectors[["cat", "dog"]], [[1, 2], [3, 4]])
