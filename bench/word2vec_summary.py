@@ -17,6 +17,8 @@ TARGETS = {  # by case and provider: the ratio to the words per second of each p
     },
     "hierarchical softmax": {"fastkeras": {"gensim": None}, "numba": {"gensim": None}},
     "documents": {"fastkeras": {"gensim": 5}},
+    "documents, PV-DBOW": {"fastkeras": {"gensim": 5}},
+    "documents, PV-DM": {"fastkeras": {"gensim": 5}},
 }
 MODELS = {  # of word2vec_quality.py, by case and provider
     ("skip-gram", "fastkeras, window-shared"): "skip-gram, window-shared",

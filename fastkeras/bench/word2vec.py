@@ -9,8 +9,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 SIZE, WINDOW, NEGATIVE, SAMPLE, MIN_COUNT = 100, 5, 5, 1e-4, 5
-RATES = {"skip-gram": 0.025, "CBOW": 0.05, "hierarchical softmax": 0.025, "documents": 0.025}
+RATES = {"skip-gram": 0.025, "CBOW": 0.05, "hierarchical softmax": 0.025}
+RATES |= {"documents": 0.025, "documents, PV-DBOW": 0.025, "documents, PV-DM": 0.05}
 END_RATE = 1e-4
+DOCUMENTS = {  # by case: settings of ours, and of gensim
+    "documents": ({"neighbors": True}, {"dm": 0, "dbow_words": 1}),
+    "documents, PV-DBOW": ({}, {"dm": 0}),
+    "documents, PV-DM": (
+        {"neighbors": True, "objective": "cbow", "cbow_gradient": "word2vec"},
+        {"dm": 1, "dm_mean": 1},
+    ),
+}
 
 
 class Training(NamedTuple):
@@ -73,7 +82,7 @@ def gensim(path, case, num_threads=1):
 def gensim_documents(path, case, num_threads=1):
     from gensim.models import Doc2Vec
 
-    of_case = {"negative": NEGATIVE, "dm": 0, "dbow_words": 1}
+    of_case = {"negative": NEGATIVE, **DOCUMENTS[case][1]}
     return _training_of_gensim(Doc2Vec, path, case, num_threads, **of_case)
 
 
@@ -94,7 +103,7 @@ def _training_of_gensim(kind, path, case, num_threads, **of_case):
 
 
 def documents(path, case, engine="native", num_threads=1):
-    """Words and a vector for each line, as gensim's dm=0 with dbow_words=1."""
+    """A vector for each line, and if neighbors are predicted too, for each word."""
     from fastkeras.word2vec import Doc2Vec
     from fastkeras.word2vec.vocabulary import build
 
@@ -104,14 +113,17 @@ def documents(path, case, engine="native", num_threads=1):
     def call(passes):
         model = Doc2Vec(
             vector_size=SIZE, window=WINDOW, min_count=MIN_COUNT, negative=NEGATIVE, sample=SAMPLE,
-            learning_rate=RATES[case], epochs=passes, neighbors=True, num_threads=num_threads,
-            engine=engine,
+            learning_rate=RATES[case], epochs=passes, num_threads=num_threads, engine=engine,
+            **DOCUMENTS[case][0],
         )  # fmt: skip
         models[:] = [model]
         more = {"vocabulary": vocabulary, "progress": False}
         return timed(model.fit, path, **more, passes=passes)
 
-    vectors = lambda: (vocabulary.words, models[0].vectors.matrix)  # noqa: E731
+    def vectors():
+        learned = models[0].vectors if DOCUMENTS[case][0] else models[0].document_vectors
+        return learned.words, learned.matrix
+
     return Training(call, vectors, int(vocabulary.counts.sum()), passes=5)
 
 
@@ -174,5 +186,7 @@ PROVIDERS: dict[str, dict[str, tuple[Callable[..., Training], dict[str, str | No
         "gensim": (gensim, {}),
         "fastText": (fasttext, {}),
     },
-    "documents": {"fastkeras": (documents, {}), "gensim": (gensim_documents, {})},
+    **{
+        case: {"fastkeras": (documents, {}), "gensim": (gensim_documents, {})} for case in DOCUMENTS
+    },
 }

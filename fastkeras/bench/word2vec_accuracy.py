@@ -62,6 +62,8 @@ def work_of(path):
         "CBOW": Settings("cbow", window=WINDOW),
         "hierarchical softmax": Settings(loss="hierarchical_softmax", window=WINDOW),
         "documents": Settings(window=WINDOW),
+        "documents, PV-DBOW": Settings(window=WINDOW, documents_alone=True),
+        "documents, PV-DM": Settings("cbow", window=WINDOW),
     }.items():
         tables = tables_of(vocabulary.counts, settings, SAMPLE)
         paths = np.diff(tables.path_starts)  # the lengths, if there is a tree
@@ -71,8 +73,10 @@ def work_of(path):
             ids[:looked_at], 0, looked_at, tables, settings, key
         ):
             outputs = paths[center] if len(paths) else 1 + NEGATIVE
-            inputs = 1 if function == "CBOW" else len(contexts) + (function == "documents")
-            flops += 6 * SIZE * outputs * inputs
-            flops += 4 * SIZE * len(contexts) * (function == "CBOW")  # their mean; its gradient
+            contexts = 0 if settings.documents_alone else len(contexts)
+            contexts += function.startswith("documents")
+            is_mean = settings.objective == "cbow"
+            flops += 6 * SIZE * outputs * (1 if is_mean else contexts)
+            flops += 4 * SIZE * contexts * is_mean  # the mean; its gradient
         found[function] = int(flops * len(ids) / looked_at)
     return found
