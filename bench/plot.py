@@ -16,6 +16,7 @@ import optimizer_quantization_summary
 import scaling_summary
 import seq2seq_summary
 import short_summary
+import word2vec_aims
 import word2vec_quality_summary
 import word2vec_summary
 import word2vec_vectors_summary
@@ -61,6 +62,7 @@ def main():
         fill(ROOT / "docs" / "speed.md", "word2vec", word2vec_table(path))
         table_of_quality = word2vec_quality_summary.markdown(json.loads(path.read_text()), path)
         fill(ROOT / "docs" / "word2vec.md", "quality", table_of_quality)
+        fill(ROOT / "docs" / "word2vec.md", "aims", aims_of_word2vec(path))
     for path in sorted((ROOT / "bench" / "results").glob("word2vec-vectors-*.json")):
         table_of_vectors = word2vec_vectors_summary.markdown(json.loads(path.read_text()), path)
         fill(ROOT / "docs" / "word2vec.md", "vectors", table_of_vectors)
@@ -259,6 +261,14 @@ def word2vec_table(quality_path):
     path = quality_path.with_name(quality_path.name.replace("quality-", ""))
     results, quality = (json.loads(p.read_text()) for p in (path, quality_path))
     return word2vec_summary.markdown(results, quality, path, quality_path)
+
+
+def aims_of_word2vec(quality_path):
+    """The table of docs/word2vec.md: the aims, from four files, of which some may lack."""
+    names = ("", "quality-", "vectors-", "workers-")
+    paths = [quality_path.with_name(quality_path.name.replace("quality-", n)) for n in names]
+    given = [(json.loads(p.read_text()), p) if p.exists() else None for p in paths]
+    return word2vec_aims.markdown(*given)
 
 
 def rows(results):

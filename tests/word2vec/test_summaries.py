@@ -158,3 +158,66 @@ def test_summary_of_several_workers_judges_speed_and_quality(tmp_path):
     table = markdown(results, tmp_path / "workers.json")
     assert "1.90 times as many as one and 1.73 times" in table
     assert "| skip-gram | 2 | 0.450 ± 0.100 |" in table
+
+
+def test_aims_tell_what_is_reached_and_why_not(speed, quality):
+    from word2vec_aims import markdown
+
+    rows = quality["texts"]["English"]["rows"]
+    rows["skip-gram, window-shared"] = {"wordsim": [0.40, 0.41], "simlex": [0.9, 0.9]}
+    rows["gensim skip-gram"]["simlex"] = [0.3, 0.31]
+    rows["skip-gram, exact"] = {"wordsim": [0.2, 0.8]}
+    rows["gensim CBOW"] = {"wordsim": [0.551, 0.552]}
+    table = markdown((speed, Path("a.json")), (quality, Path("b.json")), None, None)
+    lines = {line.split("|")[1].strip(): line for line in table.splitlines() if "|" in line}
+    missed = lines["skip-gram, fastkeras, window-shared: times as fast as gensim"]
+    assert "| at least 9.0 × | **4.5 ×** | the ratios of this run go from 3.86 to 5.21 |" in missed
+    assert lines["text, counted by a core"].endswith("| at least 20 MB/s | 30 MB/s |  |")
+    missed = lines["skip-gram, window-shared: WordSim-353, beside gensim skip-gram"]
+    assert (
+        "**-0.145** | 13.0 standard errors of 2 seeds, so hardly chance; there are also" in missed
+    )
+    assert "SimLex-999 +0.595" in missed
+    missed = lines["skip-gram, exact: WordSim-353, beside gensim skip-gram"]
+    assert "| **-0.050** | may be chance: 0.2 standard errors of 2 seeds |" in missed
+    assert table.endswith("[a.json](../bench/results/a.json), [b.json](../bench/results/b.json).")
+    bold, all_rows = table.count("| **"), len(lines) - 2
+    assert f"{all_rows - bold} of {all_rows} are reached" in table
+
+
+def test_aims_of_files_and_of_workers():
+    from word2vec_aims import markdown
+
+    vectors = {"words": 1_000_000, "size": 300, "queries": 1000}
+    vectors["loading"] = {
+        "text, gensim": {"clock": 90.0},
+        "text, fastkeras": {"clock": 10.0},
+        "mapped .npy, fastkeras": {"clock": 0.4},
+        "binary, fastkeras": {"clock": 1.5},
+    }
+    vectors["nearest"] = {
+        "fastkeras": {"clock": 1.0},
+        "NumPy, matmul and argpartition": {"clock": 3.0},
+    }
+    scores = {name: [0.5, 0.6] for name in ("wordsim", "simlex", "rare", "analogies")}
+    workers = {
+        "settings": {"workers": 2},
+        "speed": {"here": 1e6, "one": 0.8e6, "all": 1.5e6},
+        "quality": {"skip-gram": {"1": scores, "2": scores}},
+    }
+    table = markdown(None, None, (vectors, Path("v.json")), (workers, Path("w.json")))
+    assert "times as fast as gensim | at least 10.0 × | **9.0 ×**" in table
+    assert "word2vec's binary file | at most 1.00 s | **1.50 s** | word2vec's format has" in table
+    assert "a `.npy`, mapped | at most 1.00 s | 0.40 s |  |" in table
+    assert "| at least 1.80 × | 1.88 × |" in table
+    assert "| **1.50 ×** | one worker has 80% of the speed of `Word2Vec.fit`" in table
+    assert "7 of 10 are reached" in table
+
+
+@pytest.mark.parametrize("path", recorded(), ids=lambda path: path.stem)
+def test_the_docs_have_the_aims_of_the_recorded_results(path):
+    pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+    import plot
+
+    table = plot.aims_of_word2vec(path)
+    assert table in (ROOT / "docs" / "word2vec.md").read_text("utf-8"), "run `make figures`"

@@ -41,7 +41,7 @@ class Word2Vec:
         ns_exponent: they are drawn by count ** ns_exponent.
         sample: words of a relative frequency f above it stay with probability
             sqrt(sample / f) + sample / f; 0 keeps all. None takes 1e-4, or ten times the mean
-            frequency if that is more, so that items and small vocabularies are not thinned out.
+            frequency if that is more, so that items and small vocabularies are thinned out less.
         objective: "skipgram" or "cbow".
         loss: "negative_sampling"; "hierarchical_softmax"; the sum of both,
             "hierarchical_softmax_and_negative_sampling"; or "sampled_softmax": the softmax over a
