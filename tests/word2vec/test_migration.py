@@ -3,8 +3,10 @@
 import ast
 import re
 import shlex
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,7 +214,10 @@ def test_fasttext_itself(ours, tmp_path):
     classifier = library.train_supervised(str(tmp_path / "labelled"), dim=8, minCount=1)
     classifier.save_model(ours["classifier_file"])
     theirs = {name: ours[name] for name in (*SHARED, "classifier_file")}
-    theirs |= {"fasttext": library, "path": str(tmp_path / "theirs")}
+    # Told to report, fastText stops with "NaN" where `t` has left no example of the first lines.
+    quiet = partial(library.train_unsupervised, verbose=0)
+    names = {"load_model": library.load_model, "train_unsupervised": quiet}
+    theirs |= {"fasttext": SimpleNamespace(**names), "path": str(tmp_path / "theirs")}
     for row in rows_of("The library"):
         run_and_compare(row, theirs, ours)
     words = [word for word in theirs["classifier"].get_words() if word != "</s>"]
