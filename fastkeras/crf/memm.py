@@ -106,7 +106,7 @@ def log_likelihood_of(chain, tags, bidirectional=True):
         possible = possible & array.all(~((score <= IMPOSSIBLE) & steps.valid), axis=1)
         value = value + array.sum(array.where(steps.valid, log_p, 0), axis=1)
     value = value / 2 if bidirectional else value
-    value = array.where(possible, value, -np.inf)
+    value = array.where(possible | (value != value), value, -np.inf)  # NaN stays
     return array.where(in_range, value, np.nan)
 
 

@@ -227,13 +227,13 @@ def marginal_likelihood_of(functions, chain, tags):
     one = array.ones_like(probability)
     probability = array.where(valid, probability, one)
     in_range = (tags >= 0) & (tags < num_tags) | ~valid
-    possible = probability > 0
-    logs = array.log(array.where(possible, probability, one))
-    logs = array.where(possible, logs, one * -float("inf"))
+    impossible = probability <= 0  # not of NaN, and without a negation, see `is_impossible`
+    logs = array.log(array.where(impossible, one, probability))
+    logs = array.where(impossible, one * -float("inf"), logs)
     logs = array.where(in_range, logs, one * float("nan"))
     total = array.sum(logs, axis=1)
     # nor the derivatives of the other tags, where one is impossible
-    impossible = array.sum(array.cast(~possible, "int32"), axis=1) > 0
+    impossible = array.sum(array.cast(impossible, "int32"), axis=1) > 0
     return array.where(impossible, array.stop_gradient(total), total)
 
 
@@ -247,12 +247,13 @@ def max_margin_of(functions, chain, tags, costs):
     """`max_margin_loss` of a chain by an engine's functions, in its dtype."""
     array = array_functions(chain.emissions)
     chain = _with_costs(chain, tags, costs)
-    best, _ = functions.viterbi(chain.with_scores(array.stop_gradient))
-    best = as_array(best, chain.emissions)
+    decoded = functions.viterbi(chain.with_scores(array.stop_gradient))
+    best, score = (as_array(result, chain.emissions) for result in decoded)
     right = as_array(functions.sequence_score(chain, tags), chain.emissions)
     loss = as_array(functions.sequence_score(chain, best), chain.emissions) - right
     loss = array.where(loss < 0, array.zeros_like(loss), loss)  # by rounding
-    return array.where(right == -float("inf"), array.ones_like(loss) * float("inf"), loss)
+    loss = array.where(right == -float("inf"), array.ones_like(loss) * float("inf"), loss)
+    return _nan_where_there_is_no_best(array, score, loss)
 
 
 def expected_cost_of(functions, chain, tags, num_paths, cost=None):
@@ -290,7 +291,14 @@ def expected_cost_of(functions, chain, tags, num_paths, cost=None):
     costs = array.stop_gradient(array.cast(array.convert_to_tensor(costs), own.dtype))
     total = array.sum(weights, axis=1)
     total = array.where(total > 0, total, array.ones_like(total))
-    return array.sum(weights * costs, axis=1) / total
+    risk = array.sum(weights * costs, axis=1) / total
+    return _nan_where_there_is_no_best(array, scores[:, 0], risk)
+
+
+def _nan_where_there_is_no_best(array, score, loss):
+    """The loss, but NaN where the best score is NaN or +inf: where a score that is used is."""
+    spoiled = (score != score) | (score == float("inf"))
+    return array.where(spoiled, array.ones_like(loss) * float("nan"), loss)
 
 
 def _share_of_wrong_steps(tags, paths, valid):

@@ -70,4 +70,5 @@ def log_likelihood_of_sets(
     # −inf − (−inf) must not be computed for an impossible set, not even in a branch not taken
     value = of_best - array.where(possible, share, 0)
     value = value - array.stop_gradient(array.where(value > 0, value, 0))  # above 0 by rounding
-    return like(array.where(possible, value, -np.inf), emissions)
+    counts = possible | (value != value)  # a NaN in the chain shows, whatever the sets
+    return like(array.where(counts, value, -np.inf), emissions)

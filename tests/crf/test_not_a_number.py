@@ -283,6 +283,10 @@ def test_what_is_made_of_likelihoods_tells_it(engine, wrong):
             crf.log_count(x, transitions, engine=engine),
             crf.log_likelihood_of_sets(x, every_tag, transitions, engine=engine),
             crf.smoothed_log_likelihood(x, tags, transitions, label_smoothing=0.1, engine=engine),
+            crf.marginal_log_likelihood(x, tags, transitions, engine=engine),
+            crf.softmax_margin_loss(x, tags, transitions, engine=engine),
+            crf.max_margin_loss(x, tags, transitions, engine=engine),
+            crf.expected_cost(x, tags, transitions, num_paths=2, engine=engine),
             crf.posterior_decode(x, transitions, engine=engine)[1][:, 0],
             crf.memm.log_likelihood(x, tags, transitions),
         ):
@@ -308,6 +312,10 @@ def test_what_is_made_of_likelihoods_reads_no_other_steps(engine, wrong):
             crf.log_likelihood_of_sets(x, every_tag, zeros, **more),
             crf.smoothed_log_likelihood(x, tags, zeros, label_smoothing=0.1, **more),
             crf.posterior_decode(x, zeros, **more)[1][:, 0],
+            crf.marginal_log_likelihood(x, tags, zeros, **more),
+            crf.softmax_margin_loss(x, tags, zeros, **more),
+            crf.max_margin_loss(x, tags, zeros, **more),
+            crf.expected_cost(x, tags, zeros, num_paths=2, **more),
         )
 
     for result, same in zip(results(spoiled), results(clean), strict=True):
@@ -322,3 +330,34 @@ def test_a_stream_tells_it_as_a_whole_sequence_does(wrong):
     tags, (rest, score) = stream.feed(x), stream.finish()
     assert ((np.concatenate([tags, rest]) >= 0) & (np.concatenate([tags, rest]) < 2)).all()
     np.testing.assert_array_equal(score, crf.viterbi(x[None], np.zeros((2, 2)))[1][0])
+
+
+@every_engine
+def test_labels_that_are_impossible_do_not_hide_it(engine):
+    x = np.array([[[0.0, -np.inf], [np.nan, 0.0]], [[0.0, -np.inf], [1.0, 0.0]]])
+    tags, zeros = np.array([[1, 1], [1, 1]]), np.zeros((2, 2))
+    for value, sign in (
+        (crf.marginal_log_likelihood(x, tags, zeros, engine=engine), -1),
+        (crf.softmax_margin_loss(x, tags, zeros, engine=engine), 1),
+        (crf.max_margin_loss(x, tags, zeros, engine=engine), 1),
+        (crf.log_likelihood_of_sets(x, tags[..., None] == [0, 1], zeros, engine=engine), -1),
+        (crf.smoothed_log_likelihood(x, tags, zeros, label_smoothing=0.1, engine=engine), -1),
+        (crf.memm.log_likelihood(x, tags, zeros), -1),
+    ):
+        np.testing.assert_array_equal(value, [np.nan, sign * np.inf])
+
+
+@pytest.mark.parametrize("engine", ("native", "reference", "keras", "tensorflow_native"))
+@pytest.mark.parametrize("wrong", (np.nan, np.inf))
+def test_likelihoods_with_weights_tell_it(engine, wrong):
+    state = fastkeras.engines("crf")[engine]
+    if state != "ready":
+        pytest.skip(state)
+    x = np.array([[[0.0, 1.0], [wrong, 0.0]], [[0.0, 1.0], [2.0, 0.0]]])
+    tags, weights = np.array([[0, 1], [0, 1]]), np.array([1.0, 3.0])
+    more = {"weights": weights, "engine": engine}
+    for value in (
+        crf.weighted_log_likelihood(x, tags, np.zeros((2, 2)), **more),
+        crf.smoothed_log_likelihood(x, tags, np.zeros((2, 2)), label_smoothing=0.1, **more),
+    ):
+        np.testing.assert_array_equal(np.isnan(value), [True, False])
