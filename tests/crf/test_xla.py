@@ -11,7 +11,9 @@ from fastkeras._ops import tensorflow as tensorflow_ops
 from fastkeras.crf import second_order, semi_markov
 from fastkeras.crf._engines import tensorflow_native
 from fastkeras.crf.chain import Chain
+from fastkeras.crf.layers.objective import MODES
 from fastkeras.layers import CRF
+from fastkeras.losses import CRFObjective
 
 SHAPES = [(3, 7, 4), (2, 33, 19), (1, 1, 1), (0, 4, 3)]  # batch, steps, num_tags
 
@@ -192,6 +194,23 @@ def test_fit_with_jit_compile_takes_the_steps_of_fit_without(rng):
         return model.get_weights()
 
     for ours, theirs in zip(weights(jit_compile=True), weights(jit_compile=False), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_loss_of_the_layer_compiles(mode, rng):
+    x = rng.standard_normal((6, 5, 3)).astype("float32")
+    tags = rng.integers(0, 3, (6, 5))
+
+    def weights(jit_compile):
+        keras.utils.set_random_seed(3)
+        layer = CRF(3, use_kernel=True)
+        model = keras.Sequential([keras.Input((5, 3)), layer])
+        model.compile("sgd", CRFObjective(layer, mode), jit_compile=jit_compile)
+        model.fit(x, tags, batch_size=3, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for ours, theirs in zip(weights(True), weights(False), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 

@@ -16,6 +16,7 @@ from fastkeras.crf._engines.keras.recursions import (
     pair_sums,
     posterior,
     steps_of,
+    steps_to_differentiate,
     varies,
 )
 from fastkeras.crf._engines.keras.relative_scores import (
@@ -86,10 +87,11 @@ def log_likelihood_and_gradients(chain, tags, weights):
 @engine_function
 def marginals(chain):
     scores = relative_scores(chain)
-    alpha, scale, log_scale = forward(scores.steps)
+    steps = steps_to_differentiate(scores.steps)
+    alpha, scale, log_scale = forward(steps)
     log_z = sum_over_steps(log_scale + scores.shift)
     weights = ops.where(is_impossible(log_z), 0, ops.ones_like(log_z))
-    unary, counts, _ = posterior(scores.steps, alpha, scale, weights, per_sequence=True)
+    unary, counts, _ = posterior(steps, alpha, scale, weights, per_sequence=True)
     return ops.transpose(unary, (1, 0, 2)), _as_given(counts)
 
 

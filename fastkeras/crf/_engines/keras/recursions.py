@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from keras import backend, ops
 
+from fastkeras._engines import inside_xla
 from fastkeras._keras_private import is_exporting
 
 FLOOR = -1e30  # stands for −inf, so that no step forms inf − inf
@@ -44,12 +45,23 @@ class Steps(NamedTuple):
     transitions: Any  # relative, (num_tags, num_tags), or into each step (steps, batch, ·, ·)
     valid: Any  # bool, (steps, batch)
     first: Any  # bool, (steps, batch): the first valid step of its sequence
-    near: Any  # scalar bool: whether to work in the scaled domain
+    near: Any  # scalar bool: whether to work in the scaled domain; None for the domain of logs
 
 
 def steps_of(x, transitions, valid, first):
     """All steps of the chains."""
     return Steps(x, transitions, valid, first, scores_are_near(transitions))
+
+
+def steps_to_differentiate(steps):
+    """The steps, for results that are differentiated automatically.
+
+    TensorFlow's XLA cannot compile the derivative of a conditional: there they are in the domain of
+    logs, whatever the transitions.
+    """
+    if backend.backend() == "tensorflow" and inside_xla():
+        return steps._replace(near=None)
+    return steps
 
 
 def scores_are_near(transitions):
@@ -122,7 +134,8 @@ def posterior(steps, alpha, scale, weights, per_sequence=False, before=None, bet
 
 
 def _of_the_domain(near, scaled, logs):
-    if is_exporting("keras.src.export.onnx"):  # in ONNX, shapes are unknown inside conditionals
+    # in ONNX, shapes are unknown inside conditionals
+    if near is None or is_exporting("keras.src.export.onnx"):
         return logs()
     return ops.cond(near, scaled, logs)
 
