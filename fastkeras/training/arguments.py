@@ -42,6 +42,23 @@ def integer(name, value, least):
     return int(value)
 
 
+def integers(name, values):
+    """Return an int32 array; raise ValueError for numbers that a cast would change.
+
+    Args:
+        name: name of the argument.
+        values: an array or lists, of integers, or of floats that are whole numbers.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must be whole numbers, got {array.dtype}")
+    limits = np.iinfo(np.int32)
+    fits = (array >= limits.min) & (array <= limits.max) & (array == np.floor(array))
+    if not fits.all():
+        raise ValueError(f"{name} must be whole numbers of 32 bits, got {array[~fits][0]}")
+    return array.astype(np.int32)
+
+
 def optional_integer(name, value, least):
     """Return None, or a whole number of at least `least`; raise ValueError for anything else."""
     if value is None:

@@ -221,6 +221,38 @@ def test_words_are_found_by_where_they_begin_and_a_saved_model_still_does(tmp_pa
     assert (found == labels)[characters > 0].mean() > 0.95
 
 
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_a_score_that_is_nan_shows_in_its_own_loss_alone(arguments, rng):
+    layer = layer_drawn(rng, **arguments)
+    x, _, _ = data(rng, layer, False)
+    labels = np.array([[0, -1, 1, 0, 1]] * 4)
+    labels[2] = [0, -1, -1, -1, 0]  # one that is too long
+    clean = array(layer.log_likelihood(layer(x), labels))
+    x[0, 1, 0] = np.nan  # on the path of the labels
+    x[1:3, 1, 1] = np.nan  # beside it, and beside one that is impossible
+    losses = array(layer.loss.call(labels, layer(x)))
+    np.testing.assert_array_equal(np.isnan(losses), [True, True, True, False])
+    np.testing.assert_allclose(losses[3], -clean[3], rtol=1e-6)
+    assert np.isneginf(clean[2])
+
+
+@pytest.mark.parametrize("engine", (None, "keras"))
+def test_a_long_likely_segmentation_keeps_its_digits_and_no_loss_is_below_0(engine, rng):
+    layer = SemiMarkovCRF(2, 1, False, False, transitions_initializer="zeros", engine=engine)
+    gold = rng.integers(0, 2, (3, 600))
+    gaps = np.array([8.0, 20.0, 60.0])[:, None] + rng.random((3, 600))
+    x = 100 * rng.random((3, 600, 2)) + gaps[..., None] * np.eye(2)[gold]
+    x[:, 300:] *= -1  # in the second half the other tag is the better one
+    labels = np.where(np.arange(600) < 300, gold, 1 - gold)
+    losses = array(layer.loss.call(labels, layer(x.astype("float32"))))
+    exact = x.astype("float32").astype(float)
+    differences = np.take_along_axis(exact, 1 - labels[..., None], 2)
+    differences = differences - np.take_along_axis(exact, labels[..., None], 2)
+    expected = np.logaddexp(0, differences[..., 0]).sum(axis=1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-8)
+    assert (losses >= 0).all()
+
+
 def test_mixed_precision_computes_in_float32(rng):
     layer = SemiMarkovCRF(TAGS, MAX_LENGTH, use_kernel=True, dtype="mixed_float16")
     emissions = layer(rng.standard_normal((1, STEPS, 4)))
@@ -256,6 +288,8 @@ def test_wrong_labels_and_arguments(rng):
             layer.loss(np.array([wrong]), emissions)
     with pytest.raises(ValueError, match="no label smoothing, and no weights of tags or steps"):
         layer.loss(np.array([[0] * STEPS]), emissions, np.ones((1, STEPS)))
+    with pytest.raises(ValueError, match="tags must be integers, got"):
+        layer.log_likelihood(emissions, np.array([[0, 1, -1, 1.5, -1]]))
     with pytest.raises(ValueError, match="inputs must have 4 channels, got 3"):
         SemiMarkovCRF(2, 3)(np.zeros((1, 2, 3)))
     for wrong in ({"num_tags": 0}, {"max_length": 0}, {"learning_rate_multiplier": 0}):
@@ -305,10 +339,23 @@ def test_labels_and_segments():
     given = [[(0, 1, 3), (2, 2, 0)], [], [(0, 0, 1)]]
     labels = semi_markov.segment_labels(given, max_length=2)
     assert semi_markov.segments_of(labels) == given
-    for wrong in ([(1, 2, 0)], [(0, 1, 0), (1, 2, 0)], [(0, 1, -1)], [(0, -1, 0)]):
+    for wrong in (
+        [(1, 2, 0)],
+        [(0, 1, 0), (1, 2, 0)],
+        [(0, 1, -1)],
+        [(0, -1, 0)],
+        [(0, 1, 1.5)],
+        [(0, 1, np.nan)],
+        [(0, 1.5, 0)],
+        [(0, 1, 2**31)],
+        [(0, 1)],
+    ):
         with pytest.raises(ValueError, match="a segment must be"):
             semi_markov.segment_labels([wrong])
     with pytest.raises(ValueError, match="at most max_length = 2 steps"):
         semi_markov.segment_labels([[(0, 2, 0)]], max_length=2)
     with pytest.raises(ValueError, match="labels must have shape"):
         semi_markov.segments_of(labels[0])
+    for wrong in (1.5, np.nan):
+        with pytest.raises(ValueError, match="labels must be whole numbers"):
+            semi_markov.segments_of(np.array([[0, wrong]]))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastkeras.training.arguments import optional_integer
+from fastkeras.training.arguments import integers, optional_integer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,8 @@ def segment_labels(
         step; −1 inside of a segment; −2 past the end of the sequence.
 
     Raises:
-        ValueError: segments that leave a gap or overlap, with a tag below 0, or too long; or
-            `max_length` is out of range.
+        ValueError: segments that leave a gap or overlap, with a tag below 0, too long, or that are
+            not three whole numbers; or `max_length` is out of range.
 
     Example:
         >>> from fastkeras.crf import semi_markov
@@ -45,25 +45,37 @@ def segment_labels(
     Source: Sarawagi & Cohen, 2004.
     """
     optional_integer("max_length", max_length, 1)
-    lengths = [max((end + 1 for _, end, _ in of), default=0) for of in segmentations]
-    labels = np.full((len(segmentations), max(lengths, default=0)), NO_STEP, np.int32)
-    for row, segments in zip(labels, segmentations, strict=True):
-        next_step = 0
+    checked = [_checked(segments, max_length) for segments in segmentations]
+    lengths = [segments[-1][1] + 1 if segments else 0 for segments in checked]
+    labels = np.full((len(checked), max(lengths, default=0)), NO_STEP, np.int32)
+    for row, segments in zip(labels, checked, strict=True):
         for start, end, tag in segments:
-            if start != next_step or end < start or tag < 0:
-                raise ValueError(
-                    f"a segment must be (first step, last step, tag) with the first step "
-                    f"{next_step}, where the one before ends, and a tag >= 0, got "
-                    f"{(start, end, tag)}"
-                )
-            if max_length is not None and end - start >= max_length:
-                raise ValueError(
-                    f"a segment must have at most max_length = {max_length} steps, got "
-                    f"{(start, end, tag)}"
-                )
             row[start : end + 1], row[start] = INSIDE, tag
-            next_step = end + 1
     return labels
+
+
+def _checked(segments, max_length):
+    """The segments of a sequence as whole numbers, or ValueError."""
+    found: list[tuple[int, int, int]] = []
+    for segment in segments:
+        next_step = found[-1][1] + 1 if found else 0
+        try:
+            start, end, tag = map(int, segment)
+            is_right = start == next_step <= end < 2**31 and 0 <= tag < 2**31
+            if not is_right or [start, end, tag] != list(segment):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(
+                f"a segment must be (first step, last step, tag) with the first step {next_step}, "
+                f"where the one before ends, and a tag >= 0, in whole numbers, got {segment!r}"
+            ) from None
+        if max_length is not None and end - start >= max_length:
+            raise ValueError(
+                f"a segment must have at most max_length = {max_length} steps, got "
+                f"{(start, end, tag)}"
+            )
+        found.append((start, end, tag))
+    return found
 
 
 def segments_of(labels: ArrayLike) -> list[list[tuple[int, int, int]]]:
@@ -78,7 +90,7 @@ def segments_of(labels: ArrayLike) -> list[list[tuple[int, int, int]]]:
         in `labels`, also where some are masked.
 
     Raises:
-        ValueError: `labels` has another rank.
+        ValueError: `labels` has another rank, or holds what is no whole number.
 
     Example:
         >>> import numpy as np
@@ -88,7 +100,7 @@ def segments_of(labels: ArrayLike) -> list[list[tuple[int, int, int]]]:
 
     Source: Sarawagi & Cohen, 2004.
     """
-    labels = np.asarray(labels)
+    labels = integers("labels", labels)
     if labels.ndim != 2:
         raise ValueError(f"labels must have shape (batch, steps), got {labels.shape}")
     found = []

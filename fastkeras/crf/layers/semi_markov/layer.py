@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from fastkeras._arrays import has_values
+from fastkeras._arrays import as_int32, has_values
 from fastkeras._engines import check_engine
 from fastkeras._keras_private import is_exporting
 from fastkeras.crf import semi_markov
@@ -18,7 +18,7 @@ from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.output import at_least_float32, mark, mask_of
 from fastkeras.crf.layers.ragged import padded
 from fastkeras.crf.layers.scores import add_scores, scores_of
-from fastkeras.crf.layers.semi_markov.scores import Segments, score_of, with_begins
+from fastkeras.crf.layers.semi_markov.scores import Segments, scores_by_step, with_begins
 from fastkeras.crf.layers.span_counts import at_the_last
 from fastkeras.crf.semi_markov.labels import INSIDE, NO_STEP
 from fastkeras.training.arguments import flag, integer, one_of, positive
@@ -252,7 +252,10 @@ class SemiMarkovCRF(keras.layers.Layer):
                 "weights of sequences, of shape (batch,)"
             )
         chain = self._compact(emissions, mask)
-        labels = chain.moved(ops.cast(tags, "int32"))
+        tags = ops.convert_to_tensor(tags)
+        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(tags.dtype)):
+            raise ValueError(f"tags must be integers, got {tags.dtype}")
+        labels = chain.moved(as_int32(tags))
         wrong = chain.valid & (labels >= self.num_tags)
         first = chain.valid[:, :1] & (labels[:, :1] < 0)
         wrong = ops.any(wrong, axis=1) | ops.any(first, axis=1)
@@ -266,9 +269,12 @@ class SemiMarkovCRF(keras.layers.Layer):
         content, begins = self._parts(chain.emissions)
         labels = ops.where(chain.valid & ~wrong[:, None], labels, 0)  # others may be any number
         segments = Segments.of(labels, chain.valid)
-        score = score_of(segments, chain.valid, content, begins, scores, durations)
-        log_z = semi_markov.log_partition(**self._problem(chain, scores, durations))
-        likelihood = ops.where(score > float("-inf"), score - log_z, float("-inf"))
+        gold = scores_by_step(segments, chain.valid, content, begins, scores, durations)
+        impossible = ops.any(gold == float("-inf"), axis=1)
+        gold = ops.where(impossible[:, None], 0, gold)
+        log_z = semi_markov.log_partition(**self._problem(chain, scores, durations, gold))
+        likelihood = ops.stop_gradient(ops.minimum(log_z, 0)) - log_z  # above 0 by rounding only
+        likelihood = ops.where(impossible & (log_z == log_z), float("-inf"), likelihood)
         return ops.where(wrong, float("nan"), likelihood)
 
     def decode(self, model: keras.Model, confidence: bool = False) -> keras.Model:
@@ -343,9 +349,15 @@ class SemiMarkovCRF(keras.layers.Layer):
             return emissions, None
         return emissions[..., : self.num_tags], emissions[..., self.num_tags :]
 
-    def _problem(self, chain, scores, durations):
-        """The arguments of the functions of `crf.semi_markov`."""
+    def _problem(self, chain, scores, durations, gold=None):
+        """The arguments of the functions of `crf.semi_markov`.
+
+        With the scores of the gold segments by step, those of all segmentations are less by their
+        sum: so log Z is −log p of these, and no difference of two numbers that grow with the steps.
+        """
         content, begins = self._parts(chain.emissions)
+        if gold is not None:
+            content = content - gold[..., None]
         engine = "keras" if is_exporting() else self.engine
         if begins is None:
             problem = {"emissions": content, "durations": durations, **scores}

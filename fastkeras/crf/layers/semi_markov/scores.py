@@ -29,8 +29,10 @@ class Segments(NamedTuple):
         return cls(begins, valid & (new_next | last), ops.maximum(tags, 0), t - first + 1)
 
 
-def score_of(segments, valid, emissions, begin_scores, scores, durations):
-    """The score of each sequence's segments, shape (batch,).
+def scores_by_step(segments, valid, emissions, begin_scores, scores, durations):
+    """The scores of each sequence's segments, shape (batch, steps); their sum is its score.
+
+    A segment's transition and score to begin are at its first step, that of its length at its last.
 
     Args:
         segments: `Segments`.
@@ -43,28 +45,28 @@ def score_of(segments, valid, emissions, begin_scores, scores, durations):
     transitions = scores["transitions"]
     max_length, num_tags = durations.shape
 
-    def total(where, values):
-        return ops.sum(ops.where(where, values, 0), axis=1)
+    def at(where, values):
+        return ops.where(where, values, 0)
 
     def of_tags(values):
         return ops.take_along_axis(values, tags[..., None], axis=2)[..., 0]
 
-    score = total(valid, of_tags(emissions))
+    found = at(valid, of_tags(emissions))
     if begin_scores is not None:
-        score = score + total(begins, of_tags(begin_scores))
+        found = found + at(begins, of_tags(begin_scores))
     before = ops.concatenate([tags[:, :1], tags[:, :-1]], axis=1)
     pairs = ops.take(ops.reshape(transitions, (-1,)), before * num_tags + tags)
     first = ops.concatenate([ops.ones_like(begins[:, :1]), ops.zeros_like(begins[:, 1:])], axis=1)
-    score = score + total(begins & ~first, pairs)
+    found = found + at(begins & ~first, pairs)
     places = ops.clip(lengths, 1, max_length) - 1
     of_durations = ops.take(ops.reshape(durations, (-1,)), places * num_tags + tags)
     of_durations = ops.where(lengths <= max_length, of_durations, NEGATIVE_INFINITY)
-    score = score + total(ends, of_durations)
+    found = found + at(ends, of_durations)
     last = valid & ~ops.concatenate([valid[:, 1:], ops.zeros_like(valid[:, :1])], axis=1)
     for name, where in (("start_transitions", first & valid), ("end_transitions", last)):
         if scores[name] is not None:
-            score = score + total(where, ops.take(scores[name], tags))
-    return score
+            found = found + at(where, ops.take(scores[name], tags))
+    return found
 
 
 def with_begins(emissions, begin_scores, scores, durations):
