@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastkeras.crf.tag_schemes import parse, scheme_of
-from fastkeras.training.arguments import integer
+from fastkeras.training.arguments import integer, integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,7 +178,7 @@ def _named(true_tags, found_tags, names, mask):
     masks = [None] * len(true_tags) if mask is None else mask
     names, result = np.array(names, object), ([], [])
     for true, found, valid in zip(true_tags, found_tags, masks, strict=True):
-        true, found = np.asarray(true), np.asarray(found)
+        true, found = integers("true_tags", true), integers("found_tags", found)
         valid = (true >= 0) & (True if valid is None else np.asarray(valid, bool))
         if true.shape != found.shape or true.ndim != 1:
             raise ValueError(
@@ -192,5 +192,5 @@ def _named(true_tags, found_tags, names, mask):
                     f"{name} must be in 0..{len(names) - 1} (there are {len(names)} names), "
                     f"got values in {tags.min()}..{tags.max()}"
                 )
-            rows.append(names[tags.astype(int)].tolist())
+            rows.append(names[tags].tolist())
     return result

@@ -11,7 +11,7 @@ from keras import ops
 
 from fastkeras.crf.layers.ragged import filled, padded
 from fastkeras.tagging.encoders.masking import without_masked
-from fastkeras.training.arguments import is_integer, one_of, optional_integer
+from fastkeras.training.arguments import integers, is_integer, one_of, optional_integer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,6 +32,9 @@ def word_numbers(word_ids: Sequence[Sequence[int | None]]) -> npt.NDArray[np.int
     Returns:
         int32, shape (sequences, longest), with −1 for None and for padding.
 
+    Raises:
+        ValueError: a number that is not whole.
+
     Example:
         >>> from fastkeras.tagging import word_numbers
         >>> word_numbers([[None, 0, 1, 1, None], [None, 0, None]])
@@ -42,7 +45,8 @@ def word_numbers(word_ids: Sequence[Sequence[int | None]]) -> npt.NDArray[np.int
     """
     numbers = np.full((len(word_ids), max(map(len, word_ids), default=0)), NO_WORD, np.int32)
     for row, ids in zip(numbers, word_ids, strict=True):
-        row[: len(ids)] = [NO_WORD if word is None else word for word in ids]
+        given = [NO_WORD if word is None else word for word in ids]
+        row[: len(ids)] = integers("word_ids", given)
     return numbers
 
 
@@ -56,6 +60,9 @@ def first_subwords(word_numbers: ArrayLike) -> npt.NDArray[np.bool_]:
         Bool, shape (batch, steps). The chain skips the other steps, so that neighbouring words have
         neighbouring tags, however many subwords they have.
 
+    Raises:
+        ValueError: a number that is not whole.
+
     Example:
         >>> import numpy as np
         >>> from fastkeras.tagging import first_subwords
@@ -64,7 +71,7 @@ def first_subwords(word_numbers: ArrayLike) -> npt.NDArray[np.bool_]:
 
     Source: Devlin et al., 2019, "BERT", section 5.3.
     """
-    numbers = np.asarray(word_numbers)
+    numbers = integers("word_numbers", word_numbers)
     before = np.concatenate([np.full_like(numbers[:, :1], NO_WORD), numbers[:, :-1]], axis=1)
     return (numbers >= 0) & (numbers != before)
 
@@ -83,7 +90,8 @@ def subword_labels(
         int32, shape (batch, steps).
 
     Raises:
-        ValueError: a word without a tag, or `ignored` is no integer.
+        ValueError: a word without a tag, a tag or a number that is not whole, or `ignored` is no
+            integer.
 
     Example:
         >>> import numpy as np
@@ -95,7 +103,7 @@ def subword_labels(
     """
     if not is_integer(ignored):
         raise ValueError(f"ignored={ignored!r} must be an integer, such as -100")
-    numbers = np.asarray(word_numbers)
+    numbers = integers("word_numbers", word_numbers)
     labels = np.full(numbers.shape, ignored, np.int32)
     for row, words, is_first, of in zip(
         labels, numbers, first_subwords(numbers), tags, strict=True
@@ -105,7 +113,7 @@ def subword_labels(
                 f"tags must be one for each word: there are {len(of)}, and a word "
                 f"{words.max()} (words are counted from 0)"
             )
-        row[is_first] = np.asarray(of, np.int32)[words[is_first]]
+        row[is_first] = integers("tags", of)[words[is_first]]
     return labels
 
 

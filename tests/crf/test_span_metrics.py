@@ -100,6 +100,8 @@ def test_nothing_to_find_scores_zero(seqeval):
         ([[0]], [[0], [0]], r"^found_tags must be as many sequences as true_tags, 1, got 2"),
         ([[3]], [[0]], r"^true_tags must be in 0\.\.2 .* got values in 3\.\.3"),
         ([[0]], [[-1]], r"^found_tags must be in 0\.\.2"),
+        ([[1.5]], [[0]], "^true_tags must be whole numbers"),
+        ([[float("nan")]], [[0]], "^true_tags must be whole numbers"),
     ),
 )
 def test_bad_tags_raise(true, found, message, seqeval):

@@ -30,6 +30,20 @@ def test_labels_and_mask_of_first_subwords():
     assert tagging.word_numbers([]).shape == (0, 0)
 
 
+@pytest.mark.parametrize("wrong", (1.5, np.nan, np.inf, 2**31))
+def test_numbers_that_are_not_whole_are_refused(wrong):
+    for call, name in (
+        (lambda: tagging.word_numbers([[None, wrong]]), "word_ids"),
+        (lambda: tagging.first_subwords(np.array([[-1, wrong]])), "word_numbers"),
+        (lambda: tagging.subword_labels([[1]], np.array([[0, wrong]])), "word_numbers"),
+        (lambda: tagging.subword_labels([[1, wrong]], np.array([[0, 1]])), "tags"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be whole numbers of 32 bits, got"):
+            call()
+    with pytest.raises(ValueError, match="word_ids must be whole numbers, got <U1"):
+        tagging.word_numbers([["a"]])
+
+
 @pytest.mark.parametrize("max_words", (None, 2, 5))
 @pytest.mark.parametrize("pooling", ("first", "last", "mean"))
 def test_pooling_word_by_word(pooling, max_words, rng):
