@@ -71,7 +71,8 @@ class _SpanScores(keras.layers.Layer):
     def _inner_products(self, starts, ends, equation):
         if self.use_rotary:
             starts, ends = rotary_positions(starts), rotary_positions(ends)
-        return ops.einsum(equation, starts, ends) * self.head_size**-0.5
+        # the scale goes into one factor, so that no product leaves the range of float16
+        return ops.einsum(equation, starts * self.head_size**-0.5, ends)
 
 
 @keras.saving.register_keras_serializable("fastkeras")

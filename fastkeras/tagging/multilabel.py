@@ -37,7 +37,7 @@ def multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tenso
 
     Returns:
         Losses, shape (…), at least float32; never negative. +inf, without gradients, where
-        a label is forbidden.
+        a label is forbidden, or another class scores +inf.
 
     Raises:
         ValueError: y_true has another shape than y_pred, or a number that is not from 0 to 1. In a
@@ -60,9 +60,10 @@ def multilabel_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tenso
     is_right = _are_shares(y_true)
     y_true = ops.cast(y_true, y_pred.dtype)
     forbidden = (y_true > 0) & (y_pred == float("-inf"))
-    possible = ~ops.any(forbidden, axis=-1)
-    right = ops.where(forbidden, 0, y_pred)
-    losses = _log_1_plus_sum(y_pred, 1 - y_true) + _log_1_plus_sum(-right, y_true)
+    impossible = forbidden | (y_true < 1) & (y_pred == float("inf"))
+    scores = ops.where(impossible, 0, y_pred)
+    losses = _log_1_plus_sum(scores, 1 - y_true) + _log_1_plus_sum(-scores, y_true)
+    possible = ~ops.any(impossible, axis=-1)
     losses = ops.where(possible, losses, float("inf"))
     return losses if is_right is None else ops.where(is_right, losses, float("nan"))
 
@@ -158,6 +159,9 @@ def labels_of_positions(positions, y_pred, name):
         name: what the positions are, for the error message.
     """
     classes = ops.shape(y_pred)[-1]
+    # one more, which is left out: where there are none, there would be nothing to reshape
+    one_more = [[0, 0]] * (len(positions.shape) - 1) + [[0, 1]]
+    positions = ops.pad(positions, one_more, constant_values=-1)
     too_large = positions >= classes
     if has_values(too_large) and ops.convert_to_numpy(too_large).any():
         largest = int(ops.convert_to_numpy(positions).max())

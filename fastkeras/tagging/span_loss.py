@@ -80,7 +80,9 @@ class SpanCrossentropy(keras.losses.Loss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Losses of shape (batch,)."""
         labels, is_right = labels_of_spans(y_true, y_pred)
-        shape = (*ops.shape(y_pred)[:2], -1)
+        y_pred = ops.convert_to_tensor(y_pred)
+        batch, kinds, steps, _ = ops.shape(y_pred)
+        shape = (batch, kinds, steps * steps)  # no −1, which says nothing where one of them is 0
         losses = multilabel_categorical_crossentropy(
             ops.reshape(labels, shape), ops.reshape(y_pred, shape)
         )
@@ -103,13 +105,13 @@ def labels_of_spans(y_true, y_pred):
         )
     if len(shape) == 4:
         check_same_shape(y_true, y_pred)
-        return y_true, ops.ones_like(y_true[:, 0, 0, 0], dtype="bool")
+        return y_true, ops.ones((ops.shape(y_pred)[0],), "bool")
     if len(shape) != 3 or shape[-1] != 3:
         raise ValueError(
             "y_true must be spans, integers of shape (batch, n, 3), or labels of the shape of "
             f"y_pred, {tuple(y_pred.shape)}, got {shape}"
         )
-    steps = ops.shape(y_pred)[2]
+    batch, _, steps, _ = ops.shape(y_pred)
     spans = whole_numbers(y_true, "spans")
     start, end, kind = spans[..., 0], spans[..., 1], spans[..., 2]
     given = ops.all(spans >= 0, axis=-1)
@@ -121,6 +123,6 @@ def labels_of_spans(y_true, y_pred):
             f"{steps} (the steps of the scores) and type < {kinds}, got {first}"
         )
     positions = ops.where(given & ~wrong, (kind * steps + start) * steps + end, -1)
-    flat = ops.reshape(y_pred, (ops.shape(y_pred)[0], -1))
+    flat = ops.reshape(y_pred, (batch, kinds * steps * steps))
     labels, _ = labels_of_positions(positions, flat, "spans")
     return ops.reshape(labels, ops.shape(y_pred)), ~ops.any(wrong, axis=-1)

@@ -23,7 +23,8 @@ class NestedSpanScore(keras.metrics.Metric):
     """F1, precision or recall of the spans whose scores are above a threshold.
 
     A span is right if there is one with the same first and last step and the same type in the
-    labels. Spans of all sequences and types are counted together (micro average).
+    labels; where these are numbers from 0 to 1, one that is above 0.5. Spans of all sequences and
+    types are counted together (micro average).
 
     Args:
         measure: "f1", "precision" or "recall".
@@ -72,7 +73,7 @@ class NestedSpanScore(keras.metrics.Metric):
             sample_weight: shape (batch,), or None.
         """
         labels, _ = labels_of_spans(y_true, y_pred)
-        true = ops.cast(labels, self.dtype) > 0
+        true = ops.cast(labels, self.dtype) > 0.5
         found = ops.convert_to_tensor(y_pred) > self.threshold
         if self.kind is not None:
             if self.kind >= y_pred.shape[1]:

@@ -101,6 +101,37 @@ def test_a_forbidden_label_has_an_infinite_loss_and_no_gradient():
     assert np.isfinite(array(gradient)).all() and array(gradient)[1, 1] < 0
 
 
+def test_a_wrong_class_of_infinite_score_has_an_infinite_loss_and_no_gradient():
+    scores = np.array([[np.inf, 1.0, -1.0], [0.5, np.inf, -1.0]], "float32")
+    labels = np.array([[0, 1, 0], [0, 1, 0]])
+
+    def total(values):
+        losses = tagging.multilabel_categorical_crossentropy(labels, values[0])
+        return ops.sum(losses), losses
+
+    (_, losses), (gradient,) = value_and_gradients(total, [ops.convert_to_tensor(scores)])
+    expected = [np.inf, np.log1p(np.exp(0.5) + np.exp(-1))]
+    np.testing.assert_allclose(array(losses), expected, rtol=1e-6)
+    np.testing.assert_array_equal(array(gradient)[0], 0)
+    assert np.isfinite(array(gradient)).all()
+
+
+def test_there_may_be_no_labels_no_steps_and_no_sequences(rng):
+    scores = rng.standard_normal((2, 3)).astype("float32")
+    none = tagging.sparse_multilabel_categorical_crossentropy(np.zeros((2, 0), int), scores)
+    expected = tagging.multilabel_categorical_crossentropy(np.zeros((2, 3)), scores)
+    np.testing.assert_array_equal(array(none), array(expected))
+    loss = SpanCrossentropy(reduction="none")
+    for batch, steps in ((2, STEPS), (0, STEPS), (2, 0)):
+        spans = rng.standard_normal((batch, TYPES, steps, steps)).astype("float32")
+        losses = array(loss(np.zeros((batch, 0, 3), int), spans))
+        np.testing.assert_array_equal(losses, array(loss(np.zeros_like(spans), spans)))
+        assert losses.shape == (batch,) and np.isfinite(losses).all()
+        metric = NestedSpanScore("precision")
+        metric.update_state(np.zeros((batch, 0, 3), int), spans)
+        assert float(metric.result()) == 0
+
+
 def test_positions_out_of_range():
     scores = np.zeros((2, 3), "float32")
     with pytest.raises(ValueError, match="below 3, the number of classes, got 7"):
@@ -254,6 +285,15 @@ def dense(spans):
     return labels
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_no_product_leaves_the_range_of_float16(kind):
+    layer = kind(1, 64, use_rotary=False, kernel_initializer="zeros", dtype="float16")
+    layer.build((None, None, 4))
+    layer.dense.bias.assign(np.full(layer.dense.bias.shape, 40.0))  # 64 · 40² is 102,400
+    scores = array(layer(np.ones((1, 2, 4), "float16")))
+    np.testing.assert_array_equal(scores[0, 0], [[12800, 12800], [-np.inf, 12800]])
+
+
 def test_both_kinds_of_labels_have_the_same_loss_and_score(rng):
     spans = spans_drawn(rng)
     scores = np.where(
@@ -301,6 +341,14 @@ def test_weights_of_the_score(rng):
     metric = NestedSpanScore("recall")
     metric.update_state(labels, scores, sample_weight=np.array([3.0, 1.0]))
     assert float(metric.result()) == 0.75
+
+
+def test_a_label_between_0_and_1_counts_above_one_half():
+    labels = np.zeros((1, 1, 3, 3))
+    labels[0, 0, 0, 1], labels[0, 0, 1, 2] = 0.9, 0.1
+    metric = NestedSpanScore("recall")
+    metric.update_state(labels, np.where(labels == 0.9, 1.0, -1.0))
+    assert float(metric.result()) == 1
 
 
 def test_weight_zero_hides_an_impossible_span():
