@@ -185,6 +185,11 @@ def test_arguments_are_checked():
         pairs = second_order.pair_chain(*map(array, scores))
         with pytest.raises(ValueError, match=r"tags must be in 0\.\.2 at valid steps, got 3"):
             pairs.states(array(wrong))
+    layer = SecondOrderCRF(3)
+    layer.build((None, None, 3))
+    with pytest.raises(ValueError, match="label_smoothing=2 must be from 0 to below 1"):
+        tags = np.zeros((1, 4), int)
+        layer.log_likelihood(emissions.astype("float32"), tags, label_smoothing=2)
 
 
 def test_the_layer_learns_what_depends_on_two_tags(tmp_path):

@@ -19,6 +19,7 @@ from fastkeras.crf.weighted import (
     weighted_likelihood_of,
     weights_of_steps,
 )
+from fastkeras.training.arguments import share
 
 if TYPE_CHECKING:
     from typing import Any
@@ -113,6 +114,7 @@ class SecondOrderCRF(CRF):
         states = pairs.states(tags)
         weights = None if tag_weights is None else weights_of_steps(tag_weights, chain, tags)
         if label_smoothing:
+            label_smoothing = share("label_smoothing", label_smoothing)
             return smoothed_likelihood_of(of_pairs, states, label_smoothing, weights, self.engine)
         return weighted_likelihood_of(of_pairs, states, weights, self.engine)
 
