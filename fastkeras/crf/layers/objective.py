@@ -101,11 +101,11 @@ class CRFObjective(CRFLoss):
     def _cost_of_spans(self, tags, paths, valid):
         """1 − F1 of the spans of each path, (batch, num_paths); 0 where there are no spans."""
         batch, number, steps = ops.shape(paths)
-        tags, valid = (
-            ops.reshape(ops.broadcast_to(of_steps, (batch, number, steps)), (-1, steps))
-            for of_steps in (tags, valid)
+        tags, paths, valid = (
+            ops.reshape(ops.broadcast_to(of_steps, (batch, number, steps)), (batch * number, steps))
+            for of_steps in (tags, paths, valid)
         )
-        counts = spans_of_sequences(self._tables, tags, ops.reshape(paths, (-1, steps)), valid)
+        counts = spans_of_sequences(self._tables, tags, paths, valid)
         right, found, true = ops.unstack(ops.sum(counts, axis=1), 3, axis=1)
         both = found + true
         cost = 1 - 2 * right / ops.where(both > 0, both, 1)
