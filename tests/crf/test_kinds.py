@@ -29,6 +29,7 @@ OTHER = {"emissions": EMISSIONS[::-1, ::-1], "start_transitions": None, "end_tra
 OTHER["transitions"] = np.random.default_rng(3).standard_normal((NUM_TAGS, NUM_TAGS))
 SHAPES = {"plain": (), "by step": (STEPS - 1,), "by step and sequence": (3, STEPS - 1)}
 WITHOUT_VARYING = ("numba", "cupy", "jax_cuda", "torch_cuda")
+TAKE_TAGS = re.compile("score|likelihood(?!_of_sets)|loss|span|expected")
 
 OPTIONS = {
     "k_best": {"k": NUM_BEST},
@@ -202,7 +203,7 @@ def results_of(function, kind, engine, dtype=None):
     """Call a function; return a list of arrays."""
     emissions = EMISSIONS.astype(dtype or ("float32" if rounds(engine) else "float64"))
     arguments = {"emissions": emissions, "transitions": transitions_of(kind)[0], **ENDS}
-    if re.search("score|likelihood(?!_of_sets)|loss|span|expected", function):
+    if TAKE_TAGS.search(function):
         arguments["tags"] = TAGS
     if function in ("cross_entropy", "kl_divergence"):
         arguments |= {f"other_{name}": scores for name, scores in OTHER.items()}
