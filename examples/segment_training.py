@@ -71,7 +71,9 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self):
         jitter = self.random.uniform(0, 4, len(self.lengths))
         batches = np.split(np.argsort(jitter - self.lengths), self.bounds)
-        self.batches = [batches[i] for i in self.random.permutation(len(batches))]
+        longest = np.array([self.lengths[members].max() for members in batches])
+        order = two_lengths_first(self.random.permutation(len(batches)), longest)
+        self.batches = [batches[i] for i in order]
 
     def __len__(self):
         return len(self.batches)
@@ -84,6 +86,18 @@ class Batches(keras.utils.PyDataset):
         if self.head == "crf":
             weights = 1 / weights.sum(axis=1)
         return characters, tags, weights
+
+
+def two_lengths_first(order, lengths):
+    """The order of batches, with one of another length than the first as the second.
+
+    Keras takes what the first two batches have in common for the shape of all: if these were
+    equally long, it would refuse the first that is not.
+    """
+    (others,) = np.nonzero(lengths[order] != lengths[order[0]])
+    if len(others):
+        order[[1, others[0]]] = order[[others[0], 1]]
+    return order
 
 
 def batch_bounds(lengths, characters_in_batch):
