@@ -403,4 +403,6 @@ def test_several_devices_make_the_step_of_one(tmp_path):
     assert len(expected) >= 4
     for name in expected:
         ours = weights[name.removeprefix("expected ")]
-        np.testing.assert_allclose(ours, weights[name], 1e-5, 1e-6, err_msg=name)
+        # float16 has steps of 2⁻¹¹, and each device rounds the gradient of its half of the batch
+        allowed = (2e-3, 2e-3) if "float16" in name else (1e-5, 1e-6)
+        np.testing.assert_allclose(ours, weights[name], *allowed, err_msg=name)

@@ -1,11 +1,12 @@
 """Run by test_several_gradients.py in another process, with two devices on one CPU.
 
-It saves a step of rules on both devices and, as "expected …", on one; on TensorFlow also what
-callbacks keep of a model on both devices.
+It saves a step of rules on both devices and, as "expected …", on one; on TensorFlow also the next
+step of the saved model, loaded for both devices, and what callbacks keep of a model on both.
 """
 
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -13,11 +14,14 @@ X = np.random.default_rng(0).standard_normal((8, 4)).astype("float32")
 Y = (X @ [[1.0, 0.3], [-2.0, 0.0], [0.5, 1.0], [0.0, -1.0]]).astype("float32")
 
 
-def network(optimizer=None):
+def network(optimizer=None, policy="float32"):
     import keras
 
     keras.utils.set_random_seed(1)
-    layers = [keras.layers.Dense(5, "tanh", name="hidden"), keras.layers.Dense(2)]
+    layers = [
+        keras.layers.Dense(5, "tanh", name="hidden", dtype=policy),
+        keras.layers.Dense(2, dtype=policy),
+    ]
     model = keras.Sequential([keras.Input((4,)), *layers])
     model.compile(optimizer or keras.optimizers.SGD(0.3), "mse")
     return model
@@ -40,20 +44,33 @@ def on_tensorflow(output):
     from fastkeras.training import GradientPenalty, Heun, VirtualAdversarial, train_with
 
     def scaled():
-        return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.3))
+        return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.3), initial_scale=64.0)
 
+    virtual = VirtualAdversarial("hidden/kernel", xi=0.1, from_logits=True)
     found = {}
-    for name, rule, optimizer in (
-        ("heun", Heun(), lambda: optimizers.SGD(0.3)),
-        ("penalty", GradientPenalty("hidden/kernel", 2.0), scaled),
-        ("virtual", VirtualAdversarial("hidden/kernel", xi=0.1, from_logits=True), scaled),
+    for name, rule, optimizer, policy in (
+        ("heun", Heun(), lambda: optimizers.SGD(0.3), "float32"),
+        ("penalty", GradientPenalty("hidden/kernel", 2.0), scaled, "float32"),
+        ("virtual", virtual, scaled, "float32"),
+        ("float16", Heun(), scaled, "mixed_float16"),
     ):
         with both():
-            model = train_with(network(optimizer()), rule)
-        one = train_with(network(optimizer()), rule)
+            model = train_with(network(optimizer(), policy), rule)
+        one = train_with(network(optimizer(), policy), rule)
+        before = one.get_weights()
         losses = [m.fit(X, Y, batch_size=8, verbose=0).history["loss"] for m in (model, one)]
+        assert all(np.any(new != old) for new, old in zip(one.get_weights(), before, strict=True))
         found |= named(name, [*model.get_weights(), losses[0]])
         found |= named(f"expected {name}", [*one.get_weights(), losses[1]])
+        path = Path(output).with_name(f"{name}.keras")
+        model.save(path)
+        with both():
+            again = keras.models.load_model(path)
+        assert again._rule == rule
+        for each in (again, one):
+            each.fit(X, Y, batch_size=8, verbose=0)
+        found |= named(f"{name} loaded", again.get_weights())
+        found |= named(f"expected {name} loaded", one.get_weights())
 
     from fastkeras.callbacks import Evaluate, ExponentialMovingAverage, Norms, Warmup
 
