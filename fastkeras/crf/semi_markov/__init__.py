@@ -4,7 +4,7 @@ With segments k = 1 … m, of tag y_k and length l_k, over the steps of an input
 scores
     s[y_1] + Σ_k (Σ_t in k x[t, y_k] + d[l_k, y_k]) + Σ_k A[y_{k−1}, y_k] + f[y_m]
 with x the emissions, d the durations, and A the transitions from segment to segment, not from step
-to step. The engines are those of the linear chain, except `numba` and `cupy`.
+to step. The engines are those of the linear chain, except `numba` and those of GPUs.
 
 Source: Sarawagi & Cohen, 2004, "Semi-Markov conditional random fields for information extraction".
 """
