@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("agg")
 import crf_inference_summary
 import crf_summary
+import example_runs_summary
 import gpu_summary
 import matplotlib.pyplot as plt
 import optimizer_aims
@@ -87,12 +88,23 @@ def main():
         text = f"```\n{segment_report.report(results).strip()}\n```"
         fill(ROOT / "docs" / "speed.md", "demo", text)
         fill(ROOT / "examples" / "README.md", "demo", text)
+    for path in sorted((ROOT / "bench" / "results").glob("examples-*.json")):
+        results = json.loads(path.read_text())
+        for name, text in example_runs_summary.markdown(results).items():
+            fill(ROOT / "examples" / "README.md", name, text)
+        of_chains = example_runs_summary.markdown(results, path)["semi_markov"]
+        fill(ROOT / "docs" / "crf.md", "semi_markov", of_chains)
+    import crf_memory
     import finetune_memory
 
     for path in sorted((ROOT / "bench" / "results").glob("memory-by-setting-*.json")):
         table_of_memory = finetune_memory.table(json.loads(path.read_text()))
         text = f"{table_of_memory}\n\n[{path.name}](../../bench/results/{path.name})"
         fill(ROOT / "docs" / "jobs" / "keras_hub.md", "memory", text)
+    for path in sorted((ROOT / "bench" / "results").glob("checkpoint-memory-*.json")):
+        table_of_memory = crf_memory.table(json.loads(path.read_text()))
+        text = f"{table_of_memory}\n\n[{path.name}](../bench/results/{path.name})"
+        fill(ROOT / "docs" / "crf.md", "checkpoint", text)
     import finetune_report
 
     for path in sorted((ROOT / "bench" / "results").glob("finetune-*.json")):
