@@ -117,13 +117,17 @@ def _held(xp, value, dtype):
     """
     if xp is NUMPY:
         return value.astype(dtype).astype("float32")
-    digits, smallest = (8, 0.0) if dtype == "bfloat16" else (11, 2.0**-14)
-    spread = value * (2.0 ** (24 - digits) + 1)
-    held = spread - (spread - value)
+    digits, smallest, largest = (8, 0.0, np.inf) if dtype == "bfloat16" else (11, 2.0**-14, 65504)
+    is_large = xp.abs(value) > 2.0**100  # so that its product with the next number is infinite
+    small = xp.where(is_large, value * 2.0**-24, value)
+    spread = small * (2.0 ** (24 - digits) + 1)
+    held = spread - (spread - small)
+    held = xp.where(is_large, held * 2.0**24, held)
     if smallest:  # below it the numbers of float16 are evenly spaced
         grid = smallest * 2.0**13 * 1.5
         held = xp.where(xp.abs(value) < smallest, (value + grid) - grid, held)
-    return held
+    held = xp.where(xp.abs(held) > largest, value * np.inf, held)
+    return xp.where(xp.isfinite(value), held, value)
 
 
 def _towards_zero(xp, value, random):

@@ -6,7 +6,8 @@ import pytest
 from keras import ops
 
 from fastkeras import optimizers
-from fastkeras.optimizers import quantization
+from fastkeras._arrays import NUMPY
+from fastkeras.optimizers import quantization, rounding
 from narrow_slots import moments
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -137,6 +138,32 @@ def test_a_checkpoint_with_other_codes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(quantization, "LAYOUT", quantization.LAYOUT + 1)
     with pytest.raises(ValueError, match=r"8-bit moments .* another version"):
         built()[1].read(path)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_a_half_holds_and_what_remains_are_the_same_bits_as_in_numpy(dtype):
+    """Also where a number times 65537, by which it is split, would be infinite."""
+    numbers = [1e34, 3e38, 3.39e38, 3.4e38, 5.1e33, 5.3e33, 2.0**100, 65519, 65520, 7e4, 1.1, 1e-5]
+    numbers = np.float32([*numbers, 0, np.inf])
+    numbers = np.concatenate([numbers, -numbers, [np.float32(np.nan)]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = rounding.narrowed(NUMPY, numbers, dtype, True)
+    found = rounding.narrowed(ops, ops.convert_to_tensor(numbers), dtype, True)
+    for ours, theirs in zip(found, expected, strict=True):
+        wide = ops.convert_to_numpy(ops.cast(ours, "float32"))
+        np.testing.assert_array_equal(wide, theirs.astype("float32"))
+
+
+@pytest.mark.parametrize("value", [1e34, 3e38])
+def test_large_weights_stay_what_they_are_with_the_same_bits(value):
+    variable = keras.Variable(np.full(5, value, "float32"), dtype="bfloat16")
+    settings = {"lookahead_period": 1, "slow_step_size": 1.0, "master_weights": True}
+    optimizer = optimizers.SGD(0.1, **settings)
+    optimizer.build([variable])
+    before = ops.convert_to_numpy(ops.cast(variable, "float32"))
+    optimizer.apply([ops.zeros((5,), "bfloat16")], [variable])
+    after = ops.convert_to_numpy(ops.cast(variable, "float32"))
+    np.testing.assert_array_equal(after, before)
 
 
 @pytest.mark.parametrize("name", ["Adafactor", "Adagrad", "SGD"])
