@@ -206,6 +206,15 @@ def test_bad_settings_are_named(bad, message):
         optimizers.AdamW(**bad).build(network().trainable_variables)
 
 
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+@pytest.mark.parametrize("name", ALL_NAMES)
+def test_variables_that_are_no_floats_are_named(name, dtype):
+    variables = [keras.Variable([1.0]), keras.Variable([1], dtype=dtype, name="count")]
+    message = rf"variables: .*count is {dtype}, and what is trained must be float16, .*: make"
+    with pytest.raises(ValueError, match=message):
+        getattr(optimizers, name)().build(variables)
+
+
 def test_numbers_may_be_arrays_of_one_and_flags_what_keras_takes():
     given = {"weight_decay": np.array(0.5), "clipnorm": np.float32(2), "ema_momentum": np.array(1)}
     given |= {"loss_scale_factor": keras.ops.convert_to_tensor(4.0), "use_ema": 1}

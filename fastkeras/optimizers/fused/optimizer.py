@@ -134,6 +134,7 @@ class Fused(FusedStep):
         if self.built:
             return
         variables = list(variables)
+        _check_dtypes(variables)
         lazy, adapted = self._resolve_flags(variables)
         self._scales.not_for = {
             id(v) for v, is_lazy in zip(variables, lazy, strict=True) if is_lazy
@@ -372,6 +373,16 @@ class Fused(FusedStep):
 
 def _untrained(value, dtype="float32"):
     return keras.Variable(np.asarray(value, dtype), trainable=False, dtype=dtype)
+
+
+def _check_dtypes(variables):
+    for variable in variables:
+        if "float" not in str(variable.dtype):
+            raise ValueError(
+                f"variables: {matching.path_of(variable)} is {variable.dtype}, and what is trained "
+                "must be float16, bfloat16, float32 or float64: make it with such a dtype, or with "
+                "trainable=False"
+            )
 
 
 def _numpy(variable):
