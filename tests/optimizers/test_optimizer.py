@@ -468,6 +468,17 @@ def test_points_of_a_schedule_must_ascend(points):
         optimizers.PiecewiseLinear(points)
 
 
+@pytest.mark.parametrize("points, message", [
+    ([(0.5, 0.1)], "points: a step must be an integer of at least 0, got 0.5"),
+    ([(-1, 0.1)], "points: a step must be an integer of at least 0, got -1"),
+    ({0: float("nan")}, "points: a learning rate must be a finite number, got nan"),
+    ({0: "0.1"}, "points: a learning rate must be a finite number, got '0.1'"),
+])  # fmt: skip
+def test_points_of_a_schedule_are_whole_steps_and_finite_rates(points, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.PiecewiseLinear(points)
+
+
 @pytest.mark.parametrize(("rule", "device", "reason"), [
     ("adam", "/device:CPU:0", None),
     ("adam", "/device:GPU:0", "a variable is on /device:GPU:0"),

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from fastkeras.optimizers.hyperparameters import checked_integer, checked_number
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -24,11 +26,12 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
     Before the first point it is the first point's rate, after the last point the last one's.
 
     Args:
-        points: pairs `(step, learning_rate)`, or a dict, in ascending order of steps.
+        points: pairs `(step, learning_rate)`, or a dict, in ascending order of steps, which are
+            whole numbers from 0; rates are finite.
         name: string.
 
     Raises:
-        ValueError: there is no point, or the steps do not ascend.
+        ValueError: there is no point, a number is not as above, or the steps do not ascend.
 
     Example:
         >>> from fastkeras.optimizers import PiecewiseLinear
@@ -44,7 +47,13 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
     ) -> None:
         super().__init__()
         points = points.items() if isinstance(points, Mapping) else points
-        self.points = [(int(step), float(rate)) for step, rate in points]
+        self.points = [
+            (
+                checked_integer("points: a step", step, 0),
+                float(checked_number("points: a learning rate", rate, "a finite number")),
+            )
+            for step, rate in points
+        ]
         self.name = name
         steps = [step for step, _ in self.points]
         if not steps or any(b <= a for a, b in pairwise(steps)):
