@@ -22,7 +22,7 @@ class APOLLO(ByMatrices):
     Zhu et al. 2024, "APOLLO: SGD-like Memory, AdamW-level Performance",
     https://arxiv.org/abs/2412.05270. The moments are those of a few random projections of the
     gradient along the shorter axis, so that a matrix of r rows and c ≥ r columns takes 2·rank·c
-    numbers of state. All that is no matrix goes by AdamW, and so does one with fewer than `rank`
+    numbers of state. All that is no matrix goes by AdamW, and so does one with at most `rank`
     rows or columns. `APOLLO(rank=1, scale=128, by="matrix")` is APOLLO-Mini. The random signs
     follow from the number of the update and the place of the variable, and are not stored.
 
