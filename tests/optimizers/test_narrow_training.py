@@ -1,5 +1,7 @@
 """Optimizers of Keras with moments in 8 and 16 bits: training, and what is saved."""
 
+from itertools import permutations
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from keras import ops
 from fastkeras import optimizers
 from fastkeras._arrays import NUMPY
 from fastkeras.optimizers import quantization, rounding
-from narrow_slots import moments
+from fastkeras.optimizers.fused import states
+from fastkeras.optimizers.rules import RULES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -94,17 +97,33 @@ def test_a_saved_model_continues_with_the_same_bits(tmp_path, bits):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_state_of_32_bits_goes_on_in_16_and_back():
-    states = {}
-    for bits, other in ((32, 16), (16, 32)):
-        optimizer, again = (optimizers.Adam(moment_bits=n) for n in (bits, other))
-        for each in (optimizer, again):
-            each.build([keras.Variable(np.zeros((64, 64), np.float32))])
-        optimizer._momentums[0].assign(moments(4096).reshape(64, 64))
-        optimizer.save_own_variables(states)
-        again.load_own_variables(states)
-        one, same = (np.asarray(o._momentums[0], "float32") for o in (optimizer, again))
-        np.testing.assert_allclose(same, one, rtol=2.0**-8)
+def moments_of(optimizer):
+    """The numbers that moments stand for, in the order of the variables."""
+    signs, found = RULES[optimizer._rule()].signs, []
+    for position in range(len(optimizer._trainable_variables)):
+        for slot, sign in zip(optimizer._slots(position), signs, strict=True):
+            scales = optimizer._scales.of.get(id(slot))
+            value = states.numpy_of(slot)
+            if scales is not None:
+                value = quantization.dequantize(NUMPY, value, states.numpy_of(scales), sign == "s")
+            found.append(value.astype("float32"))
+    return found
+
+
+@pytest.mark.parametrize("bits, other", list(permutations((32, 16, 8), 2)))
+def test_a_saved_state_goes_on_in_moments_of_other_bits(bits, other, tmp_path):
+    model, again = (network(optimizers.AdamW(2e-3, moment_bits=b)) for b in (bits, other))
+    train(model, 2)
+    again.optimizer.build(again.trainable_variables)
+    model.save_weights(tmp_path / "model.weights.h5")
+    again.load_weights(tmp_path / "model.weights.h5")
+    assert int(again.optimizer.iterations) == int(model.optimizer.iterations) > 0
+    pairs = zip(moments_of(again.optimizer), moments_of(model.optimizer), strict=True)
+    for found, expected in pairs:
+        largest = np.abs(expected).max()
+        digits = 3 if 8 in (bits, other) else 8
+        np.testing.assert_allclose(found, expected, rtol=2.0**-digits, atol=2.0**-32 * largest)
+    np.testing.assert_allclose(train(again, 1), train(model, 1), rtol=0.1)
 
 
 def test_codes_of_another_layout_are_refused():

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
-from keras import ops
 
-from fastkeras._arrays import as_numpy
-from fastkeras.optimizers.fused import matching, multipliers, per_variable, sharding
+from fastkeras.optimizers.fused import matching, multipliers, per_variable, sharding, states
 from fastkeras.optimizers.fused.fused_step import FusedStep
 from fastkeras.optimizers.fused.report import report
 from fastkeras.optimizers.fused.scalars import WIDE
@@ -21,7 +19,7 @@ from fastkeras.optimizers.hyperparameters import (
     checked_integer,
     checked_number,
 )
-from fastkeras.optimizers.quantization import BLOCK, LAYOUT, check_layout, is_worth_it, scales_of
+from fastkeras.optimizers.quantization import BLOCK, is_worth_it, scales_of
 from fastkeras.optimizers.rounding import HALVES
 from fastkeras.optimizers.rules import RULES, check_moment_bits
 
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from fastkeras.optimizers.transforms import Transform
     from fastkeras.typing import Identifier
 
-_BEHIND = "behind"  # key under which the numbers of missed updates are saved
-_CODES = "moment_codes"  # key under which it is saved what 8-bit moments mean
 _PLAIN = {  # arguments that are saved as given, and their defaults
     "ema_bias_correction": False,
     "moment_bits": 32,
@@ -275,39 +271,12 @@ class Fused(FusedStep):
         beside = (settings.multipliers, settings.skipped, settings.behind)
         return [variable for variable in beside if variable is not None]
 
-    def _saved_variables(self):
-        beside = {id(variable) for variable in self._beside_those_of_keras()}
-        return [variable for variable in self.variables if id(variable) not in beside]
-
     def save_own_variables(self, store: Any) -> None:
-        for i, variable in enumerate(self._saved_variables()):
-            store[str(i)] = _numpy(variable)
-        # Besides the variables of Keras save only what cannot be derived from them.
-        behind = self._settings and self._settings.behind
-        if behind is not None and not np.array_equal(_numpy(behind), self._behind_by_state()):
-            store[_BEHIND] = _numpy(behind)
-        if self._scales.of:
-            store[_CODES] = LAYOUT
+        states.save(self, store)
 
     def load_own_variables(self, store: Any) -> None:
-        variables, keys = self._saved_variables(), set(store.keys())
-        if len(keys - {_BEHIND, _CODES}) != len(variables):
+        if not states.load(self, store):
             super().load_own_variables(store)  # warns
-            return
-        if self._scales.of:
-            check_layout(store[_CODES] if _CODES in keys else None)
-        for i, variable in enumerate(variables):
-            variable.assign(store[str(i)])
-        behind = self._settings and self._settings.behind
-        if behind is not None:
-            behind.assign(store[_BEHIND] if _BEHIND in keys else self._behind_by_state())
-
-    def _behind_by_state(self):
-        """How many updates each variable has missed: all if it has no state yet, else none."""
-        updates = int(_numpy(self.iterations))
-        states = [self._zeros_at_first(i) for i in range(len(self._trainable_variables))]
-        is_new = [not any(_numpy(held).any() for held in state) for state in states]
-        return np.where(is_new, updates, 0).astype(WIDE)
 
     @property
     def learning_rate_multipliers(self) -> Any:
@@ -316,13 +285,13 @@ class Fused(FusedStep):
             given = self._given.multipliers
             return given.values if isinstance(given, per_variable.Saved) else given
         # By way of its shortest digits a float32 becomes 0.1 again, not 0.10000000149.
-        return [float(str(value)) for value in _numpy(self._settings.multipliers)]
+        return [float(str(value)) for value in states.numpy_of(self._settings.multipliers)]
 
     @property
     def skipped_steps(self) -> int:
         """How many steps `sanitize` has skipped."""
         skipped = self._settings and self._settings.skipped
-        return 0 if skipped is None else int(_numpy(skipped))
+        return 0 if skipped is None else int(states.numpy_of(skipped))
 
     def report(
         self, model: keras.Model | None = None, print_fn: Callable[[str], Any] = print
@@ -383,11 +352,6 @@ def _check_dtypes(variables):
                 "must be float16, bfloat16, float32 or float64: make it with such a dtype, or with "
                 "trainable=False"
             )
-
-
-def _numpy(variable):
-    # A tensor, not the variable, whose conversion by Keras makes NumPy 2 warn on TensorFlow.
-    return as_numpy(sharding.of_host(ops.stop_gradient(variable)))
 
 
 def _any_has(chains, name):
