@@ -138,25 +138,44 @@ def test_codes_of_another_layout_are_refused():
             optimizer.load_own_variables(changed)
 
 
-def test_a_checkpoint_with_other_codes_is_refused(tmp_path, monkeypatch):
+def built(bits, optimizer=optimizers.SGD):
+    """A checkpoint of TensorFlow for an optimizer, and that."""
     tf = pytest.importorskip("tensorflow", reason="the checkpoints are of TensorFlow")
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the variables are of another backend here")
+    settings = {"moment_bits": bits} if optimizer is optimizers.SGD else {}
+    made = optimizer(momentum=0.9, **settings)
+    made.build([keras.Variable(np.zeros((64, 64), np.float32)), keras.Variable(np.zeros(3))])
+    return tf.train.Checkpoint(optimizer=made), made
 
-    def built():
-        optimizer = optimizers.SGD(momentum=0.9, moment_bits=8)
-        optimizer.build([keras.Variable(np.zeros((64, 64), np.float32))])
-        return optimizer, tf.train.Checkpoint(optimizer=optimizer)
 
-    optimizer, checkpoint = built()
-    optimizer.momentums[0].assign(np.full((64, 64), 7, "uint8"))
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_a_checkpoint_restores_moments_of_its_bits_and_refuses_others(bits, tmp_path):
+    checkpoint, optimizer = built(bits)
+    value = np.full((64, 64), 7)
+    optimizer.momentums[0].assign(value)
     path = checkpoint.write(tmp_path / "checkpoint")
-    again, checkpoint = built()
-    checkpoint.read(path).assert_consumed()
-    np.testing.assert_array_equal(again.momentums[0].numpy(), 7)
+    checkpoint, again = built(bits)
+    checkpoint.read(path).assert_consumed().assert_existing_objects_matched()
+    np.testing.assert_array_equal(states.numpy_of(again.momentums[0]).astype(int), value)
+    for other in {8, 16, 32} - {bits}:
+        message = f"the checkpoint has moments of {bits} bits, .* made with moment_bits={other}"
+        with pytest.raises(ValueError, match=message):
+            built(other)[0].read(path)
+
+
+def test_a_checkpoint_of_keras_has_moments_of_32_bits(tmp_path):
+    path = built(32, keras.optimizers.SGD)[0].write(tmp_path / "checkpoint")
+    built(32)[0].read(path).assert_consumed().assert_existing_objects_matched()
+    with pytest.raises(ValueError, match="the checkpoint has moments of 32 bits"):
+        built(8)[0].read(path)
+
+
+def test_a_checkpoint_with_other_codes_is_refused(tmp_path, monkeypatch):
+    path = built(8)[0].write(tmp_path / "checkpoint")
     monkeypatch.setattr(quantization, "LAYOUT", quantization.LAYOUT + 1)
     with pytest.raises(ValueError, match=r"8-bit moments .* another version"):
-        built()[1].read(path)
+        built(8)[0].read(path)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -9,9 +9,11 @@ import keras
 import numpy as np
 
 from fastkeras.optimizers.fused import matching, multipliers, per_variable, sharding, states
+from fastkeras.optimizers.fused.checkpoints import Marked, MomentCodes
 from fastkeras.optimizers.fused.fused_step import FusedStep
 from fastkeras.optimizers.fused.report import report
 from fastkeras.optimizers.fused.scalars import WIDE
+from fastkeras.optimizers.fused.sparse import ON_TENSORFLOW
 from fastkeras.optimizers.hyperparameters import (
     check_arguments_of_keras,
     check_hyperparameter,
@@ -43,13 +45,15 @@ _PLAIN = {  # arguments that are saved as given, and their defaults
 }
 
 
-class Fused(FusedStep):
+class Fused(Marked, FusedStep):
     """The base class to put before an optimizer of Keras.
 
     A subclass tells its rule (`_rule`), its slots for each variable (`_slots`), and which of its
     attributes are hyperparameters of the rule (`_HYPERPARAMETERS`). All else is that of Keras:
     arguments, defaults, variables and their order.
     """
+
+    _MARKS: tuple[str, ...] = ()  # what is in saved states besides variables
 
     def __init__(
         self,
@@ -112,10 +116,8 @@ class Fused(FusedStep):
         self._scales = SimpleNamespace(
             of={}, not_for=set()
         )  # of 8-bit moments: by id of the variable of codes
-        if moment_bits == 8 and keras.backend.backend() == "tensorflow":
-            from fastkeras.optimizers.fused.checkpoints import MomentCodes
-
-            self._moment_codes = MomentCodes()  # tracked by tf.train.Checkpoint
+        if moment_bits != 32 and ON_TENSORFLOW:
+            self._moment_codes = MomentCodes(moment_bits)  # tracked by tf.train.Checkpoint
         # In namespaces, since Keras tracks lists and variables that are attributes.
         self._given = SimpleNamespace(
             multipliers=multipliers.checked(learning_rate_multipliers),
@@ -217,9 +219,9 @@ class Fused(FusedStep):
         path = matching.path_of(reference_variable)
         is_wide = name not in ("average", "gradient_accumulator")
         is_moment = is_wide and name not in ("remainder", "slow")
-        narrow = self.moment_bits if dtype != "float64" and is_worth_it(shape) else 32
-        in_codes = narrow == 8 and id(reference_variable) not in self._scales.not_for
-        quantized, halved = in_codes and is_moment, narrow == 16 and is_moment
+        bits = self._bits_of(reference_variable)
+        in_codes = bits == 8
+        quantized, halved = in_codes and is_moment, bits == 16 and is_moment
         layout = getattr(reference_variable, "_layout", None)
         if self.shard_states:
             block = BLOCK if in_codes and is_wide else 1
@@ -245,6 +247,16 @@ class Fused(FusedStep):
             )
             self._scales.of[id(moment)] = scales
         return moment
+
+    def _bits_of(self, variable):
+        """The bits of the moments of a variable."""
+        is_wide = str(variable.dtype) == "float64" or not is_worth_it(tuple(variable.shape))
+        is_lazy = self.moment_bits == 8 and id(variable) in self._scales.not_for
+        return 32 if is_wide or is_lazy else self.moment_bits
+
+    def _way_of(self, position):
+        """The name of the rule of a variable, for the report, if not all have the same."""
+        return ""
 
     def _slots_and_scales(self, position):
         slots = []
@@ -275,7 +287,7 @@ class Fused(FusedStep):
         states.save(self, store)
 
     def load_own_variables(self, store: Any) -> None:
-        if not states.load(self, store):
+        if not states.load(self, store, self._MARKS):
             super().load_own_variables(store)  # warns
 
     @property
@@ -297,6 +309,8 @@ class Fused(FusedStep):
         self, model: keras.Model | None = None, print_fn: Callable[[str], Any] = print
     ) -> int:
         """Print for each variable its multiplier, transforms, decay and the size of its state.
+
+        Of an optimizer of matrices, such as Muon, also whether a variable goes by it or by AdamW.
 
         Also print which engine does the steps, and if it is `keras` in spite of the kernels, why.
 
