@@ -115,3 +115,31 @@ def test_arguments_are_those_of_keras():
 def test_bad_arguments_are_named(name, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         made(name, **arguments)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_model_that_is_saved_with_the_averages_predicts_but_is_not_trained_on(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(getattr(optimizers, name)(0.1), "mse")
+    x, y = np.ones((8, 4), "float32"), np.ones((8, 3), "float32")
+    model.fit(x, y, epochs=3, batch_size=4, verbose=0)
+    with model.optimizer.averages():
+        expected = model.predict(x, verbose=0)
+        model.save(tmp_path / "averages.keras")
+    model.save(tmp_path / "model.keras")
+    averages, again = (
+        keras.models.load_model(tmp_path / f"{file}.keras") for file in ("averages", "model")
+    )
+    np.testing.assert_array_equal(averages.predict(x, verbose=0), expected)
+    with pytest.raises(ValueError, match=r"saved within optimizer.averages\(\)"):
+        averages.fit(x, y, verbose=0)
+    store = {}
+    with model.optimizer.averages():
+        model.optimizer.save_own_variables(store)
+    with pytest.raises(ValueError, match=r"saved within optimizer.averages\(\)"):
+        again.optimizer.load_own_variables(store)
+    for each in (model, again):
+        each.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -7,9 +7,11 @@ from types import MappingProxyType as Table
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from fastkeras.optimizers import rounding
+from fastkeras.optimizers.fused import states
 from fastkeras.optimizers.fused.classes.stock import ARGUMENTS, REST
 from fastkeras.optimizers.fused.optimizer import Fused
 from fastkeras.optimizers.rules import RULES
@@ -141,8 +143,14 @@ class StableAdamW(Fused, Tabled):
         return "stable_adamw"
 
 
+_AVERAGED = "averaged"  # key of states that were saved with the averages in the variables
+
+
 class _ScheduleFree(Fused):
     _of_average = ""  # the name of the argument that says how much of the average is in a weight
+    _MARKS = (_AVERAGED,)
+    _averaged = False  # whether the averages are in the variables
+    _saved_averaged = False  # whether they were when the state was saved that is loaded
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -154,7 +162,8 @@ class _ScheduleFree(Fused):
     def averages(self) -> Iterator[None]:
         """Put the averaged weights into the variables, within a `with`, to evaluate or save them.
 
-        Training goes on from what the variables were before.
+        Training goes on from what the variables were before. A model that is saved here has the
+        averages for its weights, and cannot be trained on when it is loaded.
 
         Raises:
             ValueError: the optimizer is not built.
@@ -175,12 +184,36 @@ class _ScheduleFree(Fused):
             wide = rounding.widened(ops, value, rest)
             before.append((variable, value))
             self.assign(variable, ops.cast(last + (wide - last) / kept, value.dtype))
+        outer, self._averaged = self._averaged, True
         try:
             yield
         finally:
+            self._averaged = outer
             for variable, value in before:
                 self.assign(variable, value)
 
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        if self._averaged:
+            store[_AVERAGED] = np.array(1, "int32")
+
+    def load_own_variables(self, store: Any) -> None:
+        is_averaged = _AVERAGED in set(store.keys())
+        if is_averaged and int(states.numpy_of(self.iterations)):
+            raise ValueError(_NOT_TO_TRAIN)  # a step that is compiled would not ask
+        super().load_own_variables(store)
+        self._saved_averaged = is_averaged
+
+    def _directions(self, gradients, variables, positions, chains, frozen):
+        if self._saved_averaged:
+            raise ValueError(_NOT_TO_TRAIN)
+        return super()._directions(gradients, variables, positions, chains, frozen)
+
+
+_NOT_TO_TRAIN = (
+    "the model was saved within optimizer.averages(), so its weights are the averages, from which "
+    "training does not go on: save it outside of that context, or compile it with a new optimizer"
+)
 
 _OF_SCHEDULE_FREE = """{name}: an average of all steps in place of a schedule of the learning rate.
 
@@ -190,6 +223,8 @@ average:
 
     with optimizer.averages():
         model.evaluate(x, y)
+        model.save("to_predict.keras")
+    model.save("to_train_on.keras")
 
 {more}
 Args:
