@@ -150,7 +150,7 @@ def test_the_report_tells_both_decays_and_all_state():
     ({"ns_dtype": "float8"}, 'ns_dtype must be "float32" or "bfloat16", got \'float8\''),
     ({"adam_lr_ratio": 0}, "adam_lr_ratio must be a finite number above 0, got 0"),
     ({"exclude_layers": ["("]}, "exclude_layers: '\\(' is no regular expression"),
-    ({"moment_bits": 8}, "moment_bits must be 32 for Muon, got 8"),
+    ({"moment_bits": 4}, "moment_bits must be 8, 16 or 32, got 4"),
     ({"lazy": ["wide"]}, "layer_adaptation and lazy are not for Muon"),
     ({"momentum": 1.5}, "momentum must be a number from 0 to 1, got 1.5"),
     ({"adam_beta_2": 1}, "adam_beta_2 must be a number from 0 to below 1, got 1"),

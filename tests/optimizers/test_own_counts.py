@@ -25,6 +25,7 @@ CASES = [
     ("Nadam", {"beta_1": 0.0}),
     ("Lamb", {}),
     ("Adafactor", {}),
+    ("Muon", {"exclude_layers": ["later"], "moment_bits": 8}),
     ("AdEMAMix", {"alpha_warmup": 5, "beta_3_warmup": 4}),
     ("ScheduleFreeAdamW", {"warmup_steps": 2, "weight_decay": 0.1}),
     ("ScheduleFreeSGD", {}),

@@ -12,11 +12,13 @@ def report(optimizer, model=None, print_fn=print):
     """Print the table of `Fused.report`, and return the bytes of all state."""
     known = list(optimizer._trainable_variables)
     chosen = known if model is None else list(model.trainable_variables)
-    table = Table("variable", "shape", "rate ×", "transforms", "decay", "state")
+    positions = [optimizer._get_variable_index(variable) for variable in chosen]
+    ways = [optimizer._way_of(position) for position in positions]
+    by = ["by"] if any(ways) else []
+    table = Table("variable", "shape", *by, "rate ×", "transforms", "decay", "state")
     multipliers = optimizer.learning_rate_multipliers
     total = of_device = of_keras = 0
-    for variable in chosen:
-        position = optimizer._get_variable_index(variable)
+    for variable, position, way in zip(chosen, positions, ways, strict=True):
         held = optimizer._state_of(position)
         state = sum(map(matching.bytes_of, held))
         total += state
@@ -26,6 +28,7 @@ def report(optimizer, model=None, print_fn=print):
         table.add_row(
             matching.path_of(variable),
             " × ".join(map(str, variable.shape)) or "number",
+            *([way] if by else []),
             f"{multiplier:g}" if multiplier else "frozen",
             ", ".join(map(_named, optimizer._chains_of([position])[0])),
             f"{optimizer._decay_of(position, variable):g}",

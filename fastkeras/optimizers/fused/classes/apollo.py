@@ -82,7 +82,7 @@ class APOLLO(ByMatrices):
 
     def _slots_and_scales(self, position):
         more = [self._lengths[position]] if self._is_matrix(position) else []
-        return [*self._slots(position), *more]
+        return [*super()._slots_and_scales(position), *more]
 
     def _state_of_matrix(self, position):
         return self._slots_and_scales(position)

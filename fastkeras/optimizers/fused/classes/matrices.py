@@ -22,8 +22,9 @@ class ByMatrices(Fused, Tabled):
     """The base class: a subclass computes the direction of a matrix (`_direction`) in the graph.
 
     One kernel call then takes decay, rates, remainders and rounding of all matrices, by the rule
-    "sgd", and one those of all other variables, by "adam". A subclass also has the arguments
-    `exclude_layers`, a list of regular expressions, and `exclude_embeddings`.
+    "sgd", and one those of all other variables, by "adam", whose moments may be of 8 and 16 bits.
+    A subclass also has the arguments `exclude_layers`, a list of regular expressions, and
+    `exclude_embeddings`.
     """
 
     exclude_layers: Any
@@ -39,10 +40,6 @@ class ByMatrices(Fused, Tabled):
             )
         self.exclude_layers = list(given or [])
         checked_flag("exclude_embeddings", self.exclude_embeddings)
-        if self.moment_bits != 32:
-            raise ValueError(
-                f"moment_bits must be 32 for {type(self).__name__}, got {self.moment_bits!r}"
-            )
         for pattern in self.exclude_layers:
             try:
                 re.compile(pattern)
@@ -66,6 +63,12 @@ class ByMatrices(Fused, Tabled):
             or (self.exclude_embeddings and "embedding" in path.lower())
             or any(re.search(pattern, path) for pattern in self.exclude_layers)
         )
+
+    def _way_of(self, position):
+        return type(self).__name__ if self._is_matrix(position) else "AdamW"
+
+    def _bits_of(self, variable):
+        return super()._bits_of(variable) if self._goes_by_adam(variable) else 32
 
     def _resolve_flags(self, variables):
         lazy, adapted = super()._resolve_flags(variables)

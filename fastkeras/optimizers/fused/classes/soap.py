@@ -78,7 +78,7 @@ class SOAP(ByMatrices):
 
     def _slots_and_scales(self, position):
         more = self._products.get(position, []), self._bases.get(position, [])
-        return [*self._slots(position), *chain(*more)]
+        return [*super()._slots_and_scales(position), *chain(*more)]
 
     def _state_of_matrix(self, position):
         return self._slots_and_scales(position)
