@@ -250,21 +250,23 @@ def _check_parameter(i, rule, parameter, gradient, slots, any_float):
         allowed = " or ".join(sorted({dtype, wide}))
         raise ValueError(f"gradients[{i}] must be {allowed}, got {gradient.dtype}")
     names = RULES[rule].slots
-    quantized = RULES[rule].signs and len(slots) == 2 * len(names) and wide == "float32"
+    narrow = len(RULES[rule].signs)  # slots that may be, which come first
+    quantized = narrow and len(slots) == len(names) + narrow and wide == "float32"
     if len(slots) != len(names) and not quantized:
         raise ValueError(f"slots[{i}] of rule {rule!r} must be {names}, got {len(slots)} arrays")
-    halves = RULES[rule].signs and wide == "float32" and are_halves(rule, slots)
-    wide = "bfloat16" if halves else wide
-    for k, slot in enumerate(slots):
-        name = f"slots[{i}], {names[k // 2 if quantized else k]},"
-        if quantized and k % 2:
-            _check(f"{name} scales", slot, (scales_of(parameter.size),), "float32")
-        elif quantized:
-            _check(name, slot, parameter.shape, "uint8")
-        elif names[k] in RULES[rule].in_blocks and _are_blocks(slot.shape, parameter.shape):
-            _check(name, slot, slot.shape, wide)
-        else:
-            _check(name, slot, RULES[rule].shape_of_slot(names[k], parameter.shape), wide)
+    if quantized:
+        for k in range(narrow):
+            name, shape = f"slots[{i}], {names[k]},", (scales_of(parameter.size),)
+            _check(name, slots[2 * k], parameter.shape, "uint8")
+            _check(f"{name} scales", slots[2 * k + 1], shape, "float32")
+        slots, names, narrow = slots[2 * narrow :], names[narrow:], 0
+    halves = narrow and wide == "float32" and are_halves(rule, slots)
+    for k, (name, slot) in enumerate(zip(names, slots, strict=True)):
+        shape = RULES[rule].shape_of_slot(name, parameter.shape)
+        if name in RULES[rule].in_blocks and _are_blocks(slot.shape, parameter.shape):
+            shape = slot.shape
+        dtype = "bfloat16" if halves and k < narrow else wide
+        _check(f"slots[{i}], {name},", slot, shape, dtype)
 
 
 def _are_blocks(shape, of_parameter):

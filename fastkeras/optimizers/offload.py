@@ -102,15 +102,17 @@ def _forms(row, parameter, bits):
     """The shape and dtype of each array that a parameter's slots are."""
     is_double = parameter.dtype == np.float64
     bits = 32 if is_double or not is_worth_it(parameter.shape) else bits
+    dtype = np.dtype(np.float64 if is_double else np.float32)
+    forms = [(tuple(row.shape_of_slot(name, parameter.shape)), dtype) for name in row.slots]
+    count = len(row.signs)  # the slots that may be narrow come first
     if bits == 8:
         scales = (scales_of(parameter.size),), np.dtype(np.float32)
-        return [(parameter.shape, np.dtype(np.uint8)), scales] * len(row.slots)
-    dtype = np.dtype(np.float64 if is_double else np.float32)
+        forms[:count] = [(parameter.shape, np.dtype(np.uint8)), scales] * count
     if bits == 16:
         import ml_dtypes
 
-        dtype = np.dtype(ml_dtypes.bfloat16)
-    return [(tuple(row.shape_of_slot(name, parameter.shape)), dtype) for name in row.slots]
+        forms[:count] = [(shape, np.dtype(ml_dtypes.bfloat16)) for shape, _ in forms[:count]]
+    return forms
 
 
 def _reserved(size, folder):

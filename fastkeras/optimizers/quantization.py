@@ -60,7 +60,7 @@ def is_worth_it(shape):
 
 
 def with_float_slots(xp, p, g, slots, c, update, signs, seed):
-    """Do a rule's `update` on slots given as codes, scales, codes, ...
+    """Do a rule's `update` on slots given as codes, scales, codes, ..., and then those without.
 
     Args:
         xp: the functions of an array library.
@@ -70,15 +70,16 @@ def with_float_slots(xp, p, g, slots, c, update, signs, seed):
         signs: of the rule, see `Rule`.
         seed: int32 scalar, of this variable and step.
     """
-    pairs = zip(slots[::2], slots[1::2], signs, strict=True)
+    count = 2 * len(signs)
+    pairs = zip(slots[:count:2], slots[1:count:2], signs, strict=True)
     numbers = [dequantize(xp, codes, scales, sign == "s") for codes, scales, sign in pairs]
-    change, numbers = update(xp, p, g, numbers, c)
+    change, numbers = update(xp, p, g, [*numbers, *slots[count:]], c)
     elements = xp.reshape(xp.arange(_size_of(p.shape), dtype="int32"), p.shape)
     new = []
-    for slot, (values, sign) in enumerate(zip(numbers, signs, strict=True)):
+    for slot, (values, sign) in enumerate(zip(numbers, signs, strict=False)):
         random = rounding.dither_bits_of_slot(xp, seed, slot, elements)
         new += quantize(xp, values, sign == "s", random)
-    return change, tuple(new)
+    return change, (*new, *numbers[len(signs) :])
 
 
 def dequantize(xp, codes, scales, has_sign):

@@ -52,23 +52,26 @@ def name_of(dtype):
     return re.search(r"b?float\d+", str(dtype))[0]
 
 
-def with_wide_slots(xp, p, g, slots, c, update, seed, elements=None):
+def with_wide_slots(xp, p, g, slots, c, update, seed, count, elements=None):
     """Do a rule's `update` on slots of bfloat16; return new ones that bfloat16 holds exactly.
 
     Args:
         xp: the functions of an array library.
         p, g, c: the parameter, its gradient, the coefficients.
-        slots: tuple of arrays, bfloat16.
+        slots: tuple of arrays, of which the first ones are bfloat16.
         update: function (xp, p, g, slots, c).
         seed: int32 scalar, of this variable and step.
+        count: how many slots are bfloat16.
         elements: the places of the numbers in their variable, int32; by default it is whole.
     """
-    change, numbers = update(xp, p, g, [xp.cast(slot, "float32") for slot in slots], c)
+    wide = [xp.cast(slot, "float32") for slot in slots[:count]]
+    change, numbers = update(xp, p, g, [*wide, *slots[count:]], c)
     if elements is None:
         elements = xp.reshape(xp.arange(math.prod(p.shape), dtype="int32"), p.shape)
-    bits = [dither_bits_of_slot(xp, seed, slot, elements) for slot in range(len(numbers))]
-    pairs = zip(numbers, bits, strict=True)
-    return change, tuple(_towards_zero(xp, number, random) for number, random in pairs)
+    bits = [dither_bits_of_slot(xp, seed, slot, elements) for slot in range(count)]
+    pairs = zip(numbers, bits, strict=False)
+    halves = [_towards_zero(xp, number, random) for number, random in pairs]
+    return change, (*halves, *numbers[count:])
 
 
 def seeds(xp, step, positions):

@@ -204,9 +204,14 @@ def test_large_weights_stay_what_they_are_with_the_same_bits(value):
     np.testing.assert_array_equal(after, before)
 
 
-@pytest.mark.parametrize("name", ["Adafactor", "Adagrad", "SGD"])
-def test_rules_without_narrow_moments_say_so(name):
-    for bits in (8, 16):
+@pytest.mark.parametrize("name, refused", [
+    ("Adafactor", (8, 16)),
+    ("ScheduleFreeAdamW", (8, 16)),
+    ("SGD", (8, 16)),
+    ("Adagrad", (8, 16)),
+])  # fmt: skip
+def test_rules_without_narrow_moments_say_so(name, refused):
+    for bits in refused:
         with pytest.raises(ValueError, match=rf"moment_bits={bits} is for the rules .*adam"):
             getattr(optimizers, name)(moment_bits=bits)
 

@@ -30,6 +30,7 @@ CASES = [
     ("ScheduleFreeAdamW", {"warmup_steps": 2, "weight_decay": 0.1}),
     ("ScheduleFreeSGD", {}),
     ("AdamMini", {}),
+    ("AdamMini", {"moment_bits": 8}),
     ("StableAdamW", {"weight_decay": 0.1}),
 ]
 SHAPE = (64, 64)

@@ -13,8 +13,13 @@ from engine_parameters import engines_of
 from fastkeras import _core
 from fastkeras._arrays import NUMPY
 from fastkeras.optimizers import quantization, update
-from fastkeras.optimizers.rules import RULES
+from fastkeras.optimizers.rules import RULES, can_be_of
 from narrow_slots import empty_slots, moments, slots_of
+
+NARROW = {  # rules by the bits of their slots, if all of them may be narrow
+    bits: [rule for rule, row in RULES.items() if row.has_kernel and can_be_of(rule, bits)]
+    for bits in (8, 16)
+}
 
 
 @pytest.fixture(scope="module", params=engines_of("optimizers"))
@@ -62,7 +67,7 @@ def is_close_call(rule, gradient, slots):
     return np.abs(m + g) <= 2.0**-22 * (np.abs(m) + np.abs(g))  # each is rounded three times
 
 
-@pytest.mark.parametrize("rule", [rule for rule, row in RULES.items() if row.signs])
+@pytest.mark.parametrize("rule", NARROW[8])
 @given(seed=st.integers(0, 2**16), size=st.sampled_from([1, 300, 5000]), half=st.booleans())
 def test_every_engine_does_the_same_step_on_codes(engine, rule, seed, size, half):
     rng = np.random.default_rng(seed)
@@ -109,7 +114,7 @@ def step_on_halves(rule, engine, held, gradients, rows, step):
     return parameters, slots
 
 
-@pytest.mark.parametrize("rule", [rule for rule, row in RULES.items() if row.signs])
+@pytest.mark.parametrize("rule", NARROW[16])
 def test_every_engine_does_the_same_step_on_halves(engine, rule):
     rng = np.random.default_rng(0)
     shapes, dtypes = [(300, 3), (5,), (1, 100)], [np.float32, np.float32, ml_dtypes.bfloat16]
@@ -137,6 +142,34 @@ def test_every_engine_does_the_same_step_on_halves(engine, rule):
         )
         assert all(one.tobytes() == other.tobytes() for one, other in stays)
         before = after
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_momentum_of_adam_mini_is_narrow_and_its_second_moments_are_not(bits):
+    """Each step is that of a float32 momentum, which is then rounded up or down."""
+    rng, shape = np.random.default_rng(0), (20, 300)
+    parameter, velocity = np.ones(shape, np.float32), np.zeros((1, 300), np.float32)
+    wide, slots, moved = parameter.copy(), slots_of(bits, shape, 1), []
+    for step in range(1, 4):
+        gradient = rng.standard_normal(shape).astype(np.float32)
+        before = slots[0].astype(np.float32)
+        if bits == 8:
+            before = quantization.dequantize(NUMPY, *slots, True)
+        exact, of_exact = before.copy(), velocity.copy()
+        settings = {"learning_rate": 0.1, "step": step, "engine": "reference"}
+        update("adam_mini", [wide], [gradient], [(exact, of_exact)], **settings)
+        update("adam_mini", [parameter], [gradient], [(*slots, velocity)], **settings)
+        np.testing.assert_array_equal(parameter, wide)
+        np.testing.assert_array_equal(velocity, of_exact)
+        after = slots[0].astype(np.float32)
+        if bits == 8:
+            after = quantization.dequantize(NUMPY, *slots, True)
+        largest = np.abs(exact).max()
+        np.testing.assert_allclose(
+            after, exact, rtol=0.25 if bits == 8 else 2.0**-7, atol=2.0**-31 * largest
+        )
+        moved.append((after != exact).mean())
+    assert min(moved) > 0.9
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -273,6 +306,7 @@ def test_what_is_rounded_at_random_needs_the_number_of_the_step(bits):
 @pytest.mark.parametrize(
     "rule, dtype, kinds, expected",
     [
+        ("adam_mini", "float32", ["bfloat16"] * 2, "velocity, must be float32, got bfloat16"),
         ("amsgrad", "float32", ["bfloat16"] * 3, "momentum, must be float32, got bfloat16"),
         ("adam", "float64", ["bfloat16"] * 2, "momentum, must be float64, got bfloat16"),
         ("adam", "float32", ["bfloat16", "float32"], "velocity, must be bfloat16, got float32"),

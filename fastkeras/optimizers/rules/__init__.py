@@ -29,7 +29,8 @@ class Rule(NamedTuple):
         update: function (xp, p, g, slots, c); returns what is to be added to the parameter, and the
             new slots. Transforms of the gradient come before it.
         by_number: whether the coefficients depend on t.
-        signs: if its slots may be of 8 or 16 bits, for each "s" if it has a sign, or else "u".
+        signs: of the slots that may be of 8 or 16 bits, which come first: for each "s" if it has a
+            sign, or else "u". If the rule has a kernel, these are all or none.
         stays: what does not change in a row without gradient: "", "parameter", or "everything".
         adapts: whether the length of its step is always that of its parameter times the rate.
         reads_parameter: whether the update depends on the parameter, so that its length, and the
@@ -166,6 +167,7 @@ RULES = {
         coefficients.of_adam,
         updates.adam_mini,
         by_number=True,
+        signs="s",
         has_kernel=False,
         shape_of_slot=_of_adam_mini_slot,
         in_blocks=("velocity",),
@@ -186,9 +188,14 @@ def check_moment_bits(rule, bits):
     """Raise a ValueError if the moments of a rule cannot be of so many bits."""
     if bits not in (8, 16, 32):
         raise ValueError(f"moment_bits must be 8, 16 or 32, got {bits!r}")
-    if bits != 32 and not RULES[rule].signs:
-        those = ", ".join(name for name, row in RULES.items() if row.signs)
+    if not can_be_of(rule, bits):
+        those = ", ".join(name for name in RULES if can_be_of(name, bits))
         raise ValueError(f"moment_bits={bits} is for the rules {those}, not {rule}")
+
+
+def can_be_of(rule, bits):
+    """Tell whether the moments of a rule can be of so many bits."""
+    return bits == 32 or bool(RULES[rule].signs)
 
 
 def is_quantized(rule, slots):
@@ -211,6 +218,6 @@ def updater(rule, slots, adapted=False, rate=None, seed=None, elements=None):
     if is_quantized(rule, slots):
         update = partial(with_float_slots, update=update, signs=signs, seed=seed)
     elif are_halves(rule, slots):
-        halves = {"seed": seed, "elements": elements}
+        halves = {"seed": seed, "elements": elements, "count": len(signs)}
         update = partial(rounding.with_wide_slots, update=update, **halves)
     return partial(updates.by_trust_ratio, update=update, rate=rate) if adapted else update

@@ -28,7 +28,8 @@ class AdamMini(Fused, Tabled):
     Zhang et al. 2024, "Adam-mini: Use Fewer Learning Rates To Gain More",
     https://arxiv.org/abs/2406.16793. Blocks are those of the paper: each token of an embedding,
     each head of queries and keys, each unit of all other kernels, and all else as a whole. So its
-    state is half that of AdamW. There is no kernel for it: the engine is `keras`.
+    state is half that of AdamW, and an eighth with `moment_bits=8`, since few second moments are
+    left. There is no kernel for it: the engine is `keras`.
 
     Args:
         learning_rate: a number, a schedule, or a function without arguments.

@@ -30,7 +30,8 @@ ARGUMENTS = """\
     moment_bits: 8 keeps moments in 8 bits, in blocks of 256 numbers with a common scale, rounded at
         random with the right mean; not those of lazy variables and of less than 4,096 numbers. 16
         keeps them as bfloat16, rounded in the same way; lazy ones too. For all rules but AMSGrad,
-        centered RMSprop, Adagrad, Adafactor, AdamMini, the schedule-free, Muon, SOAP and APOLLO.
+        centered RMSprop, Adagrad, Adafactor and the schedule-free; Muon, SOAP and APOLLO have them
+        where they go by AdamW. A saved state is converted when it is loaded.
     lazy: rows of a variable that have no gradient stay as they are, and so do their moments, which
         would decay: a step costs what its rows cost. True for all embeddings, or a list of targets
         as above. SGD without momentum and Adagrad do so for every sparse gradient, since there it
@@ -46,9 +47,9 @@ ARGUMENTS = """\
         needs no memory.
     schedule_by: what a schedule of the learning rate counts under `gradient_accumulation_steps`:
         "calls", as that of Keras, one for each batch, or "updates" of the variables.
-    cautious: of Adam, AdamW and Lion: only those numbers of a variable move whose step agrees in
-        sign with the gradient of the moment, by so much more as they are fewer (Liang et al. 2024).
-        Moments are as without it.
+    cautious: of Adam, AdamW and Lion alone: only those numbers of a variable move whose step agrees
+        in sign with the gradient of the moment, by so much more as they are fewer (Liang et al.
+        2024). Moments are as without it.
     shard_states: with `keras.distribution` on JAX, divide moments and all other state of a variable
         among the devices that have copies of it (ZeRO, stage 1), along its first axis that their
         number divides. Each updates its part of the variable. Without a distribution, and on other
