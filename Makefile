@@ -67,7 +67,7 @@ test-jax: .venv-jax/.built
 test-jax test-torch: test-%: .venv-%/.installed build
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 tests/backends tests/crf/test_derivatives.py $(addprefix tests/test_,docs.py public_names.py) \
 	  $(addprefix tests/seq2seq/test_,layers.py compiled_search.py transformer_decoder.py) tests/compat/test_sequence_decoders.py \
-	  $(addprefix tests/optimizers/test_,scaled_steps.py release.py)
+	  $(addprefix tests/optimizers/test_,loss_scale.py scaled_steps.py release.py)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'formula or average or same_bits' \
 	  $(addprefix tests/optimizers/test_,matrices.py muon.py schedule_free.py narrow_training.py)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native $(ENGINE_TESTS)

@@ -3,7 +3,8 @@
     python distributed.py STRATEGY SETTINGS OUTPUT [BACKUP [KILLED_AT]]
 
 STRATEGY is "one", "mirrored" (two CPUs of one process) or "workers" (those in TF_CONFIG), which
-keep backups. After step KILLED_AT the process kills itself.
+keep backups. SETTINGS are arguments of the optimizer, and "scaled", whether to scale the loss.
+After step KILLED_AT the process kills itself.
 """
 
 import json
@@ -42,6 +43,7 @@ def killing(optimizer, call):
 
 def main(kind, settings, output, backup=None, killed_at=None):
     settings = json.loads(settings)
+    is_scaled = settings.pop("scaled", False)
     strategy = strategy_of(kind)  # before anything uses a device
     import keras
 
@@ -68,7 +70,8 @@ def main(kind, settings, output, backup=None, killed_at=None):
             ],
             **settings,
         )
-        model.compile(optimizer, "mse")
+        scaled = keras.optimizers.LossScaleOptimizer(optimizer) if is_scaled else optimizer
+        model.compile(scaled, "mse")
         optimizer.build(model.trainable_variables)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
     fewer = tf.data.Dataset.from_tensor_slices((x[:37], y[:37])).batch(16)

@@ -94,15 +94,23 @@ def test_two_devices_follow_slow_weights_like_one(tmp_path):
     check(trained("mirrored", tmp_path, **settings), expected, copies=2)
 
 
-def test_two_devices_accumulate_and_average_like_one(tmp_path):
+ACCUMULATED = {"gradient_accumulation_steps": 2, "use_ema": True, "ema_momentum": 0.7}
+ACCUMULATED["ema_overwrite_frequency"] = 2
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_two_devices_accumulate_and_average_like_one(scaled, tmp_path):
     """Where Keras meets the other replicas inside of a condition, and raises."""
-    settings = {"gradient_accumulation_steps": 2, "use_ema": True, "ema_momentum": 0.7}
-    settings["ema_overwrite_frequency"] = 2
-    expected = trained("one", tmp_path, **settings)
-    check(trained("mirrored", tmp_path, **settings), expected, copies=2, averaged=True)
+    expected = trained("one", tmp_path, **ACCUMULATED)
+    found = trained("mirrored", tmp_path, **ACCUMULATED, scaled=scaled)
+    check(found, expected, copies=2, averaged=True)
 
 
-def start_workers(outputs, backup, killed_at=None):
+def test_two_devices_train_on_a_scaled_loss_like_one_without(one_device, tmp_path):
+    check(trained("mirrored", tmp_path, scaled=True), one_device, copies=2)
+
+
+def start_workers(outputs, backup, killed_at=None, **settings):
     """Start two workers; the second one kills itself after a step, if any."""
     with socket.socket() as first, socket.socket() as second:
         for each in (first, second):
@@ -112,7 +120,8 @@ def start_workers(outputs, backup, killed_at=None):
     for index, output in enumerate(outputs):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         more = [backup, *([str(killed_at)] if killed_at and index == 1 else [])]
-        processes.append(start("workers", output, {"TF_CONFIG": json.dumps(task)}, *more))
+        tf_config = {"TF_CONFIG": json.dumps(task)}
+        processes.append(start("workers", output, tf_config, *more, **settings))
     return processes
 
 
@@ -126,6 +135,15 @@ def test_two_processes_train_like_one_even_if_one_of_them_is_killed(one_device, 
     assert "Epoch" not in of_second  # one of them tells how far it is
     a, b = (dict(np.load(output)) for output in outputs)
     check(a, one_device, copies=1)
+    for key, value in a.items():
+        np.testing.assert_array_equal(value, b[key], key)
+
+
+def test_two_processes_accumulate_and_average_like_one(tmp_path):
+    outputs = [tmp_path / f"{index}.npz" for index in range(2)]
+    workers = start_workers(outputs, tmp_path / "backup", **ACCUMULATED)
+    a, b = results_of(workers, outputs)
+    check(a, trained("one", tmp_path, **ACCUMULATED), copies=1, averaged=True)
     for key, value in a.items():
         np.testing.assert_array_equal(value, b[key], key)
 
