@@ -1,9 +1,9 @@
 """The step of each rule that has kernels, beside a loop that only moves the bytes that it must.
 
-And that of Muon, beside its products of matrices alone and beside the Muon of Keras. They take
-turns, and what counts is the ratio of their processor times, round by round: the speed of the
-memory drifts. Results are checked against the reference on a part first; those of Muon by
-tests/optimizers/test_muon.py.
+And that of Muon, beside its products of matrices alone, beside the time that these would take at
+the rate of a large product, and beside the Muon of Keras. They take turns, and what counts is the
+ratio of their processor times, round by round: the speed of the memory drifts. Results are checked
+against the reference on a part first; those of Muon by tests/optimizers/test_muon.py.
 """
 
 import time
@@ -20,6 +20,7 @@ NUMBERS, ROUNDS = 16 * 2**20, 25  # 64 MiB for each array, more than caches hold
 READ_BEFORE = {"cautious_adam": 1, "cautious_lion": 1, "stable_adamw": 1, "lamb": 3}
 MORE = {"nadam": {"u_product": 0.4}}
 KERNELS = [rule for rule, row in RULES.items() if row.has_kernel]
+LARGE = 3072  # rows and columns of the large product
 MATRICES = [(768, 768)] * 4 + [(768, 3072), (3072, 768)]  # a layer of BERT-base
 
 
@@ -125,22 +126,28 @@ def pair(*calls):
 def test_muon(benchmark, records, quick, ns_dtype):
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
     benchmark.group = "Muon"
-    found = steps_of_muon(ns_dtype)
+    found, share = steps_of_muon(ns_dtype)
     for call in found.values():
         call()  # traces it
     rounds = 2 if quick else ROUNDS
     seconds = np.array(
         benchmark.pedantic(lambda: [pair(*found.values()) for _ in range(rounds)], rounds=1)
     )
-    ours, *others = seconds.T
-    row = {"cpu": float(np.median(ours))}
-    row |= {name: ratio(ours, of) for name, of in zip([*found][1:], others, strict=True)}
+    of = dict(zip(found, seconds.T, strict=True))
+    row = {"cpu": float(np.median(of["muon"]))}
+    row["gemm_gflops"] = 2e-9 * LARGE**3 / float(np.median(of["gemm"]))  # a second of a processor
+    of["gemm"] = share * of["gemm"]
+    row |= {name: ratio(of["muon"], of[name]) for name in [*found][1:]}
     benchmark.extra_info.update(row)
     records.setdefault("muon", {})[ns_dtype] = row
 
 
 def steps_of_muon(ns_dtype):
-    """Return functions: our step, its products, and the step of Keras, which has no `ns_dtype`."""
+    """Return functions, and what share of the large product our products of matrices are.
+
+    The functions are our step, its products, one large product, and the step of Keras, which has no
+    `ns_dtype`.
+    """
     import keras
     import tensorflow as tf
 
@@ -156,13 +163,24 @@ def steps_of_muon(ns_dtype):
 
     wide = [tf.transpose(g) if g.shape[0] > g.shape[1] else g for g in gradients]
     wide = [tf.cast(x / tf.norm(x), ns_dtype) for x in wide]
+    large = tf.cast(rng.standard_normal((LARGE, LARGE)).astype("f4"), ns_dtype)
     found = {
         "muon": step_of(optimizers.Muon(ns_dtype=ns_dtype)),
         "products": tf.function(lambda: [products(x)[0, 0] for x in wide]),
+        "gemm": tf.function(lambda: tf.matmul(large, large)[0, 0]),
     }
     if hasattr(keras.optimizers, "Muon"):
         found["keras"] = step_of(keras.optimizers.Muon())
-    return found
+    return found, sum(map(multiplications, wide)) / LARGE**3
+
+
+def multiplications(x):
+    """Those of `products`."""
+    from fastkeras.optimizers.fused.classes.muon import stretches
+
+    rows, columns = x.shape
+    of_squares = [1 + (step > 0) + 2 * (step < n - 1) for n in stretches(5, x) for step in range(n)]
+    return sum(of_squares) * rows**3 + 2 * len(stretches(5, x)) * rows * rows * columns
 
 
 def products(x):

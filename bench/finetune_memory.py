@@ -30,7 +30,7 @@ SIZES = {
     "bert": {**BASE, "vocabulary_size": 30522, "max_sequence_length": 512},
     "gpt2": {**BASE, "vocabulary_size": 50257, "max_sequence_length": 1024},
 }
-SETTINGS = {  # the dtype, whether gradients are released, LoRA's rank, arguments of AdamW
+SETTINGS = {  # the dtype, whether gradients are released, LoRA's rank, arguments of our optimizer
     "Keras AdamW": ("float32", False, 0, None),
     "AdamW": ("float32", False, 0, {}),
     "8-bit moments": ("float32", False, 0, {"moment_bits": 8}),
@@ -44,6 +44,9 @@ SETTINGS = {  # the dtype, whether gradients are released, LoRA's rank, argument
         0,
         {"stochastic_rounding": True, "moment_bits": 8},
     ),
+    "Muon": ("float32", False, 0, {"of": "Muon"}),  # and by default AdamW
+    "APOLLO": ("float32", False, 0, {"of": "APOLLO"}),
+    "AdamMini, 8-bit moments": ("float32", False, 0, {"of": "AdamMini", "moment_bits": 8}),
     "LoRA of rank 8": ("float32", False, 8, {}),
     "LoRA of rank 8, bfloat16": ("bfloat16", False, 8, {}),
 }
@@ -106,7 +109,7 @@ def measured(name, setting, quick):
     import keras_hub  # noqa: F401 - before memory is looked at
     import numpy as np
 
-    from fastkeras.optimizers import AdamW, release_gradients
+    from fastkeras import optimizers
 
     keras.ops.convert_to_numpy(keras.ops.matmul(np.ones((9, 9), "f"), np.ones((9, 9), "f")))
     dtype, releases, rank, arguments = SETTINGS[setting]
@@ -115,11 +118,11 @@ def measured(name, setting, quick):
     model, backbone = finetune_keras_hub.MODELS[name](sizes, dtype)
     if rank:
         backbone.enable_lora(rank)
-    optimizer = (
-        keras.optimizers.AdamW(1e-4, weight_decay=0.01)
-        if arguments is None
-        else AdamW(1e-4, weight_decay=0.01, **arguments)
-    )
+    of = keras.optimizers.AdamW
+    if arguments is not None:
+        of = getattr(optimizers, arguments.get("of", "AdamW"))
+    settings = {name: value for name, value in (arguments or {}).items() if name != "of"}
+    optimizer = of(1e-4, weight_decay=0.01, **settings)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, jit_compile=False)
     optimizer.build(model.trainable_variables)
@@ -130,7 +133,8 @@ def measured(name, setting, quick):
         inputs["segment_ids"], targets = np.zeros_like(tokens), tokens[:, 0] % 2
     variables = model.trainable_variables
     forget_peak()
-    with release_gradients(optimizer, variables) if releases else nullcontext():
+    released = optimizers.release_gradients(optimizer, variables) if releases else nullcontext()
+    with released:
         model.fit(inputs, targets, batch_size=BATCH, verbose=0)
     of_model, of_optimizer = model.variables, optimizer.variables
     return {

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from optimizer_quantization_summary import beside
 from optimizer_rules_summary import KERAS_OVER_MUON, MUON_OVER_PRODUCTS
 from optimizer_summary import (
     A_VARIABLE,
@@ -18,6 +19,7 @@ from optimizer_summary import (
 )
 
 SWEEPS = ("schedule_free_sgd", "schedule_free_adamw", "ademamix")
+NOTHING = "tensorflow, nothing"
 PEERS = {
     "keras": "Keras",
     "keras, XLA": "Keras under XLA",
@@ -40,6 +42,8 @@ OF_PRODUCTS = (
     "both take the same products, nearly all of the time, and no framework has one on CPUs that "
     "computes only half of a symmetric matrix"
 )
+OF_SHRINKING = 'second moments in 8 bits are noisy until they have followed, see "8 bits"'
+OF_LION = 'a single moment in 8 bits has more noise than its signs can bear, see "8 bits"'
 OF_VARIABLES = "what a variable costs besides its numbers, see below"
 OF_CALLS = "the call: reading tensors, and the lists of them"
 
@@ -60,10 +64,15 @@ class Aim(NamedTuple):
         return self.value <= self.aim if self.at_most else self.value >= self.aim
 
 
-def markdown(results, path, of_rules=None, rules_path=None):
-    """The table, from the results of bench_optimizer.py and bench_optimizer_rules.py."""
+def markdown(results, path, of_rules=(None, None), of_quality=(None, None)):
+    """The table, from the results of bench_optimizer.py, and two more pairs of results and file.
+
+    Which are of bench_optimizer_rules.py and of optimizer_quantization_quality.py.
+    """
+    others = [(found, file) for found, file in (of_rules, of_quality) if found]
     aims = [*of_steps(results["optimizer"]), *of_parts(results.get("optimizer_parts", {}))]
-    aims += of_other_rules(of_rules or {})
+    for found, _ in others:
+        aims += [*of_other_rules(found), *of_few_bits(found.get("problems", {}))]
     lines = ["| | aim | reached | if not, why |", "|---|---:|---:|---|"]
     for aim in aims:
         bound = "at most" if aim.at_most else "at least"
@@ -71,7 +80,7 @@ def markdown(results, path, of_rules=None, rules_path=None):
         mark = value if aim.reached else f"**{value}**"
         why = "" if aim.reached else aim.reason
         lines.append(f"| {aim.name} | {bound} {limit} | {mark} | {why} |")
-    files = [each for each in (path, rules_path if of_rules else None) if each]
+    files = [path, *(file for _, file in others)]
     links = ", ".join(f"[{each.name}](../bench/results/{each.name})" for each in files)
     missed = sum(not aim.reached for aim in aims)
     return "\n".join([*lines, "", f"{len(aims) - missed} of {len(aims)} are reached; {links}."])
@@ -128,8 +137,8 @@ def of_parts(parts):
         return
     split, whole, empty = (parts[name] for name in ("199 × 25,000", "1 × 4,975,000", "199 × 1"))
     nothing = ""
-    if "tensorflow, nothing" in empty:
-        seconds = empty["tensorflow, nothing"]["wall"]["median"] / 199
+    if NOTHING in empty:
+        seconds = empty[NOTHING]["wall"]["median"] / 199
         nothing = f" ({1e6 * seconds:.1f} µs)"
     for provider, where in ON.items():
         if provider not in empty:
@@ -141,10 +150,10 @@ def of_parts(parts):
         yield Aim(name, each / 199, A_VARIABLE, True, "{:.1f} µs", 1e6, reason)
         most = IN_PARTS * one + 199 * A_VARIABLE
         name = f"5 M numbers in 199 variables, {where}: of {IN_PARTS} × one variable, and 3 µs each"
-        reason = (
-            "what 199 variables cost, see the row above, and more than there: 80 MB of numbers "
-            "drive what describes the arrays out of the caches"
-        )
+        reason = "what 199 variables cost, see the row above"
+        if on_tensorflow and NOTHING in split and NOTHING in empty:
+            a, b = (1e3 * row[NOTHING]["wall"]["median"] for row in (split, empty))
+            reason += f". The empty function takes {a:.1f} ms between these steps, not {b:.1f}"
         yield Aim(name, together, most, True, "{:.2f} ms", 1e3, reason)
 
 
@@ -158,7 +167,25 @@ def of_other_rules(results):
     for ns_dtype, row in results.get("muon", {}).items():
         name = f"Muon, {ns_dtype}: of the time of its products"
         yield Aim(name, row["products"]["median"], MUON_OVER_PRODUCTS, True)
+        if "gemm" in row:
+            name = f"Muon, {ns_dtype}: of their time at the rate of a large product"
+            yield Aim(name, row["gemm"]["median"], MUON_OVER_PRODUCTS, True)
         if "keras" in row:
             name = f"Muon, {ns_dtype}: times as fast as that of Keras"
             value = 1 / row["keras"]["median"]
             yield Aim(name, value, KERAS_OVER_MUON, False, reason=OF_PRODUCTS)
+
+
+def of_few_bits(problems):
+    """Training with moments in 8 bits beside float32."""
+    for problem, rows in problems.items():
+        if "fastkeras" not in rows:
+            continue
+        is_steps = problem == "shrinking gradients"
+        what = "steps" if is_steps else "loss or error"
+        reason = OF_SHRINKING if is_steps else OF_LION if "Lion" in problem else ""
+        loss, largest = beside(rows["fastkeras"], rows["float32"])
+        name = f"8 bits, {problem}: {what} beside float32"
+        yield Aim(name, loss, QUANTIZED["loss"], True, "{:+.1f} %", 100, reason)
+        name = f"8 bits, {problem}: largest weight beside float32"
+        yield Aim(name, largest, QUANTIZED["largest"], True, reason=reason)

@@ -11,6 +11,7 @@ both at random", but that first moments below the smallest code become 0, that s
 
 import argparse
 import json
+import platform
 from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -290,7 +291,8 @@ def main():
 def add_to(path, problem, code, seed, row):
     """Put a row into a file of results, which keeps all others that it has."""
     results = json.loads(path.read_text()) if path.exists() else {}
-    results["machine"] = {"cpu": limits.cpu()}
+    versions = {"numpy": np.__version__, "python": platform.python_version()}
+    results["machine"] = {"cpu": limits.cpu(), "versions": versions}
     of_code = results.setdefault("problems", {}).setdefault(problem, {}).setdefault(code, [])
     of_code[seed : seed + 1] = [row]
     path.write_text(json.dumps(results, indent=1) + "\n")

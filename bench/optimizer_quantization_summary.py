@@ -3,6 +3,7 @@
 PROBLEMS = {
     "quadratic": "quadratic, curvatures of 10⁻⁴ to 10⁴ in each block",
     "quadratic, Lion": "the same, Lion",
+    "shrinking gradients": "steps, where half of the gradients became 30 times smaller",
     "Zipf embedding": "embedding whose words have Zipf's frequencies",
     "language model": "language model of characters, Adam",
     "language model, momentum": "the language model, momentum",
@@ -18,7 +19,7 @@ CODES = {
 
 
 def markdown(results, path):
-    lines = [f"| rms distance, loss or error, three seeds | {' | '.join(CODES.values())} |"]
+    lines = [f"| rms distance, loss, error or steps, three seeds | {' | '.join(CODES.values())} |"]
     lines.append("|---|" + "---|" * len(CODES))
     for problem, title in PROBLEMS.items():
         if problem in results["problems"]:
@@ -39,6 +40,11 @@ def cell(rows, exact):
     losses = ", ".join(f"{row['loss']:.3f}" for row in rows)
     if rows is exact:
         return losses
-    mean = sum(row["loss"] for row in rows) / sum(row["loss"] for row in exact) - 1
-    largest = max(a["largest"] / b["largest"] for a, b in zip(rows, exact, strict=True))
-    return f"{losses} · {mean:+.1%}, {largest:.2f} ×"
+    more, largest = beside(rows, exact)
+    return f"{losses} · {more:+.1%}, {largest:.2f} ×"
+
+
+def beside(rows, exact):
+    """How much larger the mean of the losses is, and how many times as large the largest weight."""
+    more = sum(row["loss"] for row in rows) / sum(row["loss"] for row in exact) - 1
+    return more, max(a["largest"] / b["largest"] for a, b in zip(rows, exact, strict=True))

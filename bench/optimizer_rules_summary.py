@@ -13,6 +13,9 @@ def summary(results):
         yield f"{'Muon, ' + ns_dtype:>28}: {1000 * row['cpu']:,.0f} ms of processor time"
         over = row["products"]["median"]
         yield f"{over:28.2f} × the time of its products (aim: at most {MUON_OVER_PRODUCTS})"
+        if "gemm" in row:
+            over, rate = row["gemm"]["median"], row["gemm_gflops"]
+            yield f"{over:28.2f} × that at the {rate:.0f} GFLOP/s of a large one"
         if "keras" in row:
             faster = 1 / row["keras"]["median"]
             yield f"{faster:28.2f} × as fast as Keras' (aim: at least {KERAS_OVER_MUON})"

@@ -252,10 +252,12 @@ def others_table(results, path):
 
 
 def aims_table(results, path):
-    """The table of docs/optimizers.md: the aims, from two files, of which one may lack."""
-    of_rules = path.with_name(path.name.replace("optimizer-", "optimizer-rules-"))
-    rules = json.loads(of_rules.read_text()) if of_rules.exists() else None
-    return optimizer_aims.markdown(results, path, rules, of_rules)
+    """The table of docs/optimizers.md: the aims, from three files, of which two may lack."""
+    others = []
+    for kind in ("rules", "quantization-quality"):
+        file = path.with_name(path.name.replace("optimizer-", f"optimizer-{kind}-"))
+        others.append((json.loads(file.read_text()) if file.exists() else None, file))
+    return optimizer_aims.markdown(results, path, *others)
 
 
 def optimizer_cell(rows, name, of="fastkeras"):
