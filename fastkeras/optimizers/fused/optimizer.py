@@ -138,6 +138,9 @@ class Fused(Marked, FusedStep):
             id(v) for v, is_lazy in zip(variables, lazy, strict=True) if is_lazy
         }
         super().build(variables)
+        for variable in self._made_by_keras():
+            if not any(variable is other for other in self._variables):
+                self._track_variable(variable)
         chains = per_variable.resolve_transforms(self._given.transforms, variables)
         self._settings = SimpleNamespace(
             multipliers=_untrained(multipliers.resolve(self._given.multipliers, variables)),
@@ -159,6 +162,10 @@ class Fused(Marked, FusedStep):
         if self._settings.noise is not None:
             self._track_variable(self._settings.noise.state)
         multipliers.follow(self)
+
+    def _made_by_keras(self):
+        """Variables that Keras tracks as attributes, but not while it scales losses."""
+        return []
 
     def _made_behind(self, variables):
         """How many updates each variable has missed, if that matters to the rule or to Lookahead.

@@ -129,6 +129,9 @@ class Nadam(Fused, keras.optimizers.Nadam):  # noqa: D101
     def _slots(self, position):
         return self._momentums[position], self._velocities[position]
 
+    def _made_by_keras(self):
+        return [self._u_product]
+
     def _product(self):
         """The product of the momentums of all steps, including the present one."""
         number = ops.cast(self.iterations + 1, self._u_product.dtype)
