@@ -2,6 +2,7 @@
 
 import numpy as np
 from optimizer_aims import Aim
+from scipy.stats import ttest_rel
 from word2vec_quality_summary import MEASURES, PEERS
 from word2vec_quality_summary import compared as compared_with_peers
 from word2vec_quality_summary import rows_of as rows_of_models
@@ -9,7 +10,7 @@ from word2vec_summary import OF_CACHE, OF_SKIP_GRAM, SCAN, TARGETS, ratio, share
 from word2vec_workers_summary import SPEEDUP
 from word2vec_workers_summary import compared as compared_with_one
 
-CHANCE = 2  # standard errors of a difference of means
+CHANCE = 0.05  # the probability, by chance, of one difference as large among all of a table
 LOADED, SEARCHED, AT_ONCE = 10, 2, 1.0  # times gensim's speed, and NumPy's; seconds
 
 OF_SPREAD = "the ratios of this run go from {:.2f} to {:.2f}"
@@ -76,21 +77,26 @@ def of_speed(results):
 
 def of_quality(results):
     """Scores beside peers: not below their mean by more than the spread of their seeds."""
-    rows = rows_of_models(results)
-    for name, peer, measure, difference, allowed in compared_with_peers(results):
+    rows, every = rows_of_models(results), list(compared_with_peers(results))
+    for name, peer, measure, difference, allowed in every:
         title, digits = MEASURES[measure]
+        reason = of_seeds(rows[name], rows[PEERS[name]], measure, len(every))
         yield Aim(
             f"{name}: {title}, beside {peer}", difference, -allowed, False,
-            f"{{:+.{digits}f}}", reason=of_seeds(rows[name], rows[PEERS[name]], measure),
+            f"{{:+.{digits}f}}", reason=reason,
         )  # fmt: skip
 
 
-def of_seeds(ours, others, measure):
-    """Whether a difference may be chance, and what the other measures are."""
-    errors = standard_errors(ours[measure], others[measure])
+def of_seeds(ours, others, measure, comparisons):
+    """Whether a difference may be chance, and what the other measures are.
+
+    Seeds are compared by pairs: one seed is one order of lines for all models.
+    """
     seeds = min(len(ours[measure]), len(others[measure]))
-    if errors <= CHANCE:
-        return f"may be chance: {errors:.1f} standard errors of {seeds} seeds"
+    chance = ttest_rel(ours[measure][:seeds], others[measure][:seeds]).pvalue
+    text = f"p = {chance:.2g} by pairs of {seeds} seeds"
+    if not chance * comparisons < CHANCE:
+        return f"may be chance, as one of {comparisons} differences: {text}"
     better = [
         f"{MEASURES[other][0]} {difference:+.{MEASURES[other][1]}f}"
         for other in MEASURES
@@ -98,13 +104,7 @@ def of_seeds(ours, others, measure):
         if (difference := np.mean(ours[other]) - np.mean(others[other])) > 0
     ]
     beside = f"; there are also {', '.join(better)}" if better else ""
-    return f"{errors:.1f} standard errors of {seeds} seeds, so hardly chance{beside}"
-
-
-def standard_errors(values, others):
-    """Return the difference of two means, in its standard errors."""
-    variance = sum(np.var(some, ddof=1) / len(some) for some in (values, others))
-    return abs(np.mean(values) - np.mean(others)) / max(np.sqrt(variance), 1e-12)
+    return f"hardly chance: {text}{beside}"
 
 
 def of_vectors(results):
@@ -132,10 +132,12 @@ def of_workers(results):
     for name, key in {"one worker": "one", "`Word2Vec.fit` on one thread": "here"}.items():
         title, value = f"{workers} workers: times as fast as {name}", speed["all"] / speed[key]
         yield Aim(title, value, SPEEDUP * workers, False, "{:.2f} ×", reason=reason)
-    for name, measure, difference, allowed in compared_with_one(results):
+    every = list(compared_with_one(results))
+    for name, measure, difference, allowed in every:
         alone, together = results["quality"][name].values()
         title, digits = MEASURES[measure]
+        reason = of_seeds(together, alone, measure, len(every))
         yield Aim(
             f"{workers} workers, {name}: {title}, beside one", difference, -allowed, False,
-            f"{{:+.{digits}f}}", reason=of_seeds(together, alone, measure),
+            f"{{:+.{digits}f}}", reason=reason,
         )  # fmt: skip

@@ -4,6 +4,7 @@
 
     python bench/word2vec_quality.py
     python bench/word2vec_quality.py --corpus text8
+    python bench/word2vec_quality.py --seeds 8 --models 'skip-gram, exact' 'gensim skip-gram'
 
 The texts are those of word2vec_english.py, or the plain text that --corpus names, and a synthetic
 one with planted analogies (fastkeras/bench/word2vec_corpus.py). All have the same settings, one
@@ -20,6 +21,7 @@ solves up to a point more of the analogies than with another.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -62,6 +64,11 @@ def main():
     parser.add_argument("--corpus", help="a plain text, such as text8, instead of the English one")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    names = [name for _, models in TRAINED for name in models]
+    parser.add_argument(
+        "--models", nargs="+", choices=names, metavar="MODEL", default=names,
+        help="only these; the others keep the scores that are on record",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=len(CORES), help="trainings at a time")
     parser.add_argument("--quick", action="store_true", help="one seed and epoch; writes nothing")
     parser.add_argument("--results", type=Path, help="default: bench/results/<machine>.json")
@@ -69,7 +76,7 @@ def main():
     if options.quick:
         options.epochs = options.seeds = 1
     results = {"machine": machine(), "epochs": options.epochs, "texts": {}}
-    results |= {"seeds": options.seeds, "order_by_seed": True}
+    results |= {"order_by_seed": True}
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.jobs) as pool:
         for name, path, words in texts(folder, options.corpus, options.quick):
             size = os.path.getsize(path)
@@ -79,10 +86,13 @@ def main():
             if name != "synthetic":
                 for judgements in word2vec_english.judged()[:2]:  # before several processes read
                     of_rare(judgements, path)
-            fill(results["texts"][name], pool, path, name == "synthetic", epochs, options.seeds)
+            planted = name == "synthetic"
+            fill(results["texts"][name], pool, path, planted, epochs, options.seeds, options.models)
+    path = options.results or results_path("word2vec-quality", results["machine"])
+    if options.models != names and path.exists():
+        keep_rows(results["texts"], json.loads(path.read_text("utf-8"))["texts"], names)
     print("\n".join(summary(results)))
     if not (options.quick or options.corpus) or options.results:
-        path = options.results or results_path("word2vec-quality", results["machine"])
         store(results, path)
         print(f"written: {path}")
 
@@ -116,10 +126,19 @@ def with_short_lines(source, path):
     return words + len(left.split())
 
 
-def fill(of_text, pool, path, planted, epochs, seeds):
+def keep_rows(texts, recorded, names):
+    """Add the rows of the models that were not trained now."""
+    for name, text in texts.items():
+        former = recorded[name]
+        assert former["common"] == text["common"], f"{name} has other words than on record"
+        rows = former["rows"] | text["rows"]
+        text["rows"] = {name: rows[name] for name in names if name in rows}
+
+
+def fill(of_text, pool, path, planted, epochs, seeds, models):
     """Train each model with each seed; add the scores, and what is common to all."""
     orders = {seed: in_order_of(seed, path) for seed in range(1, seeds + 1)}
-    cases = list(product(orders, [name for _, models in TRAINED for name in models]))
+    cases = list(product(orders, models))
     asked = [(path, orders[seed], name, seed, epochs, planted) for seed, name in cases]
     for (seed, name), (scores, common) in zip(
         cases, pool.map(score, *zip(*asked, strict=True)), strict=True

@@ -29,7 +29,7 @@ def mean(values, digits):
 def summary(results):
     """The lines printed at the end of a run."""
     yield ""
-    yield f"Word2Vec: means and deviations of {results['seeds']} seeds, one thread each"
+    yield f"Word2Vec: means and deviations of {seeds_of(results)} seeds, one thread each"
     for name, text in results["texts"].items():
         counts = ", ".join(f"{value:,} {key}" for key, value in text["common"].items())
         yield f"{name}: {text['words']:,} words; {counts}"
@@ -52,6 +52,12 @@ def rows_of(results):
         for name, row in text["rows"].items():
             rows.setdefault(name, {}).update(row)
     return rows
+
+
+def seeds_of(results):
+    """How many seeds the rows have, "3" or "3 to 8"."""
+    counts = {len(values) for row in rows_of(results).values() for values in row.values()}
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
 
 
 def compared(results):

@@ -1,6 +1,6 @@
 """The ratios of a run of bench_word2vec.py, and what they should be."""
 
-from word2vec_quality_summary import MEASURES, compared, mean, rows_of
+from word2vec_quality_summary import MEASURES, compared, mean, rows_of, seeds_of
 
 PASSES = 5  # for each time the text is read: the default number of epochs
 TARGETS = {  # by case and provider: the ratio to the words per second of each peer
@@ -184,7 +184,7 @@ def of_quality(quality):
     return (
         f"Quality: {' and '.join(texts)}, {quality['epochs']} epochs of the former, Spearman's "
         "coefficients and solved analogies, means ± standard deviations of "
-        f"{quality['seeds']} seeds, one worker each; larger texts score higher"
+        f"{seeds_of(quality)} seeds, one worker each; larger texts score higher"
     )
 
 
