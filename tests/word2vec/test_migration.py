@@ -25,6 +25,7 @@ from fastkeras.word2vec import (
 from fastkeras.word2vec.cli import main
 from fastkeras.word2vec.corpus import Corpus
 from fastkeras.word2vec.vectors import gensim_vectors, unit_rows
+from word2vec.fasttext_itself import trained
 from word2vec.migration import assert_alike, assert_same, assert_same_vectors
 
 PAGE = Path(__file__).parents[2] / "docs" / "from_gensim_and_fasttext.md"
@@ -211,12 +212,12 @@ def test_fasttext_itself(ours, tmp_path):
     lines = "".join(f"__label__{i % 2} {' '.join(s)}\n" for i, s in enumerate(SENTENCES))
     (tmp_path / "labelled").write_text(lines)
     ours["classifier_file"] = str(tmp_path / "classifier.bin")
-    classifier = library.train_supervised(str(tmp_path / "labelled"), dim=8, minCount=1)
+    labelled = str(tmp_path / "labelled")
+    classifier = trained(library.train_supervised, labelled, dim=8, minCount=1)
     classifier.save_model(ours["classifier_file"])
     theirs = {name: ours[name] for name in (*SHARED, "classifier_file")}
-    # Told to report, fastText stops with "NaN" where `t` has left no example of the first lines.
-    quiet = partial(library.train_unsupervised, verbose=0)
-    names = {"load_model": library.load_model, "train_unsupervised": quiet}
+    train = partial(trained, library.train_unsupervised)
+    names = {"load_model": library.load_model, "train_unsupervised": train}
     theirs |= {"fasttext": SimpleNamespace(**names), "path": str(tmp_path / "theirs")}
     for row in rows_of("The library"):
         run_and_compare(row, theirs, ours)

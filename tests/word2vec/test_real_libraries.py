@@ -13,6 +13,7 @@ from fastkeras.word2vec.subwords import bags_of
 from fastkeras.word2vec.vectors.approximate import ApproximateVectors
 from fastkeras.word2vec.vectors.spacy_vectors import from_spacy
 from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
+from word2vec.fasttext_itself import trained
 
 pytestmark = [
     pytest.mark.slow,
@@ -170,9 +171,9 @@ def text(tmp_path):
 @pytest.mark.parametrize("qnorm", [False, True])
 def test_quantized_models_are_read_as_fasttext_reads_them(text, library, qnorm, maxn):
     options = {"dim": 10, "minCount": 1, "minn": 2 if maxn else 0, "maxn": maxn, "bucket": 500}
-    model = library.train_supervised(str(text / "labelled"), verbose=0, **options)
     for more in {}, {"cutoff": 450, "retrain": False}:
         path = str(text / "model.ftz")
+        model = trained(library.train_supervised, str(text / "labelled"), **options)
         model.quantize(input=str(text / "labelled"), qnorm=qnorm, **more)
         model.save_model(path)
         vectors = fasttext.load_vectors(path, supervised=True)
@@ -184,7 +185,6 @@ def test_quantized_models_are_read_as_fasttext_reads_them(text, library, qnorm, 
             )
         if maxn:
             assert isinstance(vectors.bucket_matrix, QuantizedRows)
-        model = library.train_supervised(str(text / "labelled"), verbose=0, **options)
 
 
 @pytest.mark.parametrize("more", [{}, {"subwords": True, "buckets": 300}, {"objective": "cbow"}])
@@ -204,8 +204,8 @@ def test_fasttext_reads_what_we_write(text, library, more):
 
 @pytest.mark.parametrize("model", ["skipgram", "cbow"])
 def test_what_fasttext_writes_is_trained_further(text, library, model):
-    options = {"dim": 10, "minCount": 1, "bucket": 300, "verbose": 0}
-    theirs = library.train_unsupervised(str(text / "text"), model, **options)
+    options = {"dim": 10, "minCount": 1, "bucket": 300}
+    theirs = trained(library.train_unsupervised, str(text / "text"), model=model, **options)
     path = str(text / "model.bin")
     theirs.save_model(path)
     vectors = Vectors.load(path)
