@@ -11,6 +11,7 @@ import numpy as np
 from fastkeras import _engines
 from fastkeras.word2vec.arguments import flag, integer, number, shown, strings
 from fastkeras.word2vec.corpus import Corpus
+from fastkeras.word2vec.corpus.document_ids import document_ids
 from fastkeras.word2vec.training import checkpoint as checkpoints
 from fastkeras.word2vec.training import inference, loop, matrices, model_files, parts, settings
 from fastkeras.word2vec.training.arguments import check_later, check_options
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from fastkeras.word2vec.vocabulary import Vocabulary
 
 MEMBERS = {"documents": (np.uint8, 1), "document_embeddings": (np.float32, 2)}  # of a saved model
-IDS_AT_A_TIME = 1 << 20
 
 
 class Doc2Vec:
@@ -133,7 +133,7 @@ class Doc2Vec:
         corpus = _as_documents(corpus)
         progress = options.get("progress", True)
         vocabulary = vocabulary_of(corpus, vocabulary, self.config, progress)
-        names, ids, rows = _encoded(corpus, vocabulary, documents)
+        names, ids, rows = _encoded(corpus, vocabulary, documents, self.config["num_threads"])
         shape = len(names), settings.padded(self.config["vector_size"])
         vectors = matrices.zero_rows(*shape)
         matrices.draw(vectors[:, : self.config["vector_size"]], [self.config["seed"], 1])
@@ -153,7 +153,9 @@ class Doc2Vec:
         """
         self._model._fitted()
         options, threads, rates = check_later(options)
-        names, ids, rows = _encoded(_as_documents(corpus), self.vocabulary, documents)
+        threads_of = self.config["num_threads"] if threads is None else threads
+        of_corpus = _as_documents(corpus), self.vocabulary, documents
+        names, ids, rows = _encoded(*of_corpus, threads_of)
         if names != self.documents:
             raise ValueError(
                 f"documents: there are {len(names)}, the training had {len(self.documents)} or "
@@ -274,29 +276,14 @@ def _known(words, index):
     return [id for id in map(index.get, words) if id is not None]
 
 
-def _encoded(corpus, vocabulary, names):
+def _encoded(corpus, vocabulary, names, num_threads):
     """Return the different names, and the ids and document rows of all positions, int32 each."""
     given = None if names is None else strings("documents", names)
-    rows_of = {}
-    ids, rows, parts = [], [], []
-    count = 0
-    for count, words in enumerate(corpus.documents(), 1):
-        if given is None:
-            name = str(count - 1)
-        elif count <= len(given):
-            name = given[count - 1]
-        else:
-            continue
-        row = rows_of.setdefault(name, len(rows_of))
-        known = _known(words, vocabulary.index)
-        if known:
-            ids += [*known, -1]
-            rows += [row] * (len(known) + 1)
-        if len(ids) >= IDS_AT_A_TIME:
-            parts.append(np.array([ids, rows], np.int32))
-            ids, rows = [], []
-    if given is not None and len(given) != count:
+    ids, numbers, count = document_ids(corpus, vocabulary.words, num_threads)
+    if given is None:
+        return list(map(str, range(count))), ids, numbers
+    if len(given) != count:
         raise ValueError(f"documents has {len(given)} names for {count} documents")
-    parts.append(np.array([ids, rows], np.int32))
-    both = np.concatenate(parts, axis=1)
-    return list(rows_of), both[0], both[1]
+    rows_of = {}
+    rows = [rows_of.setdefault(name, len(rows_of)) for name in given]
+    return list(rows_of), ids, np.array(rows, np.int32)[numbers]

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from fastkeras.word2vec import Doc2Vec, Word2Vec
+from fastkeras.word2vec.corpus import Corpus
+from fastkeras.word2vec.corpus import corpus as corpora
+from fastkeras.word2vec.corpus.document_ids import document_ids
 from fastkeras.word2vec.training import loop
 
 QUIET = {"progress": False}
@@ -241,3 +244,26 @@ def test_inference_that_diverges_is_an_error(rng):
     for rate in 1e20, 1e38:
         with pytest.raises(FloatingPointError, match=r"document 1: .* learning_rate=.* too large"):
             model.infer([[], corpus[0]], learning_rate=rate)
+
+
+TEXTS = ["a b\n\nc a\n", "a b\n\nc a", "\n", "", "a", "\n\na\r\n \n", "x\ny\n\n", " a  b \n" * 40]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("size", [1, 3, 1 << 20])
+def test_documents_of_files_are_encoded_as_they_are_read(tmp_path, monkeypatch, text, size):
+    monkeypatch.setattr(corpora, "BLOCK", size)
+    (tmp_path / "text").write_bytes(text.encode())
+    for source in [tmp_path / "text"], [tmp_path / "text"] * 2, text.split("\n") or [""]:
+        corpus = Corpus(source)
+        expected = [words for words in corpus.documents()]
+        ids, numbers, count = document_ids(corpus, ["a", "b", "c"], 1)
+        assert count == len(expected) and ids.dtype == numbers.dtype == np.int32
+        known = [[*filter("abc".__contains__, words)] for words in expected]
+        again = [[] for _ in expected]
+        for id, number in zip(ids.tolist(), numbers.tolist(), strict=True):
+            again[number].append("abc\n"[id])
+        assert again == [[*words, "\n"] if words else [] for words in known]
+        lists = Corpus([*expected, ["a"]])  # lists of words rather than strings
+        assert document_ids(lists, ["a", "b", "c"], 1)[2] == count + 1
+        np.testing.assert_array_equal(document_ids(lists, ["a", "b", "c"], 1)[0][:-2], ids)

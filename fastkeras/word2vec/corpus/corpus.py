@@ -195,6 +195,35 @@ class Corpus:
                 yield from _lines(blocks_of_file(file, BLOCK, self.errors))
                 check_unchanged(file, then)
 
+    def document_blocks(self, mark: bytes) -> Iterator[bytes]:
+        """Yield `documents` as text: each is a line, of which `mark` is the last word.
+
+        Only for `is_text`. A block ends anywhere between two words.
+        """
+        end = b" " + mark + b"\n"
+        if self.files is None:
+            parts, length = [], 0
+            for item, _ in self._blocks_of_strings(1):
+                parts += [item.replace(b"\n", b" "), end]
+                length += len(item)
+                if length >= BLOCK:
+                    yield b"".join(parts)
+                    parts, length = [], 0
+            yield b"".join(parts)
+            return
+        for file, then in zip(self.files, self._stamps, strict=True):
+            check_unchanged(file, then)
+            before, line_feed = b"\n", b""
+            for block, _ in blocks_of_file(file, BLOCK, self.errors):
+                text = line_feed + block
+                line_feed = b"\n" if text.endswith(b"\n") else b""
+                text = text.removesuffix(b"\n")
+                before = text[-1:] or before
+                yield text.replace(b"\n", end)
+            if before != b"\n":  # else nothing stands before the line feed that was added
+                yield end
+            check_unchanged(file, then)
+
 
 def _lines(blocks):
     line, before = [], None

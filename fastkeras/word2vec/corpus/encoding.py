@@ -16,14 +16,19 @@ def id_arrays(corpus, words, num_threads):
     if not corpus.is_text:
         yield from _of_token_lists(corpus, {word: i for i, word in enumerate(words)})
         return
-    try:
-        encoder = _native(words)
-    except ImportError:
-        encoder = _Encoder(words)
+    encoder = encoder_of(words)
     for block, _ in corpus.blocks():
         ids = encoder.encode(block, num_threads)
         if len(ids):
             yield ids
+
+
+def encoder_of(words):
+    """Return what has `encode(block, num_threads)`, the ids of a block of text."""
+    try:
+        return _native(words)
+    except ImportError:
+        return _Encoder(words)
 
 
 class _Encoder:
