@@ -232,7 +232,10 @@ def gensim(path, words, seed, epochs, settings):
 
 
 def fasttext(path, words, seed, epochs, settings):
-    """It takes no seed in Python; the order of the lines differs."""
+    """It takes no seed in Python; the order of the lines differs.
+
+    Version 0.9.3 sets only as many tenths of its first vectors as it has threads.
+    """
     from fasttext import train_unsupervised
 
     model = train_unsupervised(
