@@ -296,4 +296,4 @@ links:
 	$(PYTHON) tests/links.py | .venv-links/bin/linkchecker --check-extern --recursion-level=0 --stdin
 
 clean:
-	rm -rf build dist .venv .venv-* *.egg-info fastkeras/*.so .pytest_cache .ruff_cache
+	rm -rf build dist .venv .venv-* *.egg-info fastkeras/*.so fastkeras/*.so.* .pytest_cache .ruff_cache

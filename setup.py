@@ -40,17 +40,22 @@ BINDINGS = (
     "jax.cc",
 )  # the ends of their names
 KERNELS = [str(path) for path in Path("csrc").rglob("*.cc") if not path.name.endswith(BINDINGS)]
+LOOPS = "fastkeras.libfastkeras_kernels"  # most of the bytes, so all libraries share one copy
+CALLED = {"csrc/machine/memory.cc", "csrc/word2vec/losses.cc"}  # by them, and by others too
+OF_LOOPS = {path for path in KERNELS if Path(path).name.startswith("kernels_")}
 FLAGS = (
     "-std=gnu++17 -O3 -g0 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -pthread"
     " -Wno-maybe-uninitialized -Wno-uninitialized"  # gcc warns of its own intrinsics
 )
-# each library has the kernels of all domains among its objects, and calls those of one
+# each library has what calls the kernels of all domains among its objects, and calls that of one
 WITHOUT_UNUSED = "-Wl,-dead_strip" if sys.platform == "darwin" else "-Wl,--gc-sections"
 
 
 def part(name, sources):
-    """An extension of these files; all have the same objects of the kernels, with hidden names."""
-    sources = sorted([*map(str, sources), *KERNELS])
+    """An extension of these files, and of those that prepare and divide the work of kernels."""
+    called = CALLED & {*KERNELS}
+    shared = OF_LOOPS | called if name == LOOPS else {*KERNELS} - OF_LOOPS
+    sources = sorted([*map(str, sources), *shared])
     extension = Extension(
         name, sources, depends=HEADERS, optional=True, language="c++", include_dirs=["csrc"]
     )
@@ -137,9 +142,23 @@ class BuildParts(build_ext):
                 f"Install TensorFlow first, or set {NAMED} to the site-packages that have it"
             )
 
+    def build_extensions(self):
+        linker = self.compiler.linker_so_cxx  # of macOS: nothing can be linked to a bundle
+        self.compiler.linker_so_cxx = ["-dynamiclib" if f == "-bundle" else f for f in linker]
+        super().build_extensions()
+        self.remove_old_kernels(Path(self.build_lib, "fastkeras"))
+
     def copy_extensions_to_source(self):
         super().copy_extensions_to_source()
+        self.remove_old_kernels(Path("fastkeras"))
         self.record(Path("fastkeras"))
+
+    def remove_old_kernels(self, folder):
+        """Remove those that no library needs: one of an earlier build may have its own."""
+        needed = b"".join(library.read_bytes() for library in folder.glob("*.so"))
+        for kernels in folder.glob(f"{LOOPS.rpartition('.')[2]}.so.*"):
+            if kernels.name.encode() not in needed:
+                kernels.unlink()
 
     def record(self, folder):
         """Write down what was built and why the rest was not, for fastkeras/_build.py.
@@ -176,8 +195,9 @@ class BuildParts(build_ext):
                 extension.include_dirs.append(pybind11.get_include())
                 python = sys.implementation.cache_tag
                 extension.headers_of = f"pybind11 {pybind11.__version__}, {python}"
-            if extension.lacks:
-                raise LookupError(extension.lacks)
+            lacks = extension.lacks or self.failed.get(LOOPS.rpartition(".")[2])
+            if lacks:
+                raise LookupError(lacks)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 objects = list(
                     pool.map(lambda source: self.object(source, extension), extension.sources)
@@ -185,7 +205,7 @@ class BuildParts(build_ext):
             target = Path(self.get_ext_fullpath(extension.name))
             self.mkpath(str(target.parent))
             target.unlink(missing_ok=True)  # it may be newer than the objects, but linked of others
-            link_flags = ["-pthread", WITHOUT_UNUSED]
+            link_flags = ["-pthread", WITHOUT_UNUSED, *self.place_of_kernels(extension)]
             if extension.name.startswith((OPS, *FITS_ONE_TENSORFLOW)):
                 link_flags += self.stub()
             if extension.name == CALLS and sys.platform == "linux":
@@ -218,6 +238,15 @@ class BuildParts(build_ext):
             )
         return path
 
+    def place_of_kernels(self, extension):
+        """Flags that let a library find the kernels beside itself, or those of the kernels."""
+        path = Path(self.get_ext_fullpath(LOOPS))
+        on_mac = sys.platform == "darwin"
+        if extension.name == LOOPS:
+            flag = "-install_name,@rpath/" if on_mac else "-z,defs,-soname,"
+            return [f"-Wl,{flag}{path.name}"]
+        return [str(path), f"-Wl,-rpath,{'@loader_path' if on_mac else '$ORIGIN'}"]
+
     def stub(self):
         """An empty library to link to: the real one comes with TensorFlow at run time."""
         if sys.platform != "linux":
@@ -228,7 +257,14 @@ class BuildParts(build_ext):
         return ["-Wl,--no-as-needed", str(library)]
 
     def get_ext_filename(self, name):
-        """TensorFlow loads the ops by path, so the name of their file has no tag of a Python."""
+        """TensorFlow loads the ops by path, so the name of their file has no tag of a Python.
+
+        The name of the kernels' file ends with a hash of all headers, so that a library compiled
+        with others finds the kernels that it was linked to, or none, but never these.
+        """
+        if LOOPS.endswith(name):
+            headers = b"".join(Path(path).read_bytes() for path in sorted(HEADERS))
+            return f"{name.replace('.', '/')}.so.{hashlib.sha256(headers).hexdigest()[:8]}"
         if name.rpartition(".")[2].startswith("lib"):
             return name.replace(".", "/") + ".so"
         return super().get_ext_filename(name)
@@ -241,6 +277,7 @@ class BuildParts(build_ext):
 TENSORFLOWS = tensorflows()
 JAX = jax()
 PARTS = [
+    part(LOOPS, []),  # the first, since all others are linked to it
     part("fastkeras._core", ["csrc/module.cc", *Path("csrc").rglob("*python.cc")]),
     part(
         OPS,

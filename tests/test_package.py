@@ -85,16 +85,29 @@ def compiled_parts():
     return Path(_core.__file__), *(PACKAGE / f"libfastkeras_tf_{name}.so" for name in libraries)
 
 
-def test_compiled_parts_are_in_the_package_and_small():
+def test_compiled_parts_are_in_the_package_and_have_their_kernels_from_one_library():
+    kernels = list(PACKAGE.glob("libfastkeras_kernels.so.*"))
     for part in compiled_parts():
         assert part.parent == PACKAGE
-        assert part.stat().st_size < 5e6  # far less than with TensorFlow inside
+        content = part.read_bytes()
+        assert len(content) < 2e6  # far less than with TensorFlow, or the kernels, inside
+        assert sum(path.name.encode() in content for path in kernels) == 1
+
+
+def test_the_library_of_the_kernels_shows_nothing_else():
+    for kernels in PACKAGE.glob("libfastkeras_kernels.so.*"):
+        nm = ("nm", "--dynamic", "--defined-only", "--demangle", kernels)
+        shown = subprocess.run(nm, capture_output=True, text=True, check=True).stdout
+        of_us = [line for line in shown.splitlines() if "fastkeras" in line]
+        assert of_us
+        table = r"fastkeras::(\w+::)+(portable|avx2|avx512)_(float|double)\(\)"
+        assert [line for line in of_us if not re.search(table, line)] == []
 
 
 @pytest.fixture
 def package_copy(tmp_path):
     """A copy of the package without its compiled parts."""
-    ignored = shutil.ignore_patterns("*.so", "_built.json", "__pycache__")
+    ignored = shutil.ignore_patterns("*.so", "*.so.*", "_built.json", "__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "fastkeras", ignore=ignored)
     return tmp_path
 
@@ -145,7 +158,7 @@ def test_failing_compiler_does_not_fail_the_build(package_copy):
     assert ran.returncode == 0, ran.stderr
     for part in ("_core", "libfastkeras_tf_ops", "libfastkeras_tf_xla_"):
         assert re.search(rf"fastkeras\.{part}\w* was not built", ran.stdout + ran.stderr)
-    assert not list((package_copy / "fastkeras").glob("*.so"))
+    assert not list((package_copy / "fastkeras").glob("*.so*"))
     _, _, native, ops, _ = report_from(package_copy)
     again = f"pip install --editable {package_copy} --verbose` shows what the compiler says"
     for part, state in (("_core", native), ("libfastkeras_tf_ops", ops)):
@@ -155,7 +168,8 @@ def test_failing_compiler_does_not_fail_the_build(package_copy):
 
 FAKE_COMPILER = """#!/bin/sh
 echo "$@" >> "$LOG"
-while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+all="$*"
+while [ $# -gt 1 ]; do [ "$1" = -o ] && echo "$all" > "$2"; shift; done
 """
 
 BUILD_WITHOUT_TENSORFLOW = """
@@ -215,6 +229,14 @@ def test_objects_are_of_one_compiler_and_one_tensorflow(package_copy):
     ran = run("-c", BUILD_WITHOUT_TENSORFLOW, cwd=package_copy, CC=str(compiler), LOG=str(log))
     assert "no TensorFlow was found" in ran.stdout + ran.stderr
     assert json.loads(record.read_text())["tensorflow"] == "2.20.0, 2.21.0"  # they still exist
+    (kernels,) = (package_copy / "fastkeras").glob("libfastkeras_kernels.so.*")
+    (package_copy / "csrc/machine/memory.h").write_text("int declared;")
+    compiled("2.21.0")
+    left = {path.name for path in (package_copy / "fastkeras").glob("libfastkeras_kernels.so.*")}
+    assert len(left) == 2 and kernels.name in left  # which the library for 2.20 is linked to
+    compiled("2.20.0")
+    (new,) = (package_copy / "fastkeras").glob("libfastkeras_kernels.so.*")
+    assert new.name in left - {kernels.name}
 
 
 @pytest.mark.parametrize("named", ("tensorflow", "jax"))

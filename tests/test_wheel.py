@@ -41,7 +41,7 @@ BUILT = {
     },
 }
 PARTS = (
-    *("_core.cpython-311", "libfastkeras_tf_ops", "libfastkeras_jax"),
+    *("_core.cpython-311", "libfastkeras_tf_ops", "libfastkeras_kernels", "libfastkeras_jax"),
     *("libfastkeras_tf_variable_ops_2_19", "libfastkeras_tf_variable_ops_2_20"),
     *("libfastkeras_tf_xla_2_20", "libfastkeras_tf_variable_xla_2_20"),
 )
@@ -59,7 +59,7 @@ def faults_of(tmp_path, script, built, parts):
 def test_a_whole_wheel_has_no_faults(tmp_path, script):
     assert faults_of(tmp_path, script, BUILT, dict.fromkeys(PARTS, b"\x7fELF")) == []
     built = {"tensorflow": None, "jaxlib": None, "failed": {}}
-    assert faults_of(tmp_path, script, built, dict.fromkeys(PARTS[:2], b"\x7fELF")) == []
+    assert faults_of(tmp_path, script, built, dict.fromkeys(PARTS[:3], b"\x7fELF")) == []
 
 
 def test_a_wheel_takes_the_place_of_one_for_the_same_machines_alone(script):
@@ -75,10 +75,11 @@ def test_a_wheel_takes_the_place_of_one_for_the_same_machines_alone(script):
     ("without", "more", "failed", "fault"),
     [
         (PARTS[-1], {}, {}, "libfastkeras_tf_variable_xla_2_20 is missing: nobody says why"),
-        (PARTS[2], {}, {"libfastkeras_jax": "no g++"}, "libfastkeras_jax is missing: no g++"),
+        (PARTS[2], {}, {}, "libfastkeras_kernels is missing: nobody says why"),
+        (PARTS[3], {}, {"libfastkeras_jax": "no g++"}, "libfastkeras_jax is missing: no g++"),
         (None, {"libtensorflow_framework": b""}, {}, "libtensorflow_framework does not belong"),
         (None, {PARTS[0]: b"\0.symtab\0"}, {}, f"fastkeras/{PARTS[0]}.so is not stripped"),
-        (None, {PARTS[0]: bytes(8_000_001)}, {}, "bytes, more than 8,000,000"),
+        (None, {PARTS[0]: bytes(6_000_001)}, {}, "bytes, more than 6,000,000"),
     ],
 )
 def test_faults_of_a_wheel_are_named(tmp_path, script, without, more, failed, fault):

@@ -15,14 +15,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-LIMIT = 8e6  # bytes
+LIMIT = 6e6  # bytes
 FOR_EACH_TENSORFLOW = ("variable_ops", "xla", "variable_xla")
 LEFT_OUT = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 
 
 def parts_of(built):
     """Return the names of the compiled parts that have to be there, by what setup.py recorded."""
-    parts = {"_core", "libfastkeras_tf_ops"} | ({"libfastkeras_jax"} if built["jaxlib"] else set())
+    parts = {"_core", "libfastkeras_kernels", "libfastkeras_tf_ops"}
+    parts |= {"libfastkeras_jax"} if built["jaxlib"] else set()
     for version in built["tensorflow"].split(", ") if built["tensorflow"] else ():
         minor = "_".join(version.split(".")[:2])
         parts |= {f"libfastkeras_tf_{library}_{minor}" for library in FOR_EACH_TENSORFLOW}

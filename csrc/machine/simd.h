@@ -48,9 +48,12 @@
 #endif
 
 // Makes `table`, a Kernels<T>, one of those that the domain's CurrentKernels<T> chooses from
-// (instruction_set.h). Use it in the domain's namespace, at the end of the file.
-#define FASTKERAS_EXPORT(T, table) \
-  const Kernels<T>* FASTKERAS_NAME_OF(FASTKERAS_ISA, T)() { return &FASTKERAS_ISA::table; }
+// (instruction_set.h). Use it in the domain's namespace, at the end of the file. These functions
+// are all that the library of the kernels shows to the others.
+#define FASTKERAS_EXPORT(T, table)                                                                 \
+  __attribute__((visibility("default"))) const Kernels<T>* FASTKERAS_NAME_OF(FASTKERAS_ISA, T)() { \
+    return &FASTKERAS_ISA::table;                                                                  \
+  }
 #define FASTKERAS_NAME_OF(set, T) FASTKERAS_JOIN(set, T)
 #define FASTKERAS_JOIN(set, T) set##_##T
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -15,14 +14,6 @@
 namespace fastkeras::word2vec {
 
 FASTKERAS_CURRENT_KERNELS(float)
-
-double Log(double value) { return std::log(value); }
-
-double SumOfLogs(const float* values, int count) {
-  double sum = 0;
-  for (int i = 0; i < count; ++i) sum += std::log(static_cast<double>(values[i]));
-  return sum;
-}
 
 namespace {
 
