@@ -12,8 +12,10 @@
 
 namespace fastkeras::crf {
 void BindCrf(pybind11::module_& module);
+void BindReady(pybind11::module_& module);
 void BindSecondOrder(pybind11::module_& module);
 void BindSemiMarkov(pybind11::module_& module);
+void BindWeighted(pybind11::module_& module);
 }  // namespace fastkeras::crf
 namespace fastkeras::optimizers {
 void BindOptimizers(pybind11::module_& module);
@@ -51,8 +53,10 @@ PYBIND11_MODULE(_core, module) {
   module.def("set_num_threads", &fastkeras::SetNumThreads);
   module.def("set_worth_a_thread", &fastkeras::SetWorthAThread);
   fastkeras::crf::BindCrf(module);
+  fastkeras::crf::BindReady(module);
   fastkeras::crf::BindSecondOrder(module);
   fastkeras::crf::BindSemiMarkov(module);
+  fastkeras::crf::BindWeighted(module);
   fastkeras::optimizers::BindOptimizers(module);
   fastkeras::seq2seq::BindSeq2Seq(module);
   fastkeras::word2vec::BindText(module);

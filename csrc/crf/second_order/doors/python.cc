@@ -14,10 +14,9 @@ namespace fastkeras::crf {
 namespace {
 
 // What every function begins with: the six arguments of a chain, and the triples.
-#define FASTKERAS_SECOND_ORDER                                                         \
-  const Array<T>&emissions, const Array<T>&transitions, const Array<int32_t>&lengths,  \
-      const std::optional<Array<bool>>&mask, const Array<T>&start, const Array<T>&end, \
-      const Array<T>&triples
+#define FASTKERAS_SECOND_ORDER                                                        \
+  const Array<T>&emissions, const Array<T>&transitions, const Array<int32_t>&lengths, \
+      const Mask &mask, const Array<T>&start, const Array<T>&end, const Array<T>&triples
 
 template <typename T>
 SecondOrderChains<T> Checked(FASTKERAS_SECOND_ORDER) {
@@ -66,17 +65,18 @@ py::tuple GradientOf(FASTKERAS_SECOND_ORDER, const Array<int32_t>& tags, const A
   ExpectShape("workspace", kept.shape, {SizeOfWorkspace(chains)});
   ExpectShape("weights", factors.shape, {chains.batch});
   const int64_t num_tags = chains.num_tags;
-  Array<T> d_emissions({chains.batch, chains.steps, num_tags}), d_transitions({num_tags, num_tags}),
-      d_triples({num_tags, num_tags, num_tags}), d_start(num_tags), d_end(num_tags);
-  const SecondOrderGradients<T> gradients = {d_emissions.mutable_data(),
-                                             d_transitions.mutable_data(), d_triples.mutable_data(),
-                                             d_start.mutable_data(), d_end.mutable_data()};
+  const GradientArrays<T> of_chain(chains);
+  Array<T> of_triples({num_tags, num_tags, num_tags});
+  const SecondOrderGradients<T> gradients = {of_chain.emissions_out, of_chain.transitions_out,
+                                             of_triples.mutable_data(), of_chain.start_out,
+                                             of_chain.end_out};
   {
     const ReleasedGil released;
     SecondOrderGradient<T>(given, path, asked, values.data, kept.data, factors.data, gradients,
                            num_threads);
   }
-  return py::make_tuple(d_emissions, d_transitions, d_start, d_end, d_triples);
+  return py::make_tuple(of_chain.emissions, of_chain.transitions, of_chain.start, of_chain.end,
+                        of_triples);
 }
 
 template <typename T>
@@ -107,23 +107,16 @@ py::tuple Viterbi(FASTKERAS_SECOND_ORDER, int num_threads) {
   return py::make_tuple(tags, score);
 }
 
-template <typename Function, typename... More>
-void Bind(py::module_& module, const char* name, Function function, const More&... more) {
-  module.def(name, function, py::arg("emissions").noconvert(), py::arg("transitions").noconvert(),
-             py::arg("lengths").noconvert(), py::arg("mask").noconvert(),
-             py::arg("start_transitions").noconvert(), py::arg("end_transitions").noconvert(),
-             py::arg("triples").noconvert(), more..., py::arg("num_threads") = kDefaultNumThreads);
-}
-
 template <typename T>
 void BindOf(py::module_& module) {  // float and double are overloads, told apart by the arrays
-  const auto tags = py::arg("tags").noconvert();
-  Bind(module, "second_order_value", &ValueOf<T>, tags, py::arg("quantity"),
-       py::arg("keep_workspace").noconvert());
-  Bind(module, "second_order_gradient", &GradientOf<T>, tags, py::arg("value").noconvert(),
-       py::arg("workspace").noconvert(), py::arg("weights").noconvert(), py::arg("quantity"));
-  Bind(module, "second_order_marginals", &Marginals<T>);
-  Bind(module, "second_order_viterbi", &Viterbi<T>);
+  const auto triples = py::arg("triples").noconvert(), tags = py::arg("tags").noconvert();
+  BindChain(module, "second_order_value", &ValueOf<T>, triples, tags, py::arg("quantity"),
+            py::arg("keep_workspace").noconvert());
+  BindChain(module, "second_order_gradient", &GradientOf<T>, triples, tags,
+            py::arg("value").noconvert(), py::arg("workspace").noconvert(),
+            py::arg("weights").noconvert(), py::arg("quantity"));
+  BindChain(module, "second_order_marginals", &Marginals<T>, triples);
+  BindChain(module, "second_order_viterbi", &Viterbi<T>, triples);
 }
 
 }  // namespace
