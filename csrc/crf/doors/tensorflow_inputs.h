@@ -12,10 +12,12 @@
 namespace fastkeras::crf {
 
 using tensorflow::ArgumentOf;
+using tensorflow::BoolAttribute;
 using tensorflow::Input;
 using tensorflow::IntAttribute;
 using tensorflow::Output;
 using tensorflow::ShapeInference;
+using tensorflow::Shapes;
 using tensorflow::Tensor;
 
 #define FASTKERAS_CHAINS                                                          \
@@ -51,6 +53,46 @@ struct Inputs {
 
   Tensor emissions, transitions, start_transitions, end_transitions, lengths, mask;
   Chains<T> chains;
+};
+
+// The outputs that every gradient begins with.
+template <typename T>
+struct GradientTensors {
+  template <typename Context>
+  GradientTensors(Context* context, const Inputs<T>& inputs)
+      : of_emissions(Output<T>(context, 0, inputs.emissions.shape)),
+        of_transitions(Output<T>(context, 1, inputs.transitions.shape)),
+        of_start(Output<T>(context, 2, {inputs.chains.num_tags})),
+        of_end(Output<T>(context, 3, {inputs.chains.num_tags})),
+        emissions(of_emissions.template data<T>()),
+        transitions(of_transitions.template data<T>()),
+        start(of_start.template data<T>()),
+        end(of_end.template data<T>()) {}
+
+  static Shapes ShapesOf(const Shapes& inputs) {
+    const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
+    return {inputs[0], inputs[1], {num_tags}, {num_tags}};
+  }
+
+  Tensor of_emissions, of_transitions, of_start, of_end;
+  T *emissions, *transitions, *start, *end;
+};
+
+// What the kernels are told beside their inputs: all of them the number of threads, and those of
+// which the gradient needs what they leave behind, whether to keep it.
+struct WithThreads {
+  template <typename Attributes>
+  explicit WithThreads(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  int num_threads;
+};
+struct WithWorkspace : WithThreads {
+  template <typename Attributes>
+  explicit WithWorkspace(Attributes* attributes)
+      : WithThreads(attributes), keep_workspace(BoolAttribute(attributes, "keep_workspace")) {}
+
+  bool keep_workspace;
 };
 
 // The shape of emissions; the other inputs' ranks are checked on the way.

@@ -11,16 +11,12 @@
 
 namespace fastkeras::crf {
 
-using tensorflow::BoolAttribute;
-using tensorflow::Shapes;
-
 template <typename T>
-struct ValueKernel {
+struct ValueKernel : WithWorkspace {
   template <typename Attributes>
   explicit ValueKernel(Attributes* attributes)
-      : quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))),
-        keep_workspace(BoolAttribute(attributes, "keep_workspace")),
-        num_threads(IntAttribute(attributes, "num_threads")) {}
+      : WithWorkspace(attributes),
+        quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))) {}
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -40,21 +36,15 @@ struct ValueKernel {
   }
 
   Quantity quantity;
-  bool keep_workspace;
-  int num_threads;
 };
 
 template <typename T>
-struct GradientKernel {
+struct GradientKernel : WithThreads {
   template <typename Attributes>
   explicit GradientKernel(Attributes* attributes)
-      : quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))),
-        num_threads(IntAttribute(attributes, "num_threads")) {}
+      : WithThreads(attributes), quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))) {}
 
-  Shapes OutputShapes(const Shapes& inputs) const {
-    const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
-    return {inputs[0], inputs[1], {num_tags}, {num_tags}};
-  }
+  Shapes OutputShapes(const Shapes& inputs) const { return GradientTensors<T>::ShapesOf(inputs); }
 
   template <typename Context>
   void operator()(Context* context) const {
@@ -69,25 +59,18 @@ struct GradientKernel {
     ExpectShape("value", value.shape, {batch});
     ExpectShape("workspace", workspace.shape, {WorkspaceSize<T>(batch, steps, num_tags)});
     ExpectShape("weights", weights.shape, {batch});
-    const Tensor d_emissions = Output<T>(context, 0, {batch, steps, num_tags});
-    const Tensor d_transitions = Output<T>(context, 1, inputs.transitions.shape);
-    const Tensor d_start = Output<T>(context, 2, {num_tags});
-    const Tensor d_end = Output<T>(context, 3, {num_tags});
+    const GradientTensors<T> gradients(context, inputs);
     Gradient(chains, checked_tags, quantity, value.data<const T>(), workspace.data<const T>(),
-             weights.data<const T>(), d_emissions.data<T>(), d_transitions.data<T>(),
-             d_start.data<T>(), d_end.data<T>(), num_threads);
+             weights.data<const T>(), gradients.emissions, gradients.transitions, gradients.start,
+             gradients.end, num_threads);
   }
 
   Quantity quantity;
-  int num_threads;
 };
 
 template <typename T>
-struct WeightedValueKernel {
-  template <typename Attributes>
-  explicit WeightedValueKernel(Attributes* attributes)
-      : keep_workspace(BoolAttribute(attributes, "keep_workspace")),
-        num_threads(IntAttribute(attributes, "num_threads")) {}
+struct WeightedValueKernel : WithWorkspace {
+  using WithWorkspace::WithWorkspace;
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -110,21 +93,13 @@ struct WeightedValueKernel {
     WeightedValue(chains, checked_tags, weights.data<const T>(), value.data<T>(), log_p.data<T>(),
                   keep_workspace ? workspace.data<T>() : nullptr, num_threads);
   }
-
-  bool keep_workspace;
-  int num_threads;
 };
 
 template <typename T>
-struct WeightedGradientKernel {
-  template <typename Attributes>
-  explicit WeightedGradientKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct WeightedGradientKernel : WithThreads {
+  using WithThreads::WithThreads;
 
-  Shapes OutputShapes(const Shapes& inputs) const {
-    const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
-    return {inputs[0], inputs[1], {num_tags}, {num_tags}};
-  }
+  Shapes OutputShapes(const Shapes& inputs) const { return GradientTensors<T>::ShapesOf(inputs); }
 
   template <typename Context>
   void operator()(Context* context) const {
@@ -141,24 +116,16 @@ struct WeightedGradientKernel {
     ExpectShape("value", value.shape, {batch});
     ExpectShape("workspace", workspace.shape, {WeightedWorkspaceSize<T>(batch, steps, num_tags)});
     ExpectShape("factors", factors.shape, {batch});
-    const Tensor d_emissions = Output<T>(context, 0, {batch, steps, num_tags});
-    const Tensor d_transitions = Output<T>(context, 1, inputs.transitions.shape);
-    const Tensor d_start = Output<T>(context, 2, {num_tags});
-    const Tensor d_end = Output<T>(context, 3, {num_tags});
+    const GradientTensors<T> gradients(context, inputs);
     WeightedGradient(chains, checked_tags, weights.data<const T>(), value.data<const T>(),
-                     workspace.data<const T>(), factors.data<const T>(), d_emissions.data<T>(),
-                     d_transitions.data<T>(), d_start.data<T>(), d_end.data<T>(), num_threads);
+                     workspace.data<const T>(), factors.data<const T>(), gradients.emissions,
+                     gradients.transitions, gradients.start, gradients.end, num_threads);
   }
-
-  int num_threads;
 };
 
 template <typename T>
-struct EntropyKernel {
-  template <typename Attributes>
-  explicit EntropyKernel(Attributes* attributes)
-      : keep_workspace(BoolAttribute(attributes, "keep_workspace")),
-        num_threads(IntAttribute(attributes, "num_threads")) {}
+struct EntropyKernel : WithWorkspace {
+  using WithWorkspace::WithWorkspace;
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -173,21 +140,13 @@ struct EntropyKernel {
     Entropy(inputs.chains, value.data<T>(), keep_workspace ? workspace.data<T>() : nullptr,
             num_threads);
   }
-
-  bool keep_workspace;
-  int num_threads;
 };
 
 template <typename T>
-struct EntropyGradientKernel {
-  template <typename Attributes>
-  explicit EntropyGradientKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct EntropyGradientKernel : WithThreads {
+  using WithThreads::WithThreads;
 
-  Shapes OutputShapes(const Shapes& inputs) const {
-    const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
-    return {inputs[0], inputs[1], {num_tags}, {num_tags}};
-  }
+  Shapes OutputShapes(const Shapes& inputs) const { return GradientTensors<T>::ShapesOf(inputs); }
 
   template <typename Context>
   void operator()(Context* context) const {
@@ -200,23 +159,16 @@ struct EntropyGradientKernel {
     ExpectShape("value", value.shape, {batch});
     ExpectShape("workspace", workspace.shape, {EntropyWorkspaceSize<T>(batch, steps, num_tags)});
     ExpectShape("weights", weights.shape, {batch});
-    const Tensor d_emissions = Output<T>(context, 0, {batch, steps, num_tags});
-    const Tensor d_transitions = Output<T>(context, 1, inputs.transitions.shape);
-    const Tensor d_start = Output<T>(context, 2, {num_tags});
-    const Tensor d_end = Output<T>(context, 3, {num_tags});
+    const GradientTensors<T> gradients(context, inputs);
     EntropyGradient(chains, value.data<const T>(), workspace.data<const T>(),
-                    weights.data<const T>(), d_emissions.data<T>(), d_transitions.data<T>(),
-                    d_start.data<T>(), d_end.data<T>(), num_threads);
+                    weights.data<const T>(), gradients.emissions, gradients.transitions,
+                    gradients.start, gradients.end, num_threads);
   }
-
-  int num_threads;
 };
 
 template <typename T>
-struct MarginalsKernel {
-  template <typename Attributes>
-  explicit MarginalsKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct MarginalsKernel : WithThreads {
+  using WithThreads::WithThreads;
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -234,15 +186,11 @@ struct MarginalsKernel {
         Output<T>(context, 1, OutputShapes({inputs.emissions.shape, inputs.transitions.shape})[1]);
     Marginals(chains, unary.data<T>(), counts.data<T>(), num_threads);
   }
-
-  int num_threads;
 };
 
 template <typename T>
-struct ViterbiKernel {
-  template <typename Attributes>
-  explicit ViterbiKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct ViterbiKernel : WithThreads {
+  using WithThreads::WithThreads;
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -257,16 +205,13 @@ struct ViterbiKernel {
     const Tensor score = Output<T>(context, 1, {chains.batch});
     Viterbi(chains, tags.data<int32_t>(), score.data<T>(), num_threads);
   }
-
-  int num_threads;
 };
 
 template <typename T>
-struct KBestKernel {
+struct KBestKernel : WithThreads {
   template <typename Attributes>
   explicit KBestKernel(Attributes* attributes)
-      : k(CheckedK(IntAttribute(attributes, "k"))),
-        num_threads(IntAttribute(attributes, "num_threads")) {}
+      : WithThreads(attributes), k(CheckedK(IntAttribute(attributes, "k"))) {}
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -283,14 +228,11 @@ struct KBestKernel {
   }
 
   int64_t k;
-  int num_threads;
 };
 
 template <typename T>
-struct SampleKernel {
-  template <typename Attributes>
-  explicit SampleKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct SampleKernel : WithThreads {
+  using WithThreads::WithThreads;
 
   Shapes OutputShapes(const Shapes& inputs) const { return {inputs[6]}; }
 
@@ -303,8 +245,6 @@ struct SampleKernel {
     const Tensor tags = Output<int32_t>(context, 0, uniforms.shape);
     Sample(chains, num_samples, uniforms.data<const T>(), tags.data<int32_t>(), num_threads);
   }
-
-  int num_threads;
 };
 
 }  // namespace fastkeras::crf

@@ -9,8 +9,6 @@
 
 namespace fastkeras::crf {
 
-using tensorflow::Shapes;
-
 template <typename T>
 struct SemiInputs {
   template <typename Context>
@@ -31,10 +29,8 @@ struct SemiInputs {
 };
 
 template <typename T>
-struct SemiLogPartitionKernel {
-  template <typename Attributes>
-  explicit SemiLogPartitionKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct SemiLogPartitionKernel : WithThreads {
+  using WithThreads::WithThreads;
 
   Shapes OutputShapes(const Shapes& inputs) const { return {{CheckedSizes(inputs[0]).batch}}; }
 
@@ -44,15 +40,11 @@ struct SemiLogPartitionKernel {
     const Tensor value = Output<T>(context, 0, {inputs.chains.batch});
     SemiLogPartition(inputs.chains, value.data<T>(), num_threads);
   }
-
-  int num_threads;
 };
 
 template <typename T>
-struct SemiMarginalsKernel {
-  template <typename Attributes>
-  explicit SemiMarginalsKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct SemiMarginalsKernel : WithThreads {
+  using WithThreads::WithThreads;
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -70,15 +62,11 @@ struct SemiMarginalsKernel {
     const Tensor counts = Output<T>(context, 2, {chains.batch, chains.num_tags, chains.num_tags});
     SemiMarginals(chains, unary.data<T>(), segments.data<T>(), counts.data<T>(), num_threads);
   }
-
-  int num_threads;
 };
 
 template <typename T>
-struct SemiViterbiKernel {
-  template <typename Attributes>
-  explicit SemiViterbiKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct SemiViterbiKernel : WithThreads {
+  using WithThreads::WithThreads;
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -94,8 +82,6 @@ struct SemiViterbiKernel {
     const Tensor score = Output<T>(context, 2, {chains.batch});
     SemiViterbi(chains, tags.data<int32_t>(), begins.data<bool>(), score.data<T>(), num_threads);
   }
-
-  int num_threads;
 };
 
 }  // namespace fastkeras::crf

@@ -9,9 +9,6 @@
 
 namespace fastkeras::crf {
 
-using tensorflow::BoolAttribute;
-using tensorflow::Shapes;
-
 template <typename T>
 struct SecondOrderInputs {
   template <typename Context>
@@ -27,12 +24,11 @@ struct SecondOrderInputs {
 };
 
 template <typename T>
-struct SecondOrderValueKernel {
+struct SecondOrderValueKernel : WithWorkspace {
   template <typename Attributes>
   explicit SecondOrderValueKernel(Attributes* attributes)
-      : quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))),
-        keep_workspace(BoolAttribute(attributes, "keep_workspace")),
-        num_threads(IntAttribute(attributes, "num_threads")) {}
+      : WithWorkspace(attributes),
+        quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))) {}
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -52,21 +48,19 @@ struct SecondOrderValueKernel {
   }
 
   Quantity quantity;
-  bool keep_workspace;
-  int num_threads;
 };
 
 template <typename T>
-struct SecondOrderGradientKernel {
+struct SecondOrderGradientKernel : WithThreads {
   template <typename Attributes>
   explicit SecondOrderGradientKernel(Attributes* attributes)
-      : quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))),
-        num_threads(IntAttribute(attributes, "num_threads")) {}
+      : WithThreads(attributes), quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))) {}
 
   Shapes OutputShapes(const Shapes& inputs) const {
-    const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
-    return {
-        inputs[0], {num_tags, num_tags}, {num_tags}, {num_tags}, {num_tags, num_tags, num_tags}};
+    Shapes shapes = GradientTensors<T>::ShapesOf(inputs);
+    const int64_t num_tags = shapes[2][0];
+    shapes.push_back({num_tags, num_tags, num_tags});
+    return shapes;
   }
 
   template <typename Context>
@@ -80,28 +74,21 @@ struct SecondOrderGradientKernel {
     ExpectShape("workspace", workspace.shape,
                 {SecondOrderWorkspaceSize(chains.batch, chains.steps, chains.num_tags)});
     ExpectShape("weights", weights.shape, {chains.batch});
-    const Shapes shapes = OutputShapes({inputs.of_chain.emissions.shape});
-    const Tensor d_emissions = Output<T>(context, 0, shapes[0]);
-    const Tensor d_transitions = Output<T>(context, 1, shapes[1]);
-    const Tensor d_start = Output<T>(context, 2, shapes[2]);
-    const Tensor d_end = Output<T>(context, 3, shapes[3]);
-    const Tensor d_triples = Output<T>(context, 4, shapes[4]);
+    const GradientTensors<T> gradients(context, inputs.of_chain);
+    const Tensor of_triples = Output<T>(context, 4, inputs.triples.shape);
     SecondOrderGradient<T>(inputs.given, checked_tags, quantity, value.data<const T>(),
                            workspace.data<const T>(), weights.data<const T>(),
-                           {d_emissions.data<T>(), d_transitions.data<T>(), d_triples.data<T>(),
-                            d_start.data<T>(), d_end.data<T>()},
+                           {gradients.emissions, gradients.transitions, of_triples.data<T>(),
+                            gradients.start, gradients.end},
                            num_threads);
   }
 
   Quantity quantity;
-  int num_threads;
 };
 
 template <typename T>
-struct SecondOrderMarginalsKernel {
-  template <typename Attributes>
-  explicit SecondOrderMarginalsKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct SecondOrderMarginalsKernel : WithThreads {
+  using WithThreads::WithThreads;
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -116,15 +103,11 @@ struct SecondOrderMarginalsKernel {
     const Tensor counts = Output<T>(context, 1, shapes[1]);
     SecondOrderMarginals(inputs.given, unary.data<T>(), counts.data<T>(), num_threads);
   }
-
-  int num_threads;
 };
 
 template <typename T>
-struct SecondOrderViterbiKernel {
-  template <typename Attributes>
-  explicit SecondOrderViterbiKernel(Attributes* attributes)
-      : num_threads(IntAttribute(attributes, "num_threads")) {}
+struct SecondOrderViterbiKernel : WithThreads {
+  using WithThreads::WithThreads;
 
   Shapes OutputShapes(const Shapes& inputs) const {
     const auto [batch, steps, num_tags] = CheckedSizes(inputs[0]);
@@ -139,8 +122,6 @@ struct SecondOrderViterbiKernel {
     const Tensor score = Output<T>(context, 1, {chains.batch});
     SecondOrderViterbi(inputs.given, tags.data<int32_t>(), score.data<T>(), num_threads);
   }
-
-  int num_threads;
 };
 
 }  // namespace fastkeras::crf
