@@ -6,13 +6,14 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fastkeras import crf
+from fastkeras import _core, crf
 from fastkeras.bench import limits
 from fastkeras.bench.crf import PROVIDERS, draw
 from fastkeras.bench.crf_accuracy import check, exact
 from fastkeras.crf import constraints, second_order, semi_markov
 from fastkeras.crf._engines import native
 from fastkeras.crf.chain import Chain
+from fastkeras.crf.second_order.arguments import chain_and_triples
 
 WORKLOADS = {  # batch, steps, tags
     "named entities": (32, 128, 9),
@@ -175,24 +176,35 @@ def test_second_order(records, quick, name):
         return lambda: [result.numpy() for result in gradient(*given)]
 
     chain = {"start_transitions": start, "end_transitions": end, "constraints": rules}
+    legal, triples, _ = chain_and_triples(x, a, c, lengths, rules, None, (start, end))
+    weights, gold = np.ones_like(x[:, 0, 0]), {"tags": tags, "quantity": native.LOG_LIKELIHOOD}
+
+    def kernels():  # what each engine calls
+        value, workspace = _core.second_order_value(*legal, triples, **gold, keep_workspace=True)
+        kept = {"value": value, "workspace": workspace, "weights": weights}
+        return value, *_core.second_order_gradient(*legal, triples, **gold, **kept)
+
     chain["engine"] = "native"
     calls = {
-        "gradient": gradient_of("tensorflow_native", False),
+        "gradient": kernels,
+        "gradient, tensorflow_native": gradient_of("tensorflow_native", False),
         "gradient, keras, XLA": gradient_of("keras", True),
         "log-likelihood": lambda: second_order.log_likelihood(x, tags, a, c, lengths, **chain),
         "marginals": lambda: second_order.marginals(x, a, c, lengths, **chain),
         "viterbi": lambda: second_order.viterbi(x, a, c, lengths, **chain),
     }
-    ours, peers = calls["gradient"](), calls["gradient, keras, XLA"]()
-    for found, expected in zip(ours, peers, strict=True):
-        finite = np.isfinite(expected)
-        np.testing.assert_allclose(found[finite], expected[finite], rtol=1e-3, atol=1e-2)
-    triples = int((allowed[:, :, None] & allowed[None]).sum()) * int((lengths - 2).sum())
+    value, d_x, d_a, d_start, d_end, d_c = kernels()
+    ours, peers = (calls[f"gradient, {name}"]() for name in ("tensorflow_native", "keras, XLA"))
+    for found in ((value, d_x, d_a, d_c, d_start, d_end), ours):
+        for of_ours, expected in zip(found, peers, strict=True):
+            finite = np.isfinite(expected)
+            np.testing.assert_allclose(of_ours[finite], expected[finite], rtol=1e-3, atol=1e-2)
+    number = int((allowed[:, :, None] & allowed[None]).sum()) * int((lengths - 2).sum())
     products = {"log-likelihood": 1, "viterbi": 1, "gradient": 3, "marginals": 2}  # of all triples
     rate = limits.measured()["flops"]
     records.setdefault("second_order", {})[name] = {
         "shape": shape,
-        "limits of arithmetic": {what: 2 * n * triples / rate for what, n in products.items()},
+        "limits of arithmetic": {what: 2 * n * number / rate for what, n in products.items()},
         **in_turns(calls, ROUNDS // 10 if quick else ROUNDS),
     }
 
