@@ -176,27 +176,48 @@ FASTKERAS_INLINE void StoreFirst(T* to, Vec<T> v, int count) {
 }
 #endif
 
-// The first kWidth / 2 elements, in both halves.
+// The first kCount elements, a power of two of them, over and over.
+template <int kCount, typename T>
+FASTKERAS_INLINE Vec<T> LoadRepeated(const T* from) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  if constexpr (kCount == kWidth) {
+    return Load(from);
+  } else if constexpr (kCount == 1) {
+    return Broadcast(*from);
+  } else {
+#if defined(FASTKERAS_AVX512) || defined(FASTKERAS_AVX2)
+    constexpr size_t kBytes = kCount * sizeof(T);
+    if constexpr (kBytes == 8) {
+      double both;
+      std::memcpy(&both, from, kBytes);
+      return reinterpret_cast<Vec<T>>(Broadcast(both));
+    } else if constexpr (kBytes == 16) {
 #if defined(FASTKERAS_AVX512)
-FASTKERAS_INLINE Vec<float> LoadTwice(const float* from) {
-  return _mm512_broadcast_f32x8(_mm256_loadu_ps(from));
-}
-FASTKERAS_INLINE Vec<double> LoadTwice(const double* from) {
-  return _mm512_broadcast_f64x4(_mm256_loadu_pd(from));
-}
-#elif defined(FASTKERAS_AVX2)
-FASTKERAS_INLINE Vec<float> LoadTwice(const float* from) {
-  return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(from));
-}
-FASTKERAS_INLINE Vec<double> LoadTwice(const double* from) {
-  return _mm256_broadcast_pd(reinterpret_cast<const __m128d*>(from));
-}
+      return reinterpret_cast<Vec<T>>(
+          _mm512_broadcast_f32x4(_mm_loadu_ps(reinterpret_cast<const float*>(from))));
 #else
-FASTKERAS_INLINE Vec<float> LoadTwice(const float* from) {
-  return Vec<float>{from[0], from[1], from[0], from[1]};
-}
-FASTKERAS_INLINE Vec<double> LoadTwice(const double* from) { return Broadcast(*from); }
+      return reinterpret_cast<Vec<T>>(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(from)));
 #endif
+    } else {
+      static_assert(kBytes == 32, "no instruction for it");
+#if defined(FASTKERAS_AVX512)
+      return reinterpret_cast<Vec<T>>(
+          _mm512_broadcast_f64x4(_mm256_loadu_pd(reinterpret_cast<const double*>(from))));
+#endif
+    }
+#else
+    Vec<T> v;
+    for (int lane = 0; lane < kWidth; ++lane) v[lane] = from[lane % kCount];
+    return v;
+#endif
+  }
+}
+
+// The first kWidth / 2 elements, in both halves.
+template <typename T>
+FASTKERAS_INLINE Vec<T> LoadTwice(const T* from) {
+  return LoadRepeated<Simd<T>::kWidth / 2>(from);
+}
 
 // The first `count` elements, 1 <= count <= kWidth / 2, from two places, in the halves of a vector;
 // nothing past them is touched. Only where masks make that cheap.

@@ -64,20 +64,23 @@ void AddTriples(const TripleLayout<T>& layout, int64_t width, int64_t j, int64_t
   const TripleBlock<T>& block = triples.blocks[v];
   const int64_t row = TilesOf(block.num_after, width) * width;
   std::vector<int64_t> tags_after(block.num_after);
+  std::vector<double> totals(block.num_after);
   for (int64_t n = 0; n < block.num_after; ++n) {
     tags_after[n] = block.after[n] / width - v * triples.rows;
   }
   for (int64_t m = 0; m < block.num_before; ++m) {
     const int64_t i = block.before[m] / width / triples.vectors;
     const Sum* const from = sums + block.counts + (section * block.num_before + m) * row;
+    std::fill(totals.begin(), totals.end(), 0.0);
+    for (int64_t of_block = 0; of_block < blocks; ++of_block) {
+      const Sum* const of_row = from + of_block * layout.sums;
+      for (int64_t n = 0; n < block.num_after; ++n) totals[n] += static_cast<double>(of_row[n]);
+    }
+    const int64_t first = i * area + j * num_tags;
     for (int64_t n = 0; n < block.num_after; ++n) {
-      const int64_t at = i * area + j * num_tags + tags_after[n];
-      const double weight = triples.scores[at];
-      double sum = 0;
-      for (int64_t of_block = 0; of_block < blocks; ++of_block) {
-        sum += static_cast<double>(from[of_block * layout.sums + n]);
-      }
-      if (weight != 0 && sum != 0) shared.triples[at] += weight * largest * sum;  // not 0 * NaN
+      const double weight = triples.scores[first + tags_after[n]];
+      if (weight == 0 || totals[n] == 0) continue;  // not 0 * NaN
+      shared.triples[first + tags_after[n]] += weight * largest * totals[n];
     }
   }
 }
@@ -114,13 +117,15 @@ void SweepShared(const Planner<T>& planner, const TripleLayout<T>& layout,
       for (int64_t k = 0; k < size; ++k) sums[k] += of_group.data[k];
     }
   });
-  for (int64_t place = 0; place < layout.num_sequences(); ++place) {
-    const int64_t b = triples.order[place];
-    for (int64_t k = 0; factors[b] != 0 && k < area; ++k) {
-      shared.pairs[k] += static_cast<double>(factors[b]) * pairs.data[b * area + k];
-    }
-  }
   ParallelFor(num_tags, planner.num_threads, [&](int64_t j) {
+    double* const row = shared.pairs.data() + j * num_tags;
+    for (int64_t place = 0; place < layout.num_sequences(); ++place) {
+      const int64_t b = triples.order[place];
+      if (factors[b] == 0) continue;
+      const double factor = factors[b];
+      const T* const of_sequence = pairs.data + b * area + j * num_tags;
+      for (int64_t k = 0; k < num_tags; ++k) row[k] += factor * of_sequence[k];
+    }
     blocks == groups
         ? AddTriples(layout, planner.kernels.width, j, blocks, largest, of_groups.data, shared)
         : AddTriples(layout, planner.kernels.width, j, blocks, largest, of_blocks.data, shared);
@@ -201,8 +206,8 @@ void SecondOrderGradient(const SecondOrderChains<T>& given, const int32_t* tags,
   }
   if (quantity != Quantity::kSequenceScore) {
     const std::unique_ptr<uint8_t[]> inexact(new uint8_t[batch]);
-    const TripleLayout<T> layout(planner, given.triples, true, true, const_cast<T*>(workspace),
-                                 inexact.get());
+    const TripleLayout<T> layout(planner, given.triples, TripleUse::kGradient,
+                                 const_cast<T*>(workspace), inexact.get());
     const int64_t size = KeptTriples(chains.steps, num_tags).size;
     for (int64_t b = 0; b < batch; ++b) inexact[b] |= workspace[batch * size + b] != 0;
     Sweep(given, planner, layout, factors, gradients.emissions, &shared, static_cast<T*>(nullptr));
@@ -216,12 +221,15 @@ void SecondOrderGradient(const SecondOrderChains<T>& given, const int32_t* tags,
       AddGold(plan, b, tags + b * chains.steps, weights[b], gradients.emissions, shared);
     }
   }
-  std::copy(shared.triples.begin(), shared.triples.end(), gradients.triples);
-  for (int64_t k = 0; k < area; ++k) {
-    double sum = shared.pairs[k];
-    for (int64_t i = 0; i < num_tags; ++i) sum += shared.triples[i * area + k];
-    gradients.transitions[k] = static_cast<T>(sum);
+  for (int64_t i = 0; i < num_tags; ++i) {
+    const double* const from = shared.triples.data() + i * area;
+    T* const to = gradients.triples + i * area;
+    for (int64_t k = 0; k < area; ++k) {
+      to[k] = static_cast<T>(from[k]);
+      shared.pairs[k] += from[k];
+    }
   }
+  std::copy(shared.pairs.begin(), shared.pairs.end(), gradients.transitions);
   std::vector<double> ends(2 * num_tags);
   for (int64_t b = 0; b < batch; ++b) {
     if (plan.counts[b] == 0) continue;
@@ -244,7 +252,8 @@ void SecondOrderMarginals(const SecondOrderChains<T>& given, T* unary, T* counts
   const Buffer<T> workspace(SecondOrderWorkspaceSize(batch, chains.steps, num_tags));
   const std::unique_ptr<uint8_t[]> inexact(new uint8_t[batch]);
   const std::unique_ptr<double[]> value(new double[batch]());
-  const TripleLayout<T> layout(planner, given.triples, true, false, workspace.data, inexact.get());
+  const TripleLayout<T> layout(planner, given.triples, TripleUse::kMarginals, workspace.data,
+                               inexact.get());
   LogPartitions(given, planner, layout, value.get());
   std::vector<T> factors(batch);
   for (int64_t b = 0; b < batch; ++b) factors[b] = std::isfinite(value[b]) && plan.counts[b] > 0;

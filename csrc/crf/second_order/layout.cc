@@ -7,13 +7,12 @@
 namespace fastkeras::crf {
 namespace {
 
-constexpr int kTile = 8;     // kTripleTile of products.h
 constexpr int kThreads = 2;  // for which sums are cut: not those there are, or bits would differ
 
 // Calls fn(first, width) for the tiles that InTiles (sweeps/lanes.h) makes.
 template <typename Function>
-void ForTiles(int size, const Function& fn) {
-  const int tiles = (size + kTile - 1) / kTile;
+void ForTiles(int size, int most, const Function& fn) {
+  const int tiles = (size + most - 1) / most;
   for (int first = 0, tile = 0; tile < tiles; ++tile) {
     const int width = (size - first + tiles - tile - 1) / (tiles - tile);
     fn(first, width);
@@ -24,55 +23,43 @@ void ForTiles(int size, const Function& fn) {
 }  // namespace
 
 template <typename T>
-TripleLayout<T>::TripleLayout(const Planner<T>& planner, const T* triples, bool exponentials,
-                              bool for_sums, T* workspace, uint8_t* inexact)
+TripleLayout<T>::TripleLayout(const Planner<T>& planner, const T* triples, TripleUse use,
+                              T* workspace, uint8_t* inexact)
     : plan{},
       planner_(planner),
       num_tags_(planner.plan.chains.num_tags),
-      nothing_(exponentials ? 0 : -std::numeric_limits<T>::infinity()) {
+      scores_(planner, triples, use != TripleUse::kViterbi) {
   const Chains<T>& chains = planner.plan.chains;
-  const int64_t area = num_tags_ * num_tags_;
-  sound_triples = planner.kernels.all_sound(triples, area * num_tags_);
-  first_.resize(area);
-  scores_.resize(area * num_tags_);
-  exponentials ? TakeExponentials(chains.transitions, triples)
-               : TakeScores(chains.transitions, triples);
-  may_precede_.resize(area);
-  may_follow_.resize(area);
-  for (int64_t i = 0; i < num_tags_; ++i) {
-    for (int64_t j = 0; j < num_tags_; ++j) {
-      for (int64_t k = 0; k < num_tags_; ++k) {
-        const bool possible = scores_[i * area + j * num_tags_ + k] != nothing_;
-        may_precede_[i * num_tags_ + j] |= possible;
-        may_follow_[j * num_tags_ + k] |= possible;
-      }
-    }
-  }
+  sound_triples = planner.kernels.all_sound(triples, num_tags_ * num_tags_ * num_tags_);
   const Plan<T>& of_chains = planner.plan;
   for (int64_t k = 0; k < chains.batch; ++k) {
     const int64_t b = of_chains.order[k];
     inexact[b] = of_chains.counts[b] > 1 &&
-                 (!of_chains.sound_ends || !of_chains.sound_transitions || spread_first_ ||
-                  (of_chains.counts[b] > 2 && (!sound_triples || spread_)));
+                 (!of_chains.sound_ends || !of_chains.sound_transitions || scores_.spread_first ||
+                  (of_chains.counts[b] > 2 && (!sound_triples || scores_.spread)));
     if (of_chains.counts[b] > 1 && !inexact[b]) order_.push_back(b);
   }
   plan.plan = &planner.plan;
   plan.num_tags = static_cast<int>(num_tags_);
   plan.order = order_.data();
-  plan.scores = scores_.data();
+  plan.scores = scores_.all.data();
+  plan.first_peak = scores_.first_peak;
+  plan.peak = scores_.peak;
+  plan.forbidden_gap = scores_.forbidden_gap;
   plan.workspace = workspace;
   plan.inexact = inexact;
-  ChooseSections(for_sums ? kThreads : planner.num_threads);
-  CutIntoBlocks();
-  CutByRows(first_, nothing_,
-            *(first_rows_ = std::make_unique<Buffer<T>>(AreaOf(plan, planner.kernels.width))));
-  plan.first = first_rows_->data;
-  if (!watched_) return;
-  const int64_t rows = AreaOf(plan, planner.kernels.width);
-  CutByRows(first_floors_, T(0), *(first_floor_rows_ = std::make_unique<Buffer<T>>(rows)));
-  CutByRows(floors_, T(0), *(floor_rows_ = std::make_unique<Buffer<T>>(rows)));
-  plan.first_floors = first_floor_rows_->data;
-  plan.floors = floor_rows_->data;
+  ChooseSections(use == TripleUse::kGradient ? kThreads : planner.num_threads);
+  CutIntoBlocks(use == TripleUse::kMarginals || use == TripleUse::kGradient);
+  ListReached();
+  const auto cut = [&](const std::vector<T>& matrix, T padding, std::unique_ptr<Buffer<T>>& into) {
+    into = std::make_unique<Buffer<T>>(AreaOf(plan, planner.kernels.width));
+    CutByRows(matrix, padding, *into);
+    return into->data;
+  };
+  plan.first = cut(scores_.first, scores_.nothing, first_rows_);
+  if (scores_.floors.empty()) return;
+  plan.first_floors = cut(scores_.first_floors, 0, first_floor_rows_);
+  plan.floors = cut(scores_.floors, 0, floor_rows_);
 }
 
 template <typename T>
@@ -80,92 +67,16 @@ int64_t TripleLayout<T>::last(int64_t group) const {
   return std::min(num_sequences(), (group + 1) * plan.lanes);
 }
 
-// The scores below the largest, exponentiated; what is forbidden becomes 0.
-template <typename T>
-void TripleLayout<T>::TakeExponentials(const T* transitions, const T* triples) {
-  constexpr double kSoft = sizeof(T) == 4 ? 70 : 600;  // kTripleSoft of forward.h
-  const int64_t area = num_tags_ * num_tags_;
-  plan.forbidden_gap = std::numeric_limits<T>::infinity();
-  std::vector<double> sums(scores_.size());
-  for (int64_t i = 0; i < num_tags_; ++i) {
-    for (int64_t k = 0; k < area; ++k) {
-      sums[i * area + k] = static_cast<double>(triples[i * area + k]) + transitions[k];
-    }
-  }
-  const auto take = [&](std::vector<T>& into, const auto* scores, double* peak, double* range,
-                        bool* spread) {
-    const int64_t size = static_cast<int64_t>(into.size());
-    double largest = -INFINITY;
-    for (int64_t k = 0; k < size; ++k) {
-      largest = std::max(largest, static_cast<double>(scores[k]));
-    }
-    if (!std::isfinite(largest)) largest = 0;
-    *range = 0;
-    for (int64_t k = 0; k < size; ++k) {
-      const double below = largest - static_cast<double>(scores[k]);
-      *range = std::max(*range, below);
-      into[k] = static_cast<T>(-below);
-      if (!(below > kSoft) || below == INFINITY) continue;
-      if (below <= kForbidden<T>) *spread = true;
-      if (below > kForbidden<T>) {
-        plan.forbidden_gap = std::min(plan.forbidden_gap, static_cast<T>(below));
-        into[k] = -std::numeric_limits<T>::infinity();
-      }
-    }
-    planner_.kernels.exponentials(into.data(), size);
-    *peak = largest;
-  };
-  double range_of_first, range;
-  take(first_, transitions, &plan.first_peak, &range_of_first, &spread_first_);
-  take(scores_, sums.data(), &plan.peak, &range, &spread_);
-  ChooseWatch(range, range_of_first);
-}
-
-template <typename T>
-void TripleLayout<T>::TakeScores(const T* transitions, const T* triples) {
-  const int64_t area = num_tags_ * num_tags_;
-  first_.assign(transitions, transitions + area);
-  for (int64_t i = 0; i < num_tags_; ++i) {
-    for (int64_t k = 0; k < area; ++k)
-      scores_[i * area + k] = triples[i * area + k] + transitions[k];
-  }
-}
-
-// A pair whose share of all prefixes is below r, because its emissions are low, has at most r K^2
-// exp(2 R) of all paths, where R is the range of the triples' scores: its suffixes differ from
-// those of another by two triples. An emission underflows exp(R) below a step's sum at most. So
-// nothing need be watched where all such pairs of all steps together cannot be seen (docs/crf.md).
-// Otherwise a pair that some triple leads to must not fall below its floor.
-template <typename T>
-void TripleLayout<T>::ChooseWatch(double range, double range_of_first) {
-  const double smallest = std::numeric_limits<T>::min();
-  const double epsilon = std::numeric_limits<T>::epsilon();
-  const double pairs = static_cast<double>(num_tags_) * static_cast<double>(num_tags_);
-  const double steps = static_cast<double>(std::max<int64_t>(1, planner_.plan.chains.steps));
-  const double span = std::log(epsilon / 8) - std::log(smallest) - std::log(pairs * pairs * steps);
-  watched_ = !(3 * std::max(range, range_of_first) <= span);
-  if (!watched_) return;
-  const T safe = static_cast<T>(smallest / epsilon * pairs);
-  const int64_t area = num_tags_ * num_tags_;
-  first_floors_.resize(area);
-  floors_.assign(area, T(0));
-  for (int64_t k = 0; k < area; ++k) first_floors_[k] = first_[k] > 0 ? safe : T(0);
-  for (int64_t i = 0; i < num_tags_; ++i) {
-    for (int64_t k = 0; k < area; ++k) {
-      if (scores_[i * area + k] > 0) floors_[k] = safe;
-    }
-  }
-}
-
 template <typename T>
 std::vector<int32_t> TripleLayout<T>::Beside(bool before, int vectors, int vector) const {
+  const uint8_t* const of_tags = before ? scores_.may_precede.data() : scores_.may_follow.data();
+  std::vector<uint8_t> any(num_tags_);
+  for (int64_t j = vector; j < num_tags_; j += vectors) {
+    for (int64_t tag = 0; tag < num_tags_; ++tag) any[tag] |= of_tags[j * num_tags_ + tag];
+  }
   std::vector<int32_t> tags;
   for (int64_t tag = 0; tag < num_tags_; ++tag) {
-    bool any = false;
-    for (int64_t j = vector; j < num_tags_; j += vectors) {
-      any |= before ? may_precede_[tag * num_tags_ + j] : may_follow_[j * num_tags_ + tag];
-    }
-    if (any) tags.push_back(static_cast<int32_t>(tag));
+    if (any[tag]) tags.push_back(static_cast<int32_t>(tag));
   }
   return tags;
 }
@@ -192,7 +103,7 @@ void TripleLayout<T>::ChooseSections(int threads) {
     const int lanes = width / sections;
     const int vectors = static_cast<int>((num_tags_ + sections - 1) / sections);
     const double work = static_cast<double>(Work(vectors));
-    const double bytes = work * static_cast<double>(sections == 1 ? sizeof(T) : sizeof(T) * width);
+    const double bytes = work * static_cast<double>(sizeof(T) * sections);
     const double loads = sections == 1 || bytes < (1 << 15) ? 1 : bytes < (1 << 20) ? 1.6 : 4;
     double shuffles = 0;
     for (int s = sections; s > 1; s /= 2) shuffles += double{1} * vectors * vectors * sections;
@@ -209,8 +120,9 @@ void TripleLayout<T>::ChooseSections(int threads) {
 }
 
 template <typename T>
-void TripleLayout<T>::CutIntoBlocks() {
+void TripleLayout<T>::CutIntoBlocks(bool for_way_back) {
   const int width = planner_.kernels.width, vectors = plan.vectors, sections = plan.sections;
+  const int most = TripleTile(sections);
   const int64_t area = num_tags_ * num_tags_;
   std::vector<std::vector<int32_t>> before(vectors), after(vectors);
   int64_t offsets = 0, triples = 0;
@@ -220,14 +132,19 @@ void TripleLayout<T>::CutIntoBlocks() {
     offsets += static_cast<int64_t>(before[v].size() + after[v].size());
     triples += static_cast<int64_t>(before[v].size() * after[v].size());
   }
-  const int64_t entry = sections == 1 ? 1 : width;
   offsets_.reserve(offsets);
-  entries_ = std::make_unique<Buffer<T>>(2 * triples * entry + 1);
+  entries_ = std::make_unique<Buffer<T>>((for_way_back ? 2 : 1) * triples * sections);
   T* to = entries_->data;
+  const T* const scores = scores_.all.data();
+  const T nothing = scores_.nothing;
   const auto write = [&](int64_t i, int v, int64_t k) {
-    for (int64_t lane = 0; lane < entry; ++lane) {
-      const int64_t j = lane / plan.lanes * vectors + v;
-      *to++ = j < num_tags_ ? scores_[i * area + j * num_tags_ + k] : nothing_;
+    const T* const from = scores + i * area + k;
+    if (sections == 1) {
+      *to++ = from[v * num_tags_];
+      return;
+    }
+    for (int64_t s = 0, j = v; s < sections; ++s, j += vectors) {
+      *to++ = j < num_tags_ ? from[j * num_tags_] : nothing;
     }
   };
   sums = 0;
@@ -243,13 +160,13 @@ void TripleLayout<T>::CutIntoBlocks() {
     block.after = offsets_.data() + offsets_.size();
     for (int32_t k : targets) offsets_.push_back((v * plan.rows + k) * width);
     block.forward = to;
-    ForTiles(block.num_after, [&](int first, int tile) {
+    ForTiles(block.num_after, most, [&](int first, int tile) {
       for (int32_t i : sources) {
         for (int n = 0; n < tile; ++n) write(i, v, targets[first + n]);
       }
     });
     block.backward = to;
-    ForTiles(block.num_before, [&](int first, int tile) {
+    ForTiles(for_way_back ? block.num_before : 0, most, [&](int first, int tile) {
       for (int32_t k : targets) {
         for (int n = 0; n < tile; ++n) write(sources[first + n], v, k);
       }
@@ -260,14 +177,32 @@ void TripleLayout<T>::CutIntoBlocks() {
 }
 
 template <typename T>
+void TripleLayout<T>::ListReached() {
+  for (int v = 0; v < plan.vectors; ++v) {
+    reached_from_.push_back(static_cast<int32_t>(reached_.size()));
+    for (int64_t row = 0; row < num_tags_; ++row) {
+      bool any = false;
+      for (int64_t k = v; k < num_tags_; k += plan.vectors)
+        any |= scores_.may_follow[row * num_tags_ + k];
+      if (any) reached_.push_back(static_cast<int32_t>(row));
+    }
+  }
+  reached_from_.push_back(static_cast<int32_t>(reached_.size()));
+  plan.reached = reached_.data();
+  plan.reached_from = reached_from_.data();
+}
+
+template <typename T>
 void TripleLayout<T>::CutByRows(const std::vector<T>& matrix, T padding, Buffer<T>& into) const {
   const int width = planner_.kernels.width;
   std::fill_n(into.data, AreaOf(plan, width), padding);
   for (int64_t i = 0; i < num_tags_; ++i) {
-    for (int64_t k = 0; k < num_tags_; ++k) {
-      T* const to =
-          into.data + (i * plan.vectors + k % plan.vectors) * width + k / plan.vectors * plan.lanes;
-      std::fill_n(to, plan.lanes, matrix[i * num_tags_ + k]);
+    const T* from = matrix.data() + i * num_tags_;
+    for (int64_t section = 0; section < plan.sections; ++section) {
+      for (int64_t v = 0; v < plan.vectors && section * plan.vectors + v < num_tags_; ++v, ++from) {
+        T* const to = into.data + (i * plan.vectors + v) * width + section;
+        for (int64_t lane = 0; lane < width; lane += plan.sections) to[lane] = *from;
+      }
     }
   }
 }

@@ -120,7 +120,8 @@ void SecondOrderValue(const SecondOrderChains<T>& given, const int32_t* tags, Qu
   const std::unique_ptr<double[]> log_partition(new double[chains.batch]());
   if (quantity != Quantity::kSequenceScore) {
     const std::unique_ptr<uint8_t[]> inexact(new uint8_t[chains.batch]);
-    const TripleLayout<T> layout(planner, given.triples, true, false, workspace, inexact.get());
+    const TripleLayout<T> layout(planner, given.triples, TripleUse::kValue, workspace,
+                                 inexact.get());
     LogPartitions(given, planner, layout, log_partition.get());
     const int64_t size = KeptTriples(chains.steps, chains.num_tags).size;
     for (int64_t b = 0; workspace && b < chains.batch; ++b) {
@@ -148,7 +149,7 @@ void SecondOrderViterbi(const SecondOrderChains<T>& given, int32_t* tags, T* sco
   const Planner<T> planner = PlannerOf(given, num_threads);
   const Plan<T>& plan = planner.plan;
   const std::unique_ptr<uint8_t[]> inexact(new uint8_t[chains.batch]);
-  const TripleLayout<T> layout(planner, given.triples, false, false, nullptr, inexact.get());
+  const TripleLayout<T> layout(planner, given.triples, TripleUse::kViterbi, nullptr, inexact.get());
   std::fill_n(tags, chains.batch * chains.steps, 0);
   ParallelFor(layout.groups(), planner.num_threads, [&](int64_t group) {
     planner.kernels.triple_viterbi(layout.plan, group * layout.plan.lanes, layout.last(group),

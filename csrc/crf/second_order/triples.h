@@ -1,9 +1,9 @@
 // What the kernels of second-order chains get: how the pairs of tags lie in vectors, and the
 // triples in the order in which they are read.
 //
-// A vector has `lanes` sequences, in each of `sections` sections: section s of vector v is of the
-// tag s * vectors + v, so that few sequences fill the vectors too. A matrix over pairs of tags
-// comes in two orders: by rows, (rows, vectors), where the second tag is in a section, and by
+// A vector has `lanes` sequences, each in `sections` neighbouring lanes: lane s of them in vector v
+// is of the tag s * vectors + v, so that few sequences fill the vectors too. A matrix over pairs of
+// tags comes in two orders: by rows, (rows, vectors), where the second tag is in a section, and by
 // columns, (vectors, rows), where the first is. A step multiplies a matrix by rows with the
 // triples, and gets the next one by columns: transposing the sections' squares makes it one by
 // rows.
@@ -19,13 +19,16 @@ namespace fastkeras::crf {
 
 constexpr int kTripleChunk = 8;  // steps between the pairs that are kept for the way back
 
+// Sums that are kept in registers. There are fewer where entries take registers too.
+constexpr int TripleTile(int sections) { return sections == 1 ? 12 : 8; }
+
 // The triples around the middle tags of one vector: all that may stand before them meet all that
 // may stand after them. Offsets are those of whole vectors in the matrices over pairs.
 template <typename T>
 struct TripleBlock {
   const int32_t *before, *after;
   int32_t num_before, num_after;
-  const T* forward;   // by tiles of tags after: (before, tile), an entry each, or a vector
+  const T* forward;   // by tiles of tags after: (before, tile), an entry for each section
   const T* backward;  // by tiles of tags before: (after, tile)
   int64_t counts;     // where the sums of its triples begin (TripleOutputs)
 };
@@ -42,6 +45,8 @@ struct TriplePlan {
   const int64_t* order;                          // the sequences of at least two valid steps
   const TripleBlock<T>* blocks;                  // (vectors)
   const T* first;                                // by rows: of the first two tags
+  const int32_t* reached;  // the rows in which some triple leads to a pair of a vector, by vector:
+  const int32_t* reached_from;  // (vectors + 1) where those of each begin
   const T* scores;  // all of them, (num_tags, num_tags, num_tags): exponentials, or as they are
   double first_peak, peak;  // what was subtracted from the scores
 

@@ -114,7 +114,7 @@ FASTKERAS_INLINE Vec<T> MaxOfSections(const Lanes<T>& lanes, Vec<T> v) {
 // Calls body(first, constant) for tiles that cover 0..size-1, as even as possible, at most kMost.
 template <int kMost, typename Body>
 FASTKERAS_INLINE void InTiles(int size, const Body& body) {
-  static_assert(kMost <= 8, "no case for it");
+  static_assert(kMost <= 12, "no case for it");
   const int tiles = (size + kMost - 1) / kMost;
   for (int first = 0, tile = 0; tile < tiles; ++tile) {
     const int width = (size - first + tiles - tile - 1) / (tiles - tile);
@@ -132,6 +132,10 @@ FASTKERAS_INLINE void InTiles(int size, const Body& body) {
     of_width(std::integral_constant<int, 6>());
     of_width(std::integral_constant<int, 7>());
     of_width(std::integral_constant<int, 8>());
+    of_width(std::integral_constant<int, 9>());
+    of_width(std::integral_constant<int, 10>());
+    of_width(std::integral_constant<int, 11>());
+    of_width(std::integral_constant<int, 12>());
     first += width;
   }
 }

@@ -5,6 +5,7 @@
 #define FASTKERAS_CRF_SECOND_ORDER_SWEEPS_BACKWARD_H_
 
 #include "crf/second_order/sweeps/forward.h"
+#include "crf/second_order/sweeps/sums.h"
 
 FASTKERAS_BEGIN_ISA
 
@@ -17,15 +18,16 @@ struct TripleSuffixes {
   T* product;  // beta of the step, by rows, of lanes that do not end at it
   T* pairs;    // the sums of p over steps, by rows
 
-  // p = alpha beta of a step: writes its sums over the tags before, and r = beta emission.
-  template <bool kSumsPairs>
+  // p = alpha beta of a step: writes its sums over the tags before, and r = beta emission. Of all
+  // pairs, or of those that some triple leads to: of others nothing is written.
+  template <bool kSumsPairs, bool kEvery>
   FASTKERAS_INLINE void Multiply(int64_t s, const T* alpha, const T* emission, T* unary,
                                  T* r) const {
     const auto ending = group.EndingAt(s);
     for (int64_t k = 0; k < group.row; k += group.kWidth) {
       const Vec<T> e = Load(emission + k);
       Vec<T> sum = {};
-      for (int i = 0; i < group.num_tags; ++i) {
+      const auto multiply = [&](int64_t i) FASTKERAS_LAMBDA_INLINE {
         const int64_t at = i * group.row + k;
         const Vec<T> prefix = Load(alpha + at);
         Vec<T> suffix = ending ? inverse_totals : Load(product + at);
@@ -35,6 +37,11 @@ struct TripleSuffixes {
         sum += p;
         if constexpr (kSumsPairs) Store(pairs + at, Load(pairs + at) + p);
         Store(r + at, suffix * e);
+      };
+      if constexpr (kEvery) {
+        for (int i = 0; i < group.num_tags; ++i) multiply(i);
+      } else {
+        group.ForReached(k / group.kWidth, multiply);
       }
       Store(unary + k, sum);
     }
@@ -47,20 +54,18 @@ void TripleBackwardOf(const crf::TriplePlan<T>& triples, const crf::TripleOutput
   constexpr int kWidth = Simd<T>::kWidth, kChunk = crf::kTripleChunk;
   const TripleGroup<T> group(triples, first, last);
   const int64_t area = group.area, row = group.row, num_tags = group.num_tags;
-  const bool in_lanes = !kSumsPairs && num_tags <= kMostTagsForLanes;
-  const int64_t of_for_sums = kSumsPairs ? 0
-                              : in_lanes
-                                  ? num_tags * num_tags * row
-                                  : kChunk * crf::TilesOf(num_tags, kWidth) * kWidth * kWidth;
-  const Buffer<T> room((2 * kChunk + 6) * area + (2 * kChunk + 4) * row + of_for_sums);
+  const int64_t lane_sums = kSumsPairs ? 0 : TriplesInLanes(triples) * kWidth;
+  const int64_t transposed =
+      kSumsPairs ? 0 : kChunk * crf::TilesOf(num_tags, kWidth) * kWidth * kWidth;
+  const Buffer<T> room((2 * kChunk + 6) * area + (2 * kChunk + 4) * row + lane_sums + transposed);
   T *const alphas = room.data, *const r = alphas + (kChunk + 1) * area;
   T *const by_columns = r + (kChunk + 1) * area, *const by_rows = by_columns + area;
   T *const product = by_rows + area, *const pairs = product + area;
   T *const emissions = pairs + area, *const unary = emissions + (kChunk + 2) * row;
-  T* const for_sums = unary + (kChunk + 2) * row;
+  T *const in_lanes = unary + (kChunk + 2) * row, *const for_tiles = in_lanes + lane_sums;
   for (int64_t k = 0; k < (kChunk + 1) * area; k += kWidth) Store(alphas + k, Vec<T>{});
   for (int64_t k = 0; k < 4 * area; k += kWidth) Store(by_columns + k, Vec<T>{});
-  for (int64_t k = 0; in_lanes && k < of_for_sums; k += kWidth) Store(for_sums + k, Vec<T>{});
+  for (int64_t k = 0; k < lane_sums; k += kWidth) Store(in_lanes + k, Vec<T>{});
   const crf::KeptTriples kept(group.plan.chains.steps, num_tags);
   const auto workspace = [&](int place) {
     return triples.workspace + group.sequence[place] * kept.size;
@@ -100,8 +105,9 @@ void TripleBackwardOf(const crf::TriplePlan<T>& triples, const crf::TripleOutput
       for (int64_t k = 0; k < row && s != end - 1; k += kWidth) {
         Store(emission + k, Load(emission + k) * correction);
       }
-      suffixes.template Multiply<kSumsPairs>(s, alphas + (n + 1) * area, emission, unary + n * row,
-                                             group.sections == 1 ? to : by_rows);
+      suffixes.template Multiply<kSumsPairs, false>(s, alphas + (n + 1) * area, emission,
+                                                    unary + n * row,
+                                                    group.sections == 1 ? to : by_rows);
       if (group.sections > 1) {
         ChangeOrder<false>(group, by_rows, to,
                            [&](Vec<T> x, int) FASTKERAS_LAMBDA_INLINE { return x; });
@@ -116,12 +122,12 @@ void TripleBackwardOf(const crf::TriplePlan<T>& triples, const crf::TripleOutput
       }
     }
     if constexpr (!kSumsPairs) {
-      in_lanes ? SumTriplesOfLanes(group, end - begin, alphas, r, for_sums)
-               : SumTriples(group, out, end - begin, alphas, r, for_sums);
+      SumTriplesOfLanes(group, end - begin, alphas, r, in_lanes);
+      SumTriplesInTiles(group, out, end - begin, alphas, r, for_tiles);
     }
     WriteMarginals(group, out, begin, end, unary);
   }
-  if (in_lanes) AddLanes(group, out, for_sums);
+  if constexpr (!kSumsPairs) AddLanes(group, out, in_lanes);
   ReadScores(group, 0, 2, emissions);
   ExpOfScores(group, emissions);
   ExpOfScores(group, emissions + row);
@@ -131,20 +137,18 @@ void TripleBackwardOf(const crf::TriplePlan<T>& triples, const crf::TripleOutput
   T* const first_pairs = by_columns;
   for (int64_t k = 0; k < area; k += kWidth) Store(first_pairs + k, Vec<T>{});
   const TripleSuffixes<T> of_first{group, suffixes.inverse_totals, product, first_pairs};
-  of_first.template Multiply<true>(1, alphas, emissions + row, unary + row, by_rows);
-  for (int place = 0; place < group.count; ++place) {
-    T* const to = out.pairs + group.sequence[place] * num_tags * num_tags;
-    for (int i = 0; i < num_tags; ++i) {
-      T sum = 0;
-      for (int k = 0; k < num_tags; ++k) {
-        const int64_t at = i * row + group.At(k, place);
-        to[i * num_tags + k] = pairs[at] + first_pairs[at];
-        sum += first_pairs[at];
-      }
-      unary[group.At(i, place)] = sum;
+  of_first.template Multiply<true, true>(1, alphas, emissions + row, unary + row, by_rows);
+  for (int i = 0; i < group.num_tags; ++i) {
+    const Vec<T> sum = group.SumOf(first_pairs + i * row);
+    for (int place = 0; place < group.count; ++place) {
+      unary[group.At(i, place)] = sum[group.LaneOf(place)];
     }
   }
   WriteMarginals(group, out, 0, 2, unary);
+  for (int64_t k = 0; k < area; k += kWidth)
+    Store(pairs + k, Load(pairs + k) + Load(first_pairs + k));
+  ScatterPairs(group, pairs,
+               [&](int place) { return out.pairs + group.sequence[place] * num_tags * num_tags; });
 }
 
 template <typename T>

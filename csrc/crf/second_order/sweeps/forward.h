@@ -28,7 +28,7 @@ FASTKERAS_INLINE Vec<T> ExpOfScores(const TripleGroup<T>& group, T* row) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   Vec<T> peak = Broadcast(-kInfinity);
   for (int64_t k = 0; k < group.row; k += group.kWidth) peak = Max(Load(row + k), peak);
-  peak = MaxOverSections<T>(peak, group.lanes);
+  peak = MaxOverSections<T>(peak, group.sections);
   peak = peak == -kInfinity ? Vec<T>{} : peak;
   for (int64_t k = 0; k < group.row; k += group.kWidth) {
     Store(row + k, ExpOfNonPositive<T>(Load(row + k) - peak));
@@ -69,12 +69,18 @@ void NextPairs(const TripleGroup<T>& group, const T* before, const T* emission, 
   });
 }
 
-// The sums over the tags before, a row.
-template <typename T>
+// The sums over the tags before, a row: of every pair, or of those that some triple leads to.
+template <bool kEvery, typename T>
 FASTKERAS_INLINE void SumOfRows(const TripleGroup<T>& group, const T* matrix, T* sums) {
   for (int64_t k = 0; k < group.row; k += group.kWidth) {
     Vec<T> sum = {};
-    for (int i = 0; i < group.num_tags; ++i) sum += Load(matrix + i * group.row + k);
+    const auto add = [&](int64_t i)
+                         FASTKERAS_LAMBDA_INLINE { sum += Load(matrix + i * group.row + k); };
+    if constexpr (kEvery) {
+      for (int i = 0; i < group.num_tags; ++i) add(i);
+    } else {
+      group.ForReached(k / group.kWidth, add);
+    }
     Store(sums + k, sum);
   }
 }
@@ -85,8 +91,10 @@ struct TripleWatch {
   const TripleGroup<T>& group;
   T gap[Simd<T>::kWidth];         // of what counted as zero, by place
   bool inexact[Simd<T>::kWidth];  // by place
+  const Buffer<T> reached;        // (num_tags) the sums of a step, each tag's in all sections
 
-  explicit TripleWatch(const TripleGroup<T>& given) : group(given) {
+  explicit TripleWatch(const TripleGroup<T>& given)
+      : group(given), reached(given.triples.floors ? given.num_tags * given.kWidth : 0) {
     for (int place = 0; place < group.count; ++place) {
       gap[place] = group.triples.forbidden_gap;
       inexact[place] = false;
@@ -120,7 +128,7 @@ struct TripleWatch {
     for (int64_t k = group.kWidth; k < group.row; k += group.kWidth) {
       peak = Max(Load(row + k), peak);
     }
-    peak = MaxOverSections<T>(peak, group.lanes);
+    peak = MaxOverSections<T>(peak, group.sections);
     typename TripleGroup<T>::Int low = {};
     for (int64_t k = 0; k < group.row; k += group.kWidth) {
       const Vec<T> below = peak - Load(row + k);
@@ -136,17 +144,28 @@ struct TripleWatch {
   void Pairs(int64_t s, const T* before, const T* sums_before, const T* emission, const T* alpha) {
     constexpr int kWidth = Simd<T>::kWidth;
     const T* const floors = before ? group.triples.floors : group.triples.first_floors;
-    typename TripleGroup<T>::Int low = {};
     for (int j = 0; j < group.num_tags; ++j) {
-      const Vec<T> reached = group.Spread(sums_before, j);
-      for (int64_t k = 0; k < group.row; k += kWidth) {
+      Store(reached.data + j * kWidth, group.Spread(sums_before, j));
+    }
+    typename TripleGroup<T>::Int low = {};
+    for (int64_t k = 0; k < group.row; k += kWidth) {
+      typename TripleGroup<T>::Int of_tag = {};
+      const auto look = [&](int64_t j) FASTKERAS_LAMBDA_INLINE {
         const int64_t at = j * group.row + k;
-        low |= (Load(alpha + at) < Load(floors + at)) & (Load(emission + k) > 0) & (reached > 0);
+        of_tag |= (Load(alpha + at) < Load(floors + at)) & (Load(reached.data + j * kWidth) > 0);
+      };
+      if (before) {
+        group.ForReached(k / kWidth, look);
+      } else {
+        for (int j = 0; j < group.num_tags; ++j) look(j);
       }
+      low |= of_tag & (Load(emission + k) > 0);
     }
     for (int place = 0; place < group.count; ++place) {
       bool any = false;
-      for (int lane = place; lane < kWidth; lane += group.lanes) any |= low[lane] != 0;
+      for (int section = 0; section < group.sections; ++section) {
+        any |= low[group.LaneOf(place) + section] != 0;
+      }
       if (any && s < group.counts[place] && !inexact[place]) {
         Inspect(place, before, sums_before, emission, alpha);
       }
@@ -197,7 +216,7 @@ void TripleForward(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
       T* const of_step = emissions + (s - begin) * row;
       if (triples.floors) watch.Emissions(of_step);
       const Vec<T> peak = ExpOfScores(group, of_step);
-      for (int place = 0; place < group.count; ++place) peaks[place] += peak[place];
+      for (int place = 0; place < group.count; ++place) peaks[place] += peak[group.LaneOf(place)];
     }
   };
   const auto finish = [&](int64_t s) {
@@ -206,14 +225,14 @@ void TripleForward(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
     for (int place = 0; place < group.count; ++place) {
       if (group.counts[place] != s + 1) continue;
       const int64_t b = group.sequence[place], steps = s + 1;
-      const double scaled =
-          std::log(static_cast<double>(total[place])) + exponents[place] * 0.693147180559945309417;
+      const double scaled = std::log(static_cast<double>(total[group.LaneOf(place)])) +
+                            exponents[place] * 0.693147180559945309417;
       value[b] = scaled + peaks[place] + triples.first_peak +
                  static_cast<double>(steps - 2) * triples.peak;
       // All paths through something that counted as zero, together, at most:
       const double lost = steps * std::log(static_cast<double>(num_tags)) - watch.gap[place];
       triples.inexact[b] = watch.inexact[place] || !(lost < scaled - 40);
-      if (triples.workspace) workspace(place)[kept.total] = total[place];
+      if (triples.workspace) workspace(place)[kept.total] = total[group.LaneOf(place)];
     }
   };
 
@@ -223,7 +242,7 @@ void TripleForward(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
   for (int place = 0; place < group.count; ++place) exponents[place] = -kTripleLift<T>;
   FirstPairs(group, emissions, emissions + row, lift, alpha);
   if (triples.floors) watch.Pairs(1, nullptr, emissions, emissions + row, alpha);
-  SumOfRows(group, alpha, sums);
+  SumOfRows<true>(group, alpha, sums);
   finish(1);
   for (int64_t s = 2; s < group.steps; ++s) {
     const int64_t in_chunk = (s - 2) % kChunk;
@@ -239,21 +258,21 @@ void TripleForward(const crf::TriplePlan<T>& triples, int64_t first, int64_t las
     }
     Vec<T> largest = Load(sums);
     for (int64_t k = kWidth; k < row; k += kWidth) largest = Max(Load(sums + k), largest);
-    largest = MaxOverSections<T>(largest, group.lanes);
+    largest = MaxOverSections<T>(largest, group.sections);
     const Vec<T> least = 1 / lift;
     Vec<T> scale;
     const Int exponent = ExponentOf<T>(Max(largest, least), scale);
     scale *= lift;
     for (int place = 0; place < group.count; ++place) {
-      exponents[place] += exponent[place] - kTripleLift<T>;
+      exponents[place] += exponent[group.LaneOf(place)] - kTripleLift<T>;
       if (triples.workspace && s < group.counts[place]) {
-        workspace(place)[kept.scales + s] = scale[place];
+        workspace(place)[kept.scales + s] = scale[group.LaneOf(place)];
       }
     }
     T* const emission = emissions + in_chunk * row;
     for (int64_t k = 0; k < row; k += kWidth) Store(emission + k, Load(emission + k) * scale);
     NextPairs(group, alpha, emission, by_columns, next);
-    SumOfRows(group, next, next_sums);
+    SumOfRows<false>(group, next, next_sums);
     if (triples.floors) watch.Pairs(s, alpha, sums, emission, next);
     alpha = next;
     next = after_next;

@@ -22,7 +22,7 @@ struct RowsOfLanes {
   template <typename Row>
   FASTKERAS_INLINE RowsOfLanes(const TripleGroup<T>& group, const Row& row) {
     for (int lane = 0; lane < kWidth; ++lane) {
-      const int place = lane & (group.lanes - 1);
+      const int place = group.places[lane];
       const Pointer begin = place < group.count ? row(place) : nullptr;
       sizes[lane] = begin ? group.tags_in[lane] : 0;
       rows[lane] = sizes[lane] ? begin + group.first_tag[lane] : nullptr;
@@ -126,7 +126,7 @@ void GatherRows(const TripleGroup<T>& group, int64_t number, T nothing, const Ro
     // Of each lane; the next row overwrites what one has too much.
     T numbers[(kWidth + 1) * kWidth];
     for (int lane = 0; lane < kWidth; ++lane) {
-      const int place = lane & (group.lanes - 1), size = group.tags_in[lane];
+      const int place = group.places[lane], size = group.tags_in[lane];
       for (int64_t n = 0; n < here; ++n) {
         const T* const from = place < group.count && size > 0 ? row(place, first + n) : nullptr;
         Store(numbers + lane * kWidth + n * vectors,
@@ -175,7 +175,7 @@ void ScatterRows(const TripleGroup<T>& group, int64_t number, const T* from, Vec
 #pragma GCC unroll 16
     for (int lane = 0; lane < kWidth; ++lane) Store(numbers + lane * kWidth, square[lane]);
     for (int lane = 0; lane < kWidth; ++lane) {
-      const int place = lane & (group.lanes - 1), size = group.tags_in[lane];
+      const int place = group.places[lane], size = group.tags_in[lane];
       for (int64_t n = 0; n < here && place < group.count; ++n) {
         T* const to = size > 0 ? row(place, first + n) : nullptr;
         if (!to) continue;

@@ -22,8 +22,9 @@ struct TripleGroup {
   const int64_t area, row;  // elements of a matrix over pairs, and of a row over tags
   int64_t steps = 0;        // of the longest
   int64_t sequence[kWidth], counts[kWidth];
-  int first_tag[kWidth], tags_in[kWidth];  // of each lane's section
-  Int lengths;                             // of each lane; 0: not used
+  int places[kWidth], first_tag[kWidth], tags_in[kWidth];  // of each lane, and of its section
+  Int first_lane;                                          // of each lane's place
+  Int lengths;                                             // of each lane; 0: not used
 
   TripleGroup(const crf::TriplePlan<T>& given, int64_t first, int64_t last)
       : triples(given),
@@ -42,17 +43,21 @@ struct TripleGroup {
       if (counts[place] > steps) steps = counts[place];
     }
     for (int lane = 0; lane < kWidth; ++lane) {
-      const int place = lane % lanes;
-      lengths[lane] = place < count ? static_cast<decltype(+lengths[0])>(counts[place]) : 0;
-      first_tag[lane] = lane / lanes * vectors;
+      places[lane] = lane / sections;
+      first_lane[lane] = lane - lane % sections;
+      lengths[lane] =
+          places[lane] < count ? static_cast<decltype(+lengths[0])>(counts[places[lane]]) : 0;
+      first_tag[lane] = lane % sections * vectors;
       const int left = num_tags - first_tag[lane];
       tags_in[lane] = left < 0 ? 0 : left < vectors ? left : vectors;
     }
   }
 
-  // Where the tag of a place begins in a row.
+  int LaneOf(int place) const { return place * sections; }  // its first
+  // Where the tag of a place is in a row.
   int64_t At(int tag, int place) const {
-    return int64_t{tag % vectors} * kWidth + tag / vectors * lanes + place;
+    if (sections == 1) return int64_t{tag} * kWidth + place;  // divisions take longer
+    return int64_t{tag % vectors} * kWidth + LaneOf(place) + tag / vectors;
   }
   FASTKERAS_INLINE Int EndingAt(int64_t step) const {
     return lengths == static_cast<decltype(+lengths[0])>(step + 1);
@@ -64,12 +69,23 @@ struct TripleGroup {
   }
   // One tag of a row, in all sections.
   FASTKERAS_INLINE Vec<T> Spread(const T* from, int tag) const {
-    from += At(tag, 0);
-    if (sections == 1) return Load(from);
-    if (lanes == 1) return Broadcast(*from);
-    T spread[kWidth];
-    for (int lane = 0; lane < kWidth; ++lane) spread[lane] = from[lane % lanes];
-    return Load(spread);
+    if (sections == 1) return Load(from + int64_t{tag} * kWidth);
+    from += tag % vectors * kWidth;
+    const Int lanes_of_tag = first_lane + tag / vectors;
+    if constexpr (kLooksUp) {
+      const Vec<T> tags = Load(from);
+      return LookUp(tags, tags, lanes_of_tag);
+    } else {
+      T spread[kWidth];
+      for (int lane = 0; lane < kWidth; ++lane) spread[lane] = from[lanes_of_tag[lane]];
+      return Load(spread);
+    }
+  }
+  // Calls fn(row) for the rows of a matrix where some triple leads to a pair of this vector.
+  template <typename Function>
+  FASTKERAS_INLINE void ForReached(int64_t vector, const Function& fn) const {
+    const int32_t* const from = triples.reached_from;
+    for (int32_t n = from[vector]; n < from[vector + 1]; ++n) fn(int64_t{triples.reached[n]});
   }
   // The sum of a row in all lanes, tag after tag: where a sequence goes does not change its bits.
   FASTKERAS_INLINE Vec<T> SumOf(const T* from) const {
@@ -81,7 +97,7 @@ struct TripleGroup {
   FASTKERAS_INLINE Vec<T> OfPlaces(const T* from) const {
     T spread[kWidth];
     for (int lane = 0; lane < kWidth; ++lane) {
-      spread[lane] = lane % lanes < count ? from[lane % lanes] : T(0);
+      spread[lane] = places[lane] < count ? from[places[lane]] : T(0);
     }
     return Load(spread);
   }
@@ -102,12 +118,10 @@ struct OfBoth {
 
 // The maximum over all sections, in all of them.
 template <typename T, int kDistance = Simd<T>::kWidth / 2>
-FASTKERAS_INLINE Vec<T> MaxOverSections(Vec<T> v, int lanes) {
+FASTKERAS_INLINE Vec<T> MaxOverSections(Vec<T> v, int sections) {
   if constexpr (kDistance > 0) {
-    if (kDistance >= lanes) {
-      v = Max(v, Shuffled<OtherSection<kDistance>>(v, v));
-      return MaxOverSections<T, kDistance / 2>(v, lanes);
-    }
+    if (kDistance < sections) v = Max(v, Shuffled<OtherSection<kDistance>>(v, v));
+    return MaxOverSections<T, kDistance / 2>(v, sections);
   }
   return v;
 }
@@ -115,13 +129,13 @@ FASTKERAS_INLINE Vec<T> MaxOverSections(Vec<T> v, int lanes) {
 template <typename T, int kSections, int kDistance = 1>
 FASTKERAS_INLINE void TransposeSections(Vec<T>* square) {
   if constexpr (kDistance < kSections) {
-    constexpr int kWidth = Simd<T>::kWidth, kPiece = kWidth / kSections * kDistance;
+    constexpr int kWidth = Simd<T>::kWidth;
 #pragma GCC unroll 16
     for (int i = 0; i < kSections; ++i) {
       if (i & kDistance) continue;
       const Vec<T> a = square[i], b = square[i + kDistance];
-      square[i] = Shuffled<OfBoth<kWidth, kPiece, 0>>(a, b);
-      square[i + kDistance] = Shuffled<OfBoth<kWidth, kPiece, 1>>(a, b);
+      square[i] = Shuffled<OfBoth<kWidth, kDistance, 0>>(a, b);
+      square[i + kDistance] = Shuffled<OfBoth<kWidth, kDistance, 1>>(a, b);
     }
     TransposeSections<T, kSections, 2 * kDistance>(square);
   }

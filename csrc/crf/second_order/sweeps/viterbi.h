@@ -19,7 +19,7 @@ FASTKERAS_INLINE void Centre(const TripleGroup<T>& group, T* best) {
   for (int64_t k = group.kWidth; k < group.area; k += group.kWidth) {
     peak = Max(Load(best + k), peak);
   }
-  peak = MaxOverSections<T>(peak, group.lanes);
+  peak = MaxOverSections<T>(peak, group.sections);
   for (int lane = 0; lane < group.kWidth; ++lane) {
     peak[lane] = peak[lane] - peak[lane] == 0 ? std::rint(peak[lane]) : 0;
   }
