@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastkeras._files import replacing
-from fastkeras.word2vec.arguments import choice, flag, integer
+from fastkeras.word2vec.arguments import flag, integer
 from fastkeras.word2vec.fasttext import files as formats
-from fastkeras.word2vec.subwords import Bags, bags_of, means, ngram_ids
+from fastkeras.word2vec.fasttext.dictionary import (
+    END_OF_LINE,
+    bags_of_file,
+    lengths_of,
+    words_of,
+)
+from fastkeras.word2vec.subwords import bags_of, means
 from fastkeras.word2vec.vectors.files import check_finite, check_words
 from fastkeras.word2vec.vectors.subword_vectors import SubwordVectors
 from fastkeras.word2vec.vectors.vectors import Vectors
@@ -19,7 +24,6 @@ if TYPE_CHECKING:
     from fastkeras.typing import FilePath
     from fastkeras.word2vec.training.trainer import Word2Vec
 
-END_OF_LINE = "</s>"  # fastText's own word, the only one without n-grams
 ROWS = 1 << 14  # written at a time
 WORDS = 1 << 14  # whose n-grams are in memory at a time
 WHOLE_SENTENCE = 2**31 - 1  # the window that `window=None` is in a file
@@ -68,8 +72,8 @@ def load_vectors(
             f"labels ({labels}, …): fastkeras does not classify, but fastkeras.word2vec.fasttext."
             "load_vectors(path, supervised=True) reads the vectors of its words"
         )
-    words, kept = _words_of(contents, limit, errors, path)
-    counts, lengths = contents.counts[kept], _lengths(contents)
+    words, kept = words_of(contents, limit, errors, path)
+    counts, lengths = contents.counts[kept], lengths_of(contents)
     if lengths is None:
         own = contents.input[: len(contents.words)]
         matrix = own if len(kept) == len(own) and isinstance(own, np.ndarray) else own[kept]
@@ -79,7 +83,9 @@ def load_vectors(
     matrix = np.empty((len(words), contents.input.shape[1]), np.float32)
     for begin in range(0, len(words), WORDS):
         part = slice(begin, begin + WORDS)
-        matrix[part] = means(contents.input, _bags(contents, words[part], kept[part], lengths))
+        matrix[part] = means(
+            contents.input, bags_of_file(contents, words[part], kept[part], lengths)
+        )
     check_finite(words, matrix, path, lambda row: f"word {row}")
     of_ngrams = contents.input[num_words:]
     if contents.pruned is None:
@@ -124,7 +130,7 @@ def load_model(path: FilePath, engine: str | None = None, errors: str = "strict"
     from fastkeras.word2vec.training.trainer import Word2Vec
 
     contents = formats.read(path)
-    given, lengths = contents.arguments, _lengths(contents)
+    given, lengths = contents.arguments, lengths_of(contents)
     kind, loss = formats.MODELS[given["model"]], formats.LOSSES[given["loss"]]
     dense = all(isinstance(each, np.ndarray) for each in (contents.input, contents.output))
     if kind == "supervised" or loss != "ns" or not dense or contents.pruned is not None:
@@ -133,7 +139,7 @@ def load_model(path: FilePath, engine: str | None = None, errors: str = "strict"
             "skipgram and cbow with loss ns, not quantized, can be trained further: "
             "fastkeras.word2vec.fasttext.load_vectors reads its vectors"
         )
-    words, kept = _words_of(contents, None, errors, path)
+    words, kept = words_of(contents, None, errors, path)
     if len(contents.output) != len(contents.words):
         raise ValueError(
             f"{path}: the output matrix has {len(contents.output)} rows; it must have one for each "
@@ -256,52 +262,3 @@ def _rows_of(vectors):
         first, last = np.searchsorted(vectors.buckets, (begin, end))
         rows[vectors.buckets[first:last] - begin] = np.asarray(vectors.bucket_matrix[first:last])
         yield rows
-
-
-def _words_of(contents, limit, errors, path):
-    """Return words as strings, each once, and their rows."""
-    choice("errors", errors, ("strict", "replace"))
-    first = {}
-    for row, word in enumerate(contents.words[:limit]):
-        try:
-            first.setdefault(word.decode("utf-8", errors), row)
-        except UnicodeDecodeError:
-            raise ValueError(
-                f"{path}: word {row} is not UTF-8: {word[:60]!r}; errors='replace' reads it all "
-                "the same"
-            ) from None
-    repeated = len(contents.words[:limit]) - len(first)
-    if repeated:
-        warnings.warn(
-            f"{path} has {repeated} words again, whose first vectors are kept", stacklevel=3
-        )
-    return list(first), np.fromiter(first.values(), np.int64, len(first))
-
-
-def _lengths(contents):
-    """Return `(buckets, least letters, most letters)` of the n-grams, None without any."""
-    given = contents.arguments
-    min_n, max_n = max(given["minn"], 1), given["maxn"]
-    has_none = max_n < min_n or (contents.pruned is not None and not len(contents.pruned))
-    return None if has_none else (given["bucket"], min_n, max_n)
-
-
-def _bags(contents, words, kept, lengths):
-    """Return the `Bags` of the words, in rows of the file's input matrix."""
-    ids, offsets = ngram_ids(words, *lengths)
-    word_of = np.repeat(np.arange(len(words)), np.diff(offsets))
-    counted = np.ones(len(ids), bool)
-    if END_OF_LINE in words:
-        counted = word_of != words.index(END_OF_LINE)
-    rows = ids.astype(np.int64)
-    if contents.pruned is not None:
-        order = np.argsort(contents.pruned[:, 0])
-        buckets, places = contents.pruned[order].T
-        at = np.minimum(np.searchsorted(buckets, ids), len(buckets) - 1)
-        counted &= buckets[at] == ids
-        rows = places[at].astype(np.int64)
-    counts = np.bincount(word_of[counted], minlength=len(words))
-    ends = np.cumsum(counts)
-    rows = np.insert(len(contents.words) + rows[counted], ends - counts, kept)
-    starts = np.concatenate([[0], ends + np.arange(1, len(words) + 1)])
-    return Bags(starts, rows, np.zeros(0, np.int32))
