@@ -20,7 +20,7 @@ SENTENCES, STEPS, LETTERS, TAGS = 32, 7, 3, 4
 
 @pytest.fixture
 def sentences(rng):
-    """Words as vectors, letters and numbers; their lengths; tags that depend on two words."""
+    """Words as vectors, letters, numbers, features; lengths; tags that depend on two words."""
     keras.utils.set_random_seed(0)
     numbers = rng.integers(1, 9, (SENTENCES, STEPS))
     lengths = rng.integers(3, STEPS + 1, SENTENCES)
@@ -30,7 +30,9 @@ def sentences(rng):
     tags[numbers == 0] = 0
     vectors = np.eye(9, dtype="float32")[numbers] * (numbers > 0)[..., None]
     letters = np.stack([numbers, *([numbers % 4] * (LETTERS - 1))], axis=-1)
-    return {"vectors": vectors, "letters": letters, "numbers": numbers}, lengths, tags
+    features = np.stack([numbers % 2, numbers % 4], axis=-1)
+    data = {"vectors": vectors, "letters": letters, "numbers": numbers, "features": features}
+    return data, lengths, tags
 
 
 def share_right(found, tags, lengths):
@@ -38,16 +40,35 @@ def share_right(found, tags, lengths):
     return (np.asarray(found) == tags)[valid].mean()
 
 
-def bidlstm_crf():
-    """DeLFT's BidLSTM_CRF, after Lample et al., 2016: letters, words, a tanh, a CRF."""
+def of_letters_by_lstm(letters):
+    """After Lample et al., 2016."""
+    x = layers.TimeDistributed(layers.Embedding(10, 6, mask_zero=False))(letters)
+    return layers.TimeDistributed(layers.Bidirectional(layers.LSTM(6)))(x)
+
+
+def of_letters_by_convolution(letters):
+    """After Chiu & Nichols, 2016, and Ma & Hovy, 2016."""
+    x = layers.TimeDistributed(layers.Embedding(10, 6, mask_zero=False))(letters)
+    x = layers.TimeDistributed(layers.Conv1D(12, 3, padding="same", activation="tanh"))(x)
+    return layers.TimeDistributed(layers.GlobalMaxPooling1D())(x)
+
+
+def recurrent(of_letters=of_letters_by_lstm, cell=layers.LSTM, times=1, features=0):
+    """Letters, words and features of words; a recurrent layer, or two; a tanh, a CRF."""
     vectors = keras.Input((None, 9))
     letters = keras.Input((None, LETTERS), dtype="int32")
-    x = layers.TimeDistributed(layers.Embedding(10, 6, mask_zero=False))(letters)
-    x = layers.TimeDistributed(layers.Bidirectional(layers.LSTM(6)))(x)
-    x = layers.Dropout(0.1)(layers.Concatenate()([layers.Masking()(vectors), x]))
-    x = layers.Bidirectional(layers.LSTM(12, return_sequences=True))(x)
-    x = layers.Dense(12, activation="tanh")(layers.Dropout(0.1)(x))
-    return keras.Model([vectors, letters], x), ("vectors", "letters")
+    inputs = {"vectors": vectors, "letters": letters}
+    parts = [layers.Masking()(vectors), of_letters(letters)]
+    if features:
+        inputs["features"] = keras.Input((None, features), dtype="int32")
+        x = layers.TimeDistributed(layers.Embedding(4, 4))(inputs["features"])
+        parts.append(layers.TimeDistributed(layers.Bidirectional(layers.LSTM(4)))(x))
+    x = layers.Dropout(0.1)(layers.Concatenate()(parts))
+    for _ in range(times):
+        x = layers.Bidirectional(cell(12, return_sequences=True))(x)
+        x = layers.Dropout(0.1)(x)
+    x = layers.Dense(12, activation="tanh")(x)
+    return keras.Model([*inputs.values()], x), tuple(inputs)
 
 
 def bert_crf():
@@ -59,7 +80,25 @@ def bert_crf():
     return keras.Model(numbers, layers.Dropout(0.1)(x)), ("numbers",)
 
 
-@pytest.mark.parametrize(("architecture", "enough"), ((bidlstm_crf, 0.75), (bert_crf, 0.7)))
+def bidlstm_crf():
+    """DeLFT's BidLSTM_CRF."""
+    return recurrent()
+
+
+def bidlstm_cnn_crf():
+    """DeLFT's BidLSTM_CNN_CRF, with its features of words."""
+    return recurrent(of_letters_by_convolution, features=2)
+
+
+def bidgru_crf():
+    """DeLFT's BidGRU_CRF, whose recurrent layers are two."""
+    return recurrent(cell=layers.GRU, times=2)
+
+
+DELFT = ((bidlstm_crf, 0.75), (bidlstm_cnn_crf, 0.75), (bidgru_crf, 0.75), (bert_crf, 0.7))
+
+
+@pytest.mark.parametrize(("architecture", "enough"), DELFT)
 def test_delft(architecture, enough, sentences):
     data, lengths, tags = sentences
     base, names = architecture()
@@ -137,3 +176,20 @@ def test_rasa(sentences):
     _, found, _ = model.predict(inputs, verbose=0)
     assert share_right(found, tags, lengths) > 0.8
     assert not found[np.arange(STEPS) >= lengths[:, None]].any()
+
+
+def test_rasa_saves_weights_and_loads_them_after_a_step_of_training(sentences, tmp_path):
+    """A new model has its weights only after it was fit to an example, as Rasa does."""
+    data, lengths, tags = sentences
+    inputs, labels = [data["vectors"], lengths], [tags, (tags == 3).any(axis=1).astype(int)]
+    first, second = Diet(), Diet()
+    for model, examples in ((first, SENTENCES), (second, 1)):
+        model.compile(keras.optimizers.Adam(0.02))
+        of = ([array[:examples] for array in arrays] for arrays in (inputs, labels))
+        model.fit(*of, epochs=2, verbose=0)
+    found = first.predict(inputs, verbose=0)
+    assert (second.predict(inputs, verbose=0)[0] != found[0]).any()
+    first.save_weights(tmp_path / "rasa.weights.h5")
+    second.load_weights(tmp_path / "rasa.weights.h5")
+    for ours, theirs in zip(second.predict(inputs, verbose=0), found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
