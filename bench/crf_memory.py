@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from finetune_memory import forget_peak, kibibytes
+from conftest import machine, results_path, store
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_TAGS = 32
@@ -40,8 +40,6 @@ def main():
         name, checkpoint = given.one
         print(json.dumps(measured(*SETTINGS[name][1:], checkpoint == "True", given.quick)))
         return
-    from conftest import machine, results_path, store
-
     results = {"machine": machine(), "num_tags": NUM_TAGS, "mebibytes": {}}
     for name, (backend, *_) in SETTINGS.items():
         results["mebibytes"][name] = [
@@ -68,6 +66,7 @@ def in_a_process(name, backend, checkpoint, quick):
 def measured(engine, steps, score, checkpoint, quick):
     """MiB by which the process grows for a moment."""
     import numpy as np
+    from finetune_memory import forget_peak, kibibytes
     from keras import backend, ops
 
     from fastkeras import crf
