@@ -56,6 +56,38 @@ FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
   return x < C::kLowest ? Vec<T>{} : series * power;
 }
 
+#if defined(FASTKERAS_AVX512)
+// The same of floats in two thirds of the time, where one instruction looks up 16 numbers: within
+// 1.1 ulp. With n = round(16 x / ln 2) and |r| <= ln(2) / 32, exp(x) = 2^(n / 16) exp(r), and of
+// exp(r) four terms are enough. The bits of n, shifted by 19, add its whole part to an exponent;
+// the table has the bits of 2^(k / 16) less what the rest k of n adds beside that.
+template <>
+FASTKERAS_INLINE Vec<float> ExpOfNonPositive<float>(Vec<float> x) {
+  using C = ExpConstants<float>;
+  using Bits = typename Simd<float>::Bits;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+  const Vec<float> roots = {1.0f,         1.044273782f, 1.090507733f, 1.138788635f,
+                            1.189207115f, 1.241857812f, 1.296839555f, 1.354255547f,
+                            1.414213562f, 1.476826146f, 1.542210825f, 1.610490332f,
+                            1.681792831f, 1.756252160f, 1.834008086f, 1.915206561f};
+  const Bits rests = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const Vec<float> shifted = x * 23.0831206542f + kRound;
+  const Vec<float> n = shifted - kRound;
+  const Vec<float> r = (x - n * (C::kLn2High / 16)) - n * (C::kLn2Low / 16);
+  Bits table, bits;
+  std::memcpy(&table, &roots, sizeof(table));
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  table -= rests << 19;
+  bits = reinterpret_cast<Bits>(_mm512_permutexvar_epi32(reinterpret_cast<__m512i>(bits),
+                                                         reinterpret_cast<__m512i>(table))) +
+         (bits << 19);
+  Vec<float> power;
+  std::memcpy(&power, &bits, sizeof(power));
+  const Vec<float> more = (r * r) * (r * (1.0f / 6) + 0.5f) + r;  // exp(r) - 1
+  return x < C::kLowest ? Vec<float>{} : power * more + power;
+}
+#endif
+
 // log(x) for normal positive x: 2 ulp, or 2^-52 near 1. With x = 2^n m and m in [sqrt(1/2),
 // sqrt(2)), log(m) = 2 artanh(s), s = (m - 1) / (m + 1), |s| < 0.172, by its series.
 FASTKERAS_INLINE Vec<double> LogOfPositive(Vec<double> x) {
