@@ -156,14 +156,22 @@ void LogPartitionsOf(const Planner<T>& planner, const Task& task, int64_t block,
   }
 }
 
+// Calls body(first, last) for all sorted sequences, those that go through time together at once.
+template <typename T, typename Body>
+void InVaryingBlocks(const Planner<T>& planner, const Body& body) {
+  const int64_t batch = planner.plan.chains.batch, block = VaryingBlock(planner);
+  ParallelFor((batch + block - 1) / block, planner.num_threads,
+              [&](int64_t task) { body(task * block, std::min(batch, (task + 1) * block)); });
+}
+
 // Log Z of all sequences; then calls finish(b) for each.
 template <typename T, typename Finish>
 void LogPartitions(const Planner<T>& planner, double* value, const Finish& finish) {
   const Plan<T>& plan = planner.plan;
   if (plan.chains.varies) {
-    ParallelFor(plan.chains.batch, planner.num_threads, [&](int64_t task) {
-      VaryingLogPartition<T>(planner, plan.order[task], nullptr, value);
-      finish(plan.order[task]);
+    InVaryingBlocks(planner, [&](int64_t first, int64_t last) {
+      VaryingLogPartitions<T>(planner, first, last, nullptr, value);
+      for (int64_t k = first; k < last; ++k) finish(plan.order[k]);
     });
     return;
   }
@@ -237,9 +245,9 @@ void Gradient(const Chains<T>& chains, const int32_t* tags, Quantity quantity, c
   const std::unique_ptr<double[]> values(new double[chains.batch]);
   std::copy(value, value + chains.batch, values.get());
   if (chains.varies) {
-    ParallelFor(chains.batch, planner.num_threads, [&](int64_t task) {
-      VaryingGradient(planner, plan.order[task], gold ? tags : nullptr, T(gold ? -1 : 1),
-                      values.get(), weights, false, d_emissions, d_transitions);
+    InVaryingBlocks(planner, [&](int64_t first, int64_t last) {
+      VaryingGradients(planner, first, last, gold ? tags : nullptr, T(gold ? -1 : 1), values.get(),
+                       weights, false, d_emissions, d_transitions);
     });
     AddEnds(plan, d_emissions, d_start, d_end);
     return;
@@ -274,13 +282,12 @@ void ValueAndGradient(const Chains<T>& chains, const int32_t* tags, Quantity qua
     values[b] = value[b];  // rounded, as `Gradient` reads it
   };
   if (chains.varies) {
-    ParallelFor(chains.batch, planner.num_threads, [&](int64_t task) {
-      const int64_t b = plan.order[task];
-      const bool keep = KeepsExponentials(planner, b);
-      VaryingLogPartition(planner, b, keep ? d_transitions : nullptr, values.get());
-      finish(b);
-      VaryingGradient(planner, b, path, T(gold ? -1 : 1), values.get(), weights, keep, d_emissions,
-                      d_transitions);
+    InVaryingBlocks(planner, [&](int64_t first, int64_t last) {
+      const bool keep = KeepsExponentials(planner, first);
+      VaryingLogPartitions(planner, first, last, keep ? d_transitions : nullptr, values.get());
+      for (int64_t k = first; k < last; ++k) finish(plan.order[k]);
+      VaryingGradients(planner, first, last, path, T(gold ? -1 : 1), values.get(), weights, keep,
+                       d_emissions, d_transitions);
     });
     AddEnds(plan, d_emissions, d_start, d_end);
     return;
@@ -309,16 +316,18 @@ void Marginals(const Chains<T>& chains, T* unary, T* counts, int num_threads) {
   const Buffer<T> workspace(WorkspaceSize<T>(batch, chains.steps, num_tags));
   const Planner<T> planner(chains, true, true, workspace.data, num_threads);
   const std::unique_ptr<double[]> value(new double[batch]);
-  LogPartitions(planner, value.get(), [](int64_t) {});
   const Buffer<T> ones(batch);
   std::fill(ones.data, ones.data + batch, T(1));
   if (chains.varies) {
-    ParallelFor(batch, planner.num_threads, [&](int64_t task) {
-      VaryingGradient<T>(planner, planner.plan.order[task], nullptr, 1, value.get(), ones.data,
-                         false, unary, counts);
+    InVaryingBlocks(planner, [&](int64_t first, int64_t last) {
+      const bool keep = KeepsExponentials(planner, first);
+      VaryingLogPartitions(planner, first, last, keep ? counts : nullptr, value.get());
+      VaryingGradients<T>(planner, first, last, nullptr, 1, value.get(), ones.data, keep, unary,
+                          counts);
     });
     return;
   }
+  LogPartitions(planner, value.get(), [](int64_t) {});
   const int64_t stride = planner.stride();
   const bool padded = stride != num_tags;
   const Buffer<T> room(padded ? batch * num_tags * stride : 0);

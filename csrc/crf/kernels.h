@@ -221,14 +221,16 @@ struct Kernels {
                           double* value);
   void (*entropy_backward)(const Plan<T>& plan, const EntropyRows<T>& entropy, int64_t place,
                            T weight, T factor, T* gradients, T* pairs, T* plain_pairs);
-  // Transitions that vary, one sequence with valid steps at a time (varying/). Forward and
-  // viterbi write what theirs above do; `factor` is the weight of the marginals in the gradients of
-  // this sequence's emissions and transitions, of which only those of valid steps are written. The
-  // way back takes the matrices' exponentials from d_transitions if the way forward left them
-  // there, which it does if `exponentials` is not null: where rows are whole vectors.
-  void (*varying_forward)(const Plan<T>& plan, int64_t sequence, T* exponentials, double* value);
-  void (*varying_backward)(const Plan<T>& plan, int64_t sequence, T factor, bool exponentiated,
-                           T* d_emissions, T* d_transitions);
+  // Transitions that vary (varying/). `varying_forward` and `varying_backward` take sequences with
+  // valid steps, the longest first, at most kMaxBlock; `factors` are the weights of the marginals
+  // in the gradients of their emissions and transitions, of which only those of valid steps are
+  // written. The way back takes the matrices' exponentials from d_transitions if the way forward
+  // left them there, which it does if `exponentials`, of the same shape, is not null. The others
+  // take one sequence, and write what theirs above do.
+  void (*varying_forward)(const Plan<T>& plan, const int64_t* sequences, int count, T* exponentials,
+                          double* value);
+  void (*varying_backward)(const Plan<T>& plan, const int64_t* sequences, const T* factors,
+                           int count, bool exponentiated, T* d_emissions, T* d_transitions);
   void (*varying_viterbi)(const Plan<T>& plan, int64_t sequence, int32_t* tags);
   void (*varying_k_best)(const Plan<T>& plan, int64_t sequence, int64_t k, int32_t* tags,
                          int64_t* found);

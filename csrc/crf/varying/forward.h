@@ -50,60 +50,109 @@ void InspectVarying(const crf::Plan<T>& plan, int64_t sequence, int64_t s, const
   }
 }
 
-// Every row is scaled to a sum in [1, 2), and the scale is kept in its emissions. A row with
-// elements below what is safe is inspected, unless the ranges of the transitions into it and out of
-// it are so small that they do not matter.
+// One sequence on its way through time. Every row is scaled to a sum in [1, 2), and the scale is
+// kept in its emissions. A row with elements below what is safe is inspected, unless the ranges of
+// the transitions into it and out of it are so small that they do not matter.
 //
 // Rows that the next step reads are in whole vectors: a load waits for a store of part of one.
 template <typename T>
-void VaryingForward(const crf::Plan<T>& plan, int64_t b, T* exponentials, double* value) {
-  constexpr int kWidth = Simd<T>::kWidth;
-  const crf::Chains<T>& chains = plan.chains;
-  const Matrix<T> matrix(chains.num_tags);
-  const Row<T>& shape = matrix.row;
-  const int64_t num_tags = chains.num_tags, stride = matrix.stride, steps = plan.counts[b];
-  constexpr int64_t kRing = 4;
-  const Buffer<T> room(kRing * stride + (plan.workspace ? 0 : kChunk * num_tags) + matrix.room());
-  T* const ring = room.data;
-  T* const weights = ring + kRing * stride;
-  T *alpha = nullptr, *emission_rows = weights + matrix.room(), *kept_peaks = nullptr;
-  if (plan.workspace) {
-    const crf::KeptRows<T> kept(plan, b);
-    alpha = kept.alpha;
-    emission_rows = kept.emission;
-    kept_peaks = kept.scale;
-  }
-  const auto row_of = [&](int64_t s) { return ring + s % kRing * stride; };
-  const auto emission_of = [&](int64_t s) {
-    return emission_rows + (alpha ? s : s % kChunk) * num_tags;
-  };
-  const T* const emissions = chains.emissions + b * chains.steps * num_tags;
-  T gap = plan.forbidden_gap, range_before = 0, peak_before = 0, safe_before = 0, total = 0;
-  bool inexact = false, low_before = false;
-  double peaks = 0;
+struct VaryingTraveller {
+  static constexpr int kWidth = Simd<T>::kWidth;
+  static constexpr int64_t kRing = 4;
+
+  const crf::Plan<T>* plan;
+  const Matrix<T>* matrix;
+  int64_t sequence, steps;
+  T *ring, *matrices;               // room for some rows, and for matrices where they are not kept
+  T *alpha, *emissions, *peaks;     // of all steps; without a workspace, of a chunk
+  T* kept;                          // the sequence's exponentials; null: not kept
+  int64_t begin = 0, prepared = 0;  // steps whose matrices are exponentiated
+  T peak = 0, safe = 0, total = 0;  // of the last row: what was taken out of its matrix
+  bool low = false, inexact = false;  // it has elements that are not safe
+  T gap = 0;
   int64_t exponents = 0;
-  const auto inspect = [&](int64_t s, T range) {
-    if (!low_before || inexact || range_before + range <= plan.harmless_range) return;
-    InspectVarying(plan, b, s, s > 0 ? row_of(s - 1) : nullptr, row_of(s), peak_before, safe_before,
-                   &gap, &inexact);
-  };
-  for (int64_t s = 0; s < steps; ++s) {
-    for (int64_t k = s; s % kChunk == 0 && k < steps && k < s + kChunk; ++k) {
-      peaks += ExpOfRow(shape, emissions + crf::StepAt(plan, b, k) * num_tags,
-                        k == 0 ? chains.start_transitions : nullptr,
-                        k == steps - 1 ? chains.end_transitions : nullptr, emission_of(k));
+  double sum_of_peaks = 0;
+
+  static int64_t Room(const crf::Plan<T>& plan, const Matrix<T>& matrix) {
+    const int64_t rows = plan.workspace ? 0 : kChunk * (matrix.num_tags + 1);
+    return kRing * matrix.stride + matrix.room() + kWidth + rows;
+  }
+
+  VaryingTraveller() = default;
+  VaryingTraveller(const crf::Plan<T>& plan, const Matrix<T>& matrix, int64_t b, T* room,
+                   T* exponentials)
+      : plan(&plan),
+        matrix(&matrix),
+        sequence(b),
+        steps(plan.counts[b]),
+        ring(room),
+        matrices(room + kRing * matrix.stride),
+        alpha(nullptr),
+        emissions(matrices + matrix.room() + kWidth),
+        peaks(emissions + kChunk * matrix.num_tags),
+        kept(exponentials ? exponentials + b * (plan.chains.steps - 1) * matrix.area : nullptr),
+        gap(plan.forbidden_gap) {
+    if (!plan.workspace) return;
+    const crf::KeptRows<T> rows(plan, b);
+    alpha = rows.alpha, emissions = rows.emission, peaks = rows.scale;
+  }
+
+  FASTKERAS_INLINE T* RowOf(int64_t s) const { return ring + s % kRing * matrix->stride; }
+  FASTKERAS_INLINE int64_t Place(int64_t s) const { return alpha ? s : s % kChunk; }
+  FASTKERAS_INLINE T* MatrixInto(int64_t s) const {
+    return kept ? crf::PairsInto(*plan, sequence, s, kept) : matrices + (s - begin) * matrix->area;
+  }
+  FASTKERAS_INLINE const T* ScoresInto(int64_t s) const {
+    return crf::TransitionsInto(*plan, sequence, s);
+  }
+
+  FASTKERAS_INLINE void PrepareEmissions(int64_t s) {
+    const crf::Chains<T>& chains = plan->chains;
+    const int64_t num_tags = chains.num_tags, end = steps < s + kChunk ? steps : s + kChunk;
+    const T* const rows = chains.emissions + sequence * chains.steps * num_tags;
+    for (int64_t k = s; k < end; ++k) {
+      sum_of_peaks += ExpOfRow(matrix->row, rows + crf::StepAt(*plan, sequence, k) * num_tags,
+                               k == 0 ? chains.start_transitions : nullptr,
+                               k == steps - 1 ? chains.end_transitions : nullptr,
+                               emissions + Place(k) * num_tags);
     }
-    T *const row = row_of(s), *const emission = emission_of(s);
-    T peak = 0, lowest = 0;
+  }
+
+  FASTKERAS_INLINE void PrepareMatrices(int64_t s) {
+    const bool at_once = matrix->steps_at_once > 0;
+    const int64_t most = s + (at_once ? matrix->steps_at_once : 1),
+                  end = steps < most ? steps : most;
+    begin = s, prepared = end;
+    for (int64_t k = s > 0 ? s : 1; k < end; ++k) {
+      const T* const scores = ScoresInto(k);
+      const T highest = matrix->Peak(scores);
+      peaks[Place(k)] = highest;
+      sum_of_peaks += highest;
+      if (at_once) matrix->Exponentiate(scores, highest, 0, matrix->num_tags, MatrixInto(k));
+    }
+  }
+
+  // Looks closer at row s, the last one, which has elements below what is safe.
+  FASTKERAS_SHARED void Inspect(int64_t s) {
+    const T into = s > 0 ? matrix->Range(ScoresInto(s)) : 0;
+    const T out_of = s + 1 < steps ? matrix->Range(ScoresInto(s + 1)) : 0;
+    if (into + out_of <= plan->harmless_range) return;
+    InspectVarying(*plan, sequence, s, s > 0 ? RowOf(s - 1) : nullptr, RowOf(s), peak, safe, &gap,
+                   &inexact);
+  }
+
+  FASTKERAS_INLINE void Step(int64_t s) {
+    const Row<T>& shape = matrix->row;
+    if (s % kChunk == 0) PrepareEmissions(s);
+    if (s == prepared) PrepareMatrices(s);
+    if (low && !inexact) Inspect(s - 1);
+    T *const row = RowOf(s), *const emission = emissions + Place(s) * shape.num_tags;
     if (s == 0) {
       for (int v = 0; v < shape.vectors; ++v) Store(row + v * kWidth, Broadcast(T(1)));
     } else {
-      const T* const scores = crf::TransitionsInto(plan, b, s);
-      matrix.Extremes(scores, &peak, &lowest);
-      inspect(s - 1, peak - lowest);
-      T* const kept = exponentials ? crf::PairsInto(plan, b, s, exponentials) : nullptr;
-      ProductWith(matrix, row_of(s - 1), scores, peak, kept != nullptr, kept ? kept : weights, row);
-      peaks += peak;
+      peak = peaks[Place(s)];
+      ProductWith(*matrix, RowOf(s - 1), matrix->steps_at_once > 0 ? nullptr : ScoresInto(s), peak,
+                  kept != nullptr, MatrixInto(s), row);
     }
     Vec<T> totals = {};
     for (int v = 0; v < shape.vectors; ++v) {
@@ -120,22 +169,43 @@ void VaryingForward(const crf::Plan<T>& plan, int64_t b, T* exponentials, double
       total *= scale;
     }
     // What was lost before a row was scaled up grows with it.
-    safe_before = scale > 1 ? plan.safe * scale : plan.safe;
-    low_before = false;
+    safe = scale > 1 ? plan->safe * scale : plan->safe;
+    low = false;
     for (int v = 0; v < shape.vectors; ++v) {
       const Vec<T> scaled = Load(row + v * kWidth) * scale;
-      low_before |= AnyLess(shape.Pad(v, scaled, safe_before), Broadcast(safe_before));
+      low |= AnyLess(shape.Pad(v, scaled, safe), Broadcast(safe));
       Store(row + v * kWidth, scaled);
       if (!alpha) continue;
-      shape.StoreVector(alpha + s * num_tags, v, scaled);
+      shape.StoreVector(alpha + s * shape.num_tags, v, scaled);
       shape.StoreVector(emission, v, shape.LoadVector(emission, v) * scale);
     }
-    range_before = peak - lowest;
-    peak_before = peak;
-    if (alpha) kept_peaks[s] = peak;
   }
-  inspect(steps - 1, 0);
-  crf::Finish(plan, b, std::log(static_cast<double>(total)), exponents, peaks, gap, inexact, value);
+
+  void Finish(double* value) {
+    if (low && !inexact) Inspect(steps - 1);
+    crf::Finish(*plan, sequence, std::log(static_cast<double>(total)), exponents, sum_of_peaks, gap,
+                inexact, value);
+  }
+};
+
+// For sequences with valid steps, the longest first: where their rows are short, a step of one has
+// little to do while it waits for its sums, and the others' steps fill the time.
+template <typename T>
+void VaryingForward(const crf::Plan<T>& plan, const int64_t* sequences, int count, T* exponentials,
+                    double* value) {
+  const Matrix<T> matrix(plan.chains.num_tags);
+  const int64_t room_of_one = VaryingTraveller<T>::Room(plan, matrix);
+  const Buffer<T> room(count * room_of_one);
+  VaryingTraveller<T> travellers[crf::kMaxBlock];
+  for (int m = 0; m < count; ++m) {
+    travellers[m] = {plan, matrix, sequences[m], room.data + m * room_of_one, exponentials};
+  }
+  int active = count;
+  for (int64_t s = 0; s < travellers[0].steps; ++s) {
+    while (travellers[active - 1].steps <= s) --active;
+    for (int m = 0; m < active; ++m) travellers[m].Step(s);
+  }
+  for (int m = 0; m < count; ++m) travellers[m].Finish(value);
 }
 
 }  // namespace fastkeras::FASTKERAS_ISA

@@ -1,5 +1,4 @@
-// The matrix of one step where transitions vary, exponentiated some rows at a time, and its product
-// with a row.
+// The matrix of one step where transitions vary, exponentiated, and its product with a row.
 
 #ifndef FASTKERAS_CRF_VARYING_MATRIX_H_
 #define FASTKERAS_CRF_VARYING_MATRIX_H_
@@ -13,65 +12,86 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// How the matrix of a step lies in memory, and in how many rows at a time it is exponentiated: as
-// many as stay in the first cache, a multiple of a vector's lanes. Rows follow one another without
-// padding, so that a vector that begins in one row may end in the next.
+// How the matrix of a step lies in memory. Rows follow one another without padding, so that a
+// vector that begins in one row may end in the next; nothing past the matrix is touched.
 template <typename T>
 struct Matrix {
   static constexpr int kWidth = Simd<T>::kWidth;
   const Row<T> row, flat;
-  const int64_t num_tags, stride, rows_at_once;
+  const int64_t num_tags, area, stride;
+  const int64_t whole_rows;  // the vectors of the first so many rows end within the matrix
+  // The matrices of so many steps stay in the first cache. They are exponentiated before the first
+  // of them is used: a load waits long for two stores that it takes a part of each. 0: not even one
+  // does, and each is exponentiated some rows at a time, a multiple of a vector's lanes.
+  const int64_t steps_at_once, rows_at_once;
 
   explicit Matrix(int64_t n)
       : row(n),
         flat(n * n),
         num_tags(n),
+        area(n * n),
         stride(int64_t{row.vectors} * kWidth),
-        rows_at_once(n <= 1024 / kWidth ? 1024 / n / kWidth * kWidth : kWidth) {}
+        whole_rows(area < stride ? 0 : (area - stride) / n + 1),
+        steps_at_once(kInCache / area < kChunk ? kInCache / area : kChunk),
+        rows_at_once(steps_at_once > 0    ? n
+                     : n <= 1024 / kWidth ? 1024 / n / kWidth * kWidth
+                                          : kWidth) {}
 
-  bool has_whole_vectors() const { return num_tags % kWidth == 0; }
-  int64_t room() const { return rows_at_once * num_tags + 2 * kWidth; }  // for weights
+  // Elements of exponentials that are in use at once.
+  int64_t room() const {
+    return (steps_at_once > 0 ? steps_at_once * num_tags : rows_at_once) * num_tags;
+  }
 
-  FASTKERAS_INLINE void Extremes(const T* scores, T* peak, T* lowest) const {
+  // Vector v of row i, which begins at `from`; past the matrix, zeros.
+  FASTKERAS_INLINE Vec<T> LoadOfRow(const T* from, int64_t i, int v) const {
+    return i < whole_rows ? Load(from + v * kWidth) : row.LoadVector(from, v);
+  }
+
+  // The opposite, which may write into the rows that follow.
+  FASTKERAS_INLINE void StoreOfRow(T* to, int64_t i, int v, Vec<T> value) const {
+    if (i < whole_rows) {
+      Store(to + v * kWidth, value);
+    } else {
+      row.StoreVector(to, v, value);
+    }
+  }
+  // The largest of `sign` times a score.
+  FASTKERAS_INLINE T Highest(const T* scores, T sign) const {
     constexpr T kInfinity = std::numeric_limits<T>::infinity();
     Vec<T> highs[2] = {Broadcast(-kInfinity), Broadcast(-kInfinity)};
-    Vec<T> lows[2] = {Broadcast(kInfinity), Broadcast(kInfinity)};
     int v = 0;
     for (; v + 2 < flat.vectors; v += 2) {
-#pragma GCC unroll 2
-      for (int k = 0; k < 2; ++k) {
-        const Vec<T> x = Load(scores + (v + k) * kWidth);
-        highs[k] = Max(x, highs[k]);
-        lows[k] = x < lows[k] ? x : lows[k];
-      }
+      highs[0] = Max(Load(scores + v * kWidth) * sign, highs[0]);
+      highs[1] = Max(Load(scores + (v + 1) * kWidth) * sign, highs[1]);
     }
     for (; v < flat.vectors; ++v) {
-      const Vec<T> x = flat.LoadVector(scores, v);
-      highs[0] = Max(flat.Pad(v, x, -kInfinity), highs[0]);
-      const Vec<T> y = flat.Pad(v, x, kInfinity);
-      lows[0] = y < lows[0] ? y : lows[0];
+      highs[0] = Max(flat.Pad(v, flat.LoadVector(scores, v) * sign, -kInfinity), highs[0]);
     }
-    *peak = Largest(Max(highs[0], highs[1]));
-    *lowest = -Largest(-(lows[0] < lows[1] ? lows[0] : lows[1]));
-    if (*peak == -kInfinity) *peak = 0;
+    return Largest(Max(highs[0], highs[1]));
   }
+  // The largest score; 0 where all are forbidden.
+  FASTKERAS_INLINE T Peak(const T* scores) const {
+    const T peak = Highest(scores, 1);
+    return peak == -std::numeric_limits<T>::infinity() ? 0 : peak;
+  }
+  FASTKERAS_SHARED T Range(const T* scores) const { return Peak(scores) + Highest(scores, -1); }
 
-  // weights = exp(scores - peak) of the rows from..to-1, and something finite behind them, where
-  // rows are not whole vectors.
+  // weights = exp(scores - peak) of the rows from..to-1, of which `weights` holds these.
   FASTKERAS_INLINE void Exponentiate(const T* scores, T peak, int64_t from, int64_t to,
                                      T* weights) const {
-    const int64_t end = to * num_tags;
-    for (int64_t k = from * num_tags; k < end; k += kWidth, weights += kWidth) {
-      if (k + kWidth <= num_tags * num_tags) {
-        Store(weights, ExpOfNonPositive<T>(Load(scores + k) - peak));
-      } else {
-        const int v = flat.vectors - 1;
-        const Vec<T> x = flat.Pad(v, flat.LoadVector(scores, v) - peak, 0);
-        Store(weights, ExpOfNonPositive<T>(x));
-      }
+    const int64_t size = (to - from) * num_tags;
+    scores += from * num_tags;
+    int64_t k = 0;
+    for (; k + kWidth <= size; k += kWidth) {
+      Store(weights + k, ExpOfNonPositive<T>(Load(scores + k) - peak));
     }
-    if (!has_whole_vectors()) Store(weights, Vec<T>{});
+    if (k == size) return;
+    const int left = static_cast<int>(size - k);
+    StoreFirst(weights + k, ExpOfNonPositive<T>(LoadFirst(scores + k, left) - peak), left);
   }
+
+ private:
+  static constexpr int64_t kInCache = 4096 / sizeof(T);
 };
 
 // sums += the rows from..to-1 of the matrix, of which `weights` holds these, each times its factor:
@@ -81,20 +101,21 @@ FASTKERAS_INLINE void AddRows(const Matrix<T>& matrix, const T* factors, const T
                               int64_t from, int64_t to, T* sums) {
   constexpr int kWidth = Simd<T>::kWidth, kSums = 4 / kVectors;
   Vec<T> sum[kSums][kVectors] = {};
-  const T* entry = weights + v * kWidth;
+  const T* entry = weights;
+  const int64_t whole = to < matrix.whole_rows ? to : matrix.whole_rows;
   int64_t i = from;
-  for (; i + kSums <= to; i += kSums) {
+  for (; i + kSums <= whole; i += kSums) {
 #pragma GCC unroll 4
     for (int k = 0; k < kSums; ++k, entry += matrix.num_tags) {
       const Vec<T> factor = Broadcast(factors[i + k]);
 #pragma GCC unroll 4
-      for (int w = 0; w < kVectors; ++w) sum[k][w] += factor * Load(entry + w * kWidth);
+      for (int w = 0; w < kVectors; ++w) sum[k][w] += factor * Load(entry + (v + w) * kWidth);
     }
   }
   for (; i < to; ++i, entry += matrix.num_tags) {
     const Vec<T> factor = Broadcast(factors[i]);
 #pragma GCC unroll 4
-    for (int w = 0; w < kVectors; ++w) sum[0][w] += factor * Load(entry + w * kWidth);
+    for (int w = 0; w < kVectors; ++w) sum[0][w] += factor * matrix.LoadOfRow(entry, i, v + w);
   }
 #pragma GCC unroll 4
   for (int w = 0; w < kVectors; ++w) {
@@ -106,8 +127,9 @@ FASTKERAS_INLINE void AddRows(const Matrix<T>& matrix, const T* factors, const T
   }
 }
 
-// sums = factors times the matrix exp(scores - peak); `weights` has room for some rows, or, to keep
-// it, for all.
+// sums = factors times the matrix, of which `weights` holds the exponentials; or else they are
+// those of the scores less the peak, and `weights` has room for some rows of them, or, to `keep`
+// them, for all.
 template <typename T>
 FASTKERAS_INLINE void ProductWith(const Matrix<T>& matrix, const T* factors, const T* scores,
                                   T peak, bool keep, T* weights, T* sums) {
@@ -116,7 +138,7 @@ FASTKERAS_INLINE void ProductWith(const Matrix<T>& matrix, const T* factors, con
   for (int64_t from = 0; from < matrix.num_tags; from += matrix.rows_at_once) {
     const int64_t most = from + matrix.rows_at_once;
     const int64_t to = most < matrix.num_tags ? most : matrix.num_tags;
-    matrix.Exponentiate(scores, peak, from, to, weights);
+    if (scores) matrix.Exponentiate(scores, peak, from, to, weights);
     int v = 0;
     for (; v + 4 <= vectors; v += 4) AddRows<4>(matrix, factors, weights, v, from, to, sums);
     for (; v + 2 <= vectors; v += 2) AddRows<2>(matrix, factors, weights, v, from, to, sums);
