@@ -30,6 +30,7 @@ def numbers(*shape):
     return rng.standard_normal(shape).astype("f4")
 
 emissions, transitions = numbers(batch, steps, tags), numbers(tags, tags)
+varying = numbers(batch, steps - 1, tags, tags)
 lengths = np.int32([3, 2])
 mask = np.ones((batch, steps), bool)
 path = np.ones((batch, steps), "i4")
@@ -47,6 +48,12 @@ threads = {"num_threads": 1}
 CALLS = {  # for each op: its inputs, and its attributes besides T
     "CrfValue": ([*chain, path], {"quantity": 2, "keep_workspace": True, **threads}),
     "CrfGradient": ([*chain, *gradient], {"quantity": 2, **threads}),
+    "CrfVaryingValue": (
+        [emissions, varying, *chain[2:], path], {"quantity": 2, **threads}
+    ),
+    "CrfWeigh": (
+        [emissions, varying, numbers(batch), lengths, mask, numbers(batch)], threads
+    ),
     "CrfWeightedValue": (weighted, {"keep_workspace": True, **threads}),
     "CrfWeightedGradient": (
         [*weighted, numbers(batch), weighted_workspace, numbers(batch)], threads

@@ -115,6 +115,18 @@ Tensor Output(TF_OpKernelContext* context, int index, const std::vector<int64_t>
   return Owned(tensor);
 }
 
+// An output in the memory of an input of its size, if nobody else needs that. The kernel must not
+// hold that input yet.
+template <typename T>
+Tensor OutputInPlaceOf(TF_OpKernelContext* context, int input, int index,
+                       const std::vector<int64_t>& shape) {
+  Status status;
+  TF_Tensor* tensor = TF_ForwardInputOrAllocateOutput(
+      context, &input, 1, index, shape.data(), static_cast<int>(shape.size()), nullptr, status);
+  status.ThrowIfFailed();
+  return Owned(tensor);
+}
+
 // As an argument of the functions that check (argument_checks.h).
 template <typename T>
 Argument<T> ArgumentOf(const Tensor& tensor) {

@@ -90,6 +90,12 @@ Tensor Output(const Call* call, int index, const std::vector<int64_t>& shape) {
   return output;
 }
 
+// XLA decides where outputs are.
+template <typename T>
+Tensor OutputInPlaceOf(const Call* call, int, int index, const std::vector<int64_t>& shape) {
+  return Output<T>(call, index, shape);
+}
+
 // What a kernel is constructed from when it is called.
 struct CallAttributes {
   ffi::Dictionary attributes;

@@ -260,6 +260,97 @@ def test_gradient_op_called_with_a_wrong_workspace():
         library.fastkeras_crf_gradient(*arguments, tf.zeros(1), tf.zeros(2), quantity=0)
 
 
+def varying_chain():
+    given = chain()
+    transitions = np.random.default_rng(8).standard_normal((BATCH, STEPS - 1, NUM_TAGS, NUM_TAGS))
+    return {**given, "transitions": transitions.astype("float32"), "lengths": np.int32([5, 3, 4])}
+
+
+def weighted_gradients(given, weights):
+    scores = [tf.convert_to_tensor(given[name]) for name in ("emissions", "transitions")]
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        value = crf.log_likelihood(scores[0], given["tags"], scores[1], given["lengths"])
+    return tape.gradient(value, scores, weights)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eagerly", "in a graph"])
+@pytest.mark.parametrize("weights", [[1, 1, 1], [2, -1, 0.5], [0, 1, 0]])
+def test_weights_of_sequences_whose_transitions_vary(weights, compiled):
+    given, weights = varying_chain(), np.float32(weights)
+    function = tf.function(weighted_gradients) if compiled else weighted_gradients
+    _, want = crf.log_likelihood_and_gradients(**given, weights=weights, engine="reference")
+    for _ in range(2):  # the second call finds the first one's memory
+        emissions, transitions = function(given, tf.constant(weights))
+        close(emissions, want.emissions)
+        close(transitions, want.transitions)
+
+
+def test_a_weight_that_is_not_finite_spoils_its_sequence_alone():
+    given = varying_chain()
+    emissions, transitions = weighted_gradients(given, tf.constant([np.nan, 1, np.inf]))
+    valid = np.arange(STEPS) < given["lengths"][:, None]
+    spoiled = valid & np.array([True, False, True])[:, None]
+    np.testing.assert_array_equal(np.isnan(emissions), np.repeat(spoiled[..., None], NUM_TAGS, -1))
+    np.testing.assert_array_equal(np.isnan(transitions).any((2, 3)), spoiled[:, 1:])
+
+
+def test_a_sequence_without_a_path_has_no_gradient_whatever_its_weight():
+    given = varying_chain()
+    given["transitions"][0] = -np.inf
+    for array in weighted_gradients(given, tf.constant([np.nan, 1, np.inf])):
+        assert not np.any(array[0])
+        assert np.isfinite(array[1]).all()
+        assert np.isnan(array[2]).any()
+
+
+def test_gradients_that_somebody_else_needs_are_not_overwritten():
+    given = varying_chain()
+    ends = [tf.zeros(NUM_TAGS)] * 2
+    mask = tf.zeros((0, 0), tf.bool)
+    scores = given["emissions"], given["transitions"], *ends
+    inputs = *scores, given["lengths"], mask, given["tags"]
+
+    @tf.function
+    def twice():
+        value, *gradients = library.fastkeras_crf_varying_value(*inputs, quantity=2)
+        rest = value, given["lengths"], mask
+        weighed = [
+            library.fastkeras_crf_weigh(*gradients, *rest, tf.fill((BATCH,), weight))[:2]
+            for weight in (2.0, 3.0)
+        ]
+        return gradients, *weighed
+
+    one, two, three = twice()
+    for k in range(2):
+        close(two[k], 2 * one[k])
+        close(three[k], 3 * one[k])
+
+
+def test_transitions_that_vary_are_differentiated_at_once_only_under_a_tape():
+    def kernels(function, *arguments):
+        graph = tf.function(function).get_concrete_function(*arguments).graph
+        return {op.type for op in graph.get_operations() if op.type.startswith("Fastkeras>")}
+
+    given = {name: tf.constant(array) for name, array in varying_chain().items()}
+    weights = tf.ones(BATCH)
+    assert kernels(lambda: crf.log_likelihood(**given)) == {"Fastkeras>CrfValue"}
+    assert kernels(lambda: weighted_gradients(given, weights)) == {
+        "Fastkeras>CrfVaryingValue",
+        "Fastkeras>CrfWeigh",
+    }
+
+
+@pytest.mark.parametrize("wrong", range(6))
+def test_weigh_op_called_with_a_wrong_shape(wrong):
+    shapes = [(2, 3, 4), (2, 2, 4, 4), (2,), (2,), (2, 3), (2,)]
+    shapes[wrong] = tuple(size + 1 for size in shapes[wrong])
+    dtypes = ("float32",) * 3 + ("int32", "bool", "float32")
+    arguments = [tf.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must have shape"):
+        library.fastkeras_crf_weigh(*arguments)
+
+
 def test_op_called_with_an_unknown_quantity():
     arguments = [*op_arguments(), tf.zeros((0, 0), tf.int32)]
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"quantity must be in 0\.\.2, got 3"):

@@ -20,6 +20,24 @@ void GradientShapes(ShapeInference& shapes) {
   shapes.SetOutput(3, num_tags);
 }
 
+void VaryingValueShapes(ShapeInference& shapes) {
+  const auto emissions = CheckRanks(shapes, {2});
+  shapes.SetOutput(0, shapes.Slice(emissions, 0, 1));
+  shapes.SetOutput(1, emissions);
+  shapes.SetOutput(2, shapes.Input(1, 4));
+}
+
+void WeighShapes(ShapeInference& shapes) {
+  const auto emissions = shapes.Input(0, 3), transitions = shapes.Input(1, 4);
+  int index = 2;
+  for (int rank : {1, 1, 2, 1}) shapes.Input(index++, rank);
+  const auto num_tags = shapes.Slice(emissions, 2, 3);
+  shapes.SetOutput(0, emissions);
+  shapes.SetOutput(1, transitions);
+  shapes.SetOutput(2, num_tags);
+  shapes.SetOutput(3, num_tags);
+}
+
 void WeightedValueShapes(ShapeInference& shapes) {
   const auto emissions = CheckRanks(shapes, {2, 2});
   shapes.SetAllUnknown();
@@ -92,6 +110,15 @@ const bool registered = [] {
       {FASTKERAS_CHAINS, "tags: int32", "value: T", "workspace: T", "weights: T"},
       {"d_emissions: T", "d_transitions: T", "d_start_transitions: T", "d_end_transitions: T"},
       {type, "quantity: int", threads});
+  tensorflow::RegisterOp<VaryingValueShapes>(
+      "Fastkeras>CrfVaryingValue", {FASTKERAS_CHAINS, "tags: int32"},
+      {"value: T", "d_emissions: T", "d_transitions: T"}, {type, "quantity: int", threads});
+  tensorflow::RegisterOp<WeighShapes>("Fastkeras>CrfWeigh",
+                                      {"d_emissions: T", "d_transitions: T", "value: T",
+                                       "lengths: int32", "mask: bool", "weights: T"},
+                                      {"weighted_d_emissions: T", "weighted_d_transitions: T",
+                                       "d_start_transitions: T", "d_end_transitions: T"},
+                                      {type, threads});
   tensorflow::RegisterOp<WeightedValueShapes>(
       "Fastkeras>CrfWeightedValue", {FASTKERAS_CHAINS, "tags: int32", "weights: T"},
       {"value: T", "log_p: T", "workspace: T"}, {type, "keep_workspace: bool = true", threads});
@@ -119,6 +146,10 @@ const bool registered = [] {
   tensorflow::RegisterKernel<ValueKernel, double>("Fastkeras>CrfValue");
   tensorflow::RegisterKernel<GradientKernel, float>("Fastkeras>CrfGradient");
   tensorflow::RegisterKernel<GradientKernel, double>("Fastkeras>CrfGradient");
+  tensorflow::RegisterKernel<VaryingValueKernel, float>("Fastkeras>CrfVaryingValue");
+  tensorflow::RegisterKernel<VaryingValueKernel, double>("Fastkeras>CrfVaryingValue");
+  tensorflow::RegisterKernel<WeighKernel, float>("Fastkeras>CrfWeigh");
+  tensorflow::RegisterKernel<WeighKernel, double>("Fastkeras>CrfWeigh");
   tensorflow::RegisterKernel<WeightedValueKernel, float>("Fastkeras>CrfWeightedValue");
   tensorflow::RegisterKernel<WeightedValueKernel, double>("Fastkeras>CrfWeightedValue");
   tensorflow::RegisterKernel<WeightedGradientKernel, float>("Fastkeras>CrfWeightedGradient");

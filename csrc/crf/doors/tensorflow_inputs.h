@@ -16,6 +16,7 @@ using tensorflow::BoolAttribute;
 using tensorflow::Input;
 using tensorflow::IntAttribute;
 using tensorflow::Output;
+using tensorflow::OutputInPlaceOf;
 using tensorflow::ShapeInference;
 using tensorflow::Shapes;
 using tensorflow::Tensor;

@@ -7,6 +7,7 @@
 
 #include "crf/doors/tensorflow_inputs.h"
 #include "crf/entropy.h"
+#include "crf/varying/varying.h"
 #include "crf/weighted.h"
 
 namespace fastkeras::crf {
@@ -66,6 +67,82 @@ struct GradientKernel : WithThreads {
   }
 
   Quantity quantity;
+};
+
+// The value, and the gradients by emissions and by transitions that vary of the sum of all values:
+// in one pass, since a second one through matrices of all steps costs more than `WeighKernel`.
+template <typename T>
+struct VaryingValueKernel {
+  template <typename Attributes>
+  explicit VaryingValueKernel(Attributes* attributes)
+      : quantity(CheckedQuantity(IntAttribute(attributes, "quantity"))),
+        num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    return {{CheckedSizes(inputs[0]).batch}, inputs[0], inputs[1]};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Inputs<T> inputs(context);
+    const Chains<T>& chains = inputs.chains;
+    const Tensor tags = Input(context, 6);
+    const int32_t* checked_tags = inputs.Tags(tags, quantity);
+    const Tensor value = Output<T>(context, 0, {chains.batch});
+    const Tensor d_emissions = Output<T>(context, 1, inputs.emissions.shape);
+    const Tensor d_transitions = Output<T>(context, 2, inputs.transitions.shape);
+    const std::vector<T> ones(chains.batch, T(1));
+    std::vector<T> d_ends(2 * chains.num_tags);
+    ValueAndGradient(chains, checked_tags, quantity, value.data<T>(), ones.data(),
+                     d_emissions.data<T>(), d_transitions.data<T>(), d_ends.data(),
+                     d_ends.data() + chains.num_tags, num_threads);
+  }
+
+  Quantity quantity;
+  int num_threads;
+};
+
+// The gradients that VaryingValueKernel left behind, each sequence's times its weight: in the same
+// memory, if nobody else needs that.
+template <typename T>
+struct WeighKernel {
+  template <typename Attributes>
+  explicit WeighKernel(Attributes* attributes)
+      : num_threads(IntAttribute(attributes, "num_threads")) {}
+
+  Shapes OutputShapes(const Shapes& inputs) const {
+    const int64_t num_tags = CheckedSizes(inputs[0]).num_tags;
+    return {inputs[0], inputs[1], {num_tags}, {num_tags}};
+  }
+
+  template <typename Context>
+  void operator()(Context* context) const {
+    const Shapes shapes = {Input(context, 0).shape, Input(context, 1).shape};
+    const auto [batch, steps, num_tags] = CheckedSizes(shapes[0]);
+    ExpectShape("d_transitions", shapes[1],
+                {batch, std::max<int64_t>(steps - 1, 0), num_tags, num_tags});
+    const Tensor value = Input(context, 2);
+    const Tensor lengths = Input(context, 3);
+    const Tensor mask = Input(context, 4);
+    const Tensor weights = Input(context, 5);
+    ExpectShape("value", value.shape, {batch});
+    ExpectShape("weights", weights.shape, {batch});
+    const Tensor d_emissions = OutputInPlaceOf<T>(context, 0, 0, shapes[0]);
+    const Tensor d_transitions = OutputInPlaceOf<T>(context, 1, 1, shapes[1]);
+    const Tensor d_start = Output<T>(context, 2, {num_tags});
+    const Tensor d_end = Output<T>(context, 3, {num_tags});
+    const Tensor of_emissions = Input(context, 0), of_transitions = Input(context, 1);
+    const std::vector<T> none(num_tags);
+    const Argument<T> ends = {none.data(), {num_tags}};
+    const Argument<bool> given_mask = ArgumentOf<bool>(mask);
+    const Chains<T> gradients =
+        CheckedChains(ArgumentOf<T>(of_emissions), ArgumentOf<T>(of_transitions), ends, ends,
+                      ArgumentOf<int32_t>(lengths), IsEmptyMatrix(mask) ? nullptr : &given_mask);
+    WeighGradient(gradients, value.data<const T>(), weights.data<const T>(), d_emissions.data<T>(),
+                  d_transitions.data<T>(), d_start.data<T>(), d_end.data<T>(), num_threads);
+  }
+
+  int num_threads;
 };
 
 template <typename T>

@@ -14,6 +14,8 @@ using xla_call::RegisterCalls;
 const bool registered = [] {
   RegisterCalls<ValueKernel>("Fastkeras>CrfValue");
   RegisterCalls<GradientKernel>("Fastkeras>CrfGradient");
+  RegisterCalls<VaryingValueKernel>("Fastkeras>CrfVaryingValue");
+  RegisterCalls<WeighKernel>("Fastkeras>CrfWeigh");
   RegisterCalls<WeightedValueKernel>("Fastkeras>CrfWeightedValue");
   RegisterCalls<WeightedGradientKernel>("Fastkeras>CrfWeightedGradient");
   RegisterCalls<EntropyKernel>("Fastkeras>CrfEntropy");

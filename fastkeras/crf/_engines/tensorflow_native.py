@@ -48,6 +48,11 @@ def log_likelihood(chain, tags):
 
 def log_likelihood_and_gradients(chain, tags, weights):
     inputs = (*_inputs(chain), tf.convert_to_tensor(tags))
+    if _varies(inputs):
+        value, *gradients = library.fastkeras_crf_varying_value(
+            *inputs, quantity=LOG_LIKELIHOOD, num_threads=_num_threads()
+        )
+        return value, Gradients(*_weighed(inputs, value, gradients, tf.convert_to_tensor(weights)))
     value, workspace = library.fastkeras_crf_value(
         *inputs, quantity=LOG_LIKELIHOOD, num_threads=_num_threads()
     )
@@ -125,11 +130,16 @@ def _inputs(chain):
 def _value(inputs, tags, quantity):
     # Without a tape there is no gradient, except of a function that was traced here and is
     # differentiated from outside: then `_value_gradient` has to compute the workspace itself.
+    recorded = could_possibly_record()
+    if recorded and _varies(inputs) and quantity != SEQUENCE_SCORE:
+        return library.fastkeras_crf_varying_value(
+            *inputs, tags, quantity=quantity, num_threads=_num_threads()
+        ).value
     return library.fastkeras_crf_value(
         *inputs,
         tags,
         quantity=quantity,
-        keep_workspace=could_possibly_record(),
+        keep_workspace=recorded,
         num_threads=_num_threads(),
     ).value
 
@@ -149,6 +159,27 @@ def _value_gradient(op, d_value, _):
         *chain_and_tags, value, workspace, d_value, **attributes
     )
     return d_emissions, d_transitions, d_start, d_end, None, None, None
+
+
+@tf.RegisterGradient("Fastkeras>CrfVaryingValue")
+def _varying_value_gradient(op, d_value, *_):
+    value, *gradients = op.outputs
+    return *_weighed(op.inputs, value, gradients, d_value), None, None, None
+
+
+def _varies(inputs):
+    """Whether transitions vary: then the value's op computes gradients, whose weights come later.
+
+    Each is as large as the transitions, and a second op that reads these again takes twice as long.
+    """
+    return inputs[1].shape.rank == 4
+
+
+def _weighed(inputs, value, gradients, weights):
+    lengths, mask = inputs[4:6]
+    return library.fastkeras_crf_weigh(
+        *gradients, value, lengths, mask, weights, num_threads=_num_threads()
+    )
 
 
 @tf.RegisterGradient("Fastkeras>CrfWeightedValue")
@@ -191,6 +222,7 @@ def _not_differentiable(what, advice):
 KERAS = "engine='keras' can, named in the call or as FASTKERAS_ENGINE"
 GOLD = "take the sequence_score of its tags instead"
 tf.RegisterGradient("Fastkeras>CrfGradient")(_not_differentiable("the gradient of a CRF", KERAS))
+tf.RegisterGradient("Fastkeras>CrfWeigh")(_not_differentiable("the gradient of a CRF", KERAS))
 tf.RegisterGradient("Fastkeras>CrfWeightedGradient")(
     _not_differentiable("the gradient of a CRF", KERAS)
 )
