@@ -43,10 +43,11 @@ inline __attribute__((always_inline)) T EntryOf(const Panels<T>& panels, int wid
   return panels.data[PlaceOf(panels, width, i, j)];
 }
 
-// In how many sections the tags of a step are split where `count` sequences share vectors of
-// `width` lanes (sweeps/lanes.h).
+// In how many sections the tags of a step are split where few sequences share vectors of `width`
+// lanes (sweeps/lanes.h), and where `count` do.
+constexpr int MostSections(int width) { return width >= 16 ? 4 : 2; }
 inline __attribute__((always_inline)) int LaneSections(int64_t count, int width) {
-  return 2 * count <= width ? 2 : 1;
+  return MostSections(width) * count <= width ? MostSections(width) : 1;
 }
 
 template <typename T>
@@ -71,7 +72,7 @@ struct Plan {
   T forbidden_gap;  // nats below the peak of the best transition whose weight counts as zero
   bool sound_transitions, sound_ends;  // without NaN and +inf (soundness.h)
 
-  // The same for sequences that share vectors, by the number of sections; null: not used.
+  // The same for sequences that share vectors, without sections and with; null: not used.
   const T* lane_weights[2];
   const T* lane_weights_transposed[2];
 

@@ -196,23 +196,27 @@ void Planner<T>::ChooseWatch() {
 }
 
 // A lane for each sequence, where enough of them are of about the same length: from `least` on they
-// take less time than one after the other, as measured.
+// take less time than one after the other, as measured. Half a vector or less is left to sections,
+// in two groups where one cannot hold all.
 template <typename T>
 void Planner<T>::ChooseLanes() {
   const int64_t num_tags = plan.chains.num_tags, width = kernels.width;
   if (num_tags > kMostLaneTags || !plan.sound_transitions) return;
-  const int64_t least = std::max<int64_t>(2, 3 * width / 8);
+  const int64_t filling = width / MostSections(kernels.width);  // a vector in sections
   int64_t possible = plan.chains.batch;
   while (possible > 0 && counts_[order_[possible - 1]] == 0) --possible;
   int64_t tags_from = 0;  // the sequences since the last group of lanes
   const auto end_tags = [&](int64_t end) {
     if (end > tags_from) stretches_.push_back({tags_from, end, false, 0});
   };
-  for (int64_t k = 0; k + least <= possible;) {
-    const int64_t last = std::min(k + width, possible);
+  for (int64_t k = 0; k + 2 <= possible;) {
+    const int64_t left = std::min(possible - k, width);
+    const int64_t last = k + (left <= filling || 2 * left > width ? left : (left + 1) / 2);
+    const bool quarters = LaneSections(last - k, kernels.width) == 4;
+    const double least = quarters ? 2.5 : std::max<double>(2, 3 * width / 8);
     int64_t valid = 0;
     for (int64_t i = k; i < last; ++i) valid += counts_[order_[i]];
-    if (valid < least * counts_[order_[k]]) {
+    if (static_cast<double>(valid) < least * static_cast<double>(counts_[order_[k]])) {
       ++k;
       continue;
     }
@@ -229,21 +233,22 @@ void Planner<T>::CutIntoLanes(bool exponentials, bool transposed) {
   const T padding = exponentials ? 0 : -std::numeric_limits<T>::infinity();
   bool needed[2] = {false, false};
   for (const Task& stretch : stretches_) {
-    if (stretch.lanes) needed[LaneSections(stretch.last - stretch.first, width) - 1] = true;
+    if (stretch.lanes) needed[LaneSections(stretch.last - stretch.first, kernels.width) > 1] = true;
   }
   const int64_t area = num_tags * (num_tags + 1) * width, lead = 64 / sizeof(T);
   if (!needed[0] && !needed[1]) return;
   lane_weights_.reset(new T[4 * area + lead]);
   const auto address = reinterpret_cast<uintptr_t>(lane_weights_.get());
   T* into = lane_weights_.get() + (64 - address % 64) % 64 / sizeof(T);
-  for (int sections = 1; sections <= 2; ++sections) {
-    if (!needed[sections - 1]) continue;
+  for (const bool several : {false, true}) {
+    if (!needed[several]) continue;
+    const int sections = several ? MostSections(kernels.width) : 1;
     kernels.cut_into_lanes(plan.weights, sections, padding, into);
-    plan.lane_weights[sections - 1] = into;
+    plan.lane_weights[several] = into;
     into += area;
     if (!transposed) continue;
     kernels.cut_into_lanes(plan.weights_transposed, sections, padding, into);
-    plan.lane_weights_transposed[sections - 1] = into;
+    plan.lane_weights_transposed[several] = into;
     into += area;
   }
 }

@@ -219,23 +219,21 @@ FASTKERAS_INLINE Vec<T> LoadTwice(const T* from) {
   return LoadRepeated<Simd<T>::kWidth / 2>(from);
 }
 
+#if defined(FASTKERAS_AVX512)
+// The first 16 bytes in all four quarters. Lane l of Permuted is element index[l].
+FASTKERAS_INLINE Vec<float> LoadFourTimes(const float* from) {
+  return _mm512_broadcast_f32x4(_mm_loadu_ps(from));
+}
+FASTKERAS_INLINE Vec<float> Permuted(Vec<float> v, Simd<float>::Int index) {
+  return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), v);
+}
+
 // The first `count` elements, 1 <= count <= kWidth / 2, from two places, in the halves of a vector;
 // nothing past them is touched. Only where masks make that cheap.
-#if defined(FASTKERAS_AVX512)
-FASTKERAS_INLINE Vec<float> LoadPair(const float* low, const float* high, int count) {
-  const __mmask8 first = static_cast<__mmask8>(0xffu >> (8 - count));
-  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_maskz_loadu_ps(first, low)),
-                            _mm256_maskz_loadu_ps(first, high), 1);
-}
 FASTKERAS_INLINE Vec<double> LoadPair(const double* low, const double* high, int count) {
   const __mmask8 first = static_cast<__mmask8>(0xfu >> (4 - count));
   return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_maskz_loadu_pd(first, low)),
                             _mm256_maskz_loadu_pd(first, high), 1);
-}
-FASTKERAS_INLINE void StorePair(float* low, float* high, Vec<float> v, int count) {
-  const __mmask8 first = static_cast<__mmask8>(0xffu >> (8 - count));
-  _mm256_mask_storeu_ps(low, first, _mm512_castps512_ps256(v));
-  _mm256_mask_storeu_ps(high, first, _mm512_extractf32x8_ps(v, 1));
 }
 FASTKERAS_INLINE void StorePair(double* low, double* high, Vec<double> v, int count) {
   const __mmask8 first = static_cast<__mmask8>(0xfu >> (4 - count));
@@ -274,14 +272,37 @@ template <int kWidth, int kPiece, int kOdd>
 struct EverySecond {
   static constexpr int At(int lane) { return (lane / kPiece * 2 + kOdd) * kPiece + lane % kPiece; }
 };
+template <int kWidth, int kBy>
+struct Rotated {  // towards the lower lanes
+  static constexpr int At(int lane) { return (lane + kBy) % kWidth; }
+};
 template <int kWidth>
-struct OtherHalf {
-  static constexpr int At(int lane) { return (lane + kWidth / 2) % kWidth; }
+struct OtherQuarter {  // of the same half
+  static constexpr int At(int lane) { return lane ^ (kWidth / 4); }
 };
 
 template <typename V>
 FASTKERAS_INLINE V SwappedHalves(V v) {
-  return Shuffled<OtherHalf<sizeof(V) / sizeof(v[0])>>(v, v);
+  constexpr int kWidth = sizeof(V) / sizeof(v[0]);
+  return Shuffled<Rotated<kWidth, kWidth / 2>>(v, v);
+}
+template <typename V>
+FASTKERAS_INLINE V SwappedQuarters(V v) {
+  return Shuffled<OtherQuarter<sizeof(V) / sizeof(v[0])>>(v, v);
+}
+
+// Of four vectors of floats, transposes the squares of 16 bytes.
+template <typename T>
+FASTKERAS_INLINE void TransposeSquares(const Vec<T>* from, Vec<T>* to) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  const Vec<T> a = Shuffled<Interleaved<kWidth, 4, 1, 0>>(from[0], from[1]);
+  const Vec<T> b = Shuffled<Interleaved<kWidth, 4, 1, 1>>(from[0], from[1]);
+  const Vec<T> c = Shuffled<Interleaved<kWidth, 4, 1, 0>>(from[2], from[3]);
+  const Vec<T> d = Shuffled<Interleaved<kWidth, 4, 1, 1>>(from[2], from[3]);
+  to[0] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(a, c);
+  to[1] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(a, c);
+  to[2] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(b, d);
+  to[3] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(b, d);
 }
 
 // One step of a transposition: of a square of pieces, the even pieces of neighbours, and the odd.
@@ -313,14 +334,7 @@ FASTKERAS_INLINE void Transpose(Vec<T>* rows) {
       to[i] = Shuffled<Interleaved<kWidth, 2, 1, 0>>(a, b);
       to[i + 1] = Shuffled<Interleaved<kWidth, 2, 1, 1>>(a, b);
     } else {
-      const Vec<T> a = Shuffled<Interleaved<kWidth, 4, 1, 0>>(rows[i], rows[i + 1]);
-      const Vec<T> b = Shuffled<Interleaved<kWidth, 4, 1, 1>>(rows[i], rows[i + 1]);
-      const Vec<T> c = Shuffled<Interleaved<kWidth, 4, 1, 0>>(rows[i + 2], rows[i + 3]);
-      const Vec<T> d = Shuffled<Interleaved<kWidth, 4, 1, 1>>(rows[i + 2], rows[i + 3]);
-      to[i] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(a, c);
-      to[i + 1] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(a, c);
-      to[i + 2] = Shuffled<Interleaved<kWidth, 4, 2, 0>>(b, d);
-      to[i + 3] = Shuffled<Interleaved<kWidth, 4, 2, 1>>(b, d);
+      TransposeSquares<T>(rows + i, to + i);
     }
   }
   if constexpr (kPieces == 2) GatherPieces<T>(moved, rows);

@@ -43,10 +43,16 @@ struct Row {  // how a row of num_tags elements lies in vectors
   }
   FASTKERAS_INLINE T SumOf(const T* row) const {
     if (num_tags <= crf::kMostLaneTags) {  // in the order of SumOfTags (lanes.h)
-      T low = 0, high = 0;
-      for (int64_t j = 0; j < (num_tags + 1) / 2; ++j) low += row[j];
-      for (int64_t j = (num_tags + 1) / 2; j < num_tags; ++j) high += row[j];
-      return low + high;
+      constexpr int kParts = crf::MostSections(Simd<T>::kWidth);
+      const int64_t size = (num_tags + kParts - 1) / kParts;
+      T parts[kParts] = {};
+      for (int64_t j = 0, part = 0; j < num_tags; ++part) {
+        for (const int64_t end = j + size < num_tags ? j + size : num_tags; j < end; ++j) {
+          parts[part] += row[j];
+        }
+      }
+      const T low = parts[0] + parts[1];
+      return kParts == 2 ? low : low + (parts[kParts - 2] + parts[kParts - 1]);
     }
     Vec<T> sum = {};
     for (int v = 0; v < vectors; ++v) sum += LoadVector(row, v);

@@ -22,12 +22,14 @@ template <typename T>
 struct GoldRows {
   const T *alpha, *emission;
   int64_t step, tag;      // elements from one step, or tag, to the next
-  int64_t tags, section;  // tags of the first section of lanes, and where the second one begins
+  int64_t tags, section;  // tags of a section of lanes, and elements from one to the next
   const T* scales;        // of each step, or in lanes of each period
   int64_t scale, period;  // elements from one scale to the next; period 0: of each step
 
   FASTKERAS_INLINE int64_t Place(int64_t s, int64_t j) const {
-    return s * step + (j < tags ? j * tag : (j - tags) * tag + section);
+    int64_t place = s * step;
+    for (; j >= tags; j -= tags) place += section;
+    return place + j * tag;
   }
   // By what the row of a step was multiplied, beside its emissions.
   FASTKERAS_INLINE T ScaleOf(int64_t s) const {
@@ -176,7 +178,7 @@ void GoldSteps(const crf::Plan<T>& plan, bool in_lanes, int64_t first, int64_t l
     const int64_t b = lanes.sequence[lane];
     if (plan.inexact[b]) continue;
     compute({kept.alpha + lane, kept.emission + lane, kept.step, tag, tags_of_section,
-             lanes.kWidth / 2, kept.scale + lane, lanes.count, plan.period},
+             lanes.kWidth / lanes.sections, kept.scale + lane, lanes.count, plan.period},
             b);
   }
 }

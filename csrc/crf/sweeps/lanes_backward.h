@@ -8,6 +8,7 @@
 #include "crf/sweeps/lanes.h"
 #include "crf/sweeps/lanes_forward.h"
 #include "crf/sweeps/lanes_reversed.h"
+#include "crf/sweeps/lanes_rows.h"
 #include "machine/memory.h"
 #include "machine/simd.h"
 
@@ -88,8 +89,8 @@ struct LaneWeights {
     for (int lane = 0; lane < kWidth; ++lane) {
       const int64_t b = lanes.sequence[lane], row = b * plan.chains.steps;
       const int64_t to = lanes.counts[lane] < end ? lanes.counts[lane] : end;
-      const int from_tag = lanes.second_section[lane] ? lanes.vectors : 0;
-      const int to_tag = lanes.sections == 1 ? lanes.num_tags : from_tag + lanes.vectors;
+      const int from_tag = static_cast<int>(lanes.first_tag[lane]),
+                to_tag = from_tag + lanes.vectors;
       const T factor = static_cast<T>(out.weights[b]);
       int64_t t = crf::StepAt(plan, b, begin > 0 ? begin - 1 : 0);
       T following = begin > 0 ? factor * out.step_weights[row + t] : T(0);
@@ -116,7 +117,7 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
   const int64_t row = int64_t{vectors} * kWidth, steps_given = plan.chains.steps;
   const bool direct = lanes.fills_vectors();
   const LaneRows<T> kept(plan, lanes, first);
-  const T* const matrix = plan.lane_weights_transposed[kSections - 1];
+  const T* const matrix = plan.lane_weights_transposed[kSections > 1];
   // Rows of a chunk: gradients, r, alpha with one step more, E; and those of one step.
   const Buffer<T> room((4 * kChunk + 2) * row);
   T* const gradients = room.data;
@@ -190,7 +191,7 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
             const Vec<T> marginals = Load(gradient + v * kWidth);
             magnitudes += Max(marginals, -marginals);
           }
-          if (kSections == 2) magnitudes += SwappedHalves(magnitudes);
+          magnitudes = SumOfSections(lanes, magnitudes);
           const Vec<T> wanted = Load(gold.weights + (s - begin) * kWidth) * sign;
           const Vec<T> missing = (wanted - SumOfTags(lanes, gradient)) / magnitudes;
           const Vec<T> signed_part = sign < 0 ? -missing : missing;
@@ -259,10 +260,10 @@ void BackwardLanes(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out,
   for (int64_t k = 0; k < num_tags * row; ++k) sums.data[k] = 0;
   if (out.step_weights) {
     lanes.sections == 1 ? SweepLanesBack<true, 1>(plan, out, lanes, first, sums.data)
-                        : SweepLanesBack<true, 2>(plan, out, lanes, first, sums.data);
+                        : SweepLanesBack<true, kSectionsOf<T>>(plan, out, lanes, first, sums.data);
   } else {
     lanes.sections == 1 ? SweepLanesBack<false, 1>(plan, out, lanes, first, sums.data)
-                        : SweepLanesBack<false, 2>(plan, out, lanes, first, sums.data);
+                        : SweepLanesBack<false, kSectionsOf<T>>(plan, out, lanes, first, sums.data);
   }
   const int parts = out.per_sequence ? lanes.count : 1;
   for (int part = 0; part < parts; ++part) {

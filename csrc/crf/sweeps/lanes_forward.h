@@ -6,6 +6,7 @@
 #include "crf/kernels.h"
 #include "crf/sweeps/lanes.h"
 #include "crf/sweeps/lanes_reversed.h"
+#include "crf/sweeps/lanes_rows.h"
 #include "crf/sweeps/watch.h"
 #include "machine/math.h"
 #include "machine/memory.h"
@@ -118,7 +119,7 @@ void SweepLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, int64_t first, 
   T* const alphas = edges + 2 * row;           // kRows
   SpreadOverLanes(lanes, plan.chains.start_transitions, edges);
   SpreadOverLanes(lanes, plan.chains.end_transitions, edges + row);
-  const T* const matrix = plan.lane_weights[kSections - 1];
+  const T* const matrix = plan.lane_weights[kSections > 1];
   const Buffer<uint64_t> sets(kWatched ? 3 * plan.words : 0);
 
   double peaks[kWidth] = {};
@@ -231,10 +232,10 @@ void ForwardLanes(const crf::Plan<T>& plan, int64_t first, int64_t last, double*
   LaneEnds<T> ends;
   if (plan.watched) {
     lanes.sections == 1 ? SweepLanes<true, 1>(plan, lanes, first, watched, ends)
-                        : SweepLanes<true, 2>(plan, lanes, first, watched, ends);
+                        : SweepLanes<true, kSectionsOf<T>>(plan, lanes, first, watched, ends);
   } else {
     lanes.sections == 1 ? SweepLanes<false, 1>(plan, lanes, first, watched, ends)
-                        : SweepLanes<false, 2>(plan, lanes, first, watched, ends);
+                        : SweepLanes<false, kSectionsOf<T>>(plan, lanes, first, watched, ends);
   }
   for (int lane = 0; lane < lanes.count; ++lane) {
     crf::Finish(plan, watched[lane].sequence, std::log(static_cast<double>(ends.total[lane])),

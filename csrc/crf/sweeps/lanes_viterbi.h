@@ -6,6 +6,7 @@
 
 #include "crf/kernels.h"
 #include "crf/sweeps/lanes.h"
+#include "crf/sweeps/lanes_rows.h"
 #include "crf/sweeps/viterbi.h"
 #include "machine/memory.h"
 #include "machine/simd.h"
@@ -40,7 +41,7 @@ bool FillLanes(const crf::Plan<T>& plan, const Lanes<T>& lanes, T* best) {
           zeros += live ? score * T(0) : Vec<T>{};
         }
       } else {
-        LaneProduct<MaxPlus, kSections>(current - row, plan.lane_weights[kSections - 1], num_tags,
+        LaneProduct<MaxPlus, kSections>(current - row, plan.lane_weights[kSections > 1], num_tags,
                                         vectors,
                                         [&](int v, Vec<T> reached) FASTKERAS_LAMBDA_INLINE {
                                           const Vec<T> score = Load(x + v * kWidth);
@@ -79,8 +80,10 @@ FASTKERAS_INLINE int32_t BestInLane(const Lanes<T>& lanes, const T* row, const T
       best = score > best ? score : best;
     }
   };
-  look(0, lanes.sections == 1 ? lanes.num_tags : lanes.vectors, row);
-  if (lanes.sections == 2) look(lanes.vectors, lanes.num_tags, row + kWidth / 2);
+  for (int i = 0; i < lanes.num_tags; i += lanes.vectors) {
+    const int end = i + lanes.vectors < lanes.num_tags ? i + lanes.vectors : lanes.num_tags;
+    look(i, end, row + lanes.Place(i));
+  }
   return tag;
 }
 
@@ -123,7 +126,8 @@ void LookBack(const crf::Plan<T>& plan, const Lanes<T>& lanes, const T* best, in
   T* const finishes = room.data;
   SpreadOverLanes(lanes, plan.chains.end_transitions, finishes);
   int32_t found[kLaneChunk * kWidth];  // tags of a chunk of steps
-  const Int second = lanes.second_section & kWidth;
+  // Two rows are looked up at once: those of a first and of a second section.
+  const Int second = ((lanes.first_tag / vectors) & 1) * kWidth;
   Int tag = {};
   int64_t next_end = lanes.EndBefore(lanes.steps);
   for (int64_t begin = (lanes.steps - 1) / kLaneChunk * kLaneChunk; begin >= 0;
@@ -136,11 +140,18 @@ void LookBack(const crf::Plan<T>& plan, const Lanes<T>& lanes, const T* best, in
       if (ending) next_end = lanes.EndBefore(s);
       const Int index = kSections == 1 ? tag : tag + second;
       const auto candidate = [&](int v, Vec<T>& sum) FASTKERAS_LAMBDA_INLINE {
-        const T* low = plan.weights.data + v * size;
-        // Two rows, one for each section; or one row, which may have two vectors.
-        const T* high = kSections == 2 ? low + (v + vectors < lanes.num_tags ? vectors : 0) * size
-                                       : low + (size - kWidth);
+        const auto row_of = [&](int section) FASTKERAS_LAMBDA_INLINE {
+          const int tag_of_section = v + section * vectors;
+          return plan.weights.data + (tag_of_section < lanes.num_tags ? tag_of_section : v) * size;
+        };
+        // One row, which may have two vectors, or one for each section.
+        const T *const low = row_of(0), *const high =
+                                            kSections == 1 ? low + (size - kWidth) : row_of(1);
         Vec<T> leaving = LookUp(Load(low), Load(high), index);
+        if constexpr (kSections == 4) {
+          const Vec<T> others = LookUp(Load(row_of(2)), Load(row_of(3)), index);
+          leaving = lanes.first_tag < 2 * vectors ? leaving : others;
+        }
         if (ending) leaving = now ? Load(finishes + v * kWidth) : leaving;
         sum = Load(scores + v * kWidth) + leaving;
       };
@@ -153,10 +164,15 @@ void LookBack(const crf::Plan<T>& plan, const Lanes<T>& lanes, const T* best, in
         of_largest = sum > largest ? Int{} + v : of_largest;
         largest = Max(sum, largest);
       }
-      if constexpr (kSections == 2) {  // in the lower lanes, and then in both
-        const Int others = SwappedHalves(of_largest) + vectors;
-        of_largest = SwappedHalves(largest) > largest ? others : of_largest;
-        of_largest = lanes.second_section ? SwappedHalves(of_largest) : of_largest;
+      if constexpr (kSections > 1) {  // of all sections the best, in all of them
+        of_largest += lanes.first_tag;
+        const auto take = [&](Vec<T> score, Int tag_of_score) FASTKERAS_LAMBDA_INLINE {
+          const Int better = (score > largest) | ((score == largest) & (tag_of_score < of_largest));
+          of_largest = better ? tag_of_score : of_largest;
+          largest = better ? score : largest;
+        };
+        if constexpr (kSections == 4) take(SwappedQuarters(largest), SwappedQuarters(of_largest));
+        take(SwappedHalves(largest), SwappedHalves(of_largest));
       }
       tag = of_largest;
       const Narrow narrow = __builtin_convertvector(tag, Narrow);
@@ -182,14 +198,14 @@ void ViterbiLanes(const crf::Plan<T>& plan, const T* transposed, int64_t first, 
   const int64_t row = int64_t{lanes.vectors} * kWidth;
   const Buffer<T> best(lanes.steps * row);
   const bool sound = lanes.sections == 1 ? FillLanes<1>(plan, lanes, best.data)
-                                         : FillLanes<2>(plan, lanes, best.data);
+                                         : FillLanes<kSectionsOf<T>>(plan, lanes, best.data);
   for (int lane = 0; lane < lanes.count; ++lane) {
     plan.inexact[lanes.sequence[lane]] = !sound && !IsSound(plan, lanes.sequence[lane]);
   }
 #if defined(FASTKERAS_AVX512)
   if (CanLookBack(lanes)) {
     lanes.sections == 1 ? LookBack<1>(plan, lanes, best.data, tags)
-                        : LookBack<2>(plan, lanes, best.data, tags);
+                        : LookBack<kSectionsOf<T>>(plan, lanes, best.data, tags);
     return;
   }
 #endif
