@@ -67,7 +67,8 @@ def measured(name):
     """Run an example; return its scores, what it printed, and its seconds."""
     python = ROOT / f".venv-{RUNS[name]}" / "bin" / "python"
     python = sys.executable if RUNS[name] == "tensorflow" else str(python)
-    own = {"KERAS_BACKEND": RUNS[name], "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {"KERAS_BACKEND": RUNS[name], "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"}
     began, processor = time.perf_counter(), processor_seconds()
     with tempfile.TemporaryDirectory() as folder:
         scores = Path(folder, "scores.json")
