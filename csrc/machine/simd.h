@@ -213,17 +213,8 @@ FASTKERAS_INLINE Vec<T> LoadRepeated(const T* from) {
   }
 }
 
-// The first kWidth / 2 elements, in both halves.
-template <typename T>
-FASTKERAS_INLINE Vec<T> LoadTwice(const T* from) {
-  return LoadRepeated<Simd<T>::kWidth / 2>(from);
-}
-
 #if defined(FASTKERAS_AVX512)
-// The first 16 bytes in all four quarters. Lane l of Permuted is element index[l].
-FASTKERAS_INLINE Vec<float> LoadFourTimes(const float* from) {
-  return _mm512_broadcast_f32x4(_mm_loadu_ps(from));
-}
+// Lane l is element index[l].
 FASTKERAS_INLINE Vec<float> Permuted(Vec<float> v, Simd<float>::Int index) {
   return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), v);
 }

@@ -94,11 +94,7 @@ struct Lanes {
 // The vector of one tag, or that of one section in all.
 template <int kSections, typename T>
 FASTKERAS_INLINE Vec<T> LoadTag(const T* from) {
-  if constexpr (kSections == 4) {
-    return LoadFourTimes(from);
-  } else {
-    return kSections == 1 ? Load(from) : LoadTwice(from);
-  }
+  return LoadRepeated<Simd<T>::kWidth / kSections>(from);
 }
 
 // The sum and the maximum of all sections, in all lanes.
