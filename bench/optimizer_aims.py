@@ -30,10 +30,10 @@ ON = {"fastkeras": "TensorFlow", "fastkeras, XLA": "XLA", "fastkeras, NumPy": "N
 ON |= {"fastkeras, torch": "torch"}
 
 OF_ARGUMENTS = (
-    "a variable is four arguments of a `tf.function`, and most of the time goes into passing them: "
-    "an empty one with as many takes more than half as long{nothing}. One argument for all would "
-    "save it, but by those of an operation TensorFlow orders reads and writes, SavedModels find "
-    "their variables, and XLA compiles"
+    "a variable is four arguments of a `tf.function`, and passing them takes time: an empty one "
+    "with as many takes{nothing} of it. One argument for all would save that, but by those of an "
+    "operation TensorFlow orders reads and writes, SavedModels find their variables, and XLA "
+    "compiles"
 )
 OF_MEMORY = "a step already takes {sweeps:.2f} × the time of moving its bytes once"
 OF_NORMS = OF_MEMORY + ", and reads the gradients twice"
@@ -141,10 +141,10 @@ def of_parts(parts):
     if len(parts) < 3:
         return
     split, whole, empty = (parts[name] for name in ("199 × 25,000", "1 × 4,975,000", "199 × 1"))
-    nothing = ""
+    nothing = " part"
     if NOTHING in empty:
         seconds = empty[NOTHING]["wall"]["median"] / 199
-        nothing = f" ({1e6 * seconds:.1f} µs)"
+        nothing = f" {1e6 * seconds:.1f} µs"
     for provider, where in ON.items():
         if provider not in empty:
             continue
