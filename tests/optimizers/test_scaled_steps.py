@@ -107,7 +107,6 @@ def test_nan_in_a_gradient_is_no_disagreement():
     ("AdamMini", {"blocks": [("v", False)]}, "blocks must be pairs of a regular expression and ax"),
     ("AdamMini", {"blocks": [("v", np.int64(1))]}, "blocks: v has 1 axes, but 'v' names \\(1,\\)"),
     ("AdamMini", {"blocks": [("v", 1)]}, "blocks: v has 1 axes, but 'v' names \\(1,\\)"),
-    ("AdamMini", {"moment_bits": 8}, "moment_bits=8 is for the rules momentum"),
     ("StableAdamW", {"layer_adaptation": True}, "are not for StableAdamW with the rule"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(name, arguments, message):
