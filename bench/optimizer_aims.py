@@ -1,7 +1,6 @@
 """The table of docs/optimizers.md: what the steps are to reach, what they reach, and why not."""
 
-from typing import NamedTuple
-
+from aims import Aim, table
 from optimizer_quantization_summary import beside
 from optimizer_rules_summary import KERAS_OVER_MUON, MUON_OVER_PRODUCTS
 from optimizer_summary import (
@@ -52,22 +51,6 @@ OF_VARIABLES = "what a variable costs besides its numbers, see below"
 OF_CALLS = "the call: reading tensors, and the lists of them"
 
 
-class Aim(NamedTuple):
-    """One row: a number that is to be at most, or at least, another; and why it may not be."""
-
-    name: str
-    value: float
-    aim: float
-    at_most: bool
-    text: str = "{:.2f} ×"
-    scale: float = 1.0
-    reason: str = ""
-
-    @property
-    def reached(self):
-        return self.value <= self.aim if self.at_most else self.value >= self.aim
-
-
 def markdown(results, path, of_rules=(None, None), of_quality=(None, None)):
     """The table, from the results of bench_optimizer.py, and two more pairs of results and file.
 
@@ -77,17 +60,7 @@ def markdown(results, path, of_rules=(None, None), of_quality=(None, None)):
     aims = [*of_steps(results["optimizer"]), *of_parts(results.get("optimizer_parts", {}))]
     for found, _ in others:
         aims += [*of_other_rules(found), *of_few_bits(found.get("problems", {}))]
-    lines = ["| | aim | reached | if not, why |", "|---|---:|---:|---|"]
-    for aim in aims:
-        bound = "at most" if aim.at_most else "at least"
-        limit, value = (aim.text.format(aim.scale * x) for x in (aim.aim, aim.value))
-        mark = value if aim.reached else f"**{value}**"
-        why = "" if aim.reached else aim.reason
-        lines.append(f"| {aim.name} | {bound} {limit} | {mark} | {why} |")
-    files = [path, *(file for _, file in others)]
-    links = ", ".join(f"[{each.name}](../bench/results/{each.name})" for each in files)
-    missed = sum(not aim.reached for aim in aims)
-    return "\n".join([*lines, "", f"{len(aims) - missed} of {len(aims)} are reached; {links}."])
+    return table(aims, [path, *(file for _, file in others)])
 
 
 def of_steps(models):

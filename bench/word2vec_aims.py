@@ -1,7 +1,7 @@
 """The table of docs/word2vec.md: what is aimed at, what is reached, and why not."""
 
 import numpy as np
-from optimizer_aims import Aim
+from aims import Aim, table
 from scipy.stats import ttest_rel
 from word2vec_quality_summary import MEASURES, PEERS
 from word2vec_quality_summary import compared as compared_with_peers
@@ -32,17 +32,7 @@ def markdown(speed, quality, vectors, workers):
     """The table, from (results, path) of each program; None for those that were not run."""
     parts = {of_speed: speed, of_quality: quality, of_vectors: vectors, of_workers: workers}
     aims = [aim for of, given in parts.items() if given for aim in of(given[0])]
-    lines = ["| | aim | reached | if not, why |", "|---|---:|---:|---|"]
-    for aim in aims:
-        bound = "at most" if aim.at_most else "at least"
-        limit, value = (aim.text.format(aim.scale * x) for x in (aim.aim, aim.value))
-        mark = value if aim.reached else f"**{value}**"
-        why = "" if aim.reached else aim.reason
-        lines.append(f"| {aim.name} | {bound} {limit} | {mark} | {why} |")
-    paths = [given[1] for given in parts.values() if given]
-    links = ", ".join(f"[{path.name}](../bench/results/{path.name})" for path in paths)
-    missed = sum(not aim.reached for aim in aims)
-    return "\n".join([*lines, "", f"{len(aims) - missed} of {len(aims)} are reached; {links}."])
+    return table(aims, [given[1] for given in parts.values() if given])
 
 
 def of_speed(results):
