@@ -6,6 +6,7 @@ from fastkeras.word2vec.arguments import floats
 
 ROWS, QUERIES = 1 << 13, 1 << 10  # of one matrix product: 32 MiB of scores
 INSERTED = 1024  # best ones at most that the compiled part keeps, one insertion after the other
+SHORT = 16  # numbers in a row
 GROUP = 64  # scores, of which `_floor` looks only at the highest
 
 
@@ -23,9 +24,14 @@ def inverse(norms):
 
 
 def blocks(matrix, dtype):
-    """Yield `(first row, rows)` of a matrix, as arrays of this dtype."""
+    """Yield `(first row, rows)` of a matrix, as arrays of this dtype.
+
+    Short rows are without gaps between them: else OpenBLAS rounds the product with one vector in
+    another way, and vectors would have other cosines than their copies.
+    """
+    order = "C" if matrix.shape[1] <= SHORT else "K"
     for begin in range(0, len(matrix), ROWS):
-        yield begin, matrix[begin : begin + ROWS].astype(dtype, copy=False)
+        yield begin, np.asarray(matrix[begin : begin + ROWS], dtype, order)
 
 
 def norms_of(matrix):

@@ -83,14 +83,25 @@ def add_change(inputs, word, bag_starts, bag_rows, exact, factor, changes, i):
             inputs[word, s] += factor * changes[i, s]
 
 
+@inlined
+def _times(bag_rows, begin, end):
+    """How often a row follows itself in a bag: n-grams of one bucket are added together, once."""
+    after = begin + 1
+    while after < end and bag_rows[after] == bag_rows[begin]:
+        after += 1
+    return after - begin
+
+
 @compiled
 def _add_mean(inputs, word, bag_starts, bag_rows, factor, vectors, i):
     begin, end = bag_starts[word], bag_starts[word + 1]
     factor /= np.float32(end - begin)
-    for k in range(begin, end):
-        row = bag_rows[k]
+    while begin < end:
+        row, times = bag_rows[begin], _times(bag_rows, begin, end)
+        share = factor * np.float32(times)
         for s in range(inputs.shape[1]):
-            vectors[i, s] += inputs[row, s] * factor
+            vectors[i, s] += inputs[row, s] * share
+        begin += times
 
 
 @compiled
@@ -98,7 +109,9 @@ def _add_to_bag(inputs, word, bag_starts, bag_rows, exact, factor, changes, i):
     begin, end = bag_starts[word], bag_starts[word + 1]
     if exact:
         factor /= np.float32(end - begin)
-    for k in range(begin, end):
-        row = bag_rows[k]
+    while begin < end:
+        row, times = bag_rows[begin], _times(bag_rows, begin, end)
+        share = factor * np.float32(times)
         for s in range(inputs.shape[1]):
-            inputs[row, s] += factor * changes[i, s]
+            inputs[row, s] += share * changes[i, s]
+        begin += times
