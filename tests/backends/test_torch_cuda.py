@@ -33,6 +33,7 @@ CACHES = ("_load", "_first", "_state", "why_not_ready")
 def emulated():
     """Let the ops on CPU tensors take the kernels for CUDA, on the emulated GPU."""
     domains = "fastkeras.crf._engines.torch_cuda", "fastkeras.optimizers._engines.torch_cuda"
+    forget_engines()  # another test may have asked for one, and found no GPU
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         from fastkeras._ops import torch_cuda as device
@@ -52,6 +53,10 @@ def emulated():
         parent, _, child = name.rpartition(".")
         del sys.modules[name]
         delattr(sys.modules[parent], child)
+    forget_engines()
+
+
+def forget_engines():
     for name in CACHES:
         getattr(_engines, name).cache_clear()
 
