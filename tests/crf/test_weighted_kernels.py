@@ -47,9 +47,10 @@ def gradients(given, weights, engine, factors=None):
     return [value, *tape.gradient(value, variables, factors)]
 
 
-SHAPES = {  # lanes with one section and with two, a vector for each sequence, more than one vector
+SHAPES = {  # lanes with one section, two and four, a vector for each sequence, or more than one
     "lanes": (33, 40, 5),
     "two sections": (7, 70, 9),
+    "four sections": (4, 71, 9),
     "vectors": (9, 40, 21),
 }
 
@@ -91,6 +92,18 @@ def test_as_accurate_as_the_reference(shape, hard, spread, rng):
     )
     scale = weights.max() * largest_score(given, given["tags"])
     assert_as_accurate_as_reference(value, exact, rounded, scale, scale * tags.shape[1])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_in_float32_are_those_in_float64(shape, rng):
+    given = chain(rng, *SHAPES[shape], dtype="float32")
+    weights = rng.exponential(size=given["tags"].shape).astype("float32")
+    ours = gradients(given, weights, "tensorflow_native")
+    wider = {n: v.astype("float64") if n in SCORES else v for n, v in given.items()}
+    exact = gradients(wider, weights.astype("float64"), "tensorflow_native")
+    for one, other in zip(ours, exact, strict=True):
+        scale = max(1.0, np.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=0, atol=3e-6 * scale)
 
 
 @pytest.mark.parametrize("gap, price", ((71.1, 31.5), (71.0, 31.0), (70.9, 30.0)))
@@ -156,15 +169,18 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype, rng):
             np.testing.assert_array_equal(array, first)
 
 
+@pytest.mark.parametrize("batch", (6, 33))
 @pytest.mark.parametrize("num_tags", (3, 20))
-def test_a_nan_stays_in_its_sequence(num_tags, rng):
-    given = chain(rng, 6, 8, num_tags)
-    given["lengths"][:] = 8
-    given["emissions"][2, 3, 0] = np.nan
-    weights = np.ones((6, 8))
+def test_a_nan_stays_in_its_sequence(num_tags, batch, rng):
+    """Where steps go backwards, those that a lane lacks are read from the sequence before it."""
+    given = chain(rng, batch, 40, num_tags)
+    given["lengths"][2:] = np.arange(batch - 2) % 40 + 1
+    given["lengths"][2] = 40
+    given["emissions"][2, 30:, 0] = np.nan
+    weights = np.ones((batch, 40))
     value, d_emissions, *_ = gradients(given, weights, "tensorflow_native")
     assert np.isnan(value[2]) and np.isnan(d_emissions[2]).all()
-    others = np.arange(6) != 2
+    others = np.arange(batch) != 2
     assert np.isfinite(value.numpy()[others]).all()
     assert np.isfinite(d_emissions.numpy()[others]).all()
     factors = np.where(others, 1.0, 0.0)

@@ -21,16 +21,12 @@ namespace fastkeras::FASTKERAS_ISA {
 template <typename T>
 struct GoldRows {
   const T *alpha, *emission;
-  int64_t step, tag;      // elements from one step, or tag, to the next
-  int64_t tags, section;  // tags of a section of lanes, and elements from one to the next
+  int64_t step;           // elements from one to the next
+  const int32_t* places;  // of the tags, in a step
   const T* scales;        // of each step, or in lanes of each period
   int64_t scale, period;  // elements from one scale to the next; period 0: of each step
 
-  FASTKERAS_INLINE int64_t Place(int64_t s, int64_t j) const {
-    int64_t place = s * step;
-    for (; j >= tags; j -= tags) place += section;
-    return place + j * tag;
-  }
+  FASTKERAS_INLINE int64_t Place(int64_t s, int64_t j) const { return s * step + places[j]; }
   // By what the row of a step was multiplied, beside its emissions.
   FASTKERAS_INLINE T ScaleOf(int64_t s) const {
     if (period == 0) return scales[s];
@@ -160,25 +156,28 @@ void GoldSteps(const crf::Plan<T>& plan, bool in_lanes, int64_t first, int64_t l
     GoldOfSequence(plan, rows, b, tags + b * steps, weights + b * steps, room.data, value + b,
                    log_p + b * steps, inverses + b * steps);
   };
+  const Buffer<int32_t> places(num_tags);
   if (!in_lanes) {
+    for (int j = 0; j < num_tags; ++j) places.data[j] = j;
     for (int64_t k = first; k < last; ++k) {
       const int64_t b = plan.order[k];
       if (plan.counts[b] == 0 || plan.inexact[b]) continue;
       const crf::KeptRows<T> kept(plan, k);
-      compute({kept.alpha, kept.emission, num_tags, 1, num_tags, 0, kept.scale, 1, 0}, b);
+      compute({kept.alpha, kept.emission, num_tags, places.data, kept.scale, 1, 0}, b);
     }
     return;
   }
   const Lanes<T> lanes(plan, first, last);
   const LaneRows<T> kept(plan, lanes, first);
   const bool whole = lanes.fills_vectors();
-  const int64_t tag = whole ? lanes.kWidth : lanes.count;
-  const int64_t tags_of_section = whole ? lanes.vectors : num_tags;
+  for (int j = 0; j < num_tags; ++j) {
+    places.data[j] = static_cast<int32_t>(whole ? lanes.Place(j) : j * int64_t{lanes.count});
+  }
   for (int lane = 0; lane < lanes.count; ++lane) {
     const int64_t b = lanes.sequence[lane];
     if (plan.inexact[b]) continue;
-    compute({kept.alpha + lane, kept.emission + lane, kept.step, tag, tags_of_section,
-             lanes.kWidth / lanes.sections, kept.scale + lane, lanes.count, plan.period},
+    compute({kept.alpha + lane, kept.emission + lane, kept.step, places.data, kept.scale + lane,
+             lanes.count, plan.period},
             b);
   }
 }

@@ -76,7 +76,8 @@ template <typename T>
 struct LaneWeights {
   T* weights;
   T* sources;
-  typename Simd<T>::Int* vectors;  // which vector has the gold tag in this lane; -1: none
+  typename Simd<T>::Int*
+      vectors;  // which vector has the gold tag in this lane; another number: none
 
   // Reads the steps begin..end-1.
   void Read(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out, const Lanes<T>& lanes,
@@ -86,22 +87,25 @@ struct LaneWeights {
     const int64_t size = (end - begin) * kWidth;
     Number* const vector = reinterpret_cast<Number*>(vectors);
     for (int64_t k = 0; k < size; ++k) weights[k] = sources[k] = 0, vector[k] = -1;
-    for (int lane = 0; lane < kWidth; ++lane) {
+    const int apart = kWidth / lanes.sections;  // from a lane to that of the next section
+    for (int lane = 0; lane < lanes.count; ++lane) {
       const int64_t b = lanes.sequence[lane], row = b * plan.chains.steps;
       const int64_t to = lanes.counts[lane] < end ? lanes.counts[lane] : end;
-      const int from_tag = static_cast<int>(lanes.first_tag[lane]),
-                to_tag = from_tag + lanes.vectors;
       const T factor = static_cast<T>(out.weights[b]);
       int64_t t = crf::StepAt(plan, b, begin > 0 ? begin - 1 : 0);
       T following = begin > 0 ? factor * out.step_weights[row + t] : T(0);
       for (int64_t s = begin; s < to; ++s) {
-        const int64_t k = (s - begin) * kWidth + lane;
         t = crf::StepAt(plan, b, s);
-        const int tag = out.tags[row + t];
+        const Number tag = out.tags[row + t];
         const T weight = factor * out.step_weights[row + t];
-        weights[k] = weight;
-        sources[k] = factor != 0 ? (following - weight) * out.inverses[row + s] : T(0);
-        vector[k] = static_cast<Number>(tag >= from_tag && tag < to_tag ? tag - from_tag : -1);
+        const T source = factor != 0 ? (following - weight) * out.inverses[row + s] : T(0);
+        const int64_t k = (s - begin) * kWidth + lane;
+        for (int section = 0; section < lanes.sections; ++section) {
+          const int64_t place = k + section * apart;
+          weights[place] = weight;
+          sources[place] = source;
+          vector[place] = tag - section * lanes.vectors;  // none, if it is of another section
+        }
         following = weight;
       }
     }
@@ -177,12 +181,18 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
       if (s % plan.period == plan.period - 1) {
         scale = LoadOfLanes(lanes, kept.scale + s / plan.period * lanes.count);
       }
+      const auto with_source = [&](int v, Vec<T> element) FASTKERAS_LAMBDA_INLINE {
+        const Vec<T> source = Load(gold.sources + (s - begin) * kWidth);
+        return gold.vectors[s - begin] == v ? element + source : element;
+      };
       for (int v = 0; v < vectors; ++v) {
         const Vec<T> prefix = Load(alpha + v * kWidth);
         // Tags that no prefix reaches have a beta that may have grown without bound.
         const Vec<T> suffix = prefix > 0 ? Load(beta + v * kWidth) : Vec<T>{};
         Store(gradient + v * kWidth, prefix * suffix * sign);
-        Store(r + v * kWidth, Load(emission + v * kWidth) * suffix * scale);
+        Vec<T> element = Load(emission + v * kWidth) * suffix * scale;
+        if (kWeighted && s > begin) element = with_source(v, element);
+        Store(r + v * kWidth, element);
       }
       if constexpr (kWeighted) {
         if (s == begin) {  // CorrectDrift, in lanes
@@ -199,14 +209,8 @@ void SweepLanesBack(const crf::Plan<T>& plan, const crf::GradientOutputs<T>& out
               (signed_part > T(-0.5)) & (signed_part < T(0.5)) ? signed_part : Vec<T>{};
           for (int v = 0; v < vectors; ++v) {
             const Vec<T> element = Load(r + v * kWidth);
-            Store(r + v * kWidth, element + Max(element, -element) * factor);
+            Store(r + v * kWidth, with_source(v, element + Max(element, -element) * factor));
           }
-        }
-        const Vec<T> source = Load(gold.sources + (s - begin) * kWidth);
-        const Int vector = gold.vectors[s - begin];
-        for (int v = 0; v < vectors; ++v) {
-          const Vec<T> element = Load(r + v * kWidth);
-          Store(r + v * kWidth, vector == v ? element + source : element);
         }
       }
       if (s == 0) continue;

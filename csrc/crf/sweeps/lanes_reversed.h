@@ -12,12 +12,16 @@ FASTKERAS_BEGIN_ISA
 
 namespace fastkeras::FASTKERAS_ISA {
 
-// Whether the steps begin..end-1 of all lanes are contiguous, in reverse.
+// Whether the steps begin..end-1 of all lanes are contiguous, in reverse. Those that a lane lacks
+// are read from the end of the sequence before it in the batch, which the first one has not.
 template <typename T>
 FASTKERAS_INLINE bool IsReversedBlock(const crf::Plan<T>& plan, const Lanes<T>& lanes,
                                       int64_t end) {
-  return plan.reversed && lanes.sections == 1 && lanes.count == lanes.kWidth &&
-         lanes.shortest >= end;
+  if (!plan.reversed || lanes.sections > 1 || lanes.count < lanes.kWidth) return false;
+  for (int lane = 0; lane < lanes.kWidth && lanes.shortest < end; ++lane) {
+    if (lanes.sequence[lane] == 0 && lanes.counts[lane] < end) return false;
+  }
+  return true;
 }
 
 // Calls body(first element, how many, places) for the elements of `steps` steps, a vector's width
@@ -72,8 +76,11 @@ FASTKERAS_SHARED void WriteReversed(const crf::Plan<T>& plan, const Lanes<T>& la
   constexpr int kWidth = Simd<T>::kWidth;
   const int64_t num_tags = lanes.num_tags, steps = plan.chains.steps;
   T* rows[kWidth];
+  int64_t lacking[kWidth];  // elements, before those of the lane
   for (int lane = 0; lane < kWidth; ++lane) {
     rows[lane] = emissions + (lanes.sequence[lane] * steps + lanes.counts[lane] - end) * num_tags;
+    const int64_t rest = end - lanes.counts[lane];
+    lacking[lane] = rest > 0 ? rest * num_tags : 0;
   }
   Vec<T> square[kWidth];
   OverReversedSteps(lanes, end - begin,
@@ -83,13 +90,21 @@ FASTKERAS_SHARED void WriteReversed(const crf::Plan<T>& plan, const Lanes<T>& la
                         square[i] = i < here ? Load(from + places[i]) : Vec<T>{};
                       }
                       Transpose<T>(square);
-                      if (here == kWidth) {
+                      if (here == kWidth && lanes.shortest >= end) {
 #pragma GCC unroll 16
                         for (int lane = 0; lane < kWidth; ++lane)
                           Store(rows[lane] + k, square[lane]);
-                      } else {
-                        for (int lane = 0; lane < kWidth; ++lane)
+                        return;
+                      }
+                      for (int lane = 0; lane < kWidth; ++lane) {
+                        if (k >= lacking[lane]) {
                           StoreFirst(rows[lane] + k, square[lane], here);
+                        } else if (k + here > lacking[lane]) {
+                          T last[kWidth];
+                          Store(last, square[lane]);
+                          for (int64_t i = lacking[lane] - k; i < here; ++i)
+                            rows[lane][k + i] = last[i];
+                        }
                       }
                     });
 }

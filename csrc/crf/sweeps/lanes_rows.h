@@ -29,11 +29,24 @@ typename Lanes<T>::Int FromQuarters(const Lanes<T>& lanes) {
   return from;
 }
 
+// Whether steps lie beside one another: no mask leaves any out.
+template <typename T>
+FASTKERAS_INLINE bool HasNoHoles(const crf::Plan<T>& plan) {
+  return !plan.step_index || plan.reversed;
+}
+// Where step s of a lane lies, in chains without holes; after its last step, anywhere in it.
+template <typename T>
+FASTKERAS_INLINE int64_t StepOfLane(const crf::Plan<T>& plan, const Lanes<T>& lanes, int lane,
+                                    int64_t s) {
+  if (!plan.reversed) return s;
+  return s < lanes.counts[lane] ? lanes.counts[lane] - 1 - s : 0;
+}
+
 // Whether two steps fill the square that is transposed: each lane has half of its vector for
 // either.
 template <typename T>
 bool CanPair(const crf::Plan<T>& plan, const Lanes<T>& lanes) {
-  return lanes.sections == 2 && lanes.num_tags > 1 && !plan.step_index &&
+  return lanes.sections == 2 && lanes.num_tags > 1 && HasNoHoles(plan) &&
          2 * lanes.vectors <= lanes.kWidth;
 }
 
@@ -72,9 +85,10 @@ FASTKERAS_SHARED void ReadEmissions(const crf::Plan<T>& plan, const Lanes<T>& la
 #if defined(FASTKERAS_AVX512)
   if constexpr (kSectionsOf<T> == 4) {  // of each sequence, a quarter of its tags in each quarter
     const auto spread = OfQuarters(lanes);
-    for (; !plan.step_index && s < end; ++s) {
+    for (; lanes.sections > 1 && HasNoHoles(plan) && s < end; ++s) {
       for (int k = 0; k < 4; ++k) {
-        const T* const row = chains.emissions + (lanes.sequence[k] * chains.steps + s) * num_tags;
+        const int64_t t = lanes.sequence[k] * chains.steps + StepOfLane(plan, lanes, k, s);
+        const T* const row = chains.emissions + t * num_tags;
         square[k] = Permuted(LoadFirst(row, lanes.num_tags), spread);
       }
       TransposeSquares<T>(square, square);
@@ -87,9 +101,11 @@ FASTKERAS_SHARED void ReadEmissions(const crf::Plan<T>& plan, const Lanes<T>& la
 #pragma GCC unroll 16
       for (int lane = 0; lane < kWidth; ++lane) {
         const int section = lane / (kWidth / 2);
-        const T* const row = chains.emissions + section * lanes.vectors +
-                             (lanes.sequence[lane] * chains.steps + s) * num_tags;
-        square[lane] = LoadPair(row, row + num_tags, tags[section]);
+        const T* const rows_of_lane = chains.emissions + section * lanes.vectors +
+                                      lanes.sequence[lane] * chains.steps * num_tags;
+        square[lane] =
+            LoadPair(rows_of_lane + StepOfLane(plan, lanes, lane, s) * num_tags,
+                     rows_of_lane + StepOfLane(plan, lanes, lane, s + 1) * num_tags, tags[section]);
       }
       Transpose<T>(square);
       T* const to = into + (s - begin) * lanes.vectors * kWidth;
@@ -169,7 +185,7 @@ FASTKERAS_SHARED void WriteRows(const crf::Plan<T>& plan, const Lanes<T>& lanes,
 #if defined(FASTKERAS_AVX512)
   if constexpr (kSectionsOf<T> == 4) {
     const auto gather = FromQuarters(lanes);
-    for (; !plan.step_index && s < end; ++s) {
+    for (; lanes.sections > 1 && HasNoHoles(plan) && s < end; ++s) {
       const T* const step = from + (s - begin) * lanes.vectors * kWidth;
       for (int v = 0; v < 4; ++v) {
         square[v] = v < lanes.vectors ? Load(step + v * kWidth) : Vec<T>{};
@@ -177,8 +193,8 @@ FASTKERAS_SHARED void WriteRows(const crf::Plan<T>& plan, const Lanes<T>& lanes,
       TransposeSquares<T>(square, square);
       for (int k = 0; k < lanes.count; ++k) {
         if (s >= lanes.counts[k]) continue;
-        T* const row = emissions + (lanes.sequence[k] * steps + s) * num_tags;
-        StoreFirst(row, Permuted(square[k], gather), lanes.num_tags);
+        const int64_t t = lanes.sequence[k] * steps + StepOfLane(plan, lanes, k, s);
+        StoreFirst(emissions + t * num_tags, Permuted(square[k], gather), lanes.num_tags);
       }
     }
   } else {
@@ -196,10 +212,11 @@ FASTKERAS_SHARED void WriteRows(const crf::Plan<T>& plan, const Lanes<T>& lanes,
       for (int lane = 0; lane < kWidth; ++lane) {
         const int section = lane / (kWidth / 2);
         const int64_t left = lanes.counts[lane] - s;
-        T* const row =
-            emissions + section * lanes.vectors + (lanes.sequence[lane] * steps + s) * num_tags;
+        const int64_t t = lanes.sequence[lane] * steps + StepOfLane(plan, lanes, lane, s);
+        T* const row = emissions + section * lanes.vectors + t * num_tags;
         if (left >= 2) {
-          StorePair(row, row + num_tags, square[lane], tags[section]);
+          StorePair(row, plan.reversed ? row - num_tags : row + num_tags, square[lane],
+                    tags[section]);
         } else if (left == 1) {
           StoreFirst(row, square[lane], tags[section]);
         }
