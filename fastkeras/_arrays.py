@@ -193,5 +193,9 @@ class Spoken:
         """The result of one of the two functions."""
         return if_true() if condition else if_false()
 
+    def map(self, function, array):
+        """The function of each row of the array."""
+        return self._module.stack([function(row) for row in array]) if len(array) else array
+
 
 NUMPY = Spoken(np)

@@ -41,6 +41,11 @@ def cond(condition, if_true, if_false):
     return jax.lax.cond(condition, if_true, if_false)
 
 
+def map(function, array):
+    """The function of each row of the array."""
+    return jax.lax.map(function, array)
+
+
 def while_loop(condition, body, values):
     """The values after `body`, repeated while the condition holds."""
     return jax.lax.while_loop(

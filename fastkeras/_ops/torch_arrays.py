@@ -1,4 +1,4 @@
-"""The functions of keras.ops that checking arguments needs, for tensors of torch without Keras.
+"""The functions of keras.ops that `fastkeras.crf` needs, for tensors of torch without Keras.
 
 New tensors are on the CPU, or those of an `On` on its device. Other functions come from Keras,
 whose backend then has to be torch. torch.compile can trace all of these, and treats the choice of
@@ -11,6 +11,19 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import (  # noqa: F401, which take the same arguments
+    all,
+    any,
+    concatenate,
+    cumsum,
+    exp,
+    log,
+    ones_like,
+    reshape,
+    stack,
+    where,
+    zeros_like,
+)
 
 from fastkeras import _engines
 
@@ -130,9 +143,48 @@ def max(tensor, axis=None, keepdims=False):
     return torch.amax(tensor, () if axis is None else axis, keepdim=keepdims)
 
 
+def min(tensor):
+    """The smallest of all."""
+    return torch.amin(tensor, ())
+
+
+def maximum(tensor, least):
+    """The larger of each number and another one, a tensor or a number."""
+    return torch.clamp(tensor, min=least)
+
+
 def argmax(tensor, axis=None, keepdims=False):
     """The first of the largest along an axis."""
     return torch.argmax(tensor, axis, keepdim=keepdims).to(torch.int32)
+
+
+def argsort(tensor, axis=-1):
+    """The order from the smallest to the largest; equal ones stay in order."""
+    return torch.argsort(tensor, dim=axis, stable=True)
+
+
+def take(tensor, places, axis=None):
+    """What is at these places, counted from 0, along an axis, or of all numbers in a row."""
+    if axis is None:
+        tensor, axis = tensor.reshape(-1), 0
+    before, after = tensor.shape[:axis], tensor.shape[axis:][1:]
+    places = convert_to_tensor(places, device=tensor.device)
+    return tensor.index_select(axis, places.reshape(-1)).reshape(*before, *places.shape, *after)
+
+
+def take_along_axis(tensor, places, axis):
+    """The numbers at these places along an axis; other axes are broadcast."""
+    return torch.take_along_dim(tensor, places.long(), axis)
+
+
+def cond(condition, if_true, if_false):
+    """The result of one of the two functions; without values, that of the first."""
+    return if_true() if condition.is_meta or condition else if_false()
+
+
+def map(function, tensor):
+    """The function of each row of the tensor."""
+    return stack([function(row) for row in tensor]) if len(tensor) else tensor
 
 
 def uniform(shape, dtype, seed=None, device="cpu"):

@@ -77,13 +77,17 @@ class Constraints(NamedTuple):
                 f"transitions must have shape (num_tags, num_tags) = {rules.transitions.shape}, "
                 f"or vary with the step and end with it, got {shape}"
             )
-        scores = {"transitions": array.where(rules.transitions, transitions, -np.inf)}
+
+        def ruled(rule, scores):
+            rule, scores = array.convert_to_tensor(rule), array.convert_to_tensor(scores)
+            return array.where(rule, scores, -np.inf)
+
+        scores = {"transitions": ruled(rules.transitions, transitions)}
         ends = (("start", rules.start, start_transitions), ("end", rules.end, end_transitions))
         for name, rule, given in ends:
             if rule is not None and not rule.all():
                 none = array.zeros(rule.shape, dtype_of(transitions))
-                given = none if given is None else given
-                given = array.where(rule, given, -np.inf)
+                given = ruled(rule, none if given is None else given)
             scores[f"{name}_transitions"] = given
         return {name: _of_dtype(score, transitions) for name, score in scores.items()}
 
@@ -196,7 +200,7 @@ def bitmap_of_tags(tags: ArrayLike, num_tags: int, unknown: int = -100) -> Tenso
     if not is_integer(unknown):
         raise ValueError(f"unknown={unknown!r} must be an integer")
     array = array_functions(tags)
-    tags = array.expand_dims(tags, -1)
+    tags = array.convert_to_tensor(tags)[..., None]
     return (tags == array.arange(num_tags, dtype=tags.dtype)) | (tags == unknown)
 
 

@@ -165,10 +165,13 @@ def span_confidence(
             f"got {tuple(spans[wrong][0].tolist())}"
         )
     t = np.arange(steps)
-    outside = (t < first[:, None]) | (t >= stop[:, None])
+    outside = array.convert_to_tensor((t < first[:, None]) | (t >= stop[:, None]))
+    of = array.convert_to_tensor(of)
 
     def rows(values):
-        return None if values is None else array.take(values, of, axis=0)
+        if values is None:
+            return None
+        return array.take(array.convert_to_tensor(values), of, axis=0)
 
     allowed = outside[..., None] | (
         rows(tags)[..., None] == array.arange(num_tags, dtype=tags.dtype)

@@ -280,17 +280,22 @@ def _sums(array, x, transitions):
         return array.log(array.matmul(array.exp(x - largest), pairs)) + largest + peak
 
     def step_by_step():
-        if family_of(x) == "numpy":
-            rows = [_log_sum_exp(array, x[:, t, None, :] + transitions) for t in range(x.shape[1])]
-            return np.stack(rows, axis=1) if rows else x
-        from fastkeras.crf._engines.keras.recursions import scan
-
-        def step(carry, inputs):
-            return carry, (_log_sum_exp(array, inputs[0][:, None, :] + transitions),)
+        def of_step(rows):
+            return _log_sum_exp(array, rows[:, None, :] + transitions)
 
         by_steps = array.transpose(x, (1, 0, 2))
-        like = by_steps[0]
-        _, (sums,) = scan(step, like[0, 0] * 0, (by_steps,), (like,))
+        if family_of(x) == "tensorflow":
+            from fastkeras.crf._engines.keras.recursions import scan
+
+            like = by_steps[0]
+            _, (sums,) = scan(
+                lambda carry, inputs: (carry, (of_step(*inputs),)),
+                like[0, 0] * 0,
+                (by_steps,),
+                (like,),
+            )
+        else:
+            sums = array.map(of_step, by_steps)
         return array.transpose(sums, (1, 0, 2))
 
     near = peak - array.min(transitions) <= NEAR[dtype_of(x)]  # then no sum underflows

@@ -23,9 +23,11 @@ SCALARS = {
     np.dtype("float64"): ctypes.c_double,
 }
 OF_ARRAYS = (
-    *("abs", "all", "broadcast_to", "clip", "full_like", "isfinite", "matmul", "maximum"),
-    *("mean", "ones_like", "reshape", "sqrt", "sum", "take", "transpose", "where", "zeros_like"),
+    *("abs", "all", "any", "argmax", "argsort", "broadcast_to", "clip", "cumsum", "exp"),
+    *("full_like", "isfinite", "log", "matmul", "max", "maximum", "mean", "min", "ones_like"),
+    *("reshape", "sqrt", "sum", "take", "take_along_axis", "transpose", "where", "zeros_like"),
 )
+OF_LISTS = ("concatenate", "stack")
 seed = 0  # for the order in which blocks and threads run
 
 
@@ -51,6 +53,8 @@ def install():
         setattr(module, name, made_by(getattr(np, name)))
     for name in OF_ARRAYS:
         setattr(module, name, of_arrays(getattr(np, name)))
+    for name in OF_LISTS:
+        setattr(module, name, of_lists(getattr(np, name)))
     module.ascontiguousarray = lambda value: _device(np.ascontiguousarray(_host(asarray(value))))
     sys.modules["cupy"] = module
 
@@ -149,6 +153,10 @@ def of_arrays(function):
         return _device(function(_host(array), *map(_host, more), **named))
 
     return of_array
+
+
+def of_lists(function):
+    return lambda arrays, **named: _device(function([*map(_host, arrays)], **named))
 
 
 def _host(value):

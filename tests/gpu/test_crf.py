@@ -10,6 +10,7 @@ import pytest
 
 import fastkeras
 from calls import FUNCTIONS, WITHOUT_TAGS, call, check
+from every_function import calls, leaves
 from fastkeras import crf
 
 if fastkeras.engines("crf")["cupy"] != "ready":
@@ -38,12 +39,6 @@ def chain_of(shape, scale=1.0, dtype="float32"):
     }
 
 
-def leaves(result):
-    if isinstance(result, tuple):
-        return [leaf for part in result for leaf in leaves(part)]
-    return [result]
-
-
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_arrays_of_cupy_get_arrays_of_cupy(function, scale):
@@ -68,6 +63,29 @@ def test_samples_and_the_k_best_of_arrays_of_cupy():
     assert isinstance(samples, cupy.ndarray)
     expected = crf.sample(**chain, num_samples=3, seed=5, engine="cupy")
     np.testing.assert_array_equal(cupy.asnumpy(samples), expected)
+
+
+LACKS = ("weighted_log_likelihood", "entropy_and_gradients", "semi_markov.", "second_order.")
+EVERY = [
+    name
+    for name in calls(np.asarray)
+    if not name.startswith(LACKS) or name == "second_order.pair_chain"
+]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_function_takes_arrays_of_cupy(name):
+    more = {"weights": None} if name == "smoothed_log_likelihood" else {}
+    on_device, expected = (leaves(calls(array)[name](**more)) for array in (cupy.asarray, np.array))
+    for result, other in zip(on_device, expected, strict=True):
+        assert isinstance(result, cupy.ndarray)
+        np.testing.assert_allclose(cupy.asnumpy(result), other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in calls(np.asarray) if name not in EVERY])
+def test_what_has_no_kernel_for_gpus_says_so(name):
+    with pytest.raises((ImportError, ValueError), match=r"does not take|has no engine for"):
+        calls(cupy.asarray)[name]()
 
 
 @pytest.mark.skipif(not ON_CPU, reason="a GPU has its own order")

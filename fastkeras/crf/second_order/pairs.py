@@ -157,20 +157,23 @@ def pairs_of(chain, triples, allowed, engine=None):
     of_triples, follows = of_triples.T[:-1], follows.T[:-1]  # from the state in the row
     of_pairs = np.broadcast_to(states.pairs_into[:, 0], (number, number))
 
+    constant = array.convert_to_tensor
+
     def of_all(scores, places, known):
-        flat = array.take(array.reshape(scores, (-1,)), np.where(known, places, 0).ravel(), axis=0)
+        places = constant(np.where(known, places, 0).ravel())
+        flat = array.take(array.reshape(scores, (-1,)), places, axis=0)
         return array.reshape(flat, (number, number))
 
     has_triple = of_triples < num_tags**3
     scores = of_all(chain.transitions, of_pairs, follows)
-    scores = scores + array.where(has_triple, of_all(triples, of_triples, has_triple), 0)
-    is_first = np.arange(number) >= number - num_tags
-    start = array.take(chain.start_transitions, states.tags, axis=0)
+    scores = scores + array.where(constant(has_triple), of_all(triples, of_triples, has_triple), 0)
+    is_first, tags = constant(np.arange(number) >= number - num_tags), constant(states.tags)
+    start = array.take(chain.start_transitions, tags, axis=0)
     scores = (
-        array.take(chain.emissions, states.tags, axis=2),
-        array.where(follows, scores, -np.inf),
+        array.take(chain.emissions, tags, axis=2),
+        array.where(constant(follows), scores, -np.inf),
         array.where(is_first, start, -np.inf),
-        array.take(chain.end_transitions, states.tags, axis=0),
+        array.take(chain.end_transitions, tags, axis=0),
     )
     dtype = chain.emissions.dtype
     x, a, start, end = (contiguous(array.cast(of_states, dtype)) for of_states in scores)
