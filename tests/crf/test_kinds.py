@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from enumeration import enumerate_paths, probabilities
 from fastkeras import crf
 from fastkeras.crf.layers.scores import scores_of
 from fastkeras.layers import CRF, MEMM
+from second_order_calls import CALLS
 
 # NumPy 2 complains about np.array(tensor), by which Keras on torch makes arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -30,6 +32,10 @@ OTHER["transitions"] = np.random.default_rng(3).standard_normal((NUM_TAGS, NUM_T
 SHAPES = {"plain": (), "by step": (STEPS - 1,), "by step and sequence": (3, STEPS - 1)}
 WITHOUT_VARYING = ("numba", "cupy", "jax_cuda", "torch_cuda")
 TAKE_TAGS = re.compile("score|likelihood(?!_of_sets)|loss|span|expected")
+TRIPLES = np.random.default_rng(5).standard_normal((NUM_TAGS,) * 3)
+TRIPLES[0, 0, 0] = -np.inf
+OF_SECOND_ORDER = "of second order "
+NOT_OF_SECOND_ORDER = {"entropy_and_gradients", "log_likelihood_and_gradients", "span_confidence"}
 
 OPTIONS = {
     "k_best": {"k": NUM_BEST},
@@ -74,7 +80,8 @@ class Paths(NamedTuple):
 
     @property
     def cross_entropy(self):
-        return (self.p * (probabilities(self.others)[0] - self.others)).sum()
+        surprise = probabilities(self.others)[0] - self.others
+        return self.p[self.p > 0] @ surprise[self.p > 0]
 
     @property
     def right(self):
@@ -169,6 +176,7 @@ EXPECTED = {
 
 def transitions_of(kind):
     """Return transitions of this kind, and in full; where they are full, one is forbidden."""
+    kind = "plain" if kind.startswith(OF_SECOND_ORDER) else kind
     rng = np.random.default_rng(2)
     if kind == "low rank":
         low_rank = crf.LowRank(*rng.standard_normal((2, NUM_TAGS, 2)))
@@ -182,11 +190,27 @@ def transitions_of(kind):
 def sequences(kind):
     """Return the `Paths` of each sequence."""
     chain = {"emissions": EMISSIONS, "transitions": transitions_of(kind)[1], **ENDS}
+    other = OTHER
+    if kind.startswith(OF_SECOND_ORDER):  # both chains have the same rules
+        allowed = rules().transitions
+        other = {**OTHER, "transitions": np.where(allowed, OTHER["transitions"], -np.inf)}
     both = zip(
-        *(enumerate_paths({**c, "mask": MASK, "lengths": None}) for c in (chain, OTHER)),
+        *(enumerate_paths({**c, "mask": MASK, "lengths": None}) for c in (chain, other)),
         strict=True,
     )
-    return [Paths(b, *own, scores) for b, (own, (_, _, scores)) in enumerate(both)]
+    found = [Paths(b, *own, scores) for b, (own, (_, _, scores)) in enumerate(both)]
+    return [with_triples(paths) for paths in found] if kind.startswith(OF_SECOND_ORDER) else found
+
+
+def with_triples(of):
+    """Add the scores of the triples, which both chains have."""
+    scores = TRIPLES[of.paths[:, :-2], of.paths[:, 1:-1], of.paths[:, 2:]].sum(axis=1)
+    return of._replace(scores=of.scores + scores, others=of.others + scores)
+
+
+def rules():
+    """Return the constraints that allow the plain transitions that are not forbidden."""
+    return crf.Constraints(transitions_of("plain")[0] > -np.inf)
 
 
 def expected(function, kind):
@@ -194,7 +218,7 @@ def expected(function, kind):
     rows = [EXPECTED[function](paths) for paths in sequences(kind)]
     results = zip(*rows, strict=True) if isinstance(rows[0], tuple) else (rows,)
     results = [np.array(result, float) for result in results]
-    if function == "marginals" and kind in ("plain", "low rank"):
+    if function == "marginals" and not kind.startswith("by step"):
         results[1] = results[1].sum(axis=1)
     return results
 
@@ -207,8 +231,13 @@ def results_of(function, kind, engine, dtype=None):
         arguments["tags"] = TAGS
     if function in ("cross_entropy", "kl_divergence"):
         arguments |= {f"other_{name}": scores for name, scores in OTHER.items()}
-    more = {"mask": MASK, "engine": engine, **OPTIONS.get(function, {})}
-    results = getattr(crf, function)(**arguments, **more)
+    arguments |= {"mask": MASK, "engine": engine, **OPTIONS.get(function, {})}
+    if kind.startswith(OF_SECOND_ORDER):
+        chain = {name: arguments.pop(name) for name in ("emissions", "transitions", "mask", *ENDS)}
+        chain |= {"triples": TRIPLES, "constraints": rules()}
+        results = CALLS[kind.removeprefix(OF_SECOND_ORDER)](function, chain, arguments)
+    else:
+        results = getattr(crf, function)(**arguments)
     results = results if isinstance(results, tuple) else (results,)
     return [np.asarray(part) for part in keras.tree.flatten(results)]
 
@@ -222,18 +251,45 @@ def filled():
     marks = {"●": states, "○": [engine for engine in states if engine not in WITHOUT_VARYING]}
     for row in rows.splitlines():
         names, *cells = row.strip("|").split("|")
-        for kind, cell in zip(kinds, cells, strict=True):
-            engines = marks.get(cell.strip()) or re.findall(r"`(\w+)`", cell)
-            for function in re.findall(r"`(\w+)`", names):
-                for engine in engines:
-                    state = states[engine]
-                    skip = [] if state == "ready" else [pytest.mark.skip(reason=state)]
-                    yield pytest.param(function, kind, engine, marks=skip)
+        names = re.findall(r"`(\w+)`", names)
+        for kind, cell in zip(kinds, map(str.strip, cells), strict=True):
+            if kind == OF_SECOND_ORDER.strip():
+                of_plain = marks[cells[0].strip()] if cell == "□" else ()
+                yield from of_second_order(names, cell.split(", "), of_plain)
+                continue
+            engines = marks.get(cell) or re.findall(r"`(\w+)`", cell)
+            for function, engine in product(names, engines):
+                yield parameters(function, kind, engine, states[engine])
+
+
+def of_second_order(functions, marks, engines_of_plain):
+    """Yield the same for the cell of second-order chains: one mark, or one for each function."""
+    marks = marks * len(functions) if len(marks) == 1 else marks
+    ready = {
+        "△": fastkeras.engines("crf.second_order"),
+        "□": {engine: fastkeras.engines("crf")[engine] for engine in engines_of_plain},
+        "◇": {None: "ready"},
+        "·": {},
+    }
+    for function, mark in zip(functions, marks, strict=True):
+        for engine, state in ready[mark].items():
+            yield parameters(function, OF_SECOND_ORDER + mark, engine, state)
+
+
+def parameters(function, kind, engine, state):
+    """Return the parameters of a test, which is skipped where the engine is not ready."""
+    skip = [] if state == "ready" else [pytest.mark.skip(reason=state)]
+    return pytest.param(function, kind, engine, marks=skip)
 
 
 def rounds(engine):
-    """Return whether the engine computes in float32, as JAX does unless told otherwise."""
-    return engine == "jax_native" or (engine == "keras" and keras.backend.backend() == "jax")
+    """Return whether the engine computes in float32, as JAX does unless told otherwise.
+
+    So does the layer, which is asked for no engine.
+    """
+    return engine in (None, "jax_native") or (
+        engine == "keras" and keras.backend.backend() == "jax"
+    )
 
 
 def allowed(engine):
@@ -277,7 +333,7 @@ def test_the_table_of_other_chains_is_true(domain, function, engine):
     if module == "semi_markov":
         arguments["durations"] = np.array([[0.5, 0, -1], [1, 0.25, 0]])
     else:
-        arguments["triples"] = np.random.default_rng(5).standard_normal((NUM_TAGS,) * 3)
+        arguments["triples"] = TRIPLES
     if re.search("score|likelihood", name):
         arguments["tags"] = np.maximum(TAGS, 0)
     results, exact = (
@@ -310,10 +366,11 @@ def test_the_table_of_other_chains_has_all_functions_and_engines():
 
 def test_the_table_has_every_function_and_kind():
     there = {(param.values[0], param.values[1]) for param in filled()}
-    kinds = {kind for _, kind in there}
-    assert kinds == {*SHAPES, "low rank"}
-    functions = {*EXPECTED, "sample"}
-    assert there == {(function, kind) for function in functions for kind in kinds}
+    functions, kinds = {*EXPECTED, "sample"}, {*SHAPES, "low rank"}
+    other = {(function, kind) for function, kind in there if kind not in kinds}
+    assert there - other == set(product(functions, kinds))
+    assert {kind for _, kind in other} == {OF_SECOND_ORDER + mark for mark in CALLS}
+    assert sorted(function for function, _ in other) == sorted(functions - NOT_OF_SECOND_ORDER)
 
 
 @pytest.mark.parametrize("kind", (*SHAPES, "low rank"))

@@ -1,5 +1,7 @@
 """Second-order chains, compared with the enumeration of all sequences."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -134,6 +136,19 @@ def test_the_chain_of_pairs_is_for_every_function(kind):
         with np.errstate(divide="ignore", invalid="ignore"):
             exact_entropy.append(float(-np.nansum(p * np.log(p))))
     np.testing.assert_allclose(entropy, exact_entropy, **allowed)
+
+
+def test_the_snippet_of_the_page_is_right(request):
+    page = (request.config.rootpath / "docs" / "crf.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(chain = .*?pair_chain.*?)```", page, re.DOTALL)
+    chain, _ = chain_for("BIO", "float64")
+    given = {name: chain[name] for name in ("emissions", "transitions", "triples")}
+    names = {**vars(crf), **given, "rules": BIO, "weights_of_steps": np.ones(MASKS.shape)}
+    exec(snippet, names)
+    best = second_order.viterbi(**given, constraints=BIO)
+    np.testing.assert_array_equal(names["tags"][:, 0], best[0])
+    log_p = second_order.log_likelihood(tags=best[0], **given, constraints=BIO)
+    np.testing.assert_allclose(names["log_p"], log_p, rtol=1e-12, atol=1e-12)
 
 
 def test_ties_go_to_the_lowest_tags(engine):
