@@ -12,8 +12,9 @@ from fastkeras.crf import second_order, semi_markov
 from fastkeras.crf._engines import tensorflow_native
 from fastkeras.crf.chain import Chain
 from fastkeras.crf.layers.objective import MODES
-from fastkeras.layers import CRF
+from fastkeras.layers import CRF, SecondOrderCRF, SemiMarkovCRF
 from fastkeras.losses import CRFObjective
+from fastkeras.metrics import SegmentScore
 
 SHAPES = [(3, 7, 4), (2, 33, 19), (1, 1, 1), (0, 4, 3)]  # batch, steps, num_tags
 
@@ -180,16 +181,21 @@ def test_a_function_traced_outside_runs_inside():
     same_bits(tf.function(lambda *given: plain(*given), jit_compile=True)(*given), outside)
 
 
-def test_fit_with_jit_compile_takes_the_steps_of_fit_without(rng):
+@pytest.mark.parametrize("kind", (CRF, SecondOrderCRF, SemiMarkovCRF))
+def test_fit_with_jit_compile_takes_the_steps_of_fit_without(kind, rng):
     x = rng.standard_normal((12, 6, 5)).astype("float32")
     y = rng.integers(1, 4, (12, 6))
+    of_segments = kind is SemiMarkovCRF
+    if of_segments:
+        y[:, 1::2] = semi_markov.labels.INSIDE
 
     def weights(**how):
         keras.utils.set_random_seed(3)
-        crf_layer = CRF(4, use_kernel=True)
+        layer = kind(4, *([3] if of_segments else []), use_kernel=True)
         inputs = keras.Input((None, 5))
-        model = keras.Model(inputs, crf_layer(inputs))
-        model.compile("sgd", crf_layer.loss, metrics=[crf_layer.accuracy], **how)
+        model = keras.Model(inputs, layer(inputs))
+        metric = SegmentScore(layer) if of_segments else layer.accuracy
+        model.compile("sgd", layer.loss, metrics=[metric], **how)
         model.fit(x, y, epochs=2, batch_size=5, shuffle=False, verbose=0)
         return model.get_weights()
 
@@ -197,14 +203,15 @@ def test_fit_with_jit_compile_takes_the_steps_of_fit_without(rng):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", (CRF, SecondOrderCRF))
 @pytest.mark.parametrize("mode", MODES)
-def test_every_loss_of_the_layer_compiles(mode, rng):
+def test_every_loss_of_the_layer_compiles(mode, kind, rng):
     x = rng.standard_normal((6, 5, 3)).astype("float32")
     tags = rng.integers(0, 3, (6, 5))
 
     def weights(jit_compile):
         keras.utils.set_random_seed(3)
-        layer = CRF(3, use_kernel=True)
+        layer = kind(3, use_kernel=True)
         model = keras.Sequential([keras.Input((5, 3)), layer])
         model.compile("sgd", CRFObjective(layer, mode), jit_compile=jit_compile)
         model.fit(x, tags, batch_size=3, shuffle=False, verbose=0)
