@@ -1,6 +1,10 @@
 """`tfa.layers.CRF` and `tfa.text.CRFModelWrapper` of `fastkeras.compat.addons`."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import keras
@@ -349,3 +353,49 @@ def test_a_loop_of_ones_own_trains_the_transitions(inputs, rng):
     with tf.GradientTape() as tape:
         value, made = tfa.text.crf_log_likelihood(inputs, tags, LENGTHS)
     assert np.abs(tape.gradient(value, made)).max() > 0
+
+
+def test_a_step_under_mixed_precision_is_as_long_as_in_float32(data):
+    steps = []
+    for policy in ("float32", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            keras.utils.set_random_seed(1)
+            model = wrapper()
+            model(data[0])
+            before = model.get_weights()
+            model.compile(keras.optimizers.SGD(0.5))  # scales the loss under mixed_float16
+            model.train_on_batch(*data)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        steps.append([new - old for new, old in zip(model.get_weights(), before, strict=True)])
+    for narrow, wide in zip(*reversed(steps), strict=True):
+        np.testing.assert_allclose(narrow, wide, 0, 0.01 * np.abs(wide).max())
+        assert wide.any()
+
+
+def test_a_weight_of_zero_hides_an_impossible_sequence(data):
+    model = wrapper()
+    (potentials, lengths, transitions), _ = model(data[0], return_crf_internal=True)
+    impossible = tf.where(tf.range(BATCH)[:, None, None] == 1, -np.inf, potentials)
+    weights = np.array([1.0, 0, 2, 1])
+    arguments = lengths, transitions, data[1], weights
+    expected = model.compute_crf_loss(potentials, *arguments)
+    np.testing.assert_array_equal(model.compute_crf_loss(impossible, *arguments), expected)
+
+
+def test_two_devices_make_the_step_of_one(tmp_path):
+    path = tmp_path / "weights.npz"
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("two_devices.py"), path],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    weights = np.load(path)
+    assert len(weights) >= 10
+    for name in weights:
+        if name.startswith("one "):
+            ours = weights["both" + name.removeprefix("one")]
+            np.testing.assert_allclose(ours, weights[name], 1e-5, 1e-6, err_msg=name)

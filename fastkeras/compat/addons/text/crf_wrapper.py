@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from fastkeras.compat.addons.text.crf import crf_log_likelihood
+from fastkeras.crf.layers.output import at_least_float32
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -90,14 +91,18 @@ class CRFModelWrapper(keras.Model):
         """Mean over the batch of the weighted negative log-likelihoods."""
         log_likelihood, _ = crf_log_likelihood(potentials, y, sequence_length, kernel)
         if sample_weight is not None:
-            log_likelihood *= tf.cast(sample_weight, log_likelihood.dtype)
+            weight = tf.cast(sample_weight, log_likelihood.dtype)
+            log_likelihood = weight * tf.where(weight != 0, log_likelihood, 0)  # 0 · inf is NaN
         return -tf.reduce_mean(log_likelihood)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the optimizer; returns the metrics and the losses of this batch."""
         x, y, sample_weight = self.unpack_training_data(data)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             results, loss = self._losses_of(x, y, sample_weight, training=True)
+            # Keras sums the gradients of replicas, and divides by the factor of `scale_loss`
+            loss = self.optimizer.scale_loss(at_least_float32(loss) / replicas)
         weights = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return results
