@@ -3,11 +3,7 @@
 Its tests are the same on every backend, so they are those of tests/tagging.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1] / "tagging"))
-
+from test_dtypes import *  # noqa: F403
 from test_encoders import *  # noqa: F403
 from test_masked_steps import *  # noqa: F403
 from test_nested_spans import *  # noqa: F403

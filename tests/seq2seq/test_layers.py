@@ -214,6 +214,17 @@ def test_attention_is_what_the_logits_are_made_of(rng):
         np.testing.assert_allclose(again[:, t], logits[:, t], atol=1e-4)
 
 
+def test_a_source_may_have_no_steps_or_one(rng):
+    decoder = decoder_of()
+    _, encoded, _, target = sentences(rng)
+    nothing = ops.convert_to_numpy(decoder(target, encoded, encoded_mask=np.zeros((3, 6), bool)))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(decoder(target, encoded[:, :0])), nothing, atol=1e-6
+    )
+    weights = ops.convert_to_numpy(decoder.attention(target, encoded[:, :1]))
+    np.testing.assert_array_equal(weights, np.ones((3, 6, 1)))
+
+
 @pytest.mark.parametrize("policy", ("mixed_bfloat16", "mixed_float16"))
 def test_in_mixed_precision_logits_are_those_of_float32_about(policy, rng):
     source, encoded, mask, target = sentences(rng)

@@ -179,6 +179,15 @@ def test_bad_arguments_raise(rng):
         decoder_of(copy_prior="averaged").begin(encoded)
 
 
+def test_a_source_may_have_no_steps(rng):
+    decoder, (_, encoded, _) = decoder_of(), sources(rng)
+    target = rng.integers(4, VOCABULARY, (3, 6)).astype("int32")
+    nothing = ops.convert_to_numpy(decoder(target, encoded, encoded_mask=np.zeros((3, 6), bool)))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(decoder(target, encoded[:, :0])), nothing, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("policy", ("mixed_bfloat16", "mixed_float16"))
 def test_inner_layers_have_the_precision_of_the_decoder(policy, rng):
     source, encoded, mask = sources(rng)

@@ -9,7 +9,7 @@ from keras import ops
 
 from fastkeras.seq2seq.arguments import integer
 from fastkeras.seq2seq.layers.copy_prior import copy_prior_of, name_of, tokens_in
-from fastkeras.tagging.encoders.masking import without_masked
+from fastkeras.tagging.encoders.masking import normalized, without_masked
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -237,10 +237,4 @@ class AttentionDecoder(keras.layers.Layer):
 def _attention(hidden, context):
     """The weights of the source's steps, (batch, queries, source steps), for hidden states."""
     scores = ops.matmul(hidden, ops.transpose(context["keys"], (0, 2, 1)))
-    mask = context["mask"][:, None]
-    scores = ops.where(mask, scores, -6e4 if scores.dtype == "float16" else -1e30)
-    # not ops.softmax, which warns about a source of one step; a source of none gives zeros
-    weights = ops.exp(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)))
-    weights = ops.where(mask, weights, 0)
-    total = ops.sum(weights, axis=-1, keepdims=True)
-    return weights / ops.where(total > 0, total, 1)
+    return normalized(scores, context["mask"][:, None])

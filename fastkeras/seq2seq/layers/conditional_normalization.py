@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras.crf.layers.output import at_least_float32
 from fastkeras.seq2seq.arguments import number
 from fastkeras.tagging.encoders.masking import without_masked
 
@@ -77,8 +78,7 @@ class ConditionalLayerNormalization(keras.layers.Layer):
             condition = ops.expand_dims(condition, axis=-2)
         gamma = self.gamma + ops.matmul(condition, self.to_gamma)
         beta = self.beta + ops.matmul(condition, self.to_beta)
-        dtype = "float32" if inputs.dtype in ("float16", "bfloat16") else inputs.dtype
-        wide = ops.cast(inputs, dtype)
+        wide = at_least_float32(inputs)
         centred = wide - ops.mean(wide, axis=-1, keepdims=True)
         variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
         normal = centred * ops.rsqrt(variance + self.epsilon)

@@ -12,7 +12,7 @@ from keras import ops
 from fastkeras.seq2seq.arguments import integer
 from fastkeras.seq2seq.layers.copy_prior import copy_prior_of, name_of, tokens_in
 from fastkeras.seq2seq.states import step_number
-from fastkeras.tagging.encoders.masking import without_masked
+from fastkeras.tagging.encoders.masking import normalized, without_masked
 from fastkeras.training.arguments import share
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class TransformerDecoder(keras.layers.Layer):
         context = self._of_source(encoded, source, encoded_mask)
         steps = ops.shape(tokens)[1]
         places = ops.arange(steps, dtype="int32")
-        hidden = self._embedded(tokens, ops.cast(places, "float32"))
+        hidden = self._embedded(tokens, places)
         is_before = (places <= places[:, None])[None, None]  # not after, strictly speaking
         for block, of_source in zip(self.blocks, context["blocks"], strict=True):
             keys, values = block.of_target(hidden)
@@ -178,7 +178,7 @@ class TransformerDecoder(keras.layers.Layer):
         """
         t = step_number(ancestry)
         beams, steps = ancestry.shape[1:]
-        hidden = self._embedded(tokens, ops.cast(t, "float32"))
+        hidden = self._embedded(tokens, t)
         # Every beam sees all keys of its sentence, those that are not its ancestors masked: that
         # reads each once, where gathering them for each beam would copy all.
         is_read = ancestry[..., None] == ops.arange(beams, dtype="int32")
@@ -220,8 +220,9 @@ class TransformerDecoder(keras.layers.Layer):
     def _embedded(self, tokens, places):
         """The embeddings, of length about √units, plus the sinusoids of the places."""
         half = self.units // 2
-        frequencies = ops.convert_to_tensor((1e-4 ** (np.arange(half) / half)).astype("float32"))
-        angles = places[..., None] * frequencies
+        wide = "float64" if self.compute_dtype == "float64" else "float32"
+        frequencies = ops.convert_to_tensor((1e-4 ** (np.arange(half) / half)).astype(wide))
+        angles = ops.cast(places, wide)[..., None] * frequencies
         positions = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
         embedded = self.embedding(tokens) * self.units**0.5
         return embedded + ops.cast(positions, embedded.dtype)
@@ -308,24 +309,19 @@ class _Block(keras.layers.Layer):
 
     def _heads(self, array):
         """(batch, steps, units) → (batch, heads, steps, size)."""
-        size = self.units // self.num_heads
-        array = ops.reshape(array, (-1, ops.shape(array)[1], self.num_heads, size))
+        size, (batch, steps, _) = self.units // self.num_heads, ops.shape(array)
+        array = ops.reshape(array, (batch, steps, self.num_heads, size))
         return ops.transpose(array, (0, 2, 1, 3))
 
     def _joined(self, array):
         array = ops.transpose(array, (0, 2, 1, 3))
-        return ops.reshape(array, (-1, ops.shape(array)[1], self.units))
+        return ops.reshape(array, (*ops.shape(array)[:2], self.units))
 
 
 def _attention(queries, keys, values, mask):
     """What the queries read, (batch, heads, queries, size), and the weights; zeros of no keys."""
     scores = ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2))) * keys.shape[-1] ** -0.5
-    scores = ops.where(mask, scores, -6e4 if scores.dtype == "float16" else -1e30)
-    # not ops.softmax, which warns about a source of one step
-    weights = ops.exp(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)))
-    weights = ops.where(mask, weights, 0)
-    total = ops.sum(weights, axis=-1, keepdims=True)
-    weights = weights / ops.where(total > 0, total, 1)
+    weights = normalized(scores, mask)
     return ops.matmul(weights, values), weights
 
 

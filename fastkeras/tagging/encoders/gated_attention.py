@@ -161,7 +161,7 @@ class GatedAttentionUnit(keras.layers.Layer):
     def _attention(self, q, k, mask):
         """A, shape (batch, steps, steps); 0 where a step is not attended to."""
         dtype = q.dtype
-        wide = "float64" if dtype == "float64" else "float32"
+        wide = "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
         steps = ops.shape(q)[1]
         allowed = ops.ones((1, steps, steps), "bool")
         if self.causal:

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from fastkeras.crf.layers.output import at_least_float32
+
 
 def without_masked(x, mask):
     """The tensor with zeros at its masked steps, so that nothing there is felt.
@@ -23,10 +25,10 @@ def without_masked(x, mask):
 
 def normalized(scores, allowed=None):
     """Softmax of scores over the last axis in at least float32; 0 where nothing is allowed."""
-    dtype = scores.dtype
-    wide = ops.cast(scores, "float32") if dtype in ("float16", "bfloat16") else scores
-    if allowed is None:
-        return ops.cast(ops.softmax(wide, axis=-1), dtype)
-    lowest = ops.cast(-1e30, wide.dtype)  # not −inf, whose softmax is NaN where all are
-    weights = ops.softmax(ops.where(allowed, wide, lowest), axis=-1)
-    return ops.cast(ops.where(allowed, weights, 0), dtype)
+    dtype, wide = scores.dtype, at_least_float32(scores)
+    if allowed is not None:
+        lowest = ops.cast(-1e30, wide.dtype)  # not −inf, whose softmax is NaN where all are
+        wide = ops.where(allowed, wide, lowest)
+    # Keras warns of the softmax of one number
+    weights = ops.ones_like(wide) if wide.shape[-1] == 1 else ops.softmax(wide, axis=-1)
+    return ops.cast(weights if allowed is None else ops.where(allowed, weights, 0), dtype)

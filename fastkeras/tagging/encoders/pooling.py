@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fastkeras.crf.layers.output import at_least_float32
 from fastkeras.crf.layers.ragged import padded
 from fastkeras.tagging.encoders.masking import normalized, without_masked
 from fastkeras.training.arguments import one_of, optional_integer
@@ -79,7 +80,7 @@ class SequencePooling(keras.layers.Layer):
             inputs = ops.cast(inputs, self.compute_dtype)  # integers would be cut off at the end
         dtype = inputs.dtype
         inputs = inputs if self.pooling == "max" else without_masked(inputs, mask)
-        wide = ops.cast(inputs, "float32") if dtype in ("float16", "bfloat16") else inputs
+        wide = at_least_float32(inputs)
         if mask is None:
             counts = ops.ones_like(inputs[..., 0], dtype="bool")
         else:

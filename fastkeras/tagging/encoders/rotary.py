@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
 from fastkeras.training.arguments import positive
 
@@ -49,7 +49,7 @@ def rotary_positions(
         raise ValueError(f"x must have shape (batch, steps, …, an even size), got {shape}")
     positive("base", base)
     half = shape[-1] // 2
-    wide = "float64" if x.dtype == "float64" else "float32"
+    wide = "float64" if backend.standardize_dtype(x.dtype) == "float64" else "float32"
     if positions is None:
         positions = ops.arange(ops.shape(x)[1], dtype="int32")
     positions = ops.cast(positions, wide)

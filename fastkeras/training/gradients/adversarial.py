@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fastkeras.crf.layers.output import at_least_float32
 from fastkeras.training.arguments import flag, integer, number, positive
 from fastkeras.training.gradients.rules import Rule, moved, norm
 from fastkeras.training.gradients.several_gradients import train_with
@@ -219,8 +220,7 @@ class VirtualAdversarial(Rule):
         return [a + self.weight * b for a, b in zip(first, second, strict=True)]
 
     def _logs(self, outputs):
-        if outputs.dtype != "float64":
-            outputs = ops.cast(outputs, "float32")
+        outputs = at_least_float32(outputs)
         if self.from_logits:
             return ops.log_softmax(outputs, -1)
         return ops.log(ops.maximum(outputs, 1e-7))
