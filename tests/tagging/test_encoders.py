@@ -160,6 +160,24 @@ def test_attention_of_keras_with_relative_positions():
     np.testing.assert_allclose(array(result), np.einsum("btnh,nhc->btc", mixed, o) + wo, 1e-4, 1e-5)
 
 
+def test_masks_of_attention_of_all_shapes():
+    num_heads = 7  # as many as steps: which axis is which?
+    layer = RelativeMultiHeadAttention(num_heads, 2, 8, 20, dtype="float32")
+    layer = with_random_weights(layer, X.shape, X.shape)
+    before = np.tril(np.ones((7, 7), bool))
+    for masks in ({}, {"query_mask": MASK, "value_mask": MASK}):
+        expected = array(layer(X, X, use_causal_mask=True, **masks))
+        for shape in ((7, 7), (1, 7, 7), (3, 7, 7), (1, 1, 7, 7), (3, num_heads, 7, 7)):
+            mask = np.broadcast_to(before, shape)
+            found = array(layer(X, X, attention_mask=mask, **masks))
+            np.testing.assert_array_equal(found, expected, err_msg=str(shape))
+    of_heads = np.stack([before] + [before.T] * (num_heads - 1))[None]
+    _, weights = layer(X, X, attention_mask=of_heads, return_attention_scores=True)
+    assert (array(weights)[~np.broadcast_to(of_heads, weights.shape)] == 0).all()
+    with pytest.raises(ValueError, match=r"attention_mask must have shape .*, got \(7,\)"):
+        layer(X, X, attention_mask=before[0])
+
+
 @pytest.mark.parametrize("positions", ["sinusoids", "vectors"])
 def test_attention_with_a_vector_for_each_distance(positions):
     layer = RelativeMultiHeadAttention(
@@ -218,6 +236,7 @@ def test_integers_are_pooled_as_numbers_and_no_steps_as_zeros():
     for pooling in ("mean", "max", "attention"):
         np.testing.assert_array_equal(array(SequencePooling(pooling)(nothing)), np.zeros((2, 3)))
         assert SequencePooling(pooling)(np.zeros((0, 2, 3), "float32")).shape == (0, 3)
+    np.testing.assert_array_equal(array(SequencePooling("attention")(ones[:, :1])), [[1.0]])
     assert RelativePositionBias(2)(nothing).shape == (2, 0, 0)
 
 

@@ -50,12 +50,14 @@ class RelativeMultiHeadAttention(keras.layers.MultiHeadAttention):
     Call arguments:
         query: (batch, steps, channels); value, key and masks as in Keras' layer. The vectors of
             the distances take steps · steps · key_dim numbers of memory.
+        attention_mask: bool, true where a query may look at a key, of shape (steps, keys), (batch,
+            steps, keys) or (batch, heads, steps, keys).
 
     Returns:
         Shape (batch, steps, channels).
 
     Raises:
-        ValueError: an argument out of range, or a query with more axes.
+        ValueError: an argument out of range, a query with more axes, or a mask of another shape.
 
     Example:
         >>> import numpy as np
@@ -151,6 +153,22 @@ class RelativeMultiHeadAttention(keras.layers.MultiHeadAttention):
             use_causal_mask=use_causal_mask,
         )
 
+    def _compute_attention_mask(self, query, value, attention_mask=None, **others):
+        """Keras' hook for all masks in one, which takes none of (batch, heads, steps, keys)."""
+        mask = super()._compute_attention_mask(query, value, **others)
+        if attention_mask is None:
+            return mask
+        attention_mask = ops.cast(attention_mask, "bool")
+        axes = len(attention_mask.shape)
+        if axes not in (2, 3, 4):
+            raise ValueError(
+                "attention_mask must have shape (steps, keys), (batch, steps, keys) or (batch, "
+                f"heads, steps, keys), got {tuple(attention_mask.shape)}"
+            )
+        if mask is None:
+            return attention_mask
+        return attention_mask & (mask[:, None] if axes == 4 else mask)
+
     def _compute_attention(
         self,
         query,
@@ -170,8 +188,8 @@ class RelativeMultiHeadAttention(keras.layers.MultiHeadAttention):
         else:
             of_keys, of_values = self._vectors(steps, keys, query.dtype)
             scores = scores + ops.einsum("btnh,tsh->bnts", query, of_keys)
-        if attention_mask is not None:
-            attention_mask = ops.cast(attention_mask, "bool")[:, None]
+        if attention_mask is not None and len(attention_mask.shape) == 3:
+            attention_mask = attention_mask[:, None]
         if use_causal_mask:
             before = ops.arange(steps)[:, None] >= ops.arange(keys)[None]
             attention_mask = before if attention_mask is None else attention_mask & before
@@ -203,8 +221,8 @@ class RelativeMultiHeadAttention(keras.layers.MultiHeadAttention):
 
 
 def sinusoids(rows, size):
-    """In turn the sine and cosine of row / 10000^(2i / size), float32, shape (rows, size)."""
+    """In turn the sine and cosine of row / 10000^(2i / size), float64, shape (rows, size)."""
     angles = np.arange(rows)[:, None] / 10000.0 ** (2 * np.arange(size // 2) / size)
-    table = np.zeros((rows, size), np.float32)
+    table = np.zeros((rows, size))
     table[:, 0 : size - 1 : 2], table[:, 1::2] = np.sin(angles), np.cos(angles)
     return table
