@@ -135,20 +135,39 @@ def decode_spans(
     for of_sequence in scores:
         kinds, starts, ends = np.nonzero(of_sequence > threshold)
         values = of_sequence[kinds, starts, ends]
-        kept: list[Span] = []
+        kept, may_keep = [], _Kept(overlap, scores.shape[2])
         for i in np.argsort(-values, kind="stable"):
             kind = int(kinds[i]) if names is None else names[kinds[i]]
             span = Span(int(starts[i]), int(ends[i]), kind, float(values[i]))
-            if all(_may_share(span, other, overlap) for other in kept):
+            if may_keep(span):
                 kept.append(span)
         found.append(sorted(kept, key=lambda span: (span.start, -span.end)))
     return found
 
 
-def _may_share(a, b, overlap):
-    if overlap == "any" or a.end < b.start or b.end < a.start:
+class _Kept:
+    """Whether a span may be kept beside those kept before; it counts as kept from then on.
+
+    For each step it knows the last end of the kept spans that begin there, and the first start of
+    those that end there: so the time for a span does not grow with the number of those kept.
+    """
+
+    def __init__(self, overlap, steps):
+        self.overlap = overlap
+        self.last_end, self.first_start = np.full(steps, -1), np.full(steps, steps)
+        self.is_taken = np.zeros(steps, bool)
+
+    def __call__(self, span):
+        start, end = span.start, span.end
+        if self.overlap == "none":
+            if self.is_taken[start : end + 1].any():
+                return False
+            self.is_taken[start : end + 1] = True
+        if self.overlap == "nested":
+            begins_inside = self.last_end[start + 1 : end + 1].max(initial=-1) > end
+            ends_inside = self.first_start[start:end].min(initial=start) < start
+            if begins_inside or ends_inside:
+                return False
+            self.last_end[start] = max(self.last_end[start], end)
+            self.first_start[end] = min(self.first_start[end], start)
         return True
-    if overlap == "none":
-        return False
-    a_inside = b.start <= a.start and a.end <= b.end
-    return a_inside or (a.start <= b.start and b.end <= a.end)
