@@ -12,6 +12,7 @@ from fastkeras._arrays import as_int32, has_values
 from fastkeras._keras_private import get_keras_mask, reduce_weighted_values
 from fastkeras.crf.layers.output import at_least_float32
 from fastkeras.training.arguments import flag
+from fastkeras.training.losses.counted import without_uncounted
 
 if TYPE_CHECKING:
     from typing import Any
@@ -183,7 +184,7 @@ class MultilabelCategoricalCrossentropy(keras.losses.Loss):
     """`multilabel_categorical_crossentropy` as a loss for `compile`.
 
     What scores above 0 is predicted. The mask of y_pred, and `sample_weight`, apply to the losses,
-    of shape (…).
+    of shape (…); where the mask is False or the weight 0, neither labels nor scores are looked at.
 
     Args:
         sparse: whether y_true are the positions of the labels, integers of shape (…, n), filled up
@@ -218,6 +219,9 @@ class MultilabelCategoricalCrossentropy(keras.losses.Loss):
         """The loss of a batch, reduced."""
         # not the method of keras.losses.Loss, which casts positions to the dtype of floats
         with keras.name_scope(self.name):
+            if self.sparse:
+                y_true = whole_numbers(y_true, "labels")
+            y_true, y_pred = without_uncounted(y_true, y_pred, sample_weight)
             losses = self.call(y_true, y_pred)
             return reduce_weighted_values(
                 losses,

@@ -10,6 +10,7 @@ from keras import ops
 from fastkeras._arrays import has_values
 from fastkeras._keras_private import reduce_weighted_values
 from fastkeras.crf.layers.ragged import filled
+from fastkeras.tagging.encoders.masking import without_masked
 from fastkeras.tagging.multilabel import (
     check_same_shape,
     labels_of_positions,
@@ -63,15 +64,17 @@ class SpanCrossentropy(keras.losses.Loss):
         """The loss of a batch, reduced."""
         # not the method of keras.losses.Loss, which casts positions to the dtype of floats
         with keras.name_scope(self.name):
-            losses = self.call(y_true, y_pred)
-            if sample_weight is not None:  # weight 0 means no loss, but 0 · inf is NaN
-                sample_weight = ops.cast(sample_weight, losses.dtype)
+            if sample_weight is not None:
+                sample_weight = ops.convert_to_tensor(sample_weight)
                 if any(size not in (1, None) for size in sample_weight.shape[1:]):
                     raise ValueError(
                         "sample_weight must have shape (batch,), one weight a sequence, got "
                         f"{tuple(sample_weight.shape)}"
                     )
                 sample_weight = ops.reshape(sample_weight, (-1,))
+                y_pred = without_masked(ops.convert_to_tensor(y_pred), sample_weight != 0)
+            losses = self.call(y_true, y_pred)
+            if sample_weight is not None:  # weight 0 means no loss, but 0 · inf is NaN
                 losses = ops.where(sample_weight == 0, 0, losses)
             return reduce_weighted_values(
                 losses, sample_weight=sample_weight, reduction=self.reduction, dtype=losses.dtype
@@ -97,7 +100,7 @@ def labels_of_spans(y_true, y_pred):
     """
     y_true = ops.convert_to_tensor(filled(y_true, -1))
     y_pred = ops.convert_to_tensor(y_pred)
-    shape, kinds = tuple(y_true.shape), y_pred.shape[1]
+    shape = tuple(y_true.shape)
     if len(y_pred.shape) != 4:
         raise ValueError(
             "y_pred must be scores of spans, of shape (batch, num_types, steps, steps), got "
@@ -111,7 +114,7 @@ def labels_of_spans(y_true, y_pred):
             "y_true must be spans, integers of shape (batch, n, 3), or labels of the shape of "
             f"y_pred, {tuple(y_pred.shape)}, got {shape}"
         )
-    batch, _, steps, _ = ops.shape(y_pred)
+    batch, kinds, steps, _ = ops.shape(y_pred)
     spans = whole_numbers(y_true, "spans")
     start, end, kind = spans[..., 0], spans[..., 1], spans[..., 2]
     given = ops.all(spans >= 0, axis=-1)

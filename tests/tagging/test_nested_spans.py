@@ -1,11 +1,14 @@
 """Layers, loss, metric and decoding of nested spans against plain NumPy in float64."""
 
+import time
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from fastkeras import tagging
+from fastkeras._keras_private import set_keras_mask
 from fastkeras.layers import EfficientGlobalPointer, GlobalPointer
 from fastkeras.losses import MultilabelCategoricalCrossentropy, SpanCrossentropy
 from fastkeras.metrics import NestedSpanScore
@@ -351,6 +354,50 @@ def test_a_label_between_0_and_1_counts_above_one_half():
     assert float(metric.result()) == 1
 
 
+@pytest.mark.parametrize("sparse", (True, False))
+def test_what_has_no_weight_or_is_masked_is_not_looked_at(sparse):
+    scores = np.array([[[1.0, -2.0], [np.nan, 3.0], [-np.inf, np.inf]]] * 2, "float32")
+    labels = np.array([[[0, 1], [-100, -100], [-100, -100]]] * 2)
+    if sparse:
+        labels = np.array([[[1, -1], [9, 9], [9, 9]]] * 2)  # 9 is none of two classes
+    mask = np.array([[True, False, False], [True, True, False]])
+    loss = MultilabelCategoricalCrossentropy(sparse)
+
+    def total(values, weights, mask=None):
+        y_pred = ops.convert_to_tensor(values[0])
+        if mask is not None:
+            set_keras_mask(y_pred, ops.convert_to_tensor(mask))
+        return loss(labels, y_pred, weights), None
+
+    expected = loss_of([0, 1], [1.0, -2.0])
+    weights = {"steps": mask * [[1.0, 0, 0]], "one axis more": (mask * [[1.0, 0, 0]])[..., None]}
+    cases = {name: ({"weights": given}, 1 / 3) for name, given in weights.items()}
+    cases["mask"] = {"weights": None, "mask": mask & np.array([True, False, False])}, 1.0
+    cases["both"] = {"weights": np.array([[2.0, 0, 1.0]] * 2), "mask": mask}, 2 * 2 / 3
+    for name, (given, share) in cases.items():
+        (value, _), (gradient,) = value_and_gradients(
+            lambda values, given=given: total(values, **given), [ops.convert_to_tensor(scores)]
+        )
+        np.testing.assert_allclose(array(value), float(expected) * share, 1e-6, err_msg=name)
+        assert (array(gradient)[:, 1:] == 0).all() and np.isfinite(array(gradient)).all()
+    examples = np.array([[1.0, -2.0], [-np.inf, 0.0]], "float32")
+    for weights in (np.array([1.0, 0.0]), np.array([[1.0], [0.0]])):
+        found = loss(np.array([[1, -1], [0, 1]] if sparse else [[0, 1], [1, 0]]), examples, weights)
+        np.testing.assert_allclose(array(found), float(expected) / 2, 1e-6)
+
+
+def test_a_score_that_is_no_number_is_not_felt_at_weight_zero(rng):
+    scores = rng.standard_normal((2, TYPES, STEPS, STEPS)).astype("float32")
+    scores[1] = np.nan
+
+    def total(values):
+        spans, weights = np.array([[[0, 1, 0]]] * 2), np.array([1.0, 0.0])
+        return SpanCrossentropy()(spans, values[0], weights), None
+
+    (value, _), (gradient,) = value_and_gradients(total, [ops.convert_to_tensor(scores)])
+    assert np.isfinite(array(value)) and (array(gradient)[1] == 0).all()
+
+
 def test_weight_zero_hides_an_impossible_span():
     scores = np.full((2, 1, 2, 2), -np.inf, "float32")
     labels = np.array([[[0, 1, 0]], [[-1, -1, -1]]])
@@ -376,8 +423,9 @@ def test_wrong_shapes_and_arguments():
         SpanCrossentropy()(np.array([[[0, 1.5, 0]]]), scores)
     with pytest.raises(ValueError, match=r"sample_weight must have shape \(batch,\), .*\(1, 2\)"):
         SpanCrossentropy()(np.array([[[0, 1, 0]]]), scores, np.ones((1, 2)))
-    with pytest.raises(ValueError, match="y_pred must be scores of spans"):
-        SpanCrossentropy()(np.zeros((1, 1, 3), int), scores[0])
+    for wrong in (scores[0], scores[0, 0, 0]):
+        with pytest.raises(ValueError, match="y_pred must be scores of spans"):
+            SpanCrossentropy()(np.zeros((1, 1, 3), int), wrong)
     for kind in LAYERS:
         for wrong in ({"num_types": 0}, {"num_types": 2.0}, {"num_types": 1, "head_size": 3}):
             with pytest.raises(ValueError, match=f"{list(wrong)[-1]}={list(wrong.values())[-1]}"):
@@ -416,6 +464,37 @@ def test_overlaps():
         tagging.decode_spans(scores, names=["a", "b"])
     with pytest.raises(ValueError, match="scores must have shape"):
         tagging.decode_spans(scores[0])
+
+
+def may_share(a, b, overlap):
+    """Whether two spans may both be kept, by the words of the docstring."""
+    if overlap == "any" or a.end < b.start or b.end < a.start:
+        return True
+    is_inside = (b.start <= a.start and a.end <= b.end) or (a.start <= b.start and b.end <= a.end)
+    return overlap == "nested" and is_inside
+
+
+@pytest.mark.parametrize("overlap", ("any", "nested", "none"))
+def test_spans_are_kept_as_if_each_was_compared_with_all_before(overlap, rng):
+    scores = rng.standard_normal((20, 2, 9, 9)) - rng.random((20, 1, 1, 1))
+    scores[:, :, *np.tril_indices(9, -1)] = -np.inf
+    for found, every in zip(
+        tagging.decode_spans(scores, overlap=overlap), tagging.decode_spans(scores), strict=True
+    ):
+        kept = []
+        for span in sorted(every, key=lambda span: -span.score):
+            if all(may_share(span, other, overlap) for other in kept):
+                kept.append(span)
+        assert sorted(found) == sorted(kept)
+
+
+@pytest.mark.parametrize("overlap", ("any", "nested", "none"))
+def test_time_to_keep_spans_does_not_grow_with_those_kept(overlap):
+    scores = np.ones((1, 3, 120, 120))  # each with all others before: half a billion comparisons
+    began = time.perf_counter()
+    found = tagging.decode_spans(scores, overlap=overlap)
+    assert time.perf_counter() - began < 20
+    assert len(found[0]) > 100
 
 
 def test_lists_of_spans_that_are_none():

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from fastkeras import layers, losses, metrics
+from fastkeras.training.gradients.differentiate import value_and_gradients
 
 # NumPy 2 complains about how Keras on TensorFlow makes arrays of variables
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -144,6 +145,38 @@ def test_labels_that_are_no_class_are_refused(name, wrong):
             layers.CenterLossLayer(3)([scores, labels])
         else:
             getattr(losses, name)()(labels, scores)
+
+
+@pytest.mark.parametrize("name", ["CenterLoss", "SmoothedCrossentropy", "SequenceCrossentropy"])
+def test_what_has_weight_zero_is_not_looked_at(name):
+    """Neither a label that only fills up, nor a score that is no number."""
+    loss, labels = getattr(losses, name)(reduction="sum"), np.array([1, -100, 2])
+    weights = np.array([1.0, 0.0, 2.0], "float32")
+    scores, right = X[:3, :3].copy(), X[:3, :3].copy()
+    scores[1] = [np.nan, np.inf, -np.inf]
+    if name == "SequenceCrossentropy":
+        labels, weights, scores, right = labels[None], weights[None], scores[None], right[None]
+
+    def total(values):
+        return loss(labels, values[0], weights), None
+
+    (value, _), (gradient,) = value_and_gradients(total, [ops.convert_to_tensor(scores)])
+    expected = loss(np.where(labels < 0, 0, labels), right, weights)
+    assert float(ops.convert_to_numpy(value)) == float(ops.convert_to_numpy(expected))
+    gradient = ops.convert_to_numpy(gradient).reshape(3, 3)
+    assert np.isfinite(gradient).all() and (gradient[1] == 0).all() and gradient[::2].any(1).all()
+
+
+def test_masked_steps_may_have_labels_that_are_no_class():
+    words = np.array([[1, 2, 0], [3, 0, 0]])
+    layers = [keras.layers.Embedding(4, 3, mask_zero=True), linear(3)]
+    model = keras.Sequential(layers)
+    labels = np.array([[0, 2, -100], [1, -100, -100]])
+    found = []
+    for given in (labels, np.where(labels < 0, 1, labels)):
+        model.compile("sgd", losses.SmoothedCrossentropy(0.1))
+        found.append(model.evaluate(words, given, verbose=0))
+    assert found[0] == found[1] and np.isfinite(found[0])
 
 
 def test_in_a_compiled_step_a_label_that_is_no_class_is_no_other_class():

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from fastkeras.training.arguments import integer
+from fastkeras.training.losses.counted import without_uncounted
 from fastkeras.training.losses.labels import positions
 from fastkeras.training.losses.loss_layers import LossLayer
 
@@ -88,6 +89,12 @@ class CenterLoss(keras.losses.Loss):
 
     def __init__(self, reduction: str = "sum_over_batch_size", name: str = "center_loss") -> None:
         super().__init__(reduction=reduction, name=name)
+
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
+        """The loss of a batch, reduced."""
+        y_true = ops.cast(y_true, "float32")  # of int64 JAX would make int32
+        y_true, y_pred = without_uncounted(y_true, y_pred, sample_weight)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Losses of shape (batch,)."""

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from fastkeras.training.arguments import flag, number
+from fastkeras.training.losses.counted import without_uncounted
 from fastkeras.training.losses.labels import positions
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         """The loss of a batch, reduced."""
         if self.sparse:  # else Keras casts them to the dtype of scores: 257 is 256 in bfloat16
             y_true = ops.cast(y_true, "float32")
+        y_true, y_pred = without_uncounted(y_true, y_pred, sample_weight)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
