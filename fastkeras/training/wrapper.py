@@ -18,10 +18,12 @@ class LayerWrapper(keras.layers.Wrapper):
 
     Args:
         layer: any layer.
-        **options: of `keras.layers.Layer`.
+        **options: of `keras.layers.Layer`; the dtype is that of the layer unless given.
     """
 
     def __init__(self, layer: keras.Layer, **options: Any) -> None:
+        if isinstance(layer, keras.Layer):  # else Keras raises
+            options = {**_casting(layer), **options}
         super().__init__(layer, **options)
         self._call_signature = inspect.signature(layer.call)  # Keras passes masks by it
         self.supports_masking = True
@@ -51,6 +53,15 @@ class LayerWrapper(keras.layers.Wrapper):
     def compute_output_spec(self, *inputs: Any, **options: Any) -> Any:
         """That of the layer."""
         return self.layer.compute_output_spec(*inputs, **options)
+
+
+def _casting(layer):
+    """Options by which inputs are cast as by the layer, and not before to the global dtype."""
+    policy = layer.dtype_policy
+    if policy.quantization_mode is not None:  # a wrapper has nothing to quantize
+        policy = policy.compute_dtype
+    casts = layer.autocast and getattr(layer, "_convert_input_args", True)  # functional: not
+    return {"dtype": policy, "autocast": casts}
 
 
 def _is_tensor(value):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from fastkeras.layers import Rematerialize
+from fastkeras.layers import Rematerialize, Reparameterize
 
 # NumPy 2 complains about how Keras on TensorFlow and on torch makes arrays of tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -58,6 +58,57 @@ def test_values_gradients_and_state_are_those_of_the_layer(tmp_path):
     again = keras.models.load_model(tmp_path / "model.keras")
     tokens = np.ones((2, 4), "int32")
     np.testing.assert_array_equal(again.predict_on_batch(tokens), model.predict_on_batch(tokens))
+
+
+@keras.saving.register_keras_serializable("test_rematerialize")
+class Times(keras.layers.Layer):
+    """Multiplies by a weight, in the dtype of what it sees."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(1,), initializer="ones", name="kernel")
+
+    def call(self, x):
+        return x * ops.cast(self.kernel, x.dtype)
+
+
+@keras.saving.register_keras_serializable("test_rematerialize")
+def same(weight):
+    return weight
+
+
+def reparameterized(layer):
+    return Reparameterize(layer, same)
+
+
+@pytest.mark.parametrize("wrap", [Rematerialize, reparameterized])
+def test_the_layer_sees_its_inputs_in_their_own_precision(wrap):
+    """Not cast to the global dtype before, which is float32."""
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 without x64")
+    x = np.array([[1 + 1e-12]])
+    layer = wrap(Times(dtype="float64"))
+    for each in (layer, layer.from_config(layer.get_config()), wrap(Times(autocast=False))):
+        assert float(ops.convert_to_numpy(ops.stop_gradient(each(x)))[0, 0]) == x[0, 0]
+    assert layer.dtype_policy.name == "float64"
+    inputs = keras.Input((1,), dtype="float64")
+    found = Rematerialize(keras.Model(inputs, layer(inputs)))(x)
+    assert float(ops.convert_to_numpy(ops.stop_gradient(found))[0, 0]) == x[0, 0]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_mixed_policy_is_that_of_the_layer(policy):
+    seen = []
+
+    class Seeing(keras.layers.Dense):
+        def call(self, x):
+            seen.append(keras.backend.standardize_dtype(x.dtype))
+            return super().call(x)
+
+    layer = Rematerialize(Seeing(2, dtype=policy))
+    outputs = layer(np.ones((1, 3), "float32"))
+    seen.append(keras.backend.standardize_dtype(outputs.dtype))
+    assert set(seen) == {policy.removeprefix("mixed_")}
+    assert layer.layer.kernel.dtype == "float32"
 
 
 def test_the_backward_pass_computes_the_layer_again():
