@@ -171,7 +171,8 @@ class WordPooling(keras.layers.Layer):
             order = ops.arange(steps, dtype="int32")
             if self.pooling == "first":
                 order = steps - order
-            best = ops.max(ops.where(is_of, order + 1, 0), axis=-1, keepdims=True)
+            best = ops.where(is_of, order + 1, 0)
+            best = ops.max(best, axis=-1, keepdims=True, initial=0)  # also where there is no step
             is_of = is_of & (order + 1 == best)
         vectors = without_masked(vectors, ops.any(is_of, axis=1))
         weights = ops.cast(is_of, vectors.dtype)

@@ -89,6 +89,13 @@ def test_no_triplets_and_equal_embeddings(mining):
     assert np.isfinite(ops.convert_to_numpy(gradient)).all()
 
 
+@pytest.mark.parametrize("mining", ("hard", "semi_hard", "all"))
+def test_a_batch_may_be_empty(mining):
+    loss = BatchTripletLoss(mining, reduction="none")
+    found = loss(np.zeros(0, int), np.zeros((0, 2), "float32"))
+    assert ops.convert_to_numpy(found).shape == (0,)
+
+
 def test_fit_draws_labels_apart_in_half_precision(rng):
     keras.utils.set_random_seed(0)
     labels = rng.integers(0, 3, 60)

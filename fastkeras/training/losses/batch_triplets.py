@@ -92,14 +92,14 @@ class BatchTripletLoss(keras.losses.Loss):
         itself = ops.cast(ops.eye(ops.shape(d)[0]), "bool")
         positive, negative = same & ~itself, ~same
         if self.mining == "hard":
-            far = ops.max(ops.where(positive, d, 0), axis=1)
+            far = ops.max(ops.where(positive, d, 0), axis=1, initial=0)
             near = _smallest(d, negative)
             counts = ops.any(positive, axis=1) & ops.any(negative, axis=1)
             return _mean(self._loss(far, near), counts)
         if self.mining == "semi_hard":
             farther = negative[:, None] & (d[:, None] > d[:, :, None])
             beyond = _smallest(ops.broadcast_to(d[:, None], ops.shape(farther)), farther)
-            farthest = ops.max(ops.where(negative, d, 0), axis=1)[:, None]
+            farthest = ops.max(ops.where(negative, d, 0), axis=1, keepdims=True, initial=0)
             other = ops.where(ops.any(farther, axis=2), beyond, farthest)
             counts = positive & ops.any(negative, axis=1)[:, None]
             return _mean(self._loss(d, other), counts)
@@ -136,7 +136,8 @@ class BatchTripletLoss(keras.losses.Loss):
 
 def _smallest(values, where):
     """The smallest along the last axis of those that count; 0 if there are none."""
-    smallest = ops.min(ops.where(where, values, float("inf")), axis=-1)
+    values = ops.where(where, values, float("inf"))
+    smallest = ops.min(values, axis=-1, initial=float("inf"))  # also in an empty batch
     return ops.where(ops.any(where, axis=-1), smallest, 0)
 
 
