@@ -52,7 +52,7 @@ class DocumentWindows(NamedTuple):
             padding: what fills the last window of a document.
 
         Raises:
-            ValueError: the sequences have other lengths.
+            ValueError: the sequences have other lengths, or their dtype cannot hold `padding`.
         """
         arrays = [np.asarray(sequence) for sequence in sequences]
         if [len(array) for array in arrays] != self.lengths.tolist():
@@ -68,6 +68,14 @@ class DocumentWindows(NamedTuple):
             for array in full
         ):
             dtype = np.dtype(np.int32)
+        if full and dtype.kind not in "fc":  # those may round it
+            with np.errstate(invalid="ignore"):
+                filler = np.asarray(padding).astype(dtype)
+            if np.any(filler != padding):
+                raise ValueError(
+                    f"padding={padding!r} must be something that sequences of {dtype} can hold, "
+                    f"but becomes {filler[()]!r}"
+                )
         rest = full[0].shape[1:] if full else ()
         result = np.full((len(self.starts), self.size, *rest), padding, dtype)
         for row, document, start, length in zip(result, *self._each(), strict=True):

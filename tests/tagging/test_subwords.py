@@ -64,6 +64,16 @@ def test_pooling_word_by_word(pooling, max_words, rng):
     assert layer.compute_output_shape(shapes) == (None, max_words or 7, 4)
 
 
+@pytest.mark.parametrize("pooling", ("first", "last", "mean"))
+def test_there_may_be_no_sequences_and_no_steps(pooling):
+    layer = WordPooling(pooling, max_words=3)
+    for batch, steps in ((0, 2), (2, 0)):
+        inputs = [np.zeros((batch, steps, 4), "float32"), np.zeros((batch, steps), "int32")]
+        np.testing.assert_array_equal(array(layer(inputs)), np.zeros((batch, 3, 4)))
+        assert layer.compute_mask(inputs).shape == (batch, 3)
+        assert WordPooling(pooling)(inputs).shape == (batch, steps, 4)
+
+
 def test_a_crf_over_words_skips_what_is_no_word(tmp_path, rng):
     tokens = rng.integers(1, 9, NUMBERS.shape)
     inputs = [keras.Input((None,), dtype="int32") for _ in range(2)]
@@ -151,3 +161,19 @@ def test_windows_hold_what_any_of_the_documents_has():
     words = windows.cut([[], ["a", "b"], ["long", "longer"]], padding="")
     np.testing.assert_array_equal(words, [["a", "b"], ["long", "longer"]])
     assert windows.cut([[], [2**40, 0], [1, 1]])[0, 0] == 2**40
+
+
+def test_padding_is_something_that_the_sequences_can_hold():
+    windows = tagging.document_windows([1], 2, 0)
+    for sequence, padding, becomes in (
+        ([1], 0.5, "0"),
+        ([1], np.nan, "-2147483648"),
+        ([1], 2**31, "-2147483648"),
+        ([True], 2, "True"),
+        (["a"], "<pad>", "'<'"),
+    ):
+        with pytest.raises(ValueError, match=rf"^padding=.* can hold, but becomes .*{becomes}"):
+            windows.cut([sequence], padding)
+    np.testing.assert_array_equal(windows.cut([[1.5]], 0.1), [[1.5, 0.1]])
+    np.testing.assert_array_equal(windows.cut([np.float32([1.5])], 0.1), np.float32([[1.5, 0.1]]))
+    np.testing.assert_array_equal(windows.cut([[1]], -100), [[1, -100]])
