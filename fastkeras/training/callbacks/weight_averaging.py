@@ -25,6 +25,9 @@ class StochasticWeightAveraging(keras.callbacks.Callback):
     (`fastkeras.training.reestimate_batch_normalization`); without `data` they stay those of the
     last epoch. Early stopping and checkpoints see the trained weights, not the mean.
 
+    Not for use with `EarlyStopping(restore_best_weights=True)`: when `fit` ends, both give weights
+    to the model, in the order of the callbacks, and those of the last one stay.
+
     Args:
         start: the first epoch whose end counts, from 0.
         every: how many epochs are between two that count.
