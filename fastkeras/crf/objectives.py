@@ -226,15 +226,15 @@ def marginal_likelihood_of(functions, chain, tags):
     probability = array.sum(array.where(is_tag, unary, array.zeros_like(unary)), axis=-1)
     one = array.ones_like(probability)
     probability = array.where(valid, probability, one)
-    in_range = (tags >= 0) & (tags < num_tags) | ~valid
     impossible = probability <= 0  # not of NaN, and without a negation, see `is_impossible`
     logs = array.log(array.where(impossible, one, probability))
-    logs = array.where(impossible, one * -float("inf"), logs)
-    logs = array.where(in_range, logs, one * float("nan"))
-    total = array.sum(logs, axis=1)
+    total = array.sum(array.where(impossible, one * -float("inf"), logs), axis=1)
+    nothing = array.zeros_like(total)
+    total = total - array.stop_gradient(array.where(total > 0, total, nothing))  # by rounding
     # nor the derivatives of the other tags, where one is impossible
     impossible = array.sum(array.cast(impossible, "int32"), axis=1) > 0
-    return array.where(impossible, array.stop_gradient(total), total)
+    total = array.where(impossible, array.stop_gradient(total), total)
+    return _nan_where(array, _has_no_score(functions, chain, tags), total)
 
 
 def softmax_margin_of(functions, chain, tags, costs):
@@ -253,7 +253,7 @@ def max_margin_of(functions, chain, tags, costs):
     loss = as_array(functions.sequence_score(chain, best), chain.emissions) - right
     loss = array.where(loss < 0, array.zeros_like(loss), loss)  # by rounding
     loss = array.where(right == -float("inf"), array.ones_like(loss) * float("inf"), loss)
-    return _nan_where_there_is_no_best(array, score, loss)
+    return _nan_where(array, _is_no_best(score), loss)
 
 
 def expected_cost_of(functions, chain, tags, num_paths, cost=None):
@@ -292,12 +292,26 @@ def expected_cost_of(functions, chain, tags, num_paths, cost=None):
     total = array.sum(weights, axis=1)
     total = array.where(total > 0, total, array.ones_like(total))
     risk = array.sum(weights * costs, axis=1) / total
-    return _nan_where_there_is_no_best(array, scores[:, 0], risk)
+    spoiled = _is_no_best(scores[:, 0]) | _has_no_score(functions, chain, tags)
+    return _nan_where(array, spoiled, risk)
 
 
-def _nan_where_there_is_no_best(array, score, loss):
-    """The loss, but NaN where the best score is NaN or +inf: where a score that is used is."""
-    spoiled = (score != score) | (score == float("inf"))
+def _is_no_best(score):
+    """Whether the best score is NaN or +inf: where a score that the sequence uses is."""
+    return (score != score) | (score == float("inf"))
+
+
+def _has_no_score(functions, chain, tags):
+    """Whether a tag is out of range, for each sequence; or an error, where the engine can raise.
+
+    For objectives that hand the tags to no other function of the engine.
+    """
+    chain = chain.with_scores(array_functions(chain.emissions).stop_gradient)
+    score = as_array(functions.sequence_score(chain, tags), chain.emissions)
+    return score != score
+
+
+def _nan_where(array, spoiled, loss):
     return array.where(spoiled, array.ones_like(loss) * float("nan"), loss)
 
 

@@ -107,6 +107,46 @@ def test_long_sequences_keep_the_margin():
     np.testing.assert_allclose(one, 7.3, atol=0.02)  # 146,000 has 2 digits after the point
 
 
+def test_no_marginal_likelihood_is_above_0(engine, rng):
+    steps = 100 if engine == "reference" else 2000
+    tags = rng.integers(0, 5, (6, steps))
+    emissions = (30 * np.eye(5)[tags] + rng.random((6, steps, 5))).astype("float32")
+    transitions = rng.standard_normal((5, 5)).astype("float32")
+    found = crf.marginal_log_likelihood(emissions, tags, transitions, engine=engine)
+    assert found.dtype == np.float32
+    assert ((found <= 0) & (found > -0.1)).all()  # p is 1 but for rounding
+
+
+OBJECTIVES = {
+    "marginal": crf.marginal_log_likelihood,
+    "softmax_margin": crf.softmax_margin_loss,
+    "max_margin": crf.max_margin_loss,
+    "risk": crf.expected_cost,
+}
+
+
+@pytest.mark.parametrize("name", ("tensorflow_native", "keras"))
+@pytest.mark.parametrize("mode", OBJECTIVES)
+def test_tags_of_tensors_that_are_out_of_range(mode, name, rng):
+    tf = pytest.importorskip("tensorflow", reason="the tensors are TensorFlow's")
+    chain = {key: value for key, value in chain_drawn(rng, False).items() if value is not None}
+    tensors = {key: tf.constant(value) for key, value in chain.items()}
+    clean = OBJECTIVES[mode](**tensors, engine=name)  # at masked steps they may be anything
+    assert np.isfinite(clean).all()
+    for wrong in (NUM_TAGS, -1):
+        tags = chain["tags"].copy()
+        tags[3, 1] = wrong
+        tensors["tags"] = tf.constant(tags)
+        with pytest.raises(
+            (ValueError, tf.errors.InvalidArgumentError), match=r"must be in 0\.\.2"
+        ):
+            OBJECTIVES[mode](**tensors, engine=name)
+    if name == "keras":  # whose graphs cannot raise
+        in_a_graph = tf.function(OBJECTIVES[mode])(**tensors, engine=name)
+        np.testing.assert_array_equal(np.isnan(in_a_graph), [False, False, False, True])
+        np.testing.assert_allclose(in_a_graph[:3], clean[:3], rtol=1e-6)
+
+
 def test_wrong_arguments(rng):
     chain = chain_drawn(rng, False)
     for function in (crf.softmax_margin_loss, crf.max_margin_loss):
