@@ -7,7 +7,7 @@ keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
 from fastkeras import crf as functions  # noqa: E402
-from fastkeras.layers import CRF  # noqa: E402
+from fastkeras.layers import CRF, SemiMarkovCRF  # noqa: E402
 from fastkeras.losses import CRFLoss  # noqa: E402
 from fastkeras.metrics import CRFAccuracy, CRFExactMatch  # noqa: E402
 
@@ -138,6 +138,41 @@ def test_labels_that_are_not_whole_are_refused(layer):
         masked = np.ones((BATCH, STEPS), bool)
         masked[1, 2] = False
         assert np.isfinite(float(layer.loss(labels, layer(x, mask=masked))))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wrong"),
+    (
+        *(("float32", wrong) for wrong in (0.5, np.nan, np.inf, -np.inf, -1e30)),
+        *(("float16", wrong) for wrong in (np.nan, -np.inf)),
+    ),
+)
+def test_labels_that_are_no_integers_are_nan_in_a_graph(dtype, wrong):
+    labels = np.array([[0, -1, 1], [0, wrong, 1]], dtype)
+    segments = SemiMarkovCRF(2, 3)  # where a number below 0 is inside of a segment
+    of_segments = segments(np.zeros((2, 3, 4), "float32"))
+    linear = CRF(2, engine="keras")
+    skips = CRFLoss(linear, ignore_class=-1, reduction="none")
+    for loss, emissions in (
+        (CRFLoss(segments, reduction="none"), of_segments),
+        (skips, linear(np.zeros((2, 3, 2), "float32"))),
+    ):
+        with pytest.raises(ValueError, match="not whole, or beyond int32"):
+            loss(labels, emissions)
+        losses = tf.function(lambda labels, loss=loss, x=emissions: loss(labels, x))(labels)
+        np.testing.assert_array_equal(np.isnan(losses), [False, True])
+
+
+@pytest.mark.parametrize("dtype", ("uint8", "int8", "int32", "int64", "float32"))
+def test_ragged_labels_that_are_too_short_are_no_labels(dtype):
+    lengths = [[0, 0, 1], [1, 0]]
+    labels = tf.ragged.constant(lengths, dtype)
+    layer = SemiMarkovCRF(2, 3)
+    emissions = layer(np.zeros((2, 3, 4), "float32"))
+    with pytest.raises(ValueError, match=r"labels of segments must be|y_true must be integer"):
+        layer.loss(labels, emissions)
+    emissions = layer(np.zeros((2, 3, 4), "float32"), mask=np.array([[1, 1, 1], [1, 1, 0]], bool))
+    assert np.isfinite(layer.loss(labels, emissions))
 
 
 def test_labels_beyond_int32_do_not_wrap_into_range(layer):

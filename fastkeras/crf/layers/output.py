@@ -18,6 +18,7 @@ from fastkeras.crf.arguments import dense
 from fastkeras.crf.layers.ragged import filled
 
 MARK = "_fastkeras_crf"
+NO_TAG = 2**31 - 1  # out of range for every layer; −1 may be inside of a segment, or ignored
 
 
 def mark(emissions, layer, mask, transitions=None):
@@ -67,7 +68,7 @@ def integer_tags(y_true, y_pred, mask=None):
     A row that is not one-hot is refused at a step that counts, since taking its largest element
     would misread it. A graph, which cannot raise, gets a tag out of range instead.
     """
-    y_true = filled(y_true, -1)  # no tag: an error at a step that counts
+    y_true = filled(y_true, NO_TAG)  # an error at a step that counts
     y_true = ops.convert_to_tensor(dense("y_true", y_true))
     num_tags = y_pred.shape[-1]
     rank = len(y_true.shape)
@@ -82,7 +83,7 @@ def integer_tags(y_true, y_pred, mask=None):
                 "a step, as an integer or one-hot. For a distribution over sequences there is "
                 "fastkeras.crf.cross_entropy, for tags left open log_likelihood_of_sets"
             )
-        return ops.where(soft, -1, ops.cast(ops.argmax(y_true, axis=-1), "int32"))
+        return ops.where(soft, NO_TAG, ops.cast(ops.argmax(y_true, axis=-1), "int32"))
     if rank == 3 and y_true.shape[-1] == 1:
         y_true = y_true[..., 0]
     elif rank != 2:
@@ -92,14 +93,15 @@ def integer_tags(y_true, y_pred, mask=None):
         )
     if not backend.is_float_dtype(backend.standardize_dtype(y_true.dtype)):
         return as_int32(y_true)
-    whole = y_true == ops.floor(y_true)
+    y_true = at_least_float32(y_true)
+    whole = (y_true == ops.floor(y_true)) & (ops.abs(y_true) < 2.0**31)
     counts = ~whole if mask is None else ~whole & ops.cast(mask, "bool")
     if has_values(counts) and ops.convert_to_numpy(counts).any():
         raise ValueError(
             f"y_true must be integer tags, which must be in 0..{num_tags - 1} at valid steps, got "
-            "numbers that are not whole"
+            "numbers that are not whole, or beyond int32"
         )
-    return ops.cast(ops.where(whole, ops.clip(y_true, -(2.0**31), 2.0**31 - 128), -1), "int32")
+    return ops.where(whole, ops.cast(ops.where(whole, y_true, 0), "int32"), NO_TAG)
 
 
 def steps_that_count(tags, mask, ignore_class):

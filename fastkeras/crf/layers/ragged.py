@@ -29,4 +29,10 @@ def padded(inputs, mask=None):
 
 def filled(value, fill):
     """A tensor that has `fill` after the end of each row of a tf.RaggedTensor."""
-    return value.to_tensor(default_value=fill) if is_ragged(value) else value
+    if not is_ragged(value):
+        return value
+    if value.dtype.is_integer and value.dtype.size < 4:  # too narrow for some of what fills
+        import tensorflow as tf
+
+        value = tf.cast(value, "int32")
+    return value.to_tensor(default_value=fill)
