@@ -175,6 +175,13 @@ def test_ragged_labels_that_are_too_short_are_no_labels(dtype):
     assert np.isfinite(layer.loss(labels, emissions))
 
 
+def test_weights_of_tags_are_as_many_as_the_tags(layer):
+    x, tags = data()
+    for more in ((), (np.ones((BATCH, STEPS), "float32"),)):
+        with pytest.raises(ValueError, match=r"one weight for each of the 3 tags .* got 2"):
+            CRFLoss(layer, tag_weights=[1.0, 2.0])(tags, layer(x), *more)
+
+
 def test_labels_beyond_int32_do_not_wrap_into_range(layer):
     x, tags = data()
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="tags must be in"):

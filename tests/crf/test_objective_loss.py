@@ -9,6 +9,7 @@ from keras import ops
 
 from fastkeras.layers import CRF, MEMM, SemiMarkovCRF
 from fastkeras.losses import CRFObjective
+from fastkeras.metrics import CRFSpanScore
 from fastkeras.training.gradients.differentiate import value_and_gradients
 
 # NumPy 2 complains about how Keras on TensorFlow and on torch makes arrays of tensors
@@ -161,6 +162,16 @@ def test_impossible_labels_have_an_infinite_loss_and_no_gradient():
         assert np.isfinite(array(gradient)).all()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_tags_out_of_range_are_an_error(mode, rng):
+    layer = CRF(NUM_TAGS)
+    emissions = layer(rng.standard_normal((2, STEPS, NUM_TAGS)).astype("float32"))
+    for wrong in (NUM_TAGS, -1):
+        tags = np.array([[0, 1, 2], [0, wrong, 2]])
+        with pytest.raises(Exception, match=r"tags must be in 0\.\.2"):
+            CRFObjective(layer, mode)(tags, emissions)
+
+
 def test_wrong_arguments(rng):
     with pytest.raises(ValueError, match="mode='join' must be one of marginal, softmax_margin"):
         CRFObjective(mode="join")
@@ -175,3 +186,22 @@ def test_wrong_arguments(rng):
     for layer in (MEMM(2), SemiMarkovCRF(1, 2)):
         with pytest.raises(ValueError, match="cannot be trained by mode='max_margin'"):
             CRFObjective()(tags, layer(emissions))
+    with pytest.raises(ValueError, match="CRF cannot be trained by mode='typo'; its modes are: ma"):
+        CRF(2).objective("typo", emissions, tags)
+    with pytest.raises(ValueError, match=r"MEMM cannot be trained by mode='risk'; .* none"):
+        MEMM(2).objective("risk", emissions, tags)
+
+
+def test_names_are_those_of_the_tags(rng):
+    message = "names must be the names of the 4 tags of the layer .*, got 3: O, B-X, I-X"
+    layer, unbuilt = CRF(NUM_TAGS + 1), CRF()
+    emissions = unbuilt(rng.standard_normal((1, 2, NUM_TAGS + 1)).astype("float32"))
+    tags = np.zeros((1, 2), int)
+    with pytest.raises(ValueError, match=message):
+        CRFObjective(layer, "risk", names=NAMES)
+    with pytest.raises(ValueError, match=message):
+        CRFObjective(None, "risk", names=NAMES)(tags, emissions)
+    with pytest.raises(ValueError, match=message):
+        CRFSpanScore(layer, NAMES)
+    with pytest.raises(ValueError, match=message):
+        CRFSpanScore(None, NAMES).update_state(tags, emissions)

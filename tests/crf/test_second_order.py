@@ -290,6 +290,12 @@ def test_all_losses_are_those_of_the_enumeration():
         assert np.isposinf(as_array(objectives[name](impossible, emissions))[0])
 
 
+@pytest.mark.parametrize("engine", ("numba", "cupy", "torch_cuda", "jax_cuda"))
+def test_the_layer_refuses_engines_of_linear_chains_alone(engine):
+    with pytest.raises(ValueError, match=f"'{engine}' is none of crf.second_order"):
+        SecondOrderCRF(2, engine=engine)
+
+
 def test_the_layer_is_exported_without_ops_of_its_own(monkeypatch):
     layer = SecondOrderCRF(2, engine="reference")  # which takes no tensors
     emissions = layer(keras.ops.zeros((1, 3, 2)))

@@ -99,12 +99,17 @@ class CountingMetric(keras.metrics.Metric):
         own = {"layer": self._layer_name, "ignore_class": self.ignore_class}
         return super().get_config() | own
 
+    def _check_layer(self, layer):
+        """Raise ValueError if the metric is of other tags than the layer."""
+
     def _layer_of(self, y_pred):
         return layer_of(y_pred, self._layer and self._layer())
 
     def _count(self, tags, y_pred, sample_weight):
         mask = steps_that_count(tags, mask_of(y_pred), self.ignore_class)
-        found = self._layer_of(y_pred).decoded(y_pred, mask, self.decoded_as)
+        layer = self._layer_of(y_pred)
+        self._check_layer(layer)
+        found = layer.decoded(y_pred, mask, self.decoded_as)
         valid = ops.ones_like(found, dtype="bool") if mask is None else ops.cast(mask, "bool")
         weights = ops.ones_like(found[:, 0], dtype=self.dtype)
         if sample_weight is not None:

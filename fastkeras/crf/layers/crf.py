@@ -102,6 +102,7 @@ class CRF(keras.layers.Layer):
 
     objectives: tuple[str, ...] = MODES  # modes of `CRFObjective`
     may_vary = True  # whether a call may bring transitions of its own
+    engine_domain = "crf"  # whose engines it may name
 
     def __init__(
         self,
@@ -151,7 +152,7 @@ class CRF(keras.layers.Layer):
         self.constraints = None if constraints is None else checked(constraints, num_tags)
         self.transition_rank = optional_integer("transition_rank", transition_rank, 1)
         self.checkpoint = flag("checkpoint", checkpoint)
-        check_engine("crf", engine)
+        check_engine(self.engine_domain, engine)
         self.engine = engine
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=3)
@@ -289,7 +290,15 @@ class CRF(keras.layers.Layer):
 
         Returns:
             Shape (batch,), at least float32.
+
+        Raises:
+            ValueError: no such mode, or the layer cannot be trained by it.
         """
+        if mode not in self.objectives:
+            modes = ", ".join(self.objectives) or "none"
+            raise ValueError(
+                f"{type(self).__name__} cannot be trained by mode={mode!r}; its modes are: {modes}"
+            )
         chain = self._chain(emissions, mask)
         tags = tags_of(chain, tags)
         if mode == "marginal":

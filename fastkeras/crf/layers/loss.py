@@ -130,8 +130,13 @@ class CRFLoss(keras.losses.Loss):
         tags = integer_tags(y_true, y_pred, mask)
         mask = steps_that_count(tags, mask, self.ignore_class)
         weights = self.tag_weights
+        if weights is not None and len(weights) != layer.num_tags:
+            raise ValueError(
+                f"tag_weights must have one weight for each of the {layer.num_tags} tags of the "
+                f"layer {layer.name!r}, got {len(weights)}"
+            )
         if of_steps is not None:
-            weights = _of_steps_and_tags(of_steps, self.tag_weights, tags)
+            weights = _of_steps_and_tags(of_steps, weights, tags)
         return self._of_tags(layer, y_pred, tags, mask, weights)
 
     def _of_tags(self, layer, y_pred, tags, mask, weights):

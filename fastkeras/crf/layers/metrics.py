@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from fastkeras.crf.layers.counting_metric import CountingMetric
-from fastkeras.crf.layers.span_counts import counted_spans, span_tables
+from fastkeras.crf.layers.span_counts import check_names, counted_spans, span_tables
 from fastkeras.training.arguments import flag, one_of
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ class CRFSpanScore(CountingMetric):
         name = name if name is not None else "_".join(["span", measure, *([kind] if kind else [])])
         super().__init__(layer, (len(self._tables.kinds), 3), ignore_class, name, dtype)
         self.names, self.measure, self.kind, self.scheme = list(names), measure, kind, scheme
+        check_names(self.names, layer)
 
     def counts(self, tags: Tensor, found: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
         """For each type, the number of spans that are right, that were found, and in the labels."""
@@ -207,3 +208,6 @@ class CRFSpanScore(CountingMetric):
         config = super().get_config()
         own = {"names": self.names, "measure": self.measure, "kind": self.kind}
         return config | own | {"scheme": self.scheme}
+
+    def _check_layer(self, layer):
+        check_names(self.names, layer)

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from fastkeras.crf.layers.loss import CRFLoss
-from fastkeras.crf.layers.span_counts import span_tables, spans_of_sequences
+from fastkeras.crf.layers.span_counts import check_names, span_tables, spans_of_sequences
 from fastkeras.training.arguments import integer, not_negative, one_of
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class CRFObjective(CRFLoss):
         self.names = None if names is None else list(names)
         self.scheme = scheme
         self._tables = None if names is None else span_tables(self.names, scheme)
+        self._check_names(layer)
 
     def get_config(self) -> dict[str, Any]:
         """The configuration."""
@@ -91,12 +92,17 @@ class CRFObjective(CRFLoss):
     def _of_tags(self, layer, y_pred, tags, mask, weights):
         if self.mode not in getattr(layer, "objectives", ()):
             raise ValueError(f"{type(layer).__name__} cannot be trained by mode={self.mode!r}")
+        self._check_names(layer)
         if weights is not None:
             raise ValueError(
                 f"mode={self.mode!r} takes weights of sequences, of shape (batch,), not of steps"
             )
         cost = None if self._tables is None else self._cost_of_spans
         return layer.objective(self.mode, y_pred, tags, mask, self.costs, self.num_paths, cost)
+
+    def _check_names(self, layer):
+        if self.names is not None:
+            check_names(self.names, layer)
 
     def _cost_of_spans(self, tags, paths, valid):
         """1 − F1 of the spans of each path, (batch, num_paths); 0 where there are no spans."""

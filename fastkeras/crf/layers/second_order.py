@@ -66,6 +66,7 @@ class SecondOrderCRF(CRF):
     """
 
     may_vary = False
+    engine_domain = "crf.second_order"
 
     def __init__(
         self,

@@ -49,6 +49,16 @@ def span_tables(names, scheme=None):
     )
 
 
+def check_names(names, layer):
+    """Raise ValueError if the tags of a layer, where they are known, are more or fewer."""
+    num_tags = getattr(layer, "num_tags", None)
+    if num_tags not in (None, len(names)):
+        raise ValueError(
+            f"names must be the names of the {num_tags} tags of the layer {layer.name!r}, got "
+            f"{len(names)}: {', '.join(names)}"
+        )
+
+
 def counted_spans(tables, tags, found, valid, weights):
     """Counts over the batch, by type: right spans, spans in `found`, spans in `tags`.
 
