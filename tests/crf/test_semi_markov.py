@@ -184,6 +184,15 @@ def test_nan_and_infinity_make_nan_of_what_uses_them_and_of_nothing_else(name, c
             np.testing.assert_array_equal(result[sound], alone)
 
 
+@pytest.mark.parametrize("name", engines_of("crf.semi_markov"))
+@pytest.mark.parametrize("end", ("start_transitions", "end_transitions"))
+def test_the_best_score_is_infinite_where_a_boundary_is(name, end):
+    scores = np.zeros((1, 2, 1)), np.zeros((1, 1)), np.zeros((2, 1))
+    tags, begins, score = semi_markov.viterbi(*scores, **{end: np.array([np.inf])}, engine=name)
+    np.testing.assert_array_equal(score, np.inf)
+    assert not np.any(tags) and not np.any(begins)
+
+
 def test_a_weight_of_zero_is_no_contribution():
     tf = pytest.importorskip("tensorflow")
     if fastkeras.engines("crf.semi_markov")["tensorflow_native"] != "ready":
@@ -215,6 +224,28 @@ def test_bad_arguments_raise(name):
         semi_markov.viterbi(*zeros, np.zeros((2, 4)), engine="numba")
     with pytest.raises(ValueError, match=r"^lengths must be in 0\.\.3"):
         semi_markov.viterbi(*zeros, np.zeros((2, 4)), np.array([4, 0]), engine=name)
+
+
+@pytest.mark.parametrize("shape", ((0, 4, 3), (2, 0, 3), (0, 0, 3)), ids=str)
+@pytest.mark.parametrize("name", engines_of("crf.semi_markov"))
+def test_an_empty_batch_or_no_steps_works(name, shape):
+    scores = np.zeros(shape), np.ones((3, 3)), np.ones((2, 3))
+    for function in (semi_markov.log_partition, semi_markov.marginals, semi_markov.viterbi):
+        found, expected = function(*scores, engine=name), function(*scores, engine="reference")
+        found, expected = (a if isinstance(a, tuple) else (a,) for a in (found, expected))
+        for result, zeros in zip(found, expected, strict=True):
+            assert np.asarray(result).dtype == zeros.dtype
+            np.testing.assert_array_equal(result, np.zeros(zeros.shape))
+
+
+@pytest.mark.parametrize("name", ("keras", "tensorflow_native"))
+def test_lengths_of_tensors_that_are_out_of_range_raise(name):
+    tf = pytest.importorskip("tensorflow", reason="the tensors are TensorFlow's")
+    scores = tf.zeros((2, 3, 4)), tf.zeros((4, 4)), tf.zeros((2, 4))
+    for function in (semi_markov.log_partition, semi_markov.marginals, semi_markov.viterbi):
+        for wrong in (4, -1):
+            with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="must be in 0"):
+                function(*scores, tf.constant([wrong, 0]), engine=name)
 
 
 @pytest.mark.parametrize("name", ("keras", "tensorflow_native"))

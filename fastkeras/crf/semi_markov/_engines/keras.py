@@ -5,15 +5,34 @@ emissions to all of them and begins a new one, so the sum over a segment is neve
 two large sums. −inf is a finite floor, as in crf/_engines/keras/recursions.py.
 """
 
+from functools import wraps
 from typing import Any, NamedTuple
 
 from keras import ops
 
+from fastkeras.crf._engines.keras.eager import of_no_steps
 from fastkeras.crf._engines.keras.recursions import FLOOR, IMPOSSIBLE, log_sum_exp, scan
+from fastkeras.crf.chain import check_values
+from fastkeras.crf.semi_markov._engines import reference
 
 INFINITY = float("inf")
 
 
+def _engine_function(function):
+    """Check what depends on values, where there are values; loops over nothing are left out."""
+
+    @wraps(function)
+    def checked(chain, durations):
+        check_values(chain)
+        shape = chain.emissions.shape
+        if 0 in shape and None not in shape:
+            return of_no_steps(function.__name__, chain, durations, engine=reference)
+        return function(chain, durations)
+
+    return checked
+
+
+@_engine_function
 def log_partition(chain, durations):
     chain = _time_major(chain, durations)
     ended, _, shift, _ = _sweep(chain, log_sum_exp)
@@ -21,6 +40,7 @@ def log_partition(chain, durations):
     return _settle(log_z, chain.lengths)
 
 
+@_engine_function
 def marginals(chain, durations):
     chain = _time_major(chain, durations)
     x, durations, lengths = chain.x, chain.durations, chain.lengths
@@ -62,6 +82,7 @@ def marginals(chain, durations):
     return ops.transpose(unary, (1, 0, 2)), segments, counts
 
 
+@_engine_function
 def viterbi(chain, durations):
     chain = _time_major(chain, durations)
     ended, _, shift, best_lengths = _sweep(chain, ops.max)
@@ -126,7 +147,7 @@ def _sweep(chain, join):
     max_length = durations.shape[0]
     begun = nothing[0] * 0 + chain.start
     opened = ops.zeros_like(begun)[:, None, :] + ops.zeros_like(durations) + FLOOR
-    shift = begun[:, 0] * 0
+    shift = nothing[0, :, 0] * 0  # not of begun, which may be infinite
     lengths_less_1 = ops.arange(max_length, dtype="int32")[:, None]
 
     def step(carry, inputs):
