@@ -171,6 +171,80 @@ def test_decoding_and_confidence(arguments, rng):
         np.testing.assert_allclose(confidence[b, mask[b]], expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_marginals_and_the_best_are_those_of_all_segmentations(arguments, masked, rng):
+    layer = layer_drawn(rng, **arguments)
+    x, mask, _ = data(rng, layer, masked)
+    emissions = layer(x, mask=ops.convert_to_tensor(mask)) if masked else layer(x)
+    unary, segments, counts = map(array, layer.marginals(emissions))  # they find the mask
+    labels, score = map(array, layer.viterbi(emissions))
+    some, scores = map(array, layer.k_best(emissions, 40))
+    expected = [np.zeros_like(a) for a in (unary, segments, counts)]
+    for b, (every, values) in enumerate(enumerated(layer, x, mask, scores_of(layer))):
+        steps = np.flatnonzero(mask[b])
+        for p, of in zip(np.exp(values - np.log(np.exp(values).sum())), every, strict=True):
+            for first, last, tag in of:
+                expected[0][b, steps[first : last + 1], tag] += p
+                expected[1][b, steps[first], last - first, tag] += p
+            for before, after in itertools.pairwise(of):
+                expected[2][b, before[2], after[2]] += p
+        order = np.argsort(-values)[:40]
+        for found in (labels[b], some[b, 0]):
+            assert semi_markov.segments_of(found[None, mask[b]]) == [list(every[order[0]])]
+        np.testing.assert_allclose(score[b], values.max(), rtol=1e-5)
+        np.testing.assert_allclose(scores[b, : len(order)], values[order], rtol=1e-5, atol=1e-5)
+        for place, found in enumerate(some[b]):
+            (of,) = semi_markov.segments_of(found[None, mask[b]])
+            if place < len(order):
+                own = values[every.index(tuple(of))]
+                np.testing.assert_allclose(scores[b, place], own, rtol=1e-5, atol=1e-5)
+            else:
+                assert of == [] and np.isneginf(scores[b, place])
+        assert (labels[b, ~mask[b]] == -2).all() and (some[b][:, ~mask[b]] == -2).all()
+    assert labels.dtype == some.dtype == np.int32
+    for found, exact in zip((unary, segments, counts), expected, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_the_best_where_none_is_possible():
+    never = Constraints(np.ones((1, 1), bool), np.array([False]))
+    layer = SemiMarkovCRF(1, 2, constraints=never)
+    emissions = layer(np.zeros((1, 3, 2), "float32"))
+    for labels, scores in (layer.viterbi(emissions), layer.k_best(emissions, 2)):
+        assert (array(labels) == -1).all() and np.isneginf(array(scores)).all()
+    for probabilities in layer.marginals(emissions):
+        np.testing.assert_array_equal(array(probabilities), 0)
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS[:2])
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16", "float32"))
+def test_any_dtype_of_weights_and_of_emissions(dtype, arguments, rng):
+    layer = SemiMarkovCRF(TAGS, MAX_LENGTH, dtype=dtype, **arguments)
+    x, mask, labels = data(rng, layer, True)
+    emissions, given = layer(x, mask=ops.convert_to_tensor(mask)), ops.convert_to_tensor(mask)
+    expected = likelihoods(
+        layer, array(ops.cast(emissions, "float32")), mask, labels, rounded_scores_of(layer)
+    )
+    found = layer.log_likelihood(emissions, labels)
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    np.testing.assert_allclose(array(found), expected, rtol=1e-5, atol=1e-5)
+    assert (array(layer.decoded(emissions, given)) >= -2).all()
+    assert (array(layer.decoded(emissions, given, "confidence")) <= 1.001).all()
+    wide = x.astype(float)  # of another dtype than the weights
+    expected = likelihoods(layer, x, mask, labels, rounded_scores_of(layer))
+    found = layer.log_likelihood(wide, labels, given)
+    np.testing.assert_allclose(array(found), expected, rtol=1e-5, atol=1e-5)
+
+
+def rounded_scores_of(layer):
+    """The scores of a layer whose weights may be bfloat16, which NumPy lacks."""
+    zeros = ops.zeros((TAGS,))
+    ends = (layer.start_transitions, layer.end_transitions)
+    scores = (layer.transitions, layer.durations, *(zeros if s is None else s for s in ends))
+    return [array(ops.cast(score, "float32")).astype(float) for score in scores]
+
+
 def test_score_counts_segments(rng):
     layer = layer_drawn(rng)
     x, mask, labels = data(rng, layer, True)
@@ -323,6 +397,8 @@ def test_configuration(rng):
         use_kernel=True,
         durations_initializer="ones",
         transitions_regularizer="l2",
+        durations_constraint=keras.constraints.MaxNorm(0.5),
+        kernel_constraint="non_neg",
         learning_rate_multiplier=3.0,
         constraints=rules,
         engine="keras",
@@ -332,6 +408,11 @@ def test_configuration(rng):
     assert copy.get_config() == layer.get_config()
     copy.build((None, None, 4))
     np.testing.assert_allclose(array(copy.durations), 1)
+    stored = copy._durations
+    stored.assign(stored.constraint(ops.convert_to_tensor(stored)))
+    norms = np.linalg.norm(array(copy.durations), axis=0)  # of what is used, not of what is stored
+    np.testing.assert_allclose(norms, 0.5, rtol=1e-5)
+    assert isinstance(copy.kernel.constraint, keras.constraints.NonNeg)
     assert layer.compute_output_shape((None, 7, 4)) == (None, 7, 2)
 
 

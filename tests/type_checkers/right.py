@@ -79,6 +79,8 @@ def spans(states: Tensor) -> list[list[Span]]:
     assert_type(labels, npt.NDArray[np.int32])
     segments = SemiMarkovCRF(num_tags=3, max_length=4, use_kernel=True)
     assert_type(segments.loss, CRFLoss)
+    best, _ = segments.k_best(segments(states), k=5)
+    assert_type(best, Tensor)
     return decode_spans(model.predict(states), overlap="nested", names=["LOC", "ORG"])
 
 

@@ -42,9 +42,12 @@ def scores_of(layer, factors=False):
     return scores if layer.constraints is None else layer.constraints.apply(**scores)
 
 
-def add_score(layer, name, shape):
-    """A weight stored divided by the multiplier; initializer and the like see the used value."""
-    kind = ("boundary", "transitions", "triples")[len(shape) - 1]
+def add_score(layer, name, shape, kind=None):
+    """A weight stored divided by the multiplier; initializer and the like see the used value.
+
+    The layer's arguments for it begin with `kind`, which without a name follows from the rank.
+    """
+    kind = kind or ("boundary", "transitions", "triples")[len(shape) - 1]
     initializer = getattr(layer, f"{kind}_initializer")
     regularizer = getattr(layer, f"{kind}_regularizer")
     constraint = getattr(layer, f"{kind}_constraint")

@@ -10,15 +10,22 @@ from keras import ops
 from fastkeras._arrays import as_int32, has_values
 from fastkeras._engines import check_engine
 from fastkeras._keras_private import is_exporting
-from fastkeras.crf import semi_markov
+from fastkeras.crf import paths, semi_markov
 from fastkeras.crf.constraints import checked
 from fastkeras.crf.layers.arguments import what_is_meant
 from fastkeras.crf.layers.decoder import decoding_model
 from fastkeras.crf.layers.loss import CRFLoss
 from fastkeras.crf.layers.output import at_least_float32, mark, mask_of
 from fastkeras.crf.layers.ragged import padded
-from fastkeras.crf.layers.scores import add_scores, scores_of
-from fastkeras.crf.layers.semi_markov.scores import Segments, scores_by_step, with_begins
+from fastkeras.crf.layers.scores import add_score, add_scores, scores_of
+from fastkeras.crf.layers.semi_markov.compact import Compact
+from fastkeras.crf.layers.semi_markov.scores import (
+    Segments,
+    linear_chain,
+    scores_by_step,
+    with_begins,
+    without_begins,
+)
 from fastkeras.crf.layers.span_counts import at_the_last
 from fastkeras.crf.semi_markov.labels import INSIDE, NO_STEP
 from fastkeras.training.arguments import flag, integer, one_of, positive
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("tags", "confidence")
 WEIGHTS = ("transitions", "boundary", "durations", "kernel", "bias")
+KINDS = ("initializer", "regularizer", "constraint")
 
 
 @keras.saving.register_keras_serializable(package="fastkeras")
@@ -59,6 +67,8 @@ class SemiMarkovCRF(keras.layers.Layer):
             bias_initializer: of the weights.
         transitions_regularizer, boundary_regularizer, durations_regularizer, kernel_regularizer,
             bias_regularizer: same.
+        transitions_constraint, boundary_constraint, durations_constraint, kernel_constraint,
+            bias_constraint: same.
         learning_rate_multiplier: as in `CRF`, for transitions, boundaries and durations.
         constraints: a `fastkeras.crf.Constraints`: which tags may follow each other, come first and
             last; or None.
@@ -119,6 +129,11 @@ class SemiMarkovCRF(keras.layers.Layer):
         durations_regularizer: Identifier | None = None,
         kernel_regularizer: Identifier | None = None,
         bias_regularizer: Identifier | None = None,
+        transitions_constraint: Identifier | None = None,
+        boundary_constraint: Identifier | None = None,
+        durations_constraint: Identifier | None = None,
+        kernel_constraint: Identifier | None = None,
+        bias_constraint: Identifier | None = None,
         learning_rate_multiplier: float = 1.0,
         constraints: Constraints | None = None,
         engine: str | None = None,
@@ -136,11 +151,9 @@ class SemiMarkovCRF(keras.layers.Layer):
         self.use_boundaries = flag("use_boundaries", use_boundaries)
         self.use_kernel = flag("use_kernel", use_kernel)
         for name in WEIGHTS:
-            initializer = keras.initializers.get(given[f"{name}_initializer"])
-            regularizer = keras.regularizers.get(given[f"{name}_regularizer"])
-            setattr(self, f"{name}_initializer", initializer)
-            setattr(self, f"{name}_regularizer", regularizer)
-        self.transitions_constraint = self.boundary_constraint = None
+            for kind in KINDS:
+                get = getattr(keras, f"{kind}s").get
+                setattr(self, f"{name}_{kind}", get(given[f"{name}_{kind}"]))
         multiplier = positive("learning_rate_multiplier", learning_rate_multiplier)
         self.learning_rate_multiplier = float(multiplier)
         self.constraints = None if constraints is None else checked(constraints, num_tags)
@@ -166,14 +179,8 @@ class SemiMarkovCRF(keras.layers.Layer):
             self.kernel = self._add("kernel", (channels, self.units))
             self.bias = self._add("bias", (self.units,))
         add_scores(self)
-        multiplier = self.learning_rate_multiplier
-        initializer, regularizer = self.durations_initializer, self.durations_regularizer
-        self._durations = self.add_weight(
-            (self.max_length, self.num_tags),
-            lambda shape, dtype: initializer(shape, dtype) / multiplier,
-            name="durations",
-            autocast=False,
-            regularizer=regularizer and (lambda weight: regularizer(weight * multiplier)),
+        self._durations = add_score(
+            self, "durations", (self.max_length, self.num_tags), "durations"
         )
         self.built = True
 
@@ -265,17 +272,89 @@ class SemiMarkovCRF(keras.layers.Layer):
                 "begins, as at the first valid step, and below 0 elsewhere: see "
                 "fastkeras.crf.semi_markov.segment_labels"
             )
-        scores, durations = scores_of(self), self.durations
+        scores = self._scores(chain)
         content, begins = self._parts(chain.emissions)
         labels = ops.where(chain.valid & ~wrong[:, None], labels, 0)  # others may be any number
         segments = Segments.of(labels, chain.valid)
-        gold = scores_by_step(segments, chain.valid, content, begins, scores, durations)
+        gold = scores_by_step(segments, chain.valid, content, begins, scores)
         impossible = ops.any(gold == float("-inf"), axis=1)
         gold = ops.where(impossible[:, None], 0, gold)
-        log_z = semi_markov.log_partition(**self._problem(chain, scores, durations, gold))
+        log_z = semi_markov.log_partition(**self._problem(chain, scores, gold))
         likelihood = ops.stop_gradient(ops.minimum(log_z, 0)) - log_z  # above 0 by rounding only
         likelihood = ops.where(impossible & (log_z == log_z), float("-inf"), likelihood)
         return ops.where(wrong, float("nan"), likelihood)
+
+    def viterbi(self, emissions: ArrayLike, mask: ArrayLike | None = None) -> tuple[Tensor, Tensor]:
+        """The best segmentations and their scores.
+
+        Args:
+            emissions, mask: as in `log_likelihood`.
+
+        Returns:
+            labels: int32, shape (batch, steps), as the model of `decode` predicts them.
+            score: shape (batch,), at least float32; −inf where no segmentation is possible: there
+                no label begins a segment.
+        """
+        chain = self._compact(emissions, mask)
+        labels, score = self._best(chain, self._problem(chain, self._scores(chain)))
+        return chain.moved_back(ops.where(chain.valid, labels, NO_STEP)), score
+
+    def k_best(
+        self, emissions: ArrayLike, k: int, mask: ArrayLike | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The k best segmentations and their scores, exactly.
+
+        Takes the square of max_length · num_tags a step: `fastkeras.crf.k_best` finds them, in the
+        chain whose tags count the steps of a segment, too.
+
+        Args:
+            emissions, mask: as in `log_likelihood`.
+            k: number of segmentations, at least 1.
+
+        Returns:
+            labels: int32, shape (batch, k, steps), the best first, each as in `viterbi`.
+            scores: shape (batch, k), at least float32; −inf, and no segments, where there are fewer
+                segmentations than k.
+        """
+        chain = self._compact(emissions, mask)
+        content, begins = self._parts(chain.emissions)
+        of_steps = linear_chain(content, begins, self._scores(chain))
+        engine = "keras" if is_exporting() else self.engine
+        states, scores = paths.k_best(**of_steps, k=k, lengths=chain.lengths, engine=engine)
+        first = (states < self.num_tags) & (scores > float("-inf"))[..., None]
+        labels = ops.where(first, states, INSIDE)
+        labels = ops.where(chain.valid[:, None], labels, NO_STEP)
+        labels = chain.moved_back(ops.transpose(labels, (0, 2, 1)))
+        return ops.transpose(labels, (0, 2, 1)), scores
+
+    def marginals(
+        self, emissions: ArrayLike, mask: ArrayLike | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities of tags and segments, and expected numbers of transitions.
+
+        Args:
+            emissions, mask: as in `log_likelihood`.
+
+        Returns:
+            unary: shape (batch, steps, num_tags): that the step is in a segment of this tag.
+            segments: shape (batch, steps, max_length, num_tags); [b, t, l − 1, j]: that a segment
+                of tag j begins at step t, and has l valid steps.
+            counts: shape (batch, num_tags, num_tags): the expected number of each transition.
+            All at least float32, and 0 at masked steps and where no segmentation is possible.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastkeras.layers import SemiMarkovCRF
+            >>> crf = SemiMarkovCRF(1, max_length=2, transitions_initializer="zeros")
+            >>> scores = crf(np.log([[[1.0, 1.0], [1.0, 3.0]]]))  # a new one is 3 times as likely
+            >>> _, segments, _ = crf.marginals(scores)
+            >>> np.round(segments[0, :, :, 0], 2)
+            array([[0.75, 0.25],
+                   [0.75, 0.  ]], dtype=float32)
+        """
+        chain = self._compact(emissions, mask)
+        unary, segments, counts = self._marginals(self._problem(chain, self._scores(chain)))
+        return chain.moved_back(unary), chain.moved_back(segments), counts
 
     def decode(self, model: keras.Model, confidence: bool = False) -> keras.Model:
         """The model that predicts segments as labels, sharing the weights of `model`.
@@ -293,21 +372,16 @@ class SemiMarkovCRF(keras.layers.Layer):
     def decoded(self, emissions: ArrayLike, mask: ArrayLike, output: str = "tags") -> Tensor:
         """What `call` returns for the outputs "tags" and "confidence"; without gradients."""
         one_of("output", output, OUTPUTS)
+        chain = self._compact(ops.stop_gradient(emissions), mask)
         scores = {
             name: score if score is None else ops.stop_gradient(score)
-            for name, score in scores_of(self).items()
+            for name, score in self._scores(chain).items()
         }
-        chain = self._compact(ops.stop_gradient(emissions), mask)
-        problem = self._problem(chain, scores, ops.stop_gradient(self.durations))
-        tags, begins, _ = semi_markov.viterbi(**problem)
-        if self.use_begins:  # every second step is one of the inputs
-            tags, begins = tags[:, 1::2], begins[:, 1::2]
-        labels = ops.where(begins, tags, INSIDE)
+        problem = self._problem(chain, scores)
+        labels, _ = self._best(chain, problem)
         if output == "tags":
             return chain.moved_back(ops.where(chain.valid, labels, NO_STEP))
-        _, probabilities, _ = semi_markov.marginals(**problem)
-        if self.use_begins:
-            probabilities = probabilities[:, 1::2, ::2, : self.num_tags]
+        _, probabilities, _ = self._marginals(problem)
         found = Segments.of(labels, chain.valid)
         backwards = (ops.flip(of, axis=1) for of in (found.ends, found.lengths))
         lengths = ops.clip(ops.flip(at_the_last(*backwards), axis=1), 1, self.max_length)
@@ -328,7 +402,7 @@ class SemiMarkovCRF(keras.layers.Layer):
         for name in ("num_tags", "max_length", "use_begins", "use_boundaries", "use_kernel"):
             config[name] = getattr(self, name)
         for name in WEIGHTS:
-            for kind in ("initializer", "regularizer"):
+            for kind in KINDS:
                 serialize = getattr(keras, f"{kind}s").serialize
                 config[f"{name}_{kind}"] = serialize(getattr(self, f"{name}_{kind}"))
         if self.constraints is not None:
@@ -338,10 +412,10 @@ class SemiMarkovCRF(keras.layers.Layer):
         return config | own
 
     def _add(self, name, shape):
-        initializer, regularizer = (
-            getattr(self, f"{name}_{kind}") for kind in ("initializer", "regularizer")
+        initializer, regularizer, constraint = (getattr(self, f"{name}_{kind}") for kind in KINDS)
+        return self.add_weight(
+            shape, initializer, name=name, regularizer=regularizer, constraint=constraint
         )
-        return self.add_weight(shape, initializer, name=name, regularizer=regularizer)
 
     def _parts(self, emissions):
         """Emissions, and scores to begin or None."""
@@ -349,7 +423,15 @@ class SemiMarkovCRF(keras.layers.Layer):
             return emissions, None
         return emissions[..., : self.num_tags], emissions[..., self.num_tags :]
 
-    def _problem(self, chain, scores, durations, gold=None):
+    def _scores(self, chain):
+        """The scores that the layer owns, in the dtype of the chain's emissions."""
+        scores = {**scores_of(self), "durations": self.durations}
+        return {
+            name: score if score is None else ops.cast(score, chain.emissions.dtype)
+            for name, score in scores.items()
+        }
+
+    def _problem(self, chain, scores, gold=None):
         """The arguments of the functions of `crf.semi_markov`.
 
         With the scores of the gold segments by step, those of all segmentations are less by their
@@ -358,22 +440,22 @@ class SemiMarkovCRF(keras.layers.Layer):
         content, begins = self._parts(chain.emissions)
         if gold is not None:
             content = content - gold[..., None]
-        engine = "keras" if is_exporting() else self.engine
-        if begins is None:
-            problem = {"emissions": content, "durations": durations, **scores}
-            return {**problem, "lengths": chain.lengths, "engine": engine}
-        emissions, transitions, durations, start, end = with_begins(
-            content, begins, scores, durations
-        )
-        return {
-            "emissions": emissions,
-            "transitions": transitions,
-            "durations": durations,
-            "lengths": 2 * chain.lengths,
-            "start_transitions": start,
-            "end_transitions": end,
-            "engine": engine,
-        }
+        problem, lengths = {"emissions": content, **scores}, chain.lengths
+        if self.use_begins:
+            problem, lengths = with_begins(content, begins, scores), 2 * lengths
+        return {**problem, "lengths": lengths, "engine": "keras" if is_exporting() else self.engine}
+
+    def _best(self, chain, problem):
+        """Labels of the best segmentations, in the order of the chain, and scores."""
+        tags, begins, score = semi_markov.viterbi(**problem)
+        if self.use_begins:  # every second step is one of the inputs
+            tags, begins = tags[:, 1::2], begins[:, 1::2]
+        return ops.where(begins, tags, INSIDE), score
+
+    def _marginals(self, problem):
+        """The marginals of the layer's own tags and steps, in the order of the chain."""
+        marginals = semi_markov.marginals(**problem)
+        return without_begins(*marginals) if self.use_begins else marginals
 
     def _compact(self, emissions, mask):
         """The emissions with the valid steps first, in at least float32."""
@@ -381,33 +463,4 @@ class SemiMarkovCRF(keras.layers.Layer):
             raise ValueError(f"the layer {self.name!r} has no weights yet: call it on inputs first")
         emissions = ops.convert_to_tensor(emissions)
         mask = mask_of(emissions) if mask is None else mask
-        return _Compact(at_least_float32(emissions), mask)
-
-
-class _Compact:
-    """Sequences with the valid steps first."""
-
-    def __init__(self, emissions, mask):
-        steps = ops.shape(emissions)[1]
-        t = ops.arange(steps, dtype="int32")
-        valid = ops.ones_like(emissions[..., 0], dtype="bool")
-        self.order = None
-        if mask is not None:
-            valid = ops.cast(mask, "bool")
-            self.order = ops.argsort(ops.where(valid, t, t + steps), axis=1)
-            emissions = ops.take_along_axis(emissions, self.order[..., None], axis=1)
-        self.lengths = ops.sum(ops.cast(valid, "int32"), axis=1)
-        self.valid = t < self.lengths[:, None]
-        self.emissions = ops.where(self.valid[..., None], emissions, 0)
-
-    def moved(self, of_steps):
-        """What there is for each step, (batch, steps), in the same order."""
-        if self.order is None:
-            return of_steps
-        return ops.take_along_axis(of_steps, self.order, axis=1)
-
-    def moved_back(self, of_steps):
-        """The opposite."""
-        if self.order is None:
-            return of_steps
-        return ops.take_along_axis(of_steps, ops.argsort(self.order, axis=1), axis=1)
+        return Compact(at_least_float32(emissions), mask)

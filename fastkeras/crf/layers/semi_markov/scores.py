@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 from fastkeras.crf.layers.span_counts import at_the_last
@@ -29,7 +30,7 @@ class Segments(NamedTuple):
         return cls(begins, valid & (new_next | last), ops.maximum(tags, 0), t - first + 1)
 
 
-def scores_by_step(segments, valid, emissions, begin_scores, scores, durations):
+def scores_by_step(segments, valid, emissions, begin_scores, scores):
     """The scores of each sequence's segments, shape (batch, steps); their sum is its score.
 
     A segment's transition and score to begin are at its first step, that of its length at its last.
@@ -38,11 +39,10 @@ def scores_by_step(segments, valid, emissions, begin_scores, scores, durations):
         segments: `Segments`.
         valid: bool, shape (batch, steps); the valid steps come first.
         emissions, begin_scores: shape (batch, steps, num_tags); begin_scores may be None.
-        scores: transitions, start_transitions and end_transitions of the layer, a dict.
-        durations: shape (max_length, num_tags).
+        scores: transitions, durations, start_transitions and end_transitions of the layer, a dict.
     """
     begins, ends, tags, lengths = segments
-    transitions = scores["transitions"]
+    transitions, durations = scores["transitions"], scores["durations"]
     max_length, num_tags = durations.shape
 
     def at(where, values):
@@ -69,7 +69,7 @@ def scores_by_step(segments, valid, emissions, begin_scores, scores, durations):
     return found
 
 
-def with_begins(emissions, begin_scores, scores, durations):
+def with_begins(emissions, begin_scores, scores):
     """A semi-Markov chain whose best and summed scores include a score of each first step.
 
     The functions of `crf.semi_markov` know none. So there is one more step before each step, and
@@ -78,17 +78,16 @@ def with_begins(emissions, begin_scores, scores, durations):
     steps has 2l − 1, with l − 1 new ones inside.
 
     Returns:
-        Emissions (batch, 2 steps, 2 num_tags), transitions, durations (2 max_length − 1, ·), start
-        and end transitions.
+        A dict of emissions (batch, 2 steps, 2 num_tags), transitions, durations (2 max_length − 1,
+        ·), start_transitions and end_transitions. `without_begins` undoes it in their marginals.
     """
     batch, steps = ops.shape(emissions)[:2]
-    max_length, num_tags = durations.shape
+    max_length, num_tags = scores["durations"].shape
     nothing = ops.zeros_like(emissions)
     new = ops.concatenate([nothing, begin_scores], axis=-1)
     old = ops.concatenate([emissions, nothing], axis=-1)
     both = ops.reshape(ops.stack([new, old], axis=2), (batch, 2 * steps, 2 * num_tags))
-    transitions = scores["transitions"]
-    dtype = transitions.dtype
+    transitions, durations, dtype = scores["transitions"], scores["durations"], emissions.dtype
     never = ops.full((num_tags, num_tags), NEGATIVE_INFINITY, dtype)
     same = ops.where(ops.eye(num_tags, dtype=dtype) > 0, ops.zeros_like(never), never)
     into_new = ops.concatenate([never, transitions], axis=1)
@@ -102,9 +101,57 @@ def with_begins(emissions, begin_scores, scores, durations):
         ],
         axis=0,
     )
-    start, end = (
+    start, end = _boundaries(scores, num_tags, dtype)
+    return {
+        "emissions": both,
+        "transitions": transitions,
+        "durations": ops.concatenate([odd, one], axis=1),
+        "start_transitions": ops.concatenate([never[0], start]),
+        "end_transitions": ops.concatenate([end, never[0]]),
+    }
+
+
+def without_begins(unary, segments, counts):
+    """Of the marginals of `with_begins`, those of the steps and tags that were there before."""
+    num_tags = unary.shape[-1] // 2
+    return (
+        unary[:, 1::2, :num_tags],
+        segments[:, 1::2, ::2, :num_tags],
+        counts[:, :num_tags, num_tags:],
+    )
+
+
+def linear_chain(emissions, begin_scores, scores):
+    """The linear chain whose tag sequences are the segmentations, of the same scores.
+
+    Its tag (l − 1) · num_tags + j says that the step is the l-th of a segment of tag j. So its
+    steps cost the square of max_length · num_tags: it is for what segments have no function for.
+
+    Returns:
+        A dict of emissions, transitions, start_transitions and end_transitions.
+    """
+    max_length, num_tags = scores["durations"].shape
+    dtype, size = emissions.dtype, max_length * num_tags
+    start, end = _boundaries(scores, num_tags, dtype)
+    of_length = ops.reshape(scores["durations"], (-1,))  # where a segment ends with this tag
+    into_new = of_length[:, None] + ops.tile(scores["transitions"], (max_length, 1))
+    goes_on = np.eye(size, k=num_tags)[:, num_tags:] > 0
+    goes_on = ops.convert_to_tensor(np.where(goes_on, 0, NEGATIVE_INFINITY), dtype)
+    never = ops.full((size - num_tags,), NEGATIVE_INFINITY, dtype)
+    x = ops.tile(emissions, (1, 1, max_length))
+    if begin_scores is not None:
+        x = ops.concatenate([x[..., :num_tags] + begin_scores, x[..., num_tags:]], axis=-1)
+    return {
+        "emissions": x,
+        "transitions": ops.concatenate([into_new, goes_on], axis=1),
+        "start_transitions": ops.concatenate([start, never]),
+        "end_transitions": of_length + ops.tile(end, (max_length,)),
+    }
+
+
+def _boundaries(scores, num_tags, dtype):
+    """The scores of the first and of the last tag, of zeros if there are none."""
+    return (
         ops.zeros((num_tags,), dtype) if scores[name] is None else scores[name]
         for name in ("start_transitions", "end_transitions")
     )
-    start, end = ops.concatenate([never[0], start]), ops.concatenate([end, never[0]])
-    return both, transitions, ops.concatenate([odd, one], axis=1), start, end
