@@ -228,6 +228,28 @@ def test_fit_save_load_and_decode(data, tmp_path):
     assert (probability[mask] > 0.2).all() and (probability[~mask] == 0).all()
 
 
+def test_two_layers_of_different_tags_have_metrics_of_their_own(rng):
+    inputs = keras.Input((None, 4))
+    layers = {name: CRF(tags, use_kernel=True, name=name) for name, tags in (("a", 3), ("b", 4))}
+    model = keras.Model(inputs, {name: crf(inputs) for name, crf in layers.items()})
+    model.compile(
+        "adam",
+        {name: crf.loss for name, crf in layers.items()},
+        metrics={"a": CRFSpanScore(layers["a"], ["O", "B", "I"]), "b": layers["b"].accuracy},
+    )
+    x = rng.standard_normal((5, 6, 4)).astype("float32")
+    tags = {name: rng.integers(0, crf.num_tags, (5, 6)) for name, crf in layers.items()}
+    assert np.isfinite(model.fit(x, tags, verbose=0).history["loss"]).all()
+    found = model.evaluate(x, tags, verbose=0, return_dict=True)
+    outputs = {name: ops.convert_to_numpy(y) for name, y in model(x).items()}
+    decoded = {
+        name: ops.convert_to_numpy(layers[name].viterbi(y)[0]) for name, y in outputs.items()
+    }
+    expected = span_scores(tags["a"], decoded["a"], ["O", "B", "I"])["micro avg"].f1
+    assert found["a_span_f1"] == pytest.approx(expected, abs=1e-6)
+    assert found["b_accuracy"] == pytest.approx((decoded["b"] == tags["b"]).mean())
+
+
 def test_one_step_without_compilation(data):
     words, tags = data
     crf = CRF(NUM_TAGS, use_kernel=True, learning_rate_multiplier=2.0)

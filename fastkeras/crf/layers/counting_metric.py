@@ -13,6 +13,7 @@ from fastkeras.crf.layers.arguments import ignored_class
 from fastkeras.crf.layers.output import (
     integer_tags,
     layer_of,
+    marked_layer,
     mask_of,
     sequence_and_step_weights,
     steps_that_count,
@@ -135,10 +136,11 @@ def update_inside_loss(y_true, y_pred, sample_weight):
     scope = get_stateless_scope()
     if backend.backend() != "jax" or scope is None or in_symbolic_scope():
         return
+    marked = marked_layer(y_pred)  # None: the output was changed on the way
     for metric in list(_metrics):
         of_this_model = scope.get_current_value(metric.batch) is not None
-        name = metric._layer_name
-        if of_this_model and name in (None, metric._layer_of(y_pred).name):
+        of_this_layer = marked is None or metric._layer_name in (None, marked.name)
+        if of_this_model and of_this_layer:
             tags = integer_tags(y_true, y_pred, mask_of(y_pred))
             weights, of_steps = sequence_and_step_weights(sample_weight, y_pred)
             weights = of_steps if metric.weighs_steps and of_steps is not None else weights

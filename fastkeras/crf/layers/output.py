@@ -28,6 +28,11 @@ def mark(emissions, layer, mask, transitions=None):
         set_keras_mask(emissions, mask)
 
 
+def marked_layer(y_pred):
+    """The CRF layer whose output y_pred is, or None."""
+    return (get_tensor_attr(y_pred, MARK) or (None,))[0]
+
+
 def layer_of(y_pred, made_from=None):
     """The CRF layer whose output y_pred is, or else the layer that the loss or metric was given."""
     layer, is_masked, _ = get_tensor_attr(y_pred, MARK) or (None, False, None)
