@@ -178,4 +178,5 @@ def _uniforms(chain, num_samples, seed):
     from keras import ops, random
 
     shape = (num_samples, *ops.shape(chain.emissions)[:2])
-    return ops.minimum(random.uniform(shape, dtype=dtype, seed=seed), largest)
+    uniforms = random.uniform(shape, dtype=dtype, seed=seed)
+    return ops.clip(uniforms, 0, largest)  # on torch `ops.minimum` would make float32 of float64

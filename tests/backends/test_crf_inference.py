@@ -97,3 +97,11 @@ def test_semi_markov_chains(rng):
         for result, expected in zip(results, keras.tree.flatten(function(**given)), strict=True):
             result = np.asarray(ops.convert_to_numpy(result))
             np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_seed_generator_draws_in_the_dtype_of_the_emissions(rng):
+    scores = rng.normal(size=(1, 4, 3)), rng.normal(size=(3, 3))  # float64, but on JAX
+    tensors = [ops.convert_to_tensor(array) for array in scores]
+    drawn = crf.sample(*tensors, num_samples=2000, seed=keras.random.SeedGenerator(0))
+    frequencies = (np.asarray(drawn)[..., None] == np.arange(3)).mean(axis=0)
+    np.testing.assert_allclose(frequencies, crf.marginals(*scores)[0], rtol=0, atol=0.06)

@@ -68,7 +68,7 @@ def marginals(chain, durations):
         rest_shift = ops.take_along_axis(shift_after, mirror, axis=0)
         scores = begun[:-1] + segment + durations[length - 1] + rest
         scores = scores + (shift[:-1] + rest_shift - log_z)[..., None]
-        segments.append(ops.where(fits[..., None], ops.exp(ops.minimum(scores, 0)), 0))
+        segments.append(ops.where(fits[..., None], _probability(scores), 0))
         for offset in range(length):
             unary = unary + _shifted(segments[-1], -offset)
     mirror = ops.clip(lengths - t, 0, steps)
@@ -77,7 +77,7 @@ def marginals(chain, durations):
     pairs = ended[:-1][..., None] + chain.transitions + rest[:, :, None, :]
     pairs = pairs + (shift[:-1] + rest_shift - log_z)[..., None, None]
     inside = (t > 0) & (t < lengths) & possible
-    counts = ops.sum(ops.where(inside[..., None, None], ops.exp(ops.minimum(pairs, 0)), 0), axis=0)
+    counts = ops.sum(ops.where(inside[..., None, None], _probability(pairs), 0), axis=0)
     segments = ops.transpose(ops.stack(segments, axis=2), (1, 0, 2, 3))
     return ops.transpose(unary, (1, 0, 2)), segments, counts
 
@@ -200,6 +200,11 @@ def _shifted(rows, by):
     if by > 0:
         return ops.concatenate([rows[by:], missing], axis=0)
     return ops.concatenate([missing, rows], axis=0)[: ops.shape(rows)[0]]
+
+
+def _probability(log_p):
+    """Of its logarithm, at most 1. On torch `ops.minimum` would make float32 of float64."""
+    return ops.exp(ops.where(log_p > 0, 0, log_p))
 
 
 def _floored(scores):
