@@ -71,7 +71,7 @@ test-jax test-torch: test-%: .venv-%/.installed build
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'formula or average or same_bits' \
 	  $(addprefix tests/optimizers/test_,matrices.py muon.py schedule_free.py narrow_training.py)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native $(ENGINE_TESTS)
-	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'layer or BIO or (step and (keras or jax_native or torch_native))' tests/crf/test_kinds.py tests/crf/test_second_order.py
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'layer or BIO or losses or pairs or keras' tests/crf/test_kinds.py tests/crf/test_second_order.py
 
 # They need no TensorFlow.
 ENGINE_TESTS := \
