@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from fastkeras import crf as functions
 from fastkeras.crf import Constraints, semi_markov
 from fastkeras.layers import SemiMarkovCRF
 from fastkeras.metrics import SegmentScore
@@ -205,6 +206,22 @@ def test_marginals_and_the_best_are_those_of_all_segmentations(arguments, masked
     assert labels.dtype == some.dtype == np.int32
     for found, exact in zip((unary, segments, counts), expected, strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS[:2])
+def test_the_linear_chain_has_the_segmentations_as_its_sequences(arguments, rng):
+    layer = layer_drawn(rng, **arguments)
+    x, mask, _ = data(rng, layer, True)
+    x[~mask] = np.nan
+    chain = layer.arguments(layer(x, mask=ops.convert_to_tensor(mask)))
+    entropy, log_count = (array(f(**chain)) for f in (functions.entropy, functions.log_count))
+    drawn = array(functions.sample(**chain, num_samples=5, seed=0))
+    for b, (every, values) in enumerate(enumerated(layer, x, mask, scores_of(layer))):
+        log_p = values - np.log(np.exp(values).sum())
+        np.testing.assert_allclose(entropy[b], -np.exp(log_p) @ log_p, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(log_count[b], np.log(len(every)), rtol=1e-5, atol=1e-6)
+        samples = np.where(drawn[:, b, mask[b]] < TAGS, drawn[:, b, mask[b]], -1)
+        assert all(tuple(of) in every for of in semi_markov.segments_of(samples))
 
 
 def test_the_best_where_none_is_possible():

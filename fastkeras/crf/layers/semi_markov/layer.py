@@ -272,7 +272,7 @@ class SemiMarkovCRF(keras.layers.Layer):
                 "begins, as at the first valid step, and below 0 elsewhere: see "
                 "fastkeras.crf.semi_markov.segment_labels"
             )
-        scores = self._scores(chain)
+        scores = self._scores(chain.emissions)
         content, begins = self._parts(chain.emissions)
         labels = ops.where(chain.valid & ~wrong[:, None], labels, 0)  # others may be any number
         segments = Segments.of(labels, chain.valid)
@@ -296,7 +296,7 @@ class SemiMarkovCRF(keras.layers.Layer):
                 no label begins a segment.
         """
         chain = self._compact(emissions, mask)
-        labels, score = self._best(chain, self._problem(chain, self._scores(chain)))
+        labels, score = self._best(chain, self._problem(chain, self._scores(chain.emissions)))
         return chain.moved_back(ops.where(chain.valid, labels, NO_STEP)), score
 
     def k_best(
@@ -304,8 +304,8 @@ class SemiMarkovCRF(keras.layers.Layer):
     ) -> tuple[Tensor, Tensor]:
         """The k best segmentations and their scores, exactly.
 
-        Takes the square of max_length · num_tags a step: `fastkeras.crf.k_best` finds them, in the
-        chain whose tags count the steps of a segment, too.
+        By `fastkeras.crf.k_best` with the linear chain of `arguments`, whose steps cost the square
+        of max_length · num_tags.
 
         Args:
             emissions, mask: as in `log_likelihood`.
@@ -316,16 +316,13 @@ class SemiMarkovCRF(keras.layers.Layer):
             scores: shape (batch, k), at least float32; −inf, and no segments, where there are fewer
                 segmentations than k.
         """
-        chain = self._compact(emissions, mask)
-        content, begins = self._parts(chain.emissions)
-        of_steps = linear_chain(content, begins, self._scores(chain))
-        engine = "keras" if is_exporting() else self.engine
-        states, scores = paths.k_best(**of_steps, k=k, lengths=chain.lengths, engine=engine)
-        first = (states < self.num_tags) & (scores > float("-inf"))[..., None]
-        labels = ops.where(first, states, INSIDE)
-        labels = ops.where(chain.valid[:, None], labels, NO_STEP)
-        labels = chain.moved_back(ops.transpose(labels, (0, 2, 1)))
-        return ops.transpose(labels, (0, 2, 1)), scores
+        given = self.arguments(emissions, mask)
+        states, scores = paths.k_best(**given, k=k)
+        begins = (states < self.num_tags) & (scores > float("-inf"))[..., None]
+        labels = ops.where(begins, states, INSIDE)
+        if given["mask"] is not None:
+            labels = ops.where(given["mask"][:, None], labels, NO_STEP)
+        return labels, scores
 
     def marginals(
         self, emissions: ArrayLike, mask: ArrayLike | None = None
@@ -353,8 +350,41 @@ class SemiMarkovCRF(keras.layers.Layer):
                    [0.75, 0.  ]], dtype=float32)
         """
         chain = self._compact(emissions, mask)
-        unary, segments, counts = self._marginals(self._problem(chain, self._scores(chain)))
+        unary, segments, counts = self._marginals(
+            self._problem(chain, self._scores(chain.emissions))
+        )
         return chain.moved_back(unary), chain.moved_back(segments), counts
+
+    def arguments(self, emissions: ArrayLike, mask: ArrayLike | None = None) -> dict[str, Any]:
+        """The segmentations as linear chains, for any function of `fastkeras.crf`.
+
+        For what the layer has no method for: entropy, samples, divergence from another layer. Tag
+        (l − 1) · num_tags + j of the chain says that the step is the l-th of a segment of tag j:
+        each segmentation is one sequence, of the same score, and all others are impossible.
+
+        Args:
+            emissions, mask: as in `log_likelihood`.
+
+        Returns:
+            A dict as that of `CRF.arguments`, of max_length · num_tags tags.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastkeras import crf
+            >>> from fastkeras.layers import SemiMarkovCRF
+            >>> layer = SemiMarkovCRF(1, max_length=3, transitions_initializer="zeros")
+            >>> chain = layer.arguments(layer(np.zeros((1, 4, 2), "float32")))
+            >>> round(float(np.exp(crf.log_count(**chain)[0])))  # 2³, but for 4 in one
+            7
+        """
+        emissions, mask = self._checked(emissions, mask)
+        content, begins = self._parts(emissions)
+        return {
+            **linear_chain(content, begins, self._scores(emissions)),
+            "lengths": None,
+            "mask": None if mask is None else ops.cast(mask, "bool"),
+            "engine": "keras" if is_exporting() else self.engine,
+        }
 
     def decode(self, model: keras.Model, confidence: bool = False) -> keras.Model:
         """The model that predicts segments as labels, sharing the weights of `model`.
@@ -375,7 +405,7 @@ class SemiMarkovCRF(keras.layers.Layer):
         chain = self._compact(ops.stop_gradient(emissions), mask)
         scores = {
             name: score if score is None else ops.stop_gradient(score)
-            for name, score in self._scores(chain).items()
+            for name, score in self._scores(chain.emissions).items()
         }
         problem = self._problem(chain, scores)
         labels, _ = self._best(chain, problem)
@@ -423,11 +453,11 @@ class SemiMarkovCRF(keras.layers.Layer):
             return emissions, None
         return emissions[..., : self.num_tags], emissions[..., self.num_tags :]
 
-    def _scores(self, chain):
-        """The scores that the layer owns, in the dtype of the chain's emissions."""
+    def _scores(self, emissions):
+        """The scores that the layer owns, in the dtype of the emissions."""
         scores = {**scores_of(self), "durations": self.durations}
         return {
-            name: score if score is None else ops.cast(score, chain.emissions.dtype)
+            name: score if score is None else ops.cast(score, emissions.dtype)
             for name, score in scores.items()
         }
 
@@ -459,8 +489,11 @@ class SemiMarkovCRF(keras.layers.Layer):
 
     def _compact(self, emissions, mask):
         """The emissions with the valid steps first, in at least float32."""
+        return Compact(*self._checked(emissions, mask))
+
+    def _checked(self, emissions, mask):
+        """The emissions in at least float32, and the mask, which may come with them."""
         if not self.built:
             raise ValueError(f"the layer {self.name!r} has no weights yet: call it on inputs first")
         emissions = ops.convert_to_tensor(emissions)
-        mask = mask_of(emissions) if mask is None else mask
-        return Compact(at_least_float32(emissions), mask)
+        return at_least_float32(emissions), mask_of(emissions) if mask is None else mask
