@@ -296,6 +296,13 @@ def test_the_layer_refuses_engines_of_linear_chains_alone(engine):
         SecondOrderCRF(2, engine=engine)
 
 
+def test_the_chain_of_pairs_refuses_an_engine_that_is_none():
+    with pytest.raises(ValueError, match="engine='typo' is none of crf"):
+        second_order.pair_chain(
+            np.zeros((1, 3, 2)), np.zeros((2, 2)), np.zeros((2, 2, 2)), engine="typo"
+        )
+
+
 def test_the_layer_is_exported_without_ops_of_its_own(monkeypatch):
     layer = SecondOrderCRF(2, engine="reference")  # which takes no tensors
     emissions = layer(keras.ops.zeros((1, 3, 2)))

@@ -392,6 +392,8 @@ def test_wrong_labels_and_arguments(rng):
         SegmentScore(measure="accuracy")
     with pytest.raises(ValueError, match=r"outside=.* must be None or an integer"):
         SegmentScore(outside=-1)
+    with pytest.raises(ValueError, match=r"outside=2 must be one of the tags 0\.\.1 of the layer"):
+        SegmentScore(layer, outside=TAGS).update_state(np.zeros((1, STEPS), int), emissions)
 
 
 def test_labels_at_masked_steps_may_be_any_number(rng):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastkeras._arrays import array_functions, contiguous
+from fastkeras._engines import check_engine
 from fastkeras.crf.arguments import tags_of
 from fastkeras.crf.chain import Chain, check_values
 from fastkeras.crf.second_order.arguments import chain_and_triples
@@ -122,7 +123,7 @@ def pair_chain(
         A `PairChain`; differentiable with respect to the scores.
 
     Raises:
-        ValueError: as `log_partition`.
+        ValueError: as `log_partition`, and for an engine that is none.
 
     Example:
         >>> import numpy as np
@@ -137,6 +138,7 @@ def pair_chain(
 
     Source: He, 1988, "Extended Viterbi algorithm for second order hidden Markov process".
     """
+    check_engine("crf", engine)
     ends = start_transitions, end_transitions
     chain, triples, allowed = chain_and_triples(
         emissions, transitions, triples, lengths, constraints, mask, ends

@@ -82,6 +82,13 @@ class SegmentScore(CountingMetric):
         )
         return ops.sum(ops.stack(list(sums)) * weights, axis=1)
 
+    def _check_layer(self, layer):
+        if self._outside >= layer.num_tags:
+            raise ValueError(
+                f"outside={self.outside} must be one of the tags 0..{layer.num_tags - 1} of the "
+                f"layer {layer.name!r}, or None"
+            )
+
     @property
     def _outside(self):
         return -1 if self.outside is None else self.outside
