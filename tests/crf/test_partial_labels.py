@@ -1,5 +1,7 @@
 """The likelihood of sets of tags: by enumeration, accuracy of engines, gradients, bad input."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from accuracy import WIDER, assert_as_accurate_as_reference
 from calls import call, call_reference, largest_score
 from enumeration import enumerate_paths, probabilities
 from fastkeras import crf
+from fastkeras.layers import CRF
 from strategies import chains
 
 TENSOR_ENGINES = ("tensorflow_native", "keras")
@@ -145,3 +148,24 @@ def test_bad_sets_raise(engine):
     for wrong in (np.ones((2, 3, 4)), np.ones((2, 3), bool), np.ones((2, 3, 3), bool)):
         with pytest.raises(ValueError, match=r"^allowed must "):
             log_likelihood_of_sets(chain, wrong, engine)
+
+
+def test_the_loss_of_the_page_takes_masked_inputs(request, rng):
+    import keras
+
+    page = (request.config.rootpath / "docs" / "crf.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(def loss\(bitmap.*?)```", page, re.DOTALL)
+    layer = CRF(3)
+    names = {"keras": keras, "crf": layer, "log_likelihood_of_sets": crf.log_likelihood_of_sets}
+    exec(snippet, names)
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, layer(keras.layers.Masking()(inputs)))
+    model.compile("sgd", names["loss"])
+    x, bitmap = rng.standard_normal((4, 5, 3)).astype("float32"), rng.random((4, 5, 3)) < 0.7
+    x[1, 3:] = x[2, :2] = 0
+    bitmap[..., 0] = True
+    log_p = crf.log_likelihood_of_sets(allowed=bitmap, **layer.arguments(model(x)))
+    loss = model.evaluate(x, bitmap, verbose=0)
+    np.testing.assert_allclose(loss, -np.mean(log_p), rtol=1e-5)
+    model.fit(x, bitmap, epochs=3, verbose=0)
+    assert model.evaluate(x, bitmap, verbose=0) < loss
