@@ -33,8 +33,8 @@ class Rematerialize(LayerWrapper):
 
     Values and gradients are those of the layer. The second pass draws the same noise as the first,
     and what the layer changes (moving statistics, random seeds) is changed once. `keras.RematScope`
-    (Keras 3.15) draws other noise there on torch, so that gradients through Dropout are wrong, and
-    fails on TensorFlow and JAX for layers that are called with keyword arguments.
+    (Keras 3.15) draws other noise there on torch, so that gradients through Dropout are wrong; it
+    fails in compiled training on TensorFlow, and on JAX with layers that ask for `training`.
 
     Args:
         layer: any layer or model. The wrapper is called as the layer is.
