@@ -5,7 +5,7 @@ python examples/adversarial.py             half a minute on 2 cores; a picture
 python examples/adversarial.py --help
 
 The attack moves the whole embedding along the gradient of the loss on the test reviews themselves.
-Every rule is one line after `compile`.
+Every rule is one line after `compile`. The last three models, trained plainly, leave padding out.
 """
 
 import argparse
@@ -18,9 +18,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import matplotlib
 import numpy as np
-from keras import layers
+from keras import layers, ops
 from peoples_daily import PACKAGE, corpus_path, normalise
 
+from fastkeras.layers import SequencePooling
 from fastkeras.training import (
     FGM,
     PGD,
@@ -45,6 +46,7 @@ RULES = {
     "virtual adversarial": VirtualAdversarial("characters/embeddings", epsilon=1.0),
     "SAM": SAM(0.1),
 }
+POOLINGS = ("mean", "max", "attention")
 
 
 def reviews():
@@ -82,16 +84,18 @@ def data():
     return (rows[:LABELLED], labels[:LABELLED]), (rows[LABELLED:], labels[LABELLED:])
 
 
-def network(seed):
+def network(seed, pooling=None):
+    """A classifier that looks at windows of three characters; without `pooling`, of padding too."""
     keras.utils.set_random_seed(seed)
-    model = keras.Sequential([
-        keras.Input((LENGTH,), dtype="int32"),
-        layers.Embedding(CHARACTERS, 64, name="characters"),
-        layers.Conv1D(64, 3, activation="relu"),
-        layers.GlobalMaxPooling1D(),
-        layers.Dropout(0.3),
-        layers.Dense(2, "softmax"),
-    ])  # fmt: skip
+    words = keras.Input((LENGTH,), dtype="int32")
+    x = layers.Embedding(CHARACTERS, 64, name="characters")(words)
+    x = layers.Conv1D(64, 3, activation="relu")(x)
+    if pooling is None:
+        x = layers.GlobalMaxPooling1D()(x)
+    else:
+        x = SequencePooling(pooling)(x, mask=ops.not_equal(words[:, 1:-1], 0))
+    x = layers.Dropout(0.3)(x)
+    model = keras.Model(words, layers.Dense(2, "softmax")(x))
     loss = "sparse_categorical_crossentropy"
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
     return model
@@ -121,14 +125,16 @@ def main(arguments=None):
     accuracies = {}
     print(f"{LABELLED:,} reviews, {given.epochs} epochs: accuracy on {TEST:,} others, and with the")
     print(f"embedding moved by {DISTANCES[2]:g}; seconds of training")
-    for name, rule in RULES.items():
-        model = train_with(network(given.seed), rule)
+    models = {name: (None, rule) for name, rule in RULES.items()}
+    models |= {f"plain, {pooling} pooled": (pooling, None) for pooling in POOLINGS}
+    for name, (pooling, rule) in models.items():
+        model = train_with(network(given.seed, pooling), rule)
         began = time.perf_counter()
         model.fit(*training, epochs=given.epochs, batch_size=50, verbose=0)
         seconds = time.perf_counter() - began
         accuracies[name] = under_attack(model, *test, DISTANCES)
         clean, _, attacked, *_ = accuracies[name]
-        print(f"  {name:20} {clean:.3f}   {attacked:.3f}   {seconds:5.1f}", flush=True)
+        print(f"  {name:23} {clean:.3f}   {attacked:.3f}   {seconds:5.1f}", flush=True)
     figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
     for name, of_distance in accuracies.items():
         axes.plot(DISTANCES, of_distance, marker="o", label=name)

@@ -6,7 +6,8 @@ python examples/averages.py --help
 
 There is one training, with a rate so large that the weights never settle. After each epoch it
 compares three sets of weights: as they are; all of them averaged; and only those that the optimizer
-trains averaged, by `use_ema` of Keras, which does not average the moving statistics.
+trains averaged, by `use_ema` of Keras, which does not average the moving statistics. A fourth comes
+when training ends: the mean of the ends of the last epochs, with statistics computed anew for it.
 """
 
 import digits  # first: it quiets TensorFlow
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from fastkeras.callbacks import ExponentialMovingAverage
+from fastkeras.callbacks import ExponentialMovingAverage, StochasticWeightAveraging
 from fastkeras.training import intermediate_outputs
 
 MOMENTUM, BATCH = 0.98, 32
@@ -61,9 +62,11 @@ def main(arguments=None):
     ema = ExponentialMovingAverage(MOMENTUM)
     of_training, of_all, of_keras = Accuracy(test), Accuracy(test, ema), Accuracy(test)
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-    callbacks = [ema, of_training, of_all, swap, of_keras]
+    of_ends = StochasticWeightAveraging(given.epochs // 2, data=x)
+    callbacks = [ema, of_training, of_all, of_ends, swap, of_keras]
     model.fit(x, y, batch_size=BATCH, epochs=given.epochs, callbacks=callbacks, verbose=0)
 
+    of_mean = of_training.measured()
     curves = {
         "weights as they are": of_training.seen,
         "average of all": of_all.seen,
@@ -75,6 +78,8 @@ def main(arguments=None):
         late = seen[given.epochs // 2 :]
         print(f"  {name:28} {np.mean(late):.3f}   {min(late):.3f}")
         left.plot(range(1, given.epochs + 1), seen, label=name)
+    print(f"  {'mean of the ends of these':28} {of_mean:.3f}")
+    left.plot([given.epochs], [of_mean], "*", label="mean of the ends of the last epochs")
     left.legend()
     left.set_title("test accuracy by epoch")
     left.set_xlabel("epoch")
@@ -89,7 +94,7 @@ def main(arguments=None):
     right.set_title("a digit; eight maps of “first” and of “second_normalised”", fontsize=10)
     right.axis("off")
     digits.write(figure, given.output)
-    return curves, inside
+    return curves, of_mean, inside
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ python examples/losses_without_targets.py      half a minute on 2 cores; a pictu
 python examples/losses_without_targets.py --help
 
 Both models are trained by `fit(x, None)`. Values from inside, the length of the code and the share
-of triplets that are still wrong, are in the history, like metrics.
+of triplets that are still wrong, are in the history, like metrics. Beside them is an encoder that
+gets labels, whose loss finds the triplets in each batch.
 """
 
 import digits  # first: it quiets TensorFlow
@@ -14,7 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from fastkeras.layers import LossLayer, TripletLossLayer
-from fastkeras.losses import add_loss
+from fastkeras.losses import BatchTripletLoss, add_loss
 from fastkeras.metrics import add_metric, watch
 
 CODE, TRIPLETS = 16, 8  # length of an image's code; triplets per image and epoch
@@ -32,10 +33,14 @@ def autoencoder():
     return model, keras.Model(x, decoded)
 
 
+def encoder_of_two_numbers():
+    hidden = [layers.Dense(128, "relu"), layers.Dense(128, "relu"), layers.Dense(2)]
+    return keras.Sequential([keras.Input((64,)), *hidden])
+
+
 def triplet_model():
     """A model of three images, and the encoder of one."""
-    hidden = [layers.Dense(128, "relu"), layers.Dense(128, "relu"), layers.Dense(2)]
-    encoder = keras.Sequential([keras.Input((64,)), *hidden])
+    encoder = encoder_of_two_numbers()
     images = [keras.Input((64,), name=name) for name in ("anchor", "positive", "negative")]
     anchor, positive, negative = (encoder(x) for x in images)
     loss = TripletLossLayer(1.0, "squared_euclidean")
@@ -93,9 +98,13 @@ def main(arguments=None):
         epoch = model.fit([x[row] for row in rows], None, batch_size=128, verbose=0).history
         wrong += epoch["wrong"]
     print(f"triplets in the wrong order: {wrong[0]:.1%} in epoch 1, {wrong[-1]:.1%} at the end")
+    by_batch = encoder_of_two_numbers()
+    by_batch.compile(keras.optimizers.Adam(1e-3), BatchTripletLoss("semi_hard"))
+    by_batch.fit(x, y, batch_size=128, epochs=4 * given.epochs, verbose=0)
     points = {
         "principal components": principal_components(x, test),
         "triplet loss": [encoder.predict(images, verbose=0) for images in (x, test)],
+        "triplets of batches": [by_batch.predict(images, verbose=0) for images in (x, test)],
     }
     print("nearest neighbour in two dimensions, share of the test with the right label")
     scores = {
@@ -104,7 +113,7 @@ def main(arguments=None):
     for name, score in scores.items():
         print(f"  {name:22} {score:.3f}")
 
-    figure, axes = digits.panels(3)
+    figure, axes = digits.panels(4)
     pairs = np.stack([test[:30], decoded[:30]], 1).reshape(3, 10, 2, 8, 8)
     pairs = np.pad(pairs, [(0, 0)] * 3 + [(1, 1)] * 2).transpose(0, 2, 3, 1, 4)
     axes[0].imshow(pairs.reshape(60, 100), cmap="gray_r")

@@ -101,7 +101,7 @@ def test_nested_names_are_found(corpus, monkeypatch, rng, capsys):
         f"{a}/r  去/v  《/w  {b}/ns  日报/n  》/w  。/w" for a, b in zip(who, where, strict=True)
     ]
     monkeypatch.setattr(corpus, "read_paragraphs", lambda parse: [parse(line) for line in lines])
-    kept = "GlobalPointer", "GlobalPointer, gated attention"
+    kept = "GlobalPointer", "GlobalPointer, gated attention", "GlobalPointer, four heads"
     monkeypatch.setattr(module, "MODELS", {name: module.MODELS[name] for name in kept})
     found = module.main(["--epochs", "8", "--every", "1"])
     assert all(min(found[name]) > 0.9 for name in kept)

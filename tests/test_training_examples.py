@@ -59,6 +59,7 @@ def test_models_without_targets(tmp_path):
     assert found["error"] < 0.8 * found["spread"]
     assert found["wrong"][1] < found["wrong"][0] < 0.5
     assert found["triplet loss"] > found["principal components"]
+    assert found["triplets of batches"] > found["principal components"]
     labels = np.arange(100) % 10
     anchor, positive, negative = module.triplets(labels, np.random.default_rng(0))
     np.testing.assert_array_equal(labels[anchor], labels[positive])
@@ -103,9 +104,9 @@ def test_rules_follow_the_flow_by_their_order_and_solve_the_game(tmp_path, monke
 
 
 def test_averages_are_others_than_the_weights(tmp_path):
-    _, (curves, inside) = short("averages", tmp_path / "picture.png")
+    _, (curves, of_mean, inside) = short("averages", tmp_path / "picture.png")
     assert len({tuple(seen) for seen in curves.values()}) == 3
-    assert all(len(seen) == 2 for seen in curves.values())
+    assert all(len(seen) == 2 for seen in curves.values()) and 0 < of_mean < 1
     assert {name: maps.shape for name, maps in inside.items()} == {
         "first": (1, 8, 8, 16),
         "second_normalised": (1, 8, 8, 16),
@@ -170,6 +171,7 @@ def test_adversarial_rules_and_their_attack(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LABELLED", 300)
     monkeypatch.setattr(module, "TEST", 200)
     monkeypatch.setattr(module, "RULES", {"plain": None, "FGM": module.FGM(epsilon=0.1)})
+    monkeypatch.setattr(module, "POOLINGS", ("attention",))
     texts, labels = module.reviews()
     assert len(texts) == len(set(texts)) == 600 and labels.sum() == 300
     assert all(
