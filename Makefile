@@ -70,7 +70,7 @@ test-jax test-torch: test-%: .venv-%/.installed build
 	  $(addprefix tests/optimizers/test_,loss_scale.py scaled_steps.py release.py)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'formula or average or same_bits' \
 	  $(addprefix tests/optimizers/test_,matrices.py muon.py schedule_free.py narrow_training.py)
-	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k $*_native $(ENGINE_TESTS)
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k '$*_native or (sanitize_skips and keras)' $(ENGINE_TESTS)
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest -n 2 -k 'layer or BIO or losses or pairs or keras' tests/crf/test_kinds.py tests/crf/test_second_order.py
 
 # They need no TensorFlow.

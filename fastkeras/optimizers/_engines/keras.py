@@ -10,6 +10,7 @@ EVERY_RULE = True  # also those that the kernels lack
 
 
 def step(rule, parameters, gradients, slots, frozen, coefficients, decays, chains, extras):
+    frozen, coefficients = ops.convert_to_tensor(frozen), ops.convert_to_tensor(coefficients)
     values = [ops.convert_to_tensor(p) for p in parameters]
     wide = [
         rounding.widened(ops, value, None if rest is None else ops.convert_to_tensor(rest))

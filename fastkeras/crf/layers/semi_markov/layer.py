@@ -280,7 +280,8 @@ class SemiMarkovCRF(keras.layers.Layer):
         impossible = ops.any(gold == float("-inf"), axis=1)
         gold = ops.where(impossible[:, None], 0, gold)
         log_z = semi_markov.log_partition(**self._problem(chain, scores, gold))
-        likelihood = ops.stop_gradient(ops.minimum(log_z, 0)) - log_z  # above 0 by rounding only
+        # Above 0 by rounding only. On torch `ops.minimum` would make float32 of float64.
+        likelihood = ops.stop_gradient(ops.clip(log_z, float("-inf"), 0)) - log_z
         likelihood = ops.where(impossible & (log_z == log_z), float("-inf"), likelihood)
         return ops.where(wrong, float("nan"), likelihood)
 
