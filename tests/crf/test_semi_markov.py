@@ -175,13 +175,16 @@ def test_nan_and_infinity_make_nan_of_what_uses_them_and_of_nothing_else(name, c
         (counts, pairs[:, None, None]),
     ):
         np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(where, result.shape))
+    # TensorFlow takes the exponentials at an array's end one by one, and rounds these otherwise.
+    bound = 1e-14 if name == "keras" else 0
     some = {key: a[sound] if key in ("emissions", "lengths") else a for key, a in chain.items()}
     if sound.any():
-        np.testing.assert_array_equal(log_z[sound], semi_markov.log_partition(**some, engine=name))
-        for result, alone in zip(
-            (unary, segments, counts), semi_markov.marginals(**some, engine=name), strict=True
-        ):
-            np.testing.assert_array_equal(result[sound], alone)
+        alone = (
+            semi_markov.log_partition(**some, engine=name),
+            *semi_markov.marginals(**some, engine=name),
+        )
+        for result, of_alone in zip((log_z, unary, segments, counts), alone, strict=True):
+            np.testing.assert_allclose(result[sound], of_alone, rtol=bound, atol=bound)
 
 
 @pytest.mark.parametrize("name", engines_of("crf.semi_markov"))
