@@ -20,6 +20,9 @@ constexpr int kMostLaneTags = 16;  // tags of sequences that may share vectors (
 template <typename T>
 constexpr T kForbidden = sizeof(T) == 4 ? 500 : 4000;
 
+// Where transitions vary, those of steps that have none beyond this are exponentiated as they are.
+constexpr int kSmallScore = 10;
+
 // A K x K matrix cut into panels two vectors wide (one, where K is small or a vector is left over):
 // panel after panel, each row of a panel contiguous, padded with zeros.
 template <typename T>

@@ -38,9 +38,9 @@ Planner<T>::Planner(const Chains<T>& chains, bool exponentials, bool in_lanes, T
 
   const int vectors = static_cast<int>((num_tags + kernels.width - 1) / kernels.width);
   if (chains.varies) {
-    const double matrices = static_cast<double>(num_tags) * num_tags;
-    num_threads =
-        ThreadsThatPay(static_cast<double>(valid_) * (20 + 0.3 * matrices + more_work), threads);
+    const double area = static_cast<double>(num_tags) * num_tags;
+    const double step = workspace ? 50 + 0.45 * area : 30 + 0.25 * area;  // to and fro, or one way
+    num_threads = ThreadsThatPay(static_cast<double>(valid_) * (step + more_work), threads);
     return;
   }
   const int64_t area = int64_t{vectors} * kernels.width * num_tags;
@@ -133,7 +133,9 @@ void Planner<T>::ChooseScaling() {
 }
 
 // Where transitions vary, each row is rescaled and looked at, which costs little beside its matrix.
-// The bounds are those of ChooseScaling and ChooseWatch for a period of one.
+// The bounds are those of ChooseScaling and ChooseWatch for a period of one. Where no peak is taken
+// out of the transitions, an emission with its scale, which then may be small, is multiplied by
+// sums that are larger by exp(kSmallScore).
 template <typename T>
 void Planner<T>::WatchAllSteps() {
   const double num_tags = static_cast<double>(plan.chains.num_tags);
@@ -141,9 +143,10 @@ void Planner<T>::WatchAllSteps() {
   const double epsilon = std::numeric_limits<T>::epsilon();
   plan.sound_transitions = true;  // each sequence has its own
   plan.forbidden_gap = INFINITY;
-  plan.safe = static_cast<T>(smallest / epsilon * num_tags * num_tags);
+  plan.safe = static_cast<T>(smallest / epsilon * num_tags * num_tags * std::exp(kSmallScore));
   plan.harmless_range =
-      static_cast<T>(std::log(epsilon) - std::log(smallest) - std::log(12 * num_tags * num_tags));
+      static_cast<T>(std::log(epsilon) - std::log(smallest) - std::log(12 * num_tags * num_tags)) -
+      kSmallScore;
 }
 
 // What can be lost between two looks, p steps apart. Let m be the smallest normal number, and g >=

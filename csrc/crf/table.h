@@ -46,7 +46,7 @@ void CutIntoPanels(const T* matrix, int64_t num_tags, bool transpose, bool expon
       }
       if (!exponentials) continue;
       for (int64_t k = 0; k < columns; k += kWidth) {
-        Store(row + k, ExpOfNonPositive<T>(Load(row + k) - peak));
+        Store(row + k, Exp<T>(Load(row + k) - peak));
       }
     }
   }
@@ -57,7 +57,7 @@ void Exponentials(T* scores, int64_t count) {
   constexpr int kWidth = Simd<T>::kWidth;
   for (int64_t k = 0; k < count; k += kWidth) {
     const int left = count - k < kWidth ? static_cast<int>(count - k) : kWidth;
-    StoreFirst(scores + k, ExpOfNonPositive<T>(LoadFirst(scores + k, left)), left);
+    StoreFirst(scores + k, Exp<T>(LoadFirst(scores + k, left)), left);
   }
 }
 

@@ -32,12 +32,12 @@ struct ExpConstants<double> {
   static constexpr int kDegree = 13;
 };
 
-// exp(x) for x <= 0, -inf included: 1.5 ulp, and exactly 0 where the result would not be normal.
+// exp(x) for x <= 64, -inf included: 1.5 ulp, and exactly 0 where the result would not be normal.
 // NaN of NaN and of +inf. With n = round(x / ln 2) and |r| <= ln(2) / 2, exp(x) = 2^n exp(r),
 // exp(r) by its Taylor series. kRound adds the exponent's bias too, so that the bits of the sum,
 // shifted, are those of 2^n; a NaN, of which they would be any number's, comes from the series.
 template <typename T>
-FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
+FASTKERAS_INLINE Vec<T> Exp(Vec<T> x) {
   using C = ExpConstants<T>;
   using Bits = typename Simd<T>::Bits;
   const Vec<T> shifted = x * T(1.44269504088896340736) + C::kRound;
@@ -62,7 +62,7 @@ FASTKERAS_INLINE Vec<T> ExpOfNonPositive(Vec<T> x) {
 // exp(r) four terms are enough. The bits of n, shifted by 19, add its whole part to an exponent;
 // the table has the bits of 2^(k / 16) less what the rest k of n adds beside that.
 template <>
-FASTKERAS_INLINE Vec<float> ExpOfNonPositive<float>(Vec<float> x) {
+FASTKERAS_INLINE Vec<float> Exp<float>(Vec<float> x) {
   using C = ExpConstants<float>;
   using Bits = typename Simd<float>::Bits;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23

@@ -76,8 +76,8 @@ FASTKERAS_INLINE double SumOfExponentials(const T* logits, int64_t vocabulary, T
     const int64_t end = from + kRun < vocabulary ? from + kRun : vocabulary;
     Vec<T> even = {}, odd = {};
     for (int64_t j = from; j < end; j += 2 * kWidth) {
-      even += ExpOfNonPositive<T>(LoadLogits(logits, j, vocabulary) - peak);
-      odd += ExpOfNonPositive<T>(LoadLogits(logits, j + kWidth, vocabulary) - peak);
+      even += Exp<T>(LoadLogits(logits, j, vocabulary) - peak);
+      odd += Exp<T>(LoadLogits(logits, j + kWidth, vocabulary) - peak);
     }
     sum += static_cast<double>(Sum(even + odd));
   }

@@ -50,7 +50,7 @@ struct SoftplusSum {
 // Returns the derivative of log(1 + exp(y)), and adds the function itself to the sum; -1e30 adds
 // nothing.
 FASTKERAS_INLINE Vec<float> Sigmoid(Vec<float> y, SoftplusSum& loss) {
-  const Vec<float> e = ExpOfNonPositive<float>(y > 0 ? -y : y);
+  const Vec<float> e = Exp<float>(y > 0 ? -y : y);
   const Vec<float> one = Broadcast(1.0f);
   loss.Add(one + e, y > 0 ? y : Vec<float>{});
   return (y > 0 ? one : e) / (one + e);
@@ -98,7 +98,7 @@ FASTKERAS_INLINE double SoftmaxErrors(float* z, int count, float scale) {
   const float first = z[0] - largest;
   for (int k = count; k < rounded; ++k) z[k] = -1e30f;
   for (int k = 0; k < rounded; k += kWidth) {
-    Store(z + k, ExpOfNonPositive<float>(Load(z + k) - largest));
+    Store(z + k, Exp<float>(Load(z + k) - largest));
   }
   double others = 0;
   for (int k = 1; k < count; ++k) others += static_cast<double>(z[k]);

@@ -53,7 +53,7 @@ FASTKERAS_INLINE void LogTransition(const crf::SegmentScores& chain, const doubl
   double peak = Largest(peaks);
   peak = peak == kNoScore ? 0 : peak;
   for (int64_t j = 0; j < chain.stride; j += kWidth) {
-    Store(scaled + j, ExpOfNonPositive<double>(Load(ended + j) - peak));
+    Store(scaled + j, Exp<double>(Load(ended + j) - peak));
   }
   bool unsafe = false;
   RowsProduct<SumProduct, 1>(
@@ -90,7 +90,7 @@ inline double SegmentSweep(const crf::SegmentScores& chain, double* ended, doubl
       const auto is_possible = peak > kNoScore;
       peak = is_possible ? peak : Vec<double>{};
       for (int64_t l = 0; l < count; ++l) {
-        sum += ExpOfNonPositive<double>(Load(scores.data + l * kWidth) - peak);
+        sum += Exp<double>(Load(scores.data + l * kWidth) - peak);
       }
       sum = is_possible ? sum : Broadcast(1.0);
       Store(row + j, is_possible ? LogOfPositive(sum) + peak : Broadcast(kNoScore));
@@ -138,8 +138,8 @@ inline void AddPairs(const crf::SegmentScores& chain, const double* ended, const
   double *const before = chain.room, *const after = chain.room + stride;
   const double factor = std::exp(gap);
   for (int64_t j = 0; j < stride; j += kWidth) {
-    Store(before + j, ExpOfNonPositive<double>(Load(ended + j) - left) * factor);
-    Store(after + j, ExpOfNonPositive<double>(Load(remaining + j) - right));
+    Store(before + j, Exp<double>(Load(ended + j) - left) * factor);
+    Store(after + j, Exp<double>(Load(remaining + j) - right));
   }
   for (int64_t i = 0; i < num_tags; ++i) {
     double* row = pairs + i * stride;
@@ -172,7 +172,7 @@ void SegmentMarginals(const crf::SegmentScores& chain, const crf::SegmentSweeps&
         const Vec<double> log = before + score + Load(chain.durations + (l - 1) * stride + j) +
                                 Load(sweeps.mirrored_begun + (steps - t - l) * stride + j);
         const Vec<double> zero = {};
-        const Vec<double> p = ExpOfNonPositive<double>(log < zero ? log : zero);
+        const Vec<double> p = Exp<double>(log < zero ? log : zero);
         Store(probabilities.data + (l - 1) * kWidth, p);
         StoreRounded(row + (l - 1) * num_tags + j, p, num_tags - j);
       }

@@ -73,24 +73,22 @@ struct Row {  // how a row of num_tags elements lies in vectors
   }
 };
 
-// out = exp(scores - peak); returns peak = max scores. A row of nothing but -inf gives zeros and 0.
-// `scores` yields vector v.
-template <typename T, typename Scores>
-FASTKERAS_INLINE T ExpOfScores(const Row<T>& shape, const Scores& scores, T* out) {
+// out(v, exp(scores - peak)); returns peak = max scores. A row of nothing but -inf gives zeros and
+// 0. `scores` yields vector v; what is past the row means nothing.
+template <typename T, typename Scores, typename Out>
+FASTKERAS_INLINE T ExpOfScores(const Row<T>& shape, const Scores& scores, const Out& out) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   Vec<T> peaks = shape.Pad(0, scores(0), -kInfinity);
   for (int v = 1; v < shape.vectors; ++v) peaks = Max(shape.Pad(v, scores(v), -kInfinity), peaks);
   T peak = Largest(peaks);
   if (peak == -kInfinity) peak = 0;
-  for (int v = 0; v < shape.vectors; ++v) {
-    shape.StoreVector(out, v, ExpOfNonPositive<T>(scores(v) - peak));
-  }
+  for (int v = 0; v < shape.vectors; ++v) out(v, Exp<T>(scores(v) - peak));
   return peak;
 }
 
-template <typename T>
+template <typename T, typename Out>
 FASTKERAS_INLINE T ExpOfRow(const Row<T>& shape, const T* emissions, const T* start, const T* end,
-                            T* out) {
+                            const Out& out) {
   if (!start && !end) {
     return ExpOfScores(
         shape, [&](int v) FASTKERAS_LAMBDA_INLINE { return shape.LoadVector(emissions, v); }, out);
@@ -165,11 +163,12 @@ void ForwardBlock(const crf::Plan<T>& plan, Traveller<T>* travellers, int count,
       const int64_t row_begin = plan.workspace ? begin : 0;
       const int64_t end = traveller.steps < begin + kChunk ? traveller.steps : begin + kChunk;
       for (int64_t s = begin; s < end; ++s) {
+        T* const row = traveller.emission + (row_begin + s - begin) * num_tags;
         traveller.peaks += ExpOfRow(
             shape, traveller.emissions + crf::StepAt(plan, traveller.sequence, s) * num_tags,
             s == 0 ? plan.chains.start_transitions : nullptr,
             s == traveller.steps - 1 ? plan.chains.end_transitions : nullptr,
-            traveller.emission + (row_begin + s - begin) * num_tags);
+            [&](int v, Vec<T> e) FASTKERAS_LAMBDA_INLINE { shape.StoreVector(row, v, e); });
       }
     }
     const int64_t end = travellers[0].steps < begin + kChunk ? travellers[0].steps : begin + kChunk;

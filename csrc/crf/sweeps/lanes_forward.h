@@ -84,7 +84,7 @@ FASTKERAS_INLINE void ScaleEmissions(const Lanes<T>& lanes, int64_t begin, int64
     peak = peak == -kInfinity ? Vec<T>{} : peak;
     for (int v = 0; v < vectors; ++v) {
       const Vec<T> below = lanes.Pad(v, Load(scores + v * kWidth) - peak, -kInfinity);
-      Store(emissions + v * kWidth, ExpOfNonPositive<T>(below));
+      Store(emissions + v * kWidth, Exp<T>(below));
     }
     if (s >= lanes.shortest) {  // a lane that has ended has zeros only, so that no NaN arises
       const Int live = lanes.Live(s);

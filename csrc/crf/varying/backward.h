@@ -78,7 +78,7 @@ struct VaryingReturn {
         __builtin_prefetch(scores - at_once * area + i);
         __builtin_prefetch(gradient - at_once * area + i, 1);
       }
-      matrix->Exponentiate(scores, peaks[k], 0, matrix->num_tags, gradient);
+      matrix->Exponentiate(scores, peaks[k], area, gradient);
     }
   }
 
@@ -91,11 +91,15 @@ struct VaryingReturn {
     const T* const scores = crf::TransitionsInto(*plan, sequence, s);
     T* entry = crf::PairsInto(*plan, sequence, s, pairs);
     Vec<T> weights = matrix->LoadOfRow(entry, 0, 0);  // the vector that comes next
+    Vec<T> none = {};
+    KeepInRegister(none);  // or gcc calls memset for a few vectors
     for (int64_t first = 0; first < num_tags; first += kWidth) {
       const int64_t to = first + kWidth < num_tags ? first + kWidth : num_tags;
-      if (by_rows) matrix->Exponentiate(scores, peaks[s], first, to, entry);
+      if (by_rows) {
+        matrix->Exponentiate(scores + first * num_tags, peaks[s], (to - first) * num_tags, entry);
+      }
       Vec<T> sums[kWidth];
-      for (int64_t i = to - first; i < kWidth; ++i) sums[i] = Vec<T>{};
+      for (int64_t i = to - first; i < kWidth; ++i) sums[i] = none;
       if (vectors == 1) {
         const Vec<T> right = Load(r);
         const T* from = entry;

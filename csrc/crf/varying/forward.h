@@ -63,19 +63,21 @@ struct VaryingTraveller {
   const crf::Plan<T>* plan;
   const Matrix<T>* matrix;
   int64_t sequence, steps;
-  T *ring, *matrices;               // room for some rows, and for matrices where they are not kept
-  T *alpha, *emissions, *peaks;     // of all steps; without a workspace, of a chunk
-  T* kept;                          // the sequence's exponentials; null: not kept
+  T *ring, *matrices;  // room for some rows, and for matrices where they are not kept
+  T* emissions;        // exponentials of a chunk, in whole vectors
+  T *alpha, *scaled;   // rows that are kept, and emissions with their scales; null: none
+  T* peaks;            // of all steps; without a workspace, of a chunk
+  T* kept;             // the sequence's exponentials; null: not kept
   int64_t begin = 0, prepared = 0;  // steps whose matrices are exponentiated
   T peak = 0, safe = 0, total = 0;  // of the last row: what was taken out of its matrix
+  T scale = 1;
   bool low = false, inexact = false;  // it has elements that are not safe
   T gap = 0;
   int64_t exponents = 0;
   double sum_of_peaks = 0;
 
-  static int64_t Room(const crf::Plan<T>& plan, const Matrix<T>& matrix) {
-    const int64_t rows = plan.workspace ? 0 : kChunk * (matrix.num_tags + 1);
-    return kRing * matrix.stride + matrix.room() + kWidth + rows;
+  static int64_t Room(const Matrix<T>& matrix) {
+    return (kRing + kChunk) * matrix.stride + matrix.room() + kWidth + kChunk;
   }
 
   VaryingTraveller() = default;
@@ -86,19 +88,23 @@ struct VaryingTraveller {
         sequence(b),
         steps(plan.counts[b]),
         ring(room),
-        matrices(room + kRing * matrix.stride),
+        matrices(room + (kRing + kChunk) * matrix.stride),
+        emissions(room + kRing * matrix.stride),
         alpha(nullptr),
-        emissions(matrices + matrix.room() + kWidth),
-        peaks(emissions + kChunk * matrix.num_tags),
+        scaled(nullptr),
+        peaks(matrices + matrix.room() + kWidth),
         kept(exponentials ? exponentials + b * (plan.chains.steps - 1) * matrix.area : nullptr),
         gap(plan.forbidden_gap) {
     if (!plan.workspace) return;
     const crf::KeptRows<T> rows(plan, b);
-    alpha = rows.alpha, emissions = rows.emission, peaks = rows.scale;
+    alpha = rows.alpha, scaled = rows.emission, peaks = rows.scale;
   }
 
   FASTKERAS_INLINE T* RowOf(int64_t s) const { return ring + s % kRing * matrix->stride; }
-  FASTKERAS_INLINE int64_t Place(int64_t s) const { return alpha ? s : s % kChunk; }
+  FASTKERAS_INLINE const T* EmissionOf(int64_t s) const {
+    return emissions + s % kChunk * matrix->stride;
+  }
+  FASTKERAS_INLINE T& PeakOf(int64_t s) const { return peaks[alpha ? s : s % kChunk]; }
   FASTKERAS_INLINE T* MatrixInto(int64_t s) const {
     return kept ? crf::PairsInto(*plan, sequence, s, kept) : matrices + (s - begin) * matrix->area;
   }
@@ -108,27 +114,39 @@ struct VaryingTraveller {
 
   FASTKERAS_INLINE void PrepareEmissions(int64_t s) {
     const crf::Chains<T>& chains = plan->chains;
+    const Row<T>& shape = matrix->row;
     const int64_t num_tags = chains.num_tags, end = steps < s + kChunk ? steps : s + kChunk;
     const T* const rows = chains.emissions + sequence * chains.steps * num_tags;
-    for (int64_t k = s; k < end; ++k) {
-      sum_of_peaks += ExpOfRow(matrix->row, rows + crf::StepAt(*plan, sequence, k) * num_tags,
+    T* to = emissions;
+    for (int64_t k = s; k < end; ++k, to += matrix->stride) {
+      sum_of_peaks += ExpOfRow(shape, rows + crf::StepAt(*plan, sequence, k) * num_tags,
                                k == 0 ? chains.start_transitions : nullptr,
                                k == steps - 1 ? chains.end_transitions : nullptr,
-                               emissions + Place(k) * num_tags);
+                               [&](int v, Vec<T> e) FASTKERAS_LAMBDA_INLINE {
+                                 Store(to + v * kWidth, shape.Pad(v, e, 0));
+                               });
     }
   }
 
+  // Small scores of matrices that follow one another in memory are exponentiated as they are, which
+  // is exact and leaves no vector half empty.
   FASTKERAS_INLINE void PrepareMatrices(int64_t s) {
     const bool at_once = matrix->steps_at_once > 0;
-    const int64_t most = s + (at_once ? matrix->steps_at_once : 1),
-                  end = steps < most ? steps : most;
+    const int64_t most = s + (at_once ? matrix->steps_at_once : 1), area = matrix->area;
+    const int64_t first = s > 0 ? s : 1, end = steps < most ? steps : most;
     begin = s, prepared = end;
-    for (int64_t k = s > 0 ? s : 1; k < end; ++k) {
+    if (at_once && first < end &&
+        ScoresInto(end - 1) - ScoresInto(first) == (end - 1 - first) * area &&
+        matrix->ExponentiateSmall(ScoresInto(first), (end - first) * area, MatrixInto(first))) {
+      for (int64_t k = first; k < end; ++k) PeakOf(k) = 0;
+      return;
+    }
+    for (int64_t k = first; k < end; ++k) {
       const T* const scores = ScoresInto(k);
       const T highest = matrix->Peak(scores);
-      peaks[Place(k)] = highest;
+      PeakOf(k) = highest;
       sum_of_peaks += highest;
-      if (at_once) matrix->Exponentiate(scores, highest, 0, matrix->num_tags, MatrixInto(k));
+      if (at_once) matrix->Exponentiate(scores, highest, area, MatrixInto(k));
     }
   }
 
@@ -141,27 +159,34 @@ struct VaryingTraveller {
                    &inexact);
   }
 
-  FASTKERAS_INLINE void Step(int64_t s) {
+  // Row s, before it is scaled.
+  FASTKERAS_INLINE void Multiply(int64_t s) {
     const Row<T>& shape = matrix->row;
     if (s % kChunk == 0) PrepareEmissions(s);
     if (s == prepared) PrepareMatrices(s);
     if (low && !inexact) Inspect(s - 1);
-    T *const row = RowOf(s), *const emission = emissions + Place(s) * shape.num_tags;
-    if (s == 0) {
-      for (int v = 0; v < shape.vectors; ++v) Store(row + v * kWidth, Broadcast(T(1)));
-    } else {
-      peak = peaks[Place(s)];
-      ProductWith(*matrix, RowOf(s - 1), matrix->steps_at_once > 0 ? nullptr : ScoresInto(s), peak,
-                  kept != nullptr, MatrixInto(s), row);
-    }
+    const T* const emission = EmissionOf(s);
+    T* const row = RowOf(s);
     Vec<T> totals = {};
-    for (int v = 0; v < shape.vectors; ++v) {
-      const Vec<T> product = Load(row + v * kWidth) * shape.LoadVector(emission, v);
+    const auto out = [&](int v, Vec<T> sum) FASTKERAS_LAMBDA_INLINE {
+      const Vec<T> product = sum * Load(emission + v * kWidth);
       Store(row + v * kWidth, product);
       totals += shape.Pad(v, product, 0);
+    };
+    if (s > 0) peak = PeakOf(s);
+    if (s > 0 && matrix->steps_at_once > 0) {
+      SumRows(*matrix, RowOf(s - 1), MatrixInto(s), 0, matrix->num_tags, out);
+    } else {
+      if (s > 0) {
+        ProductWithScores(*matrix, RowOf(s - 1), ScoresInto(s), peak, kept != nullptr,
+                          MatrixInto(s), row);
+      }
+      for (int v = 0; v < shape.vectors; ++v) {
+        out(v, s > 0 ? Load(row + v * kWidth) : Broadcast(T(1)));
+      }
     }
     total = Sum(totals);
-    T scale = 1;
+    scale = 1;
     if (total > 0) {
       const int exponent = Exponent(total);
       scale = PowerOfTwo<T>(-exponent);
@@ -170,14 +195,20 @@ struct VaryingTraveller {
     }
     // What was lost before a row was scaled up grows with it.
     safe = scale > 1 ? plan->safe * scale : plan->safe;
+  }
+
+  FASTKERAS_INLINE void Scale(int64_t s) {
+    const Row<T>& shape = matrix->row;
+    const T* const emission = EmissionOf(s);
+    T* const row = RowOf(s);
     low = false;
     for (int v = 0; v < shape.vectors; ++v) {
-      const Vec<T> scaled = Load(row + v * kWidth) * scale;
-      low |= AnyLess(shape.Pad(v, scaled, safe), Broadcast(safe));
-      Store(row + v * kWidth, scaled);
+      const Vec<T> scaled_row = Load(row + v * kWidth) * scale;
+      low |= AnyLess(shape.Pad(v, scaled_row, safe), Broadcast(safe));
+      Store(row + v * kWidth, scaled_row);
       if (!alpha) continue;
-      shape.StoreVector(alpha + s * shape.num_tags, v, scaled);
-      shape.StoreVector(emission, v, shape.LoadVector(emission, v) * scale);
+      shape.StoreVector(alpha + s * shape.num_tags, v, scaled_row);
+      shape.StoreVector(scaled + s * shape.num_tags, v, Load(emission + v * kWidth) * scale);
     }
   }
 
@@ -189,12 +220,13 @@ struct VaryingTraveller {
 };
 
 // For sequences with valid steps, the longest first: where their rows are short, a step of one has
-// little to do while it waits for its sums, and the others' steps fill the time.
+// little to do while it waits for its sums, and the others' steps fill the time, those of the
+// products before those of the scales, which wait for them.
 template <typename T>
 void VaryingForward(const crf::Plan<T>& plan, const int64_t* sequences, int count, T* exponentials,
                     double* value) {
   const Matrix<T> matrix(plan.chains.num_tags);
-  const int64_t room_of_one = VaryingTraveller<T>::Room(plan, matrix);
+  const int64_t room_of_one = VaryingTraveller<T>::Room(matrix);
   const Buffer<T> room(count * room_of_one);
   VaryingTraveller<T> travellers[crf::kMaxBlock];
   for (int m = 0; m < count; ++m) {
@@ -203,7 +235,8 @@ void VaryingForward(const crf::Plan<T>& plan, const int64_t* sequences, int coun
   int active = count;
   for (int64_t s = 0; s < travellers[0].steps; ++s) {
     while (travellers[active - 1].steps <= s) --active;
-    for (int m = 0; m < active; ++m) travellers[m].Step(s);
+    for (int m = 0; m < active; ++m) travellers[m].Multiply(s);
+    for (int m = 0; m < active; ++m) travellers[m].Scale(s);
   }
   for (int m = 0; m < count; ++m) travellers[m].Finish(value);
 }

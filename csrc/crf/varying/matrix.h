@@ -57,7 +57,6 @@ struct Matrix {
   }
   // The largest of `sign` times a score.
   FASTKERAS_INLINE T Highest(const T* scores, T sign) const {
-    constexpr T kInfinity = std::numeric_limits<T>::infinity();
     Vec<T> highs[2] = {Broadcast(-kInfinity), Broadcast(-kInfinity)};
     int v = 0;
     for (; v + 2 < flat.vectors; v += 2) {
@@ -72,33 +71,43 @@ struct Matrix {
   // The largest score; 0 where all are forbidden.
   FASTKERAS_INLINE T Peak(const T* scores) const {
     const T peak = Highest(scores, 1);
-    return peak == -std::numeric_limits<T>::infinity() ? 0 : peak;
+    return peak == -kInfinity ? 0 : peak;
   }
   FASTKERAS_SHARED T Range(const T* scores) const { return Peak(scores) + Highest(scores, -1); }
 
-  // weights = exp(scores - peak) of the rows from..to-1, of which `weights` holds these.
-  FASTKERAS_INLINE void Exponentiate(const T* scores, T peak, int64_t from, int64_t to,
-                                     T* weights) const {
-    const int64_t size = (to - from) * num_tags;
-    scores += from * num_tags;
+  // weights = exp(scores - peak), of so many.
+  FASTKERAS_INLINE void Exponentiate(const T* scores, T peak, int64_t size, T* weights) const {
     int64_t k = 0;
-    for (; k + kWidth <= size; k += kWidth) {
-      Store(weights + k, ExpOfNonPositive<T>(Load(scores + k) - peak));
-    }
+    for (; k + kWidth <= size; k += kWidth) Store(weights + k, Exp<T>(Load(scores + k) - peak));
     if (k == size) return;
     const int left = static_cast<int>(size - k);
-    StoreFirst(weights + k, ExpOfNonPositive<T>(LoadFirst(scores + k, left) - peak), left);
+    StoreFirst(weights + k, Exp<T>(LoadFirst(scores + k, left) - peak), left);
+  }
+  // weights = exp(scores), or false where some of them are too large, or too low, to have no peak
+  // taken out of them; NaN is as good as any number.
+  FASTKERAS_INLINE bool ExponentiateSmall(const T* scores, int64_t size, T* weights) const {
+    if (size < kWidth) return false;
+    Vec<T> high = {};
+    for (int64_t k = 0; k < size; k += kWidth) {  // the last ones may be taken twice
+      const int64_t at = k + kWidth <= size ? k : size - kWidth;
+      const Vec<T> x = Load(scores + at);
+      high = Max(Max(x, -x), high);
+      Store(weights + at, Exp<T>(x));
+    }
+    return Largest(high) <= crf::kSmallScore;
   }
 
  private:
+  static constexpr T kInfinity = std::numeric_limits<T>::infinity();
   static constexpr int64_t kInCache = 4096 / sizeof(T);
 };
 
-// sums += the rows from..to-1 of the matrix, of which `weights` holds these, each times its factor:
-// kVectors vectors from v on. Several sums of each are independent, since additions wait.
-template <int kVectors, typename T>
-FASTKERAS_INLINE void AddRows(const Matrix<T>& matrix, const T* factors, const T* weights, int v,
-                              int64_t from, int64_t to, T* sums) {
+// out(w, the sum of the rows from..to-1 of the matrix, of which `weights` holds these, each times
+// its factor) for kVectors vectors w from v on. Several sums of each are independent, since
+// additions wait.
+template <int kVectors, typename T, typename Out>
+FASTKERAS_INLINE void SumVectors(const Matrix<T>& matrix, const T* factors, const T* weights, int v,
+                                 int64_t from, int64_t to, const Out& out) {
   constexpr int kWidth = Simd<T>::kWidth, kSums = 4 / kVectors;
   Vec<T> sum[kSums][kVectors] = {};
   const T* entry = weights;
@@ -122,28 +131,36 @@ FASTKERAS_INLINE void AddRows(const Matrix<T>& matrix, const T* factors, const T
     Vec<T> total = sum[0][w];
 #pragma GCC unroll 4
     for (int k = 1; k < kSums; ++k) total += sum[k][w];
-    T* const to_sum = sums + (v + w) * kWidth;
-    Store(to_sum, Load(to_sum) + total);
+    out(v + w, total);
   }
 }
 
-// sums = factors times the matrix, of which `weights` holds the exponentials; or else they are
-// those of the scores less the peak, and `weights` has room for some rows of them, or, to `keep`
-// them, for all.
-template <typename T>
-FASTKERAS_INLINE void ProductWith(const Matrix<T>& matrix, const T* factors, const T* scores,
-                                  T peak, bool keep, T* weights, T* sums) {
+// The same for all vectors.
+template <typename T, typename Out>
+FASTKERAS_INLINE void SumRows(const Matrix<T>& matrix, const T* factors, const T* weights,
+                              int64_t from, int64_t to, const Out& out) {
   const int vectors = matrix.row.vectors;
-  for (int v = 0; v < vectors; ++v) Store(sums + v * Simd<T>::kWidth, Vec<T>{});
-  for (int64_t from = 0; from < matrix.num_tags; from += matrix.rows_at_once) {
-    const int64_t most = from + matrix.rows_at_once;
-    const int64_t to = most < matrix.num_tags ? most : matrix.num_tags;
-    if (scores) matrix.Exponentiate(scores, peak, from, to, weights);
-    int v = 0;
-    for (; v + 4 <= vectors; v += 4) AddRows<4>(matrix, factors, weights, v, from, to, sums);
-    for (; v + 2 <= vectors; v += 2) AddRows<2>(matrix, factors, weights, v, from, to, sums);
-    if (v < vectors) AddRows<1>(matrix, factors, weights, v, from, to, sums);
-    if (keep) weights += (to - from) * matrix.num_tags;
+  int v = 0;
+  for (; v + 4 <= vectors; v += 4) SumVectors<4>(matrix, factors, weights, v, from, to, out);
+  for (; v + 2 <= vectors; v += 2) SumVectors<2>(matrix, factors, weights, v, from, to, out);
+  if (v < vectors) SumVectors<1>(matrix, factors, weights, v, from, to, out);
+}
+
+// sums = factors times the exponentials of the scores less the peak. `weights` has room for some
+// rows of them, or, to `keep` them, for all.
+template <typename T>
+FASTKERAS_INLINE void ProductWithScores(const Matrix<T>& matrix, const T* factors, const T* scores,
+                                        T peak, bool keep, T* weights, T* sums) {
+  constexpr int kWidth = Simd<T>::kWidth;
+  const int64_t num_tags = matrix.num_tags;
+  for (int v = 0; v < matrix.row.vectors; ++v) Store(sums + v * kWidth, Vec<T>{});
+  for (int64_t from = 0; from < num_tags; from += matrix.rows_at_once) {
+    const int64_t most = from + matrix.rows_at_once, to = most < num_tags ? most : num_tags;
+    matrix.Exponentiate(scores + from * num_tags, peak, (to - from) * num_tags, weights);
+    SumRows(matrix, factors, weights, from, to, [&](int v, Vec<T> sum) FASTKERAS_LAMBDA_INLINE {
+      Store(sums + v * kWidth, Load(sums + v * kWidth) + sum);
+    });
+    if (keep) weights += (to - from) * num_tags;
   }
 }
 

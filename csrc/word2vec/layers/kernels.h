@@ -133,7 +133,7 @@ FASTKERAS_INLINE double SoftmaxLoss(T* z, int64_t count) {
   for (int64_t j = 1; j < count; ++j) largest = z[j] > largest ? z[j] : largest;
   const double first = static_cast<double>(z[0]) - static_cast<double>(largest);
   for (int64_t j = 0; j < count; j += kWidth) {
-    Store(z + j, ExpOfNonPositive<T>(Load(z + j) - largest));
+    Store(z + j, Exp<T>(Load(z + j) - largest));
   }
   double others = 0;
   for (int64_t j = 1; j < count; ++j) others += static_cast<double>(z[j]);
@@ -153,7 +153,7 @@ FASTKERAS_INLINE double LogisticLoss(T* z, int64_t count) {
   z[0] = -z[0];
   for (int64_t j = 0; j < count; j += kWidth) {
     const Vec<T> y = Load(z + j);
-    const Vec<T> e = ExpOfNonPositive<T>(y > 0 ? -y : y);
+    const Vec<T> e = Exp<T>(y > 0 ? -y : y);
     const Vec<T> one = Broadcast<T>(1);
     T positive[kWidth], exponentials[kWidth];
     Store(positive, y > 0 ? y : Vec<T>{});

@@ -31,7 +31,7 @@ FASTKERAS_INLINE Vec<T> ExpOfScores(const TripleGroup<T>& group, T* row) {
   peak = MaxOverSections<T>(peak, group.sections);
   peak = peak == -kInfinity ? Vec<T>{} : peak;
   for (int64_t k = 0; k < group.row; k += group.kWidth) {
-    Store(row + k, ExpOfNonPositive<T>(Load(row + k) - peak));
+    Store(row + k, Exp<T>(Load(row + k) - peak));
   }
   return peak;
 }
