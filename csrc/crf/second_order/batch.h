@@ -14,10 +14,12 @@
 
 namespace fastkeras::crf {
 
+// `passes`: how many times what a value takes.
 template <typename T>
-Planner<T> PlannerOf(const SecondOrderChains<T>& given, int num_threads) {
+Planner<T> PlannerOf(const SecondOrderChains<T>& given, int num_threads, double passes) {
   const double tags = static_cast<double>(given.chains.num_tags);
-  return Planner<T>(given.chains, false, false, nullptr, num_threads, 0.05 * tags * tags * tags);
+  return Planner<T>(given.chains, false, false, nullptr, num_threads,
+                    passes * 0.04 * tags * tags * tags);
 }
 
 // The scores of the tags of a sequence of one valid step.

@@ -193,7 +193,7 @@ void SecondOrderGradient(const SecondOrderChains<T>& given, const int32_t* tags,
                          const SecondOrderGradients<T>& gradients, int num_threads) {
   const Chains<T>& chains = given.chains;
   const int64_t batch = chains.batch, num_tags = chains.num_tags, area = num_tags * num_tags;
-  const Planner<T> planner = PlannerOf(given, num_threads);
+  const Planner<T> planner = PlannerOf(given, num_threads, 3);
   const Plan<T>& plan = planner.plan;
   std::fill_n(gradients.emissions, batch * chains.steps * num_tags, T(0));
   SharedSums shared(num_tags);
@@ -247,7 +247,7 @@ template <typename T>
 void SecondOrderMarginals(const SecondOrderChains<T>& given, T* unary, T* counts, int num_threads) {
   const Chains<T>& chains = given.chains;
   const int64_t batch = chains.batch, num_tags = chains.num_tags, area = num_tags * num_tags;
-  const Planner<T> planner = PlannerOf(given, num_threads);
+  const Planner<T> planner = PlannerOf(given, num_threads, 3);
   const Plan<T>& plan = planner.plan;
   const Buffer<T> workspace(SecondOrderWorkspaceSize(batch, chains.steps, num_tags));
   const std::unique_ptr<uint8_t[]> inexact(new uint8_t[batch]);

@@ -116,7 +116,7 @@ template <typename T>
 void SecondOrderValue(const SecondOrderChains<T>& given, const int32_t* tags, Quantity quantity,
                       T* value, T* workspace, int num_threads) {
   const Chains<T>& chains = given.chains;
-  const Planner<T> planner = PlannerOf(given, num_threads);
+  const Planner<T> planner = PlannerOf(given, num_threads, 1);
   const std::unique_ptr<double[]> log_partition(new double[chains.batch]());
   if (quantity != Quantity::kSequenceScore) {
     const std::unique_ptr<uint8_t[]> inexact(new uint8_t[chains.batch]);
@@ -146,7 +146,7 @@ template <typename T>
 void SecondOrderViterbi(const SecondOrderChains<T>& given, int32_t* tags, T* score,
                         int num_threads) {
   const Chains<T>& chains = given.chains;
-  const Planner<T> planner = PlannerOf(given, num_threads);
+  const Planner<T> planner = PlannerOf(given, num_threads, 2);
   const Plan<T>& plan = planner.plan;
   const std::unique_ptr<uint8_t[]> inexact(new uint8_t[chains.batch]);
   const TripleLayout<T> layout(planner, given.triples, TripleUse::kViterbi, nullptr, inexact.get());

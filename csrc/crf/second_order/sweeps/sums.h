@@ -85,6 +85,14 @@ int64_t TriplesInLanes(const crf::TriplePlan<T>& triples) {
   return number;
 }
 
+// Tags before and after whose triples are summed in registers at once: each loaded vector is then
+// multiplied as often as possible.
+#if defined(FASTKERAS_AVX512)
+constexpr int kMostLaneSums = 5;
+#else
+constexpr int kMostLaneSums = 3;
+#endif
+
 // of_lanes += alpha (by rows) of each of the steps, times r (by columns) of the next, for the
 // triples that are summed in lanes, (blocks: before, after).
 template <typename T>
@@ -94,9 +102,9 @@ void SumTriplesOfLanes(const TripleGroup<T>& group, int64_t steps, const T* alph
   for (int v = 0; v < group.vectors; ++v) {
     const crf::TripleBlock<T>& block = group.triples.blocks[v];
     const int tiled = TagsInTiles(block), others = block.num_after - tiled;
-    InTiles<4>(others, [&](int k, auto breadth) FASTKERAS_LAMBDA_INLINE {
+    InTiles<kMostLaneSums>(others, [&](int k, auto breadth) FASTKERAS_LAMBDA_INLINE {
       constexpr int kBreadth = decltype(breadth)::value;
-      constexpr int kMost = kBreadth == 1 ? 8 : 12 / kBreadth;  // sums in registers
+      constexpr int kMost = kBreadth == 1 ? 8 : kMostLaneSums;
       InTiles<kMost>(block.num_before, [&](int i, auto height) FASTKERAS_LAMBDA_INLINE {
         constexpr int kHeight = decltype(height)::value;
         const auto place = [&](int m, int n) FASTKERAS_LAMBDA_INLINE {
@@ -105,25 +113,27 @@ void SumTriplesOfLanes(const TripleGroup<T>& group, int64_t steps, const T* alph
         Vec<T> sum[kHeight][kBreadth];
 #pragma GCC unroll 8
         for (int m = 0; m < kHeight; ++m) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int n = 0; n < kBreadth; ++n) sum[m][n] = Load(place(m, n));
         }
         for (int64_t s = 0; s < steps; ++s) {
           Vec<T> right[kBreadth];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int n = 0; n < kBreadth; ++n) {
             right[n] = Load(r + s * group.area + block.after[tiled + k + n]);
+            KeepInRegister(right[n]);
           }
 #pragma GCC unroll 8
           for (int m = 0; m < kHeight; ++m) {
-            const Vec<T> left = Load(alpha + s * group.area + block.before[i + m]);
-#pragma GCC unroll 4
+            Vec<T> left = Load(alpha + s * group.area + block.before[i + m]);
+            KeepInRegister(left);
+#pragma GCC unroll 8
             for (int n = 0; n < kBreadth; ++n) sum[m][n] += left * right[n];
           }
         }
 #pragma GCC unroll 8
         for (int m = 0; m < kHeight; ++m) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int n = 0; n < kBreadth; ++n) Store(place(m, n), sum[m][n]);
         }
       });
