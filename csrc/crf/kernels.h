@@ -210,11 +210,12 @@ struct Kernels {
   void (*k_best)(const Plan<T>& plan, const T* transposed, int64_t first, int64_t last, int64_t k,
                  int32_t* tags, int64_t* found);
   // `deal_transitions` writes the transitions in the order that `draw` reads, (num_tags + 1, rows
-  // of whole vectors). `draw` samples paths of one sequence after `forward`, and writes their valid
-  // steps. `place` is that of the sequence in the order.
+  // of whole vectors). `draw` samples paths of one sequence after `forward`, or `forward_lanes` of
+  // the sequences first..last-1, and writes their valid steps. `place` is that of the sequence in
+  // the order.
   void (*deal_transitions)(const Plan<T>& plan, T* into);
-  void (*draw)(const Plan<T>& plan, const T* into, int64_t place, int64_t num_samples,
-               const T* uniforms, int32_t* tags);
+  void (*draw)(const Plan<T>& plan, const T* into, bool in_lanes, int64_t first, int64_t last,
+               int64_t place, int64_t num_samples, const T* uniforms, int32_t* tags);
   // After a forward sweep over reversed steps, in lanes or not: log_p (batch, steps) of the tags,
   // given the tag before each, their weighted sum (batch), and by the number of the valid step 1 /
   // (the sum of what may follow its tag); or sets plan.inexact, where digits were lost.

@@ -203,29 +203,33 @@ void Sample(const Chains<T>& chains, int64_t num_samples, const T* uniforms, int
     return;
   }
   const Buffer<T> workspace(WorkspaceSize<T>(chains.batch, chains.steps, chains.num_tags));
-  const Planner<T> planner(chains, true, false, workspace.data, num_threads, 10.0 * num_samples);
+  const Planner<T> planner(chains, true, true, workspace.data, num_threads, 10.0 * num_samples);
   const Plan<T>& plan = planner.plan;
   const std::unique_ptr<double[]> value(new double[chains.batch]);
   const Buffer<T> into((chains.num_tags + 1) * planner.stride());
   planner.kernels.deal_transitions(plan, into.data);
-  const int64_t block = planner.block();
-  ParallelFor((chains.batch + block - 1) / block, planner.num_threads, [&](int64_t task) {
-    const int64_t first = task * block, last = std::min(chains.batch, first + block);
-    planner.kernels.forward(plan, first, last, value.get());
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t b = plan.order[i];
-      const bool all_written = !plan.step_index && value[b] != -INFINITY && !plan.inexact[b];
-      const int64_t written = all_written ? plan.counts[b] : 0;
-      for (int64_t k = 0; k < num_samples; ++k) {
-        int32_t* path = tags + (k * chains.batch + b) * chains.steps;
-        std::fill(path + written, path + chains.steps, 0);
-      }
-      if (plan.inexact[b]) {
-        if (!planner.kernels.is_sound(plan, b)) continue;  // there is nothing to draw from
-        ExactSample(plan, b, num_samples, uniforms, tags);
-      } else if (value[b] != -INFINITY) {
-        planner.kernels.draw(plan, into.data, i, num_samples, uniforms, tags);
-      }
+  const std::vector<Task> tasks = planner.Tasks(planner.block(), 1);
+  std::vector<Task> task_of(chains.batch);  // by place
+  ParallelFor(tasks.size(), planner.num_threads, [&](int64_t number) {
+    const auto [first, last, lanes, group] = tasks[number];
+    (lanes ? planner.kernels.forward_lanes : planner.kernels.forward)(plan, first, last,
+                                                                      value.get());
+    std::fill(task_of.begin() + first, task_of.begin() + last, tasks[number]);
+  });
+  ParallelFor(chains.batch, planner.num_threads, [&](int64_t place) {
+    const int64_t b = plan.order[place];
+    const bool all_written = !plan.step_index && value[b] != -INFINITY && !plan.inexact[b];
+    const int64_t written = all_written ? plan.counts[b] : 0;
+    for (int64_t k = 0; k < num_samples; ++k) {
+      int32_t* path = tags + (k * chains.batch + b) * chains.steps;
+      std::fill(path + written, path + chains.steps, 0);
+    }
+    if (plan.inexact[b]) {
+      if (!planner.kernels.is_sound(plan, b)) return;  // there is nothing to draw from
+      ExactSample(plan, b, num_samples, uniforms, tags);
+    } else if (value[b] != -INFINITY) {
+      const auto [first, last, lanes, group] = task_of[place];
+      planner.kernels.draw(plan, into.data, lanes, first, last, place, num_samples, uniforms, tags);
     }
   });
 }
