@@ -22,6 +22,7 @@ WORKLOADS = {  # batch, steps, tags
     "long documents": (8, 2048, 16),
     "morphology": (256, 64, 64),
 }
+SENTENCE = (1, 30, 9)
 SEMI_MARKOV = (8, 512, 32, 16)  # batch, steps, tags, longest segment
 VARYING = {  # batch, steps, tags
     "named entities": (32, 128, 9),
@@ -46,7 +47,26 @@ def test_against_viterbi_and_gradient(records, quick, name):
     plain = Chain(x, a, lengths, None, start, end)
     uniforms = np.random.default_rng(0).random((NUM_SAMPLES, *tags.shape), np.float32)
     gradient = crf.log_likelihood_and_gradients
+    ones = np.ones_like(x[:, 0, 0])
+    given = plain._replace(mask=None)
+    weights = np.random.default_rng(1).uniform(0.5, 2, tags.shape).astype(np.float32)
+
+    def in_two_calls():  # as under a tape
+        value, kept = _core.crf_value_and_workspace(x, tags, *given[1:], native.LOG_LIKELIHOOD)
+        rest = value, kept, ones, native.LOG_LIKELIHOOD
+        return value, *_core.crf_gradient(x, tags, *given[1:], *rest)
+
+    def weighted(weights=weights):
+        value, _, kept = _core.crf_weighted_value(*given, tags, weights, True)
+        return value, *_core.crf_weighted_gradient(*given, tags, weights, value, kept, ones)
+
+    for equal, right in zip(weighted(np.ones_like(weights)), in_two_calls(), strict=True):
+        np.testing.assert_allclose(equal, right, rtol=1e-4, atol=1e-3)
     calls = {
+        "log-likelihood": lambda: native.log_likelihood(plain, tags),
+        "log-likelihood, weighted": lambda: native.weighted_log_likelihood(plain, tags, weights),
+        "gradient in two calls": in_two_calls,
+        "gradient, weighted": weighted,
         "viterbi": lambda: crf.viterbi(x, a, lengths, **chain),
         "gradient": lambda: gradient(x, tags, a, lengths, **chain),
         "k_best": lambda: crf.k_best(x, a, K, lengths, **chain),
@@ -67,6 +87,25 @@ def test_against_viterbi_and_gradient(records, quick, name):
         "shape": WORKLOADS[name],
         **in_turns(calls, ROUNDS // 10 if quick else ROUNDS),
     }
+
+
+def test_doors(records, quick):
+    """What the functions take with one sentence, beside the kernels that they call."""
+    x, tags, a, lengths, start, end = draw(*SENTENCE)
+    chain, weights = Chain(x, a, lengths, None, start, end), np.ones_like(x[:, 0, 0])
+    ends = {"start_transitions": start, "end_transitions": end, "engine": "native"}
+    gradient = native.log_likelihood_and_gradients
+    calls = {
+        "log-likelihood": lambda: crf.log_likelihood(x, tags, a, lengths, **ends),
+        "gradient": lambda: crf.log_likelihood_and_gradients(x, tags, a, lengths, **ends),
+        "viterbi": lambda: crf.viterbi(x, a, lengths, **ends),
+        "log-likelihood, kernel": lambda: native.log_likelihood(chain, tags),
+        "gradient, kernel": lambda: gradient(chain, tags, weights),
+        "viterbi, kernel": lambda: native.viterbi(chain),
+    }
+    np.testing.assert_array_equal(calls["viterbi"]()[0], calls["viterbi, kernel"]()[0])
+    np.testing.assert_array_equal(calls["gradient"]()[0], calls["gradient, kernel"]()[0])
+    records["doors"] = {"shape": SENTENCE, **in_turns(calls, 100 if quick else 4000)}
 
 
 def test_semi_markov(records, quick):

@@ -5,6 +5,7 @@ from fastkeras.bench.crf import OF_BACKEND
 PYTORCH, COMPILED, SCAN = "pytorch-crf", "pytorch-crf, compiled", "JAX scan"
 # In float32 (csrc/machine/math.h): to round, 2 for the remainder, 7 of the series, by the power.
 MULTIPLY_ADDS_OF_EXP = 11
+LIMIT_OF_FEW, LIMIT_OF_MANY = 4, 2.5  # times the arithmetic limit, below ten tags, and from ten
 COMPOSITES = ("keras", "keras, XLA")
 OF_GRADIENT = {  # how much faster than the composite a gradient has to be, by backend and tags
     "jax": {9: 6, 32: 4, 16: 10, 128: 2.5},
@@ -42,8 +43,13 @@ def ratio(rows, peers, ours):
 
 
 def arithmetic_limit(workload, function, limit):
-    """Seconds of an ideal kernel: its multiply-adds, then exponentials at a library's rate."""
+    """Seconds of an ideal kernel: its multiply-adds, then exponentials at a library's rate.
+
+    Of Viterbi, the additions and maxima, each of which takes as long as a multiply-add.
+    """
     num_tags, steps = workload["shape"][2], workload["valid_steps"]
+    if function == "viterbi":
+        return 4 * steps * num_tags**2 / limit["flops_per_second"]
     flops = {"log-likelihood": 2, "gradient": 6}[function] * steps * num_tags**2
     return flops / limit["flops_per_second"] + steps * num_tags / limit["exps_per_second"]
 
@@ -91,14 +97,14 @@ def of_function(workload, function, limit, backend):
         scaled = ", from fewer steps" if "steps_scaled_by" in row else ""
         yield f"    {provider:20}{1000 * row['median']:12.3f} ms {times}   {errors}{scaled}"
     num_tags = workload["shape"][2]
-    if limit and function != "viterbi":
+    if limit:
         ideal = arithmetic_limit(workload, function, limit)
         yield f"    {'arithmetic limit':20}{1000 * ideal:12.3f} ms"
         if "native" in rows:
             times = rows["native"]["median"] / ideal
-            alone = rows["native"]["median"] / multiply_add_limit(workload, function, limit)
-            aim = verdict(times, 2.5, at_most=True) if num_tags >= 32 else ""
-            yield f"    native is {times:.2f} × the limit{aim}; {alone:.2f} × in multiply-adds"
+            aim = LIMIT_OF_FEW if num_tags < 10 else LIMIT_OF_MANY
+            judged = "" if function == "log-likelihood" else verdict(times, aim, at_most=True)
+            yield f"    native is {times:.2f} × the limit{judged}"
     for peers, aim in targets(function, num_tags, backend):
         peers = [name for name in peers if name in rows]
         if ours and peers:

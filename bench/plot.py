@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("agg")
+import crf_aims
 import crf_inference_summary
 import crf_summary
 import example_runs_summary
@@ -43,6 +44,7 @@ def main():
     for path in sorted((ROOT / "bench" / "results").glob("crf-inference-*.json")):
         table_of_inference = crf_inference_summary.markdown(json.loads(path.read_text()), path)
         fill(ROOT / "docs" / "crf.md", "inference", table_of_inference)
+        fill(ROOT / "docs" / "crf.md", "aims", aims_of_crf(path))
     for backend in BACKENDS:
         for path in sorted((ROOT / "bench" / "results").glob(f"crf-on-{backend}-*.json")):
             results = json.loads(path.read_text())
@@ -275,6 +277,12 @@ def word2vec_table(quality_path):
     path = quality_path.with_name(quality_path.name.replace("quality-", ""))
     results, quality = (json.loads(p.read_text()) for p in (path, quality_path))
     return word2vec_summary.markdown(results, quality, path, quality_path)
+
+
+def aims_of_crf(inference_path):
+    """The table of docs/crf.md: the aims, from two files."""
+    path = inference_path.with_name(inference_path.name.replace("inference-", ""))
+    return crf_aims.markdown(*((json.loads(p.read_text()), p) for p in (path, inference_path)))
 
 
 def aims_of_word2vec(quality_path):
