@@ -33,8 +33,8 @@ REASONS = {
     ),
     "marginals": "both are the same sweeps; the results of marginals are as large as the gradients",
     "constrained": (
-        "with forbidden transitions rows are rescaled and looked at up to 8 times as often; to look "
-        "less often would send the chains of confident taggers to the exact path"
+        "with forbidden transitions rows are rescaled and looked at up to 8 times as often; to "
+        "look less often would send the chains of confident taggers to the exact path"
     ),
     "log-likelihood, weighted": (
         "a weight of a step needs the logarithm of its own probability; log Z needs one for each "
@@ -47,8 +47,8 @@ OF_TRIPLES = (
     "pace, and products with entries that are broadcast run at two thirds of the peak"
 )
 OF_VARYING = (
-    "{ours:.2f} ms, where the limit of the memory is {limit:.2f} ms: the latency of a step's sums and "
-    "exponentials bounds it"
+    "{ours:.2f} ms, where the limit of the memory is {limit:.2f} ms: the latency of a step's sums "
+    "and exponentials bounds it"
 )
 OF_VARYING_CALLS = "the kernel takes {native:.2f} ms of {ours:.2f} ms, TensorFlow the others"
 
