@@ -13,6 +13,7 @@ collect_ignore_glob = [
 collect_ignore_glob += [
     "tests/backends/four_*.py",
     "tests/backends/two_*.py",
+    "tests/backends/without_*.py",
     "tests/compat/two_*.py",
     "tests/gpu/one_case_each.py",
     "tests/type_checkers/*.py",
