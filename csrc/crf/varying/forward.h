@@ -129,7 +129,7 @@ struct VaryingTraveller {
   }
 
   // Small scores of matrices that follow one another in memory are exponentiated as they are, which
-  // is exact and leaves no vector half empty.
+  // rounds less and leaves no vector half empty.
   FASTKERAS_INLINE void PrepareMatrices(int64_t s) {
     const bool at_once = matrix->steps_at_once > 0;
     const int64_t most = s + (at_once ? matrix->steps_at_once : 1), area = matrix->area;
