@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from fastkeras.crf.layers.ragged import padded
-from fastkeras.tagging.encoders.masking import without_masked
 from fastkeras.tagging.encoders.rotary import rotary_positions
 from fastkeras.training.arguments import flag, integer
+from fastkeras.training.masking import without_masked
 
 if TYPE_CHECKING:
     from typing import Any

@@ -10,13 +10,13 @@ from keras import ops
 from fastkeras._arrays import has_values
 from fastkeras._keras_private import reduce_weighted_values
 from fastkeras.crf.layers.ragged import filled
-from fastkeras.tagging.encoders.masking import without_masked
 from fastkeras.tagging.multilabel import (
     check_same_shape,
     labels_of_positions,
     multilabel_categorical_crossentropy,
     whole_numbers,
 )
+from fastkeras.training.masking import without_masked
 
 if TYPE_CHECKING:
     from fastkeras.typing import Tensor

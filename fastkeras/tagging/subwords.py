@@ -10,8 +10,8 @@ import numpy as np
 from keras import ops
 
 from fastkeras.crf.layers.ragged import filled, padded
-from fastkeras.tagging.encoders.masking import without_masked
 from fastkeras.training.arguments import integers, is_integer, one_of, optional_integer
+from fastkeras.training.masking import without_masked
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -13,9 +13,9 @@ from fastkeras.layers import (
     SequencePooling,
     TransformerDecoder,
 )
-from fastkeras.tagging.encoders.masking import normalized
 from fastkeras.training import VirtualAdversarial
 from fastkeras.training.gradients.differentiate import value_and_gradients
+from fastkeras.training.masking import normalized
 from test_encoders import RNG, array, softmax
 
 # NumPy 2 complains about how Keras on TensorFlow and on torch makes arrays of tensors

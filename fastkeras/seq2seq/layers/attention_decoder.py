@@ -9,7 +9,7 @@ from keras import ops
 
 from fastkeras.seq2seq.arguments import integer
 from fastkeras.seq2seq.layers.copy_prior import copy_prior_of, name_of, tokens_in
-from fastkeras.tagging.encoders.masking import normalized, without_masked
+from fastkeras.training.masking import normalized, without_masked
 
 if TYPE_CHECKING:
     from typing import Any, Self

@@ -9,7 +9,7 @@ from keras import ops
 
 from fastkeras.crf.layers.output import at_least_float32
 from fastkeras.seq2seq.arguments import number
-from fastkeras.tagging.encoders.masking import without_masked
+from fastkeras.training.masking import without_masked
 
 if TYPE_CHECKING:
     from typing import Any

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from fastkeras.tagging.encoders.masking import normalized, without_masked
 from fastkeras.tagging.encoders.relative_positions import RelativePositionBias
 from fastkeras.tagging.encoders.rotary import rotary_positions
 from fastkeras.training.arguments import flag, integer, one_of, optional_integer, share
+from fastkeras.training.masking import normalized, without_masked
 
 if TYPE_CHECKING:
     from typing import Any

@@ -9,8 +9,8 @@ from keras import ops
 
 from fastkeras.crf.layers.output import at_least_float32
 from fastkeras.crf.layers.ragged import padded
-from fastkeras.tagging.encoders.masking import normalized, without_masked
 from fastkeras.training.arguments import one_of, optional_integer
+from fastkeras.training.masking import normalized, without_masked
 
 if TYPE_CHECKING:
     from typing import Any

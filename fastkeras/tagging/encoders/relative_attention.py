@@ -9,9 +9,9 @@ import numpy as np
 from keras import ops
 
 from fastkeras._keras_private import set_keras_mask
-from fastkeras.tagging.encoders.masking import normalized, without_masked
 from fastkeras.tagging.encoders.relative_positions import RelativePositionBias, ranges
 from fastkeras.training.arguments import integer
+from fastkeras.training.masking import normalized, without_masked
 
 if TYPE_CHECKING:
     from typing import Any

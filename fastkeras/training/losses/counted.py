@@ -3,7 +3,7 @@
 from keras import ops
 
 from fastkeras._keras_private import get_keras_mask, set_keras_mask
-from fastkeras.tagging.encoders.masking import without_masked
+from fastkeras.training.masking import without_masked
 
 
 def without_uncounted(y_true, y_pred, sample_weight):
